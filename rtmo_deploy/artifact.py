@@ -1,0 +1,203 @@
+"""Artifact: a file plus what it knows of itself. The one place where that is written to a file and read from it.
+
+In an ONNX file it lies in ``metadata_props``: one key for each field, prefixed ``rtmo_deploy.``, each value JSON. The
+keys that Ultralytics' readers know (``task``, ``kpt_shape``, ``imgsz`` and so on) stand beside them. A file made by
+MMDeploy has no such keys; it is recognised by its inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy._version import __version__
+from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.poses import Skeleton
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Artifact", "DecodeContract", "DecodeMode", "InputContract", "Kind", "Parent"]
+
+SCHEMA_VERSION = 1
+_PREFIX = "rtmo_deploy."
+
+
+class Kind(StrEnum):
+    """What kind of file an artifact is."""
+
+    CHECKPOINT = "checkpoint"
+    ONNX = "onnx"
+
+
+class DecodeMode(StrEnum):
+    """Where the raw head outputs become people, and what the graph's outputs therefore are.
+
+    * ``onnx``: in the graph, by the standard NonMaxSuppression operator; the number of rows is dynamic.
+    * ``fixed``: in the graph, by plain tensor operators; always ``max_dets`` rows, unused ones zero.
+    * ``raw``: nowhere; the graph puts out head tensors.
+    """
+
+    ONNX = "onnx"
+    FIXED = "fixed"
+    RAW = "raw"
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What the network takes: ``input`` (B, 3, H, W) float32, BGR, 0..255, letterboxed.
+
+    Attributes:
+        height, width: Pixels that a picture is letterboxed to unless asked otherwise.
+        batch: Pictures at a time, None when dynamic.
+        dynamic_hw: Any height and width that are multiples of ``multiple`` will do.
+        placement: Where the letterbox puts the picture: ``center`` (the reference) or ``top-left`` (rtmlib).
+        pad: Grey level around it.
+        multiple: Height and width must be multiples of this.
+    """
+
+    height: int
+    width: int
+    batch: int | None = None
+    dynamic_hw: bool = True
+    placement: str = "center"
+    pad: int = 114
+    multiple: int = 32
+
+
+@dataclass(frozen=True)
+class DecodeContract:
+    """How people are made of raw outputs.
+
+    Attributes:
+        mode: See :class:`DecodeMode`.
+        score_thr: Scores must be above this.
+        nms_thr: Overlaps above this IoU are suppressed.
+        max_dets: Most people in one picture, None for no limit.
+        pre_topk: Candidates that enter the suppression, best scores first; None for all.
+        nms_rounds: Rounds of the unrolled suppression (``fixed`` only).
+        junk_rows: The graph may append rows that are nobody (MMDeploy's does); they fall under the score threshold.
+    """
+
+    mode: DecodeMode
+    score_thr: float = 0.1
+    nms_thr: float = 0.65
+    max_dets: int | None = None
+    pre_topk: int | None = None
+    nms_rounds: int | None = None
+    junk_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Another file, by name and SHA-256: one that an artifact was made from, or that it needs."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file plus what it knows of itself.
+
+    Attributes:
+        path: The file.
+        kind: What kind of file it is.
+        architecture: Name in the zoo, or a description such as ``deepen=0.5 widen=0.5``.
+        skeleton: Its keypoints.
+        input: What it takes.
+        decode: How it makes people.
+        precision: ``fp32``, ``fp16`` and so on.
+        variant: Name of the published checkpoint it comes from, if it does.
+        companion: A second file it needs: of a ``raw`` graph the one that turns pose vectors into keypoints; it lies
+            in the same folder.
+        parents: Files it was made from.
+        versions: Versions of the packages it was made with.
+        verified: What was checked after it was made, None if nothing was.
+        producer: Who wrote it: ``rtmo-deploy``, or ``mmdeploy`` by its shape.
+    """
+
+    path: Path
+    kind: Kind
+    architecture: str
+    skeleton: Skeleton
+    input: InputContract
+    decode: DecodeContract
+    precision: str = "fp32"
+    variant: str | None = None
+    companion: Parent | None = None
+    parents: tuple[Parent, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    verified: Mapping[str, Any] | None = None
+    producer: str = "rtmo-deploy"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form of everything but the path."""
+        data = asdict(replace(self, versions=dict(self.versions)))
+        del data["path"]
+        data["skeleton"] = self.skeleton.to_dict()
+        data["schema_version"] = SCHEMA_VERSION
+        return data
+
+    def to_metadata(self) -> dict[str, str]:
+        """Keys and values for an ONNX file's ``metadata_props``."""
+        own = {_PREFIX + key: json.dumps(value) for key, value in self.to_dict().items()}
+        shared = {
+            "task": "pose",
+            "author": "rtmo-deploy",
+            "version": __version__,
+            "description": f"{self.architecture} multi-person pose estimator",
+            "stride": str(self.input.multiple),
+            "batch": str(self.input.batch or 1),
+            "imgsz": json.dumps([self.input.height, self.input.width]),
+            "names": "{0: 'person'}",
+            "kpt_shape": json.dumps([len(self.skeleton), 3]),
+            "kpt_names": json.dumps({0: list(self.skeleton.keypoints)}).replace('"0"', "0"),
+            "channels": "3",
+        }
+        return own | shared
+
+    @classmethod
+    def from_metadata(cls, path: Path, metadata: Mapping[str, str]) -> Artifact | None:
+        """Read what :meth:`to_metadata` wrote; None if the keys are not there at all.
+
+        Raises:
+            ArtifactError: They are there and are damaged, or are of a newer release.
+        """
+        if _PREFIX + "schema_version" not in metadata:
+            return None
+        try:
+            data = {
+                key[len(_PREFIX) :]: json.loads(value) for key, value in metadata.items() if key.startswith(_PREFIX)
+            }
+            if data["schema_version"] > SCHEMA_VERSION:
+                raise ArtifactError(
+                    f"Its metadata has schema version {data['schema_version']}; this release knows up to "
+                    f"{SCHEMA_VERSION}.",
+                    remedy="Upgrade rtmo-deploy.",
+                    where=path,
+                )
+            return cls(
+                path=path,
+                kind=Kind(data["kind"]),
+                architecture=str(data["architecture"]),
+                skeleton=Skeleton.from_dict(data["skeleton"]),
+                input=InputContract(**data["input"]),
+                decode=DecodeContract(**{**data["decode"], "mode": DecodeMode(data["decode"]["mode"])}),
+                precision=str(data["precision"]),
+                variant=data["variant"],
+                companion=Parent(**data["companion"]) if data["companion"] else None,
+                parents=tuple(Parent(**parent) for parent in data["parents"]),
+                versions=data["versions"],
+                verified=data["verified"],
+                producer=str(data["producer"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(
+                f"Its rtmo-deploy metadata is damaged ({type(error).__name__}: {error}).",
+                remedy="Export the model again.",
+                where=path,
+            ) from error

@@ -1,0 +1,87 @@
+"""Where things are printed: the result on stdout, everything for people (progress, logs, errors) on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from rich.table import Table
+
+    from rtmo_deploy.errors import RtmoDeployError
+
+__all__ = ["SCHEMA_VERSION", "facts_table", "print_error", "print_json", "status", "stderr", "stdout"]
+
+#: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
+SCHEMA_VERSION = 1
+
+
+#: Columns of a table that is not written to a terminal: nothing is cut off or wrapped in a log or a pipe.
+WIDE = 200
+
+
+def stdout() -> Console:
+    """Console of the result. Made anew each time, so that a redirected stream is honoured.
+
+    Square brackets are printed as they are: shapes and paths are full of them.
+    """
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
+
+
+def stderr() -> Console:
+    """Console of progress, notes and errors."""
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_json(command: str, **fields: Any) -> None:
+    """Print one JSON document on stdout: ``schema_version``, ``command`` and ``fields``."""
+    document = {"schema_version": SCHEMA_VERSION, "command": command, **fields}
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def print_error(error: RtmoDeployError) -> None:
+    """Print an error as one paragraph on stderr."""
+    console = stderr()
+    console.print("Error:", style="bold red", end=" ")
+    console.print(str(error))
+
+
+@contextlib.contextmanager
+def status(first: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is being done; gives a function that changes it.
+
+    On a terminal it is one line that goes away at the end, elsewhere one line a step.
+    """
+    console = stderr()
+    if not console.is_terminal:
+
+        def say(message: str) -> None:
+            console.print(f"{message} ...")
+
+        say(first)
+        yield say
+        return
+    with console.status(first) as line:
+        yield line.update
+
+
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Names and values in two columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text(value))
+    return table

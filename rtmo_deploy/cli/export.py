@@ -1,0 +1,208 @@
+"""``rtmo-deploy export``: a checkpoint becomes an ONNX model, verified before it is written."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtmo_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from rtmo_deploy.convert.export import ExportResult
+    from rtmo_deploy.convert.options import DecodeOptions
+    from rtmo_deploy.convert.verify import VerificationReport
+
+__all__ = ["export"]
+
+
+class Format(StrEnum):
+    """What a checkpoint can be exported to."""
+
+    ONNX = "onnx"
+
+
+class Decode(StrEnum):
+    """Where people are made of head outputs."""
+
+    ONNX = "onnx"
+    FIXED = "fixed"
+    RAW = "raw"
+
+
+class Letterbox(StrEnum):
+    """Where clients put the picture."""
+
+    CENTER = "center"
+    TOP_LEFT = "top-left"
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="A .pth or .safetensors file, or a published model's name.")
+    ],
+    output_format: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.ONNX,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write. [default: the checkpoint's name, beside it]"),
+    ] = None,
+    decode: Annotated[
+        Decode,
+        typer.Option(
+            help="onnx: NonMaxSuppression in the graph, N dynamic. fixed: plain tensor operators, N = --max-dets. "
+            "raw: head tensors."
+        ),
+    ] = Decode.ONNX,
+    imgsz: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="H W", help="Input size. [default: the model's own]")
+    ] = None,
+    static: Annotated[bool, typer.Option("--static", help="Bake height, width and batch in.")] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="Bake this batch size in. [default: dynamic; 1 with --static]")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 17 to 20.")] = 17,
+    score_thr: Annotated[
+        float | None, typer.Option(help="Scores must be above this. [default: the model's, 0.1]")
+    ] = None,
+    nms_thr: Annotated[
+        float | None, typer.Option(help="Suppress overlaps above this IoU. [default: the model's, 0.65]")
+    ] = None,
+    max_dets: Annotated[int | None, typer.Option(help="Most people in a picture. [default: 1000; fixed: 100]")] = None,
+    pre_topk: Annotated[
+        int | None, typer.Option(help="Candidates before suppression. [default: all; fixed: 300]")
+    ] = None,
+    letterbox: Annotated[
+        Letterbox,
+        typer.Option(help="Placement recorded for clients: center as in training, top-left as rtmlib does."),
+    ] = Letterbox.CENTER,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the checkpoint's ema_state_dict.")] = False,
+    dump_info: Annotated[
+        bool, typer.Option("--dump-info", help="Also write deploy.json, pipeline.json and detail.json.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not check the model nor compare it with PyTorch.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Export a checkpoint to ONNX; check it and compare it with PyTorch before it is written."""
+    from rtmo_deploy.cli.console import print_json, status
+    from rtmo_deploy.convert.options import ExportOptions
+
+    del output_format  # there is one so far; Typer refuses any other
+    settings = {"score_thr": score_thr, "nms_thr": nms_thr, "max_dets": max_dets, "pre_topk": pre_topk}
+    given = {name: value for name, value in settings.items() if value is not None}
+    # Before anything heavy is loaded: what was asked for must make sense.
+    options = ExportOptions(
+        decode=_decode_options(decode, given),
+        input_hw=imgsz,
+        static=static,
+        batch=batch,
+        opset=opset,
+        placement=letterbox.value,
+    )
+    with status("reading the checkpoint") as progress:
+        from rtmo_deploy.convert.export import export_onnx
+        from rtmo_deploy.model import load_checkpoint
+        from rtmo_deploy.zoo.download import resolve_checkpoint
+
+        path, variant = resolve_checkpoint(checkpoint)
+        loaded = load_checkpoint(path, ema=ema)
+        default = Path(f"{checkpoint}.onnx") if variant else path.with_suffix(".onnx")
+        target = output or default
+        if target.suffix.lower() != ".onnx":
+            raise UsageError(f"The output is called {target.name}.", remedy="Give it the suffix .onnx.")
+        result = export_onnx(loaded, target, options, verify=not no_verify, progress=progress)
+        infos = []
+        if dump_info:
+            from rtmo_deploy.convert.sdk_info import dump_sdk_info
+
+            infos = dump_sdk_info(result.artifact)
+    if as_json:
+        print_json("export", **_as_dict(result, infos))
+    else:
+        _print(result, infos)
+
+
+def _decode_options(decode: Decode, given: dict[str, Any]) -> DecodeOptions:
+    from rtmo_deploy.convert.options import FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
+
+    kinds: dict[Decode, type[DecodeOptions]] = {
+        Decode.ONNX: OnnxDecodeOptions,
+        Decode.FIXED: FixedDecodeOptions,
+        Decode.RAW: RawDecodeOptions,
+    }
+    if decode is Decode.RAW:
+        for name in ("max_dets", "pre_topk"):
+            if name in given:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} does not apply to --decode raw, which decodes nothing.",
+                    remedy="Leave it away, or choose --decode onnx or fixed.",
+                )
+    return kinds[decode](**given)
+
+
+def _as_dict(result: ExportResult, infos: list[Path]) -> dict[str, Any]:
+    return {
+        "path": str(result.artifact.path),
+        "nodes": result.nodes,
+        "size": result.size,
+        "seconds": round(result.seconds, 3),
+        "artifact": result.artifact.to_dict(),
+        "info_files": [str(path) for path in infos],
+    }
+
+
+def _print(result: ExportResult, infos: list[Path]) -> None:
+    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.files import human_size
+
+    artifact, console = result.artifact, stdout()
+    contract = artifact.input
+    size = f"{contract.height}x{contract.width}"
+    batch = contract.batch or "dynamic"
+    facts = {
+        "file": f"{artifact.path} ({human_size(result.size)}, {result.nodes} nodes)",
+        "model": f"{artifact.architecture}, {artifact.skeleton.name}",
+        "input": f"{size}{', any multiple of 32' if contract.dynamic_hw else ' only'}; batch {batch}",
+        "decode": artifact.decode.mode.value,
+    }
+    if artifact.companion:
+        facts["companion"] = f"{artifact.companion.name} (pose vectors to keypoints)"
+    for path in infos:
+        facts[path.name] = str(path)
+    if result.validation is not None:
+        facts["validation"] = f"{len(result.validation.checks)} checks passed"
+    else:
+        facts["validation"] = "not verified (--no-verify)"
+    facts["time"] = f"{result.seconds:.1f} s"
+    console.print(facts_table(facts))
+    if result.verification is not None:
+        _print_parity(result.verification)
+
+
+def _print_parity(report: VerificationReport) -> None:
+    from rich.table import Table
+
+    from rtmo_deploy.cli.console import stdout
+
+    bounds = report.bounds
+    table = Table(
+        title=f"Parity with {report.reference}",
+        caption=f"Bounds: {bounds.keypoint_px:g} px, scores {bounds.score:g}, tensors {bounds.tensor:g} of their size.",
+    )
+    table.add_column("input")
+    for heading in ("people", "missed", "extra", "box px", "keypoint px", "score", "tensors"):
+        table.add_column(heading, justify="right")
+    for case in report.cases:
+        people = case.people
+        worst = max((error for error, _ in case.tensors.values()), default=None)
+        cells = ["-"] * 6
+        if people is not None:
+            score = max(people.score, people.keypoint_score)
+            counts = [str(people.matched + people.missed), str(people.missed), str(people.extra)]
+            cells = [*counts, *(f"{value:.1e}" for value in (people.box_px, people.keypoint_px, score))]
+        shape = f"{case.batch}x3x{case.height}x{case.width}"
+        table.add_row(shape, *cells, "-" if worst is None else f"{worst:.1e}")
+    stdout().print(table, soft_wrap=False)

@@ -1,0 +1,106 @@
+"""``rtmo-deploy inspect``: what a checkpoint or an exported model is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rtmo_deploy.artifact import Artifact
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an ONNX model.")],
+    ema: Annotated[bool, typer.Option("--ema", help="Look at the checkpoint's ema_state_dict.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Tell what a checkpoint or an ONNX model is, from its content alone."""
+    from rtmo_deploy.cli.console import facts_table, print_json, stdout
+    from rtmo_deploy.runtime.estimator import is_checkpoint
+
+    facts = _checkpoint_facts(file, ema=ema) if is_checkpoint(file) else _onnx_facts(file)
+    if as_json:
+        print_json("inspect", **facts)
+        return
+    stdout().print(facts_table({name.replace("_", " "): _text(value) for name, value in facts.items()}))
+
+
+def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
+    from rtmo_deploy.model import load_checkpoint
+
+    loaded = load_checkpoint(file, ema=ema)
+    contents, spec = loaded.contents, loaded.spec
+    return {
+        "path": str(file),
+        "sha256": loaded.sha256,
+        "size": file.stat().st_size,
+        **_common(loaded.artifact()),
+        "deepen": spec.deepen,
+        "widen": spec.widen,
+        "hidden_dim": spec.hidden_dim,
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "weights_from": contents.source,
+        "has_ema": contents.has_ema,
+        "stored_dtype": contents.stored_dtype,
+        "meta": contents.meta,
+    }
+
+
+def _onnx_facts(file: Path) -> dict[str, Any]:
+    from rtmo_deploy.files import sha256_of
+    from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
+
+    model = load_onnx(file)
+    artifact = onnx_artifact(file, model)
+    shape = signature(model)
+    return {
+        "path": str(file),
+        "sha256": sha256_of(file),
+        "size": file.stat().st_size,
+        **_common(artifact),
+        "inputs": [str(spec) for spec in shape.inputs],
+        "outputs": [str(spec) for spec in shape.outputs],
+        "nodes": len(model.graph.node),
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "decode": artifact.to_dict()["decode"],
+        "batch": artifact.input.batch,
+        "dynamic_hw": artifact.input.dynamic_hw,
+        "letterbox": artifact.input.placement,
+        "precision": artifact.precision,
+        "companion": artifact.companion.name if artifact.companion else None,
+        "parents": [vars(parent) for parent in artifact.parents],
+        "versions": dict(artifact.versions),
+        "verified": artifact.verified,
+    }
+
+
+def _common(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "kind": artifact.kind.value,
+        "producer": artifact.producer,
+        "architecture": artifact.architecture,
+        "variant": artifact.variant,
+        "num_keypoints": len(artifact.skeleton),
+        "skeleton": artifact.skeleton.name,
+        "input_hw": [artifact.input.height, artifact.input.width],
+    }
+
+
+def _text(value: Any) -> str:
+    """A JSON value as a person would write it in one cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        if "parity" in value:
+            return "passed" if value["parity"]["ok"] and value["validation"]["ok"] else "failed"
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items() if item is not None) or "-"
+    if isinstance(value, list):
+        separator = "x" if all(isinstance(item, int) for item in value) else "; "
+        return separator.join(_text(item) for item in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

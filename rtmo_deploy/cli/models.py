@@ -1,0 +1,268 @@
+"""``rtmo-deploy models``: what is published, fetching it, and writing untrained checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtmo_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from rtmo_deploy.poses import Skeleton
+    from rtmo_deploy.zoo import Variant
+    from rtmo_deploy.zoo.download import ProgressCallback
+
+__all__ = ["models_app"]
+
+models_app = typer.Typer(
+    help="List the published models, download their checkpoints, write untrained ones.",
+    rich_markup_mode=None,
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="A published model; 'rtmo-deploy models' lists them.")]
+
+_NOTE = (
+    "V100 ms: as published, for one V100, ONNX Runtime, batch 1; what it includes was never stated.\n"
+    "Cached: the file is there; its hash is checked whenever it is used."
+)
+#: Heading in the listing -> field of the published accuracy.
+_FIGURES = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "AR": "ar",
+    "AP (E)": "ap_easy",
+    "AP (M)": "ap_medium",
+    "AP (H)": "ap_hard",
+}
+
+
+@models_app.callback(invoke_without_command=True)
+def _models(context: typer.Context, as_json: _Json = False) -> None:
+    if context.invoked_subcommand is None:
+        list_models(as_json)
+    elif as_json:
+        raise UsageError(
+            "--json stands before the subcommand.",
+            remedy=f"Write: rtmo-deploy models {context.invoked_subcommand} --json",
+        )
+
+
+@models_app.command("list")
+def list_models(as_json: _Json = False) -> None:
+    """List the published models with their published figures."""
+    from rtmo_deploy.cli.console import print_json, stdout
+    from rtmo_deploy.zoo import VARIANTS
+    from rtmo_deploy.zoo.cache import cache_dir
+
+    records = list(VARIANTS.values())
+    if as_json:
+        print_json("models list", cache_dir=str(cache_dir()), models=[_as_dict(record) for record in records])
+        return
+    console = stdout()
+    console.width = 200  # a narrow terminal wraps the lines itself, and nothing is cut off
+    for dataset in dict.fromkeys(record.accuracy.dataset for record in records):
+        table = _table([record for record in records if record.accuracy.dataset == dataset])
+        console.print(table, soft_wrap=False)
+    console.print(_NOTE)
+
+
+@models_app.command()
+def download(
+    name: _Name,
+    force: Annotated[bool, typer.Option("--force", help="Download it even if it is there already.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Download a published checkpoint into the cache, check it, and print its path."""
+    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.files import sha256_of
+    from rtmo_deploy.zoo.download import fetch, published
+
+    record = published(name)
+    with _progress_bar(record.name) as progress:
+        path = fetch(record, progress=progress, force=force)
+    if as_json:
+        size = path.stat().st_size
+        print_json("models download", name=record.name, path=str(path), sha256=sha256_of(path), size_bytes=size)
+    else:
+        typer.echo(path)
+
+
+@models_app.command()
+def path(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A published model; without it, the cache folder.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Print where a checkpoint is kept, whether it is there yet or not."""
+    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.zoo.cache import cache_dir, cached_path
+    from rtmo_deploy.zoo.download import published
+
+    where = cache_dir() if name is None else cached_path(published(name))
+    if as_json:
+        print_json("models path", path=str(where), exists=where.exists())
+    else:
+        typer.echo(where)
+
+
+@models_app.command()
+def init(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="An architecture (rtmo-n, rtmo-t, ...) or a published model."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="File to write: .pth or .safetensors.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
+    keypoints: Annotated[
+        int | None, typer.Option(min=1, help="How many keypoints; 17 is COCO, 14 is CrowdPose.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Write an untrained checkpoint with seeded random weights, for training and for tests."""
+    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.files import sha256_of
+    from rtmo_deploy.zoo import architecture
+
+    arch, skeleton = architecture(name), _skeleton(name, keypoints)
+    _check_output(output, force=force)
+    from rtmo_deploy.model import initial_checkpoint
+
+    written = initial_checkpoint(output, arch, skeleton=skeleton, seed=seed)
+    if as_json:
+        print_json(
+            "models init",
+            architecture=arch.name,
+            skeleton=skeleton.name,
+            keypoints=len(skeleton),
+            seed=seed,
+            path=str(written),
+            sha256=sha256_of(written),
+        )
+    else:
+        typer.echo(written)
+
+
+def _as_dict(record: Variant) -> dict[str, Any]:
+    from rtmo_deploy.zoo.cache import cached_path
+
+    where = cached_path(record)
+    return {
+        "name": record.name,
+        "aliases": list(record.aliases),
+        "architecture": record.architecture.name,
+        "input_hw": list(record.input_hw),
+        "keypoints": len(record.skeleton),
+        "skeleton": record.skeleton.name,
+        "train_set": record.train_set,
+        "accuracy": asdict(record.accuracy),
+        "latency_v100_ms": record.latency_v100_ms,
+        "score_thr": record.score_thr,
+        "nms_thr": record.nms_thr,
+        "url": record.url,
+        "file_name": record.file_name,
+        "sha256_prefix": record.sha256_prefix,
+        "cached": where.is_file(),
+        "path": str(where),
+    }
+
+
+def _table(records: list[Variant]) -> Table:
+    """The records of one data set, without the columns in which it has nothing."""
+    from rich import box
+    from rich.table import Table
+
+    from rtmo_deploy.zoo.cache import cached_path
+
+    columns: dict[str, list[str]] = {
+        "Name": [record.name for record in records],
+        "Alias": [", ".join(record.aliases) for record in records],
+        "Input": ["{1}x{0}".format(*record.input_hw) for record in records],
+        "Keypoints": [str(len(record.skeleton)) for record in records],
+        "Train set": [record.train_set for record in records],
+    }
+    for heading, figure in _FIGURES.items():
+        columns[heading] = [_figure(getattr(record.accuracy, figure), 3) for record in records]
+    columns["V100 ms"] = [_figure(record.latency_v100_ms, 1) for record in records]
+    columns["Cached"] = ["yes" if cached_path(record).is_file() else "no" for record in records]
+
+    table = Table(
+        title=f"Published accuracy on {records[0].accuracy.dataset}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown = {heading: cells for heading, cells in columns.items() if any(cell.strip("-") for cell in cells)}
+    for heading in shown:
+        is_number = heading in {*_FIGURES, "V100 ms", "Keypoints"}
+        table.add_column(heading, justify="right" if is_number else "left")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+@contextlib.contextmanager
+def _progress_bar(description: str) -> Iterator[ProgressCallback]:
+    """A bar on stderr, drawn from the first byte on; nothing where stderr is not a terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rtmo_deploy.cli.console import stderr
+
+    console = stderr()
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(description, visible=False)
+
+    def advance(done: int, total: int | None) -> None:
+        bar.update(task, completed=done, total=total, visible=True)
+
+    with bar:
+        yield advance
+
+
+def _skeleton(name: str, keypoints: int | None) -> Skeleton:
+    """The keypoints asked for; those of the published model called ``name``; else COCO's."""
+    from rtmo_deploy.zoo import ARCHITECTURES, COCO_17, architecture, skeleton_for, variant
+
+    published = None if name.lower() in ARCHITECTURES else variant(name).skeleton
+    if keypoints is None:
+        return published or COCO_17
+    if published is not None and keypoints != len(published):
+        raise UsageError(
+            f"'{name}' has {len(published)} keypoints, but --keypoints says {keypoints}.",
+            remedy=f"Leave --keypoints out, or name the architecture alone: {architecture(name).name}.",
+        )
+    return skeleton_for(keypoints)
+
+
+def _check_output(output: Path, *, force: bool) -> None:
+    if output.is_dir():
+        raise UsageError("This is a folder.", remedy="Name a file.", where=output)
+    if output.exists() and not force:
+        raise UsageError(
+            "The file exists already.",
+            remedy="Choose another name, or overwrite it with --force.",
+            where=output,
+        )

@@ -1,0 +1,138 @@
+"""``rtmo-deploy predict``: poses in pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rtmo_deploy.errors import InputDataError
+    from rtmo_deploy.poses import Poses
+    from rtmo_deploy.runtime import PoseEstimator
+
+__all__ = ["predict"]
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint or an ONNX model.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, globs.")],
+    vis_out_dir: Annotated[
+        Path | None, typer.Option(help="Folder for copies of the pictures with the poses drawn in.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    backend: Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")] = None,
+    imgsz: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")] = None,
+    kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Find people in pictures. A picture that cannot be read is reported; the others still get done."""
+    from rtmo_deploy.cli.console import print_error, print_json, status
+    from rtmo_deploy.errors import InputDataError
+
+    files, failures = _find(sources, recursive=recursive)
+    with status("opening the model") as progress:
+        from rtmo_deploy.runtime import PoseEstimator
+
+        estimator = PoseEstimator.open(model, device=device, backend=backend, input_hw=imgsz, threads=threads)
+        names = _target_names(files)
+        results: list[dict[str, Any]] = []
+        for number, file in enumerate(files, 1):
+            progress(f"{number}/{len(files)} {file.name}")
+            try:
+                result = _one(estimator, file, vis_out_dir and vis_out_dir / names[file], kpt_thr)
+            except InputDataError as error:
+                failures.append(error)
+            else:
+                results.append(result)
+    if as_json:
+        print_json(
+            "predict",
+            model=str(model),
+            backend=type(estimator.backend).__name__.removesuffix("Backend").lower(),
+            device=estimator.backend.device,
+            skeleton=estimator.artifact.skeleton.to_dict(),
+            images=results,
+            failed=[{"path": failure.where, "error": str(failure)} for failure in failures],
+        )
+    else:
+        _print(results)
+    for failure in failures:
+        print_error(failure)
+    if failures:
+        raise typer.Exit(InputDataError.exit_code)
+
+
+def _find(sources: list[str], *, recursive: bool) -> tuple[list[Path], list[InputDataError]]:
+    """The files that are meant; a source that means none does not stop the others."""
+    from rtmo_deploy.errors import InputDataError
+    from rtmo_deploy.runtime.media import find_images
+
+    files: dict[Path, None] = {}
+    failures: list[InputDataError] = []
+    for source in sources:
+        try:
+            files.update(dict.fromkeys(find_images([source], recursive=recursive)))
+        except InputDataError as error:
+            failures.append(error)
+    return list(files), failures
+
+
+def _target_names(files: list[Path]) -> dict[Path, str]:
+    """A name for each drawn picture; pictures of the same name in different folders do not overwrite each other."""
+    from rtmo_deploy.runtime.draw import WRITABLE_SUFFIXES
+
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        suffix = file.suffix if file.suffix.lower() in WRITABLE_SUFFIXES else f"{file.suffix}.png"
+        name, count = f"{file.stem}{suffix}", 1
+        while name.lower() in taken:
+            count += 1
+            name = f"{file.stem}_{count}{suffix}"
+        taken.add(name.lower())
+        names[file] = name
+    return names
+
+
+def _one(estimator: PoseEstimator, file: Path, target: Path | None, kpt_thr: float) -> dict[str, Any]:
+    from rtmo_deploy.runtime.draw import draw_poses, write_image
+    from rtmo_deploy.runtime.media import read_image
+
+    image = read_image(file)
+    poses: Poses = estimator(image)
+    if target is not None:
+        write_image(target, draw_poses(image, poses, keypoint_thr=kpt_thr))
+    return {
+        "path": str(file),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "drawn": None if target is None else str(target),
+        "people": poses.to_dict(),
+    }
+
+
+def _print(results: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from rtmo_deploy.cli.console import stdout
+
+    table = Table()
+    table.add_column("picture", overflow="fold")
+    for heading in ("size", "people", "best score"):
+        table.add_column(heading, justify="right")
+    drawn = any(result["drawn"] for result in results)
+    if drawn:
+        table.add_column("drawn", overflow="fold")
+    for result in results:
+        people = result["people"]
+        best = f"{people[0]['score']:.3f}" if people else "-"
+        cells = [result["path"], f"{result['width']}x{result['height']}", str(len(people)), best]
+        table.add_row(*cells, *([result["drawn"] or "-"] if drawn else []))
+    stdout().print(table, soft_wrap=False)

@@ -1,0 +1,251 @@
+"""The network as it is exported: the fused model, with attention and head written for a small graph.
+
+Everything that depends on the input's size is computed in the graph, from shapes; with a static input the exporter
+and the simplifier fold it to constants.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rtmo_deploy.convert.fuse import fuse
+from rtmo_deploy.convert.onnx_ops import arange, reshape, reshape_like, split
+from rtmo_deploy.model.spec import STRIDES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rtmo_deploy.model.head import RTMOHeadModule
+    from rtmo_deploy.model.neck import ChannelMapper, HybridEncoder
+    from rtmo_deploy.model.rtmo import RTMO
+
+__all__ = ["ExportHead", "ExportNetwork", "HeadMaps"]
+
+
+SQRT2 = math.sqrt(2)
+
+
+class ExportEncoder(nn.Module):
+    """The neck's transformer layer on a feature map: position encoding, attention, FFN, both norms."""
+
+    def __init__(self, neck: HybridEncoder) -> None:
+        super().__init__()
+        layer = neck.encoder_layer
+        attn = layer.self_attn.attn
+        if attn.in_proj_weight is None or attn.in_proj_bias is None or attn.out_proj.bias is None:
+            raise TypeError("the attention has separate projections or no bias")
+        channels, self.heads = attn.embed_dim, attn.num_heads
+        self.channels, self.head_dim = channels, channels // attn.num_heads
+        weight, bias = attn.in_proj_weight.detach().double(), attn.in_proj_bias.detach().double()
+        # The 1 / sqrt(d) of the attention goes into the query's weights.
+        scale = torch.ones(2 * channels, dtype=torch.float64)
+        scale[:channels] = self.head_dim**-0.5
+        self.query_key = _linear(weight[: 2 * channels] * scale[:, None], bias[: 2 * channels] * scale)
+        # Attention weights sum to 1, so the value's bias passes through and joins the output's.
+        out = attn.out_proj.weight.detach().double()
+        self.value = nn.Parameter(weight[2 * channels :].T.float().contiguous(), requires_grad=False)
+        self.out = _linear(out, out @ bias[2 * channels :] + attn.out_proj.bias.detach().double())
+        expand, contract = (
+            {name: layer.ffn.get_parameter(f"{part}.{name}").detach().double() / SQRT2 for name in ("weight", "bias")}
+            for part in ("layers.0.0", "layers.1")
+        )
+        # gelu(x) = x (1 + erf(x / sqrt 2)) / 2, with the square root and the half in the weights around it.
+        self.expand = _linear(expand["weight"], expand["bias"])
+        self.contract = _linear(contract["weight"], contract["bias"] * SQRT2)
+        self.norms = layer.norms
+        self.pos_enc = ExportPositionEncoding(neck)
+
+    def forward(self, x: Tensor, grid: Tensor) -> Tensor:
+        """``(B, C, H, W)`` and the pixel positions ``(H, W, 2)`` of its cells, to ``(B, C, H, W)``."""
+        tokens = reshape(x, (0, 0, -1)).transpose(1, 2)
+        both = self.query_key(tokens + self.pos_enc(grid))
+        both = reshape(both, (0, -1, 2 * self.heads, self.head_dim)).transpose(1, 2)
+        query, key = split(both, [self.heads, self.heads], dim=1)
+        value = reshape(tokens @ self.value, (0, -1, self.heads, self.head_dim)).transpose(1, 2)
+        mixed = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
+        tokens = self.norms[0](tokens + self.out(reshape(mixed.transpose(1, 2), (0, -1, self.channels))))
+        hidden = self.expand(tokens)
+        tokens = self.norms[1](tokens + self.contract(hidden * (hidden.erf() + 1)))
+        return reshape_like(tokens.transpose(1, 2), x)
+
+
+class ExportPositionEncoding(nn.Module):
+    """Sine encoding of the cells of the coarsest level."""
+
+    dim_t: Tensor
+
+    def __init__(self, neck: HybridEncoder) -> None:
+        super().__init__()
+        # Positions come in pixels; a power of two times dim_t divides them to the very bits of index / dim_t.
+        self.register_buffer("dim_t", neck.sincos_pos_enc.dim_t * STRIDES[-1])
+        self.channels = 4 * len(neck.sincos_pos_enc.dim_t)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """``(H, W, 2)`` x, y in pixels to ``(H * W, C)``: row encoding, then column encoding."""
+        angle = reshape(grid[:, :, [1, 0]], (-1, 2, 1)) / self.dim_t
+        return reshape(torch.cat([angle.cos(), angle.sin()], dim=2), (-1, self.channels))
+
+
+class Grid(nn.Module):
+    """Pixel positions of the cells of both levels, computed from the size of the network's input."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, 3, H, W)`` to ``(H / 16, W / 16, 2)`` and ``(H / 32, W / 32, 2)``: x, y of each cell's first pixel."""
+        fine, coarse = STRIDES
+        x = reshape(arange(images.shape[3], step=fine), (1, -1, 1)) * torch.tensor([1.0, 0.0])
+        y = reshape(arange(images.shape[2], step=fine), (-1, 1, 1)) * torch.tensor([0.0, 1.0])
+        positions = x + y
+        every = coarse // fine
+        return positions, positions[::every, ::every]
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight = nn.Parameter(weight.float(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.float(), requires_grad=False)
+    return layer
+
+
+class ExportNeck(nn.Module):
+    """The neck with its encoder replaced."""
+
+    def __init__(self, neck: HybridEncoder) -> None:
+        super().__init__()
+        self.fused = neck
+        self.encoder = ExportEncoder(neck)
+        self.projector = SplitProjector(neck.projector)
+
+    def forward(self, features: Sequence[Tensor], grid: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Backbone features, and the grid of the coarsest level, to a pair of head inputs a level."""
+        projected = self.fused.project(features)
+        projected[-1] = self.encoder(projected[-1], grid)
+        pairs: tuple[tuple[Tensor, Tensor], ...] = self.projector(self.fused.merge(projected))
+        return pairs
+
+
+@dataclass(frozen=True)
+class HeadMaps:
+    """What the head computes for every cell; P cells: stride 16 first, row by row, then stride 32.
+
+    Attributes:
+        maps: ``(B, 1 + 4 + C, P)``: the logit, the box, the features. Of a dense head the box is the raw prediction and
+            the features are visibility logits and pose vectors. Otherwise the box is in pixels (offset of the centre
+            from the cell's, logarithm of width and height), and the features are those of the pose branch, which two
+            1x1 convolutions a level turn into visibilities and pose vectors, for survivors only.
+        channels: C.
+        fine: ``(B, 1 + 4 + C, P16)``, stride 16 alone: its length tells which level a cell belongs to.
+        grid: Pixel positions of the cells' first pixels, ``(H, W, 2)`` a level.
+    """
+
+    maps: Tensor
+    channels: int
+    fine: Tensor
+    grid: tuple[Tensor, Tensor]
+
+
+class SplitProjector(nn.Module):
+    """The neck's projection, computed as two: one for the classification branch, one for the pose branch."""
+
+    def __init__(self, projector: ChannelMapper) -> None:
+        super().__init__()
+        convs = [level.get_submodule("conv") for level in projector.convs]
+        self.cls = nn.ModuleList(_half(conv, 0) for conv in convs)
+        self.pose = nn.ModuleList(_half(conv, 1) for conv in convs)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
+        """A pair of ``(B, head_channels, H, W)`` a level."""
+        return tuple((cls(x), pose(x)) for cls, pose, x in zip(self.cls, self.pose, features, strict=True))
+
+
+def _half(conv: nn.Module, which: int) -> nn.Conv2d:
+    weight, bias = (conv.get_parameter(name).detach().chunk(2)[which] for name in ("weight", "bias"))
+    return _pointwise(weight.clone(), bias.clone())
+
+
+class ExportHead(nn.Module):
+    """The convolutions of the head that every cell needs. The proxy regression of training is gone.
+
+    Args:
+        head: The fused head.
+        dense: Compute visibilities and pose vectors of every cell here; otherwise they are left to the decoder, which
+            computes them for survivors only, and the strides are folded into the box predictions.
+    """
+
+    def __init__(self, head: RTMOHeadModule, *, dense: bool) -> None:
+        super().__init__()
+        self.conv_cls, self.out_cls = head.conv_cls, head.out_cls
+        self.conv_pose = head.conv_pose
+        self.dense = dense
+        self.channels: int = head.out_bbox[0].get_parameter("weight").shape[1]
+        if dense:
+            self.out_bbox = head.out_bbox
+            self.out_dense = nn.ModuleList(
+                _side_by_side(vis, pose) for vis, pose in zip(head.out_kpt_vis, head.out_pose, strict=True)
+            )
+            self.channels = self.out_dense[0].get_parameter("weight").shape[0]
+        else:
+            self.out_bbox = nn.ModuleList(
+                _in_pixels(conv, stride) for conv, stride in zip(head.out_bbox, STRIDES, strict=True)
+            )
+
+    def forward(self, features: Sequence[tuple[Tensor, Tensor]], grid: tuple[Tensor, Tensor]) -> HeadMaps:
+        """Pairs of feature maps of strides 16 and 32 to the maps of all cells."""
+        levels = []
+        for i, (cls_feat, reg_feat) in enumerate(features):
+            reg_feat = self.conv_pose[i](reg_feat)
+            logit, box = self.out_cls[i](self.conv_cls[i](cls_feat)), self.out_bbox[i](reg_feat)
+            level = torch.cat([logit, box, self.out_dense[i](reg_feat) if self.dense else reg_feat], dim=1)
+            levels.append(reshape(level, (0, 0, -1)))
+        return HeadMaps(torch.cat(levels, dim=2), self.channels, levels[0], grid)
+
+
+def _side_by_side(first: nn.Module, second: nn.Module) -> nn.Conv2d:
+    """Two 1x1 convolutions of the same input as one, the outputs of ``first`` first."""
+    parts = [(m.get_parameter("weight").detach(), m.get_parameter("bias").detach()) for m in (first, second)]
+    return _pointwise(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+
+
+def _in_pixels(conv: nn.Module, stride: int) -> nn.Conv2d:
+    """The box convolution with its stride folded in: ``pred * s`` for the centre, ``pred + log s`` for the size."""
+    weight, bias = (conv.get_parameter(name).detach().clone() for name in ("weight", "bias"))
+    weight[:2] *= stride
+    bias[:2] *= stride
+    bias[2:] += math.log(stride)
+    return _pointwise(weight, bias)
+
+
+def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    conv.bias = nn.Parameter(bias, requires_grad=False)
+    return conv
+
+
+class ExportNetwork(nn.Module):
+    """Fused network and a decoder: the module that is traced.
+
+    Args:
+        model: The trained network; untouched.
+        decode: Maps ``(HeadMaps, images)`` to the graph's outputs. Its submodule name makes its nodes ``/decode/...``.
+    """
+
+    def __init__(self, model: RTMO, decode: nn.Module, *, dense: bool = False) -> None:
+        super().__init__()
+        fused = fuse(model)
+        self.backbone = fused.backbone
+        self.grid = Grid()
+        self.neck = ExportNeck(fused.neck)
+        self.head = ExportHead(fused.head.head_module, dense=dense)
+        self.decode = decode
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """``(B, 3, H, W)`` float32 BGR 0..255 to the decoder's outputs."""
+        grid = self.grid(images)
+        maps = self.head(self.neck(self.backbone(images), grid[1]), grid)
+        result: tuple[Tensor, ...] = self.decode(maps, images)
+        return result

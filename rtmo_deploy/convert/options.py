@@ -1,0 +1,161 @@
+"""What an export can be asked for: one frozen record a decode mode, so that a knob that does not apply is not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rtmo_deploy.artifact import DecodeContract, DecodeMode
+from rtmo_deploy.errors import UsageError
+
+__all__ = ["DecodeOptions", "ExportOptions", "FixedDecodeOptions", "OnnxDecodeOptions", "RawDecodeOptions"]
+
+OPSETS = range(17, 21)
+#: TensorRT's top-k takes no more.
+MAX_TOPK = 3840
+INPUT_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class OnnxDecodeOptions:
+    """People by the standard NonMaxSuppression operator.
+
+    Attributes:
+        score_thr: Scores must be above this, 0 to 1.
+        nms_thr: Overlaps above this IoU are suppressed, 0 to 1.
+        max_dets: Most people in a picture. The reference has no limit; this one is out of the way.
+        pre_topk: Candidates that enter the suppression, best scores first; None for all.
+    """
+
+    score_thr: float = 0.1
+    nms_thr: float = 0.65
+    max_dets: int = 1000
+    pre_topk: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_thresholds(self.score_thr, self.nms_thr)
+        _check_count("max_dets", self.max_dets, 1_000_000)
+        if self.pre_topk is not None:
+            _check_count("pre_topk", self.pre_topk, 1_000_000)
+
+    def contract(self) -> DecodeContract:
+        """What the artifact records."""
+        return DecodeContract(
+            DecodeMode.ONNX, self.score_thr, self.nms_thr, max_dets=self.max_dets, pre_topk=self.pre_topk
+        )
+
+
+@dataclass(frozen=True)
+class FixedDecodeOptions:
+    """People by top-k and an unrolled suppression, in plain tensor operators.
+
+    Attributes:
+        score_thr: Scores must be above this, 0 to 1.
+        nms_thr: Overlaps above this IoU are suppressed, 0 to 1.
+        max_dets: Rows of output; people beyond are dropped, lowest scores first.
+        pre_topk: Candidates that enter the suppression, best scores first.
+        rounds: Rounds of the suppression, even; see :class:`rtmo_deploy.convert.decode.FixedDecode`.
+    """
+
+    score_thr: float = 0.1
+    nms_thr: float = 0.65
+    max_dets: int = 100
+    pre_topk: int = 300
+    rounds: int = 16
+
+    def __post_init__(self) -> None:
+        _check_thresholds(self.score_thr, self.nms_thr)
+        _check_count("pre_topk", self.pre_topk, MAX_TOPK)
+        _check_count("max_dets", self.max_dets, self.pre_topk, "pre_topk")
+        if self.rounds < 2 or self.rounds % 2:
+            raise UsageError(
+                f"The suppression cannot have {self.rounds} rounds.",
+                remedy="Give an even number from 2: with an odd one a person could be lost where chains are longer.",
+            )
+
+    def contract(self) -> DecodeContract:
+        """What the artifact records."""
+        return DecodeContract(
+            DecodeMode.FIXED,
+            self.score_thr,
+            self.nms_thr,
+            max_dets=self.max_dets,
+            pre_topk=self.pre_topk,
+            nms_rounds=self.rounds,
+        )
+
+
+@dataclass(frozen=True)
+class RawDecodeOptions:
+    """Head tensors; decoding is the consumer's work.
+
+    Attributes:
+        score_thr: Recorded for the consumer.
+        nms_thr: Recorded for the consumer.
+    """
+
+    score_thr: float = 0.1
+    nms_thr: float = 0.65
+
+    def __post_init__(self) -> None:
+        _check_thresholds(self.score_thr, self.nms_thr)
+
+    def contract(self) -> DecodeContract:
+        """What the artifact records."""
+        return DecodeContract(DecodeMode.RAW, self.score_thr, self.nms_thr)
+
+
+DecodeOptions = OnnxDecodeOptions | FixedDecodeOptions | RawDecodeOptions
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """An export.
+
+    Attributes:
+        decode: How people are made.
+        input_hw: Height and width in pixels; recorded, and baked in when static. The model's own if None.
+        static: Bake height, width and batch in.
+        batch: Bake this batch size in; None leaves it dynamic, or 1 when static.
+        opset: ONNX operator set, 17 to 20.
+        placement: Where clients shall put the picture in the letterbox: ``center`` or ``top-left``.
+    """
+
+    decode: DecodeOptions = field(default_factory=OnnxDecodeOptions)
+    input_hw: tuple[int, int] | None = None
+    static: bool = False
+    batch: int | None = None
+    opset: int = 17
+    placement: str = "center"
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise UsageError(
+                f"Opset {self.opset} is not supported.",
+                remedy=f"Choose {OPSETS.start} to {OPSETS.stop - 1}: below 17 there is no LayerNormalization.",
+            )
+        if self.batch is not None:
+            _check_count("batch", self.batch, 4096)
+        if self.input_hw is not None:
+            for side in self.input_hw:
+                if side < INPUT_MULTIPLE or side % INPUT_MULTIPLE:
+                    raise UsageError(
+                        f"An input of {self.input_hw[0]}x{self.input_hw[1]} pixels is not possible.",
+                        remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
+                    )
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Batch size that is baked in, None when it is dynamic."""
+        return self.batch or (1 if self.static else None)
+
+
+def _check_thresholds(score_thr: float, nms_thr: float) -> None:
+    for name, value in (("score_thr", score_thr), ("nms_thr", nms_thr)):
+        if not 0 <= value <= 1:
+            raise UsageError(f"{name} is {value:g}.", remedy="It must lie between 0 and 1.")
+
+
+def _check_count(name: str, value: int, most: int, because: str = "") -> None:
+    if not 1 <= value <= most:
+        limit = f"{because} = {most}" if because else str(most)
+        raise UsageError(f"{name} is {value}.", remedy=f"It must lie between 1 and {limit}.")

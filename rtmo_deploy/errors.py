@@ -1,0 +1,119 @@
+"""Every error this project raises on purpose, and the exit code each one becomes.
+
+::
+
+    RtmoDeployError                 1  something failed
+    ├── UsageError                  2  the call itself makes no sense
+    ├── InputDataError              3  a picture, folder or annotation file
+    ├── ModelError                  4  a checkpoint or an artifact
+    │   ├── CheckpointError            a .pth / .safetensors file
+    │   └── ArtifactError              an ONNX file or an engine
+    ├── SetupError                  5  the environment: packages, devices, network, disk
+    │   ├── MissingDependencyError     an optional package is not installed
+    │   └── DownloadError              a file could not be fetched
+    └── GateFailedError             6  a bound was measured and not met
+        └── ParityError                two artifacts disagree
+
+An error says what happened, why, and what to do about it, in one paragraph. Code raises one of these with a
+``remedy``; the command line prints ``str(error)`` and exits with ``error.exit_code``. Any other exception that
+reaches the command line is a bug in this project.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "CheckpointError",
+    "DownloadError",
+    "GateFailedError",
+    "InputDataError",
+    "MissingDependencyError",
+    "ModelError",
+    "ParityError",
+    "RtmoDeployError",
+    "SetupError",
+    "UsageError",
+]
+
+
+class RtmoDeployError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        finding: What happened and why; a sentence, ending in a full stop.
+        remedy: What the reader can do about it; a sentence.
+        where: The file, URL or option it happened to, if there is one.
+    """
+
+    exit_code: int = 1
+
+    def __init__(self, finding: str, *, remedy: str = "", where: object = None) -> None:
+        self.finding = finding
+        self.remedy = remedy
+        self.where = None if where is None else str(where)
+        head = f"{self.where}: " if self.where else ""
+        super().__init__(f"{head}{finding} {remedy}".strip())
+
+
+class UsageError(RtmoDeployError):
+    """The options contradict each other or name something that does not exist."""
+
+    exit_code = 2
+
+
+class InputDataError(RtmoDeployError):
+    """A picture, folder or annotation file cannot be used."""
+
+    exit_code = 3
+
+
+class ModelError(RtmoDeployError):
+    """A checkpoint or an artifact cannot be used."""
+
+    exit_code = 4
+
+
+class CheckpointError(ModelError):
+    """A checkpoint is damaged, unsafe, incomplete, or of another model."""
+
+
+class ArtifactError(ModelError):
+    """An exported model is damaged or is not what it is used as."""
+
+
+class SetupError(RtmoDeployError):
+    """The environment lacks something: a package, a device, a network, disk space."""
+
+    exit_code = 5
+
+
+class MissingDependencyError(SetupError):
+    """An optional package is not installed.
+
+    Args:
+        package: The import name that is missing.
+        purpose: What it is needed for, as in "run ONNX models".
+        extra: The extra of this project that installs it.
+    """
+
+    def __init__(self, package: str, *, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed.",
+            remedy=f"Install it with: pip install 'rtmo-deploy[{extra}]'",
+        )
+        self.package = package
+        self.extra = extra
+
+
+class DownloadError(SetupError):
+    """A file could not be fetched, or what came is not what was asked for."""
+
+
+class GateFailedError(RtmoDeployError):
+    """A bound was measured and not met."""
+
+    exit_code = 6
+
+
+class ParityError(GateFailedError):
+    """Two artifacts that should agree do not."""

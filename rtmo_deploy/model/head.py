@@ -1,0 +1,215 @@
+"""RTMO head: from feature maps to scores, boxes, visibilities and pose vectors, and from those to people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rtmo_deploy.model.dcc import DCC, boxes_to_center_scale
+from rtmo_deploy.model.layers import ConvModule
+from rtmo_deploy.model.nms import non_maximum_suppression
+from rtmo_deploy.model.spec import STRIDES, NetworkSpec
+from rtmo_deploy.zoo import skeleton_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Detections", "HeadOutputs", "RTMOHead", "decode_boxes", "grid_priors"]
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """Raw outputs of the head, one tensor a level (strides 16 and 32), each ``(B, channels, H, W)``.
+
+    Attributes:
+        cls_scores: 1 channel, logits.
+        bbox_preds: 4 channels: centre offset from the prior and log size, both in strides.
+        kpt_vis: K channels, logits of visibility.
+        pose_vecs: ``pose_vec_channels`` channels, what the coordinate classifier decodes.
+        kpt_offsets: 2K channels, offsets of the proxy keypoints in strides; empty unless asked for, for training.
+    """
+
+    cls_scores: tuple[Tensor, ...]
+    bbox_preds: tuple[Tensor, ...]
+    kpt_vis: tuple[Tensor, ...]
+    pose_vecs: tuple[Tensor, ...]
+    kpt_offsets: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Detections:
+    """People in one input, best first, in network-input pixels.
+
+    Attributes:
+        boxes: ``(N, 4)`` x1, y1, x2, y2, clipped to the input.
+        scores: ``(N,)``.
+        keypoints: ``(N, K, 2)`` x, y, not clipped.
+        keypoint_scores: ``(N, K)``.
+        indices: ``(N,)`` the prior each person comes from: stride 16 first, row by row, then stride 32.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    keypoints: Tensor
+    keypoint_scores: Tensor
+    indices: Tensor
+
+
+def grid_priors(sizes: Sequence[tuple[int, int]], *, device: torch.device | None = None) -> Tensor:
+    """Centres and strides of all grid cells.
+
+    A cell's centre is ``i * stride + (stride - 1) / 2``, the centre of its pixels' indices: 7.5, 23.5, ...
+
+    Args:
+        sizes: Height and width of each level's feature map.
+        device: Where the result lies.
+
+    Returns:
+        ``(P, 3)`` float32: x, y, stride; level by level, row by row.
+    """
+    levels = []
+    for (height, width), stride in zip(sizes, STRIDES, strict=True):
+        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+        cells = torch.stack([x.flatten(), y.flatten()], dim=-1).float()
+        centres = cells * stride + (stride - 1) / 2
+        levels.append(torch.cat([centres, torch.full_like(centres[:, :1], stride)], dim=-1))
+    return torch.cat(levels)
+
+
+def decode_boxes(bbox_preds: Tensor, priors: Tensor) -> Tensor:
+    """``(..., P, 4)`` raw predictions and ``(P, 3)`` priors to ``(..., P, 4)`` x1, y1, x2, y2, unclipped."""
+    stride = priors[:, 2:]
+    centre = bbox_preds[..., :2] * stride + priors[:, :2]
+    half = bbox_preds[..., 2:].exp() * stride / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+class RTMOHeadModule(nn.Module):
+    """The convolutions of the head; each level has its own."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        channels, pose, groups = spec.head_channels, spec.pose_channels, spec.pose_groups
+        levels = range(len(STRIDES))
+
+        def outputs(in_channels: int, out_channels: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.Conv2d(in_channels, out_channels, 1) for _ in levels)
+
+        self.conv_cls = nn.ModuleList(
+            nn.Sequential(*(ConvModule(channels, channels, 3) for _ in range(2))) for _ in levels
+        )
+        self.out_cls = outputs(channels, 1)
+        self.conv_pose = nn.ModuleList(
+            nn.Sequential(ConvModule(channels, pose, 3), *(ConvModule(pose, pose, 3, groups=groups) for _ in range(3)))
+            for _ in levels
+        )
+        self.out_bbox = outputs(pose, 4)
+        self.out_kpt_reg = outputs(pose, 2 * spec.num_keypoints)
+        self.out_kpt_vis = outputs(pose, spec.num_keypoints)
+        self.out_pose = outputs(pose, spec.pose_vec_channels)
+
+    def forward(self, features: Sequence[Tensor], *, proxy: bool = False) -> HeadOutputs:
+        """Feature maps of strides 16 and 32 to raw outputs.
+
+        Args:
+            features: Each ``(B, 2 * head_channels, H, W)``; the first half of the channels feeds the classification
+                branch, the second half the pose branch.
+            proxy: Compute ``kpt_offsets`` too.
+        """
+        cls, bbox, vis, pose, offsets = [], [], [], [], []
+        for i, feature in enumerate(features):
+            cls_feat, reg_feat = feature.chunk(2, dim=1)
+            reg_feat = self.conv_pose[i](reg_feat)
+            cls.append(self.out_cls[i](self.conv_cls[i](cls_feat)))
+            bbox.append(self.out_bbox[i](reg_feat))
+            vis.append(self.out_kpt_vis[i](reg_feat))
+            pose.append(self.out_pose[i](reg_feat))
+            if proxy:
+                offsets.append(self.out_kpt_reg[i](reg_feat))
+        return HeadOutputs(tuple(cls), tuple(bbox), tuple(vis), tuple(pose), tuple(offsets))
+
+
+class KeypointSigmas(nn.Module):
+    """Holder of the OKS sigmas, which the official state dict keeps under ``head.loss_oks``."""
+
+    sigmas: Tensor
+
+    def __init__(self, num_keypoints: int) -> None:
+        super().__init__()
+        known = skeleton_for(num_keypoints).sigmas
+        # 0.079 is what the conventions give a joint of middling precision; used where no convention is known.
+        values = known or (0.079,) * num_keypoints
+        self.register_buffer("sigmas", torch.tensor(values, dtype=torch.float32))
+
+
+class RTMOHead(nn.Module):
+    """The head.
+
+    Args:
+        spec: The network's numbers.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.loss_oks = KeypointSigmas(spec.num_keypoints)
+        self.head_module = RTMOHeadModule(spec)
+        self.dcc = DCC(spec)
+
+    def forward(self, features: Sequence[Tensor], *, proxy: bool = False) -> HeadOutputs:
+        """See :meth:`RTMOHeadModule.forward`."""
+        result: HeadOutputs = self.head_module(features, proxy=proxy)
+        return result
+
+    def decode(
+        self,
+        outputs: HeadOutputs,
+        input_hw: tuple[int, int],
+        *,
+        score_thr: float = 0.1,
+        nms_thr: float = 0.65,
+    ) -> list[Detections]:
+        """Raw outputs to people, as the reference's ``RTMOHead.predict``.
+
+        Args:
+            outputs: Raw outputs of a batch.
+            input_hw: Height and width of the network input in pixels; boxes are clipped to it, after the keypoints
+                have been decoded from the unclipped boxes.
+            score_thr: A person's score must be above this (strictly).
+            nms_thr: A person whose box overlaps a better one by more than this IoU is dropped.
+
+        Returns:
+            One entry a picture of the batch. There is no limit on the number of people.
+        """
+        sizes = [(t.shape[-2], t.shape[-1]) for t in outputs.cls_scores]
+        priors = grid_priors(sizes, device=outputs.cls_scores[0].device)
+        scores = _flatten_levels(outputs.cls_scores)[..., 0].sigmoid()
+        boxes = decode_boxes(_flatten_levels(outputs.bbox_preds), priors)
+        visibility = _flatten_levels(outputs.kpt_vis)
+        pose_vecs = _flatten_levels(outputs.pose_vecs)
+        height, width = input_hw
+        limits = boxes.new_tensor([width, height, width, height])
+        people = []
+        for i in range(scores.shape[0]):
+            candidates = (scores[i] > score_thr).nonzero()[:, 0]
+            kept = non_maximum_suppression(boxes[i, candidates], scores[i, candidates], nms_thr)
+            keep = candidates[kept]
+            chosen = boxes[i, keep]
+            keypoints = self.dcc(pose_vecs[i, keep], boxes_to_center_scale(chosen), priors[keep, :2])
+            people.append(
+                Detections(
+                    boxes=chosen.clamp(min=0).minimum(limits),
+                    scores=scores[i, keep],
+                    keypoints=keypoints,
+                    keypoint_scores=visibility[i, keep].sigmoid(),
+                    indices=keep,
+                )
+            )
+        return people
+
+
+def _flatten_levels(levels: Sequence[Tensor]) -> Tensor:
+    """``(B, C, H, W)`` a level to ``(B, P, C)``."""
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)

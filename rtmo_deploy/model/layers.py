@@ -1,0 +1,100 @@
+"""Building blocks that backbone, neck and head share. Attribute names are those of the official state dict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["BatchNormSettings", "ConvModule", "SinePositionalEncoding"]
+
+
+class BatchNormSettings(TypedDict):
+    """Arguments of a BatchNorm layer."""
+
+    eps: float
+    momentum: float
+
+
+#: BatchNorm of the backbone and of the head.
+YOLOX_BN: BatchNormSettings = {"eps": 1e-3, "momentum": 0.03}
+#: BatchNorm of the neck: torch's defaults.
+NECK_BN: BatchNormSettings = {"eps": 1e-5, "momentum": 0.1}
+
+
+class ConvModule(nn.Module):
+    """Convolution without bias, BatchNorm, and an activation or none.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel_size: Side of the kernel; padded so that the size stays (before the stride).
+        stride: Stride.
+        groups: Groups.
+        bn: BatchNorm settings.
+        act: Factory of the activation, None for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        bn: BatchNormSettings = YOLOX_BN,
+        act: Callable[[], nn.Module] | None = nn.SiLU,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=False,
+        )
+        self.bn = nn.BatchNorm2d(out_channels, eps=bn["eps"], momentum=bn["momentum"])
+        self.activate: nn.Module = act() if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in, H, W)`` to ``(B, out, H / stride, W / stride)``."""
+        result: Tensor = self.activate(self.bn(self.conv(x)))
+        return result
+
+
+class SinePositionalEncoding(nn.Module):
+    """Sine encoding of positions, cosines before sines, with the frequencies ``temperature ** (-i / n)``.
+
+    Unlike the encoding of "Attention is all you need" the exponent has no factor 2, and the positions are raw
+    numbers (grid indices or pixels), not normalised ones.
+
+    Args:
+        channels: Channels an axis gets, half of them cosines.
+        temperature: The longest period is about ``2 * pi * temperature``.
+    """
+
+    dim_t: Tensor
+
+    def __init__(self, channels: int, temperature: float) -> None:
+        super().__init__()
+        half = channels // 2
+        self.register_buffer("dim_t", temperature ** (torch.arange(half, dtype=torch.float32) / half))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """``(...)`` positions to ``(..., channels)``."""
+        angle = positions.unsqueeze(-1) / self.dim_t
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+    def grid(self, height: int, width: int) -> Tensor:
+        """``(height * width, 2 * channels)``: encoding of the row index, then of the column index, row-major."""
+        rows = self(torch.arange(height, dtype=torch.float32, device=self.dim_t.device))
+        columns = self(torch.arange(width, dtype=torch.float32, device=self.dim_t.device))
+        both = torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)
+        return both.flatten(0, 1)

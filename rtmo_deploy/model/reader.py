@@ -1,0 +1,275 @@
+"""Checkpoint files in, tensors and a few facts out; and back.
+
+This module knows files, not models: whose weights these are is recognised elsewhere. It runs no code out of a
+file (see :mod:`rtmo_deploy.model.unpickle`) and needs neither MMEngine nor MMPose.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.model._checkpoint_meta import read_facts, read_strings
+from rtmo_deploy.model._containers import identify, open_file, open_torch_file
+from rtmo_deploy.model.unpickle import TensorRef, kind_of, quoted
+from rtmo_deploy.model.writer import write_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from rtmo_deploy.model._containers import TorchFile
+
+__all__ = ["CheckpointContents", "check_finite", "read_checkpoint", "write_checkpoint"]
+
+# Tensors may share numbers (tied weights, broadcast views). Past this multiple of the file, they are refused.
+_MAX_GROWTH = 4
+_FORMAT_REMEDY = "Give a checkpoint with a 'state_dict', as MMEngine and this project write it."
+
+
+@dataclass(frozen=True, eq=False)
+class CheckpointContents:
+    """What a checkpoint file holds.
+
+    Attributes:
+        tensors: The chosen state dict on the CPU, in the file's order, without ``module.`` before its keys.
+            Floating-point tensors are float32, whatever they were stored as; the others are as stored. No
+            two of them share memory.
+        source: Where in the file it was: "state_dict", "ema_state_dict", "root" (the file is a bare state
+            dict) or "safetensors".
+        has_ema: Whether the file has an ``ema_state_dict`` as well.
+        stored_dtype: What most floating-point values were stored as, for example "float16".
+        meta: Facts from the file's ``meta``, ready for JSON, as many as are there: ``epoch``, ``iter``,
+            ``time``, ``seed``, ``experiment_name``, ``mmengine_version``, ``mmpose_version``,
+            ``dataset_meta`` (``dataset_name``, ``num_keypoints``, ``keypoint_names``), and this project's own
+            ``rtmo_deploy``. Of a .safetensors file: all its metadata, JSON values decoded.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    source: str
+    has_ema: bool
+    stored_dtype: str
+    meta: dict[str, Any]
+
+
+def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = False) -> CheckpointContents:
+    """Read a checkpoint: .pth of ``torch.save`` (both formats), or .safetensors.
+
+    On ``ema``: MMEngine's EMAHook, just before a training checkpoint is saved, puts the averaged model under
+    ``ema_state_dict``, and then swaps the value of every key that begins with ``module.`` there with its
+    counterpart in ``state_dict``. So ``state_dict``, which is read by default, already holds the averaged
+    weights, and ``ema_state_dict`` holds the raw ones that training goes on from, under ``module.`` names,
+    beside a counter ``steps`` that is left out here. Published checkpoints have no ``ema_state_dict``. In the
+    files of other trainers the name may mean what it says.
+
+    Args:
+        path: The file.
+        ema: Take ``ema_state_dict`` instead of ``state_dict``.
+        allow_non_finite: Accept NaN and Inf among the weights.
+
+    Raises:
+        CheckpointError: There is no such file; it is damaged, unsafe, or no checkpoint; it lacks the state
+            dict asked for; or weights are NaN or Inf.
+        SetupError: The file may not be read.
+    """
+    form = identify(path)
+    if form == "safetensors":
+        contents = _read_safetensors(path, ema=ema)
+    else:
+        with open_torch_file(path, form) as file:
+            contents = _read_torch(file, path, ema=ema)
+    if not allow_non_finite:
+        check_finite(contents.tensors, path)
+    return contents
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse weights with NaN or Inf among them.
+
+    Raises:
+        CheckpointError: There are some; the message names the first tensor and says how many values.
+    """
+    counts = {
+        key: int(tensor.numel() - torch.isfinite(tensor).sum())
+        for key, tensor in tensors.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    }
+    if counts:
+        raise CheckpointError(
+            f"{sum(counts.values())} weights are NaN or Inf, in {len(counts)} tensors, the first of them "
+            f"{quoted(next(iter(counts)))}.",
+            remedy="The training diverged or the file is damaged: take an earlier checkpoint.",
+            where=path,
+        )
+
+
+# -- files of torch.save
+
+
+def _read_torch(file: TorchFile, path: Path, *, ema: bool) -> CheckpointContents:
+    root = file.root
+    if not isinstance(root, dict):
+        raise CheckpointError(
+            f"The file holds a pickled {kind_of(root)}, not a checkpoint's dictionary.",
+            remedy="Save the weights alone: torch.save({'state_dict': model.state_dict()}, ...).",
+            where=path,
+        )
+    has_ema = isinstance(root.get("ema_state_dict"), dict)
+    source, state = _choose(root, path, ema=ema)
+    refs = _tensor_refs(state, source, path)
+    if source == "ema_state_dict":
+        refs = _model_entries(refs)
+    if not refs:
+        raise CheckpointError(f"Its {source} is empty.", remedy=_FORMAT_REMEDY, where=path)
+    meta = root.get("meta") if source != "root" else None
+    return CheckpointContents(
+        tensors=_load(file, {name: refs[key] for name, key in _names(refs, path).items()}, path),
+        source=source,
+        has_ema=has_ema,
+        stored_dtype=_usual_dtype((ref.dtype, ref.nbytes // ref.dtype.itemsize) for ref in refs.values()),
+        meta=read_facts(meta, path) if isinstance(meta, dict) else {},
+    )
+
+
+def _choose(root: dict[Any, Any], path: Path, *, ema: bool) -> tuple[str, dict[Any, Any]]:
+    wanted = "ema_state_dict" if ema else "state_dict"
+    state = root.get(wanted)
+    if isinstance(state, dict):
+        return wanted, state
+    if wanted in root:
+        raise CheckpointError(f"Its {wanted} is a {kind_of(state)}.", remedy=_FORMAT_REMEDY, where=path)
+    if ema:
+        raise CheckpointError(
+            "The file has no ema_state_dict; only training checkpoints of MMEngine's EMAHook have one.",
+            remedy="Read it without asking for EMA: published checkpoints hold the averaged weights already.",
+            where=path,
+        )
+    if root and all(isinstance(value, TensorRef) for value in root.values()):
+        return "root", root
+    found = ", ".join(quoted(key) for key in list(root)[:8] if isinstance(key, str)) or "nothing"
+    hint = " Or ask for the EMA weights it does have." if isinstance(root.get("ema_state_dict"), dict) else ""
+    raise CheckpointError(
+        f"There is no state_dict in this file; it has {found}.", remedy=_FORMAT_REMEDY + hint, where=path
+    )
+
+
+def _tensor_refs(state: dict[Any, Any], source: str, path: Path) -> dict[str, TensorRef]:
+    for key, value in state.items():
+        if type(key) is not str or type(value) is not TensorRef:
+            name = quoted(key) if type(key) is str else f"of type {kind_of(key)}"
+            raise CheckpointError(
+                f"The entry {name} of its {source} is not a named tensor but a {kind_of(value)}.",
+                remedy=_FORMAT_REMEDY,
+                where=path,
+            )
+    return state
+
+
+def _model_entries(refs: dict[str, TensorRef]) -> dict[str, TensorRef]:
+    """Leave out what an averaged model keeps for itself, like its counter ``steps``."""
+    if any(key.startswith("module.") for key in refs):
+        return {key: ref for key, ref in refs.items() if key.startswith("module.")}
+    return {key: ref for key, ref in refs.items() if key != "steps"}
+
+
+def _names(keys: Iterable[str], path: Path) -> dict[str, str]:
+    """From each name to its key in the file, where wrappers may have put ``module.`` before it."""
+    names: dict[str, str] = {}
+    for key in keys:
+        name = key
+        while name.startswith("module."):
+            name = name.removeprefix("module.")
+        if name in names:
+            raise CheckpointError(
+                f"The tensor {quoted(name)} is there twice, with and without 'module.' before its name.",
+                remedy="Save the state dict of one model alone.",
+                where=path,
+            )
+        names[name] = key
+    return names
+
+
+def _load(file: TorchFile, refs: Mapping[str, TensorRef], path: Path) -> dict[str, torch.Tensor]:
+    if sum(ref.nbytes for ref in refs.values()) > _MAX_GROWTH * file.size:
+        raise CheckpointError(
+            "Its tensors claim to have many times more values than the file has bytes.",
+            remedy="The file is damaged or hostile; get it from its source again.",
+            where=path,
+        )
+    uses = Counter(ref.storage.key for ref in refs.values())
+    shared: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, ref in refs.items():
+        key = ref.storage.key
+        raw = shared.pop(key) if key in shared else file.fetch(ref.storage)
+        uses[key] -= 1
+        if uses[key]:
+            shared[key] = raw
+        tensors[name] = _assemble(raw, ref, owned=not uses[key] and raw.numel() == ref.nbytes)
+    return tensors
+
+
+def _assemble(raw: torch.Tensor, ref: TensorRef, *, owned: bool) -> torch.Tensor:
+    """The tensor a reference describes, float32 if it has a fraction, in memory of its own."""
+    width = ref.dtype.itemsize
+    flat = raw.ne(0) if ref.dtype == torch.bool else raw[: raw.numel() // width * width].view(ref.dtype)
+    tensor = torch.as_strided(flat, ref.size, ref.stride, ref.offset)
+    if _must_widen(tensor):
+        return tensor.to(torch.float32, memory_format=torch.contiguous_format)
+    return tensor.contiguous() if owned else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _must_widen(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype != torch.float32
+
+
+def _usual_dtype(counted: Iterable[tuple[torch.dtype, int]]) -> str:
+    counts: Counter[torch.dtype] = Counter()
+    for dtype, count in counted:
+        counts[dtype] += count + 1
+    floating = {dtype: count for dtype, count in counts.items() if dtype.is_floating_point} or counts
+    return str(max(floating, key=lambda dtype: floating[dtype])).removeprefix("torch.")
+
+
+# -- safetensors
+
+
+def _read_safetensors(path: Path, *, ema: bool) -> CheckpointContents:
+    if ema:
+        raise CheckpointError(
+            "A .safetensors file has one set of weights and no ema_state_dict.",
+            remedy="Read it without asking for EMA, or give the training checkpoint (.pth).",
+            where=path,
+        )
+    with open_file(path):
+        pass
+    tensors: dict[str, torch.Tensor] = {}
+    stored: list[tuple[torch.dtype, int]] = []
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            for name, key in _names(file.keys(), path).items():
+                # A copy: what safetensors gives is a window on the file, and changes when the file does.
+                tensor = file.get_tensor(key)
+                stored.append((tensor.dtype, tensor.numel()))
+                tensors[name] = tensor.float() if _must_widen(tensor) else tensor.clone()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"The safetensors file is damaged or was cut short: {quoted(str(error))}.",
+            remedy="Fetch or copy the file again, and compare its size or SHA-256 with the source.",
+            where=path,
+        ) from None
+    if not tensors:
+        raise CheckpointError("The file holds no tensors.", remedy=_FORMAT_REMEDY, where=path)
+    return CheckpointContents(
+        tensors=tensors,
+        source="safetensors",
+        has_ema=False,
+        stored_dtype=_usual_dtype(stored),
+        meta=read_strings(metadata, path),
+    )

@@ -1,0 +1,150 @@
+"""NetworkSpec: the numbers a network is built from, derived from the zoo or recognised from a state dict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.zoo import ARCHITECTURES, Architecture
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["NetworkSpec", "UnrecognisedStateDictError", "recognise"]
+
+#: Feature strides the head predicts on. The neck also computes stride 8, whose output the model drops.
+STRIDES = (16, 32)
+#: Every input side must be a multiple of this, the coarsest stride.
+INPUT_MULTIPLE = 32
+
+
+class UnrecognisedStateDictError(ValueError):
+    """The tensors are not those of an RTMO network; the message says by what it was told."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Shape of an RTMO network (paper: arXiv 2312.07526; MMPose configs ``body_2d_keypoint/rtmo``).
+
+    Attributes:
+        deepen: Depth factor: blocks a stage are ``max(round(n * deepen), 1)``.
+        widen: Width factor of backbone and head.
+        num_keypoints: Keypoints a person.
+        hidden_dim: Channels inside the hybrid encoder; its FFN has four times as many, a head of its attention 32.
+    """
+
+    deepen: float
+    widen: float
+    num_keypoints: int
+    hidden_dim: int = 256
+
+    @classmethod
+    def of(cls, architecture: Architecture, num_keypoints: int) -> NetworkSpec:
+        """Spec of a zoo architecture with this many keypoints."""
+        return cls(architecture.deepen, architecture.widen, num_keypoints, architecture.hidden_dim)
+
+    @property
+    def stage_channels(self) -> tuple[int, int, int, int, int]:
+        """Output channels of the backbone's stem and of its four stages."""
+        first, *rest = (int(c * self.widen) for c in (64, 128, 256, 512, 1024))
+        return (first, rest[0], rest[1], rest[2], rest[3])
+
+    @property
+    def stage_blocks(self) -> tuple[int, int, int, int]:
+        """Residual blocks in each of the backbone's four stages."""
+        one, nine = self._depth(3), self._depth(9)
+        return (one, nine, nine, one)
+
+    @property
+    def neck_blocks(self) -> int:
+        """RepVGG blocks in each CSP layer of the neck."""
+        return self._depth(3)
+
+    @property
+    def neck_heads(self) -> int:
+        """Attention heads of the encoder layer (8 at 256 channels)."""
+        return self.hidden_dim // 32
+
+    @property
+    def csp_hidden(self) -> int:
+        """Channels inside each CSP layer of the neck."""
+        return int(self.hidden_dim * self.widen)
+
+    @property
+    def head_channels(self) -> int:
+        """Input channels of each of the head's two branches."""
+        return int(256 * self.widen)
+
+    @property
+    def pose_groups(self) -> int:
+        """Groups of the pose branch's convolutions."""
+        return 8
+
+    @property
+    def pose_channels(self) -> int:
+        """Channels of the pose branch."""
+        return self.pose_groups * int(36 * self.widen)
+
+    @property
+    def pose_vec_channels(self) -> int:
+        """Channels of a pose vector, which is what the coordinate classifier is fed with."""
+        return 2 * self.head_channels
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """The zoo's architecture of this shape, None for a shape of somebody's own."""
+        for known in ARCHITECTURES.values():
+            if NetworkSpec.of(known, self.num_keypoints) == self:
+                return known
+        return None
+
+    def _depth(self, blocks: int) -> int:
+        return max(round(blocks * self.deepen), 1)
+
+
+def recognise(shapes: Mapping[str, Sequence[int]]) -> NetworkSpec:
+    """Recognise the spec from the shapes of a state dict.
+
+    Args:
+        shapes: Shape of every tensor, by its official key.
+
+    Raises:
+        UnrecognisedStateDictError: A tensor that tells a number of the spec is not there or contradicts the others.
+            Whether all the other tensors fit is for ``load_state_dict(strict=True)`` to say.
+    """
+
+    def shape(key: str, rank: int) -> Sequence[int]:
+        if key not in shapes:
+            raise UnrecognisedStateDictError(f"the tensor '{key}' is missing")
+        if len(shapes[key]) != rank:
+            raise UnrecognisedStateDictError(f"the tensor '{key}' has {len(shapes[key])} dimensions instead of {rank}")
+        return shapes[key]
+
+    def count(prefix: str) -> int:
+        return len({key[len(prefix) :].split(".", 1)[0] for key in shapes if key.startswith(prefix)})
+
+    stem = shape("backbone.stem.conv.conv.weight", 4)
+    if stem[1] != 12:
+        raise UnrecognisedStateDictError(
+            f"the stem convolution takes {stem[1]} channels instead of the 12 of a Focus layer"
+        )
+    widen = stem[0] / 64
+    blocks = count("backbone.stage2.1.blocks.")
+    if not blocks:
+        raise UnrecognisedStateDictError("the backbone's second stage has no blocks")
+    keypoints = shape("head.dcc.pos_enc", 2)[0]
+    hidden = shape("neck.input_proj.0.conv.weight", 4)[0]
+    # The published factors where they give this depth; a shape of somebody's own gets blocks / 9.
+    published = sorted({a.deepen for a in ARCHITECTURES.values()})
+    for deepen in (*published, blocks / 9):
+        spec = NetworkSpec(deepen, widen, keypoints, hidden)
+        if (
+            spec.stage_blocks[1] == blocks
+            and spec.stage_blocks[0] == count("backbone.stage1.1.blocks.")
+            and spec.neck_blocks == count("neck.fpn_blocks.0.bottlenecks.")
+        ):
+            return spec
+    raise UnrecognisedStateDictError(
+        f"{blocks} blocks in the backbone's second stage, {count('backbone.stage1.1.blocks.')} in its first and "
+        f"{count('neck.fpn_blocks.0.bottlenecks.')} in the neck's layers fit no one depth factor"
+    )

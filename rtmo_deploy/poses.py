@@ -1,0 +1,175 @@
+"""Poses and Skeleton: the currency every floor trades in.
+
+This module knows NumPy and nothing else: no model, no file format, no drawing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Poses", "Side", "Skeleton"]
+
+Side = Literal["left", "right", "centre"]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What the keypoints of a model mean.
+
+    Attributes:
+        name: Name of the convention, such as ``coco-17``.
+        keypoints: Name of each keypoint, in the order of the model's output.
+        edges: Pairs of keypoint indices that are joined when drawn.
+        flip_pairs: Pairs of keypoint indices that swap when the picture is mirrored.
+        sigmas: OKS sigma of each keypoint (COCO keypoint evaluation), or empty when the convention has none.
+    """
+
+    name: str
+    keypoints: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.keypoints)
+        for what, pairs in (("edge", self.edges), ("flip pair", self.flip_pairs)):
+            for pair in pairs:
+                if not all(0 <= index < count for index in pair):
+                    raise ValueError(f"{self.name}: {what} {pair} is outside 0..{count - 1}")
+        if self.sigmas and len(self.sigmas) != count:
+            raise ValueError(f"{self.name}: {len(self.sigmas)} sigmas for {count} keypoints")
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def side(self, index: int) -> Side:
+        """Body side of keypoint ``index``, read from its name."""
+        name = self.keypoints[index]
+        if name.startswith("left"):
+            return "left"
+        return "right" if name.startswith("right") else "centre"
+
+    def edge_side(self, edge: tuple[int, int]) -> Side:
+        """Body side of an edge: that of its two ends, ``centre`` when they differ."""
+        first, second = self.side(edge[0]), self.side(edge[1])
+        if "centre" in (first, second):
+            return second if first == "centre" else first
+        return first if first == second else "centre"
+
+    def flip_indices(self) -> tuple[int, ...]:
+        """For each keypoint, the index that takes its place in the mirrored picture."""
+        order = list(range(len(self)))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return tuple(order)
+
+    @classmethod
+    def generic(cls, count: int) -> Skeleton:
+        """A skeleton for a keypoint count that no known convention has: numbered points, no edges."""
+        return cls(name=f"generic-{count}", keypoints=tuple(f"keypoint_{i}" for i in range(count)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; inverse of :meth:`from_dict`."""
+        return {
+            "name": self.name,
+            "keypoints": list(self.keypoints),
+            "edges": [list(edge) for edge in self.edges],
+            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "sigmas": list(self.sigmas),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Skeleton:
+        """Read the form that :meth:`to_dict` writes.
+
+        Raises:
+            KeyError, TypeError, ValueError: The dictionary is not such a form.
+        """
+        return cls(
+            name=str(data["name"]),
+            keypoints=tuple(str(name) for name in data["keypoints"]),
+            edges=_pairs(data.get("edges", ())),
+            flip_pairs=_pairs(data.get("flip_pairs", ())),
+            sigmas=tuple(float(sigma) for sigma in data.get("sigmas", ())),
+        )
+
+
+def _pairs(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(first), int(second)) for first, second in rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """The people found in one picture, best first.
+
+    Nobody found is ``N = 0``; there is never a made-up row.
+
+    Attributes:
+        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original picture.
+        scores: ``(N,)`` float32, 0 to 1, the person's score.
+        keypoints: ``(N, K, 2)`` float32, x, y in pixels of the original picture; may lie outside it.
+        keypoint_scores: ``(N, K)`` float32, 0 to 1: how visible the model thinks the keypoint is. It is not
+            multiplied by the person's score (as in the reference's ``predict``).
+        skeleton: What the K keypoints are.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    keypoints: NDArray[np.float32]
+    keypoint_scores: NDArray[np.float32]
+    skeleton: Skeleton = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
+        count, joints = len(self.scores), len(self.skeleton)
+        expected = {
+            "boxes": (count, 4),
+            "scores": (count,),
+            "keypoints": (count, joints, 2),
+            "keypoint_scores": (count, joints),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"Poses.{name} has shape {getattr(self, name).shape}, expected {shape}")
+
+    @classmethod
+    def empty(cls, skeleton: Skeleton) -> Poses:
+        """Nobody."""
+        joints = len(skeleton)
+        none = np.zeros((0, joints, 2), np.float32)
+        return cls(np.zeros((0, 4), np.float32), none[:, 0, 0], none, none[..., 0], skeleton=skeleton)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: int | slice | ArrayLike) -> Poses:
+        """The selected people; an integer gives a ``Poses`` of one."""
+        keep = np.arange(len(self))[index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))]
+        return Poses(
+            self.boxes[keep],
+            self.scores[keep],
+            self.keypoints[keep],
+            self.keypoint_scores[keep],
+            self.skeleton,
+        )
+
+    def __iter__(self) -> Iterator[Poses]:
+        """Each person, as a ``Poses`` of one."""
+        return (self[index] for index in range(len(self)))
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """JSON-ready list, one entry a person: ``box``, ``score``, ``keypoints`` as [x, y, score] rows."""
+        rows = np.concatenate([self.keypoints, self.keypoint_scores[..., None]], axis=-1)
+        return [
+            {"box": self.boxes[i].tolist(), "score": float(self.scores[i]), "keypoints": rows[i].tolist()}
+            for i in range(len(self))
+        ]

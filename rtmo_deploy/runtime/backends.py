@@ -1,0 +1,116 @@
+"""Which runtimes can run which artifacts, and the one door to them.
+
+The registry is data. A backend's own module, and with it the heavy import, is loaded when one is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from rtmo_deploy.artifact import Artifact, Kind
+from rtmo_deploy.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["BACKENDS", "Backend", "BackendRecord", "open_backend"]
+
+
+class Backend(Protocol):
+    """Runs one artifact on one device."""
+
+    #: The artifact that is run.
+    artifact: Artifact
+    #: Where: ``cpu`` or ``cuda:0``.
+    device: str
+
+    def __call__(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        """Run the network.
+
+        Args:
+            images: ``(B, 3, H, W)`` float32, BGR, 0..255, letterboxed.
+
+        Returns:
+            The graph's outputs by name: ``dets`` and ``keypoints``, or the head tensors of a ``raw`` graph.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BackendRecord:
+    """A runtime.
+
+    Attributes:
+        name: What it is called on the command line.
+        kinds: Artifacts it runs.
+        module: Module of this project that drives it; its ``load`` takes (artifact, device, threads).
+        package: What must be importable.
+        extra: The extra of this project that installs it.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    module: str
+    package: str
+    extra: str
+
+
+BACKENDS: tuple[BackendRecord, ...] = (
+    BackendRecord("torch", (Kind.CHECKPOINT,), "rtmo_deploy.runtime.torch_backend", "torch", "cpu"),
+    BackendRecord("onnxruntime", (Kind.ONNX,), "rtmo_deploy.runtime.onnxruntime_backend", "onnxruntime", "cpu"),
+)
+
+
+def open_backend(
+    artifact: Artifact, device: str = "cpu", *, backend: str | None = None, threads: int | None = None
+) -> Backend:
+    """Open an artifact for running.
+
+    Args:
+        artifact: What to run.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        backend: Name of the runtime; the first that runs this kind of artifact if not given.
+        threads: Threads a CPU runtime may use; its own choice if not given.
+
+    Raises:
+        UsageError: No such backend or device, or it does not run this kind of artifact.
+        MissingDependencyError: Its package is not installed.
+        SetupError: The device cannot be used. A CPU is never taken in silence in a GPU's place.
+    """
+    fitting = [record for record in BACKENDS if artifact.kind in record.kinds]
+    if backend is not None:
+        fitting = [record for record in fitting if record.name == backend]
+    if not fitting:
+        names = ", ".join(record.name for record in BACKENDS if artifact.kind in record.kinds)
+        raise UsageError(
+            f"No backend called '{backend}' runs an artifact of kind {artifact.kind}.",
+            remedy=f"Those that do: {names}.",
+        )
+    record = fitting[0]
+    if importlib.util.find_spec(record.package) is None:
+        extra = "gpu" if device.startswith("cuda") and record.extra == "cpu" else record.extra
+        raise MissingDependencyError(
+            record.package, purpose=f"Running {artifact.path.name or artifact.kind}", extra=extra
+        )
+    opened: Backend = importlib.import_module(record.module).load(artifact, parse_device(device), threads)
+    return opened
+
+
+def parse_device(device: str) -> str:
+    """``cpu`` or ``cuda:N``; ``cuda`` means the first GPU.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    name, _, index = device.lower().partition(":")
+    if name == "cpu" and not index:
+        return "cpu"
+    if name == "cuda" and (index.isdigit() or (not index and ":" not in device)):
+        return f"cuda:{int(index or 0)}"
+    raise UsageError(f"There is no device '{device}'.", remedy="Devices are called cpu, cuda:0, cuda:1, ...")

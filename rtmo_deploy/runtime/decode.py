@@ -1,0 +1,161 @@
+"""Network outputs to people, in plain NumPy.
+
+For graphs that decode inside this only takes the rows apart. For ``raw`` graphs it is the decoder; written for
+clarity, it is also what the graphs' own decoders are tested against.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rtmo_deploy.poses import Poses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.artifact import DecodeContract
+    from rtmo_deploy.poses import Skeleton
+
+    Array = NDArray[np.float32]
+    #: Pose vectors (n, V), boxes (n, 4) x1, y1, x2, y2 unclipped and cell centres (n, 2) to keypoints (n, K, 2).
+    Coordinates = Callable[[Array, Array, Array], Array]
+
+__all__ = ["decode_boxes", "decode_raw", "greedy_nms", "grid_priors", "iou", "rows_to_poses", "sigmoid"]
+
+STRIDES = (16, 32)
+
+
+def sigmoid(x: Array) -> Array:
+    """Logistic function, without overflow."""
+    positive = x >= 0
+    z = np.exp(np.where(positive, -x, x))
+    return np.where(positive, 1 / (1 + z), z / (1 + z)).astype(np.float32)
+
+
+def grid_priors(height: int, width: int) -> Array:
+    """Cells of an input of ``height`` x ``width`` pixels: ``(P, 3)`` centre x, y and stride.
+
+    Stride 16 first, then 32, each row by row; a centre is ``i * stride + (stride - 1) / 2``.
+    """
+    levels = []
+    for stride in STRIDES:
+        y, x = np.mgrid[0 : height // stride, 0 : width // stride]
+        cells = np.stack([x.ravel(), y.ravel()], axis=-1) * stride + (stride - 1) / 2
+        levels.append(np.concatenate([cells, np.full((len(cells), 1), stride)], axis=-1))
+    return np.concatenate(levels).astype(np.float32)
+
+
+def decode_boxes(bbox_preds: Array, priors: Array) -> Array:
+    """Raw predictions ``(..., P, 4)`` and priors ``(P, 3)`` to x1, y1, x2, y2 in input pixels, unclipped."""
+    stride = priors[:, 2:]
+    centre = bbox_preds[..., :2] * stride + priors[:, :2]
+    with np.errstate(over="ignore"):
+        half = np.exp(bbox_preds[..., 2:]) * stride / 2
+    return np.concatenate([centre - half, centre + half], axis=-1).astype(np.float32)
+
+
+def iou(box: Array, boxes: Array) -> Array:
+    """Intersection over union of one box ``(4,)`` and others ``(N, 4)``: ``(N,)``."""
+    sides = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0)
+    intersection = sides[:, 0] * sides[:, 1]
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    overlap: Array = (intersection / np.maximum(area + areas - intersection, 1e-6)).astype(np.float32)
+    return overlap
+
+
+def greedy_nms(boxes: Array, scores: Array, iou_thr: float) -> NDArray[np.intp]:
+    """Indices of the boxes ``(N, 4)`` that survive, best score first; equal scores keep their order.
+
+    A box is dropped when a better survivor overlaps it by more than ``iou_thr``.
+    """
+    order = np.argsort(-scores, kind="stable")
+    kept: list[int] = []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        order = order[~(iou(boxes[best], boxes[order]) > iou_thr)]
+    return np.array(kept, dtype=np.intp)
+
+
+def decode_raw(
+    outputs: Mapping[str, Array],
+    input_hw: tuple[int, int],
+    contract: DecodeContract,
+    skeleton: Skeleton,
+    coordinates: Coordinates,
+) -> list[Poses]:
+    """Head tensors of a ``raw`` graph to people, as the reference's ``predict`` does it.
+
+    Args:
+        outputs: ``cls_scores`` (B, P, 1), ``bbox_preds`` (B, P, 4), ``kpt_vis`` (B, P, K), ``pose_vecs`` (B, P, V).
+        input_hw: Height and width of the network input, pixels; boxes are clipped to it.
+        contract: Thresholds.
+        skeleton: What the keypoints are.
+        coordinates: Turns pose vectors, unclipped boxes and cell centres into keypoints.
+
+    Returns:
+        One entry a picture, in network-input pixels, best first.
+    """
+    height, width = input_hw
+    priors = grid_priors(height, width)
+    limits = np.array([width, height, width, height], dtype=np.float32)
+    people = []
+    for i in range(len(outputs["cls_scores"])):
+        scores = sigmoid(outputs["cls_scores"][i, :, 0])
+        boxes = decode_boxes(outputs["bbox_preds"][i], priors)
+        candidates = np.flatnonzero(scores > contract.score_thr)
+        if contract.pre_topk is not None:
+            candidates = candidates[np.argsort(-scores[candidates], kind="stable")[: contract.pre_topk]]
+        keep = candidates[greedy_nms(boxes[candidates], scores[candidates], contract.nms_thr)]
+        keep = keep[: contract.max_dets]
+        if not len(keep):
+            people.append(Poses.empty(skeleton))
+            continue
+        people.append(
+            Poses(
+                boxes=np.clip(boxes[keep], 0, limits),
+                scores=scores[keep],
+                keypoints=coordinates(outputs["pose_vecs"][i, keep], boxes[keep], priors[keep, :2]),
+                keypoint_scores=sigmoid(outputs["kpt_vis"][i, keep]),
+                skeleton=skeleton,
+            )
+        )
+    return people
+
+
+def rows_to_poses(
+    dets: Array, keypoints: Array, input_hw: tuple[int, int], contract: DecodeContract, skeleton: Skeleton
+) -> list[Poses]:
+    """``dets`` (B, N, 5) and ``keypoints`` (B, N, K, 3) of a graph that decodes inside, to people.
+
+    Rows that do not pass the score threshold are nobody: unused rows are zero, and MMDeploy's graphs append rows of
+    other cells, with their real and usually low scores. One of MMDeploy's passes the threshold twice when its cell is
+    a person's; such a repeated row is dropped.
+
+    Returns:
+        One entry a picture, in network-input pixels, best first, boxes clipped to the input.
+    """
+    height, width = input_hw
+    limits = np.array([width, height, width, height], dtype=np.float32)
+    people = []
+    for rows, points in zip(dets, keypoints, strict=True):
+        keep = np.flatnonzero(rows[:, 4] > contract.score_thr)
+        if contract.junk_rows and len(keep):
+            _, first = np.unique(rows[keep], axis=0, return_index=True)
+            keep = keep[np.sort(first)]
+        keep = keep[np.argsort(-rows[keep, 4], kind="stable")]
+        people.append(
+            Poses(
+                boxes=np.clip(rows[keep, :4], 0, limits),
+                scores=rows[keep, 4],
+                keypoints=points[keep, :, :2],
+                keypoint_scores=points[keep, :, 2],
+                skeleton=skeleton,
+            )
+        )
+    return people

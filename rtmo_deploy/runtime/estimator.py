@@ -1,0 +1,214 @@
+"""PoseEstimator: pictures in, poses out, whatever runs underneath."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
+from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.files import sha256_of
+from rtmo_deploy.poses import Poses
+from rtmo_deploy.runtime.backends import Backend, open_backend
+from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
+from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
+from rtmo_deploy.runtime.media import read_image
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.runtime.decode import Array, Coordinates
+
+__all__ = ["PoseEstimator", "is_checkpoint", "open_coordinates", "outputs_to_poses", "read_artifact"]
+
+_CHECKPOINT_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file's suffix is that of a checkpoint."""
+    return path.suffix.lower() in _CHECKPOINT_SUFFIXES
+
+
+def read_artifact(path: Path) -> Artifact:
+    """What a file is: a checkpoint by its suffix, else ONNX.
+
+    Raises:
+        ModelError: It is neither, or damaged.
+    """
+    if is_checkpoint(path):
+        from rtmo_deploy.model import load_checkpoint
+
+        return load_checkpoint(path).artifact()
+    from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
+
+    if path.suffix.lower() != ".onnx" and path.is_file():
+        raise ArtifactError(
+            f"A model file with the suffix '{path.suffix}' is not known.",
+            remedy="Checkpoints end in .pth or .safetensors, exported models in .onnx.",
+            where=path,
+        )
+    return onnx_artifact(path, load_onnx(path))
+
+
+def outputs_to_poses(
+    outputs: Mapping[str, Array],
+    input_hw: tuple[int, int],
+    artifact: Artifact,
+    coordinates: Coordinates | None = None,
+) -> list[Poses]:
+    """A backend's outputs to people in network-input pixels, one entry a picture.
+
+    Args:
+        outputs: What the backend returned.
+        input_hw: Height and width of the network input, pixels.
+        artifact: What was run.
+        coordinates: The classifier that a ``raw`` graph leaves to the host.
+    """
+    if "dets" in outputs:
+        return rows_to_poses(outputs["dets"], outputs["keypoints"], input_hw, artifact.decode, artifact.skeleton)
+    if coordinates is None:
+        raise ArtifactError(
+            "It is a raw graph, and nothing was given to turn its pose vectors into keypoints.",
+            remedy="Export it with --decode onnx or fixed.",
+            where=artifact.path,
+        )
+    return decode_raw(outputs, input_hw, artifact.decode, artifact.skeleton, coordinates)
+
+
+class PoseEstimator:
+    """Finds people in pictures.
+
+    Args:
+        backend: What runs the network.
+        input_hw: Height and width that pictures are letterboxed to, multiples of 32; the artifact's if not given.
+
+    Raises:
+        UsageError: The artifact takes no other size than its own.
+    """
+
+    def __init__(self, backend: Backend, *, input_hw: tuple[int, int] | None = None) -> None:
+        self.backend = backend
+        self.artifact = backend.artifact
+        contract = self.artifact.input
+        own = (contract.height, contract.width)
+        if input_hw not in {None, own} and not contract.dynamic_hw:
+            raise UsageError(
+                f"{self.artifact.path.name} takes pictures of {own[0]}x{own[1]} only.",
+                remedy="Leave --imgsz away, or export the model without --static.",
+            )
+        self.input_hw = input_hw or own
+        self._coordinates = _companion(self.artifact)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        backend: str | None = None,
+        input_hw: tuple[int, int] | None = None,
+        threads: int | None = None,
+    ) -> PoseEstimator:
+        """Open a model file: a checkpoint, or ONNX made by this project or by MMDeploy.
+
+        Args:
+            path: The file.
+            device: ``cpu``, ``cuda`` or ``cuda:N``.
+            backend: Runtime, if there is a choice.
+            input_hw: Height and width that pictures are letterboxed to; the model's own if not given.
+            threads: Threads a CPU runtime may use.
+
+        Raises:
+            ModelError: The file cannot be used.
+            SetupError: A package or the device is missing.
+            UsageError: The model does not take that size.
+        """
+        artifact = read_artifact(Path(path))
+        opened = open_backend(artifact, device, backend=backend, threads=threads)
+        return cls(opened, input_hw=input_hw)
+
+    def __call__(self, picture: str | os.PathLike[str] | NDArray[np.uint8]) -> Poses:
+        """People in one picture, given as a file or as ``(H, W, 3)`` uint8 BGR.
+
+        Raises:
+            InputDataError: The picture cannot be read.
+        """
+        return self.predict([picture])[0]
+
+    def predict(self, pictures: Sequence[str | os.PathLike[str] | NDArray[np.uint8]]) -> list[Poses]:
+        """People in each picture, in pixels of that picture; as many at a time as the model takes.
+
+        Args:
+            pictures: Files, or ``(H, W, 3)`` uint8 BGR arrays, of any sizes.
+
+        Raises:
+            InputDataError: A picture cannot be read.
+        """
+        images = [p if isinstance(p, np.ndarray) else read_image(p) for p in pictures]
+        placement = Placement(self.artifact.input.placement)
+        canvases, transforms = [], []
+        for image in images:
+            canvas, transform = letterbox(image, self.input_hw, placement)
+            canvases.append(canvas)
+            transforms.append(transform)
+        batch = self.artifact.input.batch or max(len(canvases), 1)
+        poses: list[Poses] = []
+        for start in range(0, len(canvases), batch):
+            part = canvases[start : start + batch]
+            # A model with a fixed batch size is fed its last picture again to fill the last batch.
+            filled = part + [part[-1]] * (batch - len(part))
+            outputs = self.backend(to_tensor(filled))
+            found = outputs_to_poses(outputs, self.input_hw, self.artifact, self._coordinates)
+            poses += found[: len(part)]
+        return [_to_original(p, transform) for p, transform in zip(poses, transforms, strict=True)]
+
+
+def _to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
+    return Poses(
+        boxes=transform.boxes_to_original(poses.boxes),
+        scores=poses.scores,
+        keypoints=transform.to_original(poses.keypoints),
+        keypoint_scores=poses.keypoint_scores,
+        skeleton=poses.skeleton,
+    )
+
+
+def _companion(artifact: Artifact) -> Coordinates | None:
+    """The second file of a ``raw`` graph, opened; None where there is none to open."""
+    if artifact.kind is not Kind.ONNX or artifact.decode.mode is not DecodeMode.RAW:
+        return None
+    if artifact.companion is None:
+        return None
+    path = artifact.path.with_name(artifact.companion.name)
+    if not path.is_file():
+        raise ArtifactError(
+            f"It needs {path.name} beside it, which is not there.",
+            remedy="Copy both files, or export again.",
+            where=artifact.path,
+        )
+    if sha256_of(path) != artifact.companion.sha256:
+        raise ArtifactError(
+            f"{path.name} beside it is not the file it was exported with.",
+            remedy="Copy both files from the same export, or export again.",
+            where=artifact.path,
+        )
+    return open_coordinates(path)
+
+
+def open_coordinates(model: Path | bytes, *, where: object = None) -> Coordinates:
+    """The classifier of a ``raw`` graph's companion file, as a function; runs on the CPU."""
+    from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
+
+    name = where or model
+    session = open_session(model, where=name)
+
+    def run(pose_vecs: Array, boxes: Array, priors: Array) -> Array:
+        feeds = {"pose_vecs": pose_vecs, "boxes": boxes, "priors": priors}
+        return run_session(session, feeds, where=name)["keypoints"]
+
+    return run

@@ -1,0 +1,223 @@
+"""One picture into the network's input, and coordinates back out.
+
+Two placements are in use, and a model gives other coordinates under each: ``CENTER`` is what the reference
+evaluates with (and what the published accuracies were measured under), ``TOP_LEFT`` is what rtmlib users run.
+
+This module knows arrays and sizes. It reads no file and knows no model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import numpy as np
+
+from rtmo_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["PAD_VALUE", "STRIDE", "LetterboxTransform", "Placement", "check_image", "letterbox", "to_tensor"]
+
+PAD_VALUE: Final = 114
+"""Grey level of the padding, the same in all three channels."""
+
+STRIDE: Final = 32
+"""Height and width of a network input are multiples of this."""
+
+_WARP_LIMIT: Final = 32766
+"""Longest side cv2.warpAffine takes: it keeps source coordinates in 16 bits (SHRT_MAX is refused)."""
+
+
+class Placement(StrEnum):
+    """Where the picture stands in the canvas."""
+
+    CENTER = "center"
+    TOP_LEFT = "top-left"
+
+
+@dataclass(frozen=True)
+class LetterboxTransform:
+    """How original pixels and network-input pixels correspond: ``input = scale * original + offset``.
+
+    Coordinates are pixel indices as the reference uses them: the centre of the first pixel is 0 in both
+    frames, and the scale is about index 0 (no half-pixel correction).
+
+    Attributes:
+        scale: Input pixels per original pixel, the same in x and y.
+        offset: x, y of the original's index (0, 0) in the input, pixels.
+        original_hw: Height and width of the original picture.
+        input_hw: Height and width of the network input.
+    """
+
+    scale: float
+    offset: tuple[float, float]
+    original_hw: tuple[int, int]
+    input_hw: tuple[int, int]
+
+    def to_original(self, points: NDArray[Any]) -> NDArray[Any]:
+        """Network-input pixels to original pixels.
+
+        For ``CENTER`` this is ``points / input_size * input_scale + input_center - 0.5 * input_scale`` of
+        mmpose's BottomupPoseEstimator, for ``TOP_LEFT`` rtmlib's ``points / ratio``. Nothing is clipped.
+
+        Args:
+            points: ``(..., 2)`` x, y. Computed in float64.
+
+        Returns:
+            ``(..., 2)``, a new array: float32 for float32, otherwise float64.
+        """
+        return _as_input_dtype((np.asarray(points, np.float64) - self.offset) / self.scale, points)
+
+    def boxes_to_original(self, boxes: NDArray[Any]) -> NDArray[Any]:
+        """``(N, 4)`` x1, y1, x2, y2 in network-input pixels to original pixels, as :meth:`to_original`."""
+        boxes = np.asarray(boxes)
+        return self.to_original(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+
+    def to_input(self, points: NDArray[Any]) -> NDArray[Any]:
+        """``(..., 2)`` original pixels to network-input pixels; the inverse of :meth:`to_original`."""
+        return _as_input_dtype(np.asarray(points, np.float64) * self.scale + self.offset, points)
+
+
+def letterbox(
+    image: NDArray[np.uint8], size_hw: tuple[int, int], placement: Placement = Placement.CENTER
+) -> tuple[NDArray[np.uint8], LetterboxTransform]:
+    """Scale a picture into the canvas with its aspect kept (up as well as down), and pad with 114.
+
+    ``CENTER`` is mmpose's ``BottomupResize(resize_mode='fit')``: one bilinear ``cv2.warpAffine``, pixel for
+    pixel the same. With a fractional offset every row is therefore a blend of two, and the picture's border
+    blends with the padding. ``TOP_LEFT`` is rtmlib's ``RTMO.preprocess``: ``cv2.resize`` to the truncated
+    size, padding right and below, and no resampling at all when the sizes are equal already. Neither smooths
+    before it shrinks.
+
+    A side of 32767 pixels or more is beyond cv2.warpAffine (the reference fails there). Such a picture is
+    first averaged down by the smallest whole factor that makes it fit (``INTER_AREA``); the warp's matrix
+    makes up for it, so the transform is the one that any picture of that size has.
+
+    Args:
+        image: ``(h, w, 3)`` uint8, BGR.
+        size_hw: Height and width of the network input, multiples of 32.
+        placement: Where the picture stands in the canvas.
+
+    Returns:
+        ``(H, W, 3)`` uint8 BGR, a new array; and the transform between the two frames.
+
+    Raises:
+        UsageError: The image is not such an array, or a size is not a multiple of 32.
+    """
+    check_image(image)
+    height, width = (_checked_side(side, size_hw) for side in size_hw)
+    image = np.ascontiguousarray(image)
+    rows, columns = image.shape[:2]
+    if placement is Placement.TOP_LEFT:
+        ratio = min(height / rows, width / columns)
+        transform = LetterboxTransform(ratio, (0.0, 0.0), (rows, columns), (height, width))
+        return _paste_top_left(image, height, width, ratio), transform
+    scale = min(width / columns, height / rows)
+    offset = ((width - scale * columns) / 2, (height - scale * rows) / 2)
+    transform = LetterboxTransform(scale, offset, (rows, columns), (height, width))
+    image, matrix = _within_warp_limit(image, _reference_matrix(rows, columns, height, width))
+    canvas = cv2.warpAffine(
+        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE, PAD_VALUE, PAD_VALUE)
+    )
+    return np.asarray(canvas, np.uint8), transform
+
+
+def to_tensor(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Letterboxed pictures as one network input.
+
+    Args:
+        images: One or more ``(H, W, 3)`` uint8 BGR pictures of one size.
+
+    Returns:
+        ``(B, 3, H, W)`` float32, contiguous, BGR, 0 to 255: the values are not scaled or normalised.
+
+    Raises:
+        UsageError: There is no picture, or the sizes differ.
+    """
+    if not len(images):
+        raise UsageError("A batch needs at least one picture.", remedy="Pass one or more.")
+    for image in images:
+        check_image(image)
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) > 1:
+        raise UsageError(
+            f"The pictures of one batch have different sizes: {shapes}.",
+            remedy="Letterbox them to one size first.",
+        )
+    height, width = images[0].shape[:2]
+    batch = np.empty((len(images), 3, height, width), np.float32)
+    for slot, image in zip(batch, images, strict=True):
+        slot[...] = image.transpose(2, 0, 1)
+    return batch
+
+
+def _paste_top_left(image: NDArray[np.uint8], height: int, width: int, ratio: float) -> NDArray[np.uint8]:
+    rows, columns = image.shape[:2]
+    # Truncated as rtmlib does; a picture too thin to keep a row or column keeps one.
+    size = (max(1, int(columns * ratio)), max(1, int(rows * ratio)))
+    canvas = np.full((height, width, 3), PAD_VALUE, np.uint8)
+    canvas[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return canvas
+
+
+def _reference_matrix(rows: int, columns: int, height: int, width: int) -> NDArray[np.float64]:
+    """The 2x3 matrix original -> input, ``[[s, 0, (W - s*w) / 2], [0, s, (H - s*h) / 2]]``, as mmpose has it.
+
+    It fits the matrix to three pairs of points that it holds in float32. For a canvas that is not square that
+    rounding is enough to move some samples by warpAffine's 1/32 pixel, so the same points are used here.
+    """
+    fitted = np.float32(columns * width / min(width, height * (columns / rows)))  # canvas width in original pixels
+    centre = np.array([columns / 2, rows / 2], np.float32)
+    above = (centre - np.array([0, fitted / 2], np.float64)).astype(np.float32)
+    reach = centre[1] - above[1]
+    source = np.array([centre, above, above - [reach, 0]], np.float32)
+    top = height / 2 - width / 2
+    target = np.array([[width / 2, height / 2], [width / 2, top], [0, top]], np.float32)
+    return np.asarray(cv2.getAffineTransform(source, target), np.float64)
+
+
+def _within_warp_limit(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The picture small enough for cv2.warpAffine, and the matrix that puts it where the original goes."""
+    rows, columns = image.shape[:2]
+    factor = math.ceil(max(rows, columns) / _WARP_LIMIT)
+    if factor == 1:
+        return image, matrix
+    size = (max(1, round(columns / factor)), max(1, round(rows / factor)))
+    # Pixel i of the small picture averages original pixels; their middle is step * i + (step - 1) / 2.
+    step = np.array([columns / size[0], rows / size[1]])
+    back = np.vstack([np.column_stack([np.diag(step), (step - 1) / 2]), [0, 0, 1]])
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), matrix @ back
+
+
+def _as_input_dtype(result: NDArray[np.float64], points: NDArray[Any]) -> NDArray[Any]:
+    return result.astype(np.float32) if getattr(points, "dtype", None) == np.float32 else result
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Refuse, with a UsageError, what is not a ``(h, w, 3)`` uint8 array with at least one pixel."""
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if dtype != np.uint8 or shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise UsageError(
+            f"A picture is a uint8 array (height, width, 3) in BGR order; this is {dtype} {shape}.",
+            remedy="Read it with read_image, or convert it first.",
+        )
+
+
+def _checked_side(side: int, size_hw: tuple[int, int]) -> int:
+    if side <= 0 or side % STRIDE:
+        nearest = "x".join(str(max(1, math.ceil(value / STRIDE)) * STRIDE) for value in size_hw)
+        raise UsageError(
+            f"The network input is {size_hw[0]}x{size_hw[1]} (height x width), but both must be positive "
+            f"multiples of {STRIDE}.",
+            remedy=f"The nearest above is {nearest}.",
+        )
+    return side

@@ -1,0 +1,269 @@
+"""Pictures in: which files are meant, and their pixels.
+
+The reference reads a picture with ``cv2.imdecode(..., IMREAD_COLOR)``, and so do we where that is right. It
+is not always: it answers None or a half-grey picture to a damaged file, prints to stderr, and reads some
+formats otherwise than every viewer does. So the formats are shared out:
+
+* JPEG and PNG go to OpenCV, after a check that the file is whole. (JPEG decoders differ in the last bit;
+  this one is the reference's. A PNG is handed on without its ancillary chunks, whose faults libpng prints.)
+* The others go to Pillow: OpenCV ignores the orientation of AVIF, multiplies the colours of a TIFF by its
+  alpha, ignores the maximum value of PGM/PPM, and decodes what it can of a damaged TIFF without telling.
+
+What comes out is what a viewer shows, with these choices: EXIF orientation is applied; alpha is dropped,
+not blended; 16 bits become 8 by dropping the low byte; the first picture of an animation or a multi-page
+file counts; a CMYK JPEG is taken as inverted, as Adobe writes it and browsers read it; colour profiles are
+ignored. A JPEG that is whole but has flipped bits inside is shown as far as it decodes, as everywhere;
+libjpeg may print a line.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import re
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+import cv2
+import numpy as np
+
+from rtmo_deploy.errors import InputDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "find_images", "read_image"]
+
+_SUFFIX_LIST: Final = ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k"
+IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
+"""Lower-case suffixes that are taken for pictures when a folder is searched."""
+
+MAX_SIDE: Final = 1_000_000
+MAX_PIXELS: Final = 2**30
+"""The limits of OpenCV and libpng. (Pillow's own, for what it reads, is about 179 megapixels.)"""
+
+_READABLE: Final = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG\r\n\x1a\n", "PNG"),
+    (rb"RIFF....WEBP", "WEBP"),
+    (rb"BM", "BMP"),
+    (rb"GIF8[79]a", "GIF"),
+    (rb"II[*+]\0|MM\0[*+]", "TIFF"),
+    (rb"P[1-6]\s", "PPM"),
+    (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "JPEG2000"),
+    (rb"....ftyp.{0,40}avi[fs]", "AVIF"),
+)
+_FOREIGN: Final = (
+    (rb"#\?R|\x76\x2f\x31\x01|P[Ff]\s", "a high-dynamic-range picture, whose values have no fixed white"),
+    (rb"....ftyp(hei|hev|mif|msf)", "a HEIC/HEIF photo"),
+    (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\0\0\x01\xba", "a video"),
+    (rb"%PDF", "a PDF document"),
+    (rb"\s*<", "an SVG, XML or HTML text"),
+)
+_AGAIN: Final = "Copy or download it again, or save it anew as JPEG or PNG."
+_CONVERT: Final = "Convert it to JPEG or PNG (8 bits a channel) first."
+_SHRINK: Final = "Shrink it or cut it into pieces first."
+_FORMATS: Final = "Use JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000."
+_CUT_OFF: Final = "This {} is cut off: its end is missing."
+_HEAD_BYTES: Final = 64
+
+# A JPEG marker that is none of: stuffed zero, restart marker, fill byte.
+_JPEG_MARKER: Final = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+_JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PNG_ESSENTIAL: Final = frozenset([b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"])
+
+_PHOTOMETRIC: Final = 262  # TIFF tag: 0 stands for "white is zero"
+_PILLOW_LOCK: Final = threading.Lock()  # warnings.catch_warnings changes the whole process
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """The pixels of a picture file, whatever its suffix says.
+
+    Args:
+        path: A JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000 file.
+
+    Returns:
+        ``(h, w, 3)`` uint8, BGR, upright (EXIF orientation applied), contiguous; as ``cv2.imread`` gives it
+        to the reference, with the exceptions in this module's docstring.
+
+    Raises:
+        InputDataError: The file is missing, unreadable, empty, cut off, damaged, too large or no picture.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+            _recognise(head, path)  # before a large file of another kind is read whole
+            data = head + stream.read()
+    except IsADirectoryError as error:
+        raise _bad("This is a folder.", path, "Name a picture in it.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise _bad(f"The file cannot be opened: {reason}.", path, "Check the name and the permissions.") from error
+    return decode_image(data, where=path)
+
+
+def decode_image(data: bytes, *, where: object = "picture") -> NDArray[np.uint8]:
+    """The pixels of a picture file's bytes; as :func:`read_image`, with ``where`` as its name in errors.
+
+    Raises:
+        InputDataError: The bytes are empty, cut off, damaged, too large, or no such picture.
+    """
+    kind = _recognise(data[:_HEAD_BYTES], where)
+    if kind not in ("JPEG", "PNG"):
+        return _decode_with_pillow(data, kind, where)
+    data, height, width = _whole_jpeg(data, where) if kind == "JPEG" else _whole_png(data, where)
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise _bad(f"It is {width}x{height} pixels, more than can be decoded.", where, _SHRINK)
+    try:
+        image = cast("NDArray[np.uint8] | None", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+    except cv2.error as error:
+        raise _bad(f"This {kind} cannot be decoded: {getattr(error, 'err', error)}.", where) from error
+    if image is None:
+        raise _bad(f"This {kind} is damaged or of a rare kind.", where)
+    return image
+
+
+def _bad(finding: str, where: object, remedy: str = _AGAIN) -> InputDataError:
+    return InputDataError(finding, remedy=remedy, where=where)
+
+
+def _recognise(head: bytes, where: object) -> str:
+    if not head:
+        raise _bad("The file is empty.", where)
+    for pattern, kind in _READABLE:
+        if re.match(pattern, head, re.DOTALL):
+            return kind
+    for pattern, what in _FOREIGN:
+        if re.match(pattern, head, re.DOTALL):
+            raise _bad(f"This is {what}.", where, _CONVERT)
+    raise _bad("This is not a picture in a format that can be read here.", where, _FORMATS)
+
+
+def _whole_jpeg(data: bytes, where: object) -> tuple[bytes, int, int]:
+    """The bytes, height and width of a JPEG that has its end-of-image marker."""
+    at, height, width = 2, 0, 0
+    while marker := _JPEG_MARKER.search(data, at):
+        code, at = marker[1][0], marker.end()
+        if code == 0xD9:
+            return data, height, width
+        if code in _JPEG_FRAMES:
+            height, width = int.from_bytes(data[at + 3 : at + 5]), int.from_bytes(data[at + 5 : at + 7])
+        if code not in (0x01, 0xD8):  # the two that carry no length
+            at += max(2, int.from_bytes(data[at : at + 2]))
+    raise _bad(_CUT_OFF.format("JPEG"), where)
+
+
+def _whole_png(data: bytes, where: object) -> tuple[bytes, int, int]:
+    """The essential chunks, height and width of a PNG whose essential chunks are whole."""
+    view, at, kept, kinds = memoryview(data), 8, [data[:8]], [b""]
+    while kinds[-1] != b"IEND":
+        end = at + 12 + int.from_bytes(view[at : at + 4])
+        if end > len(data):
+            raise _bad(_CUT_OFF.format("PNG"), where)
+        kind = bytes(view[at + 4 : at + 8])
+        sound = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end])
+        if not kind[0] & 0x20:  # an upper-case letter: a decoder needs to understand this chunk
+            kinds.append(kind)
+            if not sound:
+                raise _bad(f"This PNG is damaged: the checksum of its {kind!r} chunk is wrong.", where)
+        if sound and kind in _PNG_ESSENTIAL:
+            kept.append(bytes(view[at:end]))
+        at = end
+    needed = {b"IDAT", b"PLTE"} if data[25:26] == b"\3" else {b"IDAT"}
+    if kinds[1] != b"IHDR" or not needed <= set(kinds[1:]) <= _PNG_ESSENTIAL:
+        raise _bad("This PNG is damaged: its chunks make no picture.", where)
+    return b"".join(kept), int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
+
+
+def _decode_with_pillow(data: bytes, kind: str, where: object) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with _PILLOW_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata and sizes; what matters is an error
+            source = Image.open(io.BytesIO(data), formats=[kind])
+            picture = ImageOps.exif_transpose(source)
+            if picture.mode == "F" or (picture.mode == "I" and kind != "PPM"):
+                finding = f"The samples of this {kind} are not unsigned numbers of 8 or 16 bits."
+                raise _bad(finding, where, _CONVERT)
+            if picture.mode.startswith("I"):  # I;16 and its kin; Pillow brings PGM to 16 bits in mode I
+                grey = (np.asarray(picture) >> 8).astype(np.uint8)
+                if kind == "TIFF" and source.getexif().get(_PHOTOMETRIC) == 0:  # left to us at 16 bits
+                    grey = 255 - grey
+                return np.repeat(grey[..., None], 3, axis=2)
+            return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+    except Image.DecompressionBombError as error:
+        raise _bad(f"This {kind} has more pixels than can be decoded.", where, _SHRINK) from error
+    except (
+        *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+        *(RuntimeError, MemoryError, struct.error),
+    ) as error:  # Pillow's readers raise each of these for damaged files
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its layout is unknown" if unknown else str(error) or repr(error)
+        raise _bad(f"This {kind} is damaged or of a rare kind: {reason}.", where) from error
+
+
+def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> list[Path]:
+    """The picture files that are meant, without duplicates, in the order of the sources, each source sorted.
+
+    A source is, in this order of precedence: an existing file, taken whatever its name is; an existing
+    folder, of which files with a known picture suffix are taken; a glob pattern (``*``, ``?``, ``[...]``,
+    ``**`` for any depth), of which matching files are taken, only those with a known suffix unless the
+    pattern ends in a suffix of its own. Hidden files and folders (``.name``) are skipped unless they are
+    named.
+
+    Args:
+        sources: Files, folders and patterns.
+        recursive: Whether to search folders inside folders. Links to folders are not followed.
+
+    Raises:
+        InputDataError: A source that exists nowhere or holds no picture; a folder that cannot be read.
+    """
+    found: dict[Path, Path] = {}
+    for source in [sources] if isinstance(sources, str | Path) else sources:
+        for path in _pictures_of(os.fspath(source), recursive=recursive):
+            found.setdefault(path.absolute(), path)
+    return list(found.values())
+
+
+def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
+    path = Path(source)
+    pictures: list[Path] = []
+    finding, remedy = "There is no such file or folder.", "Check the name."
+    try:
+        if source and path.is_file():
+            return [path]
+        if source and path.is_dir():
+            finding = "There is no picture in this folder."
+            remedy = "Search the folders in it as well, or check the suffixes of the files."
+            pictures = _known(_files_in(path, recursive=recursive))
+        elif glob.has_magic(source):
+            finding, remedy = "No picture matches this pattern.", "Check it; '**' stands for any depth."
+            matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
+            pictures = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
+        pictures = [path for path in pictures if path.is_file()]  # no folder named x.jpg, no broken link
+    except OSError as error:
+        raise _bad(f"It cannot be searched: {error.strerror}.", source, "Check its permissions.") from error
+    if not pictures:
+        raise _bad(finding, source or "''", remedy)
+    return sorted(pictures)
+
+
+def _known(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _files_in(folder: Path, *, recursive: bool) -> Iterable[Path]:
+    def stop(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        yield from (Path(root, name) for name in names if not name.startswith("."))

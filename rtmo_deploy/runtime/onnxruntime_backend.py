@@ -1,0 +1,111 @@
+"""Runs ONNX models with ONNX Runtime, on the CPU or on a CUDA GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.errors import ArtifactError, SetupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.artifact import Artifact
+
+__all__ = ["OnnxRuntimeBackend", "load", "open_session", "run_session"]
+
+
+def load(artifact: Artifact, device: str, threads: int | None) -> OnnxRuntimeBackend:
+    """Load an ONNX model; see :func:`rtmo_deploy.runtime.backends.open_backend`."""
+    return OnnxRuntimeBackend(artifact, device, threads)
+
+
+class OnnxRuntimeBackend:
+    """A session and where it runs."""
+
+    def __init__(self, artifact: Artifact, device: str, threads: int | None) -> None:
+        self.artifact = artifact
+        self.device = device
+        self._session = open_session(artifact.path, device=device, threads=threads, where=artifact.path)
+
+    def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """See :class:`rtmo_deploy.runtime.backends.Backend`."""
+        return run_session(self._session, {self._session.get_inputs()[0].name: images}, where=self.artifact.path)
+
+
+def open_session(model: Path | bytes, *, device: str = "cpu", threads: int | None = None, where: object) -> Any:
+    """An ``onnxruntime.InferenceSession``.
+
+    Args:
+        model: A file, or a serialised model.
+        device: ``cpu`` or ``cuda:N``.
+        threads: Threads an operator may use; all cores if not given.
+        where: What errors name.
+
+    Raises:
+        ArtifactError: ONNX Runtime does not accept the model.
+        SetupError: The GPU cannot be used; the CPU is not taken in its place.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, and told by us
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device != "cpu":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise SetupError(
+                f"This ONNX Runtime ({ort.__version__}) has no CUDA provider, so {device} cannot be used.",
+                remedy="Use --device cpu, or in a fresh environment: pip install 'rtmo-deploy[gpu]'",
+            )
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(device.split(":")[1])}))
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = ort.InferenceSession(source, options, providers=providers)
+    except Exception as error:
+        # onnxruntime raises a dozen unrelated classes, all straight from Exception, and no common one.
+        if type(error).__module__.startswith("onnxruntime"):
+            raise ArtifactError(
+                f"ONNX Runtime {ort.__version__} does not accept it: {_first_line(error)}",
+                remedy="Export it again, or use a newer ONNX Runtime.",
+                where=where,
+            ) from error
+        raise
+    if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise SetupError(
+            f"ONNX Runtime fell back to the CPU: its CUDA provider could not be loaded for {device}.",
+            remedy="Its CUDA and cuDNN versions must match the installed ones; or use --device cpu.",
+        )
+    return session
+
+
+def run_session(
+    session: Any,
+    feeds: dict[str, NDArray[np.float32]],
+    *,
+    where: object,
+) -> dict[str, NDArray[np.float32]]:
+    """Run a session and name its outputs.
+
+    Raises:
+        ArtifactError: The model does not take this input, or fails on it.
+    """
+    names = [output.name for output in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as error:
+        if type(error).__module__.startswith("onnxruntime"):
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
+            raise ArtifactError(
+                f"It does not run on {shapes}: {_first_line(error)}",
+                remedy="rtmo-deploy inspect tells what input it takes.",
+                where=where,
+            ) from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,18 @@
+"""Which models exist: one frozen record each, and how to get their checkpoints."""
+
+from rtmo_deploy.zoo.records import ARCHITECTURES, VARIANTS, architecture, variant
+from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, skeleton_for
+from rtmo_deploy.zoo.variant import Architecture, PublishedAccuracy, Variant
+
+__all__ = [
+    "ARCHITECTURES",
+    "COCO_17",
+    "CROWDPOSE_14",
+    "VARIANTS",
+    "Architecture",
+    "PublishedAccuracy",
+    "Variant",
+    "architecture",
+    "skeleton_for",
+    "variant",
+]

@@ -1,0 +1,91 @@
+"""What a record of the zoo holds. The records themselves are in :mod:`rtmo_deploy.zoo.records`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from rtmo_deploy.poses import Skeleton
+
+__all__ = ["Architecture", "PublishedAccuracy", "Variant"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a network; everything else about it follows from these numbers.
+
+    Attributes:
+        name: ``rtmo-t`` and so on.
+        deepen: Depth factor of the backbone's stages and of the neck's CSP layers.
+        widen: Width factor of the backbone and of the head.
+        hidden_dim: Channels inside the hybrid encoder. 256 in every published model, whatever its ``widen``.
+        input_hw: Height and width in pixels that the model was made for.
+    """
+
+    name: str
+    deepen: float
+    widen: float
+    input_hw: tuple[int, int] = (640, 640)
+    hidden_dim: int = 256
+
+
+@dataclass(frozen=True)
+class PublishedAccuracy:
+    """Figures of the model's page, on COCO val2017 or on CrowdPose test; fractions of 1, None where not given."""
+
+    dataset: Literal["COCO val2017", "CrowdPose test"]
+    ap: float
+    ap50: float
+    ap75: float
+    ar: float | None = None
+    ar50: float | None = None
+    ap_easy: float | None = None
+    ap_medium: float | None = None
+    ap_hard: float | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published checkpoint.
+
+    Attributes:
+        name: ``<architecture>-<training set>``, unique in the zoo.
+        architecture: Its network.
+        skeleton: Its keypoints.
+        train_set: Data it was trained on, as the page names it.
+        accuracy: Published figures.
+        latency_v100_ms: Published latency: one V100, ONNX Runtime, batch 1; what is inside that number was never
+            stated upstream. None where not given.
+        url: Where the checkpoint lies.
+        score_thr: People with a score not above this are dropped.
+        nms_thr: Of two people whose boxes overlap by more than this IoU, the lower score is dropped.
+        aliases: Shorter names that resolve to this record.
+    """
+
+    name: str
+    architecture: Architecture
+    skeleton: Skeleton
+    train_set: str
+    accuracy: PublishedAccuracy
+    latency_v100_ms: float | None
+    url: str
+    score_thr: float = 0.1
+    nms_thr: float = 0.65
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width in pixels that the model was made for."""
+        return self.architecture.input_hw
+
+    @property
+    def file_name(self) -> str:
+        """File name of the published checkpoint."""
+        return urlsplit(self.url).path.rsplit("/", 1)[-1]
+
+    @property
+    def sha256_prefix(self) -> str:
+        """First 8 hex digits of the file's SHA-256: upstream's convention puts them into the file name."""
+        return self.file_name.rsplit("-", 1)[-1].split("_", 1)[0]

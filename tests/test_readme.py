@@ -1,0 +1,93 @@
+"""The README's commands run as they stand there, in its order, in one folder; and what it says is not there is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+#: Commands that fetch from the network: here they run offline, and must say so.
+NEEDS_NETWORK = {"rtmo-deploy models download rtmo-s", "rtmo-deploy export rtmo-s"}
+
+
+def commands() -> list[str]:
+    """Every command of the README in order, the parts of a line one by one; installing and testing is CI's."""
+    lines = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [part for part in parts if not part.startswith("pip install") and part != "pytest"]
+
+
+def run(command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    program, *arguments = shlex.split(command)
+    assert program == "rtmo-deploy", command
+    return subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:rtmo_deploy", "-m", "rtmo_deploy", *arguments],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 255, (360, 480, 3), dtype=np.uint8), (0, 0), 9)
+    cv2.imwrite(str(path / "photo.jpg"), picture)
+    return path
+
+
+def test_every_command_runs(folder: Path) -> None:
+    found = commands()
+    assert len(found) >= 8
+    assert set(found) >= NEEDS_NETWORK
+    for command in found:
+        variables = {"RTMO_DEPLOY_CACHE": str(folder / "cache"), "RTMO_DEPLOY_OFFLINE": "1"}
+        done = run(command, folder, **variables)
+        if command in NEEDS_NETWORK:
+            assert done.returncode == 5, f"{command}\n{done.stdout}{done.stderr}"
+            assert "offline" in done.stderr.lower()
+        else:
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            assert done.stdout.strip(), command
+    drawn = cv2.imread(str(folder / "vis" / "photo.jpg"))
+    assert drawn.shape == (360, 480, 3)
+
+
+def test_python_snippets_run(folder: Path) -> None:
+    if not (folder / "ckpt.onnx").exists():
+        for command in commands()[:2]:
+            assert run(command, folder).returncode == 0
+    snippets = re.findall(r"^```python\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    assert snippets
+    for snippet in snippets:
+        done = subprocess.run(
+            [sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_there_yet_is_not_there(tmp_path: Path) -> None:
+    rows = [line for line in README.splitlines() if line.startswith("| `rtmo-deploy") and "not yet" in line]
+    assert len(rows) == 2
+    for row in rows:
+        command = row.split("`")[1]
+        done = run(command, tmp_path)
+        assert done.returncode == 2, f"the README says that {command} is not there"
+        assert "No such command" in done.stderr
+
+
+def test_ci_finds_the_two_set_up_lines() -> None:
+    assert len(re.findall(r"^pip install ", README, flags=re.MULTILINE)) == 2

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rtmo_deploy.errors import RtmoDeployError
+    from rtmo_deploy.zoo.download import ProgressCallback
 
-__all__ = ["SCHEMA_VERSION", "facts_table", "print_error", "print_json", "status", "stderr", "stdout"]
+__all__ = ["SCHEMA_VERSION", "download_bar", "facts_table", "print_error", "print_json", "status", "stderr", "stdout"]
 
 #: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
@@ -29,9 +30,9 @@ WIDE = 200
 def stdout() -> Console:
     """Console of the result. Made anew each time, so that a redirected stream is honoured.
 
-    Square brackets are printed as they are: shapes and paths are full of them.
+    Square brackets and words between colons are printed as they are: shapes and paths are full of them.
     """
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDE
     return console
@@ -39,7 +40,7 @@ def stdout() -> Console:
 
 def stderr() -> Console:
     """Console of progress, notes and errors."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False)
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_json(command: str, **fields: Any) -> None:
@@ -85,3 +86,27 @@ def facts_table(facts: Mapping[str, str]) -> Table:
     for name, value in facts.items():
         table.add_row(name, Text(value))
     return table
+
+
+@contextlib.contextmanager
+def download_bar(description: str) -> Iterator[ProgressCallback]:
+    """A bar on stderr, drawn from the first byte on; nothing where stderr is not a terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = stderr()
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(description, visible=False)
+
+    def advance(done: int, total: int | None) -> None:
+        bar.update(task, completed=done, total=total, visible=True)
+
+    with bar:
+        yield advance

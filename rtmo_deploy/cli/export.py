@@ -87,7 +87,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Export a checkpoint to ONNX; check it and compare it with PyTorch before it is written."""
-    from rtmo_deploy.cli.console import print_json, status
+    from rtmo_deploy.cli.console import download_bar, print_json, status
     from rtmo_deploy.convert.options import ExportOptions
 
     del output_format  # there is one so far; Typer refuses any other
@@ -102,18 +102,24 @@ def export(
         opset=opset,
         placement=letterbox.value,
     )
+    if output is not None and output.suffix.lower() != ".onnx":
+        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
+    if dump_info and decode is Decode.RAW:
+        raise UsageError(
+            "--dump-info does not apply to --decode raw: MMDeploy's SDK cannot decode a raw graph.",
+            remedy="Leave it away, or choose --decode onnx or fixed.",
+        )
+    from rtmo_deploy.zoo.download import resolve_checkpoint
+
+    with download_bar(checkpoint) as fetched:
+        path, variant = resolve_checkpoint(checkpoint, progress=fetched)
     with status("reading the checkpoint") as progress:
         from rtmo_deploy.convert.export import export_onnx
         from rtmo_deploy.model import load_checkpoint
-        from rtmo_deploy.zoo.download import resolve_checkpoint
 
-        path, variant = resolve_checkpoint(checkpoint)
         loaded = load_checkpoint(path, ema=ema)
         default = Path(f"{checkpoint}.onnx") if variant else path.with_suffix(".onnx")
-        target = output or default
-        if target.suffix.lower() != ".onnx":
-            raise UsageError(f"The output is called {target.name}.", remedy="Give it the suffix .onnx.")
-        result = export_onnx(loaded, target, options, verify=not no_verify, progress=progress)
+        result = export_onnx(loaded, output or default, options, verify=not no_verify, progress=progress)
         infos = []
         if dump_info:
             from rtmo_deploy.convert.sdk_info import dump_sdk_info

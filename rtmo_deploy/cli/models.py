@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +11,10 @@ import typer
 from rtmo_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.table import Table
 
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo import Variant
-    from rtmo_deploy.zoo.download import ProgressCallback
 
 __all__ = ["models_app"]
 
@@ -83,12 +79,12 @@ def download(
     as_json: _Json = False,
 ) -> None:
     """Download a published checkpoint into the cache, check it, and print its path."""
-    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.cli.console import download_bar, print_json
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo.download import fetch, published
 
     record = published(name)
-    with _progress_bar(record.name) as progress:
+    with download_bar(record.name) as progress:
         path = fetch(record, progress=progress, force=force)
     if as_json:
         size = path.stat().st_size
@@ -214,32 +210,6 @@ def _table(records: list[Variant]) -> Table:
 
 def _figure(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-@contextlib.contextmanager
-def _progress_bar(description: str) -> Iterator[ProgressCallback]:
-    """A bar on stderr, drawn from the first byte on; nothing where stderr is not a terminal."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from rtmo_deploy.cli.console import stderr
-
-    console = stderr()
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task(description, visible=False)
-
-    def advance(done: int, total: int | None) -> None:
-        bar.update(task, completed=done, total=total, visible=True)
-
-    with bar:
-        yield advance
 
 
 def _skeleton(name: str, keypoints: int | None) -> Skeleton:

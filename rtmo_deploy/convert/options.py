@@ -13,6 +13,7 @@ OPSETS = range(17, 21)
 #: TensorRT's top-k takes no more.
 MAX_TOPK = 3840
 INPUT_MULTIPLE = 32
+MIN_SCORE_THR = 0.0001
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class OnnxDecodeOptions:
     """People by the standard NonMaxSuppression operator.
 
     Attributes:
-        score_thr: Scores must be above this, 0 to 1.
+        score_thr: Scores must be above this, 0.0001 to 1.
         nms_thr: Overlaps above this IoU are suppressed, 0 to 1.
         max_dets: Most people in a picture. The reference has no limit; this one is out of the way.
         pre_topk: Candidates that enter the suppression, best scores first; None for all.
@@ -49,7 +50,7 @@ class FixedDecodeOptions:
     """People by top-k and an unrolled suppression, in plain tensor operators.
 
     Attributes:
-        score_thr: Scores must be above this, 0 to 1.
+        score_thr: Scores must be above this, 0.0001 to 1.
         nms_thr: Overlaps above this IoU are suppressed, 0 to 1.
         max_dets: Rows of output; people beyond are dropped, lowest scores first.
         pre_topk: Candidates that enter the suppression, best scores first.
@@ -150,9 +151,13 @@ class ExportOptions:
 
 
 def _check_thresholds(score_thr: float, nms_thr: float) -> None:
-    for name, value in (("score_thr", score_thr), ("nms_thr", nms_thr)):
-        if not 0 <= value <= 1:
-            raise UsageError(f"{name} is {value:g}.", remedy="It must lie between 0 and 1.")
+    if not MIN_SCORE_THR <= score_thr <= 1:
+        raise UsageError(
+            f"score_thr is {score_thr:g}.",
+            remedy=f"It must lie between {MIN_SCORE_THR} and 1: 0 would make a person of every cell of the grid.",
+        )
+    if not 0 <= nms_thr <= 1:
+        raise UsageError(f"nms_thr is {nms_thr:g}.", remedy="It must lie between 0 and 1.")
 
 
 def _check_count(name: str, value: int, most: int, because: str = "") -> None:

@@ -162,7 +162,11 @@ class _Reference:
         height, width = self.images.shape[2:]
         decode = artifact.decode
         found = model.head.decode(
-            self.shifted(shift), (height, width), score_thr=decode.score_thr, nms_thr=decode.nms_thr
+            self.shifted(shift),
+            (height, width),
+            score_thr=decode.score_thr,
+            nms_thr=decode.nms_thr,
+            pre_topk=decode.pre_topk,
         )
         return [
             Poses(

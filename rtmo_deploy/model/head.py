@@ -170,6 +170,7 @@ class RTMOHead(nn.Module):
         *,
         score_thr: float = 0.1,
         nms_thr: float = 0.65,
+        pre_topk: int | None = None,
     ) -> list[Detections]:
         """Raw outputs to people, as the reference's ``RTMOHead.predict``.
 
@@ -179,6 +180,7 @@ class RTMOHead(nn.Module):
                 have been decoded from the unclipped boxes.
             score_thr: A person's score must be above this (strictly).
             nms_thr: A person whose box overlaps a better one by more than this IoU is dropped.
+            pre_topk: Only so many best scores are looked at; None, as in the reference, for all.
 
         Returns:
             One entry a picture of the batch. There is no limit on the number of people.
@@ -194,6 +196,9 @@ class RTMOHead(nn.Module):
         people = []
         for i in range(scores.shape[0]):
             candidates = (scores[i] > score_thr).nonzero()[:, 0]
+            if pre_topk is not None:
+                best = torch.argsort(scores[i, candidates], descending=True, stable=True)
+                candidates = candidates[best[:pre_topk]]
             kept = non_maximum_suppression(boxes[i, candidates], scores[i, candidates], nms_thr)
             keep = candidates[kept]
             chosen = boxes[i, keep]

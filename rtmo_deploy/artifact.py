@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
@@ -19,6 +20,7 @@ from rtmo_deploy.poses import Skeleton
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import NoReturn
 
 __all__ = ["Artifact", "DecodeContract", "DecodeMode", "InputContract", "Kind", "Parent"]
 
@@ -171,7 +173,9 @@ class Artifact:
             return None
         try:
             data = {
-                key[len(_PREFIX) :]: json.loads(value) for key, value in metadata.items() if key.startswith(_PREFIX)
+                key[len(_PREFIX) :]: json.loads(value, parse_constant=_no_constant)
+                for key, value in metadata.items()
+                if key.startswith(_PREFIX)
             }
             if data["schema_version"] > SCHEMA_VERSION:
                 raise ArtifactError(
@@ -180,7 +184,7 @@ class Artifact:
                     remedy="Upgrade rtmo-deploy.",
                     where=path,
                 )
-            return cls(
+            artifact = cls(
                 path=path,
                 kind=Kind(data["kind"]),
                 architecture=str(data["architecture"]),
@@ -191,13 +195,45 @@ class Artifact:
                 variant=data["variant"],
                 companion=Parent(**data["companion"]) if data["companion"] else None,
                 parents=tuple(Parent(**parent) for parent in data["parents"]),
-                versions=data["versions"],
-                verified=data["verified"],
+                versions=dict(data["versions"]),
+                verified=None if data["verified"] is None else dict(data["verified"]),
                 producer=str(data["producer"]),
             )
+            _check(artifact)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
                 f"Its rtmo-deploy metadata is damaged ({type(error).__name__}: {error}).",
                 remedy="Export the model again.",
                 where=path,
             ) from error
+        return artifact
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check(artifact: Artifact) -> None:
+    """Refuse, with a ValueError, values that nothing could be done with."""
+    contract, decode = artifact.input, artifact.decode
+    counts = {
+        "height": contract.height,
+        "width": contract.width,
+        "multiple": contract.multiple,
+        "batch": contract.batch,
+        "max_dets": decode.max_dets,
+        "pre_topk": decode.pre_topk,
+    }
+    for name, count in counts.items():
+        optional = name not in {"height", "width", "multiple"}
+        if not (type(count) is int and count > 0) and not (optional and count is None):
+            raise ValueError(f"{name} is {count!r}")
+    for name, value in {"score_thr": decode.score_thr, "nms_thr": decode.nms_thr}.items():
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value!r}")
+    if contract.placement not in {"center", "top-left"}:
+        raise ValueError(f"placement is {contract.placement!r}")
+    for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
+        # It is looked for beside the file: a path could lead anywhere.
+        if not isinstance(parent.name, str) or not parent.name or PurePath(parent.name).name != parent.name:
+            raise ValueError(f"{parent.name!r} is no file name")

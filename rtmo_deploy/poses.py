@@ -153,7 +153,10 @@ class Poses:
 
     def __getitem__(self, index: int | slice | ArrayLike) -> Poses:
         """The selected people; an integer gives a ``Poses`` of one."""
-        keep = np.arange(len(self))[index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))]
+        if not isinstance(index, slice):
+            index = np.atleast_1d(np.asarray(index))
+            index = index if index.size else index.astype(np.intp)  # an empty list has no type of its own
+        keep = np.arange(len(self))[index]
         return Poses(
             self.boxes[keep],
             self.scores[keep],

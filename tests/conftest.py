@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from golden import golden_model
+
+from rtmo_deploy.measure import structured_images
+from rtmo_deploy.model import NetworkSpec, load_checkpoint, save_checkpoint
+from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -16,3 +23,35 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"needs the photographs and reference results in {folder}, which is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint_n(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of rtmo-n that finds some ten people in a structured picture of 256x256."""
+    path = tmp_path_factory.mktemp("checkpoint_n") / "n.pth"
+    model = golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17), bias=(-2, -1))
+    save_checkpoint(path, model, skeleton=COCO_17)
+    return path
+
+
+@pytest.fixture(scope="session")
+def onnx_n(checkpoint_n: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``checkpoint_n`` exported: every size dynamic, NonMaxSuppression in the graph. Do not write to it."""
+    from rtmo_deploy.convert import export_onnx
+
+    path = tmp_path_factory.mktemp("onnx_n") / "n.onnx"
+    export_onnx(load_checkpoint(checkpoint_n), path, verify=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five PNG files of different sizes, each with somebody in it for ``checkpoint_n``."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = []
+    for number, (height, width) in enumerate([(256, 256), (200, 320), (300, 180), (120, 160), (500, 480)]):
+        image = structured_images(1, height, width)[0].transpose(1, 2, 0).astype(np.uint8)
+        path = folder / f"picture_{number}.png"
+        assert cv2.imwrite(str(path), image)
+        paths.append(path)
+    return paths

@@ -16,7 +16,11 @@ import pytest
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 #: Commands that fetch from the network: here they run offline, and must say so.
-NEEDS_NETWORK = {"rtmo-deploy models download rtmo-s", "rtmo-deploy export rtmo-s"}
+NEEDS_NETWORK = {
+    "rtmo-deploy models download rtmo-s",
+    "rtmo-deploy export rtmo-s",
+    "rtmo-deploy predict rtmo-s photo.jpg",
+}
 
 
 def commands() -> list[str]:

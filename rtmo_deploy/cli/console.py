@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,23 @@ if TYPE_CHECKING:
     from rtmo_deploy.errors import RtmoDeployError
     from rtmo_deploy.zoo.download import ProgressCallback
 
-__all__ = ["SCHEMA_VERSION", "download_bar", "facts_table", "print_error", "print_json", "status", "stderr", "stdout"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "download_bar",
+    "facts_table",
+    "print_error",
+    "print_json",
+    "print_table",
+    "status",
+    "stderr",
+    "stdout",
+]
 
 #: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
 
 
-#: Columns of a table that is not written to a terminal: nothing is cut off or wrapped in a log or a pipe.
+#: Columns that are written, at least, where there is no terminal.
 WIDE = 200
 
 
@@ -32,6 +43,8 @@ def stdout() -> Console:
 
     Square brackets and words between colons are printed as they are: shapes and paths are full of them.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDE
@@ -41,6 +54,14 @@ def stdout() -> Console:
 def stderr() -> Console:
     """Console of progress, notes and errors."""
     return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout; where that is no terminal, as wide as the table needs."""
+    console = stdout()
+    if not console.is_terminal:
+        console.width = max(WIDE, console.measure(table, options=console.options.update(max_width=100_000)).maximum)
+    console.print(table, soft_wrap=False)
 
 
 def print_json(command: str, **fields: Any) -> None:

@@ -191,7 +191,7 @@ def _print(result: ExportResult, infos: list[Path]) -> None:
 def _print_parity(report: VerificationReport) -> None:
     from rich.table import Table
 
-    from rtmo_deploy.cli.console import stdout
+    from rtmo_deploy.cli.console import print_table
 
     bounds = report.bounds
     table = Table(
@@ -211,4 +211,4 @@ def _print_parity(report: VerificationReport) -> None:
             cells = [*counts, *(f"{value:.1e}" for value in (people.box_px, people.keypoint_px, score))]
         shape = f"{case.batch}x3x{case.height}x{case.width}"
         table.add_row(shape, *cells, "-" if worst is None else f"{worst:.1e}")
-    stdout().print(table, soft_wrap=False)
+    print_table(table)

@@ -16,7 +16,9 @@ __all__ = ["predict"]
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint or an ONNX model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A checkpoint, an ONNX model, or a published model's name.")
+    ],
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, globs.")],
     vis_out_dir: Annotated[
         Path | None, typer.Option(help="Folder for copies of the pictures with the poses drawn in.")
@@ -33,14 +35,16 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find people in pictures. A picture that cannot be read is reported; the others still get done."""
-    from rtmo_deploy.cli.console import print_error, print_json, status
+    from rtmo_deploy.cli.console import download_bar, print_error, print_json, status
     from rtmo_deploy.errors import InputDataError
 
     files, failures = _find(sources, recursive=recursive)
-    with status("opening the model") as progress:
-        from rtmo_deploy.runtime import PoseEstimator
+    from rtmo_deploy.runtime.estimator import PoseEstimator, locate_model
 
-        estimator = PoseEstimator.open(model, device=device, backend=backend, input_hw=imgsz, threads=threads)
+    with download_bar(model) as fetched:
+        path = locate_model(model, progress=fetched)
+    with status("opening the model") as progress:
+        estimator = PoseEstimator.open(path, device=device, backend=backend, input_hw=imgsz, threads=threads)
         names = _target_names(files)
         results: list[dict[str, Any]] = []
         for number, file in enumerate(files, 1):
@@ -54,7 +58,7 @@ def predict(
     if as_json:
         print_json(
             "predict",
-            model=str(model),
+            model=str(path),
             backend=type(estimator.backend).__name__.removesuffix("Backend").lower(),
             device=estimator.backend.device,
             skeleton=estimator.artifact.skeleton.to_dict(),
@@ -121,7 +125,7 @@ def _one(estimator: PoseEstimator, file: Path, target: Path | None, kpt_thr: flo
 def _print(results: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    from rtmo_deploy.cli.console import stdout
+    from rtmo_deploy.cli.console import print_table
 
     table = Table()
     table.add_column("picture", overflow="fold")
@@ -135,4 +139,4 @@ def _print(results: list[dict[str, Any]]) -> None:
         best = f"{people[0]['score']:.3f}" if people else "-"
         cells = [result["path"], f"{result['width']}x{result['height']}", str(len(people)), best]
         table.add_row(*cells, *([result["drawn"] or "-"] if drawn else []))
-    stdout().print(table, soft_wrap=False)
+    print_table(table)

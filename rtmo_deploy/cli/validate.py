@@ -17,7 +17,7 @@ def validate(
     """Check an ONNX model: the ONNX checker, strict shape inference, and runs in ONNX Runtime."""
     from rich.table import Table
 
-    from rtmo_deploy.cli.console import print_json, status, stdout
+    from rtmo_deploy.cli.console import print_json, print_table, status
     from rtmo_deploy.errors import ArtifactError
     from rtmo_deploy.measure import validate_onnx
 
@@ -32,7 +32,7 @@ def validate(
         for check in report.checks:
             style = None if check.ok else "bold red"
             table.add_row(check.name, "ok" if check.ok else "failed", check.detail, style=style)
-        stdout().print(table, soft_wrap=False)
+        print_table(table)
     failed = next((check for check in report.checks if not check.ok), None)
     if failed is not None:
         raise ArtifactError(f"It does not pass {failed.name}: {failed.detail}", remedy="Export it again.", where=file)

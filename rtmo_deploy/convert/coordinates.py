@@ -112,7 +112,7 @@ class ExportCoordinates(nn.Module):
 
 
 def _parameter(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.detach().float().contiguous(), requires_grad=False)
+    return nn.Parameter(value.detach().float().clone(memory_format=torch.contiguous_format), requires_grad=False)
 
 
 def _positive_half(bins: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ def fuse(model: RTMO) -> RTMO:
     Args:
         model: The network; its BatchNorm statistics are used as they are.
     """
-    fused = copy.deepcopy(model).eval()
+    fused = copy.deepcopy(model)
     _replace(fused)
-    return fused
+    return fused.eval()
 
 
 def _replace(parent: nn.Module) -> None:

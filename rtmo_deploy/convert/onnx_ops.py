@@ -40,6 +40,15 @@ def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
     return function.apply(*inputs)  # type: ignore[no-untyped-call]
 
 
+def _sides(g: _Graph, x: Any, *axes: int) -> Any:
+    """Lengths of some axes of ``x``, ``(len(axes),)`` int64.
+
+    Not by the ``start`` and ``end`` of ``Shape``: where the shape is static, PyTorch's exporter folds the node to the
+    whole shape, as if they were not there.
+    """
+    return g.op("Gather", g.op("Shape", x), g.op("Constant", value_t=torch.tensor(axes)), axis_i=0)
+
+
 class _Reshape(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Context, x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -149,8 +158,7 @@ class _ScatterRows(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: _Graph, rows: Any, index: Any, most: Any, images: Any) -> Any:
-        columns = g.op("Shape", rows, start_i=1, end_i=2)
-        shape = g.op("Concat", g.op("Shape", images, start_i=0, end_i=1), most, columns, axis_i=0)
+        shape = g.op("Concat", _sides(g, images, 0), most, _sides(g, rows, 1), axis_i=0)
         zeros = g.op("ConstantOfShape", shape, value_t=torch.zeros(1))
         return g.op("ScatterND", zeros, index, rows)
 
@@ -175,9 +183,7 @@ class _InputLimits(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: _Graph, images: Any) -> Any:
-        height_width = g.op("Shape", images, start_i=2, end_i=4)
-        picks = g.op("Constant", value_t=torch.tensor([1, 0, 1, 0]))
-        return g.op("Cast", g.op("Gather", height_width, picks, axis_i=0), to_i=1)
+        return g.op("Cast", _sides(g, images, 3, 2, 3, 2), to_i=1)
 
 
 def input_limits(images: Tensor) -> Tensor:
@@ -193,7 +199,7 @@ class _Length(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: _Graph, x: Any, axis: int) -> Any:
-        return g.op("Shape", x, start_i=axis, end_i=axis + 1)
+        return _sides(g, x, axis)
 
 
 def length(x: Tensor, axis: int) -> Tensor:
@@ -227,8 +233,7 @@ class _TopAtMost(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: _Graph, x: Any, count: int) -> Any:
-        length = g.op("Shape", x, start_i=-1)
-        limit = g.op("Min", length, g.op("Constant", value_t=torch.tensor([count])))
+        limit = g.op("Min", _sides(g, x, -1), g.op("Constant", value_t=torch.tensor([count])))
         return g.op("TopK", x, limit, axis_i=-1, largest_i=1, sorted_i=1, outputs=2)
 
 
@@ -253,8 +258,7 @@ class _OneHot(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: _Graph, index: Any, images: Any) -> Any:
-        depth = g.op("Shape", images, start_i=0, end_i=1)
-        return g.op("OneHot", index, depth, g.op("Constant", value_t=torch.tensor([0, 1])), axis_i=-1)
+        return g.op("OneHot", index, _sides(g, images, 0), g.op("Constant", value_t=torch.tensor([0, 1])), axis_i=-1)
 
 
 def one_hot(index: Tensor, images: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ __all__ = ["Bounds", "CaseResult", "PeopleErrors", "compare_people"]
 
 #: People are matched only if their boxes' centres are this near, in shares of the box's longer side.
 MATCH_RADIUS = 0.25
+#: Scores closer than this are equal to within float noise, and their order means nothing.
+ORDER_MARGIN = 1e-5
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class PeopleErrors:
         keypoint_px: Worst keypoint, Euclidean, pixels.
         score: Worst person score.
         keypoint_score: Worst keypoint score.
-        order: Whether the matched people stand in the same order.
+        order: Whether the matched people stand in the same order; people whose scores are closer than
+            ``ORDER_MARGIN`` may change places.
     """
 
     matched: int = 0
@@ -136,7 +139,8 @@ def compare_people(reference: Sequence[Poses], other: Sequence[Poses]) -> People
     """
     total = PeopleErrors()
     for one, two in zip(reference, other, strict=True):
-        total = total.merge(_compare(one, two))
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported, not warned about
+            total = total.merge(_compare(one, two))
     return total
 
 
@@ -155,8 +159,21 @@ def _compare(one: Poses, two: Poses) -> PeopleErrors:
         keypoint_px=_worst(np.linalg.norm(a.keypoints - b.keypoints, axis=-1)),
         score=_worst(a.scores - b.scores),
         keypoint_score=_worst(a.keypoint_scores - b.keypoint_scores),
-        order=second == sorted(second),
+        order=_same_order(a.scores, second),
     )
+
+
+def _same_order(scores: NDArray[np.float32], places: list[int]) -> bool:
+    """Whether nobody stands behind somebody with a clearly lower score.
+
+    Args:
+        scores: ``(n,)`` of the people in the first list's order.
+        places: Where each of them stands in the second list.
+    """
+    behind = np.asarray(places)[:, None] > np.asarray(places)[None]
+    clearly_better = scores[:, None] > scores[None] + ORDER_MARGIN
+    first = np.arange(len(places))
+    return not bool((behind & clearly_better & (first[:, None] < first[None])).any())
 
 
 def _worst(difference: NDArray[np.float32]) -> float:

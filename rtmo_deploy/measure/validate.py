@@ -131,6 +131,10 @@ def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
         except ArtifactError as error:
             yield Check(name, False, error.finding)
             return
+        odd = [key for key, value in first.items() if not _is_numeric(value)]
+        if odd:
+            yield Check(name, False, f"no tensors of numbers: {', '.join(odd)}")
+            return
         bad = [key for key, value in first.items() if not np.isfinite(value).all()]
         unsteady = [key for key, value in first.items() if not np.array_equal(value, again[key])]
         sizes = ", ".join(f"{key} {list(value.shape)}" for key, value in first.items())
@@ -140,6 +144,10 @@ def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
             yield Check(name, False, f"two runs differ: {', '.join(unsteady)}")
         else:
             yield Check(name, True, f"finite: {sizes}")
+
+
+def _is_numeric(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
 
 
 def _shapes(shape: tuple[int | str | None, ...]) -> list[tuple[int, int, int]]:

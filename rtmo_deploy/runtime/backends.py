@@ -83,6 +83,7 @@ def open_backend(
         MissingDependencyError: Its package is not installed.
         SetupError: The device cannot be used. A CPU is never taken in silence in a GPU's place.
     """
+    place = parse_device(device)
     fitting = [record for record in BACKENDS if artifact.kind in record.kinds]
     if backend is not None:
         fitting = [record for record in fitting if record.name == backend]
@@ -94,11 +95,11 @@ def open_backend(
         )
     record = fitting[0]
     if importlib.util.find_spec(record.package) is None:
-        extra = "gpu" if device.startswith("cuda") and record.extra == "cpu" else record.extra
+        extra = "gpu" if place != "cpu" and record.extra == "cpu" else record.extra
         raise MissingDependencyError(
             record.package, purpose=f"Running {artifact.path.name or artifact.kind}", extra=extra
         )
-    opened: Backend = importlib.import_module(record.module).load(artifact, parse_device(device), threads)
+    opened: Backend = importlib.import_module(record.module).load(artifact, place, threads)
     return opened
 
 
@@ -111,6 +112,6 @@ def parse_device(device: str) -> str:
     name, _, index = device.lower().partition(":")
     if name == "cpu" and not index:
         return "cpu"
-    if name == "cuda" and (index.isdigit() or (not index and ":" not in device)):
+    if name == "cuda" and (index.isdecimal() or (not index and ":" not in device)):
         return f"cuda:{int(index or 0)}"
     raise UsageError(f"There is no device '{device}'.", remedy="Devices are called cpu, cuda:0, cuda:1, ...")

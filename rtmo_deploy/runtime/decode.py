@@ -60,11 +60,12 @@ def decode_boxes(bbox_preds: Array, priors: Array) -> Array:
 
 def iou(box: Array, boxes: Array) -> Array:
     """Intersection over union of one box ``(4,)`` and others ``(N, 4)``: ``(N,)``."""
-    sides = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0)
-    intersection = sides[:, 0] * sides[:, 1]
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    overlap: Array = (intersection / np.maximum(area + areas - intersection, 1e-6)).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # a size may be infinite; its overlaps are NaN, as in PyTorch
+        sides = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0)
+        intersection = sides[:, 0] * sides[:, 1]
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        overlap: Array = (intersection / np.maximum(area + areas - intersection, 1e-6)).astype(np.float32)
     return overlap
 
 
@@ -134,8 +135,9 @@ def rows_to_poses(
     """``dets`` (B, N, 5) and ``keypoints`` (B, N, K, 3) of a graph that decodes inside, to people.
 
     Rows that do not pass the score threshold are nobody: unused rows are zero, and MMDeploy's graphs append rows of
-    other cells, with their real and usually low scores. One of MMDeploy's passes the threshold twice when its cell is
-    a person's; such a repeated row is dropped.
+    other cells, with their real and usually low scores. Where such a cell passes the threshold it repeats a person, or
+    is one whom the suppression had dropped; the suppression is therefore run once more over MMDeploy's rows, whose
+    boxes are not clipped yet. It leaves everybody else alone.
 
     Returns:
         One entry a picture, in network-input pixels, best first, boxes clipped to the input.
@@ -145,10 +147,11 @@ def rows_to_poses(
     people = []
     for rows, points in zip(dets, keypoints, strict=True):
         keep = np.flatnonzero(rows[:, 4] > contract.score_thr)
+        keep = keep[np.argsort(-rows[keep, 4], kind="stable")]
         if contract.junk_rows and len(keep):
             _, first = np.unique(rows[keep], axis=0, return_index=True)
             keep = keep[np.sort(first)]
-        keep = keep[np.argsort(-rows[keep, 4], kind="stable")]
+            keep = keep[greedy_nms(rows[keep, :4], rows[keep, 4], contract.nms_thr)]
         people.append(
             Poses(
                 boxes=np.clip(rows[keep, :4], 0, limits),

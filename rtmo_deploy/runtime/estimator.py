@@ -23,10 +23,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.runtime.decode import Array, Coordinates
+    from rtmo_deploy.zoo.download import ProgressCallback
 
-__all__ = ["PoseEstimator", "is_checkpoint", "open_coordinates", "outputs_to_poses", "read_artifact"]
+__all__ = ["PoseEstimator", "is_checkpoint", "locate_model", "open_coordinates", "outputs_to_poses", "read_artifact"]
 
 _CHECKPOINT_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
+
+
+def locate_model(model: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:
+    """The file that is meant: a path, or a published model by name, fetched if need be.
+
+    Args:
+        model: A path (anything with a suffix, or that exists), or a name such as ``rtmo-s``.
+        progress: Told how many bytes of a download have come, and how many there are.
+
+    Raises:
+        UsageError: It is neither a file nor a published model.
+        DownloadError: It could not be fetched.
+    """
+    path = Path(model)
+    if path.suffix or path.exists():
+        return path
+    from rtmo_deploy.zoo.download import resolve_checkpoint
+
+    return resolve_checkpoint(str(model), progress=progress)[0]
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -88,7 +108,7 @@ class PoseEstimator:
         input_hw: Height and width that pictures are letterboxed to, multiples of 32; the artifact's if not given.
 
     Raises:
-        UsageError: The artifact takes no other size than its own.
+        UsageError: The artifact does not take that size.
     """
 
     def __init__(self, backend: Backend, *, input_hw: tuple[int, int] | None = None) -> None:
@@ -102,6 +122,11 @@ class PoseEstimator:
                 remedy="Leave --imgsz away, or export the model without --static.",
             )
         self.input_hw = input_hw or own
+        if any(side < 1 or side % contract.multiple for side in self.input_hw):
+            raise UsageError(
+                f"Pictures cannot be letterboxed to {self.input_hw[0]}x{self.input_hw[1]} (height x width).",
+                remedy=f"Both must be positive multiples of {contract.multiple}.",
+            )
         self._coordinates = _companion(self.artifact)
 
     @classmethod
@@ -114,10 +139,10 @@ class PoseEstimator:
         input_hw: tuple[int, int] | None = None,
         threads: int | None = None,
     ) -> PoseEstimator:
-        """Open a model file: a checkpoint, or ONNX made by this project or by MMDeploy.
+        """Open a model: a checkpoint, ONNX made by this project or by MMDeploy, or a published model by name.
 
         Args:
-            path: The file.
+            path: The file, or a name such as ``rtmo-s``, whose checkpoint is fetched if need be.
             device: ``cpu``, ``cuda`` or ``cuda:N``.
             backend: Runtime, if there is a choice.
             input_hw: Height and width that pictures are letterboxed to; the model's own if not given.
@@ -128,7 +153,7 @@ class PoseEstimator:
             SetupError: A package or the device is missing.
             UsageError: The model does not take that size.
         """
-        artifact = read_artifact(Path(path))
+        artifact = read_artifact(locate_model(path))
         opened = open_backend(artifact, device, backend=backend, threads=threads)
         return cls(opened, input_hw=input_hw)
 
@@ -148,6 +173,7 @@ class PoseEstimator:
 
         Raises:
             InputDataError: A picture cannot be read.
+            ArtifactError: The network puts out something that is not a number.
         """
         images = [p if isinstance(p, np.ndarray) else read_image(p) for p in pictures]
         placement = Placement(self.artifact.input.placement)
@@ -165,7 +191,19 @@ class PoseEstimator:
             outputs = self.backend(to_tensor(filled))
             found = outputs_to_poses(outputs, self.input_hw, self.artifact, self._coordinates)
             poses += found[: len(part)]
+        for one in poses:
+            _require_finite(one, self.artifact)
         return [_to_original(p, transform) for p, transform in zip(poses, transforms, strict=True)]
+
+
+def _require_finite(poses: Poses, artifact: Artifact) -> None:
+    for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
+        if not np.isfinite(getattr(poses, name)).all():
+            raise ArtifactError(
+                f"Its {name} are not finite on this picture.",
+                remedy="Its weights are damaged, or its precision is too low; rtmo-deploy validate tells more.",
+                where=artifact.path,
+            )
 
 
 def _to_original(poses: Poses, transform: LetterboxTransform) -> Poses:

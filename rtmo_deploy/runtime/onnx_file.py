@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError
@@ -45,26 +45,33 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """Parse an ONNX file.
 
     Raises:
-        ArtifactError: There is no such file, or it is not ONNX, or is cut short.
+        ArtifactError: There is no such file, it is not ONNX or is cut short, or the file with its weights is missing.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
-        missing = path if error.filename is None else error.filename
-        raise ArtifactError(f"There is no file {missing}.", remedy="Check the path.", where=path) from error
+        raise ArtifactError("There is no such file.", remedy="Check the path.", where=path) from error
     except IsADirectoryError as error:
         raise ArtifactError("This is a folder.", remedy="Give an ONNX file.", where=path) from error
     except OSError as error:
         raise ArtifactError(
             f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
         ) from error
-    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+    except (DecodeError, ValueError) as error:
         raise _not_onnx(path) from error
     if not model.graph.node or not model.opset_import:
         raise _not_onnx(path)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ArtifactError(
+            f"A part of its weights is kept in another file, which cannot be read: {error}",
+            remedy="Copy all files of the model together.",
+            where=path,
+        ) from error
     return model
 
 
@@ -108,7 +115,9 @@ def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:
     shape = signature(model)
     outputs = {spec.name: spec.shape for spec in shape.outputs}
     dets, keypoints = outputs.get("dets", ()), outputs.get("keypoints", ())
-    if len(shape.inputs) != 1 or len(dets) != 3 or len(keypoints) != 4 or dets[2] not in {5, None}:
+    # In MMDeploy's own files the last side of dets is dynamic, if only by name.
+    rows_of_five = len(dets) == 3 and not (isinstance(dets[2], int) and dets[2] != 5)
+    if len(shape.inputs) != 1 or not rows_of_five or len(keypoints) != 4:
         raise ArtifactError(
             f"It is not an RTMO model: its inputs are {'; '.join(map(str, shape.inputs)) or 'none'} and its outputs "
             f"{'; '.join(map(str, shape.outputs))}.",
@@ -116,10 +125,12 @@ def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:
             "rtmo-deploy export.",
             where=path,
         )
-    return _mmdeploy_artifact(path, shape.inputs[0], keypoints[2])
+    return _mmdeploy_artifact(path, shape.inputs[0], keypoints[2], _baked_thresholds(model))
 
 
-def _mmdeploy_artifact(path: Path, source: TensorSpec, joints: int | str | None) -> Artifact:
+def _mmdeploy_artifact(
+    path: Path, source: TensorSpec, joints: int | str | None, thresholds: dict[str, Any]
+) -> Artifact:
     sides = source.shape if len(source.shape) == 4 else (None,) * 4
     fixed = [side if isinstance(side, int) else None for side in sides]
     return Artifact(
@@ -133,7 +144,24 @@ def _mmdeploy_artifact(path: Path, source: TensorSpec, joints: int | str | None)
             batch=fixed[0],
             dynamic_hw=fixed[2] is None or fixed[3] is None,
         ),
-        # Its thresholds are baked in; it appends rows that are nobody, which fall under the score threshold.
-        decode=DecodeContract(DecodeMode.ONNX, junk_rows=True),
+        # It appends rows that are nobody, which the score threshold and one more suppression take out again.
+        decode=DecodeContract(DecodeMode.ONNX, junk_rows=True, **thresholds),
         producer="mmdeploy",
     )
+
+
+def _baked_thresholds(model: onnx.ModelProto) -> dict[str, Any]:
+    """The thresholds in a graph's only NonMaxSuppression, as far as they are constants."""
+    import onnx
+
+    operators = [node for node in model.graph.node if node.op_type == "NonMaxSuppression"]
+    if len(operators) != 1:
+        return {}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    given = dict(zip(("nms_thr", "score_thr"), operators[0].input[3:5], strict=False))
+    values = {key: onnx.numpy_helper.to_array(constants[name]) for key, name in given.items() if name in constants}
+    # Not 0.10000000149: what was written as float32 was meant as the short number.
+    return {key: round(float(value.flat[0]), 6) for key, value in values.items() if value.size == 1}

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rtmo_deploy.errors import SetupError
+from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.model import RTMO, load_checkpoint
+from rtmo_deploy.model.spec import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,11 @@ def load(artifact: Artifact, device: str, threads: int | None) -> TorchBackend:
             f"PyTorch {torch.__version__} sees no CUDA device, so {device} cannot be used.",
             remedy="Use --device cpu, or install a CUDA build of PyTorch and a driver for it.",
         )
+    if device != "cpu" and int(device.split(":")[1]) >= torch.cuda.device_count():
+        raise SetupError(
+            f"PyTorch sees {torch.cuda.device_count()} CUDA devices, so there is no {device}.",
+            remedy="They are counted from cuda:0.",
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     return TorchBackend(artifact, load_checkpoint(artifact.path).model, device)
@@ -41,6 +47,19 @@ class TorchBackend:
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
+        sides = images.shape[2:]
+        if (
+            images.ndim != 4
+            or images.dtype != np.float32
+            or images.shape[1] != 3
+            or not images.size
+            or any(side % INPUT_MULTIPLE for side in sides)
+        ):
+            raise ArtifactError(
+                f"It does not run on {images.dtype} {images.shape}.",
+                remedy=f"It takes float32 (B, 3, H, W), H and W multiples of {INPUT_MULTIPLE}.",
+                where=self.artifact.path,
+            )
         decode = self.artifact.decode
         found = self._model.predict(
             torch.from_numpy(images).to(self.device), score_thr=decode.score_thr, nms_thr=decode.nms_thr

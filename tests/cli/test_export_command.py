@@ -1,0 +1,216 @@
+"""``rtmo-deploy export``."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from rtmo_deploy.artifact import Artifact
+from rtmo_deploy.cli.app import app
+from rtmo_deploy.zoo import VARIANTS
+
+
+@pytest.fixture(autouse=True)
+def nothing_from_outside(monkeypatch, tmp_path):
+    monkeypatch.setenv("RTMO_DEPLOY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "1")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["export", *(str(argument) for argument in arguments)])
+
+
+def no_constants(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
+def document_of(result):
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout, parse_constant=no_constants)
+    assert document["schema_version"] == 1
+    assert document["command"] == "export"
+    return document
+
+
+@pytest.fixture(scope="module")
+def small(checkpoint_n, tmp_path_factory):
+    """One small verified export, with everything beside it, and what was printed."""
+    folder = tmp_path_factory.mktemp("small")
+    arguments = ("--static", "--imgsz", 64, 96, "--decode", "fixed", "--max-dets", 20, "--pre-topk", 40)
+    thresholds = ("--score-thr", 0.2, "--nms-thr", 0.5, "--opset", 18, "--letterbox", "top-left")
+    target = folder / "new" / "small.onnx"
+    return run(checkpoint_n, "-o", target, *arguments, *thresholds, "--dump-info", "--json"), target
+
+
+def test_the_json_document(small, checkpoint_n):
+    result, target = small
+    document = document_of(result)
+    assert set(document) == {"schema_version", "command", "path", "nodes", "size", "seconds", "artifact", "info_files"}
+    assert document["path"] == str(target)
+    assert document["size"] == target.stat().st_size
+    assert document["seconds"] > 0
+    model = onnx.load(target)
+    assert document["nodes"] == len(model.graph.node)
+    artifact = document["artifact"]
+    assert artifact == json.loads(json.dumps(Artifact.from_metadata(target, metadata_of(model)).to_dict()))
+    assert (artifact["kind"], artifact["architecture"], artifact["precision"]) == ("onnx", "rtmo-n", "fp32")
+    assert artifact["input"] == {
+        "height": 64,
+        "width": 96,
+        "batch": 1,
+        "dynamic_hw": False,
+        "placement": "top-left",
+        "pad": 114,
+        "multiple": 32,
+    }
+    decode = artifact["decode"]
+    assert (decode["mode"], decode["score_thr"], decode["nms_thr"]) == ("fixed", 0.2, 0.5)
+    assert (decode["max_dets"], decode["pre_topk"]) == (20, 40)
+    assert artifact["parents"][0]["name"] == checkpoint_n.name
+    assert artifact["verified"]["validation"]["ok"] is True
+    assert artifact["verified"]["parity"]["ok"] is True
+    assert model.opset_import[0].version == 18
+
+
+def metadata_of(model):
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def test_beside_it_lie_the_files_asked_for_and_no_others(small):
+    result, target = small
+    names = {"deploy.json", "pipeline.json", "detail.json"}
+    assert {path.name for path in target.parent.iterdir()} == names | {"small.onnx"}
+    assert {path.rsplit("/", 1)[-1] for path in document_of(result)["info_files"]} == names
+
+
+def test_progress_goes_to_stderr(small):
+    result, _ = small
+    lines = result.stderr.splitlines()
+    assert lines[0] == "reading the checkpoint ..."
+    assert "writing ..." in lines
+    assert all(line.endswith(" ...") for line in lines)
+
+
+def test_the_table(checkpoint_n, tmp_path, small):
+    target = tmp_path / "t.onnx"
+    result = run(checkpoint_n, "-o", target, "--static", "--imgsz", 32, 64)
+    assert result.exit_code == 0, result.output
+    facts = {line.split("  ")[0]: line.split("  ", 1)[-1].strip() for line in result.stdout.splitlines()}
+    assert facts["file"].startswith(f"{target} (")
+    assert facts["model"] == "rtmo-n, coco-17"
+    assert facts["input"] == "32x64 only; batch 1"
+    assert facts["decode"] == "onnx"
+    assert facts["validation"].endswith("checks passed")
+    assert "Parity with PyTorch" in result.stdout
+    assert "1x3x32x64" in result.stdout
+    assert "reading the checkpoint" not in result.stdout
+    assert str(target) not in result.stderr
+
+
+def test_beside_the_checkpoint_and_unverified_if_asked(checkpoint_n, tmp_path):
+    (tmp_path / "my.model.pth").write_bytes(checkpoint_n.read_bytes())
+    document = document_of(run(tmp_path / "my.model.pth", "--no-verify", "--batch", 3, "--decode", "raw", "--json"))
+    assert document["path"] == str(tmp_path / "my.model.onnx")
+    assert document["artifact"]["verified"] is None
+    assert document["artifact"]["input"]["batch"] == 3
+    assert document["artifact"]["companion"]["name"] == "my.model.dcc.onnx"
+    assert {path.name for path in tmp_path.iterdir()} == {"my.model.pth", "my.model.onnx", "my.model.dcc.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--imgsz", "100", "128"), "multiples of 32"),
+        (("--imgsz", "0", "32"), "multiples of 32"),
+        (("--imgsz", "64"), "requires 2"),
+        (("--opset", "16"), "Opset 16"),
+        (("--opset", "21"), "Opset 21"),
+        (("--batch", "0"), "batch is 0"),
+        (("--score-thr", "1.5"), "score_thr is 1.5"),
+        (("--score-thr", "nan"), "score_thr is nan"),
+        (("--nms-thr", "-0.1"), "nms_thr is -0.1"),
+        (("--max-dets", "0"), "max_dets is 0"),
+        (("--decode", "fixed", "--pre-topk", "3841"), "pre_topk is 3841"),
+        (("--decode", "fixed", "--max-dets", "301"), "max_dets is 301"),
+        (("--decode", "raw", "--max-dets", "5"), "--max-dets does not apply to --decode raw"),
+        (("--decode", "raw", "--pre-topk", "5"), "--pre-topk does not apply to --decode raw"),
+        (("--decode", "raw", "--dump-info"), "--dump-info does not apply to --decode raw"),
+        (("--decode", "magic"), "magic"),
+        (("--format", "tflite"), "tflite"),
+        (("--letterbox", "left"), "left"),
+        (("-o", "x.txt"), "Give it the suffix .onnx"),
+        (("-o", "x"), "Give it the suffix .onnx"),
+        (("--no-such-option",), "No such option"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_read(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "rtmo_deploy.convert.export", None)  # reading it would fail
+    result = run("nowhere.pth", *arguments)
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.stderr.split())
+    assert "reading" not in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file(tmp_path):
+    result = run(tmp_path / "nowhere.pth")
+    assert result.exit_code == 4
+    assert f"{tmp_path / 'nowhere.pth'}: There is no such file." in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100])
+def test_a_file_that_is_no_checkpoint(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    result = run(tmp_path / "x.pth")
+    assert result.exit_code == 4
+    assert str(tmp_path / "x.pth") in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_folder_that_cannot_be_written_to(checkpoint_n, tmp_path):
+    (tmp_path / "file").write_bytes(b"in the way")
+    result = run(checkpoint_n, "-o", tmp_path / "file" / "x.onnx", "--no-verify", "--static", "--imgsz", 32, 32)
+    assert result.exit_code == 5
+    assert f"{tmp_path / 'file' / 'x.onnx'}: The file could not be written" in result.stderr
+    assert result.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+def test_no_half_file_is_left_where_parity_fails(checkpoint_n, tmp_path, monkeypatch):
+    from rtmo_deploy.convert import verify
+    from rtmo_deploy.measure import PeopleErrors
+
+    (tmp_path / "x.onnx").write_bytes(b"what stood there before")
+    monkeypatch.setattr(verify, "compare_people", lambda *_: PeopleErrors(matched=3, missed=1))
+    result = run(checkpoint_n, "-o", tmp_path / "x.onnx", "--static", "--imgsz", 32, 32)
+    assert result.exit_code == 6
+    assert "1 people missed and 0 extra (input 1x3x32x32)" in result.stderr
+    assert "Nothing was written" in result.stderr
+    assert result.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+    assert (tmp_path / "x.onnx").read_bytes() == b"what stood there before"
+
+
+def test_a_published_model_offline(tmp_path):
+    result = run("rtmo-s", "-o", tmp_path / "s.onnx")
+    assert result.exit_code == 5
+    assert "RTMO_DEPLOY_OFFLINE forbids the network" in result.stderr
+    assert VARIANTS["rtmo-s-body7"].url in result.stderr
+    assert str(tmp_path / "cache" / VARIANTS["rtmo-s-body7"].file_name) in result.stderr
+    assert not (tmp_path / "s.onnx").exists()
+
+
+def test_without_onnx_runtime(checkpoint_n, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run(checkpoint_n, "-o", tmp_path / "x.onnx")
+    assert result.exit_code == 5
+    assert "pip install 'rtmo-deploy[cpu]'" in result.stderr
+    assert "tracing" not in result.stderr
+    assert list(tmp_path.iterdir()) == []

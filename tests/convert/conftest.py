@@ -1,0 +1,85 @@
+"""Exported graphs that many tests look at, made once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from exported_graphs import Exported
+from golden import golden_model
+
+from rtmo_deploy.convert import ExportOptions, export_onnx
+from rtmo_deploy.model import NetworkSpec, load_checkpoint, save_checkpoint
+from rtmo_deploy.poses import Poses
+from rtmo_deploy.zoo import ARCHITECTURES, skeleton_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.model import RTMO, LoadedCheckpoint
+
+#: Added to the classifier's bias: a dozen people on a structured picture.
+BIAS = (-2, -1)
+
+
+@pytest.fixture(scope="session")
+def model() -> RTMO:
+    """The small architecture; 17 keypoints."""
+    return golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17), bias=BIAS)
+
+
+@pytest.fixture(scope="session")
+def as_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RTMO], LoadedCheckpoint]:
+    """Writes a network and loads it as a checkpoint."""
+
+    def make(model: RTMO) -> LoadedCheckpoint:
+        path = tmp_path_factory.mktemp("checkpoint") / "golden.pth"
+        save_checkpoint(path, model, skeleton=skeleton_for(model.spec.num_keypoints))
+        return load_checkpoint(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model: RTMO, as_checkpoint: Callable[[RTMO], LoadedCheckpoint]) -> LoadedCheckpoint:
+    return as_checkpoint(model)
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: LoadedCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported]:
+    """The small network exported with some options, unverified; each options' file is made once."""
+    made: dict[ExportOptions, Exported] = {}
+
+    def export(options: ExportOptions | None = None) -> Exported:
+        options = options or ExportOptions()
+        if options not in made:
+            path = tmp_path_factory.mktemp("exported") / "model.onnx"
+            result = export_onnx(checkpoint, path, options, verify=False)
+            made[options] = Exported(path, onnx.load(path), result)
+        return made[options]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def predict() -> Callable[..., list[Poses]]:
+    """What PyTorch finds in network inputs, as poses."""
+    import torch
+
+    def run(model: RTMO, images: NDArray[np.float32], **thresholds: float) -> list[Poses]:
+        skeleton = skeleton_for(model.spec.num_keypoints)
+
+        def array(tensor: torch.Tensor) -> NDArray[np.float32]:
+            return np.asarray(tensor.detach().float().numpy())
+
+        return [
+            Poses(array(p.boxes), array(p.scores), array(p.keypoints), array(p.keypoint_scores), skeleton)
+            for p in model.predict(torch.from_numpy(images), **thresholds)
+        ]
+
+    return run

@@ -1,0 +1,119 @@
+"""What a file knows of itself survives being written into it."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
+
+PATH = Path("some.onnx")
+FULL = Artifact(
+    path=PATH,
+    kind=Kind.ONNX,
+    architecture="rtmo-s",
+    skeleton=CROWDPOSE_14,
+    input=InputContract(384, 640, batch=4, dynamic_hw=False, placement="top-left"),
+    decode=DecodeContract(DecodeMode.FIXED, 0.2, 0.5, max_dets=50, pre_topk=200, nms_rounds=16),
+    variant="rtmo-s-crowdpose",
+    companion=Parent("some.dcc.onnx", "ab" * 32),
+    parents=(Parent("a.pth", "cd" * 32), Parent("b.pth", "ef" * 32)),
+    versions={"torch": "2.9"},
+    verified={"parity": {"ok": True}},
+)
+BARE = Artifact(PATH, Kind.ONNX, "unknown", COCO_17, InputContract(640, 640), DecodeContract(DecodeMode.ONNX))
+
+sides = st.integers(1, 40).map(lambda count: 32 * count)
+thresholds = st.floats(0, 1)
+counts = st.none() | st.integers(1, 5000)
+artifacts = st.builds(
+    Artifact,
+    path=st.just(PATH),
+    kind=st.sampled_from(Kind),
+    architecture=st.text(),
+    skeleton=st.sampled_from([COCO_17, CROWDPOSE_14]),
+    input=st.builds(
+        InputContract, sides, sides, counts, st.booleans(), st.sampled_from(["center", "top-left"]), st.integers(0, 255)
+    ),
+    decode=st.builds(
+        DecodeContract, st.sampled_from(DecodeMode), thresholds, thresholds, counts, counts, counts, st.booleans()
+    ),
+    variant=st.none() | st.text(),
+    versions=st.dictionaries(st.text(), st.text(), max_size=3),
+    verified=st.none() | st.dictionaries(st.text(), st.integers() | st.booleans(), max_size=3),
+)
+
+
+@pytest.mark.parametrize("artifact", [FULL, BARE], ids=["full", "bare"])
+def test_survives_metadata(artifact):
+    assert Artifact.from_metadata(PATH, artifact.to_metadata()) == artifact
+
+
+@given(artifacts)
+def test_any_artifact_survives_metadata(artifact):
+    metadata = artifact.to_metadata()
+    assert all(type(key) is str and type(value) is str for key, value in metadata.items())
+    assert Artifact.from_metadata(PATH, metadata) == artifact
+
+
+def test_values_are_json_and_the_path_is_not_written():
+    metadata = FULL.to_metadata()
+    own = {key: json.loads(value) for key, value in metadata.items() if key.startswith("rtmo_deploy.")}
+    assert own["rtmo_deploy.input"]["placement"] == "top-left"
+    assert own["rtmo_deploy.schema_version"] == 1
+    assert "rtmo_deploy.path" not in own
+    assert str(PATH) not in "".join(metadata.values())
+    assert set(FULL.to_dict()) == {key.removeprefix("rtmo_deploy.") for key in own}
+
+
+def test_the_keys_of_other_tools():
+    metadata = FULL.to_metadata()
+    # These readers use ast.literal_eval, not JSON.
+    assert ast.literal_eval(metadata["kpt_shape"]) == [14, 3]
+    assert ast.literal_eval(metadata["imgsz"]) == [384, 640]
+    assert ast.literal_eval(metadata["names"]) == {0: "person"}
+    assert ast.literal_eval(metadata["kpt_names"]) == {0: list(CROWDPOSE_14.keypoints)}
+    assert (metadata["task"], metadata["stride"], metadata["batch"]) == ("pose", "32", "4")
+    assert BARE.to_metadata()["batch"] == "1"
+
+
+def test_a_file_of_somebody_else():
+    assert Artifact.from_metadata(PATH, {}) is None
+    assert Artifact.from_metadata(PATH, {"task": "pose", "stride": "32", "rtmo_deploy.kind": '"onnx"'}) is None
+
+
+def test_a_newer_schema():
+    metadata = FULL.to_metadata() | {"rtmo_deploy.schema_version": "2"}
+    with pytest.raises(ArtifactError, match=r"some\.onnx: .*schema version 2; this release knows up to 1\. Upgrade"):
+        Artifact.from_metadata(PATH, metadata)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(FULL.to_dict())), json_values | st.just(...))
+def test_damaged_metadata_is_an_error_or_an_artifact_and_never_anything_else(key, value):
+    text = "{" if value is ... else json.dumps(value)
+    metadata = FULL.to_metadata() | {f"rtmo_deploy.{key}": text}
+    with contextlib.suppress(ArtifactError):
+        json.dumps(Artifact.from_metadata(PATH, metadata).to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["../x.onnx", "/etc/x.onnx", "a/b.onnx", "", "."])
+def test_a_companion_lies_beside_the_file_and_nowhere_else(name):
+    metadata = replace(FULL, companion=Parent(name, "ab")).to_metadata()
+    with pytest.raises(ArtifactError, match="is no file name"):
+        Artifact.from_metadata(PATH, metadata)

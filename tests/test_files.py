@@ -1,0 +1,104 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+import pytest
+
+from rtmo_deploy.errors import SetupError
+from rtmo_deploy.files import atomic_write, human_size, sha256_of
+
+
+def fail_while_writing(path, error):
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+
+
+def test_a_file_appears_at_the_end(tmp_path):
+    path = tmp_path / "new" / "x.bin"
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert temporary.parent == path.parent
+        assert not path.exists()
+        temporary.write_bytes(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert [entry.name for entry in path.parent.iterdir()] == ["x.bin"]
+
+
+def test_an_older_file_is_replaced_in_one_step(tmp_path):
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"old")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_on_any_error_nothing_is_left_and_the_old_file_stays(tmp_path, error):
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error):
+        fail_while_writing(path, error())
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_a_full_disk(tmp_path):
+    path = tmp_path / "x.bin"
+    with pytest.raises(SetupError, match=r"x\.bin: The file could not be written: No space left") as caught:
+        fail_while_writing(path, OSError(28, "No space left on device"))
+    assert caught.value.exit_code == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "x.bin", tmp_path / "folder"):
+        with pytest.raises(SetupError), atomic_write(path) as temporary:
+            temporary.write_bytes(b"x")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_it_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(os, "fsync", lambda _: events.append((tmp_path / "x.bin").exists()))
+    with atomic_write(tmp_path / "x.bin") as temporary:
+        temporary.write_bytes(b"x")
+    assert events == [False]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_it_has_the_permissions_of_an_ordinary_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with atomic_write(tmp_path / "x.bin") as temporary:
+            temporary.write_bytes(b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x.bin").stat().st_mode) == mode
+
+
+def test_the_hash(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"abc" * 100_000)
+    assert sha256_of(tmp_path / "x.bin") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (27_618_651, "26.3 MiB"),
+        (5 * 2**30, "5.0 GiB"),
+        (2**42, "4096.0 GiB"),
+    ],
+)
+def test_sizes_in_words(count, words):
+    assert human_size(count) == words

@@ -112,6 +112,20 @@ def test_damaged_metadata_is_an_error_or_an_artifact_and_never_anything_else(key
         json.dumps(Artifact.from_metadata(PATH, metadata).to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("input", name, value) for name in ("height", "width", "multiple", "batch") for value in (0, -32, "64", 1.5, True)]
+    + [("input", "height", None), ("input", "multiple", None), ("input", "placement", "left")]
+    + [("decode", name, value) for name in ("max_dets", "pre_topk") for value in (0, -1, "5", 2.5)]
+    + [("decode", name, value) for name in ("score_thr", "nms_thr") for value in (-0.1, 1.1, "0.5", None, True)],
+)
+def test_values_that_nothing_could_be_done_with(part, name, value):
+    metadata = FULL.to_metadata()
+    fields = json.loads(metadata[f"rtmo_deploy.{part}"]) | {name: value}
+    with pytest.raises(ArtifactError, match=rf"damaged \(ValueError: {name} is {value!r}\)"):
+        Artifact.from_metadata(PATH, metadata | {f"rtmo_deploy.{part}": json.dumps(fields)})
+
+
 @pytest.mark.parametrize("name", ["../x.onnx", "/etc/x.onnx", "a/b.onnx", "", "."])
 def test_a_companion_lies_beside_the_file_and_nowhere_else(name):
     metadata = replace(FULL, companion=Parent(name, "ab")).to_metadata()

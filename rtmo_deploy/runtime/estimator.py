@@ -165,35 +165,44 @@ class PoseEstimator:
         """
         return self.predict([picture])[0]
 
-    def predict(self, pictures: Sequence[str | os.PathLike[str] | NDArray[np.uint8]]) -> list[Poses]:
-        """People in each picture, in pixels of that picture; as many at a time as the model takes.
+    def predict(self, pictures: Sequence[str | os.PathLike[str] | NDArray[np.uint8]], *, batch: int = 8) -> list[Poses]:
+        """People in each picture, in pixels of that picture.
 
         Args:
             pictures: Files, or ``(H, W, 3)`` uint8 BGR arrays, of any sizes.
+            batch: Pictures that are read and run at a time; a model with a fixed batch size takes that many.
 
         Raises:
             InputDataError: A picture cannot be read.
             ArtifactError: The network puts out something that is not a number.
+            UsageError: ``batch`` is not positive.
         """
-        images = [p if isinstance(p, np.ndarray) else read_image(p) for p in pictures]
+        if batch < 1:
+            raise UsageError(f"A batch of {batch} pictures is not possible.", remedy="Give a positive number.")
+        fixed = self.artifact.input.batch
+        size = fixed or batch
+        poses: list[Poses] = []
+        for start in range(0, len(pictures), size):
+            poses += self._predict_batch(pictures[start : start + size], fill=fixed or 0)
+        return poses
+
+    def _predict_batch(
+        self, pictures: Sequence[str | os.PathLike[str] | NDArray[np.uint8]], *, fill: int
+    ) -> list[Poses]:
         placement = Placement(self.artifact.input.placement)
         canvases, transforms = [], []
-        for image in images:
+        for picture in pictures:
+            image = picture if isinstance(picture, np.ndarray) else read_image(picture)
             canvas, transform = letterbox(image, self.input_hw, placement)
             canvases.append(canvas)
             transforms.append(transform)
-        batch = self.artifact.input.batch or max(len(canvases), 1)
-        poses: list[Poses] = []
-        for start in range(0, len(canvases), batch):
-            part = canvases[start : start + batch]
-            # A model with a fixed batch size is fed its last picture again to fill the last batch.
-            filled = part + [part[-1]] * (batch - len(part))
-            outputs = self.backend(to_tensor(filled))
-            found = outputs_to_poses(outputs, self.input_hw, self.artifact, self._coordinates)
-            poses += found[: len(part)]
-        for one in poses:
+        # A model with a fixed batch size is fed its last picture again to fill the last batch.
+        filled = canvases + [canvases[-1]] * (fill - len(canvases))
+        outputs = self.backend(to_tensor(filled))
+        found = outputs_to_poses(outputs, self.input_hw, self.artifact, self._coordinates)
+        for one in found:
             _require_finite(one, self.artifact)
-        return [_to_original(p, transform) for p, transform in zip(poses, transforms, strict=True)]
+        return [_to_original(p, t) for p, t in zip(found, transforms, strict=False)]
 
 
 def _require_finite(poses: Poses, artifact: Artifact) -> None:

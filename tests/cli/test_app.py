@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from rtmo_deploy import __version__, errors
 from rtmo_deploy.cli import app as app_module
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.console import print_json
 
 COMMANDS = [(), ("export",), ("predict",), ("inspect",), ("validate",), ("models",)]
 COMMANDS += [("models", name) for name in ("list", "download", "init", "path")]
@@ -181,6 +182,15 @@ def test_every_error_becomes_its_exit_code(monkeypatch, error):
     assert result.stdout == ""
     if error is not errors.MissingDependencyError:
         assert result.stderr.endswith("Error: some/file: It [red]broke[/red] :boom:. Mend it.\n")
+
+
+def test_json_is_json(capsys):
+    print_json("x", value=[1.5, None, "ü"])
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "command": "x", "value": [1.5, None, "ü"]}
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            print_json("x", value=value)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_bug_is_not_dressed_up_as_an_error(monkeypatch):

@@ -80,7 +80,18 @@ def test_nobody_above_its_threshold(exported: Path) -> None:
     assert not scores.any()
 
 
-@pytest.mark.parametrize("mode", DECODES)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(
+            "onnx",
+            marks=pytest.mark.xfail(
+                raises=IndexError, strict=True, reason="rtmlib 0.0.16 takes the first row where there is none (N = 0)"
+            ),
+        ),
+        "fixed",
+    ],
+)
 def test_nobody_at_all(checkpoint: LoadedCheckpoint, tmp_path: Path, mode: str) -> None:
     path = tmp_path / "nobody.onnx"
     decode = type(DECODES[mode])(score_thr=1.0)

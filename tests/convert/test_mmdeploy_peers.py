@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Poses
 
 
+#: Rows that MMDeploy's graph keeps.
+MOST = 50
+
+
 @dataclass(frozen=True, eq=False)
 class Peers:
     """MMDeploy's file and ours, of the same weights."""
@@ -60,21 +64,22 @@ def people_in(path: Path, images: NDArray[np.float32]) -> list[Poses]:
 
 @pytest.mark.slow
 def test_identical_people(peers: Peers) -> None:
-    pictures = [structured_images(2, peers.side, peers.side, seed=1), noise(2, peers.side, peers.side)]
-    counted = 0
+    side = peers.side
+    pictures = [*(structured_images(1, side, side, seed=seed) for seed in range(2)), noise(2, side, side)]
+    counts = []
     for images in pictures:
         theirs, ours = people_in(peers.theirs, images), people_in(peers.ours, images)
         for one, two in zip(theirs, ours, strict=True):
-            # It keeps 50 rows at most, for the whole batch.
-            assert len(one) < 40
-            errors = compare_people([one], [two])
+            # It keeps the best 50 of a picture; a crowded one has more.
+            errors = compare_people([one], [two[slice(0, MOST)] if len(one) == MOST else two])
             assert (errors.missed, errors.extra) == (0, 0)
             assert errors.keypoint_px < 0.05
             assert max(errors.score, errors.keypoint_score) < 1e-4
             # Unlike ours its boxes are not clipped; both are by the time they are people.
             assert errors.box_px < 0.05
-            counted += errors.matched
-    assert counted > 10
+            counts.append(errors.matched)
+    assert max(counts) > 10
+    assert any(0 < count < MOST for count in counts)
 
 
 def test_kind_and_contract_are_recognised(peers: Peers) -> None:

@@ -23,7 +23,7 @@ def crowd(count, seed=0):
     size = rng.uniform(30, 90, (count, 2))
     boxes = np.concatenate([corner, corner + size], axis=1)
     points = corner[:, None] + rng.uniform(0, 1, (count, 3, 2)) * size[:, None]
-    scores = np.sort(rng.uniform(0.2, 1, count))[::-1]
+    scores = 0.9 - 0.05 * np.arange(count) + rng.uniform(0, 0.02, count)  # nobody as good as somebody else
     return Poses(boxes, scores, points, rng.uniform(0, 1, (count, 3)), THREE)
 
 
@@ -86,6 +86,14 @@ def test_noise_does_not_change_who_is_who(seed, scale):
     assert (found.matched, found.missed, found.extra) == (6, 0, 0)
     assert found.box_px <= scale + 1e-3
     assert found.keypoint_px <= scale * 2**0.5 + 1e-3
+
+
+@pytest.mark.parametrize(("gap", "order"), [(0.0, True), (5e-6, True), (2e-5, False), (0.1, False)])
+def test_the_order_of_equal_scores_means_nothing(gap, order):
+    people = crowd(3)
+    tied = Poses(people.boxes, [0.8, 0.5, 0.5 - gap], people.keypoints, people.keypoint_scores, THREE)
+    assert compare_people([tied], [tied[[0, 2, 1]]]) == PeopleErrors(matched=3, order=order)
+    assert not compare_people([tied], [tied[[1, 0, 2]]]).order
 
 
 def test_somebody_elsewhere_is_missed_and_extra():

@@ -81,6 +81,7 @@ class DecodeContract:
         max_dets: Most people in one picture, None for no limit.
         pre_topk: Candidates that enter the suppression, best scores first; None for all.
         nms_rounds: Rounds of the unrolled suppression (``fixed`` only).
+        min_rows: Rows of output there are at least; zero where they are nobody.
         junk_rows: The graph may append rows that are nobody (MMDeploy's does); they fall under the score threshold.
     """
 
@@ -90,6 +91,7 @@ class DecodeContract:
     max_dets: int | None = None
     pre_topk: int | None = None
     nms_rounds: int | None = None
+    min_rows: int = 0
     junk_rows: bool = False
 
 

@@ -73,6 +73,10 @@ def export(
     pre_topk: Annotated[
         int | None, typer.Option(help="Candidates before suppression. [default: all; fixed: 300]")
     ] = None,
+    min_rows: Annotated[
+        int | None,
+        typer.Option(help="Rows of output there are at least; 1 for rtmlib, which cannot take none. [default: 0]"),
+    ] = None,
     letterbox: Annotated[
         Letterbox,
         typer.Option(help="Placement recorded for clients: center as in training, top-left as rtmlib does."),
@@ -91,7 +95,13 @@ def export(
     from rtmo_deploy.convert.options import ExportOptions
 
     del output_format  # there is one so far; Typer refuses any other
-    settings = {"score_thr": score_thr, "nms_thr": nms_thr, "max_dets": max_dets, "pre_topk": pre_topk}
+    settings = {
+        "score_thr": score_thr,
+        "nms_thr": nms_thr,
+        "max_dets": max_dets,
+        "pre_topk": pre_topk,
+        "min_rows": min_rows,
+    }
     given = {name: value for name, value in settings.items() if value is not None}
     # Before anything heavy is loaded: what was asked for must make sense.
     options = ExportOptions(
@@ -139,13 +149,14 @@ def _decode_options(decode: Decode, given: dict[str, Any]) -> DecodeOptions:
         Decode.FIXED: FixedDecodeOptions,
         Decode.RAW: RawDecodeOptions,
     }
-    if decode is Decode.RAW:
-        for name in ("max_dets", "pre_topk"):
-            if name in given:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} does not apply to --decode raw, which decodes nothing.",
-                    remedy="Leave it away, or choose --decode onnx or fixed.",
-                )
+    foreign = {Decode.RAW: ("max_dets", "pre_topk", "min_rows"), Decode.FIXED: ("min_rows",)}
+    for name in foreign.get(decode, ()):
+        if name in given:
+            why = "which decodes nothing" if decode is Decode.RAW else "whose number of rows is fixed"
+            raise UsageError(
+                f"--{name.replace('_', '-')} does not apply to --decode {decode.value}, {why}.",
+                remedy="Leave it away, or choose another --decode.",
+            )
     return kinds[decode](**given)
 
 

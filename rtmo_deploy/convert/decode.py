@@ -115,6 +115,7 @@ class OnnxDecode(nn.Module):
         max_dets: Most people in a picture.
         pre_topk: Candidates that enter the suppression; None for all of them.
         batch: The static batch size, None when it is dynamic.
+        min_rows: N is at least this; a row that is nobody is zero.
     """
 
     def __init__(
@@ -126,13 +127,15 @@ class OnnxDecode(nn.Module):
         max_dets: int,
         pre_topk: int | None = None,
         batch: int | None = None,
+        min_rows: int = 0,
     ) -> None:
         super().__init__()
         self.people = People(model)
         self.priors = GridPriors()
         self.score_thr, self.nms_thr, self.max_dets = score_thr, nms_thr, max_dets
         self.pre_topk = pre_topk
-        self.single = batch == 1
+        self.min_rows = min_rows
+        self.single = batch == 1 and not min_rows
         self.num_keypoints = model.spec.num_keypoints
 
     def forward(self, maps: HeadMaps, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +155,7 @@ class OnnxDecode(nn.Module):
             score[:, None],
             images,
         )
-        padded = rows[None] if self.single else _by_picture(rows, picture, images)
+        padded = rows[None] if self.single else _by_picture(rows, picture, images, self.min_rows)
         dets, keypoints = split(padded, [5, 3 * self.num_keypoints], dim=2)
         return dets, reshape(keypoints, (0, -1, self.num_keypoints, 3))
 
@@ -167,17 +170,20 @@ class OnnxDecode(nn.Module):
         return torch.cat([kept[:, :2], gather_nd(cells, kept)[:, None]], dim=1)
 
 
-def _by_picture(rows: Tensor, picture: Tensor, images: Tensor) -> Tensor:
+def _by_picture(rows: Tensor, picture: Tensor, images: Tensor, min_rows: int) -> Tensor:
     """``(n, C)`` rows, best first over the whole batch, to ``(B, N, C)``: best first a picture, zeros below.
 
     Args:
         rows: ``(n, C)``.
         picture: ``(n, 1)`` which picture each row belongs to.
         images: The network's input.
+        min_rows: N is at least this.
     """
     member = one_hot(picture, images)  # (n, 1, B)
     place = (members_before(member) * member).sum(dim=2)
     most = member.sum(dim=0).amax(dim=1)
+    if min_rows:
+        most = most.maximum(torch.tensor([min_rows]))
     return scatter_rows(rows, torch.cat([picture, place], dim=1), most, images)
 
 

@@ -25,23 +25,33 @@ class OnnxDecodeOptions:
         nms_thr: Overlaps above this IoU are suppressed, 0 to 1.
         max_dets: Most people in a picture. The reference has no limit; this one is out of the way.
         pre_topk: Candidates that enter the suppression, best scores first; None for all.
+        min_rows: Rows of output there are at least, zero where they are nobody, for clients that cannot take none
+            (rtmlib 0.0.16 looks at the first row whether there is one or not).
     """
 
     score_thr: float = 0.1
     nms_thr: float = 0.65
     max_dets: int = 1000
     pre_topk: int | None = None
+    min_rows: int = 0
 
     def __post_init__(self) -> None:
         _check_thresholds(self.score_thr, self.nms_thr)
         _check_count("max_dets", self.max_dets, 1_000_000)
         if self.pre_topk is not None:
             _check_count("pre_topk", self.pre_topk, 1_000_000)
+        if self.min_rows:
+            _check_count("min_rows", self.min_rows, self.max_dets, "max_dets")
 
     def contract(self) -> DecodeContract:
         """What the artifact records."""
         return DecodeContract(
-            DecodeMode.ONNX, self.score_thr, self.nms_thr, max_dets=self.max_dets, pre_topk=self.pre_topk
+            DecodeMode.ONNX,
+            self.score_thr,
+            self.nms_thr,
+            max_dets=self.max_dets,
+            pre_topk=self.pre_topk,
+            min_rows=self.min_rows,
         )
 
 

@@ -120,6 +120,7 @@ def _decoder(model: RTMO, options: ExportOptions, height: int, width: int) -> nn
             max_dets=decode.max_dets,
             pre_topk=decode.pre_topk,
             batch=options.fixed_batch,
+            min_rows=decode.min_rows,
         )
     if isinstance(decode, FixedDecodeOptions):
         return FixedDecode(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rtmo_deploy.convert.options import DecodeOptions
     from rtmo_deploy.model import LoadedCheckpoint
 
 rtmlib = pytest.importorskip("rtmlib")
@@ -80,22 +81,13 @@ def test_nobody_above_its_threshold(exported: Path) -> None:
     assert not scores.any()
 
 
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize(
-    "mode",
-    [
-        pytest.param(
-            "onnx",
-            marks=pytest.mark.xfail(
-                raises=IndexError, strict=True, reason="rtmlib 0.0.16 takes the first row where there is none (N = 0)"
-            ),
-        ),
-        "fixed",
-    ],
+    "decode", [OnnxDecodeOptions(score_thr=1.0, min_rows=1), FixedDecodeOptions(score_thr=1.0)], ids=["onnx", "fixed"]
 )
-def test_nobody_at_all(checkpoint: LoadedCheckpoint, tmp_path: Path, mode: str) -> None:
+def test_nobody_at_all(checkpoint: LoadedCheckpoint, tmp_path: Path, decode: DecodeOptions, static: bool) -> None:
     path = tmp_path / "nobody.onnx"
-    decode = type(DECODES[mode])(score_thr=1.0)
-    export_onnx(checkpoint, path, ExportOptions(decode=decode, static=True), verify=False)
+    export_onnx(checkpoint, path, ExportOptions(decode=decode, static=static), verify=False)
     image = picture(256, 256)
     assert len(PoseEstimator.open(path)(image)) == 0
     client = rtmlib.RTMO(onnx_model=str(path), model_input_size=(256, 256))

@@ -81,7 +81,10 @@ def export(
         Letterbox,
         typer.Option(help="Placement recorded for clients: center as in training, top-left as rtmlib does."),
     ] = Letterbox.CENTER,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the checkpoint's ema_state_dict.")] = False,
+    ema: Annotated[
+        bool,
+        typer.Option("--ema", help="Take ema_state_dict: mmengine's raw weights; its state_dict holds the averaged."),
+    ] = False,
     dump_info: Annotated[
         bool, typer.Option("--dump-info", help="Also write deploy.json, pipeline.json and detail.json.")
     ] = False,

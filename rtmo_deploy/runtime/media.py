@@ -226,10 +226,11 @@ def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> li
     Raises:
         InputDataError: A source that exists nowhere or holds no picture; a folder that cannot be read.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for source in [sources] if isinstance(sources, str | Path) else sources:
         for path in _pictures_of(os.fspath(source), recursive=recursive):
-            found.setdefault(path.absolute(), path)
+            # Without dots and double slashes, but without following links as resolve() would.
+            found.setdefault(os.path.abspath(path), path)  # noqa: PTH100
     return list(found.values())
 
 

@@ -215,6 +215,9 @@ def _print_parity(report: VerificationReport) -> None:
     table.add_column("input")
     for heading in ("people", "missed", "extra", "box px", "keypoint px", "score", "tensors"):
         table.add_column(heading, justify="right")
+    rounding = any(case.noise_px is not None for case in report.cases)
+    if rounding:
+        table.add_column("PyTorch's own rounding px (bound: 4x)", justify="right")
     for case in report.cases:
         people = case.people
         worst = max((error for error, _ in case.tensors.values()), default=None)
@@ -224,5 +227,8 @@ def _print_parity(report: VerificationReport) -> None:
             counts = [str(people.matched + people.missed), str(people.missed), str(people.extra)]
             cells = [*counts, *(f"{value:.1e}" for value in (people.box_px, people.keypoint_px, score))]
         shape = f"{case.batch}x3x{case.height}x{case.width}"
-        table.add_row(shape, *cells, "-" if worst is None else f"{worst:.1e}")
+        row = [shape, *cells, "-" if worst is None else f"{worst:.1e}"]
+        if rounding:
+            row.append("-" if case.noise_px is None else f"{case.noise_px:.1e}")
+        table.add_row(*row)
     print_table(table)

@@ -18,8 +18,8 @@ _SKIPPED = ["fuse_matmul_add_bias_into_gemm_batched", "fuse_bn_into_conv"]
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """Fold constants, remove what is dead or repeated.
 
-    onnxsim, not onnxslim: on these graphs both leave as many nodes to within a few per cent, and onnxsim takes a
-    fifth to a tenth of the time.
+    onnxsim, not onnxslim: both leave as many nodes (rtmo-s: 402 in ``onnx`` mode, 480 in ``fixed``), and onnxsim takes
+    a ninth of the time.
     """
     import onnxsim
 

@@ -199,10 +199,10 @@ class PoseEstimator:
         # A model with a fixed batch size is fed its last picture again to fill the last batch.
         filled = canvases + [canvases[-1]] * (fill - len(canvases))
         outputs = self.backend(to_tensor(filled))
-        found = outputs_to_poses(outputs, self.input_hw, self.artifact, self._coordinates)
+        found = outputs_to_poses(outputs, self.input_hw, self.artifact, self._coordinates)[: len(canvases)]
         for one in found:
             _require_finite(one, self.artifact)
-        return [_to_original(p, t) for p, t in zip(found, transforms, strict=False)]
+        return [_to_original(p, t) for p, t in zip(found, transforms, strict=True)]
 
 
 def _require_finite(poses: Poses, artifact: Artifact) -> None:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.backends import Backend, open_backend
     from rtmo_deploy.runtime.draw import draw_poses
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
-    from rtmo_deploy.runtime.media import find_images, read_image
+    from rtmo_deploy.data.images import find_images, read_image
 
 __all__ = [
     "Backend",

@@ -14,7 +14,7 @@ from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
-from rtmo_deploy.runtime.media import read_image
+from rtmo_deploy.data.images import read_image
 
 if TYPE_CHECKING:
     import os

@@ -24,7 +24,7 @@ from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.runtime import PoseEstimator, read_artifact
 from rtmo_deploy.runtime.estimator import outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
-from rtmo_deploy.runtime.media import read_image
+from rtmo_deploy.data.images import read_image
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
 
 ROBOT = Skeleton(

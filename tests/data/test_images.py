@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
 from rtmo_deploy.errors import InputDataError
-from rtmo_deploy.runtime import media
-from rtmo_deploy.runtime.media import decode_image, find_images, read_image
+from rtmo_deploy.data import images as media
+from rtmo_deploy.data.images import decode_image, find_images, read_image
 
 Picture = NDArray[np.uint8]
 
@@ -510,7 +510,7 @@ def test_a_large_file_of_another_kind_is_not_read_whole(tmp_path: Path) -> None:
 
 
 def test_pillow_is_imported_only_where_it_is_needed() -> None:
-    code = "import sys, rtmo_deploy.runtime.media; sys.exit('PIL' in sys.modules)"
+    code = "import sys, rtmo_deploy.data.images; sys.exit('PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

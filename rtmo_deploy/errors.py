@@ -3,6 +3,7 @@
 ::
 
     RtmoDeployError                 1  something failed
+    ├── TrainingError                  a training cannot go on
     ├── UsageError                  2  the call itself makes no sense
     ├── InputDataError              3  a picture, folder or annotation file
     ├── ModelError                  4  a checkpoint or an artifact
@@ -32,6 +33,7 @@ __all__ = [
     "ParityError",
     "RtmoDeployError",
     "SetupError",
+    "TrainingError",
     "UsageError",
 ]
 
@@ -53,6 +55,10 @@ class RtmoDeployError(Exception):
         self.where = None if where is None else str(where)
         head = f"{self.where}: " if self.where else ""
         super().__init__(f"{head}{finding} {remedy}".strip())
+
+
+class TrainingError(RtmoDeployError):
+    """A training cannot go on: its loss is no longer a number."""
 
 
 class UsageError(RtmoDeployError):

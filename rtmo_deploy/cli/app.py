@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from rtmo_deploy.cli.data import data_app
+from rtmo_deploy.cli.eval import evaluate
 from rtmo_deploy.cli.export import export
 from rtmo_deploy.cli.inspect import inspect
 from rtmo_deploy.cli.models import models_app
 from rtmo_deploy.cli.predict import predict
+from rtmo_deploy.cli.train import train
 from rtmo_deploy.cli.validate import validate
 from rtmo_deploy.errors import RtmoDeployError
 
@@ -67,6 +70,9 @@ def _root(
 
 app.command()(export)
 app.command()(predict)
+app.command()(train)
 app.command()(inspect)
 app.command()(validate)
+app.command(name="eval")(evaluate)
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")

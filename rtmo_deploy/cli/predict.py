@@ -75,8 +75,8 @@ def predict(
 
 def _find(sources: list[str], *, recursive: bool) -> tuple[list[Path], list[InputDataError]]:
     """The files that are meant; a source that means none does not stop the others."""
-    from rtmo_deploy.errors import InputDataError
     from rtmo_deploy.data.images import find_images
+    from rtmo_deploy.errors import InputDataError
 
     files: dict[Path, None] = {}
     failures: list[InputDataError] = []
@@ -106,8 +106,8 @@ def _target_names(files: list[Path]) -> dict[Path, str]:
 
 
 def _one(estimator: PoseEstimator, file: Path, target: Path | None, kpt_thr: float) -> dict[str, Any]:
-    from rtmo_deploy.runtime.draw import draw_poses, write_image
     from rtmo_deploy.data.images import read_image
+    from rtmo_deploy.runtime.draw import draw_poses, write_image
 
     image = read_image(file)
     poses: Poses = estimator(image)

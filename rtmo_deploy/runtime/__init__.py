@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rtmo_deploy.data.images import find_images, read_image
     from rtmo_deploy.runtime.backends import Backend, open_backend
     from rtmo_deploy.runtime.draw import draw_poses
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
-    from rtmo_deploy.data.images import find_images, read_image
 
 __all__ = [
     "Backend",
@@ -21,13 +21,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "Backend": "backends",
-    "PoseEstimator": "estimator",
-    "draw_poses": "draw",
-    "find_images": "media",
-    "open_backend": "backends",
-    "read_artifact": "estimator",
-    "read_image": "media",
+    "Backend": "runtime.backends",
+    "PoseEstimator": "runtime.estimator",
+    "draw_poses": "runtime.draw",
+    "find_images": "data.images",
+    "open_backend": "runtime.backends",
+    "read_artifact": "runtime.estimator",
+    "read_image": "data.images",
 }
 
 
@@ -36,4 +36,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"rtmo_deploy.{_HOME[name]}"), name)

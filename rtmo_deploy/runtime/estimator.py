@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
+from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
-from rtmo_deploy.data.images import read_image
 
 if TYPE_CHECKING:
     import os

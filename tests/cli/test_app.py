@@ -18,7 +18,8 @@ from rtmo_deploy.cli import app as app_module
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.cli.console import print_json
 
-COMMANDS = [(), ("export",), ("predict",), ("inspect",), ("validate",), ("models",)]
+COMMANDS = [(), ("eval",), ("export",), ("predict",), ("inspect",), ("train",), ("validate",), ("models",)]
+COMMANDS += [("data",), ("data", "synth"), ("data", "check")]
 COMMANDS += [("models", name) for name in ("list", "download", "init", "path")]
 HEAVY = {
     "torch",

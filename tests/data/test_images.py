@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
-from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.data import images as media
 from rtmo_deploy.data.images import decode_image, find_images, read_image
+from rtmo_deploy.errors import InputDataError
 
 Picture = NDArray[np.uint8]
 

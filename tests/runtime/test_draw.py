@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.poses import Poses, Skeleton
 from rtmo_deploy.runtime.draw import draw_poses, write_image
-from rtmo_deploy.data.images import read_image
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14
 
 Picture = NDArray[np.uint8]

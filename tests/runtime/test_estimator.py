@@ -17,6 +17,7 @@ from rtmo_deploy.convert import (
     RawDecodeOptions,
     export_onnx,
 )
+from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, InputDataError, UsageError
 from rtmo_deploy.measure import compare_people
 from rtmo_deploy.model import NetworkSpec, load_checkpoint, save_checkpoint
@@ -24,7 +25,6 @@ from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.runtime import PoseEstimator, read_artifact
 from rtmo_deploy.runtime.estimator import outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
-from rtmo_deploy.data.images import read_image
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
 
 ROBOT = Skeleton(

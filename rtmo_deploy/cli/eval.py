@@ -1,0 +1,306 @@
+"""``rtmo-deploy eval``: average precision on annotated pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rtmo_deploy.data.coco import CocoKeypoints, CocoReport
+    from rtmo_deploy.measure.accuracy import AccuracyReport, Evaluation, Published
+    from rtmo_deploy.runtime.estimator import PoseEstimator
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A checkpoint, an exported model, or a published one's name.")
+    ] = None,
+    ann: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Annotations in COCO's keypoint format.", show_default=False)
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated pictures.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Judge this results file instead of a model.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="coco|crowdpose", help="Whose rules. [default: by the keypoints]")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write who was found, as a results file in COCO's format.")
+    ] = None,
+    score_thr: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="People with a score not above this do not count. [default: 0.1; file: none]"),
+    ] = None,
+    sigma: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X[,X...]", help="OKS sigma, one for all keypoints or one each. [default: the keypoints' own]"
+        ),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Category that is meant, where several have different keypoints.")
+    ] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    backend: Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")] = None,
+    imgsz: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")] = None,
+    journal_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Measure average precision. A run that was stopped goes on where it was when it is called again."""
+    from rtmo_deploy.errors import UsageError
+
+    if ann is None:
+        raise UsageError("There are no annotations to judge by.", remedy="Give --ann FILE.")
+    if (model is None) == (predictions is None):
+        raise UsageError("Either a model is judged or --predictions are.", remedy="Give one of them.")
+    rules = _Rules(ann, dataset, _sigmas(sigma), category, max_images)
+    if predictions is not None:
+        if save is not None:
+            raise UsageError("The predictions are a file already.", remedy="Leave --save away.")
+        report = _judge_file(predictions, rules, score_thr)
+        facts: dict[str, Any] = {"predictions": str(predictions), "score_thr": score_thr}
+        _show(str(predictions), ann, report, None, facts, as_json=as_json)
+        return
+    if images is None:
+        raise UsageError("A model needs the pictures themselves.", remedy="Give --images DIR.")
+    from rtmo_deploy.cli.console import download_bar, status
+
+    threshold = 0.1 if score_thr is None else score_thr
+    with status("reading the annotations"):
+        data = _read(rules, images)
+    from rtmo_deploy.measure.accuracy import published_figures
+    from rtmo_deploy.runtime.estimator import locate_model
+
+    with download_bar(str(model)) as fetched:
+        path = locate_model(str(model), progress=fetched)
+    with status("opening the model"):
+        estimator = _open(path, threshold, device, backend, imgsz, threads)
+    done = _run(estimator, data, rules, threshold, batch, save, journal_dir)
+    facts = {
+        "model": str(path),
+        "model_sha256": _sha256(path),
+        "backend": type(estimator.backend).__name__.removesuffix("Backend").lower(),
+        "device": estimator.backend.device,
+        "input_hw": list(estimator.input_hw),
+        "score_thr": threshold,
+        "saved": None if save is None else str(save),
+        "resumed": done.resumed,
+    }
+    published = published_figures(estimator.artifact, facts["model_sha256"])
+    _show(str(path), ann, done.report, published, facts, as_json=as_json)
+
+
+class _Rules(NamedTuple):
+    ann: Path
+    protocol: str | None
+    sigmas: float | list[float] | None
+    category: str | None
+    max_images: int | None
+
+
+def _sha256(path: Path) -> str:
+    from rtmo_deploy.files import sha256_of
+
+    return sha256_of(path)
+
+
+def _sigmas(text: str | None) -> float | list[float] | None:
+    from rtmo_deploy.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"'{text}' is no list of sigmas.", remedy="Give numbers with commas between them.", where="--sigma"
+        ) from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _read(rules: _Rules, images: Path) -> CocoKeypoints:
+    from rtmo_deploy.data.coco import CocoKeypoints
+
+    data = CocoKeypoints(rules.ann, images, category=rules.category, max_images=rules.max_images)
+    _print_warnings(data.report)
+    return data
+
+
+def _print_warnings(report: CocoReport) -> None:
+    from rtmo_deploy.cli.console import stderr
+
+    for finding in report.of("warning"):
+        stderr().print(f"Note: {report.file}: {finding}")
+
+
+def _judge_file(predictions: Path, rules: _Rules, score_thr: float | None) -> AccuracyReport:
+    import numpy as np
+
+    from rtmo_deploy.data.coco import read_ground_truth
+    from rtmo_deploy.measure.accuracy import judge, load_results
+
+    truth, skeleton, found = read_ground_truth(rules.ann, category=rules.category)
+    _print_warnings(found)
+    every = truth.image_ids.tolist()
+    truth = truth.select(np.arange(truth.num_images)[: rules.max_images])
+    detections = load_results(predictions, truth, len(skeleton), known=every)
+    if score_thr is not None:
+        detections = detections.select(detections.scores > score_thr)
+    return judge(truth, detections, skeleton, protocol=rules.protocol, sigmas=rules.sigmas)
+
+
+def _open(
+    path: Path,
+    score_thr: float,
+    device: str,
+    backend: str | None,
+    imgsz: tuple[int, int] | None,
+    threads: int | None,
+) -> PoseEstimator:
+    from rtmo_deploy.measure.accuracy import with_score_threshold
+    from rtmo_deploy.runtime.backends import open_backend
+    from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
+
+    artifact = with_score_threshold(read_artifact(path), score_thr)
+    return PoseEstimator(open_backend(artifact, device, backend=backend, threads=threads), input_hw=imgsz)
+
+
+def _run(
+    estimator: PoseEstimator,
+    data: CocoKeypoints,
+    rules: _Rules,
+    score_thr: float,
+    batch: int,
+    save: Path | None,
+    journal_dir: Path | None,
+) -> Evaluation:
+    from rtmo_deploy.measure.accuracy import evaluate_model, save_results
+
+    with _progress() as advance:
+        return evaluate_model(
+            estimator,
+            data,
+            protocol=rules.protocol,
+            sigmas=rules.sigmas,
+            score_thr=score_thr,
+            batch=batch,
+            journal=_journal(save, journal_dir),
+            progress=advance,
+            finished=None if save is None else lambda found: save_results(save, found, data.ground_truth()),
+        )
+
+
+def _journal(save: Path | None, folder: Path | None) -> Path:
+    """The journal's file, or the folder where it gets a name."""
+    if folder is None and save is not None:
+        return save.with_name(f".{save.name}.journal")
+    if folder is None:
+        import platformdirs
+
+        folder = platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "eval"
+    from rtmo_deploy.errors import SetupError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"The folder for the journal cannot be made: {error.strerror}.",
+            remedy="Name another with --journal-dir.",
+            where=folder,
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time that is left on a terminal; elsewhere a line for each tenth."""
+    from rtmo_deploy.cli.console import stderr
+
+    console = stderr()
+    started = time.monotonic()
+    if not console.is_terminal:
+        said, first = -1, 0
+
+        def say(done: int, total: int) -> None:
+            nonlocal said, first
+            if said < 0:
+                first = done
+                _say_resumed(done, total)
+            if 10 * done // total > said:
+                said = 10 * done // total
+                left = (time.monotonic() - started) * (total - done) / max(done - first, 1)
+                console.print(f"{done}/{total} pictures" + (f", {left:.0f} s left" if done > first else "") + " ...")
+
+        yield say
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("finding people"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def advance(done: int, total: int) -> None:
+            if bar.tasks[0].total is None:
+                _say_resumed(done, total)
+            bar.update(task, completed=done, total=total)
+
+        yield advance
+
+
+def _say_resumed(done: int, total: int) -> None:
+    from rtmo_deploy.cli.console import stderr
+
+    if done:
+        stderr().print(f"An earlier run had done {done} of {total} pictures; going on from there.")
+
+
+def _show(
+    what: str, ann: Path, report: AccuracyReport, published: Published | None, facts: dict[str, Any], *, as_json: bool
+) -> None:
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table, stderr
+
+    if published is not None and published.protocol != report.protocol:
+        published = None
+    if as_json:
+        beside = None if published is None else {**vars(published), "metrics": dict(published.metrics)}
+        print_json("eval", **facts, annotations=str(ann), **report.to_dict(), published=beside)
+        return
+    from rich.table import Table
+
+    counts = {"pictures": report.images, "people": report.people, "found": report.detections}
+    print_table(facts_table({"judged": what, "by": str(ann), **{name: str(count) for name, count in counts.items()}}))
+    table = Table()
+    table.add_column(f"{report.protocol} protocol")
+    table.add_column("measured", justify="right")
+    if published is not None:
+        table.add_column(f"{published.model}, published, {published.dataset}", justify="right")
+    for name, value in report.metrics.items():
+        cells = [_figure(value)]
+        if published is not None:
+            cells.append(_figure(published.metrics.get(name)))
+        table.add_row(name, *cells)
+    print_table(table)
+    for note in report.notes:
+        stderr().print(f"Note: {note}")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,192 @@
+"""``rtmo-deploy train``: a recipe becomes a checkpoint; a killed run goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtmo_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from rtmo_deploy.train.loop import Progress, Trainer
+    from rtmo_deploy.train.recipe import Recipe
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="A YAML recipe, as in recipes/train; or use the flags.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder of the run. [default: runs/<the recipe's name>]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Without a recipe: architecture (rtmo-t, rtmo-s, …) trained as published.")
+    ] = None,
+    ann: Annotated[Path | None, typer.Option(help="Without a recipe: annotations to learn from, COCO format.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their pictures.")] = None,
+    val_ann: Annotated[Path | None, typer.Option(help="Without a recipe: annotations to judge with.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their pictures.")] = None,
+    init: Annotated[str | None, typer.Option(help="Checkpoint to start from: a file or a published name.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Change a field of the recipe, as in --set optimizer.lr=0.001"
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or cuda:N; under torchrun each process takes its GPU.")
+    ] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from last.pth in the run's folder, if there is one.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Begin anew in a folder that holds a run.")] = False,
+    save_every: Annotated[float, typer.Option(min=1, help="Seconds from one last.pth to the next.")] = 300.0,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps from one row of log.csv to the next.")] = 50,
+    stop_after: Annotated[
+        float | None, typer.Option(min=0, help="Seconds after which to write the state and end; go on with --resume.")
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Train a model by a recipe; writes last.pth, best.pth, final.pth, log.csv and curves.png."""
+    flags = {"model": model, "ann": ann, "images": images, "val_ann": val_ann, "val_images": val_images}
+    plan = _plan(recipe, flags, init, settings or [])
+    folder = out or Path("runs") / plan.name
+    _check_folder(folder, resume=resume, force=force)
+
+    import torch
+
+    from rtmo_deploy.train.distributed import join_group
+    from rtmo_deploy.train.loop import RunOptions, Trainer
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    group = join_group(device)
+    options = RunOptions(
+        out=folder,
+        workers=workers,
+        resume=resume,
+        save_every=save_every,
+        log_every=log_every,
+        stop_after=stop_after,
+        tensorboard=tensorboard,
+    )
+    try:
+        trainer = Trainer(plan, options, group)
+        if group.main:
+            from rtmo_deploy.train.recipe import save_recipe
+
+            save_recipe(folder / "recipe.yaml", plan)
+        finished = _run(trainer)
+    finally:
+        group.leave()
+    if group.main:
+        _print_result(trainer, folder, finished=finished, as_json=as_json)
+
+
+def _plan(path: Path | None, flags: dict[str, Any], init: str | None, settings: list[str]) -> Recipe:
+    from rtmo_deploy.train.recipe import load_recipe, published_recipe, with_settings
+
+    given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
+    if path is not None:
+        if given:
+            raise UsageError(
+                f"A recipe and {', '.join(given)} were given.", remedy="Use --set to change fields of a recipe."
+            )
+        plan = load_recipe(path)
+    else:
+        needed = [f"--{name}" for name in ("model", "ann", "images") if flags[name] is None]
+        if needed:
+            raise UsageError(
+                f"There is no recipe, and {', '.join(needed)} are missing.",
+                remedy="Give a recipe, or --model, --ann and --images.",
+            )
+        plan = published_recipe(**flags)
+    if init is not None:
+        settings = [*settings, f"model.init={init}"]
+    return with_settings(plan, settings)
+
+
+def _check_folder(folder: Path, *, resume: bool, force: bool) -> None:
+    if not resume and not force and (folder / "last.pth").is_file():
+        raise UsageError(
+            "This folder holds a run already.",
+            remedy="Go on with it with --resume, choose another folder with --out, or overwrite it with --force.",
+            where=folder,
+        )
+
+
+def _run(trainer: Trainer) -> bool:
+    """Run, with a line of progress on stderr."""
+    from rich import progress as bars
+
+    from rtmo_deploy.cli.console import stderr
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[facts]}"),
+    )
+    console = stderr()
+    with bars.Progress(*columns, console=console, disable=not console.is_terminal or not trainer.group.main) as bar:
+        task = bar.add_task("training", total=trainer.steps, completed=trainer.step, facts="")
+
+        def report(progress: Progress) -> None:
+            facts = _facts(progress)
+            bar.update(task, completed=progress.step, facts=facts)
+            if progress.report is not None or not console.is_terminal:
+                console.print(
+                    f"step {progress.step}/{progress.steps}, epoch {progress.epoch}: {facts}", highlight=False
+                )
+
+        return trainer.run(report)
+
+
+def _facts(progress: Progress) -> str:
+    terms = " ".join(f"{name} {value:.3f}" for name, value in progress.terms.items())
+    text = f"{terms} | {progress.pictures_per_second:.1f} pictures/s"
+    if progress.report is not None:
+        figures = progress.report.metrics
+        shown = (f"{name} {figures[name]:.3f}" for name in ("AP", "AP50") if figures.get(name) is not None)
+        text += " | " + " ".join(shown)
+    return text
+
+
+def _print_result(trainer: Trainer, folder: Path, *, finished: bool, as_json: bool) -> None:
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
+
+    metrics = trainer.history[-1]["metrics"] if trainer.history else None
+    files = [
+        name for name in ("final.pth", "best.pth", "last.pth", "log.csv", "curves.png") if (folder / name).is_file()
+    ]
+    if as_json:
+        print_json(
+            "train",
+            folder=str(folder),
+            finished=finished,
+            step=trainer.step,
+            steps=trainer.steps,
+            best_ap=trainer.best if trainer.best >= 0 else None,
+            metrics=metrics,
+            files=files,
+        )
+        return
+    facts = {
+        "folder": str(folder),
+        "state": "finished" if finished else "stopped; go on with --resume",
+        "steps": f"{trainer.step} of {trainer.steps}",
+        "files": ", ".join(files),
+    }
+    if metrics:
+        facts["last judged"] = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if v is not None)
+        facts["best AP"] = f"{trainer.best:.3f}"
+    print_table(facts_table(facts))

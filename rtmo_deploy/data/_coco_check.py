@@ -1,0 +1,82 @@
+"""Checks of an annotation file against its pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rtmo_deploy.data._findings import CocoReport
+from rtmo_deploy.data._ignore import fill_segmentation
+from rtmo_deploy.data.images import read_image
+from rtmo_deploy.errors import InputDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.data._coco_file import CocoFile
+
+__all__ = ["check_pictures", "check_segmentations", "existing_pictures", "picture_name", "report"]
+
+
+def picture_name(parsed: CocoFile, index: int) -> str:
+    """File name of a picture, as in the file."""
+    return parsed.names[index].decode("utf-8", "surrogateescape")
+
+
+def existing_pictures(parsed: CocoFile, folder: Path) -> NDArray[np.bool_]:
+    """Which pictures have a file; notes the others. Each folder is listed once: that is quick on network disks too."""
+    listed: dict[Path, set[str]] = {}
+    there = np.zeros(parsed.truth.num_images, bool)
+    for index, one in enumerate(parsed.truth.image_ids.tolist()):
+        path = folder / picture_name(parsed, index)
+        if path.parent not in listed:
+            try:
+                listed[path.parent] = set(os.listdir(path.parent))  # noqa: PTH208 - names only, without objects
+            except OSError:
+                listed[path.parent] = set()
+        there[index] = path.name in listed[path.parent]
+        if not there[index]:
+            parsed.found.add("image-missing", one)
+    return there
+
+
+def check_segmentations(parsed: CocoFile, learned: NDArray[np.bool_]) -> None:
+    """Try the segmentations of those who are not learned."""
+    for row in np.flatnonzero(~learned & (parsed.segmentation >= 0)):
+        height, width = parsed.sizes[parsed.truth.image[row]].tolist()
+        segmentation = json.loads(parsed.segmentations[int(parsed.segmentation[row])])
+        mask = np.zeros((height, width), np.uint8)
+        if height and not fill_segmentation(mask, segmentation, (height, width)):
+            parsed.found.add("segmentation", parsed.labels[row])
+
+
+def check_pictures(
+    parsed: CocoFile, folder: Path, indices: NDArray[np.intp], progress: Callable[[int, int], None] | None
+) -> None:
+    """Read pictures, and compare their sizes with those in the file."""
+    ids = parsed.truth.image_ids.tolist()
+    for done, index in enumerate(indices.tolist(), 1):
+        try:
+            shape = read_image(folder / picture_name(parsed, index)).shape[:2]
+        except InputDataError:
+            parsed.found.add("image-unreadable", ids[index])
+        else:
+            if parsed.sizes[index].all() and tuple(parsed.sizes[index]) != shape:
+                parsed.found.add("image-size", ids[index])
+        if progress is not None:
+            progress(done, len(indices))
+
+
+def report(parsed: CocoFile, people: int) -> CocoReport:
+    """What was found, with the number of people to learn."""
+    if not people:
+        parsed.found.add("nobody")
+    return CocoReport(
+        parsed.path, parsed.truth.num_images, parsed.annotations, people, findings=parsed.found.findings()
+    )

@@ -1,0 +1,158 @@
+"""Findings: what is wrong with an annotation file, all of it at once, by kind and by id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from rtmo_deploy.errors import InputDataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["CocoReport", "Collector", "Finding"]
+
+Severity = Literal["error", "warning", "note"]
+Subject = Literal["image", "annotation", "file"]
+#: Ids of one finding that are printed; ``to_dict`` gives all.
+SHOWN: Final = 10
+
+_BOUND_FOR_IGNORE: Final = "they are not learned, and detections of theirs are neither right nor wrong"
+
+#: Kind -> how bad it is, what it is about, and what happened (and, where it is handled, how).
+KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
+    "image-entry": ("error", "image", "no object with an id and a file name"),
+    "image-id-duplicate": ("error", "image", "the id occurs more than once"),
+    "image-missing": ("error", "image", "the file is not in the picture folder"),
+    "image-unreadable": ("error", "image", "the picture cannot be read"),
+    "image-size": ("error", "image", "the picture is not as large as the annotations say"),
+    "image-value": ("warning", "image", "the size is not two positive numbers; taken as unknown"),
+    "annotation-entry": ("error", "annotation", "no object with an image id"),
+    "annotation-id": ("warning", "annotation", "the annotation has no id; it is named by its place in the list"),
+    "annotation-id-duplicate": ("warning", "annotation", "the id occurs more than once; all of them are used"),
+    "annotation-image": ("warning", "annotation", "the image id is not in the file; left out"),
+    "annotation-category": ("warning", "annotation", "the category is unknown or has no keypoints; left out"),
+    "keypoint-count": ("error", "annotation", "the keypoints are not three numbers for each keypoint of the category"),
+    "keypoint-value": ("error", "annotation", "a labelled keypoint is not at a finite place"),
+    "keypoint-flag": ("warning", "annotation", "a flag is not 0, 1 or 2; the nearest of them is taken"),
+    "keypoint-far": (
+        "warning",
+        "annotation",
+        "a labelled keypoint lies far outside the picture; not learned",
+    ),
+    "num-keypoints-zero": (
+        "warning",
+        "annotation",
+        "num_keypoints is 0, and there are labelled keypoints, or the other way round; not learned",
+    ),
+    "num-keypoints": ("note", "annotation", "num_keypoints is not the number of labelled keypoints"),
+    "box-value": ("error", "annotation", "the box is not four finite numbers"),
+    "box-none": ("warning", "annotation", "there is no box; left out"),
+    "box-empty": ("warning", "annotation", "the box is empty, or outside the picture; not learned"),
+    "area": ("warning", "annotation", "the area is not a positive number; 0.53 of the box is taken for it"),
+    "segmentation": ("warning", "annotation", "the segmentation cannot be read; the box stands in for it"),
+    "crowd": ("note", "annotation", f"crowds; {_BOUND_FOR_IGNORE}"),
+    "no-keypoints": ("note", "annotation", f"people without labelled keypoints; {_BOUND_FOR_IGNORE}"),
+    "skeleton": ("warning", "file", "the category's skeleton names keypoints that do not exist; those edges are left"),
+    "nobody": ("warning", "file", "there is nobody to learn in the file"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of thing found, and where.
+
+    Attributes:
+        kind: Its name, as in ``keypoint-count``; the keys of :data:`KINDS`.
+        severity: ``error``: the data cannot be used; ``warning``: it is handled as it says; ``note``: as it should be.
+        subject: What the ids are ids of.
+        what: What was found, and how it is handled.
+        ids: Ids in the file, in its order; ``#12`` for the thirteenth entry of a list where there is no id.
+    """
+
+    kind: str
+    severity: Severity
+    subject: Subject
+    what: str
+    ids: tuple[int | str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.ids:
+            return f"{self.what}."
+        shown = ", ".join(map(str, self.ids[:SHOWN]))
+        more = f" and {len(self.ids) - SHOWN} more" if len(self.ids) > SHOWN else ""
+        noun = self.subject + "s" * (len(self.ids) > 1)
+        return f"{noun} {shown}{more}: {self.what}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**vars(self), "ids": list(self.ids)}
+
+
+@dataclass(frozen=True)
+class CocoReport:
+    """What a check of an annotation file found.
+
+    Attributes:
+        file: The annotation file.
+        images: Pictures in it.
+        annotations: Annotations in it, usable or not.
+        people: People to learn.
+        findings: Errors first, then warnings, then notes.
+    """
+
+    file: Path
+    images: int
+    annotations: int
+    people: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no errors; warnings are no errors."""
+        return not self.of("error")
+
+    def of(self, severity: Severity) -> tuple[Finding, ...]:
+        """The findings of one severity."""
+        return tuple(finding for finding in self.findings if finding.severity == severity)
+
+    def require_ok(self) -> None:
+        """Raise one error that names all errors.
+
+        Raises:
+            InputDataError: There are errors.
+        """
+        if not self.ok:
+            listed = " ".join(f"{str(finding)[0].upper()}{str(finding)[1:]}" for finding in self.of("error"))
+            raise InputDataError(
+                listed, remedy="Correct the file, or read it with strict=False to leave these out.", where=self.file
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "file": str(self.file),
+            "ok": self.ok,
+            "images": self.images,
+            "annotations": self.annotations,
+            "people": self.people,
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+@dataclass
+class Collector:
+    """Gathers ids by kind while a file is read."""
+
+    ids: dict[str, list[int | str]] = field(default_factory=dict)
+
+    def add(self, kind: str, *ids: int | str) -> None:
+        """Note that ``kind`` (a key of :data:`KINDS`) was found at ``ids``; without ids, in the file as a whole."""
+        seen = self.ids.setdefault(kind, [])
+        seen.extend(one for one in ids if not seen or seen[-1] != one)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What was gathered, in the order of :class:`CocoReport`."""
+        order = {"error": 0, "warning": 1, "note": 2}
+        found = [Finding(kind, *KINDS[kind], tuple(self.ids[kind])) for kind in KINDS if kind in self.ids]
+        return tuple(sorted(found, key=lambda finding: order[finding.severity]))

@@ -1,0 +1,242 @@
+"""People annotated in COCO's keypoint format: COCO itself, CrowdPose, OCHuman, or anybody's own, any keypoint count.
+
+As in the reference's bottom-up reading, crowds, people without labelled keypoints and people with an empty box are not
+learned; where they stand becomes :attr:`Sample.ignore`. A person's size is the annotation's ``area``, or 0.53 of the
+box where that is missing (CrowdPose). Boxes are clipped to the picture.
+
+Bad data is reported all at once, by file and id: :func:`check_coco`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rtmo_deploy.data._coco_check import check_pictures, check_segmentations, existing_pictures, report
+from rtmo_deploy.data._coco_file import read_coco_file
+from rtmo_deploy.data._coco_people import areas_of, clipped_boxes, far_outside, learned_people
+from rtmo_deploy.data._findings import CocoReport, Finding
+from rtmo_deploy.data._ignore import fill_box, fill_segmentation
+from rtmo_deploy.data._packed import Packed
+from rtmo_deploy.data.images import read_image
+from rtmo_deploy.data.sample import People, Sample
+from rtmo_deploy.errors import InputDataError, UsageError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.data.ground_truth import GroundTruth
+    from rtmo_deploy.poses import Skeleton
+
+__all__ = ["CocoKeypoints", "CocoReport", "Finding", "check_coco", "read_ground_truth"]
+
+_log = logging.getLogger(__name__)
+
+
+class CocoKeypoints:
+    """A :class:`~rtmo_deploy.data.PoseDataset` over an annotation file and a folder of pictures.
+
+    It is picklable and small: arrays, no objects; pictures are read when they are asked for.
+
+    Args:
+        annotations_file: The annotations, JSON.
+        image_dir: The folder that its file names are relative to.
+        skeleton: What the keypoints are, if not what the file says.
+        category: Name of the category that is meant, where several have different keypoints.
+        only_annotated: Leave out pictures without anybody to learn.
+        strict: Errors in the data are raised, all in one; else what has errors is left out, with a warning in the log.
+        max_images: Only the first so many pictures.
+
+    Raises:
+        InputDataError: The file cannot be used; or it has errors, and ``strict``.
+    """
+
+    def __init__(
+        self,
+        annotations_file: str | os.PathLike[str],
+        image_dir: str | os.PathLike[str],
+        *,
+        skeleton: Skeleton | None = None,
+        category: str | None = None,
+        only_annotated: bool = False,
+        strict: bool = True,
+        max_images: int | None = None,
+    ) -> None:
+        if max_images is not None and max_images < 1:
+            raise UsageError(f"{max_images} pictures cannot be read.", remedy="Give a positive number.")
+        parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
+        self.image_dir = Path(image_dir)
+        self.file = parsed.path
+        self.skeleton: Skeleton = parsed.skeleton
+        self._strict = strict
+        keep = existing_pictures(parsed, self.image_dir)
+        sizes = parsed.sizes[parsed.truth.image]
+        corners, far = clipped_boxes(parsed.truth.boxes, sizes), far_outside(parsed.truth.keypoints, sizes)
+        learned = learned_people(parsed.truth, corners, far, parsed.found, parsed.labels)
+        self.report: CocoReport = report(parsed, int(learned.sum()))
+        if strict:
+            self.report.require_ok()
+        for finding in self.report.of("error"):
+            _log.warning("%s: left out: %s", self.file, finding)
+        if only_annotated:
+            keep &= np.bincount(parsed.truth.image[learned], minlength=len(keep)) > 0
+        chosen = np.flatnonzero(keep)[:max_images]
+        if not len(chosen):
+            raise InputDataError(
+                "There is no picture to use in it.", remedy="Check that it is the right file.", where=self.file
+            )
+        mine = np.isin(parsed.truth.image, chosen)
+        self._truth = parsed.truth.select(chosen)
+        self._names = Packed([parsed.names[index] for index in chosen.tolist()])
+        self._sizes = parsed.sizes[chosen]
+        self._corners, self._far, self._learned = corners[mine], far[mine], learned[mine]
+        self._segmentations, self._segmentation = parsed.segmentations, parsed.segmentation[mine]
+        self._starts = np.searchsorted(self._truth.image, np.arange(len(chosen) + 1))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a picture and its people.
+
+        Raises:
+            InputDataError: The picture cannot be read, or is not as large as the annotations say.
+        """
+        index = self._checked(index)
+        image = self.image(index)
+        height, width = image.shape[:2]
+        people = self.people(index)
+        if self._sizes[index].tolist() != [height, width]:
+            last = np.array([width, height, width, height], np.float32) - 1
+            people = People(np.clip(people.boxes, 0, last), people.keypoints, people.visible, people.areas)
+            people = people[(people.boxes[:, 2:] > people.boxes[:, :2]).all(1)]
+        return Sample(image, people, self.image_number(index), self.name(index), self.ignored(index, (height, width)))
+
+    @property
+    def images(self) -> list[Path]:
+        """The picture files, in order."""
+        return [self.image_path(index) for index in range(len(self))]
+
+    def name(self, index: int) -> str:
+        """File name of a picture, as in the annotations."""
+        return self._names[self._checked(index)].decode("utf-8", "surrogateescape")
+
+    def image_path(self, index: int) -> Path:
+        """Where a picture lies."""
+        return self.image_dir / self.name(index)
+
+    def image_number(self, index: int) -> int:
+        """Id of a picture in the annotations; its index where that is not a number."""
+        one = self._truth.image_ids[index]
+        return index if isinstance(one, str) else int(one)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Read a picture, ``(h, w, 3)`` uint8 BGR, without its people.
+
+        Raises:
+            InputDataError: It cannot be read, or is not as large as the annotations say.
+        """
+        path = self.image_path(index)
+        image = read_image(path)
+        height, width = image.shape[:2]
+        noted = self._sizes[index].tolist()
+        if all(noted) and noted != [height, width]:
+            finding = f"The picture is {width}x{height}; its people were annotated in {noted[1]}x{noted[0]}."
+            if self._strict:
+                remedy = f"Put the picture that was annotated there, or correct {self.file.name}."
+                raise InputDataError(finding, remedy=remedy, where=path)
+            _log.warning("%s: %s", path, finding)
+        return image
+
+    def people(self, index: int) -> People:
+        """The people to learn in a picture, without reading it."""
+        rows = self._rows(self._checked(index))
+        rows = rows[self._learned[rows]]
+        keypoints = self._truth.keypoints[rows]
+        visible = np.where(self._far[rows], 0, keypoints[..., 2])
+        places = np.where(visible[..., None] > 0, keypoints[..., :2], 0)
+        corners = self._corners[rows]
+        areas = areas_of(self._truth.areas[rows], corners)
+        return People(*(array.astype(np.float32) for array in (corners, places, visible, areas)))
+
+    def ignored(self, index: int, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+        """``size`` (h, w) bool: where people stand who are not to be learned; None for nowhere."""
+        rows = self._rows(self._checked(index))
+        rows = rows[~self._learned[rows]]
+        if not len(rows):
+            return None
+        mask = np.zeros(size, np.uint8)
+        for row in rows:
+            which = int(self._segmentation[row])
+            drawn = which >= 0 and fill_segmentation(mask, json.loads(self._segmentations[which]), size)
+            if not drawn:
+                fill_box(mask, self._corners[row])
+        return mask.astype(bool) if mask.any() else None
+
+    def ground_truth(self) -> GroundTruth:
+        """Everything annotated, crowds included, for judging (see :mod:`rtmo_deploy.measure.accuracy`)."""
+        return self._truth
+
+    def _rows(self, index: int) -> NDArray[np.intp]:
+        return np.arange(self._starts[index], self._starts[index + 1])
+
+    def _checked(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} pictures, and no number {index}")
+        return index % len(self)
+
+
+def read_ground_truth(
+    annotations_file: str | os.PathLike[str], *, category: str | None = None
+) -> tuple[GroundTruth, Skeleton, CocoReport]:
+    """What a file says, for judging predictions without the pictures: everybody, the keypoints, and the findings.
+
+    Raises:
+        InputDataError: The file cannot be used, or has errors.
+    """
+    parsed = read_coco_file(annotations_file, category=category)
+    found = report(parsed, parsed.truth.num_people)
+    found.require_ok()
+    return parsed.truth, parsed.skeleton, found
+
+
+def check_coco(
+    annotations_file: str | os.PathLike[str],
+    image_dir: str | os.PathLike[str] | None = None,
+    *,
+    category: str | None = None,
+    read_images: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CocoReport:
+    """Everything that is wrong with an annotation file and, if a folder is given, with its pictures.
+
+    Args:
+        annotations_file: The annotations, JSON.
+        image_dir: The folder that its file names are relative to.
+        category: Name of the category that is meant, where several have different keypoints.
+        read_images: Read every picture as well: is it whole, and as large as the annotations say?
+        progress: Told how many pictures have been read, and how many there are.
+
+    Raises:
+        InputDataError: The file cannot be read, is not JSON, or is not in COCO's format.
+        UsageError: Pictures shall be read, and there is no folder.
+    """
+    if read_images and image_dir is None:
+        raise UsageError("The pictures cannot be read without their folder.", remedy="Give it.")
+    parsed = read_coco_file(annotations_file, category=category)
+    sizes = parsed.sizes[parsed.truth.image]
+    corners, far = clipped_boxes(parsed.truth.boxes, sizes), far_outside(parsed.truth.keypoints, sizes)
+    learned = learned_people(parsed.truth, corners, far, parsed.found, parsed.labels)
+    check_segmentations(parsed, learned)
+    if image_dir is not None:
+        there = existing_pictures(parsed, Path(image_dir))
+        if read_images:
+            check_pictures(parsed, Path(image_dir), np.flatnonzero(there), progress)
+    return report(parsed, int(learned.sum()))

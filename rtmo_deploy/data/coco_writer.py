@@ -1,0 +1,193 @@
+"""Annotated pictures out: COCO keypoint files, and folders of pictures with one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+
+from rtmo_deploy.errors import SetupError
+from rtmo_deploy.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from rtmo_deploy.data.sample import People, PoseDataset, Sample
+    from rtmo_deploy.poses import Skeleton
+
+__all__ = ["ANNOTATIONS_NAME", "CocoEntry", "Written", "write_coco", "write_dataset"]
+
+ANNOTATIONS_NAME: Final = "annotations.json"
+"""The annotation file in a folder that `write_dataset` writes; the pictures are in ``images`` beside it."""
+
+JPEG_QUALITY: Final = 95
+
+
+@dataclass(frozen=True, eq=False)
+class CocoEntry:
+    """One picture of a COCO file.
+
+    Attributes:
+        image_id: Its id, unique in the file.
+        file_name: Its name, relative to the folder of the pictures.
+        height: Pixels.
+        width: Pixels.
+        people: Who is annotated in it.
+    """
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+    people: People
+
+    @classmethod
+    def of(cls, sample: Sample) -> CocoEntry:
+        """The entry of a sample, by its own id and name."""
+        height, width = sample.image.shape[:2]
+        return cls(sample.image_id, sample.name, height, width, sample.people)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_coco` wrote: where, and how many images, people and labelled keypoints."""
+
+    path: Path
+    images: int
+    people: int
+    keypoints: int
+
+
+def write_coco(
+    path: Path,
+    entries: Iterable[CocoEntry | Sample],
+    skeleton: Skeleton,
+    *,
+    info: Mapping[str, Any] | None = None,
+) -> Written:
+    """Write a COCO keypoint file; it appears whole or not at all.
+
+    Annotations are numbered from 1 in the order of the entries. Coordinates have two decimals; ``bbox`` is x, y,
+    width, height.
+
+    Args:
+        path: File to write; replaced if it is there.
+        entries: The pictures, with distinct ids.
+        skeleton: What the keypoints are.
+        info: What stands under ``info``, besides a description.
+
+    Raises:
+        ValueError: Two entries have one id, or people have another number of keypoints than the skeleton.
+        SetupError: The file cannot be written.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for entry in entries:
+        if not isinstance(entry, CocoEntry):
+            entry = CocoEntry.of(entry)
+        if entry.image_id in seen:
+            raise ValueError(f"two pictures have the id {entry.image_id}")
+        if entry.people.keypoints.shape[1] != len(skeleton):
+            raise ValueError(f"{entry.file_name}: people do not have the {len(skeleton)} keypoints of {skeleton.name}")
+        seen.add(entry.image_id)
+        images.append(
+            {"id": entry.image_id, "file_name": entry.file_name, "width": entry.width, "height": entry.height}
+        )
+        annotations += _annotations(entry, first=len(annotations) + 1)
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.keypoints),
+        "skeleton": [[first + 1, second + 1] for first, second in skeleton.edges],
+    }
+    document = {
+        "info": {"description": "Keypoint annotations in COCO's format", **(info or {})},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [category],
+    }
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    labelled = sum(annotation["num_keypoints"] for annotation in annotations)
+    return Written(path, len(images), len(annotations), labelled)
+
+
+def _annotations(entry: CocoEntry, *, first: int) -> list[dict[str, Any]]:
+    """The annotations of one picture, numbered from ``first``."""
+    people, found = entry.people, []
+    for index in range(len(people)):
+        x1, y1, x2, y2 = people.boxes[index].tolist()
+        points, flags = people.keypoints[index].tolist(), people.visible[index].tolist()
+        rows = [(_short(x), _short(y), int(flag)) for (x, y), flag in zip(points, flags, strict=True)]
+        found.append(
+            {
+                "id": first + index,
+                "image_id": entry.image_id,
+                "category_id": 1,
+                "bbox": [_short(x1), _short(y1), _short(x2 - x1), _short(y2 - y1)],
+                "area": _short(float(people.areas[index])),
+                "iscrowd": 0,
+                "num_keypoints": sum(flag > 0 for *_, flag in rows),
+                "keypoints": [value for row in rows for value in row],
+            }
+        )
+    return found
+
+
+def _short(value: float) -> float | int:
+    """Two decimals, and none where they are zeros."""
+    rounded = round(value, 2)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def write_dataset(
+    folder: Path,
+    dataset: PoseDataset,
+    *,
+    suffix: str = ".jpg",
+    info: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Written:
+    """Write a data set as ``folder/images/000000000001.jpg`` and so on, and then ``folder/annotations.json``.
+
+    An annotation file that is there already is removed first, and the new one is written last: where there is one,
+    all its pictures are there. Other files are left alone.
+
+    Args:
+        folder: Where to; made if it is not there.
+        dataset: What to write; its samples become the images 1, 2, ...
+        suffix: ``.jpg`` (quality 95) or ``.png``.
+        info: What stands under ``info`` in the annotation file.
+        progress: Called with the number of pictures written so far, after each.
+
+    Raises:
+        SetupError: The folder cannot be written to, or the disk is full.
+    """
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
+    entries = []
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / ANNOTATIONS_NAME).unlink(missing_ok=True)
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            name = f"{index + 1:012d}{suffix}"
+            encoded = cv2.imencode(suffix, sample.image, parameters)[1]
+            (folder / "images" / name).write_bytes(encoded.tobytes())
+            height, width = sample.image.shape[:2]
+            entries.append(CocoEntry(index + 1, name, height, width, sample.people))
+            if progress is not None:
+                progress(index + 1)
+    except OSError as error:
+        raise SetupError(
+            f"The pictures could not be written: {error.strerror or error}.",
+            remedy="Check that the folder is writable and has space left.",
+            where=error.filename or folder,
+        ) from error
+    return write_coco(folder / ANNOTATIONS_NAME, entries, dataset.skeleton, info=info)

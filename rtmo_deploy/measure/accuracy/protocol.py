@@ -1,0 +1,67 @@
+"""Whose rules, and with which sigmas; never a guess in silence."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.zoo.skeletons import CROWDPOSE_14
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rtmo_deploy.data.ground_truth import GroundTruth
+    from rtmo_deploy.poses import Skeleton
+
+__all__ = ["METRICS", "ProtocolName", "choose_protocol", "choose_sigmas"]
+
+ProtocolName = Literal["coco", "crowdpose"]
+
+#: The figures of each protocol, in the order in which they are reported everywhere.
+METRICS: Final[dict[ProtocolName, tuple[str, ...]]] = {
+    "coco": ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AR", "AR50", "AR75", "AR(M)", "AR(L)"),
+    "crowdpose": ("AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP(E)", "AP(M)", "AP(H)"),
+}
+
+
+def choose_protocol(wanted: str | None, skeleton: Skeleton, truth: GroundTruth) -> ProtocolName:
+    """The protocol that is asked for; else CrowdPose's for its keypoints and files with a ``crowdIndex``, else COCO's.
+
+    Raises:
+        UsageError: There is no such protocol.
+    """
+    if wanted is None:
+        crowded = bool(np.isfinite(truth.crowd_index).any())
+        return "crowdpose" if crowded or skeleton.keypoints == CROWDPOSE_14.keypoints else "coco"
+    for name in METRICS:
+        if wanted == name:
+            return name
+    raise UsageError(f"There is no protocol '{wanted}'.", remedy=f"There are: {', '.join(METRICS)}.")
+
+
+def choose_sigmas(wanted: float | Sequence[float] | None, skeleton: Skeleton) -> tuple[float, ...]:
+    """The sigmas that are asked for (one for all keypoints, or one each), else those of the skeleton.
+
+    Raises:
+        UsageError: None are asked for and the skeleton has none; or they are too few, too many, or not positive.
+    """
+    count = len(skeleton)
+    if wanted is None:
+        if not skeleton.sigmas:
+            raise UsageError(
+                f"Nobody has measured OKS sigmas for the keypoints of '{skeleton.name}', and without them there is no "
+                "average precision.",
+                remedy=f"Give one for all keypoints (--sigma 0.05; COCO's are 0.025 to 0.107) or {count} of them.",
+            )
+        return skeleton.sigmas
+    sigmas = (float(wanted),) * count if isinstance(wanted, int | float) else tuple(map(float, wanted))
+    if len(sigmas) != count:
+        raise UsageError(
+            f"{len(sigmas)} sigmas do not fit {count} keypoints.", remedy=f"Give one for all, or {count} of them."
+        )
+    if not all(math.isfinite(sigma) and sigma > 0 for sigma in sigmas):
+        raise UsageError("A sigma is not positive.", remedy="COCO's are 0.025 to 0.107.")
+    return sigmas

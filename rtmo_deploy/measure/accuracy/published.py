@@ -1,0 +1,65 @@
+"""The figures that were published for the checkpoint a model comes from, to stand beside the measured ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from rtmo_deploy.zoo.cache import identify_published
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.measure.accuracy.protocol import ProtocolName
+
+__all__ = ["Published", "published_figures"]
+
+_NAMES: Final = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "AR": "ar",
+    "AR50": "ar50",
+    "AP(E)": "ap_easy",
+    "AP(M)": "ap_medium",
+    "AP(H)": "ap_hard",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published figures.
+
+    Attributes:
+        model: Name of the published checkpoint.
+        dataset: What they were measured on, such as ``COCO val2017``.
+        protocol: Whose rules.
+        metrics: Figures by name, fractions of 1.
+    """
+
+    model: str
+    dataset: str
+    protocol: ProtocolName
+    metrics: Mapping[str, float]
+
+
+def published_figures(artifact: Artifact, sha256: str) -> Published | None:
+    """The published figures of a model, if it is a published checkpoint or was made from one.
+
+    Args:
+        artifact: The model.
+        sha256: Of its file, 64 hex digits.
+    """
+    hashes = [sha256, *(parent.sha256 for parent in artifact.parents)]
+    variant = next((found for found in map(identify_published, hashes) if found is not None), None)
+    if variant is None:
+        return None
+    record = variant.accuracy
+    protocol: ProtocolName = "crowdpose" if record.dataset.startswith("CrowdPose") else "coco"
+    figures: dict[str, float] = {}
+    for name, field in _NAMES.items():
+        value = getattr(record, field)
+        if value is not None:
+            figures[name] = value
+    return Published(variant.name, record.dataset, protocol, figures)

@@ -1,0 +1,218 @@
+"""Running a model over annotated pictures: in batches, with a journal, memory flat whatever their number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy._version import __version__
+from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
+from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.files import sha256_of
+from rtmo_deploy.measure.accuracy.detections import Detections
+from rtmo_deploy.measure.accuracy.journal import Journal
+from rtmo_deploy.measure.accuracy.judge import judge
+from rtmo_deploy.measure.accuracy.protocol import choose_protocol, choose_sigmas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.data.coco import CocoKeypoints
+    from rtmo_deploy.measure.accuracy.report import AccuracyReport
+    from rtmo_deploy.poses import Skeleton
+    from rtmo_deploy.runtime.estimator import PoseEstimator
+
+    Picture = NDArray[np.uint8]
+
+__all__ = ["Evaluation", "evaluate_model", "with_score_threshold"]
+
+#: Unreadable pictures that are named.
+SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What came of running a model.
+
+    Attributes:
+        report: The figures.
+        detections: Whom it found.
+        resumed: Pictures that an earlier run, which did not get to its end, had done already.
+    """
+
+    report: AccuracyReport
+    detections: Detections
+    resumed: int
+
+
+def with_score_threshold(artifact: Artifact, score_thr: float) -> Artifact:
+    """The same model, putting out people with a score above ``score_thr``, as far as that is decided outside of it.
+
+    Raises:
+        UsageError: The threshold is built into the file, and higher.
+    """
+    decode = artifact.decode
+    if score_thr >= decode.score_thr:
+        return artifact
+    if artifact.kind is Kind.CHECKPOINT or decode.mode is DecodeMode.RAW:
+        return replace(artifact, decode=replace(decode, score_thr=score_thr))
+    raise UsageError(
+        f"{artifact.path.name} drops people with a score up to {decode.score_thr}; {score_thr} is below that.",
+        remedy=f"Export it again with a lower threshold, or give --score-thr {decode.score_thr} or more.",
+    )
+
+
+def evaluate_model(
+    estimator: PoseEstimator,
+    dataset: CocoKeypoints,
+    *,
+    protocol: str | None = None,
+    sigmas: float | Sequence[float] | None = None,
+    score_thr: float = 0.1,
+    batch: int = 8,
+    journal: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    finished: Callable[[Detections], None] | None = None,
+) -> Evaluation:
+    """Find the people in every picture of a dataset, and judge that.
+
+    Args:
+        estimator: The model; it must not drop people above ``score_thr`` itself (:func:`with_score_threshold`).
+        dataset: The annotated pictures.
+        protocol: ``coco`` or ``crowdpose``; by the keypoints if not given.
+        sigmas: One OKS sigma for all keypoints, or one each; the skeleton's if not given.
+        score_thr: People with a score not above this do not count.
+        batch: Pictures at a time; a model with a fixed batch size takes that many.
+        journal: A file for what has been found so far, or a folder, in which it gets a name that tells model,
+            annotations and options apart; it is removed at the end. If it is there and is of the same model,
+            annotations, pictures and options, the run goes on where it ended.
+        progress: Told how many pictures are done, and how many there are.
+        finished: Given what was found before the journal is removed: the place to save it.
+
+    Raises:
+        InputDataError: Pictures cannot be read; all of them are named. What is in the journal stays.
+        ModelError: The model puts out something that is not a number.
+        UsageError: It has other keypoints than the dataset, or there are no sigmas.
+        SetupError: The journal cannot be written.
+    """
+    skeleton = _common_skeleton(estimator.artifact.skeleton, dataset.skeleton)
+    choose_sigmas(sigmas, skeleton)  # before hours of work, not after
+    choose_protocol(protocol, skeleton, dataset.ground_truth())
+    if batch < 1:
+        raise UsageError(f"A batch of {batch} pictures is not possible.", remedy="Give a positive number.")
+    size = estimator.artifact.input.batch or batch
+    joints, total = len(skeleton), len(dataset)
+    book = None
+    if journal is not None:
+        facts = _facts(estimator, dataset, size, score_thr)
+        if journal.is_dir():
+            journal /= f"eval-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}.jsonl"
+        book = Journal(journal, facts, joints)
+    with book or nullcontext():
+        done = {} if book is None else {n: found for n, found in book.done.items() if 0 <= n * size < total}
+        resumed = sum(min(size, total - number * size) for number in done)
+        todo = [number for number in range(-(-total // size)) if number not in done]
+        count = resumed
+        if progress is not None:
+            progress(count, total)
+        failures: list[InputDataError] = []
+        for number, pictures in _read_ahead(dataset, todo, size):
+            failures += [one for one in pictures if isinstance(one, InputDataError)]
+            if not failures:  # else only the other pictures that cannot be read are looked for
+                sound = [one for one in pictures if not isinstance(one, InputDataError)]
+                poses = estimator.predict(sound, batch=size)
+                found = Detections.from_poses(poses, joints, first=number * size)
+                done[number] = found.select(found.scores > score_thr)
+                if book is not None:
+                    book.add(number, done[number])
+            count += len(pictures)
+            if progress is not None:
+                progress(count, total)
+        if failures:
+            raise _unreadable(failures, dataset)
+        detections = Detections.concatenate([done[number] for number in sorted(done)], joints)
+        report = judge(dataset.ground_truth(), detections, skeleton, protocol=protocol, sigmas=sigmas)
+        if finished is not None:
+            finished(detections)
+        if book is not None:
+            book.remove()
+    return Evaluation(report, detections, resumed)
+
+
+def _read_ahead(
+    dataset: CocoKeypoints, numbers: Sequence[int], size: int
+) -> Iterator[tuple[int, list[Picture | InputDataError]]]:
+    """The pictures of each batch, read while the one before is worked on."""
+
+    def read(number: int) -> list[Picture | InputDataError]:
+        return [_picture(dataset, index) for index in range(number * size, min((number + 1) * size, len(dataset)))]
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = deque(pool.submit(read, number) for number in numbers[:1])
+        for place, number in enumerate(numbers):
+            pictures = ahead.popleft().result()
+            ahead.extend(pool.submit(read, following) for following in numbers[place + 1 : place + 2])
+            yield number, pictures
+
+
+def _picture(dataset: CocoKeypoints, index: int) -> Picture | InputDataError:
+    try:
+        return dataset.image(index)
+    except InputDataError as error:
+        return error
+
+
+def _unreadable(failures: list[InputDataError], dataset: CocoKeypoints) -> InputDataError:
+    shown = " ".join(str(failure) for failure in failures[:SHOWN])
+    more = f" And {len(failures) - SHOWN} more." if len(failures) > SHOWN else ""
+    return InputDataError(
+        f"{len(failures)} of {len(dataset)} pictures cannot be judged: {shown}{more}",
+        remedy="A figure without them would not be comparable; mend them and run this again.",
+        where=dataset.file,
+    )
+
+
+def _facts(estimator: PoseEstimator, dataset: CocoKeypoints, size: int, score_thr: float) -> dict[str, Any]:
+    """What a run depends on; equal facts give equal detections."""
+    artifact = estimator.artifact
+    return {
+        "rtmo_deploy": __version__,
+        "model": sha256_of(artifact.path),
+        "companion": artifact.companion.sha256 if artifact.companion else None,
+        "annotations": sha256_of(dataset.file),
+        "images": str(dataset.image_dir.resolve()),
+        "count": len(dataset),
+        "batch": size,
+        "input_hw": list(estimator.input_hw),
+        "backend": type(estimator.backend).__name__,
+        "device": estimator.backend.device,
+        "score_thr": score_thr,
+    }
+
+
+def _common_skeleton(model: Skeleton, data: Skeleton) -> Skeleton:
+    """The skeleton to judge with: the dataset's, or the model's where the dataset's keypoints have no names."""
+    if len(model) != len(data):
+        raise UsageError(
+            f"The model finds {len(model)} keypoints ('{model.name}'), the annotations have {len(data)} "
+            f"('{data.name}').",
+            remedy="Judge a model on data with its own keypoints.",
+        )
+    if data == type(data).generic(len(data)):
+        return model
+    if set(model.keypoints) == set(data.keypoints) and model.keypoints != data.keypoints:
+        raise UsageError(
+            f"The model and the annotations have the same keypoints in another order: {', '.join(model.keypoints)} "
+            f"against {', '.join(data.keypoints)}.",
+            remedy="Bring the annotations into the model's order.",
+        )
+    return replace(data, sigmas=model.sigmas) if not data.sigmas and model.keypoints == data.keypoints else data

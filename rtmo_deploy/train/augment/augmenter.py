@@ -1,0 +1,144 @@
+"""The pipeline: index and generator in, sample at the input's size out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.runtime.letterbox import LetterboxTransform, letterbox
+from rtmo_deploy.train.augment.colour import draw_gains, shift_hsv
+from rtmo_deploy.train.augment.geometry import (
+    clip_people,
+    letterbox_matrix,
+    mirror,
+    move_people,
+    settle,
+    warp_ignore,
+    warp_image,
+)
+from rtmo_deploy.train.augment.jitter import draw_jitter
+from rtmo_deploy.train.augment.mixup import draw_mixup
+from rtmo_deploy.train.augment.mosaic import draw_mosaic
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.data import PoseDataset, Sample
+    from rtmo_deploy.train.augment.jitter import Jitter
+    from rtmo_deploy.train.augment.mixup import MixupPlan
+    from rtmo_deploy.train.augment.mosaic import MosaicPlan
+    from rtmo_deploy.train.augment.options import AugmentOptions
+
+__all__ = ["Augmenter"]
+
+
+class Augmenter:
+    """Samples of a dataset as the network is trained on them.
+
+    In the reference's order: mosaic or one picture, affine, clipping, mixup, colours, mirror, and the people
+    left out of whom too little remains. A sample may end up with nobody in it. Visibility keeps COCO's flags;
+    the reference's losses see 1 for both 1 and 2.
+
+    It holds no state, can be pickled if the dataset can, and leaves the dataset's arrays alone.
+
+    Args:
+        dataset: Where the pictures come from, partners for mosaic and mixup too.
+        options: What is done.
+
+    Raises:
+        UsageError: The dataset is empty.
+    """
+
+    def __init__(self, dataset: PoseDataset, options: AugmentOptions) -> None:
+        if not len(dataset):
+            raise UsageError("There is no picture to augment.", remedy="Check the dataset's annotations and filters.")
+        self.dataset = dataset
+        self.options = options
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Sample:
+        """The sample of one index.
+
+        Args:
+            index: 0 to ``len(dataset) - 1``.
+            rng: All randomness comes from it, and is drawn before a picture is read.
+
+        Returns:
+            ``image`` ``(H, W, 3)`` uint8 BGR, contiguous; people in its pixels; ``ignore`` ``(H, W)`` bool or
+            None; id and name of the picture at ``index``.
+        """
+        plan = self._draw(index, rng)
+        options, flip_indices = self.options, self.dataset.skeleton.flip_indices()
+        sample = self._single(index, plan) if plan.mosaic is None else self._mosaic(plan.mosaic, plan.jitter)
+        if plan.mixup is not None:
+            sample = plan.mixup.blend(sample, self._read(plan.mixup.index), flip_indices)
+        sample = replace(sample, image=shift_hsv(sample.image, plan.gains))
+        if plan.mirrored:
+            sample = mirror(sample, flip_indices)
+        people = settle(sample.people, min_box=options.min_box, min_keypoints=options.min_keypoints)
+        return replace(sample, people=people)
+
+    def _draw(self, index: int, rng: np.random.Generator) -> _Plan:
+        options, size = self.options, len(self.dataset)
+        return _Plan(
+            mosaic=draw_mosaic(index, size, options.input_hw, options.mosaic_centre, rng)
+            if rng.random() < options.mosaic
+            else None,
+            jitter=draw_jitter(options.affine, rng) if options.affine else None,
+            mixup=draw_mixup(size, options.input_hw, options.mixup_scale, rng)
+            if rng.random() < options.mixup
+            else None,
+            gains=draw_gains(options.hsv, rng),
+            mirrored=bool(rng.random() < options.flip),
+        )
+
+    def _read(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        return sample if self.options.ignore else replace(sample, ignore=None)
+
+    def _mosaic(self, plan: MosaicPlan, jitter: Jitter | None) -> Sample:
+        matrix = np.eye(3)
+        if jitter is None or not jitter.of_input:
+            matrix = _fit(plan.canvas_hw, self.options.input_hw)
+        if jitter is not None:
+            matrix = jitter.matrix(self.options.input_hw, self.options.input_hw) @ matrix
+        return self._moved(plan.compose(self._read, matrix), matrix)
+
+    def _single(self, index: int, plan: _Plan) -> Sample:
+        sample, hw = self._read(index), self.options.input_hw
+        if plan.jitter is None:
+            image, transform = letterbox(sample.image, hw)
+            return self._moved(sample, letterbox_matrix(transform), image)
+        matrix = _fit(sample.image.shape[:2], hw)
+        fitted = sample.image.shape[0] * matrix[1, 1], sample.image.shape[1] * matrix[0, 0]
+        return self._moved(sample, plan.jitter.matrix(fitted, hw) @ matrix)
+
+    def _moved(self, sample: Sample, matrix: NDArray[np.float64], image: NDArray[np.uint8] | None = None) -> Sample:
+        hw = self.options.input_hw
+        return replace(
+            sample,
+            image=warp_image(sample.image, matrix, hw) if image is None else image,
+            people=clip_people(move_people(sample.people, matrix), hw),
+            ignore=warp_ignore(sample.ignore, matrix, hw),
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that is random about one sample."""
+
+    mosaic: MosaicPlan | None
+    jitter: Jitter | None
+    mixup: MixupPlan | None
+    gains: tuple[int, int, int]
+    mirrored: bool
+
+
+def _fit(original_hw: tuple[int, int], input_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """The matrix that letterboxes a picture, centred."""
+    (rows, columns), (height, width) = original_hw, input_hw
+    scale = min(width / columns, height / rows)
+    offset = ((width - scale * columns) / 2, (height - scale * rows) / 2)
+    return letterbox_matrix(LetterboxTransform(scale, offset, original_hw, input_hw))

@@ -1,0 +1,234 @@
+"""Feed: from a recipe's data section to a deterministic stream of batches.
+
+A batch is a function of the recipe and the step. So a resumed run sees the pictures that an uninterrupted one would
+have seen, any number of worker processes gives the same batches, and so does any number of training processes:
+each computes its own rows of the same global batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
+from rtmo_deploy.train.recipe import SyntheticSource
+from rtmo_deploy.train.targets import Targets, collate
+from rtmo_deploy.zoo import skeleton_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from rtmo_deploy.data import PoseDataset, Sample
+    from rtmo_deploy.poses import Skeleton
+    from rtmo_deploy.train.recipe import AugmentSection, Recipe, Source
+
+__all__ = ["Batches", "Feed", "build_feed", "loader", "open_source"]
+
+#: More pictures than any run draws: the length of a stream that never repeats.
+ENDLESS = 2**40
+
+
+def open_source(source: Source, *, skeleton: Skeleton | None = None, everything: bool = False) -> PoseDataset:
+    """The dataset that a recipe's entry means.
+
+    Args:
+        source: The entry.
+        skeleton: Keypoints of an annotation file that does not say what its own are.
+        everything: Keep pictures without people, as judging needs them.
+
+    Raises:
+        InputDataError: An annotation file or a picture is unusable.
+    """
+    if isinstance(source, SyntheticSource):
+        options = SyntheticOptions(
+            size=source.size,
+            people=source.people,
+            height=source.height,
+            truncated=source.truncated,
+            clutter=source.clutter,
+            occluded=source.occluded,
+        )
+        return SyntheticPeople(ENDLESS if source.fresh else source.images, seed=source.seed, options=options)
+    from rtmo_deploy.data.coco import CocoKeypoints
+
+    return CocoKeypoints(source.annotations, source.images, skeleton=skeleton, only_annotated=not everything)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where batches come from.
+
+    Attributes:
+        parts: The datasets, with the number of samples an epoch takes of each, and whether each is endless.
+        skeleton: Keypoints of all.
+        epoch_size: Samples in an epoch.
+    """
+
+    parts: tuple[tuple[PoseDataset, int, bool], ...]
+    skeleton: Skeleton
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples in an epoch."""
+        return sum(count for _, count, _ in self.parts)
+
+    def locate(self, seed: int, epoch: int) -> list[tuple[int, int]]:
+        """Part and index of each sample of an epoch, shuffled."""
+        places = []
+        for number, (dataset, count, endless) in enumerate(self.parts):
+            if endless:
+                indices: Sequence[int] = range(epoch * count, (epoch + 1) * count)
+            else:
+                indices = _draw(len(dataset), count, np.random.default_rng((seed, epoch, number)))
+            places += [(number, int(index)) for index in indices]
+        order = np.random.default_rng((seed, epoch)).permutation(len(places))
+        return [places[position] for position in order]
+
+
+def _draw(size: int, count: int, rng: np.random.Generator) -> list[int]:
+    """``count`` of ``size`` pictures, spread evenly: each stretch of the set lends one, picked at random."""
+    if count == size:
+        return list(range(size))
+    edges = np.arange(count + 1) * (size / count)
+    picked = edges[:-1] + rng.random(count) * (edges[1:] - edges[:-1])
+    return [min(int(value), size - 1) for value in picked]
+
+
+def build_feed(recipe: Recipe) -> Feed:
+    """Open the training sets of a recipe.
+
+    Raises:
+        InputDataError: A set is unusable.
+        UsageError: The sets do not fit together.
+    """
+    from rtmo_deploy.data.combined import BODY7, CombinedDataset, Part
+
+    wanted = {"coco-17": 17, "crowdpose-14": 14}.get(recipe.data.skeleton or "")
+    sources = recipe.data.train
+    datasets = [open_source(source) for source in sources]
+    skeleton = skeleton_for(wanted) if wanted else datasets[0].skeleton
+    parts = []
+    for source, dataset in zip(sources, datasets, strict=True):
+        count, endless = len(dataset), False
+        if isinstance(source, SyntheticSource):
+            count, endless = source.images, source.fresh
+        else:
+            count = count if source.ratio is None else max(1, round(count * source.ratio))
+            mapping = source.mapping
+            if isinstance(mapping, str):
+                if mapping not in BODY7:
+                    raise UsageError(
+                        f"There is no keypoint mapping called {mapping!r}.",
+                        remedy=f"Use one of {', '.join(BODY7)}, or write the pairs out.",
+                    )
+                mapping = BODY7[mapping].mapping
+            if mapping is not None:
+                dataset = CombinedDataset([Part(dataset, mapping=mapping)], skeleton)
+        if len(dataset.skeleton) != len(skeleton):
+            raise UsageError(
+                f"One training set has {len(dataset.skeleton)} keypoints, the model {len(skeleton)}.",
+                remedy="Give the set a 'mapping' to the model's keypoints.",
+            )
+        parts.append((dataset, count, endless))
+    return Feed(tuple(parts), skeleton)
+
+
+def augment_options(section: AugmentSection, input_hw: tuple[int, int], *, plain: bool) -> AugmentOptions:
+    """Options of the main part, or of the plain epochs at the end."""
+    if section.preset == "none":
+        options = AugmentOptions(input_hw)
+    elif plain:
+        window = WindowOptions() if section.plain_window else None
+        return AugmentOptions.last_epochs(input_hw, window=window)
+    elif section.preset == "coco":
+        options = AugmentOptions.coco(input_hw)
+    else:
+        options = AugmentOptions.crowdpose(input_hw)
+    named = {name: getattr(section, name) for name in ("mosaic", "mixup", "flip", "hsv")}
+    if plain:
+        named["mosaic"] = named["mixup"] = None
+    options = replace(options, **{name: value for name, value in named.items() if value is not None})
+    jitter = {name: getattr(section, name) for name in ("shift", "rotate", "scale")}
+    jitter = {name: value for name, value in jitter.items() if value is not None}
+    if jitter and not plain:
+        base = options.affine if isinstance(options.affine, AffineOptions) else AffineOptions(0.0, 0.0, (1.0, 1.0), 0.0)
+        options = replace(options, affine=replace(base, **jitter))
+    return options
+
+
+class Batches(Dataset[tuple["Tensor", Targets]]):
+    """The batches of one training process, by step (accumulated parts count as steps of their own).
+
+    Args:
+        recipe: The recipe.
+        feed: Its data.
+        rank: This process.
+        world: How many there are.
+    """
+
+    def __init__(self, recipe: Recipe, feed: Feed, *, rank: int = 0, world: int = 1) -> None:
+        share = recipe.batch // recipe.accumulate
+        if share % world:
+            raise UsageError(
+                f"A batch of {share} cannot be shared evenly by {world} processes.",
+                remedy="Change 'batch' or 'accumulate', or the number of processes.",
+            )
+        self.recipe, self.feed, self.rank = recipe, feed, rank
+        self.share = share
+        self.rows = share // world
+        self.steps_per_epoch = feed.epoch_size // recipe.batch
+        if not self.steps_per_epoch:
+            raise UsageError(
+                f"An epoch has {feed.epoch_size} samples, less than the batch of {recipe.batch}.",
+                remedy="Make 'batch' smaller, or 'images' or 'ratio' larger.",
+            )
+        self._epoch = -1
+        self._places: list[tuple[int, int]] = []
+        self._augmenters: list[Augmenter] = []
+
+    def __len__(self) -> int:
+        return self.recipe.epochs * self.steps_per_epoch * self.recipe.accumulate
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Targets]:
+        """Pictures ``(rows, 3, H, W)`` uint8 and people of part ``number``."""
+        epoch, position = divmod(number, self.steps_per_epoch * self.recipe.accumulate)
+        if epoch != self._epoch:
+            self._prepare(epoch)
+        first = position * self.share + self.rank * self.rows
+        return collate([self._sample(epoch, place) for place in range(first, first + self.rows)])
+
+    def _prepare(self, epoch: int) -> None:
+        recipe = self.recipe
+        self._places = self.feed.locate(recipe.seed, epoch)
+        plain = epoch >= recipe.epochs - recipe.augment.plain_epochs
+        options = augment_options(recipe.augment, recipe.input_at(epoch), plain=plain)
+        self._augmenters = [Augmenter(dataset, options) for dataset, _, _ in self.feed.parts]
+        self._epoch = epoch
+
+    def _sample(self, epoch: int, place: int) -> Sample:
+        part, index = self._places[place]
+        return self._augmenters[part](index, np.random.default_rng((self.recipe.seed, epoch, place)))
+
+
+def loader(batches: Batches, *, start: int, workers: int) -> DataLoader[tuple[Tensor, Targets]]:
+    """Batches from part ``start`` on, computed ahead by worker processes."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(1)

@@ -1,0 +1,135 @@
+"""The log of a run: ``log.csv``, a picture of the curves, and TensorBoard events if asked for."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.errors import MissingDependencyError, SetupError
+from rtmo_deploy.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from rtmo_deploy.measure.accuracy import AccuracyReport
+
+__all__ = ["Log", "draw_curves", "read_log"]
+
+FIGURES = ("AP", "AP50", "AP75", "AR")
+
+
+class Log:
+    """Rows of ``log.csv``. A resumed run first drops the rows after the step it goes on from.
+
+    Args:
+        folder: Folder of the run.
+        terms: Names of the loss terms, which are columns.
+        step: Step the run goes on from; 0 begins anew.
+        tensorboard: Write TensorBoard events into ``folder/tensorboard`` too.
+
+    Raises:
+        MissingDependencyError: TensorBoard is asked for and not installed.
+        SetupError: The folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, terms: Sequence[str], *, step: int = 0, tensorboard: bool = False) -> None:
+        self.path = folder / "log.csv"
+        self.columns = ("step", "epoch", "lr", "pictures_per_second", "loss", *terms, *FIGURES)
+        self._writer = _tensorboard(folder) if tensorboard else None
+        kept = [row for row in read_log(self.path) if int(row["step"]) <= step] if step else []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, self.columns, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(kept)
+            self._stream = self.path.open("a", newline="", encoding="utf-8")
+        except OSError as error:
+            raise SetupError(
+                f"The log cannot be written: {error.strerror}.", remedy="Choose another folder.", where=self.path
+            ) from error
+        self._rows = csv.DictWriter(self._stream, self.columns)
+
+    def write(
+        self,
+        step: int,
+        epoch: int,
+        rate: float,
+        terms: Mapping[str, float],
+        speed: float,
+        report: AccuracyReport | None,
+    ) -> None:
+        """Add a row; with a validation, draw the curves anew."""
+        row: dict[str, Any] = {"step": step, "epoch": epoch, "lr": f"{rate:.6g}", "pictures_per_second": f"{speed:.2f}"}
+        row |= {"loss": f"{sum(terms.values()):.6g}", **{name: f"{value:.6g}" for name, value in terms.items()}}
+        figures = {name: report.metrics.get(name) for name in FIGURES} if report else {}
+        row |= {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
+        self._rows.writerow(row)
+        self._stream.flush()
+        if self._writer is not None:
+            for name, value in row.items():
+                if name not in ("step", "epoch"):
+                    self._writer.add_scalar(name, float(value), step)
+        if report is not None:
+            draw_curves(self.path, self.path.with_name("curves.png"))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stream.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependencyError("tensorboard", purpose="Writing TensorBoard events", extra="train") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Rows of a ``log.csv``; a last row that was cut off is left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [row for row in csv.DictReader(stream) if None not in row.values() and (row["step"] or "x").isdigit()]
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Losses and, where it was judged, AP over steps, as a PNG.
+
+    Args:
+        log: The ``log.csv``.
+        picture: The file to write.
+
+    Raises:
+        MissingDependencyError: Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", purpose="Drawing the curves", extra="train") from error
+    rows = read_log(log)
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    steps = [int(row["step"]) for row in rows]
+    for name in ("cls", "bbox", "oks", "vis", "mle", "bbox_aux"):
+        points = [(step, float(row[name])) for step, row in zip(steps, rows, strict=True) if row.get(name)]
+        if points:
+            below.plot(*zip(*points, strict=True), label=name, linewidth=1)
+    for name in FIGURES:
+        points = [(step, float(row[name])) for step, row in zip(steps, rows, strict=True) if row.get(name)]
+        if points:
+            above.plot(*zip(*points, strict=True), label=name, marker=".", linewidth=1.5)
+    above.set(ylabel="validation", ylim=(0, 1), title="averaged weights on the validation set")
+    below.set(ylabel="weighted loss terms", xlabel="step", yscale="symlog")
+    for axes in (above, below):
+        axes.grid(visible=True, alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    FigureCanvasAgg(figure)
+    with atomic_write(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,117 @@
+"""Optimiser, learning rate and averaged weights of RTMO's training."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from rtmo_deploy.model import RTMO
+    from rtmo_deploy.train.recipe import Recipe
+
+__all__ = ["ModelAverage", "Schedule", "build_optimizer"]
+
+#: The averaged weights follow faster in the beginning: momentum + exp(-(1 + step) / this).
+WARMUP_STEPS = 2000
+ENCODER_PREFIX = "neck.encoder."
+
+
+def build_optimizer(model: RTMO, recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
+    """AdamW without decay on norms, biases and other vectors, and with a smaller rate for the encoder.
+
+    The reference decays by module and parameter name (``norm_decay_mult=0``, ``bias_decay_mult=0``): biases and
+    BatchNorm, LayerNorm. Scales, offsets and position encodings of the coordinate classifier do decay there, and
+    here.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{module_name}.{name}"
+            decay = not (isinstance(module, norms) or name.endswith("bias"))
+            groups.setdefault((decay, full.startswith(ENCODER_PREFIX)), []).append(parameter)
+    settings = recipe.optimizer
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": settings.weight_decay if decay else 0.0,
+                "factor": settings.encoder_lr if encoder else 1.0,
+            }
+            for (decay, encoder), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ],
+        lr=settings.lr,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+class Schedule:
+    """Learning rate as a function of the step.
+
+    As in the reference, the two cosines end at ``min_lr`` for every group of parameters: for the encoder, whose
+    rate begins at 0.05 of the others', the first is nearly flat.
+
+    Args:
+        recipe: The recipe; its rates are scaled by ``batch / base_batch``.
+        steps_per_epoch: Steps in an epoch.
+    """
+
+    def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
+        self.scale = recipe.batch / recipe.optimizer.base_batch
+        self.lr = recipe.optimizer.lr
+        self.schedule = recipe.schedule
+        self.epochs = recipe.epochs
+        self.steps_per_epoch = steps_per_epoch
+
+    def rate(self, step: int, factor: float = 1.0) -> float:
+        """Learning rate of a step, counted from 0, for a group whose rate is ``factor`` times the main one."""
+        plan, epoch = self.schedule, step / self.steps_per_epoch
+        base, end = self.lr * factor * self.scale, plan.min_lr * self.scale
+        switch = plan.switch if plan.switch is not None else self.epochs - plan.constant
+        if epoch < plan.warmup:
+            return base * ((step + 1) / (plan.warmup * self.steps_per_epoch)) ** 2
+        if epoch < switch:
+            return _cosine(base, end, (epoch - plan.warmup) / (switch - plan.warmup))
+        last = self.epochs - plan.constant
+        if plan.switch is None or epoch >= last:
+            return end
+        second = plan.second_lr * self.scale
+        return _cosine(second, end, (epoch - switch) / (last - switch))
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the rate of every group."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate(step, group["factor"])
+
+
+def _cosine(begin: float, end: float, done: float) -> float:
+    return end + (begin - end) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+class ModelAverage:
+    """Exponential moving average of weights and buffers (MMPose's ``ExpMomentumEMA``).
+
+    Args:
+        model: What is averaged; copied.
+        momentum: Share of the newest weights.
+    """
+
+    def __init__(self, model: RTMO, momentum: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+        self.momentum = momentum
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        self._floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
+        self._others = [(mine, theirs) for mine, theirs in pairs if not mine.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Follow the model after step ``step``, counted from 0."""
+        momentum = (1 - self.momentum) * math.exp(-(1 + step) / WARMUP_STEPS) + self.momentum
+        mine, theirs = zip(*self._floats, strict=True)
+        torch._foreach_lerp_(mine, theirs, momentum)
+        for own, other in self._others:
+            own.copy_(other)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +40,9 @@ class Targets:
 
     def to(self, device: torch.device) -> Targets:
         """The same on another device."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Targets(**{key: value if value is None else value.to(device) for key, value in tensors.items()})
+        people = (self.boxes, self.keypoints, self.visible, self.areas, self.present)
+        ignore = None if self.ignore is None else self.ignore.to(device)
+        return Targets(*(tensor.to(device) for tensor in people), ignore=ignore)
 
 
 def resize(images: Tensor, targets: Targets, hw: tuple[int, int]) -> tuple[Tensor, Targets]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rtmo_deploy.poses import Skeleton
-    from rtmo_deploy.zoo import Variant
+    from rtmo_deploy.zoo import EmbeddedModel, Variant
 
 __all__ = ["models_app"]
 
@@ -57,18 +57,27 @@ def _models(context: typer.Context, as_json: _Json = False) -> None:
 def list_models(as_json: _Json = False) -> None:
     """List the published models with their published figures."""
     from rtmo_deploy.cli.console import print_json, stdout
-    from rtmo_deploy.zoo import VARIANTS
+    from rtmo_deploy.zoo import EMBEDDED, VARIANTS
     from rtmo_deploy.zoo.cache import cache_dir
 
     records = list(VARIANTS.values())
     if as_json:
-        print_json("models list", cache_dir=str(cache_dir()), models=[_as_dict(record) for record in records])
+        embedded = [_embedded_dict(record) for record in EMBEDDED.values()]
+        models = [_as_dict(record) for record in records]
+        print_json("models list", cache_dir=str(cache_dir()), embedded=embedded, models=models)
         return
     console = stdout()
     console.width = 200  # a narrow terminal wraps the lines itself, and nothing is cut off
     for dataset in dict.fromkeys(record.accuracy.dataset for record in records):
         table = _table([record for record in records if record.accuracy.dataset == dataset])
         console.print(table, soft_wrap=False)
+    for record in EMBEDDED.values():
+        size = "{1}x{0}".format(*record.architecture.input_hw)
+        console.print(
+            f"With the package: {record.name}, {size}, {len(record.skeleton)} keypoints, trained on {record.train_set}; "
+            f"AP {record.ap:.3f} there. See {record.card}",
+            highlight=False,
+        )
     console.print(_NOTE)
 
 
@@ -102,10 +111,15 @@ def path(
 ) -> None:
     """Print where a checkpoint is kept, whether it is there yet or not."""
     from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.zoo import EMBEDDED
     from rtmo_deploy.zoo.cache import cache_dir, cached_path
     from rtmo_deploy.zoo.download import published
 
-    where = cache_dir() if name is None else cached_path(published(name))
+    embedded = EMBEDDED.get((name or "").lower())
+    if embedded is not None:
+        where = embedded.path
+    else:
+        where = cache_dir() if name is None else cached_path(published(name))
     if as_json:
         print_json("models path", path=str(where), exists=where.exists())
     else:
@@ -148,6 +162,21 @@ def init(
         )
     else:
         typer.echo(written)
+
+
+def _embedded_dict(record: EmbeddedModel) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "architecture": record.architecture.name,
+        "input_hw": list(record.architecture.input_hw),
+        "keypoints": len(record.skeleton),
+        "skeleton": record.skeleton.name,
+        "train_set": record.train_set,
+        "ap": record.ap,
+        "ap50": record.ap50,
+        "path": str(record.path),
+        "card": str(record.card),
+    }
 
 
 def _as_dict(record: Variant) -> dict[str, Any]:

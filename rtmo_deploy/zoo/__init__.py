@@ -1,15 +1,17 @@
 """Which models exist: one frozen record each, and how to get their checkpoints."""
 
-from rtmo_deploy.zoo.records import ARCHITECTURES, VARIANTS, architecture, variant
+from rtmo_deploy.zoo.records import ARCHITECTURES, EMBEDDED, VARIANTS, architecture, variant
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, skeleton_for
-from rtmo_deploy.zoo.variant import Architecture, PublishedAccuracy, Variant
+from rtmo_deploy.zoo.variant import Architecture, EmbeddedModel, PublishedAccuracy, Variant
 
 __all__ = [
     "ARCHITECTURES",
     "COCO_17",
     "CROWDPOSE_14",
+    "EMBEDDED",
     "VARIANTS",
     "Architecture",
+    "EmbeddedModel",
     "PublishedAccuracy",
     "Variant",
     "architecture",

@@ -25,12 +25,12 @@ from rtmo_deploy.zoo.cache import (
     is_offline,
     without_credentials,
 )
-from rtmo_deploy.zoo.records import ARCHITECTURES, variant
+from rtmo_deploy.zoo.records import ARCHITECTURES, EMBEDDED, variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rtmo_deploy.zoo.variant import Variant
+    from rtmo_deploy.zoo.variant import EmbeddedModel, Variant
 
 __all__ = ["ProgressCallback", "fetch", "identify_published", "published", "resolve_checkpoint"]
 
@@ -72,10 +72,13 @@ def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: 
     return path
 
 
-def resolve_checkpoint(name_or_path: str, *, progress: ProgressCallback | None = None) -> tuple[Path, Variant | None]:
-    """The checkpoint that a caller means: a file of theirs, or a published one by name, fetched if need be.
+def resolve_checkpoint(
+    name_or_path: str, *, progress: ProgressCallback | None = None
+) -> tuple[Path, Variant | EmbeddedModel | None]:
+    """The checkpoint that a caller means.
 
-    A file that exists wins over a model of the same name; a folder does not.
+    A file of theirs, a model that comes with the package, or a published one by name, fetched if need be. A file that
+    exists wins over a model of the same name; a folder does not.
 
     Returns:
         Its path, and its record if it was asked for by name. For a file the record is None, even if the file
@@ -97,6 +100,9 @@ def resolve_checkpoint(name_or_path: str, *, progress: ProgressCallback | None =
             remedy="Check the path and who may read it.",
             where=name_or_path,
         ) from error
+    embedded = EMBEDDED.get(name_or_path.lower())
+    if embedded is not None:
+        return embedded.path, embedded
     try:
         record = published(name_or_path)
     except UsageError as error:
@@ -125,6 +131,12 @@ def published(name: str) -> Variant:
     except UsageError:
         if name.lower() not in ARCHITECTURES:
             raise
+    embedded = EMBEDDED.get(name.lower())
+    if embedded is not None:
+        raise UsageError(
+            f"'{name}' is not downloaded: it comes with the package.",
+            remedy=f"Use it by its name; the file is {embedded.path}",
+        )
     raise UsageError(
         f"Nobody has published weights for '{name}': it is an architecture of this project's own.",
         remedy=f"Write an untrained checkpoint of it with: rtmo-deploy models init {name} -o FILE",

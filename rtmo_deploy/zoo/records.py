@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14
-from rtmo_deploy.zoo.variant import Architecture, PublishedAccuracy, Variant
+from rtmo_deploy.zoo.variant import Architecture, EmbeddedModel, PublishedAccuracy, Variant
 
 if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["ARCHITECTURES", "VARIANTS", "architecture", "variant"]
+__all__ = ["ARCHITECTURES", "EMBEDDED", "VARIANTS", "architecture", "variant"]
 
 _BASE_URL = "https://download.openmmlab.com/mmpose/v1/projects/rtmo/"
 
@@ -24,7 +24,7 @@ RTMO_S = Architecture("rtmo-s", deepen=0.33, widen=0.5)
 RTMO_M = Architecture("rtmo-m", deepen=0.67, widen=0.75)
 RTMO_L = Architecture("rtmo-l", deepen=1.0, widen=1.0)
 #: Not published by anybody: the same code, small enough for tests and samples.
-RTMO_N = Architecture("rtmo-n", deepen=0.33, widen=0.125, input_hw=(256, 256), hidden_dim=64)
+RTMO_N = Architecture("rtmo-n", deepen=0.33, widen=0.25, input_hw=(256, 256), hidden_dim=64)
 
 ARCHITECTURES: dict[str, Architecture] = {a.name: a for a in (RTMO_N, RTMO_T, RTMO_S, RTMO_M, RTMO_L)}
 
@@ -137,6 +137,11 @@ _RECORDS = (
 )
 
 VARIANTS: dict[str, Variant] = {record.name: record for record in _RECORDS}
+
+#: What comes with the package, and needs no download.
+EMBEDDED: dict[str, EmbeddedModel] = {
+    "rtmo-n": EmbeddedModel("rtmo-n", RTMO_N, COCO_17, "synthetic people", ap=0.0, ap50=0.0),
+}
 
 _BY_NAME = {name: record for record in _RECORDS for name in (record.name, *record.aliases)}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["Architecture", "PublishedAccuracy", "Variant"]
+__all__ = ["Architecture", "EmbeddedModel", "PublishedAccuracy", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,34 @@ class Variant:
     def sha256_prefix(self) -> str:
         """First 8 hex digits of the file's SHA-256: upstream's convention puts them into the file name."""
         return self.file_name.rsplit("-", 1)[-1].split("_", 1)[0]
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A model that comes inside the package.
+
+    Attributes:
+        name: Name it goes by.
+        architecture: Its network.
+        skeleton: Its keypoints.
+        train_set: What it was trained on.
+        ap: AP on the held-out set that its card describes.
+        ap50: AP50 there.
+    """
+
+    name: str
+    architecture: Architecture
+    skeleton: Skeleton
+    train_set: str
+    ap: float
+    ap50: float
+
+    @property
+    def path(self) -> Path:
+        """Its checkpoint."""
+        return Path(__file__).parent / "weights" / f"{self.name}.pth"
+
+    @property
+    def card(self) -> Path:
+        """Its model card, Markdown."""
+        return self.path.with_suffix(".md")

@@ -206,7 +206,7 @@ def test_errors_become_exit_codes(cache, monkeypatch):
     assert "Did you mean 'rtmo-s-coco'?" in result.stderr
     result = run("download", "rtmo-n")
     assert result.exit_code == 2
-    assert "models init rtmo-n" in result.stderr
+    assert "comes with the package" in result.stderr
     monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "1")
     result = run("download", "rtmo-s-coco")
     assert result.exit_code == 5

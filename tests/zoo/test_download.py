@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+import rtmo_deploy.zoo
 from rtmo_deploy.errors import CheckpointError, DownloadError, SetupError, UsageError
-from rtmo_deploy.zoo import COCO_17, VARIANTS, Variant, architecture, records
+from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, Variant, architecture, records
 from rtmo_deploy.zoo.cache import cache_dir, cached_path, download_url, is_offline, without_credentials
-from rtmo_deploy.zoo.download import fetch, resolve_checkpoint
+from rtmo_deploy.zoo.download import fetch, published, resolve_checkpoint
 
 PAYLOAD = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(40_000))  # 1.28 MB
 DIGITS = hashlib.sha256(PAYLOAD).hexdigest()[:8]
@@ -534,9 +535,16 @@ class TestResolve:
         with pytest.raises(UsageError, match="neither"):
             resolve_checkpoint("")
 
-    def test_an_architecture_that_nobody_published(self):
-        with pytest.raises(UsageError, match="models init rtmo-n"):
-            resolve_checkpoint("rtmo-n")
+    def test_a_model_that_comes_with_the_package(self, tmp_path, monkeypatch):
+        path, record = resolve_checkpoint("RTMO-n")
+        assert record is EMBEDDED["rtmo-n"]
+        assert path == record.path
+        assert path.parent.parent == Path(rtmo_deploy.zoo.__file__).parent
+        with pytest.raises(UsageError, match="comes with the package"):
+            published("rtmo-n")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "rtmo-n").write_bytes(b"mine")
+        assert resolve_checkpoint("rtmo-n") == (Path("rtmo-n"), None)
 
     def test_a_path_that_cannot_be_looked_at(self):
         with pytest.raises(CheckpointError):

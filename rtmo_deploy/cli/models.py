@@ -74,8 +74,8 @@ def list_models(as_json: _Json = False) -> None:
     for record in EMBEDDED.values():
         size = "{1}x{0}".format(*record.architecture.input_hw)
         console.print(
-            f"With the package: {record.name}, {size}, {len(record.skeleton)} keypoints, trained on {record.train_set}; "
-            f"AP {record.ap:.3f} there. See {record.card}",
+            f"With the package: {record.name}, {size}, {len(record.skeleton)} keypoints, "
+            f"trained on {record.train_set}; AP {record.ap:.3f} there. See {record.card}",
             highlight=False,
         )
     console.print(_NOTE)
@@ -115,11 +115,12 @@ def path(
     from rtmo_deploy.zoo.cache import cache_dir, cached_path
     from rtmo_deploy.zoo.download import published
 
-    embedded = EMBEDDED.get((name or "").lower())
-    if embedded is not None:
-        where = embedded.path
+    if name is None:
+        where = cache_dir()
+    elif name.lower() in EMBEDDED:
+        where = EMBEDDED[name.lower()].path
     else:
-        where = cache_dir() if name is None else cached_path(published(name))
+        where = cached_path(published(name))
     if as_json:
         print_json("models path", path=str(where), exists=where.exists())
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +13,15 @@ import typer
 from rtmo_deploy.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rtmo_deploy.train.loop import Progress, Trainer
     from rtmo_deploy.train.recipe import Recipe
 
 __all__ = ["train"]
+
+#: torchrun passes a terminal's Ctrl-C on to processes that got it themselves: seconds in which it is the same one.
+ECHO = 2.0
 
 
 def train(
@@ -34,7 +42,7 @@ def train(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a field of the recipe, as in --set optimizer.lr=0.001"
+            "--set", metavar="FIELD=VALUE", help="Change a field of the recipe, as in --set optimizer.lr=0.001."
         ),
     ] = None,
     device: Annotated[
@@ -54,7 +62,10 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Train a model by a recipe; writes last.pth, best.pth, final.pth, log.csv and curves.png."""
+    """Train a model by a recipe; writes last.pth, best.pth, final.pth, log.csv and curves.png.
+
+    Ctrl-C and SIGTERM end it after the step it is at, with its state written (exit code 130 and 143).
+    """
     flags = {"model": model, "ann": ann, "images": images, "val_ann": val_ann, "val_images": val_images}
     plan = _plan(recipe, flags, init, settings or [])
     folder = out or Path("runs") / plan.name
@@ -78,20 +89,28 @@ def train(
         tensorboard=tensorboard,
     )
     try:
-        trainer = Trainer(plan, options, group)
+        trainer = Trainer(plan, options, group)  # says what is wrong before anything is written
         if group.main:
             from rtmo_deploy.train.recipe import save_recipe
 
             save_recipe(folder / "recipe.yaml", plan)
-        finished = _run(trainer)
+        finished, caught = _run(trainer)
     finally:
         group.leave()
     if group.main:
         _print_result(trainer, folder, finished=finished, as_json=as_json)
+        if not finished:
+            from rtmo_deploy.cli.console import stderr
+
+            stderr().print(
+                f"Stopped at step {trainer.step} of {trainer.steps}; go on with the same command and --resume."
+            )
+    if caught is not None and not finished:
+        raise typer.Exit(128 + caught)
 
 
 def _plan(path: Path | None, flags: dict[str, Any], init: str | None, settings: list[str]) -> Recipe:
-    from rtmo_deploy.train.recipe import load_recipe, published_recipe, with_settings
+    from rtmo_deploy.train.recipe import load_recipe, published_recipe, with_init, with_settings
 
     given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
     if path is not None:
@@ -108,13 +127,13 @@ def _plan(path: Path | None, flags: dict[str, Any], init: str | None, settings: 
                 remedy="Give a recipe, or --model, --ann and --images.",
             )
         plan = published_recipe(**flags)
-    if init is not None:
-        settings = [*settings, f"model.init={init}"]
-    return with_settings(plan, settings)
+    plan = with_settings(plan, settings)
+    return plan if init is None else with_init(plan, init)
 
 
 def _check_folder(folder: Path, *, resume: bool, force: bool) -> None:
-    if not resume and not force and (folder / "last.pth").is_file():
+    held = any((folder / name).is_file() for name in ("last.pth", "best.pth", "final.pth", "log.csv"))
+    if held and not resume and not force:
         raise UsageError(
             "This folder holds a run already.",
             remedy="Go on with it with --resume, choose another folder with --out, or overwrite it with --force.",
@@ -122,8 +141,38 @@ def _check_folder(folder: Path, *, resume: bool, force: bool) -> None:
         )
 
 
-def _run(trainer: Trainer) -> bool:
-    """Run, with a line of progress on stderr."""
+@contextlib.contextmanager
+def _signals(trainer: Trainer) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM end the run after its step, with its state written; Ctrl-C a second time ends it at once.
+
+    Gives a list that the first signal's number is put into.
+    """
+    caught: list[int] = []
+    first = 0.0
+
+    def stop(number: int, _: object) -> None:
+        nonlocal first
+        if not caught:
+            caught.append(number)
+            first = time.monotonic()
+            trainer.interrupt()
+        elif number == signal.SIGINT and time.monotonic() - first > ECHO:
+            raise KeyboardInterrupt
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # only the main thread may
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(trainer: Trainer) -> tuple[bool, int | None]:
+    """Run, with a line of progress on stderr; whether it finished, and the signal that ended it."""
     from rich import progress as bars
 
     from rtmo_deploy.cli.console import stderr
@@ -148,7 +197,9 @@ def _run(trainer: Trainer) -> bool:
                     f"step {progress.step}/{progress.steps}, epoch {progress.epoch}: {facts}", highlight=False
                 )
 
-        return trainer.run(report)
+        with _signals(trainer) as caught:
+            finished = trainer.run(report)
+        return finished, caught[0] if caught else None
 
 
 def _facts(progress: Progress) -> str:

@@ -75,6 +75,7 @@ def assign(
     sigmas: Tensor,
     *,
     keypoint_center: bool = True,
+    least_cells: int = 1,
 ) -> Assignment:
     """Assign cells to people.
 
@@ -86,6 +87,8 @@ def assign(
         targets: People of the batch.
         sigmas: ``(K,)`` OKS sigmas.
         keypoint_center: A person's centre is the mean of its labelled keypoints; else that of its box.
+        least_cells: A person gets at least so many of the cells that are in its box and near its centre. The
+            reference gives one at least; more make a training from nothing see each person more often.
     """
     inside, central = _geometry(priors, targets, keypoint_center=keypoint_center)
     present = targets.present[:, :, None]
@@ -94,16 +97,17 @@ def assign(
     oks = _pairwise_oks(keypoints, targets, sigmas)
     oks = oks * (candidate[:, None] & present)
     probability = scores.float().clamp(-1e4, 1e4).sigmoid().nan_to_num(0.0).sqrt()
-    cost = (~(inside & central)) * OUTSIDE
-    cost = cost - COST_WEIGHT * (_pairwise_iou(boxes, targets.boxes) + EPS).log()
+    cost = -COST_WEIGHT * (_pairwise_iou(boxes, targets.boxes) + EPS).log()
     cost = cost - COST_WEIGHT * (oks + EPS).log()
     cost = cost - probability.log().clamp(min=-100)[:, None]
+    cost = cost + (~(inside & central)) * OUTSIDE  # last: beside it, little is left of the others' digits
     cost = cost.nan_to_num(nan=OUTSIDE * 10).masked_fill(~(candidate[:, None] & present), torch.inf)
 
     best = min(CANDIDATES, oks.shape[-1])
     count = oks.topk(best, dim=-1).values.sum(dim=-1).int().clamp(min=1)
     order = cost.topk(best, dim=-1, largest=False)
-    chosen = (torch.arange(best, device=cost.device) < count[..., None]) & order.values.isfinite()
+    rank = torch.arange(best, device=cost.device)
+    chosen = ((rank < count[..., None]) & order.values.isfinite()) | ((rank < least_cells) & (order.values < OUTSIDE))
     match = torch.zeros_like(cost, dtype=torch.bool).scatter_(-1, order.indices, chosen)
     # A cell that several people want goes to the one it is cheapest for, whoever that is.
     shared = match.sum(dim=1) > 1

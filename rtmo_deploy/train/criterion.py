@@ -40,11 +40,12 @@ class LossOptions:
         oks: Weight of the OKS loss of the proxy regression.
         vis: Weight of the visibility loss.
         mle: Weight of the likelihood of the heatmaps.
+        heatmap: Weight of :class:`rtmo_deploy.train.auxiliary.KeypointHeatmaps`, which is not computed here.
         bbox_aux: Weight of the L1 loss on raw box predictions; 0 turns it off (it is on in the last epochs only).
         overlaps_power: The classification target is the OKS to this power.
         proxy_target_cc: Second stage: the proxy regression learns from the coordinate classifier where that is
             better, and the classification target is the classifier's OKS.
-        keypoint_center: See :func:`rtmo_deploy.train.assign.assign`.
+        keypoint_center, least_cells: See :func:`rtmo_deploy.train.assign.assign`.
     """
 
     cls: float = 1.0
@@ -56,6 +57,8 @@ class LossOptions:
     overlaps_power: float = 0.5
     proxy_target_cc: bool = False
     keypoint_center: bool = True
+    least_cells: int = 1
+    heatmap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class LossResult:
     assignment: Assignment
 
 
-def _same(count: float) -> float:
-    return count
+def _at_least_one(positives: int) -> float:
+    return float(max(positives, 1))
 
 
 class Criterion:
@@ -85,17 +88,18 @@ class Criterion:
     Args:
         head: The head whose outputs are judged; its coordinate classifier takes part in the forward pass.
         options: Weights and switches.
-        average: From this process's number of positive cells to the mean over all processes. The reference does
-            so for the classification and box terms only, and takes the others' mean process by process; here
-            every term is divided by it, so that several processes give the loss of their joint batch.
+        divisor: From this process's number of positive cells to what its sums are divided by: that number, or with
+            several processes its mean over them. The reference does so for the classification and box terms only,
+            and takes the others' mean process by process; here every term is divided by it, so that the mean over
+            several processes is the loss of their joint batch.
     """
 
     def __init__(
-        self, head: RTMOHead, options: LossOptions | None = None, average: Callable[[float], float] = _same
+        self, head: RTMOHead, options: LossOptions | None = None, divisor: Callable[[int], float] = _at_least_one
     ) -> None:
         self.head = head
         self.options = options or LossOptions()
-        self.average = average
+        self.divisor = divisor
 
     def __call__(self, outputs: HeadOutputs, targets: Targets) -> LossResult:
         """The loss.
@@ -120,34 +124,35 @@ class Criterion:
             targets,
             sigmas,
             keypoint_center=options.keypoint_center,
+            least_cells=options.least_cells,
         )
         positives = len(found.cell)
-        divisor = max(self.average(positives), 1.0)
+        divisor = self.divisor(positives)
         at, who = (found.image, found.cell), (found.image, found.person)
         person = _People(targets.boxes[who], targets.keypoints[who], targets.visible[who], targets.areas[who])
         prior = priors[found.cell]
-        overlaps, terms = found.oks, {}
-        # Several processes go through the classifier together, those without a person as well.
-        if positives or self.average is not _same:
-            box = boxes[at]
-            terms["bbox"] = losses.squared_iou_loss(box, person.boxes)
-            if options.bbox_aux:
-                terms["bbox_aux"] = (raw_boxes[at] - _raw_box_targets(person.boxes, prior)).abs().sum(dim=-1)
-            terms["vis"] = losses.visibility_loss(_flatten(outputs.kpt_vis)[at], person.visible)
-            with _statistics(self.head.dcc, positives):
-                terms["mle"], keypoints = keypoint_likelihood(
-                    self.head.dcc,
-                    _flatten(outputs.pose_vecs)[at],
-                    boxes_to_center_scale(box),
-                    prior[:, :2],
-                    person.keypoints,
-                    person.visible,
-                    person.areas,
-                )
-            target, weight = person.keypoints, person.visible
-            if options.proxy_target_cc:
-                target, weight, overlaps = _proxy_targets(proxies[at].detach(), keypoints, person, sigmas)
-            terms["oks"] = losses.oks_loss(proxies[at], target, weight, person.areas, sigmas)
+        overlaps = found.oks
+        terms: dict[str, Tensor] = {}
+        # Without a person too: several processes go through the classifier together.
+        box = boxes[at]
+        terms["bbox"] = losses.squared_iou_loss(box, person.boxes)
+        if options.bbox_aux:
+            terms["bbox_aux"] = (raw_boxes[at] - _raw_box_targets(person.boxes, prior)).abs().sum(dim=-1)
+        terms["vis"] = losses.visibility_loss(_flatten(outputs.kpt_vis)[at], person.visible)
+        with _statistics(self.head.dcc, positives):
+            terms["mle"], keypoints = keypoint_likelihood(
+                self.head.dcc,
+                _flatten(outputs.pose_vecs)[at],
+                boxes_to_center_scale(box),
+                prior[:, :2],
+                person.keypoints,
+                person.visible,
+                person.areas,
+            )
+        target, weight = person.keypoints, person.visible
+        if options.proxy_target_cc:
+            target, weight, overlaps = _proxy_targets(proxies[at].detach(), keypoints, person, sigmas)
+        terms["oks"] = losses.oks_loss(proxies[at], target, weight, person.areas, sigmas)
         scores = torch.zeros_like(logits)
         scores[at] = overlaps.pow(options.overlaps_power)
         terms["cls"] = losses.varifocal_loss(logits, scores)

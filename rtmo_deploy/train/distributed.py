@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rtmo_deploy.errors import SetupError, UsageError
+
+#: One process judges while the others wait for it.
+PATIENCE = timedelta(hours=6)
 
 __all__ = ["Group", "SyncBatchNorm", "join_group", "synchronise_norms"]
 
@@ -46,6 +50,18 @@ class Group:
         dist.all_reduce(tensor)
         return float(tensor) / self.world
 
+    def divisor(self, positives: int) -> float:
+        """What each process divides its sums over positive cells by, for the mean of them to be the joint batch's."""
+        return max(self.mean(float(positives)), 1 / self.world)
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether a flag is set in any process: what all of them must do together, they must all know of."""
+        if self.world == 1:
+            return flags
+        tensor = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(tensor)
+        return tuple(count > 0 for count in tensor.tolist())
+
     def barrier(self) -> None:
         """Wait for the others."""
         if self.world > 1:
@@ -65,7 +81,7 @@ def join_group(device: str) -> Group:
 
     Raises:
         UsageError: There is no such device.
-        SetupError: CUDA is not there.
+        SetupError: CUDA or that GPU is not there, or the other processes cannot be found.
     """
     try:
         where = torch.device(device)
@@ -76,13 +92,24 @@ def join_group(device: str) -> Group:
         if not torch.cuda.is_available():
             raise SetupError("PyTorch sees no CUDA GPU.", remedy="Train with --device cpu, or install a CUDA build.")
         local = int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else (where.index or 0)
+        if local >= torch.cuda.device_count():
+            raise SetupError(
+                f"There is no GPU {local}; PyTorch sees {torch.cuda.device_count()}.",
+                remedy="Start one process a GPU, or name another one.",
+            )
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     elif where.type != "cpu":
         raise UsageError(f"Training on {device!r} is not supported.", remedy="Use cpu, cuda or cuda:N.")
     if world == 1:
         return Group(0, 1, where)
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise SetupError(
+            f"The {world} processes that WORLD_SIZE speaks of cannot be joined: {error}.",
+            remedy="Start them with torchrun, or unset WORLD_SIZE to train in one process.",
+        ) from error
     return Group(dist.get_rank(), world, where)
 
 
@@ -107,44 +134,59 @@ class SyncBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C)`` or ``(N, C, H, W)`` to the same shape; N may be 0 here if it is not everywhere."""
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        if not self.training:
-            mean, variance = self.running_mean, self.running_var
-        else:
-            axes = [0, *range(2, x.ndim)]
-            count = x.new_full((1,), x.numel() // x.shape[1])
-            sums = torch.cat([x.sum(dim=axes), x.square().sum(dim=axes), count])
-            total = _all_reduce(sums)
-            n = total[-1].clamp(min=1)
-            mean, second = (total[:-1] / n).chunk(2)
-            variance = (second - mean.square()).clamp(min=0)
-            with torch.no_grad():
-                share = self.momentum if self.momentum is not None else 0.1
-                share = share if total[-1] > 0 else 0.0
-                self.running_mean.lerp_(mean, share)
-                self.running_var.lerp_(variance * n / (n - 1).clamp(min=1), share)
-                self.num_batches_tracked += 1
+        values = x if x.dtype == torch.float64 else x.float()  # sums of half precision would lose everything
+        mean, variance = self.running_mean, self.running_var
+        if self.training:
+            joint = self._joint(values)
+            # A single row in all processes has no variance, and none at all no mean either.
+            if x.ndim > 2 or float(joint[2]) > 1:
+                mean, variance = joint[0], joint[1]
+                self._follow(*joint)
+            self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
-        return x * scale.view(shape) + (self.bias - mean * scale).view(shape)
+        return (values * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
+
+    @staticmethod
+    def _joint(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance ``(C,)`` over all processes, and the number of values a channel they are from."""
+        axes = [0, *range(2, x.ndim)]
+        count = x.numel() // x.shape[1]
+        mean = x.sum(dim=axes) / max(count, 1)
+        centred = x - mean.view((1, -1) + (1,) * (x.ndim - 2))
+        variance = centred.square().sum(dim=axes) / max(count, 1)
+        parts = _gather(torch.cat([mean, variance, x.new_full((1,), count)]))
+        counts = parts[:, -1:]
+        total = counts.sum().clamp(min=1)
+        means, variances = parts[:, :-1].chunk(2, dim=1)
+        joint = (counts * means).sum(dim=0) / total
+        return joint, (counts * (variances + (means - joint).square())).sum(dim=0) / total, counts.sum()
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        share = self.momentum if self.momentum is not None else 0.1
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        unbiased = variance * count / (count - 1).clamp(min=1)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
-class _AllReduce(torch.autograd.Function):
-    """Sum over processes, whose gradient is the sum over processes of the gradients."""
+class _Gather(torch.autograd.Function):
+    """``(n,)`` of each process to ``(processes, n)``; the gradient of a row is the sum of all processes' for it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        result = x.detach().clone()
-        dist.all_reduce(result)
-        return result
+        rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, x.detach().contiguous())
+        return torch.stack(rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
         result = gradients[0].contiguous().clone()
         dist.all_reduce(result)
-        return result
+        return result[dist.get_rank()]
 
 
-def _all_reduce(x: Tensor) -> Tensor:
-    result: Tensor = _AllReduce.apply(x)  # type: ignore[no-untyped-call]
+def _gather(x: Tensor) -> Tensor:
+    result: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -7,22 +7,23 @@ each computes its own rows of the same global batch.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
-from rtmo_deploy.errors import UsageError
+from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
 from rtmo_deploy.train.recipe import SyntheticSource
 from rtmo_deploy.train.targets import Targets, collate
 from rtmo_deploy.zoo import skeleton_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -69,7 +70,6 @@ class Feed:
     Attributes:
         parts: The datasets, with the number of samples an epoch takes of each, and whether each is endless.
         skeleton: Keypoints of all.
-        epoch_size: Samples in an epoch.
     """
 
     parts: tuple[tuple[PoseDataset, int, bool], ...]
@@ -87,7 +87,7 @@ class Feed:
             if endless:
                 indices: Sequence[int] = range(epoch * count, (epoch + 1) * count)
             else:
-                indices = _draw(len(dataset), count, np.random.default_rng((seed, epoch, number)))
+                indices = _draw(len(dataset), count, np.random.default_rng((seed, epoch, number, 1)))
             places += [(number, int(index)) for index in indices]
         order = np.random.default_rng((seed, epoch)).permutation(len(places))
         return [places[position] for position in order]
@@ -138,6 +138,13 @@ def build_feed(recipe: Recipe) -> Feed:
                 remedy="Give the set a 'mapping' to the model's keypoints.",
             )
         parts.append((dataset, count, endless))
+    sigmas = recipe.data.sigmas
+    if sigmas is not None:
+        if len(sigmas) != len(skeleton):
+            raise UsageError(
+                f"The recipe gives {len(sigmas)} sigmas for {len(skeleton)} keypoints.", remedy="Mend 'data.sigmas'."
+            )
+        skeleton = replace(skeleton, sigmas=sigmas)
     return Feed(tuple(parts), skeleton)
 
 
@@ -146,8 +153,7 @@ def augment_options(section: AugmentSection, input_hw: tuple[int, int], *, plain
     if section.preset == "none":
         options = AugmentOptions(input_hw)
     elif plain:
-        window = WindowOptions() if section.plain_window else None
-        return AugmentOptions.last_epochs(input_hw, window=window)
+        options = AugmentOptions.last_epochs(input_hw, window=WindowOptions() if section.plain_window else None)
     elif section.preset == "coco":
         options = AugmentOptions.coco(input_hw)
     else:
@@ -218,17 +224,45 @@ class Batches(Dataset[tuple["Tensor", Targets]]):
         return self._augmenters[part](index, np.random.default_rng((self.recipe.seed, epoch, place)))
 
 
-def loader(batches: Batches, *, start: int, workers: int) -> DataLoader[tuple[Tensor, Targets]]:
-    """Batches from part ``start`` on, computed ahead by worker processes."""
-    return DataLoader(
-        batches,
+def loader(batches: Batches, *, start: int, workers: int) -> Iterator[tuple[Tensor, Targets]]:
+    """Batches from part ``start`` on, computed ahead by worker processes.
+
+    Raises:
+        InputDataError: A picture cannot be read; while iterating.
+    """
+    # Threads of OpenCV do not survive a fork, and a worker that has inherited their pool waits for them for ever.
+    cv2.setNumThreads(1)
+    ahead: DataLoader[Any] = DataLoader(
+        _Reporting(batches),
         batch_size=None,
         sampler=range(start, len(batches)),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
     )
+    for item in ahead:
+        if isinstance(item, RtmoDeployError):
+            raise item
+        yield item
 
 
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)
+class _Reporting(Dataset[Any]):
+    """Batches whose errors are items: raised in a worker, they would come wrapped in its traceback."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Targets] | RtmoDeployError:
+        try:
+            return self.batches[number]
+        except RtmoDeployError as error:
+            return error.with_traceback(None)
+
+
+def _prepare_worker(_: int) -> None:
+    # Ctrl-C reaches every process of the terminal; what becomes of the workers is the main process's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

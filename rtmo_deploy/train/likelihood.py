@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from rtmo_deploy.model.dcc import DCC
@@ -135,6 +136,7 @@ class _AxisLikelihood(torch.autograd.Function):
         return likelihood, coordinates
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         outer = gradients[0]
         by_feature, by_sigma, by_center, by_scale = ctx.saved_tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import MissingDependencyError, SetupError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.accuracy import AccuracyReport
 
-__all__ = ["Log", "draw_curves", "read_log"]
+__all__ = ["Log", "check_packages", "draw_curves", "read_log"]
 
 FIGURES = ("AP", "AP50", "AP75", "AR")
 
@@ -29,14 +30,14 @@ class Log:
         tensorboard: Write TensorBoard events into ``folder/tensorboard`` too.
 
     Raises:
-        MissingDependencyError: TensorBoard is asked for and not installed.
+        MissingDependencyError: Matplotlib is not installed; or TensorBoard is asked for, and it is not.
         SetupError: The folder cannot be written to.
     """
 
     def __init__(self, folder: Path, terms: Sequence[str], *, step: int = 0, tensorboard: bool = False) -> None:
         self.path = folder / "log.csv"
         self.columns = ("step", "epoch", "lr", "pictures_per_second", "loss", *terms, *FIGURES)
-        self._writer = _tensorboard(folder) if tensorboard else None
+        check_packages(tensorboard=tensorboard)
         kept = [row for row in read_log(self.path) if int(row["step"]) <= step] if step else []
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,7 @@ class Log:
                 writer.writeheader()
                 writer.writerows(kept)
             self._stream = self.path.open("a", newline="", encoding="utf-8")
+            self._writer = _tensorboard(folder, step) if tensorboard else None
         except OSError as error:
             raise SetupError(
                 f"The log cannot be written: {error.strerror}.", remedy="Choose another folder.", where=self.path
@@ -60,7 +62,16 @@ class Log:
         speed: float,
         report: AccuracyReport | None,
     ) -> None:
-        """Add a row; with a validation, draw the curves anew."""
+        """Add a row; with a validation, draw the curves anew.
+
+        Args:
+            step: Steps done.
+            epoch: Epoch of the newest step, from 0.
+            rate: Its learning rate.
+            terms: Means of the weighted loss terms.
+            speed: Pictures per second.
+            report: The validation after this step, if there was one.
+        """
         row: dict[str, Any] = {"step": step, "epoch": epoch, "lr": f"{rate:.6g}", "pictures_per_second": f"{speed:.2f}"}
         row |= {"loss": f"{sum(terms.values()):.6g}", **{name: f"{value:.6g}" for name, value in terms.items()}}
         figures = {name: report.metrics.get(name) for name in FIGURES} if report else {}
@@ -72,7 +83,11 @@ class Log:
                 if name not in ("step", "epoch"):
                     self._writer.add_scalar(name, float(value), step)
         if report is not None:
-            draw_curves(self.path, self.path.with_name("curves.png"))
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the curves anew."""
+        draw_curves(self.path, self.path.with_name("curves.png"))
 
     def close(self) -> None:
         """Close the files."""
@@ -81,20 +96,35 @@ class Log:
             self._writer.close()
 
 
-def _tensorboard(folder: Path) -> Any:
+def check_packages(*, tensorboard: bool) -> None:
+    """Notice a missing package before the first step, and not hours later.
+
+    Raises:
+        MissingDependencyError: Matplotlib is not installed; or TensorBoard is asked for, and it is not.
+    """
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise MissingDependencyError("tensorboard", purpose="Writing TensorBoard events", extra="train") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+        raise MissingDependencyError("matplotlib", purpose="Drawing the curves", extra="train") from error
+    if tensorboard:
+        try:
+            importlib.import_module("torch.utils.tensorboard")
+        except ImportError as error:
+            raise MissingDependencyError("tensorboard", purpose="Writing TensorBoard events", extra="train") from error
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
     """Rows of a ``log.csv``; a last row that was cut off is left out."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [row for row in csv.DictReader(stream) if None not in row.values() and (row["step"] or "x").isdigit()]
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [row for row in csv.DictReader(whole.splitlines()) if None not in row.values() and row["step"].isdigit()]
 
 
 def draw_curves(log: Path, picture: Path) -> None:
@@ -103,15 +133,10 @@ def draw_curves(log: Path, picture: Path) -> None:
     Args:
         log: The ``log.csv``.
         picture: The file to write.
-
-    Raises:
-        MissingDependencyError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", purpose="Drawing the curves", extra="train") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = read_log(log)
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)

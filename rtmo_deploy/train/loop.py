@@ -8,32 +8,37 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import torch
 from torch import nn
 
-from rtmo_deploy.errors import TrainingError, UsageError
+from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model.checkpoint import save_checkpoint
 from rtmo_deploy.train.augment import random_size
-from rtmo_deploy.train.criterion import TERMS, Criterion, LossOptions, LossResult
+from rtmo_deploy.train.auxiliary import KeypointHeatmaps
+from rtmo_deploy.train.criterion import TERMS, Criterion
 from rtmo_deploy.train.distributed import Group, synchronise_norms
 from rtmo_deploy.train.feed import Batches, build_feed, loader, open_source
-from rtmo_deploy.train.log import Log
+from rtmo_deploy.train.log import Log, check_packages
+from rtmo_deploy.train.loss_module import LossModule
+from rtmo_deploy.train.meter import Meter
 from rtmo_deploy.train.optimize import ModelAverage, Schedule, build_optimizer
+from rtmo_deploy.train.stages import is_judged, loss_options
 from rtmo_deploy.train.start import starting_model
-from rtmo_deploy.train.state import load_state, save_state
-from rtmo_deploy.train.targets import Targets, resize
+from rtmo_deploy.train.state import check_same_recipe, clear_folder, load_state, save_state
+from rtmo_deploy.train.targets import resize
 from rtmo_deploy.train.validate import validate_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor
 
+    from rtmo_deploy.data import PoseDataset
     from rtmo_deploy.measure.accuracy import AccuracyReport
-    from rtmo_deploy.model import RTMO
+    from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
+    from rtmo_deploy.train.targets import Targets
 
 __all__ = ["Progress", "RunOptions", "Trainer"]
 
@@ -42,12 +47,14 @@ __all__ = ["Progress", "RunOptions", "Trainer"]
 class RunOptions:
     """How a recipe is run; nothing here changes what comes out, apart from rounding.
 
+    Without ``resume``, files of an earlier run in ``out`` are removed when the training begins.
+
     Attributes:
         out: Folder of the run.
         workers: Processes that prepare batches.
         resume: Go on from ``last.pth`` in ``out`` if it is there.
         save_every: Seconds from one ``last.pth`` to the next; it is also written after every validation.
-        log_every: Steps from one row of the log to the next.
+        log_every: A row of the log is written after each step that is a multiple of this, and after validations.
         stop_after: Seconds after which the run writes its state and ends; None for never.
         tensorboard: Write TensorBoard events too.
     """
@@ -68,7 +75,7 @@ class Progress:
     Attributes:
         step: Steps done.
         steps: Steps in all.
-        epoch: Epoch the next step belongs to.
+        epoch: Epoch of the newest step, from 0.
         terms: Mean of each weighted loss term over the last steps.
         pictures_per_second: Of all processes together, since the run was started.
         report: The newest validation, if this step had one.
@@ -80,21 +87,6 @@ class Progress:
     terms: dict[str, float]
     pictures_per_second: float
     report: AccuracyReport | None = None
-
-
-class _Step(nn.Module):
-    """Network and loss in one module, as ``DistributedDataParallel`` needs them."""
-
-    def __init__(self, model: RTMO, criterion: Criterion, autocast: Callable[[], Any]) -> None:
-        super().__init__()
-        self.model, self.criterion, self.autocast = model, criterion, autocast
-        self.result: LossResult | None = None
-
-    def forward(self, images: Tensor, targets: Targets) -> Tensor:
-        with self.autocast():
-            outputs = self.model(images, proxy=True)
-        self.result = self.criterion(outputs, targets)
-        return self.result.total
 
 
 class Trainer:
@@ -113,37 +105,48 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, options: RunOptions, group: Group) -> None:
         self.recipe, self.options, self.group = recipe, options, group
+        if group.main:
+            check_packages(tensorboard=options.tensorboard)
         # The far tails of the heatmaps are denormal numbers, a hundred times slower on x86, and mean nothing.
         torch.set_flush_denormal(True)
         feed = build_feed(recipe)
         self.skeleton = feed.skeleton
-        if not options.workers:
-            cv2.setNumThreads(1)
         self.batches = Batches(recipe, feed, rank=group.rank, world=group.world)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.steps = recipe.epochs * self.steps_per_epoch
-        self.val = open_source(recipe.data.val, skeleton=feed.skeleton, everything=True) if recipe.data.val else None
-        self.model = starting_model(recipe, len(self.skeleton)).to(group.device)
+        self.val = _open_val(recipe, feed.skeleton)
+        last = options.out / "last.pth"
+        resumed = load_state(last) if options.resume and last.is_file() else None
+        if resumed is not None:
+            check_same_recipe(resumed["progress"]["recipe"], recipe, last)
+        self.model = starting_model(recipe, self.skeleton, init=resumed is None).to(group.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = ModelAverage(self.model, recipe.ema)
         if group.world > 1 and recipe.sync_norms:
             synchronise_norms(self.model)
-        self.optimizer = build_optimizer(self.model, recipe, group.device)
+        self.auxiliary = KeypointHeatmaps(self.model, recipe.seed).to(group.device) if recipe.loss.heatmap else None
+        self.optimizer = build_optimizer(self.model, recipe, group.device, auxiliary=self.auxiliary)
         self.schedule = Schedule(recipe, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "fp16")
+        self.meter = Meter(group)
         self.step, self.best = 0, -1.0
         self.history: list[dict[str, Any]] = []
-        if options.resume and (options.out / "last.pth").is_file():
-            self._restore(options.out / "last.pth")
-        joint = {"average": group.mean} if group.world > 1 else {}
-        self.criterion = Criterion(self.model.head, self._loss_options(0), **joint)
-        self._module = _Step(self.model, self.criterion, self._autocast)
+        if resumed is not None:
+            self._restore(resumed)
+        joint = {"divisor": group.divisor} if group.world > 1 else {}
+        self.criterion = Criterion(self.model.head, loss_options(recipe, 0), **joint)
+        self._module = LossModule(self.model, self.criterion, self._autocast, self.auxiliary)
         self.module: nn.Module = self._module
         if group.world > 1:
             self.module = nn.parallel.DistributedDataParallel(self._module, broadcast_buffers=False)
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Write the state after this step, and end; from a signal handler or another thread."""
+        self._interrupted = True
 
     def run(self, report: Callable[[Progress], None] = lambda _: None) -> bool:
-        """Train to the end, or until ``stop_after``.
+        """Train to the end, or until ``stop_after`` or :meth:`interrupt`.
 
         Args:
             report: Called after every row of the log.
@@ -153,50 +156,54 @@ class Trainer:
 
         Raises:
             TrainingError: The loss is not finite.
+            InputDataError: A picture cannot be read.
         """
-        begin, saved, first = time.monotonic(), time.monotonic(), self.step
-        accumulate = self.recipe.accumulate
-        log = (
-            Log(self.options.out, TERMS, step=self.step, tensorboard=self.options.tensorboard)
-            if self.group.main
-            else None
-        )
-        stream = iter(loader(self.batches, start=self.step * accumulate, workers=self.options.workers))
-        sums: dict[str, Tensor] = {}
-        since = 0
+        log = self._open_log() if self.group.main else None
         with contextlib.closing(log) if log else contextlib.nullcontext():
-            while self.step < self.steps:
-                epoch = self.step // self.steps_per_epoch
-                self.criterion.options = self._loss_options(epoch)
-                for name, value in self._train_step(stream).items():
-                    sums[name] = sums.get(name, value.new_zeros(())) + value
-                since += 1
-                self.step += 1
-                ends = self.step % self.steps_per_epoch == 0
-                judged = self._validate(epoch) if ends and self._is_due(epoch) else None
-                if since == self.options.log_every or judged or self.step == self.steps:
-                    terms = {name: self.group.mean(float(value) / since) for name, value in sums.items()}
-                    self._check(terms)
-                    sums, since = {}, 0
-                    rate = (self.step - first) * self.recipe.batch / (time.monotonic() - begin)
-                    if log:
-                        log.write(self.step, epoch, self.schedule.rate(self.step - 1), terms, rate, judged)
-                        report(Progress(self.step, self.steps, epoch, terms, rate, judged))
-                stop = self._time_is_up(begin)
-                if judged or stop or self.step == self.steps or time.monotonic() - saved > self.options.save_every:
-                    self._save()
-                    saved = time.monotonic()
-                if stop and self.step < self.steps:
-                    return False
-        if self.group.main:
+            finished = self._run(log, report)
+            if log:
+                log.draw()
+        if finished and self.group.main:
             self._write_model(self.options.out / "final.pth")
         self.group.barrier()
-        return True
+        return finished
 
     def _open_log(self) -> Log:
-        return Log(self.options.out, TERMS, step=self.step, tensorboard=self.options.tensorboard)
+        clear_folder(self.options.out, keep_run=self.options.resume)
+        return Log(self.options.out, (*TERMS, "heatmap"), step=self.step, tensorboard=self.options.tensorboard)
 
-    def _train_step(self, stream: Any) -> dict[str, Tensor]:
+    def _run(self, log: Log | None, report: Callable[[Progress], None]) -> bool:
+        begin, saved, first = time.monotonic(), time.monotonic(), self.step
+        recipe, options = self.recipe, self.options
+        stream = iter(loader(self.batches, start=self.step * recipe.accumulate, workers=options.workers))
+        while self.step < self.steps:
+            epoch = self.step // self.steps_per_epoch
+            self.criterion.options = loss_options(recipe, epoch)
+            self.meter.add(self._train_step(stream))
+            self.step += 1
+            ends, finished = self.step % self.steps_per_epoch == 0, self.step == self.steps
+            due = ends and is_judged(recipe, epoch)
+            if due or finished or self.step % options.log_every == 0:
+                terms = self.meter.means(self.step)
+                self.meter.clear()
+                judged = self._validate(epoch) if due else None
+                speed = (self.step - first) * recipe.batch / (time.monotonic() - begin)
+                if log:
+                    log.write(self.step, epoch, self.schedule.rate(self.step - 1), terms, speed, judged)
+                    report(Progress(self.step, self.steps, epoch, terms, speed, judged))
+            now = time.monotonic()
+            stop, save = self.group.any(
+                self._interrupted or (options.stop_after is not None and now - begin > options.stop_after),
+                now - saved > options.save_every,
+            )
+            if due or finished or stop or save:
+                self._save()
+                saved = time.monotonic()
+            if stop and not finished:
+                return False
+        return True
+
+    def _train_step(self, stream: Iterator[tuple[Tensor, Targets]]) -> dict[str, Tensor]:
         """One step of the optimiser, its gradient from ``accumulate`` parts; the weighted loss terms."""
         self.schedule.apply(self.optimizer, self.step)
         self.module.train()
@@ -211,11 +218,10 @@ class Trainer:
             with self.module.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 loss = self.module(images, targets) / parts
                 self.scaler.scale(loss).backward()
-            result = self._module.result
-            for name, value in (result.terms if result else {}).items():
+            for name, value in self._module.terms.items():
                 terms[name] = terms.get(name, value.new_zeros(())) + value / parts
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip)
+        nn.utils.clip_grad_norm_(self._module.parameters(), self.recipe.optimizer.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -236,26 +242,9 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.group.device.type, dtype)
 
-    def _loss_options(self, epoch: int) -> LossOptions:
-        recipe = self.recipe
-        weights = recipe.loss.model_dump()
-        if epoch < recipe.epochs - recipe.augment.plain_epochs:
-            weights["bbox_aux"] = 0.0
-        if recipe.schedule.switch is not None and epoch >= recipe.schedule.switch:
-            second = recipe.second_stage.model_dump(exclude_none=True)
-            weights |= {**second, "proxy_target_cc": True}
-        return LossOptions(**weights)
-
-    def _is_due(self, epoch: int) -> bool:
-        done = epoch + 1
-        plain = done > self.recipe.epochs - self.recipe.augment.plain_epochs
-        return plain or done % self.recipe.val_interval == 0 or done == self.recipe.epochs
-
     def _validate(self, epoch: int) -> AccuracyReport | None:
-        if self.val is None:
-            return None
         report = None
-        if self.group.main:
+        if self.group.main and self.val is not None:
             protocol = self.recipe.data.metric
             report = validate_model(self.average.model, self.val, self.skeleton, self.recipe.input, protocol=protocol)
             row = {"epoch": epoch + 1, "step": self.step, "pictures": self.step * self.recipe.batch}
@@ -266,21 +255,11 @@ class Trainer:
         self.group.barrier()
         return report
 
-    def _check(self, terms: dict[str, float]) -> None:
-        broken = [name for name, value in terms.items() if not math.isfinite(value)]
-        if broken:
-            raise TrainingError(
-                f"The loss is no longer finite at step {self.step}: {', '.join(broken)}.",
-                remedy="Lower the learning rate, or train without fp16; the last good state is in last.pth.",
-            )
-
-    def _time_is_up(self, begin: float) -> bool:
-        limit = self.options.stop_after
-        if limit is None:
-            return False
-        return self.group.mean(float(time.monotonic() - begin > limit)) > 0
-
     def _save(self) -> None:
+        """Write ``last.pth``, unless the state is broken; every process must do so together."""
+        if self.meter.count:
+            self.meter.means(self.step)
+        pending = self.meter.state()
         if self.group.main:
             save_state(
                 self.options.out / "last.pth",
@@ -294,22 +273,26 @@ class Trainer:
                     "epoch": self.step // self.steps_per_epoch,
                     "best": self.best,
                     "history": self.history,
+                    "pending": pending,
                     "recipe": self.recipe.model_dump(mode="json"),
                 },
                 scaler=self.scaler.state_dict() if self.scaler.is_enabled() else None,
+                auxiliary=self.auxiliary.state_dict() if self.auxiliary else None,
             )
         self.group.barrier()
 
-    def _restore(self, path: Path) -> None:
-        state = load_state(path)
-        _check_same_recipe(state["progress"]["recipe"], self.recipe, path)
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["ema_state_dict"])
         self.average.model.load_state_dict(state["state_dict"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        if self.auxiliary is not None and state["auxiliary"]:
+            self.auxiliary.load_state_dict(state["auxiliary"])
         progress = state["progress"]
         self.step, self.best, self.history = progress["step"], progress["best"], progress["history"]
+        if "pending" in progress:
+            self.meter.restore(progress["pending"])
 
     def _write_model(self, path: Path) -> None:
         facts = {
@@ -323,14 +306,13 @@ class Trainer:
         save_checkpoint(path, self.average.model, skeleton=self.skeleton, input_hw=self.recipe.input, meta=facts)
 
 
-def _check_same_recipe(stored: dict[str, Any], recipe: Recipe, path: Path) -> None:
-    """Refuse to go on with another recipe; only a longer interval of judging may differ."""
-    mine = recipe.model_dump(mode="json")
-    differing = sorted(key for key in stored.keys() | mine.keys() if stored.get(key) != mine.get(key))
-    differing = [key for key in differing if key != "val_interval"]
-    if differing:
+def _open_val(recipe: Recipe, skeleton: Skeleton) -> PoseDataset | None:
+    if recipe.data.val is None:
+        return None
+    dataset = open_source(recipe.data.val, skeleton=skeleton, everything=True)
+    if len(dataset.skeleton) != len(skeleton):
         raise UsageError(
-            f"The run was begun with another recipe: {', '.join(differing)} differ.",
-            remedy="Go on with the recipe.yaml in its folder, or start a new run in another folder.",
-            where=path,
+            f"The validation set has {len(dataset.skeleton)} keypoints, the model {len(skeleton)}.",
+            remedy="Judge with annotations of the model's keypoints.",
         )
+    return dataset

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from rtmo_deploy.train.distributed import SyncBatchNorm
+
 if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.train.recipe import Recipe
@@ -18,31 +20,37 @@ __all__ = ["ModelAverage", "Schedule", "build_optimizer"]
 #: The averaged weights follow faster in the beginning: momentum + exp(-(1 + step) / this).
 WARMUP_STEPS = 2000
 ENCODER_PREFIX = "neck.encoder."
+CLASSIFIER_PREFIX = "head.dcc."
 
 
-def build_optimizer(model: RTMO, recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
+def build_optimizer(
+    model: RTMO, recipe: Recipe, device: torch.device, *, auxiliary: nn.Module | None = None
+) -> torch.optim.AdamW:
     """AdamW without decay on norms, biases and other vectors, and with a smaller rate for the encoder.
 
     The reference decays by module and parameter name (``norm_decay_mult=0``, ``bias_decay_mult=0``): biases and
     BatchNorm, LayerNorm. Scales, offsets and position encodings of the coordinate classifier do decay there, and
     here.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
-    for module_name, module in model.named_modules():
+    settings = recipe.optimizer
+    factors = {ENCODER_PREFIX: settings.encoder_lr, CLASSIFIER_PREFIX: settings.classifier_lr}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, SyncBatchNorm)
+    extra = auxiliary.named_modules(prefix="auxiliary") if auxiliary is not None else ()
+    for module_name, module in (*model.named_modules(), *extra):
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{module_name}.{name}"
             decay = not (isinstance(module, norms) or name.endswith("bias"))
-            groups.setdefault((decay, full.startswith(ENCODER_PREFIX)), []).append(parameter)
-    settings = recipe.optimizer
+            factor = next((value for prefix, value in factors.items() if full.startswith(prefix)), 1.0)
+            groups.setdefault((decay, factor), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
                 "weight_decay": settings.weight_decay if decay else 0.0,
-                "factor": settings.encoder_lr if encoder else 1.0,
+                "factor": factor,
             }
-            for (decay, encoder), parameters in sorted(groups.items(), key=lambda item: item[0])
+            for (decay, factor), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
         lr=settings.lr,
         fused=device.type in ("cpu", "cuda"),

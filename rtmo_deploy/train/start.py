@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.model.checkpoint import load_checkpoint
@@ -12,12 +14,16 @@ from rtmo_deploy.zoo import ARCHITECTURES
 from rtmo_deploy.zoo.download import resolve_checkpoint
 
 if TYPE_CHECKING:
+    from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
 
 __all__ = ["starting_model"]
 
+#: Factor on what attention is computed from, where a recipe asks for a calm start.
+CALM = 0.2
 
-def starting_model(recipe: Recipe, num_keypoints: int) -> RTMO:
+
+def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True) -> RTMO:
     """The network a run begins with, in training mode.
 
     From a checkpoint every tensor of the same name and shape is taken. With another number of keypoints those are
@@ -26,21 +32,26 @@ def starting_model(recipe: Recipe, num_keypoints: int) -> RTMO:
 
     Args:
         recipe: Its ``model`` and ``seed`` are read.
-        num_keypoints: Keypoints to predict.
+        skeleton: Keypoints to predict; its OKS sigmas, where it has any, become the model's.
+        init: Read the checkpoint; a run that goes on has its weights elsewhere.
 
     Raises:
         CheckpointError: ``init`` cannot be read.
         UsageError: ``init`` is of another network than the recipe names.
         DownloadError: ``init`` is a published model's name, and it cannot be fetched.
     """
-    section = recipe.model
+    section, num_keypoints = recipe.model, len(skeleton)
     if section.architecture is not None:
         spec = NetworkSpec.of(ARCHITECTURES[section.architecture], num_keypoints)
     else:
         spec = NetworkSpec(section.deepen or 0.0, section.widen or 0.0, num_keypoints, section.hidden_dim)
     model = RTMO(spec)
     initialise(model, recipe.seed)
-    if section.init is None:
+    if skeleton.sigmas:
+        model.head.loss_oks.sigmas.copy_(torch.tensor(skeleton.sigmas))
+    if section.calm:
+        _calm(model)
+    if section.init is None or not init:
         return model
     loaded = load_checkpoint(resolve_checkpoint(section.init)[0])
     theirs = loaded.spec
@@ -55,3 +66,16 @@ def starting_model(recipe: Recipe, num_keypoints: int) -> RTMO:
             state[key] = tensor
     model.load_state_dict(state)
     return model
+
+
+@torch.no_grad()
+def _calm(model: RTMO) -> None:
+    """Let the classifier's attention begin as the identity, with small products of queries and keys.
+
+    Its squared ReLU has no softmax: with position encodings of deviation 1 over 128 channels, keypoint features start
+    fifteen times as large as their normalised inputs, and grow from there.
+    """
+    dcc = model.head.dcc
+    dcc.gau.o.weight.zero_()
+    dcc.pos_enc.mul_(CALM)
+    dcc.gau.beta.mul_(CALM)

@@ -42,7 +42,8 @@ class Targets:
         """The same on another device."""
         people = (self.boxes, self.keypoints, self.visible, self.areas, self.present)
         ignore = None if self.ignore is None else self.ignore.to(device)
-        return Targets(*(tensor.to(device) for tensor in people), ignore=ignore)
+        boxes, keypoints, visible, areas, present = (tensor.to(device) for tensor in people)
+        return Targets(boxes, keypoints, visible, areas, present, ignore)
 
 
 def resize(images: Tensor, targets: Targets, hw: tuple[int, int]) -> tuple[Tensor, Targets]:

@@ -138,10 +138,8 @@ _RECORDS = (
 
 VARIANTS: dict[str, Variant] = {record.name: record for record in _RECORDS}
 
-#: What comes with the package, and needs no download.
-EMBEDDED: dict[str, EmbeddedModel] = {
-    "rtmo-n": EmbeddedModel("rtmo-n", RTMO_N, COCO_17, "synthetic people", ap=0.0, ap50=0.0),
-}
+#: What comes with the package, and needs no download. Nothing does so far.
+EMBEDDED: dict[str, EmbeddedModel] = {}
 
 _BY_NAME = {name: record for record in _RECORDS for name in (record.name, *record.aliases)}
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
-from rtmo_deploy.zoo import COCO_17, VARIANTS, Variant, architecture, records
+from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
 
 PAYLOAD = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
@@ -206,7 +206,7 @@ def test_errors_become_exit_codes(cache, monkeypatch):
     assert "Did you mean 'rtmo-s-coco'?" in result.stderr
     result = run("download", "rtmo-n")
     assert result.exit_code == 2
-    assert "comes with the package" in result.stderr
+    assert "models init rtmo-n" in result.stderr
     monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "1")
     result = run("download", "rtmo-s-coco")
     assert result.exit_code == 5
@@ -302,3 +302,15 @@ def test_the_module_is_light_to_import():
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_that_comes_with_the_package(cache, monkeypatch):
+    toy = EmbeddedModel("rtmo-n", architecture("rtmo-n"), VARIANTS["rtmo-s-coco"].skeleton, "toys", ap=0.5, ap50=0.7)
+    monkeypatch.setitem(EMBEDDED, "rtmo-n", toy)
+    (entry,) = run_json("--json")["embedded"]
+    assert (entry["name"], entry["ap"], entry["path"]) == ("rtmo-n", 0.5, str(toy.path))
+    assert "With the package: rtmo-n, 256x256, 17 keypoints, trained on toys; AP 0.500" in " ".join(
+        run().stdout.split()
+    )
+    assert run("path", "rtmo-n").stdout.strip() == str(toy.path)
+    assert "comes with the package" in run("download", "rtmo-n").stderr

@@ -83,7 +83,7 @@ def test_spec_is_recognised_from_shapes(name: str, keypoints: int) -> None:
     assert recognise(shapes).architecture is ARCHITECTURES[name]
 
 
-@pytest.mark.parametrize(("deepen", "widen", "hidden"), [(1.33, 1.25, 256), (0.33, 0.25, 64), (2.0, 0.5, 128)])
+@pytest.mark.parametrize(("deepen", "widen", "hidden"), [(1.33, 1.25, 256), (0.33, 0.125, 64), (2.0, 0.5, 128)])
 def test_spec_of_a_shape_of_ones_own_is_recognised(deepen: float, widen: float, hidden: int) -> None:
     spec = NetworkSpec(deepen, widen, 17, hidden)
     found = recognise({key: tuple(t.shape) for key, t in on_meta(spec).state_dict().items()})

@@ -7,14 +7,13 @@ import colorsys
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_augment import FOUR, Dots, check_spots
 
 from rtmo_deploy.data import People
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.train.augment import AffineOptions, WindowOptions, random_size, resize_batch
+from rtmo_deploy.train.augment import AffineOptions, WindowOptions, random_size
 from rtmo_deploy.train.augment.colour import draw_gains, shift_hsv
 from rtmo_deploy.train.augment.geometry import clip_people, mirror, warp_image
 from rtmo_deploy.train.augment.jitter import draw_jitter
@@ -176,38 +175,6 @@ def test_a_very_long_picture() -> None:
     row = warp_image(image, matrix, (20, 400))[10, :, 0]
     assert (row[1:299] == 0).all()
     assert (row[302:399] == 255).all()
-
-
-@settings(deadline=None, max_examples=60)
-@given(seeds, st.tuples(sides, sides), st.tuples(st.integers(3, 8), st.integers(3, 8)))
-def test_a_resized_batch(seed: int, size: tuple[int, int], steps: tuple[int, int]) -> None:
-    samples = Dots(seed, [size, size]).samples
-    hw = steps[0] * 32, steps[1] * 32
-    images = torch.from_numpy(np.stack([s.image for s in samples]).transpose(0, 3, 1, 2)).float()
-    ignore = torch.from_numpy(np.stack([s.ignore for s in samples]))
-    resized, people, mask = resize_batch(images, [s.people for s in samples], hw, ignore)
-    assert resized.shape == (2, 3, *hw)
-    scale = hw[0] / size[0], hw[1] / size[1]
-    assert mask is not None
-    assert mask.dtype == torch.bool
-    soft = resize_batch(images, [], hw, ignore.float())[2]
-    assert soft is not None
-    assert torch.equal(mask, soft > 0.5)
-    for picture, before, after in zip(resized, samples, people, strict=True):
-        np.testing.assert_allclose(after.areas, before.people.areas * scale[0] * scale[1], rtol=1e-5)
-        moved = (before.people.keypoints + 0.5) * scale[::-1] - 0.5
-        np.testing.assert_allclose(after.keypoints, moved, atol=1e-3)
-        np.testing.assert_array_equal(after.visible, before.people.visible)
-        if max(scale) < 1.5 * min(scale):
-            check_spots(type(before)(picture.round().byte().permute(1, 2, 0).numpy(), after), border=14)
-
-
-def test_a_batch_of_the_right_size_is_left_alone() -> None:
-    images = torch.zeros(1, 3, 64, 96)
-    same, people, ignore = resize_batch(images, [People.empty(4)], (64, 96))
-    assert same is images
-    assert ignore is None
-    assert len(people) == 1
 
 
 def test_random_sizes() -> None:

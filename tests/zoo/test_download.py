@@ -18,7 +18,7 @@ import pytest
 
 import rtmo_deploy.zoo
 from rtmo_deploy.errors import CheckpointError, DownloadError, SetupError, UsageError
-from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, Variant, architecture, records
+from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
 from rtmo_deploy.zoo.cache import cache_dir, cached_path, download_url, is_offline, without_credentials
 from rtmo_deploy.zoo.download import fetch, published, resolve_checkpoint
 
@@ -535,7 +535,13 @@ class TestResolve:
         with pytest.raises(UsageError, match="neither"):
             resolve_checkpoint("")
 
+    def test_an_architecture_that_nobody_published(self):
+        with pytest.raises(UsageError, match="models init rtmo-n"):
+            resolve_checkpoint("rtmo-n")
+
     def test_a_model_that_comes_with_the_package(self, tmp_path, monkeypatch):
+        toy = EmbeddedModel("rtmo-n", architecture("rtmo-n"), COCO_17, "toys", ap=0.5, ap50=0.7)
+        monkeypatch.setitem(EMBEDDED, "rtmo-n", toy)
         path, record = resolve_checkpoint("RTMO-n")
         assert record is EMBEDDED["rtmo-n"]
         assert path == record.path

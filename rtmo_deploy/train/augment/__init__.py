@@ -1,6 +1,6 @@
 """Training augmentations of RTMO: one annotated picture of a dataset in, one at the network's input size out.
 
-NumPy and OpenCV only, apart from ``resize_batch``, which works on a tensor. What is drawn at random is drawn
+NumPy and OpenCV only. What is drawn at random is drawn
 from the generator that the caller passes, before any picture is read, and nothing else is: the same index and
 the same generator state give the same sample, whoever works on it.
 """
@@ -8,7 +8,7 @@ the same generator state give the same sample, whoever works on it.
 from __future__ import annotations
 
 from rtmo_deploy.train.augment.augmenter import Augmenter
-from rtmo_deploy.train.augment.multiscale import random_size, resize_batch
+from rtmo_deploy.train.augment.multiscale import random_size
 from rtmo_deploy.train.augment.options import AffineOptions, AugmentOptions, WindowOptions
 
-__all__ = ["AffineOptions", "AugmentOptions", "Augmenter", "WindowOptions", "random_size", "resize_batch"]
+__all__ = ["AffineOptions", "AugmentOptions", "Augmenter", "WindowOptions", "random_size"]

@@ -1,0 +1,254 @@
+"""The sections of a recipe; the defaults are those of the published RTMO-s on COCO (MMPose 1.3.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  pydantic reads the annotations at run time
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rtmo_deploy.zoo import ARCHITECTURES
+
+__all__ = [
+    "AugmentSection",
+    "CocoSource",
+    "DataSection",
+    "LossSection",
+    "ModelSection",
+    "OptimizerSection",
+    "ScheduleSection",
+    "SecondStageSection",
+    "Section",
+    "Size",
+    "Source",
+    "SyntheticSource",
+]
+
+Size = tuple[int, int]
+Mapping = tuple[tuple[int | str, int | str], ...]
+
+
+class Section(BaseModel):
+    """Base of all: unknown fields are refused, and a section cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """The network.
+
+    Attributes:
+        architecture: A name of the zoo; its factors are taken.
+        deepen, widen, hidden_dim: Factors of a network that the zoo does not have, instead of ``architecture``.
+        init: A checkpoint to start from: a published name, or a file, looked up from the recipe's folder first. With
+            another number of keypoints, the layers that depend on it start anew. Null for seeded weights.
+        calm: Start the coordinate classifier with an attention that does nothing yet. As the reference starts it, its
+            heatmaps have one sharp peak each, anywhere, and learn slowly to move it: a training of some hundred
+            thousand pictures ends before they do.
+    """
+
+    architecture: str | None = None
+    deepen: float | None = Field(None, gt=0)
+    widen: float | None = Field(None, gt=0)
+    hidden_dim: int = Field(256, ge=32, multiple_of=32)
+    init: str | None = None
+    calm: bool = False
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in ARCHITECTURES:
+            raise ValueError(f"there is no architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ModelSection:
+        factors = self.deepen is not None and self.widen is not None
+        if (self.architecture is None) != factors:
+            raise ValueError("give either 'architecture', or 'deepen' and 'widen'")
+        return self
+
+
+class SyntheticSource(Section):
+    """Drawn people; see :class:`rtmo_deploy.data.synthetic.SyntheticPeople`.
+
+    Attributes:
+        images: Pictures in an epoch.
+        seed: Seed of the pictures.
+        fresh: Draw new pictures every epoch.
+        size: Height and width of the pictures; null for sizes as photographs have them.
+        people: Least and greatest number of people.
+        height: Least and greatest height of a figure as a share of the picture's.
+        truncated, clutter, occluded: As in the generator's options.
+    """
+
+    type: Literal["synthetic"]
+    images: int = Field(gt=0)
+    seed: int = Field(0, ge=0)
+    fresh: bool = False
+    size: Size | None = None
+    people: tuple[int, int] = (0, 6)
+    height: tuple[float, float] | None = None
+    truncated: float = Field(0.2, ge=0, le=1)
+    clutter: float = Field(1.0, ge=0, le=10)
+    occluded: float = Field(0.3, ge=0, le=1)
+
+
+class CocoSource(Section):
+    """An annotation file in COCO's format and the folder of its pictures.
+
+    Attributes:
+        annotations: The JSON file; a relative path is looked up from the recipe's folder.
+        images: The folder; likewise.
+        ratio: Share of the pictures that an epoch takes; above 1, pictures come several times.
+        mapping: How its keypoints become the model's: the name of a set of body7, or pairs of index or name.
+    """
+
+    type: Literal["coco"]
+    annotations: Path
+    images: Path
+    ratio: float | None = Field(None, gt=0)
+    mapping: str | Mapping | None = None
+
+    @field_validator("annotations", "images")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        """The recipe is stored with the run, in another folder."""
+        return path.absolute()
+
+    @field_validator("mapping", mode="before")
+    @classmethod
+    def _name_or_pairs(cls, value: Any) -> Any:
+        """One complaint instead of one for each form it could have had."""
+        if value is None or isinstance(value, str):
+            return value
+        pairs = value if isinstance(value, list | tuple) else [None]
+        for pair in pairs:
+            if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(type(one) in (int, str) for one in pair):
+                raise ValueError("give the name of a set of body7, or a list of pairs of index or name")
+        return value
+
+
+Source = Annotated[SyntheticSource | CocoSource, Field(discriminator="type")]
+
+
+class DataSection(Section):
+    """What is learned from and what is judged with.
+
+    Attributes:
+        train: One set or several, which are put together.
+        val: The set that AP is measured on; null for none.
+        skeleton: Keypoints of the model where several sets are put together; null for those of the first set.
+        sigmas: OKS sigma of each of the model's keypoints; null for those of the convention, or 0.079 each where
+            the keypoints are of none.
+        metric: How AP is computed.
+    """
+
+    train: tuple[Source, ...] = Field(min_length=1)
+    val: Source | None = None
+    skeleton: Literal["coco-17", "crowdpose-14"] | None = None
+    sigmas: tuple[float, ...] | None = None
+    metric: Literal["coco", "crowdpose"] = "coco"
+
+    @field_validator("sigmas")
+    @classmethod
+    def _positive(cls, sigmas: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if sigmas is not None and not all(0 < sigma < float("inf") for sigma in sigmas):
+            raise ValueError("sigmas must be above 0")
+        return sigmas
+
+    @model_validator(mode="after")
+    def _judged_whole(self) -> DataSection:
+        if isinstance(self.val, CocoSource) and (self.val.ratio is not None or self.val.mapping is not None):
+            raise ValueError("'val' is judged whole and as it is annotated: it takes no 'ratio' and no 'mapping'")
+        return self
+
+
+class AugmentSection(Section):
+    """Augmentation; see :class:`rtmo_deploy.train.augment.AugmentOptions`.
+
+    Attributes:
+        preset: ``coco`` and ``crowdpose`` are the published pipelines; ``none`` only letterboxes.
+        mosaic, mixup, flip: Probabilities, instead of the preset's.
+        shift, rotate, scale: Random affine, instead of the preset's.
+        hsv: Largest change of hue, saturation and value, instead of the preset's.
+        plain_epochs: So many epochs at the end are without mosaic, affine and mixup, and with the auxiliary loss of
+            the boxes; with 0 that loss is on throughout.
+        plain_window: In those epochs, also move, turn and resize the picture, as rtmo-m and rtmo-l do on COCO.
+        multi_scale: Smallest and largest height of a batch in pixels, in steps of 32; null for the input size.
+    """
+
+    preset: Literal["coco", "crowdpose", "none"] = "coco"
+    mosaic: float | None = Field(None, ge=0, le=1)
+    mixup: float | None = Field(None, ge=0, le=1)
+    flip: float | None = Field(None, ge=0, le=1)
+    shift: float | None = Field(None, ge=0)
+    rotate: float | None = Field(None, ge=0)
+    scale: tuple[float, float] | None = None
+    hsv: tuple[int, int, int] | None = None
+    plain_epochs: int = Field(20, ge=0)
+    plain_window: bool = False
+    multi_scale: tuple[int, int] | None = (480, 800)
+
+
+class OptimizerSection(Section):
+    """AdamW.
+
+    Attributes:
+        lr: Learning rate at ``base_batch`` pictures a step; scaled linearly with the batch, as the others are.
+        base_batch: See ``lr``.
+        weight_decay: Not applied to norms and biases.
+        clip: Largest norm of the gradient.
+        encoder_lr: Factor on the learning rate of the transformer encoder.
+        classifier_lr: Factor on that of the coordinate classifier. In a short training from nothing, at a rate that
+            suits the convolutions, its likelihood hardly falls.
+    """
+
+    lr: float = Field(0.004, gt=0)
+    base_batch: int = Field(256, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    clip: float = Field(0.1, gt=0)
+    encoder_lr: float = Field(0.05, gt=0)
+    classifier_lr: float = Field(1.0, gt=0)
+
+
+class ScheduleSection(Section):
+    """Learning rate over epochs: quadratic warm-up, cosine to ``switch``, a second cosine, a constant end.
+
+    Attributes:
+        warmup: Epochs of warm-up.
+        switch: Epoch at which the second stage begins: its loss weights and its learning rate. Null for never.
+        min_lr: Where both cosines end.
+        second_lr: Where the second cosine begins.
+        constant: Epochs at the end with ``min_lr``.
+    """
+
+    warmup: float = Field(5, ge=0)
+    switch: int | None = Field(280, gt=0)
+    min_lr: float = Field(2e-4, ge=0)
+    second_lr: float = Field(5e-4, ge=0)
+    constant: int = Field(20, ge=0)
+
+
+class LossSection(Section):
+    """Weights of the loss terms; see :class:`rtmo_deploy.train.criterion.LossOptions`."""
+
+    cls: float = Field(1.0, ge=0)
+    bbox: float = Field(5.0, ge=0)
+    oks: float = Field(30.0, ge=0)
+    vis: float = Field(1.0, ge=0)
+    mle: float = Field(1.0, ge=0)
+    bbox_aux: float = Field(1.0, ge=0)
+    overlaps_power: float = Field(0.5, gt=0)
+    keypoint_center: bool = True
+    least_cells: int = Field(1, ge=1, le=10)
+    heatmap: float = Field(0.0, ge=0)
+
+
+class SecondStageSection(Section):
+    """What the loss changes to at ``schedule.switch``; the coordinate classifier then teaches the proxy."""
+
+    mle: float = Field(5.0, ge=0)
+    oks: float = Field(10.0, ge=0)
+    cls: float | None = Field(None, ge=0)
+    overlaps_power: float | None = Field(None, gt=0)

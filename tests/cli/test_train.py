@@ -1,0 +1,155 @@
+"""``rtmo-deploy train``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from rtmo_deploy.cli.app import app
+from rtmo_deploy.data.coco_writer import write_dataset
+from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
+from rtmo_deploy.model.checkpoint import load_checkpoint
+from rtmo_deploy.train.recipe import load_recipe
+
+RECIPE = {
+    "name": "toy",
+    "epochs": 2,
+    "batch": 2,
+    "input": [64, 64],
+    "model": {"deepen": 0.33, "widen": 0.125, "hidden_dim": 32},
+    "data": {"train": [{"type": "synthetic", "images": 4, "size": [64, 64], "people": [1, 2]}]},
+    "augment": {"preset": "none", "plain_epochs": 0, "multi_scale": None},
+    "schedule": {"warmup": 1, "switch": None, "constant": 0},
+}
+SMALL = ["--threads", "1", "--workers", "0"]
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["train", *(str(argument) for argument in arguments)])
+
+
+def refused(result, code, *words):
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+def test_a_run_is_refused_a_second_time_and_resumed(recipe, tmp_path):
+    folder = tmp_path / "run"
+    result = run(recipe, "--out", folder, *SMALL, "--stop-after", 0, "--json", "--log-every", 1)
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made == {
+        "schema_version": 1,
+        "command": "train",
+        "folder": str(folder),
+        "finished": False,
+        "step": 1,
+        "steps": 4,
+        "best_ap": None,
+        "metrics": None,
+        "files": ["last.pth", "log.csv", "curves.png"],
+    }
+    assert "step 1/4" in result.stderr
+    assert "go on with the same command and --resume" in result.stderr
+    assert load_recipe(folder / "recipe.yaml") == load_recipe(recipe)
+
+    refused(run(recipe, "--out", folder, *SMALL), 2, "holds a run already", "--resume")
+    refused(run(recipe, "--out", folder, *SMALL, "--resume", "--set", "seed=3"), 2, "another recipe: seed")
+
+    result = run(folder / "recipe.yaml", "--out", folder, *SMALL, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "finished" in result.stdout
+    assert "4 of 4" in result.stdout
+    assert "Stopped" not in result.stderr
+    assert load_checkpoint(folder / "final.pth").contents.meta["rtmo_deploy"]["recipe"] == "toy"
+
+    (folder / "last.pth").unlink()
+    refused(run(recipe, "--out", folder, *SMALL), 2, "holds a run already")
+    result = run(recipe, "--out", folder, *SMALL, "--force", "--stop-after", 0)
+    assert result.exit_code == 0, result.output
+    assert not (folder / "final.pth").exists()
+
+
+def test_flags_instead_of_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "set", SyntheticPeople(4, seed=5, options=SyntheticOptions(size=(64, 64), people=(1, 2))))
+    settings = {
+        "epochs": 2, "batch": 2, "input": "[64, 64]", "augment": "{preset: none, plain_epochs: 0, multi_scale: null}",
+        "schedule": "{warmup: 1, switch: null, constant: 0}", "model": "{deepen: 0.33, widen: 0.125, hidden_dim: 32}",
+    }  # fmt: skip
+    sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    flags = ["--model", "rtmo-t", "--ann", "set/annotations.json", "--images", "set/images"]
+    result = run(*flags, "--val-ann", "set/annotations.json", *sets, *SMALL, "--json")
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["folder"] == str(Path("runs") / "rtmo-t")
+    assert made["finished"]
+    assert made["metrics"]["AP"] is not None
+    assert made["best_ap"] == max(0.0, made["best_ap"])
+    assert made["files"] == ["final.pth", "best.pth", "last.pth", "log.csv", "curves.png"]
+    assert load_recipe(tmp_path / "runs" / "rtmo-t" / "recipe.yaml").data.train[0].images == tmp_path / "set" / "images"
+
+
+def test_starting_from_a_checkpoint(recipe, tmp_path, checkpoint_n, monkeypatch):
+    monkeypatch.chdir(checkpoint_n.parent)
+    settings = ["--set", "model.deepen=null", "--set", "model.widen=null", "--set", "model.architecture=rtmo-n"]
+    out = ["--out", tmp_path / "run", *SMALL, "--stop-after", 0]
+    result = run(recipe, *out, *settings, "--init", checkpoint_n.name, "--set", "optimizer.lr=1e-9")
+    assert result.exit_code == 0, result.output
+    before = load_checkpoint(checkpoint_n).model.head.dcc.pos_enc
+    torch.testing.assert_close(load_checkpoint(tmp_path / "run" / "last.pth").model.head.dcc.pos_enc, before)
+    out[1] = tmp_path / "other"
+    refused(run(recipe, *out, "--init", checkpoint_n), 2, "'init' differ")
+
+
+def test_wrong_calls(recipe, tmp_path):
+    out = ["--out", tmp_path / "run"]
+    refused(run(*out), 2, "--model, --ann, --images are missing")
+    refused(run(recipe, "--model", "rtmo-s", *out), 2, "A recipe and --model were given")
+    refused(run("--model", "rtmo-q", "--ann", "a", "--images", "b", *out), 2, "no architecture 'rtmo-q'")
+    refused(run(tmp_path / "none.yaml", *out), 2, "No such file")
+    refused(run(recipe, "--set", "epochs", *out), 2, "names no field")
+    refused(run(recipe, "--device", "tpu9", *out), 2, "no device")
+    refused(run(recipe, "--init", tmp_path / "none.pth", *out), 4, "There is no such file")
+    refused(run("--model", "rtmo-s", "--ann", tmp_path / "none.json", "--images", tmp_path, *out), 3)
+    if not torch.cuda.is_available():
+        refused(run(recipe, "--device", "cuda", *out), 5, "no CUDA GPU")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("package", "options"), [("matplotlib", []), ("torch.utils.tensorboard", ["--tensorboard"])])
+def test_missing_packages_are_said_before_the_training(recipe, tmp_path, monkeypatch, package, options):
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    result = run(recipe, "--out", tmp_path / "run", *SMALL, *options)
+    refused(result, 5, "pip install 'rtmo-deploy[train]'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number(recipe, tmp_path):
+    result = run(recipe, "--out", tmp_path / "run", *SMALL, "--set", "loss.oks=.inf", "--log-every", 1)
+    refused(result, 1, "no longer finite at step 1")
+    assert not (tmp_path / "run" / "final.pth").exists()

@@ -60,8 +60,10 @@ def build_optimizer(
 class Schedule:
     """Learning rate as a function of the step.
 
-    As in the reference, the two cosines end at ``min_lr`` for every group of parameters: for the encoder, whose
-    rate begins at 0.05 of the others', the first is nearly flat.
+    As mmengine's schedulers give it for the published configurations. Both cosines aim at ``min_lr`` for every group
+    of parameters (the encoder's, which begins at 0.05 of the others' rate, is flat), and both are cut off shortly
+    before they arrive: the first has the length of the whole first stage but begins after the warm-up, the second has
+    the length of the second stage but begins after the one epoch in which the risen rate is held.
 
     Args:
         recipe: The recipe; its rates are scaled by ``batch / base_batch``.
@@ -79,16 +81,18 @@ class Schedule:
         """Learning rate of a step, counted from 0, for a group whose rate is ``factor`` times the main one."""
         plan, epoch = self.schedule, step / self.steps_per_epoch
         base, end = self.lr * factor * self.scale, plan.min_lr * self.scale
-        switch = plan.switch if plan.switch is not None else self.epochs - plan.constant
+        last = self.epochs - plan.constant
         if epoch < plan.warmup:
             return base * ((step + 1) / (plan.warmup * self.steps_per_epoch)) ** 2
-        if epoch < switch:
-            return _cosine(base, end, (epoch - plan.warmup) / (switch - plan.warmup))
-        last = self.epochs - plan.constant
-        if plan.switch is None or epoch >= last:
-            return end
-        second = plan.second_lr * self.scale
-        return _cosine(second, end, (epoch - switch) / (last - switch))
+        if plan.switch is None:
+            return _cosine(base, end, (epoch - plan.warmup) / (last - plan.warmup))
+        rise = plan.switch if plan.rise is None else plan.rise
+        if epoch < rise:
+            return _cosine(base, end, (epoch - plan.warmup) / plan.switch)
+        risen = plan.second_lr * self.scale
+        if plan.min_lr:
+            risen = _cosine(base, end, (rise - plan.warmup) / plan.switch) * plan.second_lr / plan.min_lr
+        return _cosine(risen, end, max(min(epoch, last) - rise - 1, 0) / (last - plan.switch))
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Set the rate of every group."""

@@ -196,7 +196,7 @@ def published_recipe(
         values["augment"] = {"multi_scale": (320, 640) if small else (480, 800), "mixup": 0.0 if small else None}
         if known.widen >= LARGE_WIDEN:
             values["augment"]["plain_window"] = True
-            values["loss"] = {"mle": 1e-2}
+            values["loss"] = {"mle": 1e-2, "keypoint_center": False}
             values["second_stage"] = {"cls": 2.0, "overlaps_power": 1.0}
     return _validated(values, Path(f"--model {model}"))
 

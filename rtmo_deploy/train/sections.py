@@ -218,13 +218,15 @@ class ScheduleSection(Section):
     Attributes:
         warmup: Epochs of warm-up.
         switch: Epoch at which the second stage begins: its loss weights and its learning rate. Null for never.
+        rise: Epoch at which the rate rises for the second stage, ``switch`` if null; one before it for CrowdPose.
         min_lr: Where both cosines end.
-        second_lr: Where the second cosine begins.
-        constant: Epochs at the end with ``min_lr``.
+        second_lr: The rate rises by the factor ``second_lr / min_lr`` (to ``second_lr`` if ``min_lr`` is 0).
+        constant: Epochs at the end in which the rate stays.
     """
 
     warmup: float = Field(5, ge=0)
     switch: int | None = Field(280, gt=0)
+    rise: int | None = Field(None, gt=0)
     min_lr: float = Field(2e-4, ge=0)
     second_lr: float = Field(5e-4, ge=0)
     constant: int = Field(20, ge=0)

@@ -33,13 +33,30 @@ def test_the_published_schedule(factor):
     for step in (0, 1, 250, 499):
         assert schedule.rate(step, factor) == pytest.approx(base * ((step + 1) / 500) ** 2)
     assert at(5) == pytest.approx(base)
-    assert at(142.5) == pytest.approx((base + 2e-4) / 2)
-    assert at(5 + 275 / 4) == pytest.approx(2e-4 + (base - 2e-4) * (1 + math.cos(math.pi / 4)) / 2)
-    assert schedule.rate(27_999, factor) == pytest.approx(2e-4, rel=1e-3)
-    assert at(280) == pytest.approx(5e-4)
-    assert at(430) == pytest.approx(3.5e-4)
+    assert at(145) == pytest.approx((base + 2e-4) / 2)
+    assert at(5 + 280 / 4) == pytest.approx(2e-4 + (base - 2e-4) * (1 + math.cos(math.pi / 4)) / 2)
+    cut = 2e-4 + (base - 2e-4) * (1 + math.cos(math.pi * 275 / 280)) / 2
+    assert schedule.rate(27_999, factor) == pytest.approx(cut, rel=1e-3)
+    assert [at(epoch) for epoch in (280, 280.5, 281)] == pytest.approx([2.5 * cut] * 3)
+    assert at(431) == pytest.approx((2.5 * cut + 2e-4) / 2)
     assert schedule.rate(57_999, factor) == pytest.approx(2e-4, rel=1e-3)
-    assert [at(epoch) for epoch in (580, 590, 599.99)] == pytest.approx([2e-4] * 3)
+    assert [at(epoch) for epoch in (580, 590, 599.99)] == pytest.approx([2e-4] * 3, rel=1e-3)
+
+
+def test_the_rate_may_rise_before_the_second_stage():
+    recipe = toy_recipe(**PUBLISHED | {"epochs": 700, "schedule": {"switch": 350, "rise": 349, "constant": 30}})
+    schedule = Schedule(recipe, 100)
+    cut = 2e-4 + 0.0038 * (1 + math.cos(math.pi * 344 / 350)) / 2
+    assert schedule.rate(34_899) == pytest.approx(cut, rel=1e-3)
+    assert schedule.rate(34_900) == schedule.rate(35_000) == pytest.approx(2.5 * cut)
+    assert schedule.rate(51_000) == pytest.approx((2.5 * cut + 2e-4) / 2)
+
+
+def test_a_cosine_may_end_at_nothing():
+    plan = {"warmup": 0, "switch": 10, "constant": 4, "min_lr": 0.0, "second_lr": 1e-3}
+    schedule = Schedule(toy_recipe(epochs=20, batch=4, schedule=plan), 10)
+    assert schedule.rate(99) == pytest.approx(0, abs=1e-5)
+    assert schedule.rate(105) == pytest.approx(1e-3)
 
 
 def test_all_rates_scale_with_the_batch():

@@ -246,18 +246,11 @@ def test_data(name):
 
 @pytest.mark.parametrize("name", FACTS)
 def test_learning_rate_follows_the_reference(name):
-    """Exact in the warm-up and at the end; the cosines in between are those of the reference within 10 and 2 %.
-
-    There the first one is as long as ``switch`` says although it begins at 5, so it is cut off before its end, and the
-    second begins an epoch after the rate has risen.
-    """
     recipe, facts = recipe_of(name), FACTS[name]
     schedule = Schedule(recipe, STEPS)
     for epoch, expected in RATES[facts.switch].items():
-        exact = epoch <= 5 or epoch >= facts.epochs - facts.plain
-        tolerance = 1e-4 if exact else 0.1 if epoch < facts.switch else 0.02
         rates = [schedule.rate(epoch * STEPS, factor) for factor in (1.0, recipe.optimizer.encoder_lr)]
-        assert rates == pytest.approx(expected, rel=tolerance), epoch
+        assert rates == pytest.approx(expected, rel=5e-4), epoch
 
 
 def commands():

@@ -139,10 +139,12 @@ class SyncBatchNorm(nn.Module):
         if self.training:
             joint = self._joint(values)
             # A single row in all processes has no variance, and none at all no mean either.
-            if x.ndim > 2 or float(joint[2]) > 1:
+            total = float(joint[2]) if x.ndim == 2 else float("inf")
+            if total > 1:
                 mean, variance = joint[0], joint[1]
                 self._follow(*joint)
-            self.num_batches_tracked += 1
+            if total != 1:  # as the criterion treats a single row in a single process
+                self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
         return (values * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
 

@@ -66,6 +66,7 @@ def torchrun(*arguments, timeout=600):
     return result
 
 
+@pytest.mark.slow
 def test_joint_statistics_are_those_of_the_joint_batch(tmp_path):
     cases = [{"rows": rows, "dims": dims} for rows in ([3, 2], [4, 0], [0, 2], [1, 1]) for dims in (0, 2)]
     cases.append({"rows": [1, 0], "dims": 0})  # a single row: the running statistics

@@ -61,7 +61,7 @@ OUTPUTS = {
         "cls_scores": ["batch", "cells", 1],
         "bbox_preds": ["batch", "cells", 4],
         "kpt_vis": ["batch", "cells", 17],
-        "pose_vecs": ["batch", "cells", 96],
+        "pose_vecs": ["batch", "cells", 128],
     },
 }
 
@@ -349,7 +349,7 @@ def test_proxy_regression_of_training_is_gone(exported: Export, model: RTMO, mod
     proxies = [tuple(conv.weight.shape) for conv in model.head.head_module.out_kpt_reg]
     shapes = [tuple(tensor.dims) for tensor in one.graph.graph.initializer]
     # 2 * 17 columns of 48 channels; nothing else in the network has this shape.
-    assert proxies == [(34, 48, 1, 1)] * 2
+    assert proxies == [(34, 72, 1, 1)] * 2
     assert not set(proxies) & set(shapes)
     assert not any("kpt_reg" in name for node in one.nodes for name in (node.name, *node.input))
 
@@ -532,7 +532,7 @@ def test_companion_is_written_named_and_hashed(raw_copy: tuple[Path, Path], veri
     assert recorded is not None
     assert (recorded.name, recorded.sha256) == ("raw.dcc.onnx", sha256_of(companion))
     inputs = {spec.name: spec.shape for spec in signature(onnx.load(companion)).inputs}
-    assert inputs == {"pose_vecs": ("people", 96), "boxes": ("people", 4), "priors": ("people", 2)}
+    assert inputs == {"pose_vecs": ("people", 128), "boxes": ("people", 4), "priors": ("people", 2)}
     for mode in ("onnx", "fixed"):
         assert verified[mode].result.artifact.companion is None
         assert [p.name for p in verified[mode].path.parent.iterdir()] == [f"{mode}.onnx"]

@@ -17,7 +17,7 @@ from rtmo_deploy.zoo import skeleton_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Detections", "HeadOutputs", "RTMOHead", "decode_boxes", "grid_priors"]
+__all__ = ["Detections", "HeadOutputs", "RTMOHead", "decode_boxes", "flatten_levels", "grid_priors"]
 
 
 @dataclass(frozen=True)
@@ -187,10 +187,10 @@ class RTMOHead(nn.Module):
         """
         sizes = [(t.shape[-2], t.shape[-1]) for t in outputs.cls_scores]
         priors = grid_priors(sizes, device=outputs.cls_scores[0].device)
-        scores = _flatten_levels(outputs.cls_scores)[..., 0].sigmoid()
-        boxes = decode_boxes(_flatten_levels(outputs.bbox_preds), priors)
-        visibility = _flatten_levels(outputs.kpt_vis)
-        pose_vecs = _flatten_levels(outputs.pose_vecs)
+        scores = flatten_levels(outputs.cls_scores)[..., 0].sigmoid()
+        boxes = decode_boxes(flatten_levels(outputs.bbox_preds), priors)
+        visibility = flatten_levels(outputs.kpt_vis)
+        pose_vecs = flatten_levels(outputs.pose_vecs)
         height, width = input_hw
         limits = boxes.new_tensor([width, height, width, height])
         people = []
@@ -215,6 +215,6 @@ class RTMOHead(nn.Module):
         return people
 
 
-def _flatten_levels(levels: Sequence[Tensor]) -> Tensor:
+def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
     """``(B, C, H, W)`` a level to ``(B, P, C)``."""
     return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["box_iou", "non_maximum_suppression"]
+__all__ = ["box_iou", "iou", "non_maximum_suppression"]
 
 #: The reference's guard against an empty union.
 _MIN_UNION = 1e-6
 
 
-def box_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of ``(N, 4)`` and ``(M, 4)`` boxes x1, y1, x2, y2: ``(N, M)``."""
-    low = torch.maximum(first[:, None, :2], second[None, :, :2])
-    high = torch.minimum(first[:, None, 2:], second[None, :, 2:])
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of ``(..., 4)`` boxes x1, y1, x2, y2, whose leading dimensions broadcast: ``(...)``."""
+    low = torch.maximum(first[..., :2], second[..., :2])
+    high = torch.minimum(first[..., 2:], second[..., 2:])
     intersection = (high - low).clamp(min=0).prod(dim=-1)
-    area = [(b[:, 2:] - b[:, :2]).prod(dim=-1) for b in (first, second)]
-    union = area[0][:, None] + area[1][None] - intersection
+    area = [(b[..., 2:] - b[..., :2]).prod(dim=-1) for b in (first, second)]
+    union = area[0] + area[1] - intersection
     return intersection / union.clamp(min=_MIN_UNION)
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """:func:`iou` of every pair of ``(N, 4)`` and ``(M, 4)`` boxes: ``(N, M)``."""
+    return iou(first[:, None], second[None])
 
 
 def non_maximum_suppression(boxes: Tensor, scores: Tensor, iou_thr: float) -> Tensor:

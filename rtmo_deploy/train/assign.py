@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rtmo_deploy.model.nms import iou
+
 if TYPE_CHECKING:
     from rtmo_deploy.train.targets import Targets
 
-__all__ = ["Assignment", "assign", "object_keypoint_similarity"]
+__all__ = ["Assignment", "assign", "keypoint_similarity", "object_keypoint_similarity"]
 
 #: A cell belongs to a person's centre within this many strides of it.
 CENTER_RADIUS = 2.5
@@ -44,6 +46,21 @@ class Assignment:
     oks: Tensor
 
 
+def keypoint_similarity(keypoints: Tensor, target: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
+    """What each keypoint adds to OKS: ``exp(-d ** 2 / (2 * area * (2 * sigma) ** 2))``, ``(..., K)`` in 0..1.
+
+    Args:
+        keypoints: ``(..., K, 2)``.
+        target: ``(..., K, 2)``; the leading dimensions of all arguments broadcast.
+        areas: ``(...)`` square pixels.
+        sigmas: ``(K,)``.
+    """
+    squared = (keypoints - target).square().sum(dim=-1)
+    variance = areas.clamp(min=1e-16)[..., None] * (2 * sigmas).square()
+    similarity: Tensor = (squared / variance / -2).exp()
+    return similarity
+
+
 def object_keypoint_similarity(
     keypoints: Tensor, target: Tensor, visible: Tensor, areas: Tensor, sigmas: Tensor
 ) -> Tensor:
@@ -59,9 +76,7 @@ def object_keypoint_similarity(
     Returns:
         ``(...)`` in 0..1; 0 where no keypoint is labelled.
     """
-    squared = (keypoints - target).square().sum(dim=-1)
-    variance = areas.clamp(min=1e-16)[..., None] * (2 * sigmas).square()
-    similarity = (squared / variance / -2).exp() * visible
+    similarity = keypoint_similarity(keypoints, target, areas, sigmas) * visible
     return similarity.sum(dim=-1) / visible.sum(dim=-1).clamp(min=1e-8)
 
 
@@ -97,7 +112,7 @@ def assign(
     oks = _pairwise_oks(keypoints, targets, sigmas)
     oks = oks * (candidate[:, None] & present)
     probability = scores.float().clamp(-1e4, 1e4).sigmoid().nan_to_num(0.0).sqrt()
-    cost = -COST_WEIGHT * (_pairwise_iou(boxes, targets.boxes) + EPS).log()
+    cost = -COST_WEIGHT * (iou(boxes.float()[:, None], targets.boxes[:, :, None]) + EPS).log()
     cost = cost - COST_WEIGHT * (oks + EPS).log()
     cost = cost - probability.log().clamp(min=-100)[:, None]
     cost = cost + (~(inside & central)) * OUTSIDE  # last: beside it, little is left of the others' digits
@@ -129,16 +144,6 @@ def _geometry(priors: Tensor, targets: Targets, *, keypoint_center: bool) -> tup
         center = torch.where(labelled > 0, mean, center)
     cx, cy = center[..., None].unbind(dim=2)
     return inside, ((x - cx).abs() < radius) & ((y - cy).abs() < radius)
-
-
-def _pairwise_iou(boxes: Tensor, people: Tensor) -> Tensor:
-    """``(B, P, 4)`` and ``(B, G, 4)`` to IoU ``(B, G, P)``."""
-    first, second = boxes.float()[:, None], people[:, :, None]
-    low = torch.maximum(first[..., :2], second[..., :2])
-    high = torch.minimum(first[..., 2:], second[..., 2:])
-    overlap = (high - low).clamp(min=0).prod(dim=-1)
-    union = (first[..., 2:] - first[..., :2]).prod(dim=-1) + (second[..., 2:] - second[..., :2]).prod(dim=-1) - overlap
-    return overlap / union.clamp(min=1e-6)
 
 
 def _pairwise_oks(keypoints: Tensor, targets: Targets, sigmas: Tensor) -> Tensor:

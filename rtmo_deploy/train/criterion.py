@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rtmo_deploy.model.dcc import boxes_to_center_scale
-from rtmo_deploy.model.head import decode_boxes, grid_priors
+from rtmo_deploy.model.head import decode_boxes, flatten_levels, grid_priors
 from rtmo_deploy.train import losses
 from rtmo_deploy.train.assign import Assignment, assign, object_keypoint_similarity
 from rtmo_deploy.train.likelihood import keypoint_likelihood
@@ -111,10 +111,10 @@ class Criterion:
         options, sigmas = self.options, self.head.loss_oks.sigmas
         sizes = [(t.shape[-2], t.shape[-1]) for t in outputs.cls_scores]
         priors = grid_priors(sizes, device=outputs.cls_scores[0].device)
-        logits = _flatten(outputs.cls_scores)[..., 0]
-        raw_boxes = _flatten(outputs.bbox_preds)
+        logits = flatten_levels(outputs.cls_scores).float()[..., 0]
+        raw_boxes = flatten_levels(outputs.bbox_preds).float()
         boxes = decode_boxes(raw_boxes, priors)
-        offsets = _flatten(outputs.kpt_offsets)
+        offsets = flatten_levels(outputs.kpt_offsets).float()
         proxies = offsets.reshape(*offsets.shape[:-1], -1, 2) * priors[:, None, 2:] + priors[:, None, :2]
         found = assign(
             logits.detach(),
@@ -138,11 +138,11 @@ class Criterion:
         terms["bbox"] = losses.squared_iou_loss(box, person.boxes)
         if options.bbox_aux:
             terms["bbox_aux"] = (raw_boxes[at] - _raw_box_targets(person.boxes, prior)).abs().sum(dim=-1)
-        terms["vis"] = losses.visibility_loss(_flatten(outputs.kpt_vis)[at], person.visible)
+        terms["vis"] = losses.visibility_loss(flatten_levels(outputs.kpt_vis).float()[at], person.visible)
         with _statistics(self.head.dcc, positives):
             terms["mle"], keypoints = keypoint_likelihood(
                 self.head.dcc,
-                _flatten(outputs.pose_vecs)[at],
+                flatten_levels(outputs.pose_vecs).float()[at],
                 boxes_to_center_scale(box),
                 prior[:, :2],
                 person.keypoints,
@@ -157,7 +157,7 @@ class Criterion:
         scores[at] = overlaps.pow(options.overlaps_power)
         terms["cls"] = losses.varifocal_loss(logits, scores)
         if targets.ignore is not None:
-            visible = _flatten(outputs.kpt_vis).detach()
+            visible = flatten_levels(outputs.kpt_vis).float().detach()
             terms["cls"] = terms["cls"] * _cells_to_learn(proxies.detach(), visible, targets.ignore)
         weighted = {name: getattr(options, name) * terms[name].sum() / divisor for name in TERMS if name in terms}
         total = torch.stack(list(weighted.values())).sum()
@@ -225,8 +225,3 @@ def _raw_box_targets(boxes: Tensor, priors: Tensor) -> Tensor:
     center = (boxes[:, :2] + boxes[:, 2:]) / 2
     stride = priors[:, 2:]
     return torch.cat([(center - priors[:, :2]) / stride, (size / stride + 1e-8).log()], dim=-1)
-
-
-def _flatten(levels: tuple[Tensor, ...]) -> Tensor:
-    """``(B, C, H, W)`` a level to ``(B, P, C)`` float32."""
-    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1).float()

@@ -20,7 +20,7 @@ from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
 from rtmo_deploy.train.recipe import SyntheticSource
 from rtmo_deploy.train.targets import Targets, collate
-from rtmo_deploy.zoo import skeleton_for
+from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,10 +111,10 @@ def build_feed(recipe: Recipe) -> Feed:
     """
     from rtmo_deploy.data.combined import BODY7, CombinedDataset, Part
 
-    wanted = {"coco-17": 17, "crowdpose-14": 14}.get(recipe.data.skeleton or "")
+    known = {one.name: one for one in (COCO_17, CROWDPOSE_14)}
     sources = recipe.data.train
     datasets = [open_source(source) for source in sources]
-    skeleton = skeleton_for(wanted) if wanted else datasets[0].skeleton
+    skeleton = known[recipe.data.skeleton] if recipe.data.skeleton else datasets[0].skeleton
     parts = []
     for source, dataset in zip(sources, datasets, strict=True):
         count, endless = len(dataset), False
@@ -214,8 +214,7 @@ class Batches(Dataset[tuple["Tensor", Targets]]):
     def _prepare(self, epoch: int) -> None:
         recipe = self.recipe
         self._places = self.feed.locate(recipe.seed, epoch)
-        plain = epoch >= recipe.epochs - recipe.augment.plain_epochs
-        options = augment_options(recipe.augment, recipe.input_at(epoch), plain=plain)
+        options = augment_options(recipe.augment, recipe.input_at(epoch), plain=recipe.is_plain(epoch))
         self._augmenters = [Augmenter(dataset, options) for dataset, _, _ in self.feed.parts]
         self._epoch = epoch
 

@@ -6,9 +6,15 @@ M is the number of positive cells, K the number of keypoints.
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
-from torch import Tensor
+
+from rtmo_deploy.model.nms import iou
+from rtmo_deploy.train.assign import keypoint_similarity
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["oks_loss", "squared_iou_loss", "varifocal_loss", "visibility_loss"]
 
@@ -26,12 +32,7 @@ def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.75, gamm
 
 def squared_iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """``1 - IoU ** 2`` of ``(M, 4)`` boxes and their targets, x1, y1, x2, y2; ``(M,)``."""
-    low = torch.maximum(boxes[:, :2], targets[:, :2])
-    high = torch.minimum(boxes[:, 2:], targets[:, 2:])
-    overlap = (high - low).clamp(min=0).prod(dim=-1)
-    union = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1) + (targets[:, 2:] - targets[:, :2]).prod(dim=-1) - overlap
-    iou = (overlap / union.clamp(min=1e-6)).clamp(min=1e-16)
-    return 1 - iou.square()
+    return 1 - iou(boxes, targets).clamp(min=1e-16).square()
 
 
 def oks_loss(keypoints: Tensor, targets: Tensor, weights: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
@@ -50,10 +51,7 @@ def oks_loss(keypoints: Tensor, targets: Tensor, weights: Tensor, areas: Tensor,
     Returns:
         ``(M,)``.
     """
-    distance = torch.linalg.vector_norm(keypoints - targets, dim=-1)
-    scaled = distance / areas.sqrt().clamp(min=1e-8)[:, None] / (2 * sigmas)
-    similarity: Tensor = (scaled.square() / -2).exp()
-    return 1 - (similarity * weights).mean(dim=-1)
+    return 1 - (keypoint_similarity(keypoints, targets, areas, sigmas) * weights).mean(dim=-1)
 
 
 def visibility_loss(logits: Tensor, visible: Tensor) -> Tensor:

@@ -118,6 +118,10 @@ class Recipe(Section):
                 raise ValueError(f"'grow' [{epoch}, {factor}] gives no size that is a multiple of {INPUT_MULTIPLE}")
         return self
 
+    def is_plain(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, is one of the plain ones at the end."""
+        return epoch >= self.epochs - self.augment.plain_epochs
+
     def input_at(self, epoch: int) -> Size:
         """Height and width of the pictures of an epoch."""
         factor = 1.0

@@ -19,7 +19,7 @@ def loss_options(recipe: Recipe, epoch: int) -> LossOptions:
     ``schedule.switch`` on the coordinate classifier teaches the proxy, with the weights of ``second_stage``.
     """
     weights = recipe.loss.model_dump()
-    if recipe.augment.plain_epochs and epoch < recipe.epochs - recipe.augment.plain_epochs:
+    if recipe.augment.plain_epochs and not recipe.is_plain(epoch):
         weights["bbox_aux"] = 0.0
     if recipe.schedule.switch is not None and epoch >= recipe.schedule.switch:
         weights |= {**recipe.second_stage.model_dump(exclude_none=True), "proxy_target_cc": True}
@@ -29,5 +29,5 @@ def loss_options(recipe: Recipe, epoch: int) -> LossOptions:
 def is_judged(recipe: Recipe, epoch: int) -> bool:
     """Whether AP is measured after an epoch, counted from 0: every ``val_interval``, and in the plain ones always."""
     done = epoch + 1
-    plain = done > recipe.epochs - recipe.augment.plain_epochs
-    return recipe.data.val is not None and (plain or done % recipe.val_interval == 0 or done == recipe.epochs)
+    due = recipe.is_plain(epoch) or done % recipe.val_interval == 0 or done == recipe.epochs
+    return recipe.data.val is not None and due

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from rtmo_deploy.cli.options import BackendOption, DeviceOption, InputSizeOption, ThreadsOption
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -50,14 +52,11 @@ def evaluate(
         str | None, typer.Option(help="Category that is meant, where several have different keypoints.")
     ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    backend: Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")] = None,
-    imgsz: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
-    ] = None,
+    device: DeviceOption = "cpu",
+    backend: BackendOption = None,
+    imgsz: InputSizeOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")] = None,
+    threads: ThreadsOption = None,
     journal_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import BackendOption, DeviceOption, InputSizeOption, ThreadsOption
+
 if TYPE_CHECKING:
     from rtmo_deploy.errors import InputDataError
     from rtmo_deploy.poses import Poses
@@ -23,13 +25,10 @@ def predict(
     vis_out_dir: Annotated[
         Path | None, typer.Option(help="Folder for copies of the pictures with the poses drawn in.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    backend: Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")] = None,
-    imgsz: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")] = None,
+    device: DeviceOption = "cpu",
+    backend: BackendOption = None,
+    imgsz: InputSizeOption = None,
+    threads: ThreadsOption = None,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

@@ -138,7 +138,8 @@ class Criterion:
         terms["bbox"] = losses.squared_iou_loss(box, person.boxes)
         if options.bbox_aux:
             terms["bbox_aux"] = (raw_boxes[at] - _raw_box_targets(person.boxes, prior)).abs().sum(dim=-1)
-        terms["vis"] = losses.visibility_loss(flatten_levels(outputs.kpt_vis).float()[at], person.visible)
+        visibility = flatten_levels(outputs.kpt_vis).float()
+        terms["vis"] = losses.visibility_loss(visibility[at], person.visible)
         with _statistics(self.head.dcc, positives):
             terms["mle"], keypoints = keypoint_likelihood(
                 self.head.dcc,
@@ -157,8 +158,7 @@ class Criterion:
         scores[at] = overlaps.pow(options.overlaps_power)
         terms["cls"] = losses.varifocal_loss(logits, scores)
         if targets.ignore is not None:
-            visible = flatten_levels(outputs.kpt_vis).float().detach()
-            terms["cls"] = terms["cls"] * _cells_to_learn(proxies.detach(), visible, targets.ignore)
+            terms["cls"] = terms["cls"] * _cells_to_learn(proxies.detach(), visibility.detach(), targets.ignore)
         weighted = {name: getattr(options, name) * terms[name].sum() / divisor for name in TERMS if name in terms}
         total = torch.stack(list(weighted.values())).sum()
         return LossResult(total, {name: term.detach() for name, term in weighted.items()}, positives, found)

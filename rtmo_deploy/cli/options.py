@@ -1,0 +1,17 @@
+"""Options that several commands have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["BackendOption", "DeviceOption", "InputSizeOption", "ThreadsOption"]
+
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
+InputSizeOption = Annotated[
+    tuple[int, int] | None,
+    typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")]

@@ -33,6 +33,8 @@ class Kind(StrEnum):
 
     CHECKPOINT = "checkpoint"
     ONNX = "onnx"
+    ENGINE = "engine"
+    OPENVINO = "openvino"
 
 
 class DecodeMode(StrEnum):
@@ -40,11 +42,13 @@ class DecodeMode(StrEnum):
 
     * ``onnx``: in the graph, by the standard NonMaxSuppression operator; the number of rows is dynamic.
     * ``fixed``: in the graph, by plain tensor operators; always ``max_dets`` rows, unused ones zero.
+    * ``plugin``: in the graph, by one RTMODecode node for TensorRT; rows as in ``fixed``.
     * ``raw``: nowhere; the graph puts out head tensors.
     """
 
     ONNX = "onnx"
     FIXED = "fixed"
+    PLUGIN = "plugin"
     RAW = "raw"
 
 

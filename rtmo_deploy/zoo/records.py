@@ -24,7 +24,7 @@ RTMO_S = Architecture("rtmo-s", deepen=0.33, widen=0.5)
 RTMO_M = Architecture("rtmo-m", deepen=0.67, widen=0.75)
 RTMO_L = Architecture("rtmo-l", deepen=1.0, widen=1.0)
 #: Not published by anybody: the same code, small enough for tests and samples.
-RTMO_N = Architecture("rtmo-n", deepen=0.33, widen=0.25, input_hw=(256, 256), hidden_dim=64)
+RTMO_N = Architecture("rtmo-n", deepen=0.33, widen=0.25, input_hw=(192, 192), hidden_dim=128)
 
 ARCHITECTURES: dict[str, Architecture] = {a.name: a for a in (RTMO_N, RTMO_T, RTMO_S, RTMO_M, RTMO_L)}
 

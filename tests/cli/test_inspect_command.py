@@ -53,7 +53,7 @@ def test_a_checkpoint(checkpoint_n):
         "input_hw": [256, 256],
         "deepen": 0.33,
         "widen": 0.25,
-        "hidden_dim": 64,
+        "hidden_dim": 128,
         "weights_from": "state_dict",
         "has_ema": False,
         "stored_dtype": "float32",

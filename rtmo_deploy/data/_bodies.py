@@ -68,11 +68,11 @@ _AKIMBO: Final = ((0.5, 0.9), (-0.5, 0.0), (-1.7, -1.1), (0.2, 0.7))
 _STRAIGHT: Final = ((0.0, 0.2), (-0.1, 0.15), (0.0, 0.15))
 #: Share of the people, activity.
 _ACTIVITIES: Final = (
-    (0.17, _activity(_HANGING, _STRAIGHT)),
-    (0.05, _activity(_AKIMBO, ((0.05, 0.3), (-0.1, 0.1), (0.0, 0.15)))),
-    (0.18, _activity(_HANGING, ((0.0, 0.1), (-0.05, 0.05), (0.0, 0.6)), stride=(0.2, 0.6))),
+    (0.24, _activity(_HANGING, _STRAIGHT)),
+    (0.06, _activity(_AKIMBO, ((0.05, 0.3), (-0.1, 0.1), (0.0, 0.15)))),
+    (0.24, _activity(_HANGING, ((0.0, 0.1), (-0.05, 0.05), (0.0, 0.6)), stride=(0.2, 0.6))),
     (
-        0.1,
+        0.09,
         _activity(
             ((0.05, 0.4), (-0.1, 0.2), (-0.2, 0.1), (1.0, 1.9)),
             ((0.0, 0.15), (0.1, 0.4), (0.2, 1.6)),
@@ -80,22 +80,22 @@ _ACTIVITIES: Final = (
             (0.5, 1.1),
         ),
     ),
-    (0.1, _activity(_RAISED, ((0.0, 0.4), (-0.1, 0.3), (0.0, 0.4)))),
-    (0.1, _activity(_RAISED, _STRAIGHT, other_arm=_HANGING)),
-    (0.1, _activity(_FREE, ((0.0, 0.5), (-0.3, 0.6), (0.0, 0.9)), ((-0.2, 0.4), (-0.25, 0.25)), roll=(-0.2, 0.2))),
+    (0.07, _activity(_RAISED, ((0.0, 0.4), (-0.1, 0.3), (0.0, 0.4)))),
+    (0.09, _activity(_RAISED, _STRAIGHT, other_arm=_HANGING)),
+    (0.06, _activity(_FREE, ((0.0, 0.5), (-0.3, 0.6), (0.0, 0.9)), ((-0.2, 0.4), (-0.25, 0.25)), roll=(-0.2, 0.2))),
     (
-        0.08,
+        0.06,
         _activity(((0.0, 0.4), (0.0, 0.9), (-0.3, 0.1), (0.2, 1.2)), ((0.05, 0.4), (1.2, 1.65), (1.0, 1.8))),
     ),
     (
-        0.05,
+        0.04,
         _activity(
             ((0.0, 0.6), (0.2, 1.4), (-0.3, 0.3), (0.2, 1.4)),
             ((0.1, 0.6), (1.2, 2.0), (1.6, 2.4)),
             ((0.2, 0.7), (-0.1, 0.1)),
         ),
     ),
-    (0.05, _activity(_FREE, ((0.1, 0.7), (-0.2, 0.9), (0.3, 1.7)), roll=(-0.3, 0.3))),
+    (0.03, _activity(_FREE, ((0.1, 0.7), (-0.2, 0.9), (0.3, 1.7)), roll=(-0.3, 0.3))),
     (0.02, _activity(_FREE, ((0.0, 0.4), (-0.1, 0.8), (0.0, 1.2)), roll=(1.2, 1.9))),
 )
 _SHARES: Final = np.cumsum([share for share, _ in _ACTIVITIES])
@@ -166,8 +166,8 @@ def sample_bodies(rng: np.random.Generator, count: int) -> Bodies:
 
 def _yaw(kind: NDArray[np.float64], where: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mostly facing the viewer, often seen from behind, sometimes any way; ``(N,)`` radians."""
-    yaw = np.where(kind < 0.5, 1.3 * (where - 0.5), 2 * math.pi * where)
-    back = (kind >= 0.5) & (kind < 0.68)
+    yaw = np.where(kind < 0.6, 1.3 * (where - 0.5), 2 * math.pi * where)
+    back = (kind >= 0.6) & (kind < 0.75)
     return np.where(back, math.pi + 1.2 * (where - 0.5), yaw)
 
 

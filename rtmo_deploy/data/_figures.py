@@ -70,6 +70,7 @@ class Cutout:
         keypoints: ``(17, 2)`` float64, in the patch's pixels.
         pixels: ``(17, 2)`` int64, the pixels that they are in.
         bare: ``(17,)`` bool, whether the part that the keypoint belongs to is on top there.
+        known: ``(17,)`` bool, whether the keypoint can be told at all: not eyes at the far side of a head.
     """
 
     patch: NDArray[np.uint8]
@@ -77,6 +78,7 @@ class Cutout:
     keypoints: NDArray[np.float64]
     pixels: NDArray[np.int64]
     bare: NDArray[np.bool_]
+    known: NDArray[np.bool_]
 
 
 def draw_figure(
@@ -120,9 +122,11 @@ def draw_figure(
     pixels = np.rint(keypoints).astype(np.int64)
     bare = _SHOWN_BY[_KEYPOINTS, parts[pixels[:, 1], pixels[:, 0]]]
     bare[:5] &= plan.shown
+    known = np.ones(17, bool)
+    known[:5] = plan.shown
     if look.long_hair:
         bare[3:5] = False
-    return Cutout(patch, parts, keypoints, pixels, bare)
+    return Cutout(patch, parts, keypoints, pixels, bare, known)
 
 
 def _limb(

@@ -20,9 +20,20 @@ __all__ = ["MOST_PEOPLE", "Scene"]
 #: Their numbers, and NOBODY, share one byte.
 MOST_PEOPLE: Final = 60
 #: What must remain of a person: this share of the whole figure, so many keypoints, a box of so many pixels.
-_LEAST_SHARE: Final = 0.3
+_LEAST_SHARE: Final = 0.45
 _LEAST_KEYPOINTS: Final = 4
 _LEAST_SIDES: Final = (3, 8)
+#: By which keypoints, itself included, a place can be told: the face by any part of it, a limb's joint by the next
+#: ones. Shoulders and hips always can.
+_TOLD_BY: Final = (
+    *(((0, 1, 2, 3, 4),) * 5),
+    *(((),) * 2),
+    *((5, 7, 9), (6, 8, 10), (7, 9), (8, 10)),
+    *(((),) * 2),
+    *((11, 13, 15), (12, 14, 16), (13, 15), (14, 16)),
+)
+_TELLS: Final = np.array([[other in told for other in range(17)] for told in _TOLD_BY])
+_ALWAYS: Final = ~_TELLS.any(1)
 #: Its stub knows no scalars.
 _COMPARE: Final[Any] = cv2.compare
 
@@ -56,14 +67,14 @@ class Scene:
         where, part = window
         whole = area = cv2.countNonZero(mask)
         corner = np.array((left, top))
-        visible, inside = cutout.bare, None
+        visible, inside = cutout.bare, cutout.known
         if part is not None:
             patch, mask = patch[part], np.ascontiguousarray(mask[part])
             area = cv2.countNonZero(mask)
             if area < _LEAST_SHARE * whole:
                 return False
             pixels = cutout.pixels + corner
-            inside = ((pixels >= 0) & (pixels < (self.width, self.height))).all(1)
+            inside = inside & ((pixels >= 0) & (pixels < (self.width, self.height))).all(1)
             visible = visible & inside
         x, y, w, h = cv2.boundingRect(mask)
         if min(w, h) < _LEAST_SIDES[0] or max(w, h) < _LEAST_SIDES[1] or np.count_nonzero(visible) < _LEAST_KEYPOINTS:
@@ -77,8 +88,7 @@ class Scene:
         self._keypoints[number] = cutout.keypoints + corner
         self._pixels[number] = cutout.pixels + corner
         self._visible[number] = visible
-        if inside is not None:
-            self._inside[number] = inside
+        self._inside[number] = inside
         return True
 
     def add_thing(self, patch: NDArray[np.uint8], mask: NDArray[np.uint8], left: int, top: int) -> bool:
@@ -159,12 +169,13 @@ class Scene:
         count = len(self.boxes)
         if not count:
             return People.empty(17)
-        inside = self._inside[:count]
+        visible = self._visible[:count]
+        inside = self._inside[:count] & (_ALWAYS | (visible[:, None] & _TELLS).any(2))
         boxes = np.array(self.boxes, np.float32)
         boxes[:, 2:] += boxes[:, :2]
         return People(
             boxes,
             np.where(inside[..., None], np.round(self._keypoints[:count], 2), 0),
-            inside.astype(np.float32) + self._visible[:count],
+            inside.astype(np.float32) + visible,
             np.array(self._areas, np.float32),
         )

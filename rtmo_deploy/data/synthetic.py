@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["GENERATOR_VERSION", "MOST_PEOPLE", "SyntheticOptions", "SyntheticPeople"]
 
 #: Changes whenever the pictures of a seed change.
-GENERATOR_VERSION: Final = 1
+GENERATOR_VERSION: Final = 2
 
 #: Heights and widths of pictures of varied size, as cameras and web pages have them.
 _SIZES: Final = (
@@ -112,12 +112,14 @@ class SyntheticPeople:
     """A data set of drawn people; a ``PoseDataset``.
 
     Keypoints are those of COCO, in pixels; a whole number is the centre of a pixel. Their flags: 2, the figure's
-    own limb (or trunk, or face) is on top there; 1, in the picture but behind somebody, something, or another part
-    of the figure itself, such as the eyes of one who is seen from behind; 0, outside the picture, at 0, 0.
+    own limb (or trunk, or face) is on top there; 1, behind somebody, something, or another part of the figure itself,
+    where the next joint of that limb (or another part of the face) tells its place; 0, at 0, 0, outside the picture or
+    nowhere to be told, as annotators of photographs have it: the eyes of one who is seen from behind, an ankle whose
+    knee is covered too. A shoulder or hip in the picture always has a place.
 
     A box is the extent of the figure's silhouette within the picture, parts that are covered included: from the
     first pixel's index to the last one's plus one, as COCO has it. An area is the number of the silhouette's
-    pixels within the picture, covered or not. People stand farthest first. Of each at least 30 % of the silhouette
+    pixels within the picture, covered or not. People stand farthest first. Of each at least 45 % of the silhouette
     and 4 keypoints are visible.
 
     Args:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.errors import RtmoDeployError
     from rtmo_deploy.zoo.download import ProgressCallback
 
@@ -75,6 +76,17 @@ def print_error(error: RtmoDeployError) -> None:
     console = stderr()
     console.print("Error:", style="bold red", end=" ")
     console.print(str(error))
+
+
+def record_made(artifact: Artifact, *, command: str) -> None:
+    """Remember what a command made, for the next one; where that cannot be done, say so on stderr and go on."""
+    from rtmo_deploy.errors import RtmoDeployError
+    from rtmo_deploy.release.workspace import Workspace
+
+    try:
+        Workspace().record(artifact, command=command)
+    except RtmoDeployError as error:
+        stderr().print(f"Note: the next command has to be given this file's name. {error}")
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Export a checkpoint to ONNX; check it and compare it with PyTorch before it is written."""
-    from rtmo_deploy.cli.console import download_bar, print_json, status
+    from rtmo_deploy.cli.console import download_bar, print_json, record_made, status
     from rtmo_deploy.convert.options import ExportOptions
 
     del output_format  # there is one so far; Typer refuses any other
@@ -138,6 +138,7 @@ def export(
             from rtmo_deploy.convert.sdk_info import dump_sdk_info
 
             infos = dump_sdk_info(result.artifact)
+    record_made(result.artifact, command="export")
     if as_json:
         print_json("export", **_as_dict(result, infos))
     else:

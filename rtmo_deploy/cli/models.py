@@ -165,6 +165,40 @@ def init(
         typer.echo(written)
 
 
+@models_app.command()
+def pack(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="A checkpoint; of a training, its last.pth or best.pth.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="File to write: .pth or .safetensors.")],
+    half: Annotated[bool, typer.Option("--half", help="Store matrices and kernels as float16: half the size.")] = False,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Take ema_state_dict: mmengine's raw weights; see 'export --help'.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Write a checkpoint's weights alone, to hand out: no optimiser, no state of the training."""
+    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.files import human_size, sha256_of
+
+    _check_output(output, force=force)
+    from rtmo_deploy.zoo.download import resolve_checkpoint
+
+    path, _ = resolve_checkpoint(checkpoint)
+    if output.exists() and output.samefile(path):
+        raise UsageError("OUT is the checkpoint itself.", remedy="Name another file.", where=output)
+    from rtmo_deploy.model import load_checkpoint
+    from rtmo_deploy.model.pack import pack_checkpoint
+
+    pack_checkpoint(load_checkpoint(path, ema=ema), output, half=half)
+    size = output.stat().st_size
+    if as_json:
+        print_json("models pack", source=str(path), path=str(output), size=size, sha256=sha256_of(output), half=half)
+    else:
+        typer.echo(f"{output} ({human_size(size)})")
+
+
 def _embedded_dict(record: EmbeddedModel) -> dict[str, Any]:
     return {
         "name": record.name,

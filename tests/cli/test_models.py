@@ -309,8 +309,29 @@ def test_a_model_that_comes_with_the_package(cache, monkeypatch):
     monkeypatch.setitem(EMBEDDED, "rtmo-n", toy)
     (entry,) = run_json("--json")["embedded"]
     assert (entry["name"], entry["ap"], entry["path"]) == ("rtmo-n", 0.5, str(toy.path))
-    assert "With the package: rtmo-n, 256x256, 17 keypoints, trained on toys; AP 0.500" in " ".join(
+    assert "With the package: rtmo-n, 192x192, 17 keypoints, trained on toys; AP 0.500" in " ".join(
         run().stdout.split()
     )
     assert run("path", "rtmo-n").stdout.strip() == str(toy.path)
     assert "comes with the package" in run("download", "rtmo-n").stderr
+
+
+class TestPack:
+    def test_writes_the_weights_alone(self, checkpoint_n, tmp_path):
+        output = tmp_path / "n.pth"
+        result = CliRunner().invoke(app, ["models", "pack", str(checkpoint_n), "--half", "-o", str(output), "--json"])
+        assert result.exit_code == 0, result.stderr
+        document = json.loads(result.stdout)
+        assert document["path"] == str(output)
+        assert document["size"] == output.stat().st_size < 0.56 * checkpoint_n.stat().st_size
+        assert document["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+
+    def test_nothing_is_overwritten(self, checkpoint_n, tmp_path):
+        output = tmp_path / "n.pth"
+        output.write_bytes(b"mine")
+        assert CliRunner().invoke(app, ["models", "pack", str(checkpoint_n), "-o", str(output)]).exit_code == 2
+        assert output.read_bytes() == b"mine"
+        own = ["models", "pack", str(checkpoint_n), "-o", str(checkpoint_n), "--force"]
+        result = CliRunner().invoke(app, own)
+        assert result.exit_code == 2
+        assert "checkpoint itself" in result.stderr

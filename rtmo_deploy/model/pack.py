@@ -1,0 +1,53 @@
+"""A checkpoint as it is handed out: the weights alone, in half precision if asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rtmo_deploy._version import __version__
+from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.model.reader import write_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rtmo_deploy.model.checkpoint import LoadedCheckpoint
+
+__all__ = ["pack_checkpoint"]
+
+_FACTS = ("epoch", "iter")
+
+
+def pack_checkpoint(checkpoint: LoadedCheckpoint, output: Path, *, half: bool = False) -> None:
+    """Write the weights of a checkpoint without optimiser, raw weights and the training's state.
+
+    Args:
+        checkpoint: The loaded checkpoint; what was loaded (averaged or raw weights) is what is written.
+        output: ``.pth`` or ``.safetensors``; appears whole or not at all.
+        half: Store matrices and convolution kernels as float16. Vectors (biases, the norms' statistics and gains)
+            stay float32: they are a hundredth of the file, and a variance may lie outside float16's range.
+            Reading restores float32, and computes frequencies and bins anew.
+
+    Raises:
+        CheckpointError: A weight is too large for float16.
+        SetupError: The file cannot be written.
+    """
+    state = checkpoint.model.state_dict()
+    if half:
+        limit = torch.finfo(torch.float16).max
+        for key, tensor in state.items():
+            if not (tensor.is_floating_point() and tensor.ndim >= 2):
+                continue
+            largest = float(tensor.abs().max())
+            if largest > limit:
+                raise CheckpointError(
+                    f"A weight of '{key}' is {largest:.3g}, more than float16 holds.",
+                    remedy="Leave --half away.",
+                    where=checkpoint.path,
+                )
+            state[key] = tensor.half()
+    facts = {key: checkpoint.contents.meta[key] for key in _FACTS if key in checkpoint.contents.meta}
+    own = {"version": __version__, "skeleton": checkpoint.skeleton.to_dict(), "input_hw": list(checkpoint.input_hw)}
+    write_checkpoint(output, state, {"rtmo_deploy": own, **facts})

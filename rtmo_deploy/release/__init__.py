@@ -1,0 +1,3 @@
+"""Recipes, steps, gates and what a working directory has made."""
+
+from __future__ import annotations

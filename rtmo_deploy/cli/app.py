@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from rtmo_deploy.cli.bench import bench
+from rtmo_deploy.cli.build_trt import build_trt
+from rtmo_deploy.cli.calibrate import calibrate
+from rtmo_deploy.cli.cast import cast
 from rtmo_deploy.cli.data import data_app
 from rtmo_deploy.cli.eval import evaluate
 from rtmo_deploy.cli.export import export
 from rtmo_deploy.cli.inspect import inspect
 from rtmo_deploy.cli.models import models_app
+from rtmo_deploy.cli.parity import parity
 from rtmo_deploy.cli.predict import predict
+from rtmo_deploy.cli.quantize import quantize
+from rtmo_deploy.cli.release import release, verify
 from rtmo_deploy.cli.train import train
 from rtmo_deploy.cli.validate import validate
 from rtmo_deploy.errors import RtmoDeployError
@@ -69,7 +76,15 @@ def _root(
 
 
 app.command()(export)
+app.command()(cast)
+app.command()(calibrate)
+app.command()(quantize)
+app.command(name="build-trt")(build_trt)
 app.command()(predict)
+app.command()(parity)
+app.command()(bench)
+app.command()(release)
+app.command()(verify)
 app.command()(train)
 app.command()(inspect)
 app.command()(validate)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from rich.table import Table
 
@@ -78,13 +79,13 @@ def print_error(error: RtmoDeployError) -> None:
     console.print(str(error))
 
 
-def record_made(artifact: Artifact, *, command: str) -> None:
+def record_made(artifact: Artifact, *, command: str, source: Path | None = None) -> None:
     """Remember what a command made, for the next one; where that cannot be done, say so on stderr and go on."""
     from rtmo_deploy.errors import RtmoDeployError
     from rtmo_deploy.release.workspace import Workspace
 
     try:
-        Workspace().record(artifact, command=command)
+        Workspace().record(artifact, command=command, source=source)
     except RtmoDeployError as error:
         stderr().print(f"Note: the next command has to be given this file's name. {error}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from rtmo_deploy.cli.options import BackendOption, DeviceOption, InputSizeOption, ThreadsOption
+from rtmo_deploy.cli.options import BackendOption, DeviceOption, InputSizeOption, ThreadsOption, TrustOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +57,7 @@ def evaluate(
     imgsz: InputSizeOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
     threads: ThreadsOption = None,
+    trust: TrustOption = False,
     journal_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
@@ -91,7 +92,7 @@ def evaluate(
     with download_bar(str(model)) as fetched:
         path = locate_model(str(model), progress=fetched)
     with status("opening the model"):
-        estimator = _open(path, threshold, device, backend, imgsz, threads)
+        estimator = _open(path, threshold, device, backend, imgsz, threads, trust=trust)
     done = _run(estimator, data, rules, threshold, batch, save, journal_dir)
     facts = {
         "model": str(path),
@@ -173,12 +174,14 @@ def _open(
     backend: str | None,
     imgsz: tuple[int, int] | None,
     threads: int | None,
+    *,
+    trust: bool = False,
 ) -> PoseEstimator:
     from rtmo_deploy.measure.accuracy import with_score_threshold
     from rtmo_deploy.runtime.backends import open_backend
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 
-    artifact = with_score_threshold(read_artifact(path), score_thr)
+    artifact = with_score_threshold(read_artifact(path, trust=trust), score_thr)
     return PoseEstimator(open_backend(artifact, device, backend=backend, threads=threads), input_hw=imgsz)
 
 

@@ -138,7 +138,7 @@ def export(
             from rtmo_deploy.convert.sdk_info import dump_sdk_info
 
             infos = dump_sdk_info(result.artifact)
-    record_made(result.artifact, command="export")
+    record_made(result.artifact, command="export", source=path)
     if as_json:
         print_json("export", **_as_dict(result, infos))
     else:

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BackendOption", "DeviceOption", "InputSizeOption", "ThreadsOption"]
+__all__ = ["BackendOption", "DeviceOption", "InputSizeOption", "ThreadsOption", "TrustOption"]
 
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Load an engine, which is code, without a record or with another's.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")]

@@ -47,6 +47,7 @@ class Entry:
         made: When, ISO 8601, UTC.
         version: Release of this project that made it.
         parents: SHA-256 of the files it was made from.
+        source: The file it was made from, as ``path``; empty where not known.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Entry:
     made: str
     version: str
     parents: tuple[str, ...] = ()
+    source: str = ""
 
     def located(self, folder: Path) -> Path:
         """The file, seen from the directory it was recorded in."""
@@ -76,10 +78,15 @@ class Workspace:
         self.folder = folder or Path()
         self.file = self.folder / ".rtmo-deploy" / "workspace.json"
 
-    def record(self, artifact: Artifact, *, command: str) -> Entry:
+    def record(self, artifact: Artifact, *, command: str, source: Path | None = None) -> Entry:
         """Add a file that was just written; an older entry of the same file goes.
 
         Processes that record at the same time wait for each other.
+
+        Args:
+            artifact: The file.
+            command: The command that wrote it.
+            source: The file it was made from.
 
         Raises:
             SetupError: The directory cannot be written to.
@@ -96,6 +103,7 @@ class Workspace:
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             version=__version__,
             parents=tuple(parent.sha256 for parent in artifact.parents),
+            source="" if source is None else self._relative(source),
         )
         with self._locked():
             others = [known for known in self.entries() if known.path != entry.path]
@@ -159,6 +167,26 @@ class Workspace:
             remedy="Name the file, or make one: rtmo-deploy export CKPT",
         )
 
+    def source_of(self, entry: Entry) -> Path:
+        """The file that an entry was made from, checked to be the same still.
+
+        Raises:
+            ArtifactError: It is not known, not there any more, or was changed since.
+        """
+        path = self.folder / entry.source
+        if not entry.source or not path.is_file():
+            what = f"'{entry.source}' is not there any more" if entry.source else "it is not known"
+            raise ArtifactError(
+                f"What it was made from is needed, and {what}.", remedy="Name the checkpoint.", where=entry.path
+            )
+        if sha256_of(path) not in entry.parents:
+            raise ArtifactError(
+                f"It was changed since '{entry.command}' made {entry.path} from it on {entry.made}.",
+                remedy="If this is the file that is meant, name it; or export it again.",
+                where=path,
+            )
+        return path
+
     def _checked(self, entry: Entry) -> Path:
         path = entry.located(self.folder)
         if not path.is_file():
@@ -215,7 +243,7 @@ class Workspace:
 
 def _entry(data: dict[str, Any]) -> Entry:
     entry = Entry(**{**data, "parents": tuple(data.get("parents", ()))})
-    for name in ("path", "kind", "precision", "decode", "sha256", "command", "made", "version"):
+    for name in ("path", "kind", "precision", "decode", "sha256", "command", "made", "version", "source"):
         if not isinstance(getattr(entry, name), str):
             raise TypeError(f"{name} is no text")
     if type(entry.size) is not int:

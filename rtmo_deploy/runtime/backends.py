@@ -64,6 +64,8 @@ class BackendRecord:
 BACKENDS: tuple[BackendRecord, ...] = (
     BackendRecord("torch", (Kind.CHECKPOINT,), "rtmo_deploy.runtime.torch_backend", "torch", "cpu"),
     BackendRecord("onnxruntime", (Kind.ONNX,), "rtmo_deploy.runtime.onnxruntime_backend", "onnxruntime", "cpu"),
+    # Of which of the two an engine is, tensorrt or tensorrt_rtx, its record says; both need cuda-bindings.
+    BackendRecord("tensorrt", (Kind.ENGINE,), "rtmo_deploy.runtime.tensorrt_backend", "cuda", "trt"),
 )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PoseEstimator", "is_checkpoint", "locate_model", "open_coordinates", "outputs_to_poses", "read_artifact"]
 
 _CHECKPOINT_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
+_ENGINE_SUFFIXES = {".engine", ".plan"}
 
 
 def locate_model(model: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:
@@ -54,22 +55,30 @@ def is_checkpoint(path: Path) -> bool:
     return path.suffix.lower() in _CHECKPOINT_SUFFIXES
 
 
-def read_artifact(path: Path) -> Artifact:
-    """What a file is: a checkpoint by its suffix, else ONNX.
+def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
+    """What a file is: a checkpoint or an engine by its suffix, else ONNX.
+
+    Args:
+        path: The file.
+        trust: Take an engine, which is executable code, even if its record is missing or belongs to other bytes.
 
     Raises:
-        ModelError: It is neither, or damaged.
+        ModelError: It is none of these, damaged, or not to be trusted.
     """
     if is_checkpoint(path):
         from rtmo_deploy.model import load_checkpoint
 
         return load_checkpoint(path).artifact()
+    if path.suffix.lower() in _ENGINE_SUFFIXES:
+        from rtmo_deploy.runtime.engine_file import engine_artifact
+
+        return engine_artifact(path, trust=trust)
     from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 
     if path.suffix.lower() != ".onnx" and path.is_file():
         raise ArtifactError(
             f"A model file with the suffix '{path.suffix}' is not known.",
-            remedy="Checkpoints end in .pth or .safetensors, exported models in .onnx.",
+            remedy="Checkpoints end in .pth or .safetensors, exported models in .onnx, engines in .engine.",
             where=path,
         )
     return onnx_artifact(path, load_onnx(path))
@@ -138,8 +147,9 @@ class PoseEstimator:
         backend: str | None = None,
         input_hw: tuple[int, int] | None = None,
         threads: int | None = None,
+        trust: bool = False,
     ) -> PoseEstimator:
-        """Open a model: a checkpoint, ONNX made by this project or by MMDeploy, or a published model by name.
+        """Open a model: a checkpoint, an engine, ONNX made by this project or by MMDeploy, or a model by name.
 
         Args:
             path: The file, or a name such as ``rtmo-s``, whose checkpoint is fetched if need be.
@@ -147,13 +157,14 @@ class PoseEstimator:
             backend: Runtime, if there is a choice.
             input_hw: Height and width that pictures are letterboxed to; the model's own if not given.
             threads: Threads a CPU runtime may use.
+            trust: Load an engine even if its record is missing or belongs to other bytes.
 
         Raises:
             ModelError: The file cannot be used.
             SetupError: A package or the device is missing.
             UsageError: The model does not take that size.
         """
-        artifact = read_artifact(locate_model(path))
+        artifact = read_artifact(locate_model(path), trust=trust)
         opened = open_backend(artifact, device, backend=backend, threads=threads)
         return cls(opened, input_hw=input_hw)
 

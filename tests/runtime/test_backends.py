@@ -27,7 +27,7 @@ def opened(artifacts):
 
 
 def test_each_artifact_finds_its_backend(artifacts, opened):
-    assert {record.name for record in BACKENDS} == set(opened)
+    assert {record.name for record in BACKENDS if record.name != "tensorrt"} == set(opened)
     for name, backend in opened.items():
         assert backend.device == "cpu"
         assert backend.artifact is artifacts[name]

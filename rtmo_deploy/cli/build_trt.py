@@ -1,0 +1,311 @@
+"""``rtmo-deploy build-trt``: a model becomes an audited TensorRT engine."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rtmo_deploy.artifact import Artifact, DecodeMode
+    from rtmo_deploy.convert.trt.build import BuildResult
+    from rtmo_deploy.convert.trt.options import BuildOptions
+    from rtmo_deploy.convert.trt.preview import Preview
+
+__all__ = ["build_trt"]
+
+
+class Decode(StrEnum):
+    """Where people are made of head outputs."""
+
+    PLUGIN = "plugin"
+    FIXED = "fixed"
+    RAW = "raw"
+
+
+class TensorRt(StrEnum):
+    """What builds."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+def build_trt(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="An ONNX model; or a checkpoint or a published model's name, for the whole chain. "
+            "[default: what was exported here last]",
+        ),
+    ] = None,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Build in FP32; TF32 is off.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Build in FP16; an FP32 model is cast first.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Build in BF16; an FP32 model is cast first.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Build in INT8; the model must be quantised already.")] = False,
+    decode: Annotated[
+        Decode | None,
+        typer.Option(
+            show_default=False,
+            help="plugin: one RTMODecode node (tensorrt only). fixed: plain tensor operators. raw: head tensors. "
+            "[default: the model's; fixed from a checkpoint]",
+        ),
+    ] = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="BxHxW", show_default=False, help="Smallest input. [default: 1x320x320]"),
+    ] = None,
+    usual: Annotated[
+        list[str] | None,
+        typer.Option("--opt", metavar="BxHxW", show_default=False, help="Input to tune for. [default: 1 x its own]"),
+    ] = None,
+    most: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="BxHxW", show_default=False, help="Largest input. [default: 8x1280x1280]"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write. [default: MODEL.PRECISION.BACKEND.engine, beside it]"),
+    ] = None,
+    backend: Annotated[TensorRt, typer.Option(help="auto takes tensorrt where both are installed.")] = TensorRt.AUTO,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X.Y", show_default=False, help="GPUs to build for (tensorrt-rtx). [default: 8.0 and up]"),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read if it exists, and written (tensorrt).")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Runs with later TensorRT of the same major version.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Runs on every GPU from Ampere on.")
+    ] = False,
+    opt_level: Annotated[int | None, typer.Option(help="0 to 5: how long to look for fast kernels.")] = None,
+    workspace: Annotated[int | None, typer.Option(metavar="MIB", help="Scratch memory of a kernel.")] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Give up after this long.")] = None,
+    keep_onnx: Annotated[
+        bool, typer.Option("-k", "--keep-onnx", help="Keep the ONNX model that was made on the way, beside the engine.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare a model made on the way with its source.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be built, and whether this machine can; exit 0 or 5.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""
+    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.cli.console import print_json, record_made, status
+    from rtmo_deploy.convert.trt.options import BuildOptions
+    from rtmo_deploy.runtime.engine_file import Shape
+
+    flags = {"fp32": fp32, "fp16": fp16, "bf16": bf16, "int8": int8}
+    asked = [name for name, given in flags.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"--{' and --'.join(asked)} were given.", remedy="Give one of them.")
+    options = BuildOptions(
+        backend=backend.value,
+        precision=asked[0] if asked else None,
+        least=tuple(map(Shape.parse, least or ())),
+        usual=tuple(map(Shape.parse, usual or ())),
+        most=tuple(map(Shape.parse, most or ())),
+        targets=tuple(dict.fromkeys(compute_capability or ())),
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        opt_level=opt_level,
+        workspace=None if workspace is None else workspace * 2**20,
+        timeout=timeout,
+    )
+    mode = None if decode is None else DecodeMode(decode.value)
+    source, named = _locate(model, options.precision)
+    with status("reading the model") as progress:
+        from rtmo_deploy.convert.trt.preview import preview
+        from rtmo_deploy.runtime.estimator import read_artifact
+
+        artifact = read_artifact(source)
+        if artifact.kind not in {Kind.CHECKPOINT, Kind.ONNX}:
+            raise ArtifactError(
+                f"It is of kind {artifact.kind} already.", remedy="Give an ONNX model or a checkpoint.", where=source
+            )
+        if named and output is None:
+            # The published file lies in the cache; the engine belongs here.
+            output = _beside(Path(named), preview(source, artifact, None, options, mode).output)
+        planned = preview(source, artifact, output, options, mode)
+        if not dry_run:
+            if planned.problems:
+                raise SetupError(planned.problems[0], remedy="--dry-run tells what would be built.")
+            result, kept = _make(
+                source, artifact, planned.output, options, mode, verify=not no_verify, keep=keep_onnx, progress=progress
+            )
+    if dry_run:
+        _show_preview(source, planned, as_json=as_json)
+        return
+    record_made(result.record.artifact, command="build-trt")
+    if as_json:
+        print_json("build-trt", **_as_dict(result, kept))
+    else:
+        _print(result, kept)
+
+
+def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
+    """The file that is meant, and the name that the engine gets where that is not the file's own."""
+    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.cli.console import download_bar, stderr
+
+    if model is None:
+        from rtmo_deploy.release.workspace import Workspace
+
+        workspace = Workspace()
+        made = {entry.precision for entry in workspace.entries() if entry.kind == Kind.ONNX}
+        # What was quantised or cast here is meant before what it was made of.
+        path, entry = workspace.last([Kind.ONNX], precision=precision if precision in made else None)
+        if entry.decode == DecodeMode.ONNX and entry.command == "export":
+            # Its NonMaxSuppression belongs into no engine: its checkpoint is exported once more, without.
+            source = workspace.source_of(entry)
+            stderr().print(
+                f"MODEL is {source}, which {entry.command} made {path} from on {entry.made}. That graph holds "
+                "NonMaxSuppression, so the engine is built from the checkpoint."
+            )
+            return source, str(path.with_suffix(""))
+        stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
+        return path, ""
+    path = Path(model)
+    if path.suffix or path.exists():
+        return path, ""
+    from rtmo_deploy.zoo.download import resolve_checkpoint
+
+    with download_bar(model) as fetched:
+        return resolve_checkpoint(model, progress=fetched)[0], model
+
+
+def _beside(name: Path, engine: Path) -> Path:
+    """A published model's engine, in the current folder and with the model's short name."""
+    return Path(f"{name}.{'.'.join(engine.name.split('.')[-3:])}")
+
+
+def _make(
+    source: Path,
+    artifact: Artifact,
+    output: Path,
+    options: BuildOptions,
+    decode: DecodeMode | None,
+    *,
+    verify: bool,
+    keep: bool,
+    progress: Callable[[str], None],
+) -> tuple[BuildResult, Path | None]:
+    """Make what is to be built, build it, and keep the ONNX model that was made if that is asked for."""
+    import shutil
+
+    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.convert.trt.build import build_engine
+    from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx
+    from rtmo_deploy.files import atomic_write
+    from rtmo_deploy.runtime.estimator import read_artifact
+
+    with _scratch() as folder:
+        model, known = source, artifact
+        if artifact.kind is Kind.CHECKPOINT:
+            model = export_for_engine(source, folder, decode or DecodeMode.FIXED, verify=verify, progress=progress)
+            known = read_artifact(model)
+        model = prepare_onnx(
+            model, known, folder, precision=options.precision, decode=decode, verify=verify, progress=progress
+        )
+        result = build_engine(model, output, options, progress=progress)
+        kept = None
+        if keep and model != source:
+            kept = output.with_suffix(".onnx")
+            with atomic_write(kept) as temporary:
+                shutil.copyfile(model, temporary)
+    return result, kept
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="rtmo-deploy-")
+    except OSError as error:
+        raise SetupError(
+            f"There is no room for temporary files: {error.strerror or error}.", remedy="Set TMPDIR to another folder."
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _show_preview(source: Path, planned: Preview, *, as_json: bool) -> None:
+    from rtmo_deploy.cli.console import facts_table, print_json, stdout
+
+    if as_json:
+        print_json("build-trt", dry_run=True, model=str(source), **planned.to_dict())
+    else:
+        facts = {
+            "model": str(source),
+            "steps": "; ".join(planned.steps),
+            "engine": str(planned.output),
+            "precision": planned.precision,
+            "backend": planned.backend,
+            "input": "; ".join(planned.profiles),
+            "possible here": "no" if planned.problems else "yes",
+        }
+        stdout().print(facts_table(facts | _numbered("problem", planned.problems) | _numbered("note", planned.notes)))
+    if planned.problems:
+        raise typer.Exit(SetupError.exit_code)
+
+
+def _numbered(name: str, texts: tuple[str, ...]) -> dict[str, str]:
+    return {f"{name} {number}" if number > 1 else name: text for number, text in enumerate(texts, 1)}
+
+
+def _as_dict(result: BuildResult, kept: Path | None) -> dict[str, Any]:
+    return {
+        "dry_run": False,
+        "path": str(result.record.artifact.path),
+        "record_path": str(result.sidecar),
+        "onnx_path": None if kept is None else str(kept),
+        "seconds": round(result.seconds, 3),
+        "warnings": list(result.warnings),
+        "record": result.record.to_dict(),
+    }
+
+
+def _print(result: BuildResult, kept: Path | None) -> None:
+    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.files import human_size
+
+    record, audit = result.record, result.audit
+    products = audit.engine.get("matrix_products") or audit.network.get("matrix_products", {})
+    facts = {
+        "engine": f"{record.artifact.path} ({human_size(record.size)})",
+        "record": str(result.sidecar),
+        "model": f"{record.artifact.architecture}, {record.artifact.skeleton.name}",
+        "backend": f"{record.backend} {record.version}",
+        "GPU": record.gpu + (f", {record.compute_capability}" if record.compute_capability else ""),
+        "input": "; ".join(str(profile) for profile in record.profiles),
+        "outputs": "; ".join(str(spec) for spec in record.outputs),
+        "decode": record.artifact.decode.mode.value,
+        "precision": f"{audit.sentence()}; matrix products: {_counts(products)}",
+        "audited by": audit.how,
+    }
+    if record.targets:
+        facts["built for"] = f"compute capability {', '.join(record.targets)}"
+    if kept is not None:
+        facts["ONNX"] = str(kept)
+    facts["time"] = f"{result.seconds:.1f} s"
+    stdout().print(facts_table(facts | _numbered("note", record.notes) | _numbered("TensorRT warns", result.warnings)))
+
+
+def _counts(counts: Any) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"

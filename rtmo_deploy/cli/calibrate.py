@@ -1,0 +1,121 @@
+"""``rtmo-deploy calibrate``: measure a model on pictures, for ``rtmo-deploy quantize``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rtmo_deploy.cli.options import ThreadsOption
+from rtmo_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from rtmo_deploy.convert.quantize import Calibration
+    from rtmo_deploy.data.calibration import CalibrationPictures
+
+__all__ = ["CountOption", "MethodName", "MethodOption", "OptionalMethodOption", "calibrate", "report_skipped"]
+
+
+class MethodName(StrEnum):
+    """How the range of a tensor is chosen."""
+
+    MSE = "mse"
+    PERCENTILE = "percentile"
+    MINMAX = "minmax"
+    ENTROPY = "entropy"
+
+
+_METHODS = (
+    "How ranges are chosen. mse: least squared error. percentile: 99.99 % of the values. minmax: all of them. "
+    "entropy: least information lost."
+)
+MethodOption = Annotated[MethodName, typer.Option(help=_METHODS)]
+OptionalMethodOption = Annotated[MethodName | None, typer.Option(help=f"{_METHODS} [default: mse]")]
+CountOption = Annotated[int | None, typer.Option(min=1, help="Pictures. [default: the set's own; of a folder, 256]")]
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of pictures; with --set, of that set's pictures.")
+    ] = None,
+    set_name: Annotated[
+        str | None, typer.Option("--set", metavar="NAME", help="A named set: synthetic, coco-train2017, ...")
+    ] = None,
+    ann: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Annotation file, for a set that is chosen from one.")
+    ] = None,
+    count: CountOption = None,
+    method: MethodOption = MethodName.MSE,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write. [default: MODEL.<set>-<method>.calibration.json, beside]"),
+    ] = None,
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Measure the ranges of a model's tensors on pictures. Pictures that cannot be read are passed over by name."""
+    if images is None and set_name is None:
+        raise UsageError("There are no pictures to measure on.", remedy="Give --images DIR, or --set NAME.")
+    if set_name is None and ann is not None:
+        raise UsageError("--ann belongs to a named set.", remedy="Give --set coco-train2017 with it.")
+    if output is not None and output.suffix.lower() != ".json":
+        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .json.")
+    from rtmo_deploy.cli.console import status
+
+    with status("reading the model") as progress:
+        from rtmo_deploy.convert.quantize import Method, open_source
+        from rtmo_deploy.convert.quantize import calibrate as measure
+        from rtmo_deploy.data.calibration import folder_pictures, open_set
+
+        if set_name is not None:
+            pictures: CalibrationPictures = open_set(set_name, count, annotations=ann, images=images)
+        else:
+            assert images is not None
+            pictures = folder_pictures(images, count)
+        source = open_source(model)
+        made = measure(source, pictures, method=Method(method.value), threads=threads, progress=progress)
+        path = output or model.with_suffix(f".{pictures.name or 'folder'}-{method.value}.calibration.json")
+        made.save(path)
+    report_skipped(made)
+    _show(model, path, made, as_json=as_json)
+
+
+def report_skipped(made: Calibration) -> None:
+    """Name on stderr the pictures that could not be read."""
+    from rtmo_deploy.cli.console import stderr
+
+    for name, reason in made.skipped:
+        stderr().print(f"Skipped: {name}: {reason}")
+
+
+def _show(model: Path, path: Path, made: Calibration, *, as_json: bool) -> None:
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
+
+    worst = sorted(made.noise_db.items(), key=lambda item: item[1])[:5]
+    if as_json:
+        print_json(
+            "calibrate",
+            model=str(model),
+            model_sha256=made.source.model_sha256,
+            path=str(path),
+            pictures=dict(made.source.pictures),
+            input_hw=list(made.source.input_hw),
+            method=made.source.method.value,
+            used=made.used,
+            skipped=[{"name": name, "reason": reason} for name, reason in made.skipped],
+            tensors=len(made.thresholds),
+            worst_layers=[{"layer": layer, "snr_db": ratio} for layer, ratio in worst],
+        )
+        return
+    facts = {
+        "file": str(path),
+        "model": f"{model} (SHA-256 {made.source.model_sha256[:12]}...)",
+        "pictures": f"{made.used} of '{made.source.pictures['name']}' used, {len(made.skipped)} skipped",
+        "method": made.source.method.value,
+        "tensors": str(len(made.thresholds)),
+        "noisiest layers": "; ".join(f"{layer} {ratio:.1f} dB" for layer, ratio in worst),
+    }
+    print_table(facts_table(facts))

@@ -1,0 +1,130 @@
+"""``rtmo-deploy cast``: a float32 ONNX model becomes an FP16 or BF16 one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtmo_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from rtmo_deploy.convert.precision import CastResult
+    from rtmo_deploy.convert.precision.report import HalfReport
+
+__all__ = ["cast"]
+
+
+def cast(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A float32 model, as export wrote it.")],
+    fp16: Annotated[bool, typer.Option("--fp16", help="IEEE half: 11 bits of precision, up to 65504.")] = False,
+    bf16: Annotated[
+        bool,
+        typer.Option("--bf16", help="bfloat16: 8 bits of precision, the range of float32; raises the opset to 22."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write. [default: MODEL.fp16.onnx or MODEL.bf16.onnx]"),
+    ] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare it with the float32 model.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Let a model compute in half where that is safe; compare it with float32 before it is written."""
+    from rtmo_deploy.cli.console import print_json, status
+
+    if fp16 == bf16:
+        what = "Both --fp16 and --bf16 were given." if fp16 else "Neither --fp16 nor --bf16 was given."
+        raise UsageError(what, remedy="Give one of them.")
+    precision = "fp16" if fp16 else "bf16"
+    if output is not None and output.suffix.lower() != ".onnx":
+        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
+    with status("loading") as progress:
+        from rtmo_deploy.convert.precision import cast_onnx
+
+        target = output or model.with_name(f"{model.stem}.{precision}.onnx")
+        result = cast_onnx(model, target, precision, verify=not no_verify, progress=progress)
+    if as_json:
+        print_json("cast", **_as_dict(result))
+    else:
+        _print(result)
+
+
+def _as_dict(result: CastResult) -> dict[str, Any]:
+    return {
+        "path": str(result.artifact.path),
+        "source": str(result.source),
+        "precision": result.artifact.precision,
+        "half_nodes": result.half_nodes,
+        "casts": result.casts,
+        "fp32_nodes": dict(result.islands),
+        "kept": dict(result.kept),
+        "size": result.size,
+        "source_size": result.source_size,
+        "seconds": round(result.seconds, 3),
+        "artifact": result.artifact.to_dict(),
+    }
+
+
+def _print(result: CastResult) -> None:
+    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.files import human_size
+
+    artifact, report = result.artifact, result.verification
+    islands = ", ".join(f"{name} {count}" for name, count in result.islands.items())
+    facts = {
+        "file": f"{artifact.path} ({human_size(result.size)}, {result.size / result.source_size:.0%} of the source)",
+        "precision": f"{artifact.precision}: {result.half_nodes} nodes, {result.casts} casts; inputs, outputs float32",
+        "float32": f"{sum(result.islands.values())} nodes ({islands})",
+    }
+    if result.kept:
+        facts["also float32"] = "; ".join(f"{node}: {why}" for node, why in result.kept.items())
+    if artifact.companion:
+        facts["companion"] = f"{artifact.companion.name} (unchanged)"
+    if report is None:
+        facts["verified"] = "not verified (--no-verify)"
+    elif report.not_run:
+        facts["verified"] = f"emulated only, the file itself was not run here: {report.not_run}"
+    else:
+        facts["verified"] = "emulated, and run as it is"
+    if report is not None:
+        facts["largest value"] = f"{report.peak:.4g} ({report.peak_node})"
+    facts["time"] = f"{result.seconds:.1f} s"
+    stdout().print(facts_table(facts))
+    if report is not None:
+        _print_report(report)
+
+
+def _print_report(report: HalfReport) -> None:
+    from rich.table import Table
+
+    from rtmo_deploy.cli.console import print_table
+    from rtmo_deploy.convert.precision.report import AMPLIFICATION
+
+    bounds = report.bounds
+    table = Table(
+        title=f"Distance from {report.reference}",
+        caption=f"Bounds: keypoints {bounds.keypoint_mean:g} px on average, {bounds.keypoint_max:g} px at worst; boxes "
+        f"{bounds.box_max:g} px; scores {bounds.score_max:g}, of keypoints {bounds.keypoint_score_max:g}; "
+        f"{bounds.unmatched:.0%} of people unmatched; or {AMPLIFICATION:g} times what rounding weights alone costs.",
+    )
+    table.add_column("input")
+    table.add_column("run")
+    for heading in ("people", "unmatched", "keypoint px, mean", "worst", "box px, worst", "score"):
+        table.add_column(heading, justify="right")
+    shape = None
+    for case in report.cases:
+        runs = [("rounding emulated" if case.emulated else "as it is", case.deviation)]
+        if (case.batch, case.height, case.width) != shape:
+            shape = (case.batch, case.height, case.width)
+            runs.insert(0, ("float32, weights rounded", case.weights))
+        for run, d in runs:
+            errors = (d.keypoint_mean, d.keypoint_max, d.box_max, max(d.score_max, d.keypoint_score_max))
+            table.add_row(
+                f"{case.batch}x3x{case.height}x{case.width}",
+                run,
+                str(d.people),
+                str(d.unmatched),
+                *(f"{value:.1e}" for value in errors),
+            )
+    print_table(table)

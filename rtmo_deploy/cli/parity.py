@@ -1,0 +1,220 @@
+"""``rtmo-deploy parity``: do two models find the same people, and if not, from which layer on?"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rtmo_deploy.cli.options import DeviceOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
+
+__all__ = ["parity"]
+
+#: Pictures that the table lists.
+LISTED = 5
+
+
+def parity(
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference: any model file, or a published model's name.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model to compare with it.")],
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of pictures, one picture, or a pattern.")
+    ] = None,
+    synthetic: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Draw this many pictures of people. [default: 16]")
+    ] = None,
+    imgsz: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Size of the network input. [default: one that both take]"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time, where a model leaves the choice.")] = 4,
+    backend_a: Annotated[str | None, typer.Option(help="Runtime of A. [default: what fits the file]")] = None,
+    backend_b: Annotated[str | None, typer.Option(help="Runtime of B. [default: what fits the file]")] = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Find the first layer where they part, on the worst picture.")
+    ] = False,
+    show: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write pictures of both, and a page that lists them.")
+    ] = None,
+    bound_px: Annotated[
+        float | None,
+        typer.Option(metavar="X", min=0, help="Worst keypoint and box, network pixels. [default: by precision]"),
+    ] = None,
+    bound_score: Annotated[
+        float | None, typer.Option(metavar="X", min=0, help="Worst score of a person. [default: by precision]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Run two models on the same tensors and compare the people they find. Exits with 6 if they differ too much."""
+    from rtmo_deploy.cli.console import download_bar, print_json, status, stderr
+    from rtmo_deploy.errors import ParityError, UsageError
+
+    if images is not None and synthetic is not None:
+        raise UsageError("--images and --synthetic exclude each other.", remedy="Give one of them.")
+    for name, bound in (("--bound-px", bound_px), ("--bound-score", bound_score)):
+        if bound is not None and not math.isfinite(bound):
+            raise UsageError(f"{name} {bound} is no bound.", remedy="Give a number of 0 or more.")
+    if show is not None and show.exists() and not show.is_dir():
+        raise UsageError("This is a file.", remedy="Name a folder for the pictures.", where=show)
+    from rtmo_deploy.measure.agreement import bounds_for, compare_sides, write_gallery
+    from rtmo_deploy.measure.agreement.sides import Side
+    from rtmo_deploy.runtime.estimator import locate_model
+
+    pictures = _pictures(images, synthetic)
+    paths = []
+    for model in (a, b):
+        with download_bar(model) as fetched:
+            paths.append(locate_model(model, progress=fetched))
+    with status("opening the first model") as progress:
+        one = Side.open(paths[0], device=device, backend=backend_a, threads=threads)
+        progress("opening the second model")
+        two = Side.open(paths[1], device=device, backend=backend_b, threads=threads)
+        bounds = bounds_for(one.artifact.precision, two.artifact.precision)
+        report = compare_sides(
+            one,
+            two,
+            pictures,
+            input_hw=imgsz,
+            batch=batch,
+            layers=layers,
+            bounds=bounds.with_overrides(px=bound_px, score=bound_score),
+            progress=progress,
+        )
+        shown = None if show is None else write_gallery(report, pictures, show, progress=progress)
+    if as_json:
+        print_json("parity", **report.to_dict(), page=None if shown is None else str(shown))
+    else:
+        _print(report, shown)
+    for note in (*report.causes, *report.notes):
+        stderr().print(f"Note: {note}")
+    failures = report.failures()
+    if failures:
+        more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
+        raise ParityError(
+            f"{two.artifact.path.name} does not find what {one.artifact.path.name} finds: "
+            f"{'; '.join(failures[:3])}{more}.",
+            remedy=_remedy(report, layers=layers, show=show),
+        )
+
+
+def _pictures(images: str | None, synthetic: int | None) -> Pictures:
+    from rtmo_deploy.measure.agreement import Pictures
+
+    if images is not None:
+        return Pictures.in_folder(images)
+    return Pictures.drawn_people() if synthetic is None else Pictures.drawn_people(synthetic)
+
+
+def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
+    if report.causes:
+        return report.causes[0]
+    if report.layers is not None:
+        first = report.layers.first
+        if first is not None:
+            return f"They part at {first.name}."
+        return "No layer parts: look at what comes after the network, thresholds and decoding."
+    wanted = [option for option, given in (("--layers", layers), ("--show DIR", show is not None)) if not given]
+    return f"Look closer with {' and '.join(wanted)}, or set other bounds." if wanted else "Or set other bounds."
+
+
+def _print(report: AgreementReport, shown: Path | None) -> None:
+    from rtmo_deploy.cli.console import facts_table, stdout
+
+    p, bounds = report.people, report.bounds
+    sides = {
+        name: f"{model.path} ({model.kind} {model.precision}, {model.decode}, by {model.backend} on {model.device})"
+        for name, model in (("A", report.a), ("B", report.b))
+    }
+    height, width = report.input_hw
+    facts = {
+        **sides,
+        "pictures": f"{p.pictures} ({report.source}), network input {height}x{width}",
+        "people": f"{p.people_a} in A, {p.people_b} in B: {p.matched} in both, {p.missed} missed, {p.extra} extra",
+    }
+    if p.matched:
+        most = "" if bounds.keypoint_max_px is None else f" (bound {bounds.keypoint_max_px:g})"
+        facts |= {
+            "OKS": f"mean {_n(p.oks_mean)} (bound {bounds.oks_mean:g}), least {_n(p.oks_min)}",
+            "keypoints, px": f"mean {_n(p.keypoint_px_mean)}, median {_n(p.keypoint_px_p50)}, "
+            f"99 % {_n(p.keypoint_px_p99)} (bound {bounds.keypoint_p99_px:g}), worst {_n(p.keypoint_px_max)}{most}",
+            "boxes, px": f"mean {_n(p.box_px_mean)}, worst {_n(p.box_px_max)} (bound {bounds.box_px:g})",
+            "scores": f"B / A {_n(p.score_ratio)} (median), worst difference {_n(p.score_max)} "
+            f"(bound {bounds.score:g}), of a keypoint {_n(p.keypoint_score_max)}",
+        }
+    for name, error in report.tensors.items():
+        facts[name] = f"worst difference {_n(error.max_abs)} of {_n(error.magnitude)}, {_n(error.snr_db)} dB"
+    if shown is not None:
+        facts["shown in"] = str(shown)
+    facts["verdict"] = {
+        "agree": "they agree",
+        "differ": "they differ",
+        "nobody found": "nobody found by either: no people were compared",
+    }[report.verdict]
+    stdout().print(facts_table(facts))
+    _print_pictures(report)
+    if report.layers is not None:
+        _print_layers(report.layers)
+
+
+def _print_pictures(report: AgreementReport) -> None:
+    from rich.table import Table
+
+    from rtmo_deploy.cli.console import print_table
+
+    worst = [report.pictures[index] for index in report.worst(LISTED) if any(report.pictures[index].badness())]
+    if not worst:
+        return
+    table = Table(title="Worst pictures")
+    table.add_column("picture", overflow="fold")
+    for heading in ("in both", "missed", "extra", "least OKS", "keypoint px", "box px"):
+        table.add_column(heading, justify="right")
+    for picture in worst:
+        values = picture.to_dict()
+        table.add_row(
+            picture.name,
+            *(str(values[name]) for name in ("matched", "missed", "extra")),
+            *(_n(values[name]) for name in ("oks_min", "keypoint_px_max", "box_px_max")),
+        )
+    print_table(table)
+
+
+def _print_layers(found: LayerReport) -> None:
+    from rich.table import Table
+
+    from rtmo_deploy.cli.console import print_table, stdout
+
+    first = found.first
+    ending = "no layer parts" if first is None else f"they part at {first.name}"
+    table = Table(
+        title=f"Layers on {found.picture}: {ending}",
+        caption=f"Parted: less than {found.threshold_db:g} dB of signal over error. Found by {found.by}; "
+        "--json has every tensor.",
+    )
+    table.add_column("layer", overflow="fold")
+    table.add_column("operator")
+    for heading in ("dB", "lost dB", "worst difference"):
+        table.add_column(heading, justify="right")
+    for layer in found.layers:
+        if not layer.weighted and layer is not first:
+            continue
+        numbers = ["-", "-", layer.why or "-"]
+        if layer.error is not None:
+            lost = "-" if layer.loss_db is None else f"{layer.loss_db:.1f}"
+            numbers = [_n(layer.error.snr_db), lost, _n(layer.error.max_abs)]
+        table.add_row(layer.name, layer.op, *numbers, style="bold red" if layer is first else None)
+    print_table(table)
+    if found.losses:
+        told = ", ".join(f"{layer.name} ({layer.loss_db or 0:.1f} dB)" for layer in found.losses)
+        stdout().print(f"Most is lost in: {told}")
+
+
+def _n(value: float | None) -> str:
+    """A number in four digits; - where there is none."""
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,270 @@
+"""``rtmo-deploy quantize``: a float32 ONNX model becomes an INT8 one, judged before it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
+from rtmo_deploy.cli.options import ThreadsOption
+from rtmo_deploy.errors import GateFailedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
+    from rtmo_deploy.data.sample import PoseDataset
+
+__all__ = ["quantize"]
+
+#: Seed and number of the drawn pictures that judge where no others are given; apart from those that calibrate, and
+#: from those that the sample model is trained and chosen on.
+_JUDGE_SEED = 4000
+_JUDGE_COUNT = 200
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
+    calib: Annotated[
+        str,
+        typer.Option(metavar="SET|DIR|FILE.json", help="Pictures to calibrate with, or what calibrate has written."),
+    ] = "synthetic",
+    count: CountOption = None,
+    method: OptionalMethodOption = None,
+    max_ap_drop: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Lose at most so much AP (0 to 100); costly layers are given back."),
+    ] = None,
+    ann: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Judge by these annotations. [default: drawn people]")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated pictures.")] = None,
+    max_images: Annotated[
+        int | None, typer.Option(min=1, help="Judge by the first so many pictures. [default: all; drawn, 200]")
+    ] = None,
+    no_judge: Annotated[bool, typer.Option("--no-judge", help="Do not compare with the float32 model.")] = False,
+    no_bias_correction: Annotated[
+        bool, typer.Option("--no-bias-correction", help="Leave the mean shift that 8 bits cause in a layer.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. [default: MODEL.int8.onnx, beside it]")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw AP against the share in INT8, as PNG; with --max-ap-drop.")
+    ] = None,
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Quantise a float32 ONNX model to INT8 by Q/DQ pairs, and say what that costs.
+
+    With --max-ap-drop layers are given back until the loss is within it; if it cannot be met, nothing is written.
+    """
+    _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
+    from rtmo_deploy.cli.console import status
+
+    with status("reading the model") as progress:
+        from rtmo_deploy.convert.quantize import QuantizeOptions, open_source, quantize_onnx
+
+        options = QuantizeOptions(max_ap_drop, bias_correction=not no_bias_correction)
+        if plot is not None:
+            from rtmo_deploy.convert.quantize.plot import require_matplotlib
+
+            require_matplotlib()
+        source = open_source(model)
+        calibration = _calibration(source, calib, count, method, threads, progress)
+        judge = None if no_judge else _judge(source, ann, images, max_images, threads, progress)
+        result = quantize_onnx(
+            source,
+            calibration,
+            output or model.with_suffix(".int8.onnx"),
+            options,
+            judge=judge,
+            progress=progress,
+        )
+    report_skipped(calibration)
+    if plot is not None and max_ap_drop is not None:
+        _plot(plot, result, max_ap_drop, model.name)
+    _show(model, result, as_json=as_json)
+    if result.search is not None and not result.search.met and max_ap_drop is not None:
+        least = result.search.chosen.ap_drop
+        raise GateFailedError(
+            f"No part of the model in 8 bits loses at most {max_ap_drop:g} points; the least loss is {least:.2f}.",
+            remedy="Nothing was written. Allow more, calibrate with other pictures, or judge by more of them.",
+            where=model,
+        )
+
+
+def _check(
+    max_ap_drop: float | None,
+    ann: Path | None,
+    images: Path | None,
+    max_images: int | None,
+    output: Path | None,
+    plot: Path | None,
+    *,
+    no_judge: bool,
+) -> None:
+    """Refuse options that contradict each other, before anything is read."""
+    if (ann is None) != (images is None):
+        raise UsageError("Annotations and pictures go together.", remedy="Give both --ann FILE and --images DIR.")
+    if no_judge and (max_ap_drop is not None or ann is not None or max_images is not None):
+        raise UsageError("Without a judge there is nothing to judge by.", remedy="Leave --no-judge away.")
+    if plot is not None and max_ap_drop is None:
+        raise UsageError("There is a frontier to plot only where a budget is searched.", remedy="Give --max-ap-drop.")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise UsageError(f"The plot is called {plot.name}.", remedy="Give it the suffix .png.")
+    if output is not None and output.suffix.lower() != ".onnx":
+        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
+
+
+def _calibration(
+    source: SourceModel,
+    calib: str,
+    count: int | None,
+    method: MethodName | None,
+    threads: int | None,
+    progress: Callable[[str], None],
+) -> Calibration:
+    """What is given, or what was measured before in the same way, or a new measurement."""
+    from rtmo_deploy.convert.quantize import Calibration, Method, calibrate_cached
+    from rtmo_deploy.data.calibration import folder_pictures, named_sets, open_set
+
+    path = Path(calib)
+    if path.suffix.lower() == ".json":
+        given = Calibration.load(path)
+        given.require_model(source.sha256, path)
+        wanted = (count, method and Method(method.value))
+        for name, value, there in zip(
+            ("count", "method"), wanted, (given.source.pictures.get("count"), given.source.method), strict=True
+        ):
+            if value not in {None, there}:
+                raise UsageError(
+                    f"--{name} is {value}, but {path.name} was measured with {there}.",
+                    remedy=f"Leave --{name} away, or make another calibration.",
+                )
+        return given
+    if calib in named_sets():
+        pictures = open_set(calib, count)
+    elif path.is_dir():
+        pictures = folder_pictures(path, count)
+    else:
+        raise UsageError(
+            f"'{calib}' is no calibration set, no folder and no calibration file.",
+            remedy=f"Sets are: {', '.join(named_sets())}; files end in .json.",
+        )
+    chosen = Method((method or MethodName.MSE).value)
+    return calibrate_cached(source, pictures, _cache(), method=chosen, threads=threads, progress=progress)[0]
+
+
+def _cache() -> Path:
+    import os
+
+    from rtmo_deploy.zoo.cache import CACHE_VARIABLE
+
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser().absolute() / "calibration"
+    import platformdirs
+
+    return platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "calibration"
+
+
+def _judge(
+    source: SourceModel,
+    ann: Path | None,
+    images: Path | None,
+    max_images: int | None,
+    threads: int | None,
+    progress: Callable[[str], None],
+) -> Judge:
+    from rtmo_deploy.convert.quantize import Judge
+
+    if ann is not None and images is not None:
+        from rtmo_deploy.data.coco import CocoKeypoints
+
+        dataset: PoseDataset = CocoKeypoints(ann, images, max_images=max_images)
+    else:
+        from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
+
+        dataset = SyntheticPeople(max_images or _JUDGE_COUNT, seed=_JUDGE_SEED, options=SyntheticOptions(people=(1, 6)))
+    progress("judging the float32 model")
+    return Judge(source.artifact, dataset, threads=threads)
+
+
+def _plot(path: Path, result: QuantizeResult, max_ap_drop: float, title: str) -> None:
+    from rtmo_deploy.convert.quantize.plot import plot_frontier
+
+    if result.search is None or result.baseline is None or result.baseline.ap is None:
+        return
+    points = [
+        (point.macs / result.share.network, point.verdict.ap)
+        for point in result.search.frontier
+        if point.verdict.ap is not None
+    ]
+    plot_frontier(path, points, baseline_ap=result.baseline.ap, max_ap_drop=max_ap_drop, title=title)
+
+
+def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
+
+    written = None if result.artifact is None else str(result.artifact.path)
+    if as_json:
+        print_json("quantize", model=str(model), path=written, size=result.size, **result.to_dict())
+        return
+    from rtmo_deploy.files import human_size
+
+    share, used = result.share, result.calibration
+    facts = {
+        "file": "nothing was written" if written is None else f"{written} ({human_size(result.size)})",
+        "INT8": f"{100 * share.of_network:.1f} % of the network's multiply-accumulates, {result.layers} convolutions "
+        f"({100 * share.of_graph:.1f} % of the graph's)",
+        "Q/DQ pairs": str(result.pairs),
+        "calibration": f"{used.used} pictures of '{used.source.pictures.get('name')}', {len(used.skipped)} skipped; "
+        f"{used.source.method.value}",
+        "left in float32": ", ".join(result.kept) or "nothing that could be quantised",
+    }
+    facts |= _judged(result)
+    print_table(facts_table(facts))
+    if result.search is not None:
+        _print_frontier(result)
+
+
+def _judged(result: QuantizeResult) -> dict[str, str]:
+    if result.baseline is None or result.verdict is None:
+        return {"cost": "not judged (--no-judge)"}
+    likeness = result.verdict.likeness
+    ap = "not known: the annotations do not fit the model"
+    if result.baseline.ap is not None and result.verdict.ap is not None:
+        ap = f"{result.baseline.ap:.2f} in float32, {result.verdict.ap:.2f} in INT8"
+    return {
+        "AP (points)": ap,
+        "people": f"{likeness.matched} of the float32 model's found again, {likeness.missed} missed, "
+        f"{likeness.extra} extra; mean OKS {likeness.oks:.4f}",
+        "scores": "-" if likeness.score_ratio is None else f"median ratio INT8 / float32 {likeness.score_ratio:.4f}",
+        "keypoints": "-" if likeness.keypoint_px is None else f"{likeness.keypoint_px:.2f} px apart on average",
+    }
+
+
+def _print_frontier(result: QuantizeResult) -> None:
+    from rich.table import Table
+
+    from rtmo_deploy.cli.console import print_table
+
+    assert result.search is not None
+    table = Table(title="Frontier", caption="From the top: everything in 8 bits, then one more block given back a row.")
+    table.add_column("given back")
+    for heading in ("INT8 MACs", "AP", "AP lost", "OKS", "score ratio"):
+        table.add_column(heading, justify="right")
+    for point in result.search.frontier:
+        ratio = point.verdict.likeness.score_ratio
+        table.add_row(
+            point.given_back or "-",
+            f"{100 * point.macs / result.share.network:.1f} %",
+            "-" if point.verdict.ap is None else f"{point.verdict.ap:.2f}",
+            f"{point.ap_drop:.2f}",
+            f"{point.verdict.likeness.oks:.4f}",
+            "-" if ratio is None else f"{ratio:.4f}",
+        )
+    print_table(table)

@@ -1,0 +1,133 @@
+"""``rtmo-deploy release``: a recipe becomes a folder that can be handed over. ``rtmo-deploy verify`` checks one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rtmo_deploy.release.release import Release
+    from rtmo_deploy.release.run import Planned
+
+__all__ = ["release", "verify"]
+
+
+def release(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What is made, measured and demanded.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder of the release. [default: releases/NAME]"),
+    ] = None,
+    from_step: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="Carry out again this step and all that depends on it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be carried out, and what is there already.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A gate that could not be measured here is a failure.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Make, measure and judge what a recipe asks for; write artifacts, manifest, hashes and a report.
+
+    Steps that nothing has changed for are not carried out again, and a run that was killed goes on where it was.
+    Exit 6 if a gate did not pass.
+    """
+    from rtmo_deploy.cli.console import status
+
+    with status("reading the recipe") as progress:
+        from rtmo_deploy.release.release import plan_release, run_release
+        from rtmo_deploy.release.schema import load_release
+
+        folder = output or Path("releases") / load_release(recipe).name
+        if dry_run:
+            planned = plan_release(recipe, folder, force=from_step)
+        else:
+            done = run_release(recipe, folder, force=from_step, strict=strict, progress=progress)
+    if dry_run:
+        _show_plan(planned, folder, as_json=as_json)
+        return
+    _show(done, as_json=as_json)
+    if done.error is not None:
+        raise done.error
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a release.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Compare every file of a release with its manifest; exit 6 if one is missing, changed or extra."""
+    from rtmo_deploy.cli.console import facts_table, print_json, status, stdout
+    from rtmo_deploy.release.verify import verify_release
+
+    with status("comparing"):
+        found = verify_release(directory)
+    if as_json:
+        print_json("verify", **found.to_dict())
+    else:
+        facts = {
+            "release": f"{found.name} ({found.verdict} when it was made)",
+            "compared": f"{found.checked} files",
+            "result": "every file is as it was made" if found.ok else "not as it was made",
+        }
+        for name in ("changed", "missing", "extra"):
+            if getattr(found, name):
+                facts[name] = ", ".join(getattr(found, name))
+        stdout().print(facts_table(facts))
+    found.require_ok()
+
+
+def _show_plan(planned: Sequence[Planned], folder: Path, *, as_json: bool) -> None:
+    from rtmo_deploy.cli.console import print_json, print_table
+
+    if as_json:
+        steps = [
+            {"name": one.step.name, "action": one.step.action, "cached": one.cached, "why": one.why} for one in planned
+        ]
+        print_json("release", dry_run=True, directory=str(folder), steps=steps)
+        return
+    from rich.table import Table
+
+    table = Table(title=f"{sum(not one.cached for one in planned)} of {len(planned)} steps would be carried out")
+    for heading in ("step", "action", "", "why"):
+        table.add_column(heading)
+    for one in planned:
+        table.add_row(one.step.name, one.step.action, "cached" if one.cached else "would run", one.why)
+    print_table(table)
+
+
+def _show(done: Release, *, as_json: bool) -> None:
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table, stdout
+
+    if as_json:
+        from rtmo_deploy.release.manifest import read_manifest
+
+        print_json("release", dry_run=False, directory=str(done.folder), manifest=read_manifest(done.folder))
+        return
+    from rich.table import Table
+
+    if done.gates:
+        table = Table(title="Gates")
+        for heading in ("gate", "result", "bound", "measured", "note"):
+            table.add_column(heading)
+        for gate in done.gates:
+            table.add_row(gate.name, gate.status.value, gate.bound, gate.measured or "-", gate.message)
+        print_table(table)
+    counts: dict[str, int] = {}
+    for result in done.results.values():
+        counts[result.status.value] = counts.get(result.status.value, 0) + 1
+    facts = {
+        "verdict": done.verdict,
+        "steps": ", ".join(f"{count} {name}" for name, count in counts.items()),
+        "release": str(done.folder),
+        "report": str(done.folder / "report.html"),
+    }
+    for result in done.results.values():
+        if result.message:
+            facts[f"{result.name} ({result.status.value})"] = result.message
+    stdout().print(facts_table(facts))

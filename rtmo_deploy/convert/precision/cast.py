@@ -1,0 +1,220 @@
+"""A float32 graph becomes a half one, compared with it before it is written."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import onnx
+
+from rtmo_deploy._version import __version__
+from rtmo_deploy.artifact import Artifact, Parent
+from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, HalfType, to_half
+from rtmo_deploy.convert.precision.islands import island_of
+from rtmo_deploy.convert.precision.refuse import companion_bytes, refuse_output, refuse_source
+from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
+from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from rtmo_deploy.convert.precision.report import HalfReport
+
+__all__ = ["CastResult", "cast_onnx"]
+
+
+@dataclass(frozen=True)
+class CastResult:
+    """What a cast made.
+
+    Attributes:
+        artifact: The new file and what it knows of itself.
+        source: The file it was made from.
+        half_nodes: Nodes that compute in half.
+        casts: Cast nodes that were put in.
+        islands: How many nodes stay in float32, by island.
+        kept: Nodes that stay in float32 because a weight does not fit, and why.
+        size: Bytes.
+        source_size: Bytes of the source.
+        seconds: Time taken.
+        verification: Comparison with the source; None if it was not verified.
+    """
+
+    artifact: Artifact
+    source: Path
+    half_nodes: int
+    casts: int
+    islands: Mapping[str, int]
+    kept: Mapping[str, str]
+    size: int
+    source_size: int
+    seconds: float
+    verification: HalfReport | None
+
+
+def cast_onnx(
+    source: Path,
+    output: Path,
+    precision: str,
+    *,
+    verify: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> CastResult:
+    """Cast an ONNX model to half, compare it with its source, and only then write it.
+
+    Inputs and outputs stay float32, and so do the islands of :mod:`rtmo_deploy.convert.precision.islands`. A ``raw``
+    model's companion stays as it is; it is copied where the new file lies in another folder.
+
+    Args:
+        source: A float32 model exported by this project.
+        output: Where to write.
+        precision: ``fp16`` or ``bf16``.
+        verify: Compare with the source (needs ONNX Runtime).
+        progress: Told of each step.
+
+    Raises:
+        ArtifactError: The source is damaged, not this project's, not float32, or has parts that cannot be cast.
+        UsageError: No such precision, or the output would overwrite the source or its companion.
+        ParityError: The new model does not find what the source finds. Nothing is written.
+        MissingDependencyError: ONNX Runtime is not installed.
+        SetupError: The file cannot be written.
+    """
+    started = time.monotonic()
+    if precision not in HALF_TYPES:
+        raise UsageError(f"There is no precision '{precision}'.", remedy=f"Choose {' or '.join(HALF_TYPES)}.")
+    half = HALF_TYPES[precision]
+    progress("reading the model")
+    model = load_onnx(source)
+    artifact = onnx_artifact(source, model)
+    refuse_source(model, artifact, half, verify=verify)
+    companion = companion_bytes(artifact)
+    refuse_output(output, artifact)
+    if verify:
+        _need_onnxruntime()
+    progress(f"casting to {half.name}")
+    cast, islands = _cast(model, half, source)
+    new = replace(
+        artifact,
+        path=output,
+        precision=half.name,
+        parents=(*artifact.parents, Parent(source.name, sha256_of(source))),
+        versions={**artifact.versions, **_versions()},
+        verified=None,
+    )
+    report = None
+    if verify:
+        report = _verify(model, cast.model, half, artifact, companion, progress)
+        _require_parity(report, half, source)
+        new = replace(new, verified={"precision": report.to_dict()})
+    _write_metadata(cast.model, new)
+    progress("writing")
+    if companion is not None and new.companion is not None:
+        _copy_companion(companion, new.companion, output)
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(cast.model.SerializeToString())
+    return CastResult(
+        artifact=new,
+        source=source,
+        half_nodes=cast.half_nodes,
+        casts=cast.casts,
+        islands=islands,
+        kept=cast.kept,
+        size=output.stat().st_size,
+        source_size=source.stat().st_size,
+        seconds=time.monotonic() - started,
+        verification=report,
+    )
+
+
+def _copy_companion(content: bytes, companion: Parent, output: Path) -> None:
+    """Put it beside the new file; another model's file of that name is left alone."""
+    path = output.with_name(companion.name)
+    if path.exists():
+        if sha256_of(path) != companion.sha256:
+            raise UsageError(
+                f"{path} is there already and belongs to another model.",
+                remedy="Write into another folder, or remove it. Nothing was written.",
+            )
+        return
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _cast(model: onnx.ModelProto, half: HalfType, source: Path) -> tuple[HalfGraph, dict[str, int]]:
+    counts: Counter[str] = Counter()
+
+    def wanted(node: onnx.NodeProto) -> bool:
+        island = island_of(node)
+        if island is not None:
+            counts[island.name] += 1
+        return island is None
+
+    try:
+        cast = to_half(model, half, wanted)
+        onnx.checker.check_model(cast.model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ArtifactError(
+            f"Its {half.name} form is not well formed: {' '.join(str(error).split())[:300]}",
+            remedy="If rtmo-deploy validate finds nothing wrong with it, please report this.",
+            where=source,
+        ) from error
+    if not cast.half_nodes:
+        raise ArtifactError(
+            "Nothing in it can be cast.", remedy="Cast a model as rtmo-deploy export wrote it.", where=source
+        )
+    return cast, dict(counts)
+
+
+def _verify(
+    model: onnx.ModelProto,
+    cast: onnx.ModelProto,
+    half: HalfType,
+    artifact: Artifact,
+    companion: bytes | None,
+    progress: Callable[[str], None],
+) -> HalfReport:
+    from rtmo_deploy.convert.precision.verify import verify_half
+    from rtmo_deploy.runtime.estimator import open_coordinates
+
+    coordinates = open_coordinates(companion, where=artifact.path) if companion is not None else None
+    return verify_half(model, cast, half, artifact, coordinates=coordinates, progress=progress)
+
+
+def _require_parity(report: HalfReport, half: HalfType, source: Path) -> None:
+    failures = report.failures()
+    if failures:
+        more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
+        raise ParityError(
+            f"In {half.name} it does not find what it finds in float32: {'; '.join(failures[:3])}{more}.",
+            remedy="Nothing was written. Its weights may need more range or precision than that type has; stay with "
+            "float32, or try the other one. --no-verify writes the file to look at.",
+            where=source,
+        )
+
+
+def _need_onnxruntime() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingDependencyError("onnxruntime", purpose="Verifying the cast (--no-verify skips it)", extra="cpu")
+
+
+def _write_metadata(model: onnx.ModelProto, artifact: Artifact) -> None:
+    model.producer_name, model.producer_version = "rtmo-deploy", __version__
+    onnx.helper.set_model_props(model, artifact.to_metadata())
+
+
+def _versions() -> dict[str, str]:
+    found = {"rtmo-deploy": __version__, "python": platform.python_version()}
+    for package in ("onnx", "onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

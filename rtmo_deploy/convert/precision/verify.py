@@ -1,0 +1,204 @@
+"""A half graph against the float32 graph it was made of, before it is let out.
+
+Both run in ONNX Runtime on the same pictures, and people are compared. The half graph runs twice: emulated, that is
+rounding wherever it rounds (see :mod:`rtmo_deploy.convert.precision.emulate`), and as it is, which tells that the file
+loads and runs. An untrained network finds nobody, so the classifier's bias is shifted by the same number on all sides,
+to where about a dozen cells of a picture pass the threshold and none is near it. On pictures that are 0 and 255
+everywhere all outputs must be finite, and no tensor may leave the range of its type.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from rtmo_deploy.convert.precision.deviation import deviation
+from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
+from rtmo_deploy.convert.precision.report import BOUNDS, HalfCase, HalfReport
+from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.measure import structured_images
+from rtmo_deploy.runtime.estimator import outputs_to_poses
+from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.convert.precision.graph import HalfType
+    from rtmo_deploy.poses import Poses
+    from rtmo_deploy.runtime.decode import Coordinates
+
+__all__ = ["verify_half"]
+
+#: Batch, height, width of dynamic graphs.
+SHAPES = ((1, 256, 256), (2, 192, 320))
+WANTED_PER_PICTURE = 12
+CLASSIFIER = "/head/out_cls."
+
+
+def verify_half(
+    source: onnx.ModelProto,
+    cast: onnx.ModelProto,
+    half: HalfType,
+    artifact: Artifact,
+    *,
+    coordinates: Coordinates | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> HalfReport:
+    """Run a half graph and its source on the same pictures and compare.
+
+    Args:
+        source: The float32 graph.
+        cast: What the pass made of it.
+        half: The type.
+        artifact: What the source says of itself.
+        coordinates: The classifier of a ``raw`` graph.
+        progress: Told which input is being compared.
+
+    Raises:
+        ArtifactError: ONNX Runtime does not take or run the graph.
+    """
+    import onnxruntime as ort
+
+    shapes = _shapes(artifact)
+    pictures = [structured_images(*shape) for shape in shapes]
+    shift = _choose_shift(source, pictures, artifact)
+    where = artifact.path
+    shifted = _shifted(cast, shift)
+    reference = open_session(_shifted(source, shift).SerializeToString(), where=where)
+    runners: dict[bool, Any] = {True: open_session(emulated(shifted, half).SerializeToString(), where=where)}
+    weights = open_session(_weights_rounded(_shifted(source, shift), cast, half).SerializeToString(), where=where)
+    not_run = None
+    try:
+        runners[False] = open_session(shifted.SerializeToString(), where=where)
+    except ArtifactError as error:
+        if half.name != "bf16":
+            raise
+        not_run = f"ONNX Runtime {ort.__version__} has no bfloat16 kernels for it on the CPU: {error.finding}"
+    watch = _Watch(half)
+    cases = []
+    for images in pictures:
+        batch, _, height, width = images.shape
+        progress(f"comparing with float32 at {batch}x3x{height}x{width}")
+        expected = _people(
+            run_session(reference, {"input": images}, where=where), artifact, (height, width), coordinates
+        )
+        outputs = run_session(weights, {"input": images}, where=where)
+        alone = deviation(expected, _people(outputs, artifact, (height, width), coordinates), (height, width))
+        for is_emulated, session in runners.items():
+            outputs = watch.look(run_session(session, {"input": images}, where=where), "a picture")
+            found = _people(outputs, artifact, (height, width), coordinates)
+            case = deviation(expected, found, (height, width))
+            cases.append(HalfCase(batch, height, width, is_emulated, case, alone))
+    for value in (0.0, 255.0):
+        progress(f"running on {value:g} everywhere")
+        for session in runners.values():
+            images = np.full_like(pictures[0], value)
+            watch.look(run_session(session, {"input": images}, where=where), f"{value:g} everywhere")
+    return HalfReport(
+        reference=f"the float32 graph in ONNX Runtime {ort.__version__} on the CPU",
+        cases=tuple(cases),
+        bounds=BOUNDS[half.name],
+        bias_shift=shift,
+        not_run=not_run,
+        peak=watch.peak,
+        peak_node=watch.node,
+        broken=tuple(watch.broken),
+    )
+
+
+class _Watch:
+    """Looks for what is not finite or too large."""
+
+    def __init__(self, half: HalfType) -> None:
+        self.half = half
+        self.peak, self.node = 0.0, ""
+        self.broken: list[str] = []
+
+    def look(self, outputs: Mapping[str, NDArray[np.float32]], what: str) -> dict[str, NDArray[np.float32]]:
+        own, peaks = split_peaks(outputs)
+        over = [node for node, peak in peaks.items() if not peak <= self.half.largest]
+        if over:
+            # Nodes after the first only pass it on.
+            self.broken.append(f"{over[0]} leaves the range of {self.half.name} on {what}")
+        for node, peak in peaks.items():
+            if not peak <= self.peak:
+                self.peak, self.node = peak, node
+        odd = [name for name, value in own.items() if not np.isfinite(value).all()]
+        if odd:
+            self.broken.append(f"{', '.join(odd)} not finite on {what}")
+        return own
+
+
+def _shapes(artifact: Artifact) -> list[tuple[int, int, int]]:
+    contract = artifact.input
+    fixed = None if contract.dynamic_hw else (contract.height, contract.width)
+    return list(dict.fromkeys((contract.batch or b, *(fixed or (h, w))) for b, h, w in SHAPES))
+
+
+def _people(
+    outputs: Mapping[str, NDArray[np.float32]],
+    artifact: Artifact,
+    input_hw: tuple[int, int],
+    coordinates: Coordinates | None,
+) -> list[Poses]:
+    with np.errstate(all="ignore"):  # what is not finite is reported, not warned about
+        return outputs_to_poses(outputs, input_hw, artifact, coordinates)
+
+
+def _weights_rounded(source: onnx.ModelProto, cast: onnx.ModelProto, half: HalfType) -> onnx.ModelProto:
+    """The float32 graph with those weights rounded that the cast stores in half; changed in place."""
+    rounded = {tensor.name: tensor for tensor in cast.graph.initializer if tensor.data_type == half.onnx}
+    for tensor in source.graph.initializer:
+        stored = rounded.get(f"{tensor.name}.{half.name}")
+        if stored is not None:
+            value = onnx.numpy_helper.to_array(stored).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+    return source
+
+
+def _classifiers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "Conv" and node.name.startswith(CLASSIFIER)]
+
+
+def _choose_shift(source: onnx.ModelProto, pictures: Sequence[NDArray[np.float32]], artifact: Artifact) -> float:
+    """What to add to the classifier's bias: into the widest gap between two logits near the wanted number of people."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(source)
+    names = [node.output[0] for node in _classifiers(tapped)]
+    if not names:
+        return 0.0
+    del tapped.graph.output[:]
+    for name in names:
+        tapped.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = open_session(tapped.SerializeToString(), where=artifact.path)
+    runs = [run_session(session, {"input": images}, where=artifact.path) for images in pictures]
+    logits = np.sort(np.concatenate([value.ravel() for run in runs for value in run.values()]))[::-1]
+    wanted = min(WANTED_PER_PICTURE * sum(len(images) for images in pictures), max(len(logits) - 2, 1))
+    window = logits[wanted // 2 : 2 * wanted + 1]
+    gaps = window[:-1] - window[1:]
+    if not len(gaps):
+        return 0.0
+    place = int(gaps.argmax())
+    score_thr = min(max(artifact.decode.score_thr, 1e-4), 1 - 1e-4)
+    return math.log(score_thr / (1 - score_thr)) - float(window[place] + window[place + 1]) / 2
+
+
+def _shifted(model: onnx.ModelProto, shift: float) -> onnx.ModelProto:
+    """A copy with another classifier bias, of the type that it has there."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    weights = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for node in _classifiers(copy):
+        bias = weights[node.input[2]]
+        old = onnx.numpy_helper.to_array(bias)
+        new = (old.astype(np.float32) + np.float32(shift)).astype(old.dtype)
+        name = f"{node.name}.shifted_bias"
+        copy.graph.initializer.append(onnx.helper.make_tensor(name, bias.data_type, new.shape, new.tobytes(), raw=True))
+        node.input[2] = name
+    return copy

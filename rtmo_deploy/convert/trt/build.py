@@ -1,0 +1,268 @@
+"""An ONNX model becomes an audited TensorRT engine and the record that stands beside it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.artifact import Kind, Parent
+from rtmo_deploy.convert.trt.audit import Audit, audit_precision
+from rtmo_deploy.convert.trt.graph_checks import PLUGIN, nodes_of, operators_of
+from rtmo_deploy.convert.trt.job import Job
+from rtmo_deploy.convert.trt.layers import parse_inspector, parse_layer_table
+from rtmo_deploy.convert.trt.plan import BuildPlan, plan_build
+from rtmo_deploy.convert.trt.process import run_child
+from rtmo_deploy.convert.trt.record import write_pair
+from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, EngineRecord, sidecar_path
+from rtmo_deploy.runtime.onnx_file import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import onnx
+
+    from rtmo_deploy.artifact import Artifact, InputContract
+    from rtmo_deploy.convert.trt.options import BuildOptions
+    from rtmo_deploy.convert.trt.process import ChildAnswer
+    from rtmo_deploy.runtime.engine_file import Profile, Shape
+
+__all__ = ["BuildResult", "build_engine", "build_planned", "plan_build"]
+
+_NUMPY_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        record: What the engine is; its artifact's path is the engine.
+        sidecar: The file that the record stands in.
+        audit: What it computes in.
+        warnings: What TensorRT warned of.
+        seconds: Time taken in all.
+    """
+
+    record: EngineRecord
+    sidecar: Path
+    audit: Audit
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def build_engine(
+    source: Path,
+    output: Path | None,
+    options: BuildOptions,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BuildResult:
+    """Build an engine, audit it, and only then write it.
+
+    Args:
+        source: An ONNX model, already of the precision that is asked for.
+        output: Where to write; named after what it is, beside the model, if not given.
+        options: What is asked for.
+        progress: Told of each step.
+
+    Raises:
+        ArtifactError: The model cannot be built, or the engine is not of the precision that was asked for.
+        UsageError: An option does not apply, or a profile lies outside the model.
+        SetupError: This machine cannot build it, the build was ended from outside, or the file cannot be written.
+    """
+    return build_planned(plan_build(source, output, options), options, progress=progress)
+
+
+def build_planned(
+    plan: BuildPlan,
+    options: BuildOptions,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+    command: Sequence[str] | None = None,
+) -> BuildResult:
+    """Carry out a build that :func:`plan_build` checked; ``command`` is what the child process runs."""
+    started = time.monotonic()
+    if plan.problems:
+        raise SetupError(plan.problems[0], remedy="--dry-run tells what would be built.")
+    onnx_sha256 = sha256_of(plan.source)
+    with _scratch_beside(plan.output) as folder:
+        job = _job(plan, options, folder)
+        answer = run_child(job, where=plan.source, timeout=options.timeout, progress=progress, command=command)
+        progress("auditing")
+        audit = _audit(plan, answer)
+        if job.timing_cache_out and options.timing_cache is not None:
+            with atomic_write(options.timing_cache) as temporary:
+                shutil.copyfile(job.timing_cache_out, temporary)
+        engine = Path(job.plan)
+        gpu = answer.done["gpu"]
+        record = EngineRecord(
+            artifact=_artifact(plan, onnx_sha256, answer.done["version"], audit),
+            backend=plan.flavour.name,
+            version=answer.done["version"],
+            gpu=AHEAD_OF_TIME if gpu is None else gpu["name"],
+            compute_capability=None if gpu is None else gpu["compute_capability"],
+            targets=options.targets,
+            profiles=plan.profiles,
+            inputs=tuple(_tensor(entry) for entry in answer.network["inputs"]),
+            outputs=tuple(_tensor(entry) for entry in answer.network["outputs"]),
+            precision=audit.to_dict(),
+            layers=audit.layers,
+            plugin=_plugin(answer.done["plugin_form"]),
+            onnx_sha256=onnx_sha256,
+            sha256=sha256_of(engine),
+            size=engine.stat().st_size,
+            options=options.to_dict(),
+            seconds=round(answer.done["seconds"], 3),
+            notes=plan.notes,
+        )
+        progress("writing")
+        _copy_companion(plan)
+        write_pair(engine, plan.output, record)
+    return BuildResult(record, sidecar_path(plan.output), audit, tuple(answer.warnings), time.monotonic() - started)
+
+
+@contextmanager
+def _scratch_beside(output: Path) -> Iterator[Path]:
+    """A folder beside the output, so that what is in it can be renamed to it; gone after the block."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
+    except OSError as error:
+        raise SetupError(
+            f"Nothing can be written beside it: {error.strerror or error}.",
+            remedy="Check that the folder exists, is writable and has space left; nothing was left behind.",
+            where=output,
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _job(plan: BuildPlan, options: BuildOptions, folder: Path) -> Job:
+    def whole(shape: Shape) -> tuple[int, ...]:
+        return shape.batch, 3, shape.height, shape.width
+
+    cache = options.timing_cache if plan.flavour.timing_cache else None
+    return Job(
+        backend=plan.flavour.name,
+        onnx=str(plan.source),
+        plan=str(folder / "plan"),
+        profiles=tuple((whole(p.least), whole(p.usual), whole(p.most)) for p in plan.profiles),
+        targets=options.targets,
+        timing_cache_in=str(cache) if cache is not None and cache.exists() else None,
+        timing_cache_out=str(folder / "timing.cache") if cache is not None else None,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        opt_level=options.opt_level,
+        workspace=options.workspace,
+        plugin=_has_plugin(plan.model),
+    )
+
+
+def _audit(plan: BuildPlan, answer: ChildAnswer) -> Audit:
+    source, layers = "layer table of the build log", parse_layer_table(answer.done["table"])
+    if answer.done["inspector"]:
+        try:
+            inspected = parse_inspector(answer.done["inspector"])
+        except ValueError as error:
+            raise ArtifactError(
+                f"The engine inspector's answer cannot be read: {error}.",
+                remedy="The engine is not written; please report it with the TensorRT version.",
+                where=plan.source,
+            ) from error
+        if inspected:
+            source, layers = "engine inspector", inspected
+    return audit_precision(
+        plan.precision,
+        operators_of(plan.model),
+        answer.network["layers"],
+        layers,
+        source=source,
+        where=plan.source,
+    )
+
+
+def _artifact(plan: BuildPlan, onnx_sha256: str, version: str, audit: Audit) -> Artifact:
+    versions = {**plan.artifact.versions, plan.flavour.name: version}
+    return replace(
+        plan.artifact,
+        path=plan.output,
+        kind=Kind.ENGINE,
+        input=_engine_input(plan.artifact.input, plan.profiles),
+        precision=plan.precision,
+        parents=(*plan.artifact.parents, Parent(plan.source.name, onnx_sha256)),
+        versions=versions,
+        verified={"engine": f"{audit.sentence()}, by {audit.how}"},
+    )
+
+
+def _engine_input(contract: InputContract, profiles: Sequence[Profile]) -> InputContract:
+    """What the engine takes: no more than its profiles hold."""
+    first = profiles[0]
+    sides = {(shape.height, shape.width) for p in profiles for shape in (p.least, p.most)}
+    batches = {shape.batch for p in profiles for shape in (p.least, p.most)}
+    holds_own = any(
+        p.least.height <= contract.height <= p.most.height and p.least.width <= contract.width <= p.most.width
+        for p in profiles
+    )
+    height, width = (contract.height, contract.width) if holds_own else (first.usual.height, first.usual.width)
+    return replace(
+        contract,
+        height=height,
+        width=width,
+        dynamic_hw=contract.dynamic_hw and len(sides) > 1,
+        batch=batches.pop() if len(batches) == 1 else None,
+    )
+
+
+def _tensor(entry: Sequence[Any]) -> TensorSpec:
+    name, dtype, shape = entry
+    kind = str(dtype).rpartition(".")[2]
+    return TensorSpec(name, _NUMPY_TYPES.get(kind, kind.lower()), tuple(shape))
+
+
+def _has_plugin(model: onnx.ModelProto) -> bool:
+    return any(node.op_type == PLUGIN for node in nodes_of(model.graph))
+
+
+def _plugin(form: str | None) -> Mapping[str, str] | None:
+    """What the plugin in an engine is; None without one."""
+    if form is None:
+        return None
+    from rtmo_deploy.runtime.plugins import PLUGIN_NAME, PLUGIN_NAMESPACE, PLUGIN_VERSION, kernel_record
+
+    return {
+        "name": PLUGIN_NAME,
+        "version": PLUGIN_VERSION,
+        "namespace": PLUGIN_NAMESPACE,
+        "form": form,
+        "kernel_sha256": kernel_record().ptx_sha256,
+    }
+
+
+def _copy_companion(plan: BuildPlan) -> None:
+    """The second file of a ``raw`` model goes where the engine goes."""
+    companion = plan.artifact.companion
+    if companion is None or plan.source.parent.resolve() == plan.output.parent.resolve():
+        return
+    original, target = plan.source.with_name(companion.name), plan.output.with_name(companion.name)
+    if target.exists() and sha256_of(target) != companion.sha256:
+        raise UsageError(
+            f"It belongs to another model, and the engine's own {companion.name} would overwrite it.",
+            remedy="Write the engine to another folder.",
+            where=target,
+        )
+    if not original.is_file():
+        raise ArtifactError(
+            f"The file that belongs to it, {companion.name}, is missing.",
+            remedy="Copy both files, or export the checkpoint again.",
+            where=plan.source,
+        )
+    with atomic_write(target) as temporary:
+        shutil.copyfile(original, temporary)

@@ -1,0 +1,278 @@
+"""The process that a build runs in: ``python -m rtmo_deploy.convert.trt.child``.
+
+TensorRT's parser and optimiser can abort or crash the process they run in, so they never run in the command's own. One
+line of JSON on stdin is the job, lines of JSON on stdout are events: ``progress``, ``log``, ``network``, then ``done``
+or ``failed``. What TensorRT's libraries print themselves goes to stderr. When stdin ends, whoever asked is gone: the
+plan is removed and the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.convert.trt.job import Job
+from rtmo_deploy.errors import RtmoDeployError
+from rtmo_deploy.runtime.cuda_device import find_gpu
+from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, load_api
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["main"]
+
+#: Steps of a phase of the optimiser are told this far apart, seconds.
+_PAUSE = 0.2
+
+
+class _FailedError(Exception):
+    """The build ends here; ``kind`` tells the parent which error it is."""
+
+    def __init__(self, kind: str, message: str, **facts: str) -> None:
+        super().__init__(message)
+        self.event = {"event": "failed", "kind": kind, "message": message, **facts}
+
+
+class _Events:
+    """Lines of JSON, from any thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._stream = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._lock = threading.Lock()
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        with self._lock:
+            self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+            self._stream.flush()
+
+
+class _Log:
+    """What TensorRT says: errors and warnings go on, the layer table is kept."""
+
+    def __init__(self, events: _Events) -> None:
+        self._events = events
+        self.errors: list[str] = []
+        self.table = ""
+
+    def __call__(self, severity: str, message: str) -> None:
+        if severity == "verbose":
+            if message.startswith("Layers:"):
+                self.table = message
+            return
+        if severity == "error":
+            self.errors.append(message)
+        self._events("log", severity=severity, message=message)
+
+    def reason(self) -> str:
+        """The last thing that went wrong; earlier ones are what led to it."""
+        return "; ".join(self.errors[-2:]) or "it gives no reason"
+
+
+def main() -> int:
+    """Read a job, build, and tell."""
+    events = _Events(os.dup(1))
+    os.dup2(2, 1)
+    job = Job.from_json(sys.stdin.readline())
+    threading.Thread(target=_leave_with_parent, args=(job,), daemon=True).start()
+    try:
+        events("done", **_build(job, events))
+    except _FailedError as error:
+        events(**error.event)
+        return 1
+    except RtmoDeployError as error:
+        events("failed", kind="setup", message=error.finding, remedy=error.remedy)
+        return 1
+    except OSError as error:
+        events("failed", kind="disk", message=error.strerror or str(error))
+        return 1
+    return 0
+
+
+def _leave_with_parent(job: Job) -> None:
+    sys.stdin.read()
+    job.remove_temporaries()
+    os._exit(3)
+
+
+def _build(job: Job, events: _Events) -> dict[str, Any]:
+    started = time.monotonic()
+    events("progress", text=f"loading {job.backend}")
+    api = load_api(FLAVOURS[job.backend])
+    trt, log = api.trt, _Log(events)
+    logger = api.logger(log)
+    gpu = find_gpu()
+    if isinstance(gpu, str) and not api.flavour.builds_without_gpu:
+        raise _FailedError("setup", f"{job.backend} builds for the GPU it finds, and there is none: {gpu}")
+    builder = trt.Builder(logger)
+    form, flags = _register_plugin(api) if job.plugin else (None, 0)
+    network = builder.create_network(api.network_flags() | flags)
+    parser = trt.OnnxParser(network, logger)
+    events("progress", text="parsing")
+    _parse(parser, job, log)
+    events("network", **_describe(network))
+    config = builder.create_builder_config()
+    _configure(api, builder, network, config, job)
+    monitor = _monitor(api, events)
+    config.progress_monitor = monitor
+    cache = _load_cache(config, job)
+    events("progress", text="building")
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _FailedError("build", log.reason())
+    Path(job.plan).write_bytes(memoryview(plan))
+    if cache is not None and job.timing_cache_out:
+        Path(job.timing_cache_out).write_bytes(memoryview(config.get_timing_cache().serialize()))
+    return {
+        "version": api.version,
+        "gpu": None if isinstance(gpu, str) else vars(gpu),
+        "plugin_form": form,
+        "seconds": time.monotonic() - started,
+        "table": log.table,
+        "inspector": None if isinstance(gpu, str) else _inspect(api, logger, plan, job),
+    }
+
+
+def _register_plugin(api: TrtApi) -> tuple[str, int]:
+    """The form of the decode plugin that TensorRT knows now, and what a network that holds it is created with."""
+    from rtmo_deploy.runtime.plugins import network_flags, register_plugin
+
+    form = register_plugin(api.trt)
+    return form.value, network_flags(api.trt, form)
+
+
+def _parse(parser: Any, job: Job, log: _Log) -> None:
+    if parser.parse_from_file(job.onnx):
+        return
+    if not parser.num_errors:
+        raise _FailedError("parse", log.reason())
+    error = parser.get_error(0)
+    raise _FailedError("parse", error.desc(), node=error.node_name(), operator=error.node_operator())
+
+
+def _describe(network: Any) -> dict[str, Any]:
+    def tensor(value: Any) -> list[Any]:
+        return [value.name, str(value.dtype), [int(side) for side in value.shape]]
+
+    layers = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+        layers.append(
+            {
+                "name": layer.name,
+                "kind": str(layer.type).rpartition(".")[2],
+                "inputs": [value.name for value in inputs if value is not None],
+                "outputs": [[value.name, str(value.dtype)] for value in outputs if value is not None],
+            }
+        )
+    return {
+        "inputs": [tensor(network.get_input(i)) for i in range(network.num_inputs)],
+        "outputs": [tensor(network.get_output(i)) for i in range(network.num_outputs)],
+        "layers": layers,
+    }
+
+
+def _configure(api: TrtApi, builder: Any, network: Any, config: Any, job: Job) -> None:
+    trt = api.trt
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # FP32 means FP32: islands of it are there because they need its precision.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if job.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if job.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if job.opt_level is not None:
+        config.builder_optimization_level = job.opt_level
+    if job.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
+    if job.targets:
+        _set_targets(api, config, job)
+    source = network.get_input(0)
+    if -1 not in tuple(source.shape):
+        return
+    for least, usual, most in job.profiles:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(source.name, tuple(least), tuple(usual), tuple(most))
+        if config.add_optimization_profile(profile) < 0:
+            raise _FailedError("build", f"TensorRT refuses the profile {least} to {most}")
+
+
+def _set_targets(api: TrtApi, config: Any, job: Job) -> None:
+    if not api.has("ComputeCapability.__members__"):
+        raise _FailedError("usage", f"{job.backend} {api.version} builds for the GPU of this machine only")
+    known = api.trt.ComputeCapability.__members__
+    names = {target: f"SM{target.replace('.', '')}" for target in job.targets}
+    for target, name in names.items():
+        if name not in known:
+            offered = ", ".join(f"{key[2:-1]}.{key[-1]}" for key in known if key.startswith("SM"))
+            raise _FailedError(
+                "usage",
+                f"{job.backend} {api.version} cannot build for compute capability {target}; it offers {offered}",
+            )
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names.values()):
+        if not config.set_compute_capability(known[name], index):
+            raise _FailedError("build", f"TensorRT refuses the compute capability {name}")
+
+
+def _load_cache(config: Any, job: Job) -> Any:
+    if not job.timing_cache_out:
+        return None
+    path = Path(job.timing_cache_in) if job.timing_cache_in else None
+    cache = config.create_timing_cache(path.read_bytes() if path is not None else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise _FailedError("timing-cache", "it is damaged, or of another GPU or TensorRT")
+    return cache
+
+
+def _monitor(api: TrtApi, events: _Events) -> Any:
+    return make_monitor(api.trt, lambda text, done, total: events("progress", text=text, done=done, total=total))
+
+
+def make_monitor(trt: Any, tell: Callable[[str, int, int], None]) -> Any:
+    """A progress monitor that tells the outermost phase within the build, and its steps every now and then."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+            self._told = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            del parent_phase
+            self._steps[phase_name] = num_steps
+            tell(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            now = time.monotonic()
+            if now - self._told >= _PAUSE:
+                self._told = now
+                tell(phase_name, step + 1, self._steps.get(phase_name, step + 1))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+def _inspect(api: TrtApi, logger: Any, plan: Any, job: Job) -> str | None:
+    """The engine inspector's answer, where the engine can be loaded."""
+    runtime = api.trt.Runtime(logger)
+    if job.version_compatible:
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(api.trt.LayerInformationFormat.JSON))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What a build can be asked for, and the sizes that an engine shall take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.runtime.engine_file import Profile, Shape
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rtmo_deploy.artifact import InputContract
+    from rtmo_deploy.runtime.trt_api import Flavour
+
+__all__ = ["PRECISIONS", "BuildOptions", "make_profiles"]
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+#: The default profile: batches, and pixels of a side.
+BATCHES = (1, 8)
+SIDES = (320, 1280)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """A build.
+
+    Attributes:
+        backend: ``auto``, ``tensorrt`` or ``tensorrt-rtx``.
+        precision: What the model must be and the engine is audited for; None for whatever the model is.
+        least, usual, most: Sizes of each profile; empty for the default one.
+        targets: Compute capabilities to build for, such as ``8.6``; empty for the backend's own choice.
+        timing_cache: File that is read if it exists, and written.
+        version_compatible: The engine runs with later TensorRT of the same major version (slower, larger).
+        hardware_compatible: It runs on every GPU from Ampere on (slower).
+        opt_level: How long to look for fast kernels, 0 to 5; None for TensorRT's own choice, 3.
+        workspace: Bytes of scratch memory a kernel may use; None for all there is.
+        timeout: Seconds after which the build is given up; None for never.
+    """
+
+    backend: str = "auto"
+    precision: str | None = None
+    least: tuple[Shape, ...] = ()
+    usual: tuple[Shape, ...] = ()
+    most: tuple[Shape, ...] = ()
+    targets: tuple[str, ...] = ()
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    opt_level: int | None = None
+    workspace: int | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise UsageError(f"There is no precision '{self.precision}'.", remedy=f"Choose {', '.join(PRECISIONS)}.")
+        for target in self.targets:
+            if not re.fullmatch(r"[0-9]{1,2}\.[0-9]", target):
+                raise UsageError(f"'{target}' is no compute capability.", remedy="Write it as in 8.6 or 12.0.")
+        if self.opt_level is not None and not 0 <= self.opt_level <= 5:
+            raise UsageError(f"There is no optimisation level {self.opt_level}.", remedy="Choose 0 to 5.")
+        for name, value in {"workspace": self.workspace, "timeout": self.timeout}.items():
+            if value is not None and value <= 0:
+                raise UsageError(f"The {name} is {value:g}.", remedy="It must be positive.")
+
+    def check(self, flavour: Flavour) -> None:
+        """Refuse what a backend cannot do.
+
+        Raises:
+            UsageError: An option does not apply to it.
+        """
+        for target in self.targets:
+            if target in flavour.no_targets:
+                raise UsageError(
+                    f"{flavour.name} cannot build for compute capability {target}: {flavour.no_targets[target]}"
+                )
+        if self.targets and not flavour.builds_without_gpu:
+            raise UsageError(
+                f"--compute-capability does not apply to {flavour.name}: it builds for the GPU of this machine.",
+                remedy="Leave it away; --hardware-compatible makes an engine for every GPU from Ampere on.",
+            )
+        unportable = {
+            "--version-compatible": self.version_compatible,
+            "--hardware-compatible": self.hardware_compatible,
+        }
+        for name, given in unportable.items():
+            if given and not flavour.portable:
+                raise UsageError(
+                    f"{name} does not apply to {flavour.name}.",
+                    remedy="Leave it away: its engines run on every GPU of their compute capabilities already; "
+                    "--compute-capability chooses others.",
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the engine's record keeps of it."""
+        return {
+            "precision": self.precision,
+            "compute_capabilities": list(self.targets),
+            "timing_cache": None if self.timing_cache is None else self.timing_cache.name,
+            "version_compatible": self.version_compatible,
+            "hardware_compatible": self.hardware_compatible,
+            "opt_level": self.opt_level,
+            "workspace": self.workspace,
+        }
+
+
+def make_profiles(options: BuildOptions, contract: InputContract) -> tuple[Profile, ...]:
+    """The profiles of an engine, checked against the model that it is made of.
+
+    By default one: batches of 1 to 8 and sides of 320 (the model's own if that is smaller) to 1280 (its own if that is
+    larger), tuned for one picture of its own size. What the model has fixed stays fixed.
+
+    Raises:
+        UsageError: A size is not one that the model takes, or the options do not pair up.
+    """
+    given = {"--min": options.least, "--opt": options.usual, "--max": options.most}
+    count = max([1, *(len(shapes) for shapes in given.values())])
+    for name, shapes in given.items():
+        if shapes and len(shapes) != count:
+            raise UsageError(
+                f"{name} is given {len(shapes)} times and another size {count} times.",
+                remedy="Give --min, --opt and --max once a profile each, or leave one of them away altogether.",
+            )
+        for shape in shapes:
+            _check_shape(name, shape, contract)
+    rows: list[list[Shape | None]] = [list(shapes) or [None] * count for shapes in given.values()]
+    return tuple(_profile(least, usual, most, contract) for least, usual, most in zip(*rows, strict=True))
+
+
+def _check_shape(name: str, shape: Shape, contract: InputContract) -> None:
+    own = Shape(contract.batch or shape.batch, contract.height, contract.width)
+    if shape.batch < 1 or any(side < 1 or side % contract.multiple for side in (shape.height, shape.width)):
+        raise UsageError(
+            f"{name} {shape} is not possible.",
+            remedy=f"Height and width must be positive multiples of {contract.multiple}, and the batch at least 1.",
+        )
+    if contract.batch is not None and shape.batch != contract.batch:
+        raise UsageError(
+            f"{name} {shape} is outside the model: its batch is {contract.batch} only.",
+            remedy=f"Give {own}, or export the model without --batch and --static.",
+        )
+    if not contract.dynamic_hw and (shape.height, shape.width) != (contract.height, contract.width):
+        raise UsageError(
+            f"{name} {shape} is outside the model: it takes pictures of {contract.height}x{contract.width} only.",
+            remedy=f"Give {own}, or export the model without --static.",
+        )
+
+
+def _profile(least: Shape | None, usual: Shape | None, most: Shape | None, contract: InputContract) -> Profile:
+    own = (contract.height, contract.width)
+    low, high = own, own
+    if contract.dynamic_hw:
+        low = (min(own[0], SIDES[0]), min(own[1], SIDES[0]))
+        high = (max(own[0], SIDES[1]), max(own[1], SIDES[1]))
+    batches = (contract.batch, contract.batch) if contract.batch else BATCHES
+    # A default bends to what was given; what was given never bends.
+    anchors = [shape for shape in (least, usual, most) if shape is not None]
+    low_shape = least or Shape(*(min(s) for s in zip((batches[0], *low), *(a.sides() for a in anchors), strict=True)))
+    high_shape = most or Shape(*(max(s) for s in zip((batches[1], *high), *(a.sides() for a in anchors), strict=True)))
+    if usual is None:
+        bounds = zip(low_shape.sides(), (batches[0], *own), high_shape.sides(), strict=True)
+        usual = Shape(*(min(max(least_side, side), most_side) for least_side, side, most_side in bounds))
+    for smaller, larger, names in ((low_shape, usual, ("--min", "--opt")), (usual, high_shape, ("--opt", "--max"))):
+        if any(a > b for a, b in zip(smaller.sides(), larger.sides(), strict=True)):
+            raise UsageError(
+                f"{names[0]} {smaller} is larger than {names[1]} {larger}.",
+                remedy="Batch, height and width must each grow from --min over --opt to --max.",
+            )
+    return Profile(low_shape, usual, high_shape)

@@ -1,0 +1,103 @@
+"""What ``build-trt`` would do, without doing any of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.convert.trt.chain import HALVES
+from rtmo_deploy.convert.trt.options import make_profiles
+from rtmo_deploy.convert.trt.plan import build_notes, check_plugin_choice, default_output, plan_build, settle_flavour
+from rtmo_deploy.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.convert.trt.options import BuildOptions
+
+__all__ = ["Preview", "preview"]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A build that was not begun.
+
+    Attributes:
+        steps: What would be done, in order.
+        backend: What would build.
+        precision: What the engine would be.
+        profiles: Sizes it would take.
+        output: The engine's file.
+        problems: Why this machine cannot; empty if it can.
+        notes: What the reader should know.
+    """
+
+    steps: tuple[str, ...]
+    backend: str
+    precision: str
+    profiles: tuple[str, ...]
+    output: Path
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "steps": list(self.steps),
+            "backend": self.backend,
+            "precision": self.precision,
+            "profiles": list(self.profiles),
+            "output": str(self.output),
+            "possible": not self.problems,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+        }
+
+
+def preview(
+    source: Path, artifact: Artifact, output: Path | None, options: BuildOptions, decode: DecodeMode | None
+) -> Preview:
+    """Check as much of a build as can be checked before anything is made.
+
+    Args:
+        source: A checkpoint or an ONNX model.
+        artifact: What it is.
+        output: The engine's file; named after what it is, if not given.
+        options: What is asked for.
+        decode: Where people shall be made.
+
+    Raises:
+        ArtifactError: The model cannot be built.
+        UsageError: An option does not apply.
+    """
+    casting = options.precision in HALVES and artifact.precision == "fp32"
+    steps = []
+    if artifact.kind is Kind.CHECKPOINT:
+        if options.precision == "int8":
+            raise ArtifactError(
+                "int8 was asked for, and this is a checkpoint: quantising needs pictures to calibrate with.",
+                remedy="Run rtmo-deploy export --decode fixed, then rtmo-deploy quantize, and build from that.",
+                where=source,
+            )
+        steps.append(f"export --decode {DecodeMode.RAW if decode is DecodeMode.RAW else DecodeMode.FIXED}")
+    if casting:
+        steps.append(f"cast to {options.precision}")
+    if decode is DecodeMode.PLUGIN and artifact.decode.mode is not DecodeMode.PLUGIN:
+        steps.append("put the decode plugin in")
+    if artifact.kind is Kind.CHECKPOINT:
+        flavour, problems = settle_flavour(options)
+        check_plugin_choice(flavour, decode, source)
+        precision = options.precision or "fp32"
+        profiles = make_profiles(options, artifact.input)
+        notes = build_notes(flavour, options)
+        target = output or default_output(source, precision, flavour)
+    else:
+        plan = plan_build(source, output, replace(options, precision=None) if casting else options)
+        flavour, problems, profiles, notes = plan.flavour, plan.problems, plan.profiles, plan.notes
+        check_plugin_choice(flavour, decode, source)
+        precision = options.precision or plan.precision
+        target = output or default_output(source, precision, flavour)
+    steps.append(f"build with {flavour.name}, audit, write")
+    return Preview(tuple(steps), flavour.name, precision, tuple(map(str, profiles)), target, problems, notes)

@@ -1,0 +1,123 @@
+"""The worst that passes, by the precisions of the two models; and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["BOUNDS", "AgreementBounds", "bounds_for"]
+
+
+@dataclass(frozen=True)
+class AgreementBounds:
+    """The worst that passes. Lengths are in pixels of the network input.
+
+    Attributes:
+        keypoint_p99_px: Distance that 99 of 100 keypoints stay under.
+        keypoint_max_px: The worst keypoint; None for no bound.
+        oks_mean: Mean keypoint similarity of matched people is at least this.
+        box_px: Worst box coordinate.
+        score: Worst score of a person.
+        unmatched: People in one model only, as a share of the first model's; those whose score is nearer to the
+            threshold than ``score`` do not count, for float noise decides about them.
+        tensor: Worst element of a raw output, as a share of the tensor's largest magnitude.
+        layer_snr_db: A layer has parted if its signal is less than this above its error.
+        why: The reason for these numbers.
+    """
+
+    keypoint_p99_px: float
+    keypoint_max_px: float | None
+    oks_mean: float
+    box_px: float
+    score: float
+    unmatched: float
+    tensor: float
+    layer_snr_db: float
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+    def with_overrides(self, *, px: float | None = None, score: float | None = None) -> AgreementBounds:
+        """Other bounds on pixels (all of them: every keypoint and box) and on scores, where given."""
+        changed = self
+        if px is not None:
+            changed = replace(changed, keypoint_p99_px=px, keypoint_max_px=px, box_px=px, oks_mean=0.0)
+        if score is not None:
+            changed = replace(changed, score=score)
+        return changed
+
+
+#: Float noise between runtimes is 1e-3 to 5e-3 px on keypoints and some 1e-6 on scores; sums of products in another
+#: order leave layers 100 to 130 dB apart. A half has 11 bits, so single layers are some 60 to 70 dB apart and the last ones
+#: 45 to 60; keypoints move by hundredths of a pixel, those that the network is unsure of by more. Eight bits leave
+#: layers 20 to 40 dB apart; visible keypoints move by a pixel or two, hidden ones by any amount, and a few people near
+#: the threshold appear or go.
+BOUNDS: Final[Mapping[str, AgreementBounds]] = {
+    "fp32": AgreementBounds(
+        keypoint_p99_px=0.02,
+        keypoint_max_px=0.05,
+        oks_mean=0.9999,
+        box_px=0.05,
+        score=1e-4,
+        unmatched=0.0,
+        tensor=1e-3,
+        layer_snr_db=90.0,
+        why="the same arithmetic in another order",
+    ),
+    "fp16": AgreementBounds(
+        keypoint_p99_px=1.0,
+        keypoint_max_px=8.0,
+        oks_mean=0.995,
+        box_px=2.0,
+        score=0.01,
+        unmatched=0.02,
+        tensor=0.02,
+        layer_snr_db=45.0,
+        why="11 significant bits a number",
+    ),
+    "bf16": AgreementBounds(
+        keypoint_p99_px=8.0,
+        keypoint_max_px=64.0,
+        oks_mean=0.97,
+        box_px=16.0,
+        score=0.08,
+        unmatched=0.1,
+        tensor=0.15,
+        layer_snr_db=22.0,
+        why="8 significant bits a number",
+    ),
+    "int8": AgreementBounds(
+        keypoint_p99_px=20.0,
+        keypoint_max_px=None,
+        oks_mean=0.9,
+        box_px=32.0,
+        score=0.25,
+        unmatched=0.15,
+        tensor=0.5,
+        layer_snr_db=12.0,
+        why="256 levels a tensor; rtmo-deploy eval tells what it costs in accuracy",
+    ),
+}
+#: What is taken for a precision that is not in the table; the report says so.
+LOOSEST: Final = "int8"
+#: Where less is looser.
+_AT_LEAST: Final = frozenset({"oks_mean", "layer_snr_db"})
+
+
+def bounds_for(precision_a: str, precision_b: str) -> AgreementBounds:
+    """Bounds for two models: of each number the looser one of their precisions'."""
+    one, two = (BOUNDS.get(name, BOUNDS[LOOSEST]) for name in (precision_a, precision_b))
+    chosen: dict[str, Any] = {}
+    for name in (field.name for field in fields(AgreementBounds) if field.name != "why"):
+        first, second = getattr(one, name), getattr(two, name)
+        if first is None or second is None:
+            chosen[name] = None
+        else:
+            chosen[name] = min(first, second) if name in _AT_LEAST else max(first, second)
+    why = one.why if one == two else "; ".join(dict.fromkeys((one.why, two.why)))
+    return AgreementBounds(**chosen, why=why)

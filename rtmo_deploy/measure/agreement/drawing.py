@@ -1,0 +1,200 @@
+"""One picture as both models saw it, with the differences drawn so large that they can be seen.
+
+Everything is drawn on the network's input: no coordinate is converted on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import numpy as np
+
+from rtmo_deploy.poses import Poses
+from rtmo_deploy.runtime.draw import draw_poses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.measure.agreement.people import PictureAgreement
+
+__all__ = ["difference_panel", "magnification", "panels"]
+
+#: The 99th percentile of the errors is drawn about this long, as a share of the picture's shorter side.
+SHOWN: Final = 0.1
+#: Smaller network inputs are enlarged, so that there is room to draw in.
+LEAST_SIDE: Final = 640
+#: In a larger crowd scores would hide the people.
+LABELLED: Final = 6
+#: No error is drawn larger than this many times.
+MOST: Final = 1_000_000
+#: From the palette of Okabe and Ito, BGR: error vectors, people only in the first, only in the second, matched ones.
+_VECTOR: Final = (0, 94, 213)
+_ONLY: Final = {"a": (178, 114, 0), "b": (167, 121, 204)}
+_LIMB: Final = (110, 110, 110)
+_INK: Final = (30, 30, 30)
+_WHITE: Final = (255, 255, 255)
+_FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
+#: Drawing is done this many times as large and averaged down.
+_ZOOM: Final = 3
+_SHIFT: Final = 4
+
+
+def magnification(pictures: list[PictureAgreement], input_hw: tuple[int, int]) -> int:
+    """How many times as large errors are drawn: 1, 2, 5, 10, 20, ... so that the large ones can be seen.
+
+    Args:
+        pictures: What is drawn.
+        input_hw: Height and width of the network input, pixels.
+    """
+    errors = np.concatenate([np.zeros(0), *(picture.keypoint_px.ravel() for picture in pictures)])
+    errors = errors[np.isfinite(errors) & (errors > 0)]
+    if not errors.size:
+        return 1
+    wanted = SHOWN * min(input_hw) / float(np.percentile(errors, 99))
+    return _round_down(min(max(wanted, 1.0), float(MOST)))
+
+
+def panels(
+    canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: PictureAgreement, times: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """The people of the first model, of the second, and the differences between them.
+
+    Args:
+        canvas: ``(H, W, 3)`` uint8 BGR, the network's input.
+        found: Both lists of people, in its pixels.
+        picture: How they compare.
+        times: How many times as large errors are drawn.
+
+    Returns:
+        Three pictures of one size: the canvas's, or a whole multiple of it where that is small.
+    """
+    zoom = -(-LEAST_SIDE // max(canvas.shape[:2]))
+    large = np.asarray(cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST), np.uint8)
+    one, two = (_enlarged(people, zoom) for people in found)
+    first, second = (draw_poses(large, people, labels=len(people) <= LABELLED) for people in (one, two))
+    return first, second, difference_panel(large, (one, two), picture, times, times / zoom)
+
+
+def _enlarged(people: Poses, zoom: int) -> Poses:
+    """The same people on a picture whose pixels are repeated; a whole number is the centre of a pixel."""
+
+    def moved(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return ((values + 0.5) * zoom - 0.5).astype(np.float32)
+
+    return Poses(moved(people.boxes), people.scores, moved(people.keypoints), people.keypoint_scores, people.skeleton)
+
+
+def difference_panel(
+    canvas: NDArray[np.uint8],
+    found: tuple[Poses, Poses],
+    picture: PictureAgreement,
+    times: int,
+    stretch: float | None = None,
+) -> NDArray[np.uint8]:
+    """The first model's skeletons in grey, magnified arrows from its keypoints to the second's, and strays in boxes.
+
+    Args:
+        canvas: ``(H, W, 3)`` uint8 BGR.
+        found: Both lists of people, in its pixels.
+        picture: How they compare.
+        times: How many times as large errors are drawn, in pixels of the network's input.
+        stretch: The same in pixels of the canvas, where it is an enlarged one.
+    """
+    stretch = float(times) if stretch is None else stretch
+    height, width = canvas.shape[:2]
+    grey = cv2.cvtColor(cv2.cvtColor(canvas, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    pale = cv2.addWeighted(grey, 0.25, np.full_like(grey, 255), 0.75, 0)
+    enlarged = cv2.resize(pale, (width * _ZOOM, height * _ZOOM), interpolation=cv2.INTER_NEAREST)
+    scene = np.asarray(enlarged, np.uint8)
+    line = max(1, round(0.0022 * math.sqrt(height * width))) * _ZOOM
+    one, two = found
+    for i, _ in picture.pairs.tolist():
+        _draw_limbs(scene, one, i, max(1, line // 2))
+    for i, j in picture.pairs.tolist():
+        _draw_errors(scene, one.keypoints[i], two.keypoints[j], stretch, line)
+    for stray in picture.strays:
+        people = one if stray.only_in == "a" else two
+        _draw_stray(scene, people.boxes[stray.index], stray.only_in, stray.score, line)
+    _draw_legend(scene, times, times / stretch, line)
+    return np.asarray(cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _draw_limbs(scene: NDArray[np.uint8], people: Poses, index: int, line: int) -> None:
+    points = people.keypoints[index]
+    for first, second in people.skeleton.edges:
+        if np.isfinite(points[[first, second]]).all():
+            cv2.line(scene, _at(points[first]), _at(points[second]), _LIMB, line, cv2.LINE_AA, _SHIFT)
+
+
+def _draw_errors(
+    scene: NDArray[np.uint8], start: NDArray[np.float32], end: NDArray[np.float32], times: float, line: int
+) -> None:
+    for one, two in zip(start.astype(np.float64), end.astype(np.float64), strict=True):
+        if not np.isfinite([one, two]).all():
+            continue
+        tip = one + times * (two - one)
+        cv2.circle(scene, _at(one), line << _SHIFT, _LIMB, -1, cv2.LINE_AA, _SHIFT)
+        length = float(np.linalg.norm(tip - one)) * _ZOOM
+        if length > 2 * line:
+            head = min(0.35, 4 * line / length)
+            for colour, width in ((_WHITE, 2 * line), (_VECTOR, line)):
+                cv2.arrowedLine(scene, _at(one), _at(tip), colour, width, cv2.LINE_AA, _SHIFT, head)
+
+
+def _draw_stray(scene: NDArray[np.uint8], box: NDArray[np.float32], side: str, score: float, line: int) -> None:
+    if not np.isfinite(box).all():
+        return
+    limit = np.array([scene.shape[1], scene.shape[0]] * 2) / _ZOOM - 1
+    corners = np.clip(box, 0, limit)
+    cv2.rectangle(scene, _at(corners[:2]), _at(corners[2:]), _ONLY[side], 2 * line, cv2.LINE_AA, _SHIFT)
+    size = _text_scale(scene)
+    text = f"only {side.upper()} {score:.2f}"
+    (width, height), _ = cv2.getTextSize(text, _FONT, size, line)
+    left, top = (int(value * _ZOOM) for value in corners[:2])
+    pad = height // 2
+    left = max(0, min(left, scene.shape[1] - width - 2 * pad))
+    cv2.rectangle(scene, (left, top), (left + width + 2 * pad, top + height + 2 * pad), _ONLY[side], -1)
+    cv2.putText(scene, text, (left + pad, top + height + pad), _FONT, size, _WHITE, max(1, line // 2), cv2.LINE_AA)
+
+
+def _draw_legend(scene: NDArray[np.uint8], times: int, zoom: float, line: int) -> None:
+    """A bar in the corner: how long an error of so many pixels is drawn."""
+    height, width = scene.shape[:2]
+    error = _round_error(0.2 * width / _ZOOM / zoom / times)
+    length = round(error * times * zoom * _ZOOM)
+    text = f"{error:g} px (x{times})"
+    size = _text_scale(scene)
+    (text_width, text_height), _ = cv2.getTextSize(text, _FONT, size, max(1, line // 2))
+    pad = text_height // 2
+    box = (max(length, text_width) + 2 * pad, text_height + 4 * pad + line)
+    top = height - box[1]
+    cv2.rectangle(scene, (0, top), (box[0], height), _WHITE, -1)
+    baseline = top + pad + text_height
+    cv2.putText(scene, text, (pad, baseline), _FONT, size, _INK, max(1, line // 2), cv2.LINE_AA)
+    bar = baseline + 2 * pad
+    cv2.line(scene, (pad, bar), (pad + length, bar), _VECTOR, line, cv2.LINE_AA)
+
+
+def _text_scale(scene: NDArray[np.uint8]) -> float:
+    """So that a capital (22 pixels at scale 1) is about a 40th of the picture's height, at least 8 pixels."""
+    return max(8.0 * _ZOOM, float(scene.shape[0]) / 40) / 22
+
+
+def _at(point: NDArray[np.floating]) -> tuple[int, int]:
+    """A point in pixels of the picture, in the drawing's fixed-point numbers."""
+    scaled = np.clip((np.asarray(point, np.float64) + 0.5) * _ZOOM, -20_000, 20_000) * (1 << _SHIFT)
+    return int(scaled[0]), int(scaled[1])
+
+
+def _round_down(value: float) -> int:
+    """The largest of 1, 2, 5, 10, 20, 50, ... that is not above the value, which is at least 1."""
+    power = 10 ** math.floor(math.log10(value))
+    return int(max(step for step in (1, 2, 5) if step * power <= value) * power)
+
+
+def _round_error(value: float) -> float:
+    """The largest of ..., 0.1, 0.2, 0.5, 1, 2, 5, ... that is not above the value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return float(max((step for step in (1, 2, 5) if step * power <= value), default=1) * power)

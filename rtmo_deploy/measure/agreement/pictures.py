@@ -1,0 +1,73 @@
+"""What two models are compared on: pictures out of a folder, or drawn people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rtmo_deploy.data.images import find_images, read_image
+from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
+from rtmo_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["DEFAULT_COUNT", "Pictures"]
+
+#: Drawn pictures, if nothing is asked for.
+DEFAULT_COUNT: Final = 16
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Named pictures, read one at a time and as often as asked for.
+
+    Attributes:
+        names: One a picture.
+        source: Where they are from, in words.
+        drawn: Whether this project drew them.
+        read: The picture of an index, ``(h, w, 3)`` uint8 BGR.
+    """
+
+    names: tuple[str, ...]
+    source: str
+    drawn: bool
+    read: Callable[[int], NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def in_folder(cls, path: str | os.PathLike[str], *, recursive: bool = False) -> Pictures:
+        """The pictures of a folder, of a glob pattern, or a single one.
+
+        Raises:
+            InputDataError: There is none.
+        """
+        files = find_images([str(path)], recursive=recursive)
+        names = [file.name for file in files]
+        if len(set(names)) < len(names):
+            names = [str(file) for file in files]
+        return cls(tuple(names), str(Path(path)), False, lambda index: read_image(files[index]))
+
+    @classmethod
+    def drawn_people(cls, count: int = DEFAULT_COUNT, *, seed: int = 0) -> Pictures:
+        """Drawn people, one to eight a picture; the same for a seed on every machine.
+
+        Raises:
+            UsageError: ``count`` is not positive.
+        """
+        if count < 1:
+            raise UsageError(f"Models cannot be compared on {count} pictures.", remedy="Take one or more.")
+        people = SyntheticPeople(count, seed=seed, options=SyntheticOptions(people=(1, 8)))
+        return cls(
+            tuple(f"synthetic-{index}" for index in range(count)),
+            f"drawn people, generator {GENERATOR_VERSION}, seed {seed}",
+            True,
+            lambda index: people[index].image,
+        )

@@ -1,0 +1,146 @@
+"""What a comparison found, and whether that is within bounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rtmo_deploy.measure.agreement.bounds import AgreementBounds
+    from rtmo_deploy.measure.agreement.layers import LayerReport
+    from rtmo_deploy.measure.agreement.people import PeopleAgreement, PictureAgreement
+    from rtmo_deploy.measure.agreement.sides import ModelSummary
+    from rtmo_deploy.measure.agreement.tensors import TensorError
+    from rtmo_deploy.poses import Poses
+
+__all__ = ["AgreementReport"]
+
+#: Pictures that a finding names.
+NAMED: Final = 3
+
+
+@dataclass(frozen=True, eq=False)
+class AgreementReport:
+    """Two models on the same tensors.
+
+    Attributes:
+        a, b: The models.
+        input_hw: Height and width of the network input, pixels.
+        source: Where the pictures are from.
+        people: Figures over all pictures.
+        pictures: One entry a picture, in their order.
+        tensors: Head tensors that both put out, by name.
+        bounds: The worst that passes.
+        layers: Where they part; None if nobody asked.
+        notes: What a reader should know: settings that differ, what was done about it.
+        causes: What would explain a failure, in words.
+        odd: Names of pictures on which an output was not finite, of each side.
+        found: The people of both sides, one pair a picture, in network-input pixels; not in :meth:`to_dict`.
+    """
+
+    a: ModelSummary
+    b: ModelSummary
+    input_hw: tuple[int, int]
+    source: str
+    people: PeopleAgreement
+    pictures: tuple[PictureAgreement, ...]
+    tensors: Mapping[str, TensorError]
+    bounds: AgreementBounds
+    layers: LayerReport | None = None
+    notes: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    odd: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    found: tuple[tuple[Poses, Poses], ...] = field(default=(), repr=False)
+
+    @property
+    def nobody(self) -> bool:
+        """Whether neither model found anybody, so that no people were compared."""
+        return not self.people.people_a and not self.people.people_b
+
+    @property
+    def verdict(self) -> str:
+        """``agree``, ``differ``, or ``nobody found``."""
+        if self.failures():
+            return "differ"
+        return "nobody found" if self.nobody else "agree"
+
+    def worst(self, count: int | None = None) -> list[int]:
+        """Indices of the pictures, worst first."""
+        order = sorted(range(len(self.pictures)), key=lambda index: self.pictures[index].badness(), reverse=True)
+        return order[:count]
+
+    def failures(self, bounds: AgreementBounds | None = None) -> list[str]:
+        """What is over the bounds, in words; empty when nothing is.
+
+        Args:
+            bounds: Other bounds than the report's own.
+        """
+        limits = bounds or self.bounds
+        return [*self._odd_failures(), *self._stray_failures(limits), *self._pixel_failures(limits), *self._raw(limits)]
+
+    def _odd_failures(self) -> list[str]:
+        return [
+            f"outputs of the {side} model are not finite on {_named(list(names))}"
+            for side, names in zip(("first", "second"), self.odd, strict=True)
+            if names
+        ]
+
+    def _stray_failures(self, bounds: AgreementBounds) -> list[str]:
+        strays = [s for picture in self.pictures for s in picture.strays if not s.margin <= bounds.score]
+        allowed = math.floor(bounds.unmatched * self.people.people_a)
+        if len(strays) <= allowed:
+            return []
+        missed = sum(stray.only_in == "a" for stray in strays)
+        where = _named(list(dict.fromkeys(stray.picture for stray in strays)))
+        return [f"{missed} people missed and {len(strays) - missed} extra on {where}, bound {allowed}"]
+
+    def _pixel_failures(self, bounds: AgreementBounds) -> list[str]:
+        p, found = self.people, []
+        if p.oks_mean is not None and not p.oks_mean >= bounds.oks_mean:
+            found.append(f"mean keypoint similarity {p.oks_mean:.4f}, bound {bounds.oks_mean:g}")
+        measured = (
+            ("99 of 100 keypoints are within", p.keypoint_px_p99, bounds.keypoint_p99_px, " px"),
+            ("the worst keypoint is off by", p.keypoint_px_max, bounds.keypoint_max_px, " px"),
+            ("the worst box is off by", p.box_px_max, bounds.box_px, " px"),
+            ("the worst score is off by", p.score_max, bounds.score, ""),
+        )
+        for what, value, bound, unit in measured:
+            if value is not None and bound is not None and not value <= bound:
+                found.append(f"{what} {value:.3g}{unit}, bound {bound:g}{unit}")
+        return found
+
+    def _raw(self, bounds: AgreementBounds) -> list[str]:
+        return [
+            f"output {name} is off by {error.max_abs:.3g}, bound {bounds.tensor * max(error.magnitude, 1.0):.3g}"
+            for name, error in self.tensors.items()
+            if not error.max_abs <= bounds.tensor * max(error.magnitude, 1.0)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        failures = self.failures()
+        return {
+            "verdict": self.verdict,
+            "ok": not failures,
+            "failures": failures,
+            "causes": list(self.causes),
+            "notes": list(self.notes),
+            "a": self.a.to_dict(),
+            "b": self.b.to_dict(),
+            "input": [3, *self.input_hw],
+            "source": self.source,
+            "bounds": self.bounds.to_dict(),
+            "people": self.people.to_dict(),
+            "pictures": [self.pictures[index].to_dict() for index in self.worst()],
+            "not_finite": {"a": list(self.odd[0]), "b": list(self.odd[1])},
+            "tensors": {name: error.to_dict() for name, error in self.tensors.items()},
+            "layers": None if self.layers is None else self.layers.to_dict(),
+        }
+
+
+def _named(pictures: list[str]) -> str:
+    more = f" and {len(pictures) - NAMED} more" if len(pictures) > NAMED else ""
+    return ", ".join(pictures[:NAMED]) + more

@@ -1,0 +1,112 @@
+"""Looking into the PyTorch network: forward hooks keep what leaves a layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rtmo_deploy.measure.agreement.taps import Tap
+from rtmo_deploy.model import load_checkpoint
+from rtmo_deploy.model.backbone import Focus
+from rtmo_deploy.model.layers import ConvModule
+from rtmo_deploy.model.neck import RepVGGBlock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.artifact import Artifact
+
+__all__ = ["TorchTaps"]
+
+#: Modules that are one layer of an exported graph.
+_LAYERS = (ConvModule, RepVGGBlock, Focus, nn.LayerNorm)
+_HEAD_OUTPUTS = tuple(f"head.head_module.{name}." for name in ("out_cls", "out_bbox", "out_kpt_vis", "out_pose"))
+_PROJECTOR = "neck.projector.convs."
+
+
+class TorchTaps:
+    """A checkpoint's network whose layers can be read; keys are paths of modules.
+
+    Where the exported graph has a layer in two halves (the neck's projection) or two layers as one (visibilities and
+    pose vectors of a ``raw`` graph), there is a key for that too.
+
+    Args:
+        artifact: The checkpoint.
+        shape: ``(B, 3, H, W)`` of the input it will be given.
+        device: ``cpu`` or ``cuda:N``.
+    """
+
+    def __init__(self, artifact: Artifact, shape: tuple[int, ...], device: str = "cpu") -> None:
+        self._device = device
+        self._model = load_checkpoint(artifact.path).model.eval().to(device)
+        self._layers = dict(_layers(self._model, ""))
+        self._parts: dict[str, tuple[str, ...]] = {}
+        self.taps: dict[str, Tap] = {}
+        self._look(torch.zeros(shape))
+
+    def read(self, keys: Sequence[str], images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """See :class:`rtmo_deploy.measure.agreement.taps.TapSource`."""
+        wanted = {part for key in keys for part in self._parts[key]}
+        kept: dict[str, Tensor] = {}
+        self._run(torch.from_numpy(images), wanted, kept.__setitem__)
+        return {key: self._value(key, kept).cpu().numpy() for key in keys}
+
+    def feeds(self, keys: Collection[str]) -> dict[str, tuple[str, ...]]:  # noqa: ARG002
+        """Not known: a network in PyTorch is a program."""
+        return {}
+
+    def _value(self, key: str, kept: dict[str, Tensor]) -> Tensor:
+        parts = [kept[part] for part in self._parts[key]]
+        if key.startswith(("neck.projector.cls.", "neck.projector.pose.")):
+            return parts[0].chunk(2, dim=1)[".pose." in key]
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    @torch.no_grad()
+    def _run(self, images: Tensor, wanted: set[str], keep: Callable[[str, Tensor], None]) -> None:
+        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def store(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                keep(name, output)
+
+            return store
+
+        hooks = [self._layers[name].register_forward_hook(hook(name)) for name in wanted]
+        try:
+            self._model(images.to(self._device))
+        finally:
+            for handle in hooks:
+                handle.remove()
+
+    def _look(self, images: Tensor) -> None:
+        """List the layers in the order they run."""
+        sizes: dict[str, int] = {}
+        self._run(images, set(self._layers), lambda name, value: sizes.__setitem__(name, value.numel() * 4))
+        for name, size in sizes.items():
+            self._add(name, (name,), size)
+            if name.startswith(_PROJECTOR):
+                level = name.removeprefix(_PROJECTOR)
+                for half in ("cls", "pose"):
+                    self._add(f"neck.projector.{half}.{level}", (name,), size)
+        for name in [name for name in sizes if ".out_kpt_vis." in name]:
+            pose = name.replace(".out_kpt_vis.", ".out_pose.")
+            self._add(name.replace(".out_kpt_vis.", ".out_dense."), (name, pose), sizes[name] + sizes[pose])
+
+    def _add(self, key: str, parts: tuple[str, ...], size: int) -> None:
+        self._parts[key] = parts
+        self.taps[key] = Tap(key, type(self._layers[parts[0]]).__name__, size, weighted=True)
+
+
+def _layers(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+    """Layers below a module, by their paths; what is inside a layer is none."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, child in module.named_children():
+        inner = f"{path}.{name}" if path else name
+        if isinstance(child, _LAYERS) or inner.startswith(_HEAD_OUTPUTS):
+            found.append((inner, child))
+        else:
+            found += _layers(child, inner)
+    return found

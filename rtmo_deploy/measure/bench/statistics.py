@@ -1,0 +1,163 @@
+"""What is said of a list of times: percentiles, and ratios with an interval. NumPy only; nothing is measured here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Ratio", "Summary", "independent_ratio", "paired_ratio", "student_t"]
+
+#: Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
+_STUDENT_T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
+_NORMAL = 1.959964
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Times in milliseconds, summed up.
+
+    Attributes:
+        n: How many.
+        mean, min: Of all of them.
+        p50, p90, p95, p99: Percentiles, interpolated linearly between neighbours (NumPy's default). Of fewer than a
+            hundred times the 99th is little else than the longest.
+    """
+
+    n: int
+    mean: float
+    min: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Summary:
+        """Sum up at least one time.
+
+        Raises:
+            ValueError: There is none, or one is not a finite number.
+        """
+        values = np.asarray(times, np.float64)
+        if not values.size or not np.isfinite(values).all():
+            raise ValueError("times must be finite numbers, and at least one")
+        p50, p90, p95, p99 = (float(value) for value in np.percentile(values, (50, 90, 95, 99)))
+        return cls(values.size, float(values.mean()), float(values.min()), p50, p90, p95, p99)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Summary:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is not that.
+        """
+        return cls(int(data["n"]), *(float(data[name]) for name in ("mean", "min", "p50", "p90", "p95", "p99")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two times.
+
+    Attributes:
+        value: The geometric mean of the rounds' ratios.
+        low, high: Its 95 % confidence interval; None where there was one round only, which tells nothing of the noise.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.2f} (no interval)"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def paired_ratio(times: Sequence[float], reference: Sequence[float]) -> Ratio:
+    """How many times as long as the reference something takes, by rounds in which both took their turn.
+
+    The logarithm of the ratio is taken round by round, so that whatever slows a whole round (another program, a
+    warmer chip) cancels; the interval is Student's t of their mean.
+
+    Args:
+        times: One time a round.
+        reference: The reference's time in the same rounds.
+
+    Raises:
+        ValueError: The two have different lengths, none, or a time that is not positive.
+    """
+    if len(times) != len(reference):
+        raise ValueError(f"{len(times)} rounds against {len(reference)}")
+    logs = _logs(times) - _logs(reference)
+    return _ratio(float(logs.mean()), _error_of_mean(logs), len(logs) - 1)
+
+
+def independent_ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
+    """How many times as long as in another run something takes; the rounds of the two have nothing in common.
+
+    Welch's interval on the logarithms. It knows the noise between the rounds of each run. What differs between the
+    runs as a whole, such as a machine that was busier all along, is in the ratio and not in the interval.
+
+    Raises:
+        ValueError: One of the two is empty, or a time is not positive.
+    """
+    first, second = _logs(times), _logs(others)
+    mean = float(first.mean() - second.mean())
+    errors = (_error_of_mean(first), _error_of_mean(second))
+    if errors[0] is None or errors[1] is None:
+        return _ratio(mean, None, 0)
+    squares = (errors[0] ** 2, errors[1] ** 2)
+    total = sum(squares)
+    if total == 0:
+        return _ratio(mean, 0.0, len(first) + len(second) - 2)
+    freedom = total**2 / (squares[0] ** 2 / (len(first) - 1) + squares[1] ** 2 / (len(second) - 1))
+    return _ratio(mean, math.sqrt(total), int(freedom))
+
+
+def student_t(freedom: int) -> float:
+    """Two-sided 95 % quantile of Student's t: tabulated below 10 degrees of freedom, beyond by Cornish and Fisher.
+
+    Raises:
+        ValueError: ``freedom`` is not positive.
+    """
+    if freedom < 1:
+        raise ValueError("there is no interval without a degree of freedom")
+    if freedom <= len(_STUDENT_T):
+        return _STUDENT_T[freedom - 1]
+    z = _NORMAL
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def _logs(times: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    values = np.asarray(times, np.float64)
+    if not values.size or not np.isfinite(values).all() or values.min() <= 0:
+        raise ValueError("times must be positive numbers, and at least one")
+    return np.log(values)
+
+
+def _error_of_mean(logs: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float | None:
+    return float(logs.std(ddof=1) / math.sqrt(len(logs))) if len(logs) > 1 else None
+
+
+def _ratio(mean: float, error: float | None, freedom: int) -> Ratio:
+    if error is None:
+        return Ratio(math.exp(mean), None, None)
+    reach = student_t(max(freedom, 1)) * error
+    return Ratio(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach))

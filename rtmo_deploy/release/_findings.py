@@ -1,0 +1,133 @@
+"""What is wrong with a release recipe, in words, with line and column, and what may have been meant."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, get_args
+
+import yaml
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pydantic import ValidationError
+
+__all__ = ["close_name", "findings", "located"]
+
+Place = tuple[int | str, ...]
+
+
+def findings(error: ValidationError, root: yaml.Node, recipe: type[BaseModel]) -> list[str]:
+    """A sentence for each thing that is wrong, without its full stop, in the order of the file.
+
+    Args:
+        error: What validation found.
+        root: The YAML text's nodes.
+        recipe: The class of the whole recipe.
+    """
+    found = []
+    for one in error.errors(include_url=False, include_input=False):
+        place = _written(one["loc"], root)
+        found.append((_mark(place, root), located(root, place, _words(one, place, recipe))))
+    return [text for _, text in sorted(found)]
+
+
+def located(root: yaml.Node, place: Place, text: str) -> str:
+    """``line 3, column 5: artifacts.fp16.from: <text>``."""
+    line, column = _mark(place, root)
+    return f"line {line}, column {column}: {'.'.join(map(str, place)) or 'the recipe'}: {text}"
+
+
+def close_name(name: str, names: Collection[str]) -> str:
+    """``; perhaps 'fp16' is meant``, or an empty string where nothing is like it."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; perhaps '{close[0]}' is meant" if close else ""
+
+
+def _words(error: Any, place: Place, recipe: type[BaseModel]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"there is no such field{_meant(error['loc'], str(place[-1]), recipe)}"
+    if kind == "missing":
+        return "this field is missing"
+    if kind == "union_tag_not_found":
+        return f"the field {context['discriminator']} is missing"
+    if kind == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+        what = str(context["discriminator"]).strip("'")
+        return f"'{what}' must be one of {', '.join(tags)}{close_name(str(context['tag']), tags)}"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _written(loc: Place, root: yaml.Node) -> Place:
+    """The place as the file has it: pydantic also puts in which form of a section it took."""
+    node: yaml.Node | None = root
+    place: list[int | str] = []
+    for number, part in enumerate(loc):
+        child = _child(node, part)
+        if child is not None:
+            node = child[0]
+            place.append(part)
+        elif number == len(loc) - 1 and part != "[key]":
+            place.append(part)  # a field that is missing
+    return tuple(place)
+
+
+def _mark(place: Place, root: yaml.Node) -> tuple[int, int]:
+    """Line and column, from 1, of the deepest part of a place that is written."""
+    node: yaml.Node | None = root
+    mark = root.start_mark
+    for part in place:
+        child = _child(node, part)
+        if child is None:
+            break
+        node, mark = child
+    return mark.line + 1, mark.column + 1
+
+
+def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node, Any] | None:
+    """The value of a field or the entry of a list, and where it begins."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return value, key.start_mark
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part].start_mark
+    return None
+
+
+def _meant(loc: Place, name: str, recipe: type[BaseModel]) -> str:
+    """What an unknown field may have been: one of its own section, else of any."""
+    sections: list[type[BaseModel]] = [recipe]
+    for part in loc[:-1]:
+        inner = [found for section in sections for found in _models(_fields(section).get(str(part)))]
+        tagged = [section for section in sections if part in _tags(section)]
+        sections = inner or tagged or sections
+    own = sorted({field for section in sections for field in _fields(section)})
+    return close_name(name, own) or close_name(name, sorted(_every_field(recipe)))
+
+
+def _fields(section: type[BaseModel]) -> dict[str, Any]:
+    """Annotations of a section's fields, by the names that recipes use."""
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Sections that a field can hold, itself or in a list or mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _models(inner)]
+
+
+def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(_fields(section).get("make"))
+
+
+def _every_field(section: type[BaseModel]) -> set[str]:
+    names: set[str] = set()
+    for name, annotation in _fields(section).items():
+        names.add(name)
+        for inner in _models(annotation):
+            names |= _every_field(inner)
+    return names

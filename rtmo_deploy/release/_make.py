@@ -1,0 +1,238 @@
+"""Steps that make files: thin calls into the floors below, each with what its step knows. See ``actions``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.errors import GateFailedError, InputDataError, UsageError
+from rtmo_deploy.release.results import Job, NotHereError, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.convert.options import DecodeOptions
+    from rtmo_deploy.data.coco import CocoKeypoints
+    from rtmo_deploy.release.results import Made
+
+__all__ = [
+    "annotated",
+    "cast",
+    "check_options",
+    "dataset_of",
+    "draw",
+    "engine",
+    "export",
+    "openvino",
+    "quantize",
+    "source",
+]
+
+
+def source(job: Job) -> Outcome:
+    """The checkpoint: read, and described."""
+    from rtmo_deploy.files import sha256_of
+    from rtmo_deploy.measure.accuracy import published_figures
+    from rtmo_deploy.runtime.estimator import read_artifact
+
+    path = job.files["checkpoint"]
+    artifact, digest = read_artifact(path), sha256_of(path)
+    published = published_figures(artifact, digest)
+    figures = None
+    if published is not None:
+        figures = {**vars(published), "metrics": dict(published.metrics)}
+    facts = {"name": path.name, "sha256": digest, "size": path.stat().st_size, "published": figures}
+    return Outcome((), {**facts, **_described(artifact)})
+
+
+def export(job: Job) -> Outcome:
+    """A checkpoint to ONNX, compared with PyTorch."""
+    from rtmo_deploy.convert.export import export_onnx
+    from rtmo_deploy.model import load_checkpoint
+
+    output = job.folder / f"{job.options['file_stem']}.onnx"
+    checkpoint = load_checkpoint(_path(job.inputs["model"]))
+    result = export_onnx(checkpoint, output, _export_options(job.options), progress=job.progress)
+    return Outcome(_files(result.artifact), {"nodes": result.nodes, **_described(result.artifact)})
+
+
+def check_options(action: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that do not go together, before anything is made.
+
+    Raises:
+        UsageError: They do not.
+    """
+    if action == "export":
+        _export_options(options)
+    elif action == "quantize" and options["calibration"] is not None:
+        from rtmo_deploy.data.calibration import named_sets
+
+        if options["calibration"] not in named_sets():
+            raise UsageError(
+                f"'{options['calibration']}' is no calibration set, and no folder beside the recipe.",
+                remedy=f"Sets are: {', '.join(named_sets())}.",
+            )
+
+
+def _export_options(options: Mapping[str, Any]) -> Any:
+    from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
+
+    kinds: dict[str, type[DecodeOptions]] = {
+        "onnx": OnnxDecodeOptions,
+        "fixed": FixedDecodeOptions,
+        "raw": RawDecodeOptions,
+    }
+    names = ("score_thr", "nms_thr", "max_dets", "pre_topk", "min_rows")
+    given = {name: options[name] for name in names if options[name] is not None}
+    return ExportOptions(
+        decode=kinds[options["decode"]](**given),
+        input_hw=tuple(options["imgsz"]) if options["imgsz"] else None,
+        static=options["static"],
+        batch=options["batch"],
+        opset=options["opset"],
+        placement=options["letterbox"],
+    )
+
+
+def cast(job: Job) -> Outcome:
+    """ONNX to half, compared with its source."""
+    from rtmo_deploy.convert.precision import cast_onnx
+
+    output = job.folder / f"{job.options['file_stem']}.onnx"
+    result = cast_onnx(_path(job.inputs["model"]), output, job.options["precision"], progress=job.progress)
+    counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.islands)}
+    return Outcome(_files(result.artifact), {**counts, **_described(result.artifact)})
+
+
+def quantize(job: Job) -> Outcome:
+    """ONNX to INT8, judged where a budget is given."""
+    from rtmo_deploy.convert.quantize import Judge, Method, QuantizeOptions, calibrate, open_source, quantize_onnx
+    from rtmo_deploy.data.calibration import CalibrationPictures, folder_pictures, open_set
+
+    options = job.options
+    model = open_source(_path(job.inputs["model"]))
+    pictures: CalibrationPictures
+    if "calibration" in job.files:
+        pictures = folder_pictures(job.files["calibration"], options["count"])
+    else:
+        pictures = open_set(options["calibration"], options["count"])
+    calibration = calibrate(model, pictures, method=Method(options["method"]), progress=job.progress)
+    judge = None
+    if "judge" in job.inputs:
+        job.progress("judging the float32 model")
+        judge = Judge(model.artifact, dataset_of(job.inputs["judge"]))
+    output = job.folder / f"{options['file_stem']}.onnx"
+    asked = QuantizeOptions(options["max_ap_drop"], bias_correction=options["bias_correction"])
+    result = quantize_onnx(model, calibration, output, asked, judge=judge, progress=job.progress)
+    if result.artifact is None:
+        least = result.search.chosen.ap_drop if result.search is not None else float("nan")
+        raise GateFailedError(
+            f"No part of the model in 8 bits loses at most {options['max_ap_drop']:g} points; the least loss is "
+            f"{least:.2f}.",
+            remedy="Allow more, calibrate with other pictures, or judge by more of them.",
+        )
+    return Outcome(_files(result.artifact), {"quantisation": result.to_dict(), **_described(result.artifact)})
+
+
+def engine(job: Job) -> Outcome:
+    """ONNX to an audited engine, if this machine can."""
+    from rtmo_deploy.convert.trt import BuildOptions, build_engine, plan_build
+    from rtmo_deploy.runtime.engine_file import Shape
+
+    options, model = job.options, _path(job.inputs["model"])
+    if options["plugin"]:
+        from rtmo_deploy.convert.plugins.rewrite import plugin_onnx
+
+        job.progress("putting the plugin in")
+        with_plugin = job.folder / f"{options['file_stem']}.plugin.onnx"
+        plugin_onnx(model, with_plugin)
+        model = with_plugin
+    shapes = {name: (Shape.parse(options[name]),) if options[name] else () for name in ("min", "opt", "max")}
+    build = BuildOptions(
+        backend=options["backend"],
+        least=shapes["min"],
+        usual=shapes["opt"],
+        most=shapes["max"],
+        targets=tuple(options["compute_capability"]),
+        version_compatible=options["version_compatible"],
+        hardware_compatible=options["hardware_compatible"],
+        opt_level=options["opt_level"],
+        timeout=options["timeout"],
+    )
+    output = job.folder / f"{options['file_stem']}.engine"
+    problems = plan_build(model, output, build).problems
+    if problems:
+        raise NotHereError(problems[0], remedy="Run the release where there is such a GPU and TensorRT.")
+    result = build_engine(model, output, build, progress=job.progress)
+    names = [output.name, result.sidecar.name, *_files(result.record.artifact)[1:]]
+    names += [model.name] if options["plugin"] else []
+    facts = {"engine": result.record.to_dict(), "warnings": list(result.warnings)}
+    return Outcome(tuple(names), {**facts, **_described(result.record.artifact)})
+
+
+def openvino(job: Job) -> Outcome:
+    """ONNX to OpenVINO, compared with ONNX Runtime."""
+    from rtmo_deploy.convert.openvino import convert_openvino
+
+    output = job.folder / f"{job.options['file_stem']}.xml"
+    compress = job.options["compress_fp16"]
+    result = convert_openvino(_path(job.inputs["model"]), output, compress_fp16=compress, progress=job.progress)
+    first, *rest = _files(result.artifact)
+    return Outcome((first, result.weights.name, *rest), _described(result.artifact))
+
+
+def draw(job: Job) -> Outcome:
+    """Drawn people, written as a data set."""
+    from rtmo_deploy.data.coco_writer import write_dataset
+    from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
+
+    options = job.options
+    people = SyntheticOptions(people=tuple(options["people"]))
+    count = options["images"]
+    dataset = SyntheticPeople(count, seed=options["seed"], options=people)
+    written = write_dataset(
+        job.folder, dataset, suffix=".png", progress=lambda done: job.progress(f"drawing picture {done} of {count}")
+    )
+    names = sorted(path.relative_to(job.folder).as_posix() for path in job.folder.rglob("*.png"))
+    facts = {"source": f"{count} drawn pictures, seed {options['seed']}", "generator": GENERATOR_VERSION}
+    return Outcome((written.path.name, *names), {**facts, "people": written.people})
+
+
+def annotated(job: Job) -> Outcome:
+    """Somebody's annotated pictures: that they are there; each measurement reads them itself."""
+    if not job.files["images"].is_dir():
+        raise InputDataError(
+            "There is no such folder.", remedy="Give the folder of the pictures.", where=job.files["images"]
+        )
+    return Outcome((), {"source": job.files["annotations"].name, "max_images": job.options["max_images"]})
+
+
+def dataset_of(made: Made) -> CocoKeypoints:
+    """What ``draw`` wrote, or ``annotated`` looked at."""
+    from rtmo_deploy.data.coco import CocoKeypoints
+
+    if made.main is not None:
+        return CocoKeypoints(made.main, made.main.parent / "images")
+    return CocoKeypoints(made.external["annotations"], made.external["images"], max_images=made.facts.get("max_images"))
+
+
+def _path(made: Made) -> Path:
+    if made.main is None:
+        raise UsageError("It was to be made of something that is no file.", remedy="Please report this.")
+    return made.main
+
+
+def _files(artifact: Artifact) -> tuple[str, ...]:
+    companion = (artifact.companion.name,) if artifact.companion is not None else ()
+    return (artifact.path.name, *companion)
+
+
+def _described(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "kind": artifact.kind.value,
+        "precision": artifact.precision,
+        "decode": artifact.decode.mode.value,
+        "architecture": artifact.architecture,
+        "artifact": artifact.to_dict(),
+    }

@@ -1,0 +1,170 @@
+"""Steps that measure: thin calls into the judges, with figures as JSON values. See ``actions``."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.release._make import _path, dataset_of
+from rtmo_deploy.release.results import Job, NotHereError, Outcome, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rtmo_deploy.release.results import Made
+
+__all__ = ["accuracy", "latency", "parity", "ratio"]
+
+#: Quality of the pictures in the report, and the longest side they have there, pixels.
+JPEG_QUALITY = 80
+LONGEST_SIDE = 480
+
+
+def accuracy(job: Job) -> Outcome:
+    """AP, in points."""
+    from rtmo_deploy.measure.accuracy import evaluate_model, with_score_threshold
+    from rtmo_deploy.runtime.backends import open_backend
+    from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
+
+    options = job.options
+    device = _usable_device(job.inputs["model"], options["device"])
+    artifact = with_score_threshold(read_artifact(_path(job.inputs["model"])), options["score_thr"])
+    estimator = PoseEstimator(open_backend(artifact, device))
+    found = evaluate_model(
+        estimator,
+        dataset_of(job.inputs["data"]),
+        score_thr=options["score_thr"],
+        batch=options["batch"],
+        progress=lambda done, total: job.progress(f"judging picture {done} of {total}"),
+    )
+    report = found.report.to_dict()
+    ap = report["metrics"]["AP"]
+    facts = {"ap": None if ap is None else 100 * ap, "device": device, **report}
+    return Outcome((), clean(facts))
+
+
+def parity(job: Job) -> Outcome:
+    """Do two models find the same people; with pictures of both."""
+    from dataclasses import replace
+
+    from rtmo_deploy.measure.agreement.bounds import bounds_for
+    from rtmo_deploy.measure.agreement.compare import compare_sides
+    from rtmo_deploy.measure.agreement.pictures import Pictures
+    from rtmo_deploy.measure.agreement.sides import Side
+
+    options = job.options
+    asked = zip(("a", "b"), options["devices"], strict=True)
+    devices = {role: _usable_device(job.inputs[role], device) for role, device in asked}
+    sides = []
+    for role, device in devices.items():
+        job.progress(f"opening {role}")
+        sides.append(Side.open(_path(job.inputs[role]), device=device))
+    bounds = bounds_for(sides[0].artifact.precision, sides[1].artifact.precision)
+    bounds = replace(bounds, **options["bounds"])
+    if "images" in job.files:
+        pictures = Pictures.in_folder(job.files["images"])
+    else:
+        pictures = Pictures.drawn_people(options["synthetic"], seed=DRAWN_SEED)
+    report = compare_sides(sides[0], sides[1], pictures, bounds=bounds, progress=job.progress)
+    shown = _draw(report, pictures, job, options["pictures"])
+    facts = report.to_dict()
+    for side in ("a", "b"):
+        facts[side].pop("path", None)
+    names = tuple(name for entry in shown for name in entry["files"])
+    return Outcome(names, clean({**facts, "shown": shown}), hidden=names)
+
+
+#: Of the pictures that are drawn to compare models on; apart from those of the judge and of the calibration.
+DRAWN_SEED = 5000
+
+
+def _draw(report: Any, pictures: Any, job: Job, count: int) -> list[dict[str, Any]]:
+    """The first model's people, the second's and the differences, on the worst pictures; JPEG files."""
+    import cv2
+
+    from rtmo_deploy.measure.agreement.drawing import magnification, panels
+    from rtmo_deploy.runtime.letterbox import Placement, letterbox
+
+    worst = report.worst(count) if count else []
+    times = magnification([report.pictures[index] for index in worst], report.input_hw)
+    shown = []
+    for number, index in enumerate(worst, 1):
+        job.progress(f"drawing picture {number} of {len(worst)}")
+        canvas, _ = letterbox(pictures.read(index), report.input_hw, Placement(report.a.placement))
+        names = []
+        for side, panel in zip("abd", panels(canvas, report.found[index], report.pictures[index], times), strict=True):
+            shrink = min(1.0, LONGEST_SIDE / max(panel.shape[:2]))
+            size = (max(1, round(panel.shape[1] * shrink)), max(1, round(panel.shape[0] * shrink)))
+            small = panel if shrink == 1 else cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
+            coded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+            names.append(f"{number:03d}-{side}.jpg")
+            (job.folder / names[-1]).write_bytes(coded.tobytes())
+        shown.append({"name": report.pictures[index].name, "magnified": times, "files": names})
+    return shown
+
+
+def latency(job: Job) -> Outcome:
+    """A benchmark of the contenders, each entry with the name that the recipe gives it."""
+    import json
+    from pathlib import Path
+
+    from rtmo_deploy.measure.bench.options import BenchOptions, Protocol
+    from rtmo_deploy.measure.bench.run import run_bench
+    from rtmo_deploy.release.schema import SOURCE
+
+    options = job.options
+    _require_device(options["device"])
+    models = {name: _path(job.inputs[name]) for name in options["contenders"]}
+    asked = BenchOptions(
+        models=tuple(models.values()),
+        device=options["device"],
+        batches=tuple(options["batch"]),
+        threads=(options["threads"],),
+        people=tuple(options["people"]),
+        protocol=Protocol(options["protocol"]),
+        seconds=options["duration"],
+        reference=models.get(SOURCE),
+        no_reference=SOURCE not in models,
+    )
+    facts = run_bench(asked, progress=job.progress).to_dict()
+    names = {str(path): name for name, path in models.items()}
+    for entry in facts["entries"]:
+        entry["artifact"] = names.get(entry["contender"]["model"], entry["contender"]["label"])
+        entry["contender"]["model"] = Path(entry["contender"]["model"]).name
+    facts = clean(facts)
+    file = f"{options['name']}.json"
+    (job.folder / file).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return Outcome((file,), facts)
+
+
+def ratio(times: Sequence[float], others: Sequence[float], *, paired: bool) -> tuple[float, float | None, float | None]:
+    """How many times as long, and the ends of the 95 % interval; ``paired`` where both took turns."""
+    from rtmo_deploy.measure.bench.statistics import independent_ratio, paired_ratio
+
+    found = (paired_ratio if paired else independent_ratio)(times, others)
+    return found.value, found.low, found.high
+
+
+def _usable_device(made: Made, device: str) -> str:
+    """The device that is meant: an engine runs on a GPU, whatever the others run on.
+
+    Raises:
+        NotHereError: There is none.
+    """
+    if made.facts.get("kind") == "engine" and device == "cpu":
+        device = "cuda:0"
+    _require_device(device)
+    return device
+
+
+def _require_device(device: str) -> None:
+    if device == "cpu":
+        return
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        if torch.cuda.is_available():
+            return
+    raise NotHereError(
+        f"'{device}' was asked for, and there is no usable GPU here.", remedy="Run it where there is one."
+    )

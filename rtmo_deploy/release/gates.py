@@ -1,0 +1,270 @@
+"""Gates: bounds of a recipe against what was measured. What was not measured never passes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.release.results import Status
+from rtmo_deploy.release.schema import SOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from rtmo_deploy.release.actions import Actions
+    from rtmo_deploy.release.graph import Step
+    from rtmo_deploy.release.judging import AccuracyGate, LatencyGate, LatencySection
+    from rtmo_deploy.release.results import StepResult
+    from rtmo_deploy.release.schema import ReleaseRecipe
+
+__all__ = ["GateResult", "GateStatus", "evaluate_gates"]
+
+
+class GateStatus(StrEnum):
+    """What became of a gate.
+
+    * ``passed``: measured, and within the bound.
+    * ``failed``: measured, and not within the bound.
+    * ``not measured``: this machine lacks what it takes, or there was nothing to measure. No pass.
+    * ``blocked``: a step that it needs failed.
+    """
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_MEASURED = "not measured"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """A gate and what became of it.
+
+    Attributes:
+        name: Such as ``accuracy: fp16, AP lost against source``.
+        kind: ``accuracy``, ``parity`` or ``latency``.
+        status: See :class:`GateStatus`.
+        bound: The bound, in words.
+        measured: What was measured, in words; empty if nothing was.
+        value: What was measured, where it is one number.
+        message: Why it did not pass, or what a reader should know.
+    """
+
+    name: str
+    kind: str
+    status: GateStatus
+    bound: str
+    measured: str = ""
+    value: float | None = None
+    message: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**vars(self), "status": self.status.value}
+
+
+def evaluate_gates(
+    recipe: ReleaseRecipe,
+    steps: Sequence[Step],
+    results: Mapping[str, StepResult],
+    actions: Actions,
+    folder: Path,
+) -> list[GateResult]:
+    """Judge every gate of a recipe, in its order.
+
+    Args:
+        recipe: The recipe.
+        steps: Its steps.
+        results: What became of them.
+        actions: For ratios.
+        folder: Where the recipe's relative paths are meant from.
+    """
+    gates: list[GateResult] = []
+    if recipe.accuracy is not None:
+        for gate in recipe.accuracy.gates:
+            gates += _accuracy(gate, results)
+    gates += [_parity(results[step.name]) for step in steps if step.action == "parity"]
+    for section in recipe.latency:
+        for bound in section.gates:
+            gates += _latency(section, bound, results[f"latency:{section.name}"], actions, folder)
+    return gates
+
+
+def _accuracy(gate: AccuracyGate, results: Mapping[str, StepResult]) -> list[GateResult]:
+    found = []
+    own = results[f"accuracy:{gate.artifact}"]
+    if gate.ap_min is not None:
+        name, bound = f"accuracy: {gate.artifact}, AP", f"at least {gate.ap_min:g}"
+        ready = _not_ready(name, "accuracy", bound, own)
+        found.append(ready or _bounded(name, "accuracy", bound, own.facts.get("ap"), gate.ap_min, least=True))
+    if gate.ap_drop_max is not None:
+        against = gate.against or SOURCE
+        name = f"accuracy: {gate.artifact}, AP lost against {against}"
+        bound = f"at most {gate.ap_drop_max:g}"
+        if against == "published":
+            found.append(_against_published(name, bound, gate.ap_drop_max, own, results[SOURCE]))
+            return found
+        other = results[f"accuracy:{against}"]
+        ready = _not_ready(name, "accuracy", bound, own, other)
+        drop = _difference(other.facts.get("ap"), own.facts.get("ap"))
+        found.append(ready or _bounded(name, "accuracy", bound, drop, gate.ap_drop_max))
+    return found
+
+
+def _against_published(name: str, bound: str, most: float, own: StepResult, source: StepResult) -> GateResult:
+    ready = _not_ready(name, "accuracy", bound, own, source)
+    if ready is not None:
+        return ready
+    published = source.facts.get("published")
+    if not published:
+        return _unmeasured(name, "accuracy", bound, "the source is no published checkpoint")
+    if published["protocol"] != own.facts.get("protocol"):
+        return _unmeasured(name, "accuracy", bound, f"the published figure is of {published['dataset']}")
+    drop = _difference(100 * published["metrics"]["AP"], own.facts.get("ap"))
+    result = _bounded(name, "accuracy", bound, drop, most)
+    note = f"published {100 * published['metrics']['AP']:.1f} on {published['dataset']}"
+    return GateResult(**{**vars(result), "message": "; ".join(filter(None, (result.message, note)))})
+
+
+def _parity(result: StepResult) -> GateResult:
+    pair = result.step.inputs
+    name = f"parity: {pair['a']} and {pair['b']}"
+    bounds = result.facts.get("bounds", {})
+    bound = "the same people"
+    if isinstance(bounds.get("keypoint_p99_px"), int | float):
+        bound = f"the same people, 99 of 100 keypoints within {bounds['keypoint_p99_px']:g} px"
+    ready = _not_ready(name, "parity", bound, result)
+    if ready is not None:
+        return ready
+    people = result.facts.get("people", {})
+    value = people.get("keypoint_px_p99")
+    measured = f"{people.get('matched', 0)} matched, {people.get('missed', 0)} missed, {people.get('extra', 0)} extra"
+    if isinstance(value, int | float):
+        measured += f"; {value:.3g} px"
+    failures = [*result.facts.get("failures", ()), *result.facts.get("causes", ())]
+    if result.facts.get("verdict") == "agree" and not failures:
+        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, value)
+    if result.facts.get("verdict") == "nobody found" and not failures:
+        return _unmeasured(name, "parity", bound, "neither model found anybody on these pictures")
+    message = "; ".join(failures) or "they differ"
+    return GateResult(name, "parity", GateStatus.FAILED, bound, measured, value, message)
+
+
+def _latency(
+    section: LatencySection, gate: LatencyGate, result: StepResult, actions: Actions, folder: Path
+) -> list[GateResult]:
+    found = []
+    entries = {_case(entry): entry for entry in result.facts.get("entries", ()) if entry["artifact"] == gate.artifact}
+    head = f"latency: {section.name}, {gate.artifact}"
+    if gate.p95_ms is not None:
+        name, bound = f"{head}, 95th percentile", f"at most {gate.p95_ms:g} ms"
+        worst = max((entry["total_ms"]["p95"] for entry in entries.values()), default=None)
+        ready = _not_ready(name, "latency", bound, result)
+        found.append(ready or _bounded(name, "latency", bound, worst, gate.p95_ms, unit=" ms"))
+    if gate.max_ratio is None:
+        return found
+    against = gate.against or str(gate.baseline)
+    name, bound = f"{head}, ratio to {against}", f"at most {gate.max_ratio:g}"
+    ready = _not_ready(name, "latency", bound, result)
+    if ready is not None:
+        return [*found, ready]
+    if gate.against is not None:
+        others = [entry for entry in result.facts["entries"] if entry["artifact"] == gate.against]
+    else:
+        assert gate.baseline is not None
+        others, why = _baseline(folder / gate.baseline, gate.artifact, result.facts)
+        if why:
+            return [*found, _unmeasured(name, "latency", bound, why)]
+    pairs = [(case, entry, other) for other in others if (entry := entries.get(case := _case(other))) is not None]
+    if not pairs:
+        return [*found, _unmeasured(name, "latency", bound, "there is no case in which both were measured")]
+    ratios = [
+        (case, *actions.ratio(entry["rounds_ms"], other["rounds_ms"], paired=gate.against is not None))
+        for case, entry, other in pairs
+    ]
+    return [*found, _worst_ratio(name, bound, gate.max_ratio, ratios)]
+
+
+def _worst_ratio(
+    name: str, bound: str, most: float, ratios: Sequence[tuple[str, float, float | None, float | None]]
+) -> GateResult:
+    """The case that says most against it decides: the one whose interval begins highest."""
+
+    def certain(ratio: tuple[str, float, float | None, float | None]) -> float:
+        lowest = ratio[1] if ratio[2] is None else ratio[2]
+        return math.inf if math.isnan(lowest) else lowest
+
+    case, value, low, high = max(ratios, key=certain)
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    measured = f"{value:.3f}{interval}, {case}"
+    if math.isnan(value):
+        return GateResult(name, "latency", GateStatus.FAILED, bound, measured, None, "not a number")
+    if not certain((case, value, low, high)) <= most:
+        return GateResult(
+            name, "latency", GateStatus.FAILED, bound, measured, value, "beyond the bound and beyond noise"
+        )
+    note = "" if value <= most else "above the bound, but by no more than noise"
+    return GateResult(name, "latency", GateStatus.PASSED, bound, measured, value, note)
+
+
+def _baseline(path: Path, artifact: str, facts: Mapping[str, Any]) -> tuple[list[Any], str]:
+    """The entries of a file that an earlier release wrote, or why it cannot be compared with."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        machine, protocol = known["machine"], known["protocol"]
+        entries = [entry for entry in known["entries"] if entry["artifact"] == artifact]
+        for entry in entries:
+            _case(entry)
+            [float(value) for value in entry["rounds_ms"]]
+        there = str(machine["fingerprint"])
+    except FileNotFoundError:
+        return [], f"there is no {path.name}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [], f"{path.name} is no latency file of a release ({type(error).__name__})"
+    if there != facts["machine"]["fingerprint"]:
+        return [], f"{path.name} was measured on another machine ({machine.get('cpu', 'unknown')})"
+    if protocol != facts["protocol"]:
+        return [], f"{path.name} was measured by protocol {protocol}"
+    return entries, ""
+
+
+def _case(entry: Mapping[str, Any]) -> str:
+    case = entry["case"]
+    parts = [f"batch {case['batch']}"]
+    parts += [f"{case['threads']} threads"] if case.get("threads") else []
+    parts += [f"{case['people']} people"] if case.get("people") is not None else []
+    return ", ".join(parts)
+
+
+def _not_ready(name: str, kind: str, bound: str, *needed: StepResult) -> GateResult | None:
+    """The gate's result where a step that it needs has none."""
+    for result in needed:
+        if result.status in {Status.FAILED, Status.BLOCKED}:
+            return GateResult(name, kind, GateStatus.BLOCKED, bound, message=f"{result.name}: {result.message}")
+    for result in needed:
+        if result.status is Status.UNAVAILABLE:
+            return _unmeasured(name, kind, bound, f"{result.name}: {result.message}")
+    return None
+
+
+def _bounded(
+    name: str, kind: str, bound: str, value: float | None, limit: float, *, least: bool = False, unit: str = ""
+) -> GateResult:
+    if value is None:
+        return _unmeasured(name, kind, bound, "there was nothing to measure it on")
+    if not math.isfinite(value):
+        return GateResult(name, kind, GateStatus.FAILED, bound, str(value), None, "not a finite number")
+    met = value >= limit if least else value <= limit
+    status = GateStatus.PASSED if met else GateStatus.FAILED
+    return GateResult(name, kind, status, bound, f"{value:.2f}{unit}", value, "" if met else "beyond the bound")
+
+
+def _unmeasured(name: str, kind: str, bound: str, why: str) -> GateResult:
+    return GateResult(name, kind, GateStatus.NOT_MEASURED, bound, message=why)
+
+
+def _difference(one: float | None, two: float | None) -> float | None:
+    return None if one is None or two is None else one - two

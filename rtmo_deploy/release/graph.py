@@ -1,0 +1,195 @@
+"""A recipe as steps: what is made and measured, of what, and by which key it is known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.files import sha256_of
+from rtmo_deploy.release._findings import close_name
+from rtmo_deploy.release.schema import SOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from rtmo_deploy.release.judging import LatencySection
+    from rtmo_deploy.release.schema import ReleaseRecipe
+    from rtmo_deploy.release.sections import DataSection
+
+__all__ = ["Step", "build_steps", "descendants", "fingerprint", "step_key"]
+
+#: Fields of an artifact's section that are not options of its action.
+_NO_OPTIONS = frozenset({"make", "origin"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that is made or measured.
+
+    Attributes:
+        name: Unique in a recipe: an artifact's own, or ``accuracy:fp16`` and so on.
+        action: Name of the action.
+        options: What the action is told, JSON values; no paths.
+        inputs: Role to name of the step whose files are taken.
+        files: Role to a file or folder from outside.
+        kind: ``source``, ``artifact``, ``data`` or ``measurement``.
+    """
+
+    name: str
+    action: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    kind: str = "artifact"
+
+
+def build_steps(recipe: ReleaseRecipe, folder: Path) -> list[Step]:
+    """The steps of a recipe, each after those it takes files of.
+
+    Args:
+        recipe: The recipe.
+        folder: Where its relative paths are meant from.
+    """
+    steps = [_source_step(recipe.source, folder)]
+    steps += [step for name in recipe.order() for step in _artifact_steps(recipe, name, folder)]
+    steps += _accuracy_steps(recipe, folder)
+    for pair in recipe.parity:
+        steps.append(
+            Step(
+                f"parity:{pair.a}:{pair.b}{_again(steps, f'parity:{pair.a}:{pair.b}')}",
+                "parity",
+                {
+                    "synthetic": pair.synthetic,
+                    "bounds": pair.bounds.model_dump(exclude_none=True),
+                    "devices": [pair.device_a, pair.device_b],
+                    "pictures": recipe.report.pictures,
+                },
+                {"a": pair.a, "b": pair.b},
+                {} if pair.images is None else {"images": folder / pair.images},
+                "measurement",
+            )
+        )
+    steps += [_latency_step(section) for section in recipe.latency]
+    return steps
+
+
+def _source_step(source: str, folder: Path) -> Step:
+    """A model's name has neither dots nor slashes; everything else is a file."""
+    named = all(letter.isalnum() or letter == "-" for letter in source)
+    files = {} if named else {"checkpoint": folder / source}
+    return Step(SOURCE, "source", {"source": source if named else None}, {}, files, "source")
+
+
+def _artifact_steps(recipe: ReleaseRecipe, name: str, folder: Path) -> list[Step]:
+    section = recipe.artifacts[name]
+    options = section.model_dump(mode="json", exclude=set(_NO_OPTIONS) | {"judge"})
+    options["file_stem"] = f"{recipe.name}-{name}"
+    files: dict[str, Path] = {}
+    inputs = {"model": section.origin}
+    before: list[Step] = []
+    if section.make == "quantize":
+        if (folder / section.calibration).is_dir():
+            files["calibration"] = folder / section.calibration
+            options["calibration"] = None
+        if section.judge is not None:
+            data = _data_step(f"judge:{name}", section.judge, folder)
+            before, inputs = [data], {**inputs, "judge": data.name}
+    return [*before, Step(name, section.make, options, inputs, files, "artifact")]
+
+
+def _data_step(name: str, data: DataSection, folder: Path) -> Step:
+    if data.synthetic is not None:
+        return Step(name, "draw", data.synthetic.model_dump(mode="json"), {}, {}, "data")
+    assert data.annotations is not None
+    assert data.images is not None
+    files = {"annotations": folder / data.annotations, "images": folder / data.images}
+    return Step(name, "annotated", {"max_images": data.max_images}, {}, files, "data")
+
+
+def _accuracy_steps(recipe: ReleaseRecipe, folder: Path) -> list[Step]:
+    accuracy = recipe.accuracy
+    if accuracy is None:
+        return []
+    wanted = {name for gate in accuracy.gates for name in (gate.artifact, gate.against or SOURCE)} - {"published"}
+    chosen = [SOURCE, *recipe.artifacts] if accuracy.measure is None else sorted(wanted | set(accuracy.measure))
+    data = _data_step("pictures", accuracy.data, folder)
+    options = {"device": accuracy.device, "batch": accuracy.batch, "score_thr": accuracy.score_thr}
+    steps = [
+        Step(f"accuracy:{name}", "accuracy", options, {"model": name, "data": data.name}, {}, "measurement")
+        for name in [SOURCE, *recipe.artifacts]
+        if name in chosen
+    ]
+    return [data, *steps] if steps else []
+
+
+def _latency_step(section: LatencySection) -> Step:
+    options = section.model_dump(mode="json", exclude={"gates"})
+    return Step(
+        f"latency:{section.name}", "latency", options, {name: name for name in section.contenders}, {}, "measurement"
+    )
+
+
+def _again(steps: list[Step], name: str) -> str:
+    count = sum(step.name == name or step.name.startswith(f"{name}#") for step in steps)
+    return f"#{count + 1}" if count else ""
+
+
+def descendants(steps: Iterable[Step], name: str) -> set[str]:
+    """A step and all that take its files, directly or not.
+
+    Raises:
+        UsageError: There is no such step.
+    """
+    steps = list(steps)
+    names = [step.name for step in steps]
+    if name not in names:
+        raise UsageError(
+            f"There is no step '{name}'{close_name(name, names)}.", remedy=f"Steps are: {', '.join(names)}."
+        )
+    found = {name}
+    for step in steps:  # each stands after those it takes files of
+        if found.intersection(step.inputs.values()):
+            found.add(step.name)
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a file's content apart; of a folder, the names, sizes and times of the files in it.
+
+    Raises:
+        InputDataError: It is not there, or cannot be read.
+    """
+    try:
+        if path.is_dir():
+            entries = [
+                [found.relative_to(path).as_posix(), (stat := found.stat()).st_size, stat.st_mtime_ns]
+                for found in sorted(path.rglob("*"))
+                if found.is_file()
+            ]
+            return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+        return sha256_of(path)
+    except OSError as error:
+        raise InputDataError(
+            f"The recipe names it, and it cannot be read: {error.strerror or error}.",
+            remedy="Relative paths are meant from the recipe's folder.",
+            where=path,
+        ) from error
+
+
+def step_key(step: Step, inputs: Mapping[str, Any], files: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+    """By what a step's result is known again, 64 hex digits.
+
+    Args:
+        step: The step; its name does not count.
+        inputs: Role to hashes of the files taken.
+        files: Role to fingerprint of what is from outside.
+        facts: Versions, and the machine where that matters.
+    """
+    text = json.dumps(
+        [step.action, dict(step.options), dict(inputs), dict(files), dict(facts)], sort_keys=True, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

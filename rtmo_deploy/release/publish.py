@@ -1,0 +1,176 @@
+"""The folder of a release: artifacts, reports, manifest and hashes.
+
+While it is written there is no manifest; it comes last. A folder without one is an unfinished release, and running the
+recipe again finishes it. Files of the release before that are no part of the new one go; no other file is touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.release.junit import junit_xml
+from rtmo_deploy.release.manifest import MANIFEST, SUMS, FileEntry, build_manifest, read_manifest, sums_text
+from rtmo_deploy.release.report import report_html
+from rtmo_deploy.release.summary import summary_markdown
+
+if TYPE_CHECKING:
+    from rtmo_deploy.release.release import Release
+    from rtmo_deploy.release.results import StepResult
+
+__all__ = ["publish", "require_own_folder"]
+
+ARTIFACTS: Final = "artifacts"
+LATENCY: Final = "latency"
+STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
+
+
+def require_own_folder(folder: Path) -> None:
+    """Refuse a folder with somebody's files in it.
+
+    Raises:
+        UsageError: It is a file, or holds something and was never a release's.
+        SetupError: It cannot be looked into.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError("The output is a file.", remedy="Give a folder.", where=folder)
+        if not folder.exists():
+            return
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise SetupError(f"It cannot be looked into: {error.strerror}.", where=folder) from error
+    if names and not names & {MANIFEST, ".cache", ".lock"}:
+        raise UsageError(
+            f"The folder holds other things ('{min(names)}' for one).",
+            remedy="Give an empty or a new folder with --output.",
+            where=folder,
+        )
+
+
+def publish(release: Release) -> None:
+    """Write a release's folder.
+
+    Raises:
+        SetupError: It cannot be written to, or the disk is full.
+        ArtifactError: Two steps made different files of one name.
+    """
+    folder = release.folder
+    files = _step_files(release)
+    texts = {
+        "recipe.yaml": ("recipe", release.recipe_text),
+        "junit.xml": ("junit", junit_xml(release).encode()),
+        "summary.md": ("summary", summary_markdown(release).encode()),
+        "report.html": ("report", report_html(release, files).encode()),
+    }
+    files += [
+        FileEntry(name, hashlib.sha256(data).hexdigest(), len(data), kind) for name, (kind, data) in texts.items()
+    ]
+    manifest = json.dumps(build_manifest(release, files), indent=1, allow_nan=False) + "\n"
+    try:
+        _remove_old(folder, {entry.path for entry in files})
+        for entry in files:
+            if entry.origin is not None:
+                _place(entry.origin, folder / entry.path, entry)
+        for name, (_, data) in texts.items():
+            _write(folder / name, data)
+        _write(folder / SUMS, sums_text([*files, FileEntry.of_bytes(MANIFEST, manifest.encode())]).encode())
+        _write(folder / MANIFEST, manifest.encode())
+    except OSError as error:
+        raise SetupError(
+            f"The release cannot be written: {error.strerror or error}.",
+            remedy="Make room or give another --output; run it again to finish it.",
+            where=error.filename or folder,
+        ) from error
+    _append_step_summary(texts["summary.md"][1])
+
+
+def _step_files(release: Release) -> list[FileEntry]:
+    """What the steps made that belongs into the folder."""
+    entries: dict[str, FileEntry] = {}
+    for result in release.results.values():
+        if not result.good or result.folder is None:
+            continue
+        place = {"artifact": ARTIFACTS, "measurement": LATENCY}.get(result.step.kind)
+        for file in result.files if place else ():
+            if file.name in result.hidden:
+                continue
+            path = f"{place}/{file.name}"
+            known = entries.get(path)
+            if known is not None and known.sha256 != file.sha256:
+                raise ArtifactError(
+                    f"'{known.step}' and '{result.name}' both made a file {file.name}, and they differ.",
+                    remedy="Rename one of the artifacts.",
+                )
+            if known is None:
+                entries[path] = _entry(path, file.sha256, file.size, result, release, result.folder / file.name)
+    return list(entries.values())
+
+
+def _entry(path: str, sha256: str, size: int, result: StepResult, release: Release, origin: Path) -> FileEntry:
+    parents = tuple(
+        {"step": name, "sha256": made}
+        for name in result.step.inputs.values()
+        if (made := _main_sha256(release.results[name])) is not None
+    )
+    kind = str(result.facts.get("kind", result.step.kind))
+    if result.step.kind == "measurement":
+        kind = "latency"
+    return FileEntry(path, sha256, size, kind, result.name, parents, dict(result.versions), origin)
+
+
+def _main_sha256(result: StepResult) -> str | None:
+    if result.files:
+        return result.files[0].sha256
+    sha256 = result.facts.get("sha256")
+    return None if sha256 is None else str(sha256)
+
+
+def _remove_old(folder: Path, wanted: set[str]) -> None:
+    """Take the old manifest away, and the files that only it names."""
+    path = folder / MANIFEST
+    old: list[Any] = []
+    if path.is_file():
+        try:
+            old = read_manifest(folder)["files"]
+        except ArtifactError:
+            old = []  # nothing is removed on the word of a damaged manifest
+    path.unlink(missing_ok=True)
+    (folder / SUMS).unlink(missing_ok=True)
+    for entry in old:
+        if entry["path"] not in wanted:
+            (folder / entry["path"]).unlink(missing_ok=True)
+
+
+def _place(origin: Path, target: Path, entry: FileEntry) -> None:
+    """Put a file of the cache into the folder, if it is not there already."""
+    if target.is_file() and target.stat().st_size == entry.size and sha256_of(target) == entry.sha256:
+        return
+    with atomic_write(target) as temporary:
+        shutil.copyfile(origin, temporary)
+
+
+def _write(target: Path, data: bytes) -> None:
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def _append_step_summary(text: bytes) -> None:
+    """What GitHub shows on the page of a run."""
+    name = os.environ.get(STEP_SUMMARY)
+    if name:
+        try:
+            with Path(name).open("ab") as stream:
+                stream.write(text)
+        except OSError as error:
+            raise SetupError(
+                f"${STEP_SUMMARY} names a file that cannot be written to: {error.strerror}.",
+                remedy="Unset it; the release itself is complete.",
+                where=name,
+            ) from error

@@ -1,0 +1,235 @@
+"""Release recipes: YAML, checked field by field and name by name before anything is made.
+
+A recipe says everything a release depends on; there is no inheritance between recipes, and YAML's anchors and aliases
+are not taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.release._findings import close_name, findings, located
+from rtmo_deploy.release.judging import PLAIN_NAME, AccuracySection, LatencySection, ParitySection, ReportSection
+from rtmo_deploy.release.sections import Artifact, EngineArtifact, ExportArtifact, Section
+from rtmo_deploy.train._findings import repeated_field
+from rtmo_deploy.zoo import EMBEDDED, VARIANTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["SOURCE", "ReleaseRecipe", "load_release", "parse_release", "recipe_schema"]
+
+#: What the checkpoint is called among the artifacts.
+SOURCE = "source"
+RESERVED = frozenset({SOURCE, "published", "baseline"})
+#: Sections within sections that a recipe can have; the deepest one that makes sense has six.
+DEEPEST = 20
+LARGEST = 1_000_000
+_REMEDY = "See recipes/ and docs/release.md."
+
+Problem = tuple[tuple[int | str, ...], str]
+
+
+class ReleaseRecipe(Section):
+    """Everything a release depends on.
+
+    Attributes:
+        schema_version: 1.
+        name: What files are called: letters, digits, ``.``, ``_``, ``-``.
+        source: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
+        artifacts: What is made, by name.
+        accuracy: AP and bounds on it.
+        parity: Pairs of models that must find the same people.
+        latency: Benchmarks and bounds on them.
+        report: What the report shows.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=PLAIN_NAME, max_length=60)
+    source: str = Field(min_length=1)
+    artifacts: dict[str, Artifact] = Field(min_length=1)
+    accuracy: AccuracySection | None = None
+    parity: tuple[ParitySection, ...] = ()
+    latency: tuple[LatencySection, ...] = ()
+    report: ReportSection = ReportSection()
+
+    def order(self) -> list[str]:
+        """Names of the artifacts, each after the one it is made of."""
+        done: list[str] = []
+        left = list(self.artifacts)
+        while left:
+            ready = [name for name in left if self.artifacts[name].origin in (SOURCE, *done)]
+            done += ready
+            left = [name for name in left if name not in ready]
+        return done
+
+
+def load_release(path: Path) -> ReleaseRecipe:
+    """Read and check a recipe; relative paths in it are meant from its folder.
+
+    Raises:
+        UsageError: The file cannot be read, is no YAML, has a field that is missing, unknown or wrong, or names an
+            artifact that is not there; the message gives line and column, and what may have been meant.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(f"The recipe cannot be read: {reason}.", remedy="Check the name.", where=path) from error
+    return parse_release(text, where=path)
+
+
+def parse_release(text: str, *, where: Path) -> ReleaseRecipe:
+    """A recipe from YAML text; as :func:`load_release`, with ``where`` as its place."""
+    root, values = _read(text, where)
+    if not isinstance(values, dict) or root is None:
+        raise UsageError("The recipe is empty or no mapping of fields.", remedy=_REMEDY, where=where)
+    twice = repeated_field(root)
+    if twice:
+        raise UsageError(f"The recipe is wrong: {twice}.", remedy="Leave one of them out.", where=where)
+    try:
+        recipe = ReleaseRecipe.model_validate(values)
+    except ValidationError as error:
+        found = "; ".join(findings(error, root, ReleaseRecipe))
+        raise UsageError(f"The recipe is wrong: {found}.", remedy=_REMEDY, where=where) from None
+    wrong = [located(root, place, said) for place, said in _problems(recipe)]
+    if wrong:
+        raise UsageError(f"The recipe is wrong: {'; '.join(wrong)}.", remedy=_REMEDY, where=where)
+    return recipe
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The recipe's JSON schema, for editors."""
+    schema = ReleaseRecipe.model_json_schema(by_alias=True)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rtmo-deploy release recipe"}
+    return {**head, **{key: value for key, value in schema.items() if key != "title"}}
+
+
+def _read(text: str, where: Path) -> tuple[yaml.Node | None, Any]:
+    try:
+        if len(text) > LARGEST:
+            raise UsageError(f"It has {len(text)} characters; that is no recipe.", remedy=_REMEDY, where=where)
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            why = "aliases are not taken" if isinstance(event, yaml.AliasEvent) else ""
+            if depth > DEEPEST:
+                why = f"more than {DEEPEST} sections in each other"
+            elif isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
+                why = "text cannot have a zero character in it"
+            if why:
+                mark = event.start_mark
+                place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+                raise UsageError(
+                    f"The recipe is wrong: {place}{why}.",
+                    remedy="Write it out, plainly.",
+                    where=where,
+                )
+        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UsageError(f"This is not YAML: {place}{problem}.", remedy="Mend the line.", where=where) from error
+    except (ValueError, OverflowError) as error:  # such as the date 2026-99-99
+        raise UsageError(f"A value cannot be read: {error}.", remedy="Quote it, or mend it.", where=where) from error
+
+
+def _problems(recipe: ReleaseRecipe) -> list[Problem]:
+    """What no section can know by itself: names that are not there, cycles, bounds that cannot be measured."""
+    wrong = list(_wrong_names(recipe))
+    if not wrong:
+        wrong += _wrong_references(recipe)
+    if not wrong:
+        wrong += _wrong_origins(recipe)
+    return wrong
+
+
+def _wrong_names(recipe: ReleaseRecipe) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for name in recipe.artifacts:
+        place = ("artifacts", name)
+        plain = bool(name) and name.isascii() and name[0].isalnum() and len(name) <= 40
+        if not plain or not all(letter.isalnum() or letter in "._-" for letter in name):
+            yield place, "a name is made of at most 40 letters, digits, '.', '_' and '-', a letter or digit first"
+        elif name.lower() in RESERVED:
+            yield place, "this name has a meaning of its own; take another"
+        elif name.lower() in seen:
+            yield place, f"differs from '{seen[name.lower()]}' by capitals only, which some disks do not tell apart"
+        seen[name.lower()] = name
+    titles: set[str] = set()
+    for index, section in enumerate(recipe.latency):
+        if section.name in titles:
+            yield ("latency", index, "name"), f"two benchmarks are called '{section.name}'"
+        titles.add(section.name)
+
+
+def _wrong_references(recipe: ReleaseRecipe) -> list[Problem]:
+    known = [SOURCE, *recipe.artifacts]
+    named: list[tuple[tuple[int | str, ...], str | None, list[str]]] = [
+        (("artifacts", name, "from"), section.origin, known) for name, section in recipe.artifacts.items()
+    ]
+    if recipe.accuracy is not None:
+        for index, wanted in enumerate(recipe.accuracy.measure or ()):
+            named.append((("accuracy", "measure", index), wanted, known))
+        for index, gate in enumerate(recipe.accuracy.gates):
+            here: tuple[int | str, ...] = ("accuracy", "gates", index)
+            named.append(((*here, "artifact"), gate.artifact, known))
+            named.append(((*here, "against"), gate.against, [*known, "published"]))
+    for index, pair in enumerate(recipe.parity):
+        named += [(("parity", index, side), getattr(pair, side), known) for side in ("a", "b")]
+    for index, bench in enumerate(recipe.latency):
+        here = ("latency", index)
+        named += [((*here, "contenders", at), name, known) for at, name in enumerate(bench.contenders)]
+        for at, bound in enumerate(bench.gates):
+            for field in ("artifact", "against"):
+                named.append(((*here, "gates", at, field), getattr(bound, field), list(bench.contenders)))
+    wrong: list[Problem] = []
+    for place, name, among in named:
+        if name is not None and name not in among:
+            where = "among the contenders" if "latency" in place and "gates" in place else "here"
+            wrong.append((place, f"there is no '{name}' {where}{close_name(name, among)}"))
+    return wrong + _wrong_published(recipe)
+
+
+def _wrong_published(recipe: ReleaseRecipe) -> list[Problem]:
+    accuracy = recipe.accuracy
+    wrong: list[Problem] = []
+    for index, gate in enumerate(accuracy.gates if accuracy is not None else ()):
+        place = ("accuracy", "gates", index, "against")
+        if gate.against == gate.artifact:
+            wrong.append((place, "this is the artifact itself"))
+        if gate.against != "published" or accuracy is None:
+            continue
+        if recipe.source.lower() in EMBEDDED and recipe.source.lower() not in VARIANTS:
+            wrong.append((place, f"nobody has published figures of '{recipe.source}'"))
+        elif accuracy.data.synthetic is not None or accuracy.data.max_images is not None:
+            wrong.append((place, "published figures are of a whole published data set, and 'data' is not one"))
+    return wrong
+
+
+def _wrong_origins(recipe: ReleaseRecipe) -> Iterator[Problem]:
+    for name, section in recipe.artifacts.items():
+        place = ("artifacts", name, "from")
+        chain, at = [name], section.origin
+        while at != SOURCE and at not in chain:
+            chain.append(at)
+            at = recipe.artifacts[at].origin
+        if at != SOURCE:
+            yield place, f"goes round in a circle: {' from '.join([*chain, at])}"
+            continue
+        origin = None if section.origin == SOURCE else recipe.artifacts[section.origin]
+        if isinstance(section, ExportArtifact):
+            if origin is not None:
+                yield place, "an export is made from 'source'"
+        elif origin is None:
+            yield place, f"'{section.make}' takes an ONNX model, and 'source' is a checkpoint; export it first"
+        elif isinstance(origin, EngineArtifact) or origin.make == "openvino":
+            yield place, f"'{section.make}' takes an ONNX model, and '{section.origin}' is of another kind"
+        elif section.make in {"cast", "quantize"} and origin.make != "export":
+            yield place, f"'{section.make}' takes a float32 model, and '{section.origin}' is none any more"

@@ -1,0 +1,144 @@
+"""Results of steps by their key, in a folder that survives a kill at any moment.
+
+A step works in a folder with another name, which becomes ``<key>`` by one rename when it is finished and everything in
+it is on the disk. What is there is therefore whole; and it is used only if each file still has its hash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rtmo_deploy.errors import SetupError
+from rtmo_deploy.files import sha256_of
+from rtmo_deploy.release.results import FileRecord, Outcome, Status, StepResult, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rtmo_deploy.release.graph import Step
+
+__all__ = ["Store"]
+
+SCHEMA_VERSION: Final = 1
+RECORD: Final = "record.json"
+_PART: Final = ".part-"
+
+
+class Store:
+    """Results by key.
+
+    Args:
+        folder: Where they lie; made when something is stored.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, step: Step, key: str) -> StepResult | None:
+        """The stored result; None where there is none, or where a file of it was changed or is gone."""
+        place = self.folder / key
+        try:
+            record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+            if record["schema_version"] != SCHEMA_VERSION or record["key"] != key:
+                return None
+            files = tuple(FileRecord(str(one["name"]), str(one["sha256"]), int(one["size"])) for one in record["files"])
+            for file in files:
+                path = place / file.name
+                if path.stat().st_size != file.size or sha256_of(path) != file.sha256:
+                    return None
+            return StepResult(
+                step,
+                Status.CACHED,
+                key,
+                place,
+                files,
+                hidden=tuple(record["hidden"]),
+                facts=dict(record["facts"]),
+                versions=dict(record["versions"]),
+                seconds=float(record["seconds"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # a damaged record is as good as none: the step is carried out again
+
+    @contextmanager
+    def working(self, key: str) -> Iterator[Path]:
+        """An empty folder to work in; what is left of it after the block is removed.
+
+        Raises:
+            SetupError: It cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            place = Path(tempfile.mkdtemp(prefix=f".{key[:16]}{_PART}", dir=self.folder))
+        except OSError as error:
+            raise self._explained(error) from error
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def keep(
+        self, step: Step, key: str, work: Path, outcome: Outcome, versions: Mapping[str, str], seconds: float
+    ) -> StepResult:
+        """Turn a working folder into the stored result of a step; one that was there goes.
+
+        Raises:
+            SetupError: The disk is full or cannot be written to.
+        """
+        try:
+            files = tuple(
+                FileRecord(name, sha256_of(work / name), (work / name).stat().st_size) for name in outcome.files
+            )
+            record: dict[str, Any] = {
+                "schema_version": SCHEMA_VERSION,
+                "key": key,
+                "step": step.name,
+                "action": step.action,
+                "files": [dict(vars(file)) for file in files],
+                "hidden": list(outcome.hidden),
+                "facts": clean(dict(outcome.facts)),
+                "versions": dict(versions),
+                "seconds": round(seconds, 3),
+            }
+            text = json.dumps(record, indent=1, allow_nan=False)
+            (work / RECORD).write_text(text + "\n", encoding="utf-8")
+            for path in [*(work / file.name for file in files), work / RECORD]:
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            place = self.folder / key
+            if place.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{key[:16]}{_PART}", dir=self.folder))
+                place.rename(old / "old")
+                shutil.rmtree(old, ignore_errors=True)
+            work.rename(place)
+        except OSError as error:
+            raise self._explained(error) from error
+        return StepResult(
+            step,
+            Status.DONE,
+            key,
+            place,
+            files,
+            hidden=outcome.hidden,
+            facts=json.loads(text)["facts"],
+            versions=dict(versions),
+            seconds=seconds,
+        )
+
+    def clean(self) -> None:
+        """Remove what killed runs have left."""
+        for left in self.folder.glob(f".*{_PART}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _explained(self, error: OSError) -> SetupError:
+        return SetupError(
+            f"A result cannot be kept: {error.strerror or error}.",
+            remedy="Check that the folder is writable and has space left; what was finished before is kept.",
+            where=error.filename or self.folder,
+        )

@@ -1,0 +1,271 @@
+"""Runs ONNX and OpenVINO models with OpenVINO on the CPU.
+
+What OpenVINO would decide by itself is decided here and checked afterwards. Its own choice of precision is bfloat16
+wherever the CPU has it, and where it has not, a request for bfloat16 is answered in float32 without a word; both would
+be a precision that nobody asked for.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
+from rtmo_deploy.runtime.openvino_int8 import NARROW, has_narrow_weights, layer_precisions, saturates
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.artifact import Artifact
+
+__all__ = [
+    "PRECISIONS",
+    "OpenvinoBackend",
+    "compile_model",
+    "import_openvino",
+    "load",
+    "parse_model",
+    "read_model",
+    "require_no_plugin",
+]
+
+#: What may be asked for, and OpenVINO's name for it.
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+_CAPABILITY = {"bf16": "BF16"}
+
+
+def load(artifact: Artifact, device: str, threads: int | None, precision: str | None = None) -> OpenvinoBackend:
+    """Load a model; see :func:`rtmo_deploy.runtime.backends.open_backend`.
+
+    Args:
+        artifact: An ONNX or OpenVINO model.
+        device: ``cpu``.
+        threads: Threads to use; OpenVINO's own choice if not given.
+        precision: None: as the graph says, floats in float32 and what is quantised in 8 bits. ``bf16``: floats in
+            bfloat16. ``fp32``: everything in float32; what is quantised is rounded in the same way, but computed in
+            float32 and therefore not faster.
+
+    Raises:
+        ArtifactError: OpenVINO does not accept the model.
+        SetupError: The device cannot be used, or not in this precision.
+        MissingDependencyError: OpenVINO is not installed.
+        UsageError: No such precision.
+    """
+    return OpenvinoBackend(artifact, device, threads, precision)
+
+
+class OpenvinoBackend:
+    """A compiled model and where it runs. One call at a time: it holds the memory of one run.
+
+    Attributes:
+        artifact: What is run.
+        device: ``cpu``.
+        threads: Threads it really uses.
+        layers: How many convolutions and matrix products run in which precision, as OpenVINO reports them.
+        precision: The precisions among ``layers``, lowest first: ``fp32``, ``int8+fp32`` and so on.
+    """
+
+    def __init__(self, artifact: Artifact, device: str, threads: int | None, precision: str | None = None) -> None:
+        if device != "cpu":
+            raise SetupError(f"OpenVINO runs on the CPU only, not on {device}.", remedy="Use --device cpu.")
+        import_openvino(f"Running {artifact.path.name or artifact.kind} with OpenVINO")
+        self.artifact = artifact
+        self.device = device
+        model = read_model(artifact)
+        self._outputs = [output.get_any_name() for output in model.outputs]
+        self._compiled = compile_model(model, precision=precision, threads=threads, where=artifact.path)
+        self._request = self._compiled.create_infer_request()
+        self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        self.layers = layer_precisions(self._compiled)
+        known = ["int8", "bf16", "fp16", "fp32"]
+        self.precision = "+".join(sorted(self.layers, key=lambda name: known.index(name) if name in known else 9))
+        if artifact.precision == "int8" and precision != "fp32" and "int8" not in self.layers:
+            raise SetupError(
+                "Its graph is quantised, and OpenVINO would run none of its layers in 8 bits on this CPU.",
+                remedy="Ask for fp32 to run it emulated in float32, or run the float32 model.",
+                where=artifact.path,
+            )
+
+    def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """See :class:`rtmo_deploy.runtime.backends.Backend`.
+
+        Raises:
+            ArtifactError: The model does not take this input, or fails on it.
+        """
+        # OpenVINO would cast another type, and answer an impossible size with zero rows.
+        multiple = self.artifact.input.multiple
+        shape = f"{images.dtype} {images.shape}"
+        if (
+            images.dtype != np.float32
+            or images.ndim != 4
+            or 0 in images.shape
+            or any(s % multiple for s in images.shape[2:])
+        ):
+            raise ArtifactError(
+                f"It does not run on {shape}: it takes float32 (pictures, 3, height, width), both sides multiples of "
+                f"{multiple}.",
+                remedy="rtmo-deploy inspect tells what input it takes.",
+                where=self.artifact.path,
+            )
+        try:
+            results = self._request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"It does not run on {shape}: {_reason(error)}",
+                remedy="rtmo-deploy inspect tells what input it takes.",
+                where=self.artifact.path,
+            ) from error
+        return {name: results[at] for at, name in enumerate(self._outputs)}
+
+
+def import_openvino(purpose: str) -> ModuleType:
+    """The package.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError("openvino", purpose=purpose, extra="openvino") from error
+    package: ModuleType = openvino
+    return package
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    return import_openvino("Running a model").Core()
+
+
+def read_model(artifact: Artifact) -> Any:
+    """An ``openvino.Model`` of an ONNX or OpenVINO file.
+
+    Raises:
+        ArtifactError: It is another kind of file, or OpenVINO does not accept it.
+    """
+    if artifact.kind not in {Kind.ONNX, Kind.OPENVINO}:
+        raise UsageError(f"OpenVINO does not run an artifact of kind {artifact.kind}.", where=artifact.path)
+    require_no_plugin(artifact)
+    return parse_model(str(artifact.path), where=artifact.path)
+
+
+def require_no_plugin(artifact: Artifact) -> None:
+    """Check that a graph has no TensorRT plugin in it.
+
+    Raises:
+        ArtifactError: It has.
+    """
+    if artifact.decode.mode is DecodeMode.PLUGIN:
+        raise ArtifactError(
+            "Its decoding is a TensorRT plugin (RTMODecode), which OpenVINO does not have.",
+            remedy="Export the model with --decode onnx or fixed.",
+            where=artifact.path,
+        )
+
+
+def parse_model(source: str | bytes, weights: bytes | None = None, *, where: object) -> Any:
+    """An ``openvino.Model`` of a file or of a file's bytes.
+
+    Args:
+        source: Path or content of an .onnx or .xml file.
+        weights: Content of the .bin file, if the content of an .xml file is given.
+        where: What errors name.
+
+    Raises:
+        ArtifactError: OpenVINO does not accept it.
+    """
+    ov = import_openvino("Reading a model")
+    try:
+        return _core().read_model(source) if weights is None else _core().read_model(source, weights)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"OpenVINO {ov.__version__.split('-')[0]} does not accept it: {_reason(error)}",
+            remedy="Export or convert it again, or use a newer OpenVINO.",
+            where=where,
+        ) from error
+
+
+def compile_model(model: Any, *, precision: str | None = None, threads: int | None = None, where: object) -> Any:
+    """An ``openvino.CompiledModel`` for the CPU, in the precision asked for.
+
+    Args:
+        model: An ``openvino.Model``.
+        precision: See :func:`load`.
+        threads: Threads to use; OpenVINO's own choice if not given.
+        where: What errors name.
+
+    Raises:
+        UsageError: No such precision.
+        SetupError: This CPU cannot run it in this precision, or not without loss.
+        ArtifactError: OpenVINO does not accept the model.
+    """
+    hint = _hint(precision)
+    # A request at a time, as fast as can be: one stream.
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    if precision == "fp32":
+        options["LP_TRANSFORMS_MODE"] = "NO"  # 8-bit layers stay what they are in the graph: rounding around floats
+    try:
+        compiled = _core().compile_model(model, "CPU", options)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"OpenVINO does not accept it: {_reason(error)}",
+            remedy="Export or convert it again, or use a newer OpenVINO.",
+            where=where,
+        ) from error
+    _audit(model, compiled, precision, where)
+    return compiled
+
+
+def _hint(precision: str | None) -> str:
+    if precision not in {None, *PRECISIONS}:
+        raise UsageError(
+            f"OpenVINO has no precision '{precision}' here.", remedy=f"Those it has: {', '.join(PRECISIONS)}."
+        )
+    name = precision or "fp32"
+    has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if _CAPABILITY.get(name, "FP32") not in has:
+        raise SetupError(
+            f"This CPU has no {name} arithmetic; OpenVINO would run in float32 instead and say nothing.",
+            remedy=f"Leave {name} away, or use a CPU with AVX512_BF16 or AMX.",
+        )
+    return PRECISIONS[name]
+
+
+def _audit(model: Any, compiled: Any, precision: str | None, where: object) -> None:
+    """Refuse what was compiled if it is not what was asked for."""
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    layers = layer_precisions(compiled)
+    half = precision == "bf16"
+    if used != _hint(precision) or (half and "fp32" in layers and "bf16" not in layers):
+        raise SetupError(
+            f"OpenVINO was asked for {precision or 'fp32'} and would run in {used}.",
+            remedy="Leave the precision away, or use another CPU.",
+            where=where,
+        )
+    if precision == "fp32" and "int8" in layers:
+        raise SetupError(
+            "OpenVINO was asked for fp32 and would run layers in 8 bits.",
+            remedy="Run the float32 model.",
+            where=where,
+        )
+    if "int8" in layers and saturates() and not has_narrow_weights(model):
+        raise SetupError(
+            "This CPU has no VNNI: its sums of 8-bit products saturate, and OpenVINO would find other people than the "
+            "model does.",
+            remedy=f"Ask for fp32 to run it emulated in float32, use a CPU with VNNI, or weights of at most {NARROW} "
+            "in magnitude.",
+            where=where,
+        )
+
+
+def _reason(error: RuntimeError) -> str:
+    """What OpenVINO says in the end; the lines before tell where in its sources it happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

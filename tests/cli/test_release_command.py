@@ -1,0 +1,102 @@
+"""``release`` and ``verify``: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rtmo_deploy.cli.app import _ErrorsToExitCodes
+from rtmo_deploy.cli.release import release, verify
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
+from release_toys import RECIPE, ToyActions, write_recipe
+
+app = typer.Typer(cls=_ErrorsToExitCodes)
+app.command()(release)
+app.command()(verify)
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """The actions that a command takes instead of the real ones."""
+    actions = ToyActions()
+    monkeypatch.setattr("rtmo_deploy.release.release.RealActions", lambda: actions)
+    return actions
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_a_release_and_its_verification(toys, tmp_path):
+    path = write_recipe(tmp_path)
+    done = call("release", path)
+    assert done.exit_code == 0, done.stderr
+    assert "passed" in done.stdout
+    assert "[12/12] latency:cpu: done" in done.stderr
+    assert Path("releases/toy/report.html").is_file()
+    found = call("verify", "releases/toy")
+    assert found.exit_code == 0, found.stderr
+    assert "every file is as it was made" in found.stdout
+    Path("releases/toy/artifacts/toy-onnx.onnx").write_text("other")
+    found = call("verify", "releases/toy", "--json")
+    assert found.exit_code == 6
+    assert json.loads(found.stdout)["changed"] == ["artifacts/toy-onnx.onnx"]
+    assert "artifacts/toy-onnx.onnx" in found.stderr
+    Path("releases/toy/manifest.json").write_text("{")
+    assert call("verify", "releases/toy").exit_code == 4
+    assert call("verify", "nowhere").exit_code == 4
+
+
+def test_json_holds_the_manifest(toys, tmp_path):
+    done = call("release", write_recipe(tmp_path), "-o", tmp_path / "out", "--json")
+    document = json.loads(done.stdout)
+    assert document["command"] == "release"
+    assert document["directory"] == str(tmp_path / "out")
+    manifest = document["manifest"]
+    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["verdict"] == "passed"
+    assert len(manifest["gates"]) == 6
+
+
+def test_dry_run(toys, tmp_path):
+    path = write_recipe(tmp_path)
+    done = call("release", path, "--dry-run")
+    assert done.exit_code == 0
+    assert "12 of 12 steps would be carried out" in done.stdout
+    assert toys.ran == []
+    call("release", path)
+    document = json.loads(call("release", path, "--dry-run", "--from", "fp16", "--json").stdout)
+    assert [step["name"] for step in document["steps"] if not step["cached"]] == ["fp16", "accuracy:fp16"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "code"),
+    [
+        ({"ap": {"fp16": 1.0}}, [], 6),
+        ({"fail": {"fp16": "model"}}, [], 4),
+        ({"fail": {"fp16": "setup"}}, [], 5),
+        ({"fail": {"fp16": "absent"}}, [], 0),
+        ({"fail": {"fp16": "absent"}}, ["--strict"], 6),
+        ({}, ["--from", "nothing"], 2),
+    ],
+)
+def test_exit_codes(toys, tmp_path, changes, options, code):
+    for name, value in changes.items():
+        getattr(toys, name).update(value)
+    done = call("release", write_recipe(tmp_path), *options)
+    assert done.exit_code == code, done.stderr
+    assert ("Error:" in done.stderr) == (code != 0)
+
+
+def test_a_wrong_recipe(toys, tmp_path):
+    done = call("release", write_recipe(tmp_path, RECIPE.replace("make: cast", "make: cats")))
+    assert done.exit_code == 2
+    assert "line 7, column 3: artifacts.fp16: 'make' must be one of" in done.stderr
+    assert call("release", "nothing.yaml").exit_code == 2
+    assert not Path("releases").exists()

@@ -1,0 +1,149 @@
+"""Gates: what passes, what fails, and that what was not measured is neither."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from release_toys import RECIPE, ToyActions, make
+
+NAN = float("nan")
+
+
+def gates(folder, text=RECIPE, **options):
+    release = make(folder, text, ToyActions(**options))
+    return {gate.name: gate for gate in release.gates}, release
+
+
+def only(folder, section, **options):
+    """The one gate of a recipe that ends in this section."""
+    head = RECIPE[: RECIPE.index("accuracy:")]
+    found, release = gates(folder, head + section, **options)
+    (gate,) = found.values()
+    return gate, release
+
+
+ACCURACY = "accuracy:\n  data: {synthetic: {images: 4}}\n  gates:\n    - "
+LATENCY = "latency:\n  - contenders: [source, onnx]\n    gates:\n      - "
+
+
+@pytest.mark.parametrize(
+    ("bound", "ap", "status"),
+    [
+        ("ap_min: 59.9", 59.9, "passed"),
+        ("ap_min: 60", 59.9, "failed"),
+        ("ap_min: 0", NAN, "failed"),
+        ("ap_min: 0", None, "not measured"),
+        ("ap_drop_max: 0.5", 59.6, "passed"),
+        ("ap_drop_max: 0.5", 59.4, "failed"),
+        ("ap_drop_max: 0", 61.0, "passed"),
+        ("ap_drop_max: 100", NAN, "failed"),
+        ("ap_drop_max: 100", float("-inf"), "failed"),
+        ("ap_drop_max: 100", None, "not measured"),
+    ],
+)
+def test_accuracy(tmp_path, bound, ap, status):
+    from rtmo_deploy.release.gates import evaluate_gates
+    from rtmo_deploy.release.graph import build_steps
+    from rtmo_deploy.release.results import Status, StepResult
+    from rtmo_deploy.release.schema import parse_release
+
+    head = RECIPE[: RECIPE.index("accuracy:")]
+    recipe = parse_release(head + ACCURACY + f"{{artifact: fp16, {bound}}}\n", where=tmp_path / "r.yaml")
+    steps = build_steps(recipe, tmp_path)
+    facts = {"accuracy:source": {"ap": 60.0}, "accuracy:fp16": {"ap": ap}}
+    results = {step.name: StepResult(step, Status.DONE, facts=facts.get(step.name, {})) for step in steps}
+    (gate,) = evaluate_gates(recipe, steps, results, ToyActions(), tmp_path)
+    assert gate.status == status, gate
+
+
+def test_a_number_that_is_none_does_not_pass_a_whole_release(tmp_path):
+    gate, release = only(tmp_path, ACCURACY + "{artifact: fp16, ap_min: 0}\n", ap={"fp16": NAN})
+    assert gate.status == "not measured"  # JSON has no NaN: it is kept as nothing
+    assert release.verdict == "incomplete"
+
+
+def test_the_source_must_work_before_anything_is_measured_against_it(tmp_path):
+    gate, _ = only(tmp_path, ACCURACY + "{artifact: fp16, ap_drop_max: 1}\n", fail={"accuracy:source": "model"})
+    assert gate.status == "blocked"
+    assert "It is damaged" in gate.message
+
+
+@pytest.mark.parametrize(
+    ("published", "status", "note"),
+    [
+        (None, "not measured", "no published checkpoint"),
+        ({"metrics": {"AP": 0.604}}, "passed", "published 60.4 on COCO val2017"),
+        ({"metrics": {"AP": 0.62}}, "failed", "published 62.0 on COCO val2017"),
+        ({"protocol": "crowdpose", "metrics": {"AP": 0.6}}, "not measured", "is of COCO val2017"),
+    ],
+)
+def test_against_published(tmp_path, published, status, note):
+    section = (
+        "accuracy:\n  data: {annotations: a.json, images: i}\n  gates:\n"
+        "    - {artifact: onnx, against: published, ap_drop_max: 0.5}\n"
+    )
+    (tmp_path / "i").mkdir()
+    (tmp_path / "a.json").write_text("{}")
+    figures = published and {"dataset": "COCO val2017", "protocol": "coco", **published}
+    gate, _ = only(tmp_path, section, change={"source": {"published": figures}})
+    assert gate.status == status
+    assert note in gate.message
+
+
+def test_parity(tmp_path):
+    section = "parity:\n  - {a: source, b: onnx, synthetic: 2}\n"
+    assert only(tmp_path, section)[0].status == "passed"
+    step = "parity:source:onnx"
+    bad = {"verdict": "differ", "failures": ["99 of 100 keypoints are within 3 px"], "causes": ["swapped channels"]}
+    gate, release = only(tmp_path / "b", section, change={step: bad})
+    assert gate.status == "failed"
+    assert gate.message == "99 of 100 keypoints are within 3 px; swapped channels"
+    assert release.error.exit_code == 6
+    assert only(tmp_path / "c", section, change={step: {"verdict": "nobody found"}})[0].status == "not measured"
+    assert only(tmp_path / "d", section, change={step: {"verdict": None}})[0].status == "failed"
+    assert only(tmp_path / "e", section, fail={step: "absent"})[0].status == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("gate", "slow", "status", "note"),
+    [
+        ("{artifact: onnx, against: source, max_ratio: 1.0}", 1.0, "passed", ""),
+        ("{artifact: onnx, against: source, max_ratio: 1.0}", 2.05, "passed", "no more than noise"),
+        ("{artifact: onnx, against: source, max_ratio: 1.0}", 2.5, "failed", "beyond noise"),
+        ("{artifact: onnx, against: source, max_ratio: 1.0}", NAN, "failed", "not a number"),
+        ("{artifact: onnx, p95_ms: 13.0}", 1.0, "passed", ""),
+        ("{artifact: onnx, p95_ms: 12.9}", 1.0, "failed", "beyond the bound"),
+    ],
+)
+def test_latency(tmp_path, gate, slow, status, note):
+    if slow != slow:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ToyActions, "ratio", lambda *_, **__: (NAN, None, None))
+            found, _ = only(tmp_path, LATENCY + gate + "\n")
+    else:
+        found, _ = only(tmp_path, LATENCY + gate + "\n", slow=slow)
+    assert found.status == status, found
+    assert note in found.message
+
+
+def test_a_baseline_is_a_file_of_an_earlier_release(tmp_path):
+    section = LATENCY + "{artifact: onnx, baseline: old.json, max_ratio: 1.05}\n"
+    assert only(tmp_path, section)[0].message == "there is no old.json"
+    old = (tmp_path / "out" / "latency" / "latency.json").read_text()
+    (tmp_path / "old.json").write_text(old)
+    assert only(tmp_path, section)[0].status == "passed"
+    assert only(tmp_path / "x", section, slow=1.3)[0].status == "not measured"  # its folder has no old.json
+    (tmp_path / "x" / "old.json").write_text(old)
+    slower, release = only(tmp_path / "x", section + "    duration: 2\n", slow=1.3)
+    assert slower.status == "failed"
+    assert release.error.exit_code == 6
+    elsewhere = json.loads(old)
+    elsewhere["machine"]["fingerprint"] = "another"
+    (tmp_path / "old.json").write_text(json.dumps(elsewhere))
+    gate = only(tmp_path, section)[0]
+    assert gate.status == "not measured"
+    assert "another machine" in gate.message
+    for text in ("{", "[]", '{"machine": {}, "protocol": 1, "entries": [{}]}'):
+        (tmp_path / "old.json").write_text(text)
+        assert "no latency file" in only(tmp_path, section)[0].message

@@ -1,0 +1,259 @@
+"""What a release leaves: manifest, hashes, JUnit, summary, report; and what verify finds in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+
+import pytest
+from release_toys import RECIPE, ToyActions, make
+
+from rtmo_deploy.errors import ArtifactError, GateFailedError
+from rtmo_deploy.release.manifest import read_manifest
+from rtmo_deploy.release.verify import verify_release
+
+NASTY = 'Toys & <script>alert("x")</script> ]]> \u0007 "quoted"'
+FILES = [
+    "SHA256SUMS",
+    "artifacts/toy-fixed.onnx",
+    "artifacts/toy-fixed.onnx.extra",
+    "artifacts/toy-fp16.onnx",
+    "artifacts/toy-fp16.onnx.extra",
+    "artifacts/toy-int8.onnx",
+    "artifacts/toy-int8.onnx.extra",
+    "artifacts/toy-onnx.onnx",
+    "artifacts/toy-onnx.onnx.extra",
+    "junit.xml",
+    "latency/cpu.json",
+    "manifest.json",
+    "recipe.yaml",
+    "report.html",
+    "summary.md",
+]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    text = RECIPE + f"report: {{title: {json.dumps(NASTY)}}}\n"
+    return make(tmp_path_factory.mktemp("release"), text, command="rtmo-deploy release <toy>.yaml")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make(tmp_path)
+    return tmp_path / "out"
+
+
+def files_of(folder):
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.startswith((".cache", ".lock")))
+
+
+def test_the_folder(release):
+    assert files_of(release.folder) == FILES
+
+
+def test_the_manifest(release):
+    manifest = read_manifest(release.folder)
+    assert manifest["schema_version"] == 1
+    assert manifest["verdict"] == "passed"
+    assert manifest["command"] == "rtmo-deploy release <toy>.yaml"
+    assert manifest["machine"]["cpu"] == "Abacus <1>"
+    assert manifest["source"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    for entry in manifest["files"]:
+        data = (release.folder / entry["path"]).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+        assert entry["size"] == len(data)
+    by_path = {entry["path"]: entry for entry in manifest["files"]}
+    assert by_path.keys() == {*FILES} - {"manifest.json", "SHA256SUMS"}
+    fixed = by_path["artifacts/toy-fixed.onnx"]
+    assert by_path["artifacts/toy-fp16.onnx"]["parents"] == [{"step": "fixed", "sha256": fixed["sha256"]}]
+    assert fixed["parents"] == [{"step": "source", "sha256": manifest["source"]["sha256"]}]
+    assert [gate["status"] for gate in manifest["gates"]] == ["passed"] * 6
+    assert {step["name"]: step["status"] for step in manifest["steps"]}["fp16"] == "done"
+
+
+def test_hashes_are_those_that_sha256sum_reads(release):
+    done = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=release.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == len(FILES) - 1
+
+
+def test_junit(release, tmp_path):
+    root = ET.fromstring((release.folder / "junit.xml").read_text(encoding="utf-8"))
+    gates, steps = root.findall("testsuite")
+    assert gates.get("tests") == str(len(gates.findall("testcase"))) == "6"
+    assert steps.get("tests") == "12"
+    assert not root.findall(".//failure") + root.findall(".//error") + root.findall(".//skipped")
+    bad = make(tmp_path, actions=ToyActions(fail={"fixed": "model", "parity:source:onnx": "absent"}, ap={"onnx": 1.0}))
+    root = ET.fromstring((bad.folder / "junit.xml").read_text(encoding="utf-8"))
+    gates, steps = root.findall("testsuite")
+    assert [case.get("name") for case in steps.findall("testcase[error]")] == ["fixed"]
+    assert gates.get("skipped") == str(len(gates.findall(".//skipped"))) == "4"
+    strict = make(tmp_path, actions=ToyActions(fail={"parity:source:onnx": "absent"}), strict=True)
+    root = ET.fromstring((strict.folder / "junit.xml").read_text(encoding="utf-8"))
+    assert [case.get("name") for case in root.findall(".//testcase[failure]")] == ["parity: source and onnx"]
+
+
+def test_the_summary_is_also_githubs(tmp_path, monkeypatch):
+    target = tmp_path / "step.md"
+    target.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(target))
+    made = make(tmp_path, actions=ToyActions(ap={"fp16": 1.0}))
+    text = (made.folder / "summary.md").read_text(encoding="utf-8")
+    assert target.read_text(encoding="utf-8") == "before\n" + text
+    assert text.startswith("## toy: failed\n")
+    assert "❌ failed" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
+
+
+def test_the_report_needs_nothing_and_is_well_formed(release):
+    text = (release.folder / "report.html").read_text(encoding="utf-8")
+    root = ET.fromstring(text.removeprefix("<!DOCTYPE html>\n"))
+    assert root.tag == "html"
+    for element in root.iter():
+        assert element.tag not in {"script", "link", "iframe", "object", "embed"}
+        for name, value in element.attrib.items():
+            assert not name.startswith("on")
+            if name in {"src", "href", "srcset", "data", "poster"}:
+                assert value.startswith("data:image/")
+    style = root.find("head/style").text
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "http" not in text.replace("GITHUB", "")
+    assert {"prefers-color-scheme:dark", "@media print", "max-width:600px"} <= set(
+        re.findall(r"prefers-color-scheme:dark|@media print|max-width:600px", style)
+    )
+    assert root.find("body/h1").text == NASTY.replace("\u0007", "�")
+    titles = [heading.text for heading in root.iter("h2")]
+    assert titles == [
+        "Gates",
+        "Accuracy",
+        "Latency: cpu",
+        "Sizes",
+        "Parity",
+        "Provenance",
+        "Files",
+        "Steps",
+        "Machine and versions",
+    ]
+    assert root.find("body/div").get("class") == "verdict passed"
+    assert len(list(root.iter("img"))) == 3
+    assert len(list(root.iter("svg"))) == 5
+    assert all(svg.find("title").text for svg in root.iter("svg"))
+
+
+def test_the_report_of_a_failure_still_opens(tmp_path):
+    fail = {"source": "model"}
+    made = make(tmp_path, actions=ToyActions(fail=fail))
+    root = ET.fromstring((made.folder / "report.html").read_text(encoding="utf-8").removeprefix("<!DOCTYPE html>\n"))
+    assert root.find("body/div").get("class") == "verdict failed"
+    assert verify_release(made.folder).ok
+
+
+def looked_at(folder):
+    """What verify finds, or what it ends with."""
+    try:
+        return verify_release(folder), None
+    except ArtifactError as error:
+        return None, error
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_found_and_named(folder, name):
+    path = folder / name
+    data = path.read_bytes()
+    for at in (0, len(data) // 2, len(data) - 1):
+        changed = bytearray(data)
+        changed[at] ^= 1
+        path.unlink()  # the file of that name, not what else is linked to it
+        path.write_bytes(bytes(changed))
+        found, error = looked_at(folder)
+        if found is None:
+            assert name == "manifest.json"
+            assert name in str(error)
+            assert error.exit_code == 4
+            continue
+        assert not found.ok
+        assert any(one.startswith(name) or name in one for one in found.changed), found
+        with pytest.raises(GateFailedError, match=re.escape(name)) as caught:
+            found.require_ok()
+        assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "manifest.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    assert verify_release(folder).missing == (name,)
+
+
+def test_extra_files_and_links_are_named(folder):
+    (folder / "artifacts" / "more.onnx").write_text("x")
+    assert verify_release(folder).extra == ("artifacts/more.onnx",)
+    (folder / "artifacts" / "more.onnx").unlink()
+    target = folder / "artifacts" / "toy-onnx.onnx"
+    target.rename(folder.parent / "elsewhere")
+    target.symlink_to(folder.parent / "elsewhere")
+    assert verify_release(folder).changed == ("artifacts/toy-onnx.onnx",)
+
+
+def test_an_unfinished_release_says_so(folder):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="was not finished"):
+        verify_release(folder)
+    with pytest.raises(ArtifactError, match="no release's folder"):
+        verify_release(folder / "artifacts")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": None},
+        {"files": None},
+        {"files": [1]},
+        {"files": [{"path": "../x", "sha256": "0" * 64, "size": 1}]},
+        {"files": [{"path": "/etc/passwd", "sha256": "0" * 64, "size": 1}]},
+        {"files": [{"path": "a", "sha256": "0", "size": 1}]},
+        {"files": [{"path": "a", "sha256": "0" * 64, "size": -1}]},
+        {"verdict": 3},
+    ],
+)
+def test_a_manifest_that_is_none(folder, change):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ArtifactError, match="damaged"):
+        verify_release(folder)
+    assert make(folder.parent).verdict == "passed"
+
+
+def test_a_newer_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2}))
+    with pytest.raises(ArtifactError, match="Upgrade"):
+        verify_release(folder)
+
+
+def test_two_steps_with_one_file_name_are_refused(tmp_path):
+    class Clash(ToyActions):
+        def _artifact(self, step, job):
+            outcome = super()._artifact(step, job)
+            (job.folder / outcome.files[1]).rename(job.folder / "same.bin")
+            return type(outcome)((outcome.files[0], "same.bin"), outcome.facts)
+
+    with pytest.raises(ArtifactError, match=r"both made a file same\.bin"):
+        make(tmp_path, actions=Clash())
+
+
+def test_a_manifest_that_was_edited_is_named(folder):
+    path = folder / "manifest.json"
+    text = path.read_text()
+    assert text.count('"verdict": "passed"') == 1
+    path.write_text(text.replace('"verdict": "passed"', '"verdict": "glossy"'))
+    assert verify_release(folder).changed == ("manifest.json (or its line in SHA256SUMS)",)
+    assert read_manifest(folder)["verdict"] == "glossy"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import ArtifactError, SetupError
+from rtmo_deploy.runtime.onnxruntime_int8 import EXACT, saturates
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -14,7 +17,9 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["OnnxRuntimeBackend", "load", "open_session", "run_session"]
+__all__ = ["OnnxRuntimeBackend", "exact_entries", "load", "open_session", "run_session"]
+
+_log = logging.getLogger(__name__)
 
 
 def load(artifact: Artifact, device: str, threads: int | None) -> OnnxRuntimeBackend:
@@ -23,19 +28,46 @@ def load(artifact: Artifact, device: str, threads: int | None) -> OnnxRuntimeBac
 
 
 class OnnxRuntimeBackend:
-    """A session and where it runs."""
+    """A session and where it runs.
+
+    Attributes:
+        emulated: An INT8 graph is computed in float32, rounded as in 8 bits, because this CPU's 8-bit arithmetic
+            loses what does not fit (:mod:`rtmo_deploy.runtime.onnxruntime_int8`).
+    """
 
     def __init__(self, artifact: Artifact, device: str, threads: int | None) -> None:
         self.artifact = artifact
         self.device = device
-        self._session = open_session(artifact.path, device=device, threads=threads, where=artifact.path)
+        config = exact_entries(artifact, device)
+        self.emulated = bool(config)
+        if self.emulated:
+            _log.info("%s: INT8 is computed in float32; this CPU's 8-bit sums saturate.", artifact.path)
+        self._session = open_session(
+            artifact.path,
+            device=device,
+            threads=threads,
+            where=artifact.path,
+            config=config,
+        )
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
         return run_session(self._session, {self._session.get_inputs()[0].name: images}, where=self.artifact.path)
 
 
-def open_session(model: Path | bytes, *, device: str = "cpu", threads: int | None = None, where: object) -> Any:
+def exact_entries(artifact: Artifact, device: str) -> dict[str, str]:
+    """Session configuration that an artifact needs in order to be computed as its graph says."""
+    return dict(EXACT) if artifact.precision == "int8" and device == "cpu" and saturates() else {}
+
+
+def open_session(
+    model: Path | bytes,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    where: object,
+    config: Mapping[str, str] | None = None,
+) -> Any:
     """An ``onnxruntime.InferenceSession``.
 
     Args:
@@ -43,6 +75,7 @@ def open_session(model: Path | bytes, *, device: str = "cpu", threads: int | Non
         device: ``cpu`` or ``cuda:N``.
         threads: Threads an operator may use; all cores if not given.
         where: What errors name.
+        config: Session configuration entries.
 
     Raises:
         ArtifactError: ONNX Runtime does not accept the model.
@@ -54,6 +87,8 @@ def open_session(model: Path | bytes, *, device: str = "cpu", threads: int | Non
     options.log_severity_level = 4  # what goes wrong is raised, and told by us
     if threads is not None:
         options.intra_op_num_threads = threads
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
     providers: list[Any] = ["CPUExecutionProvider"]
     if device != "cpu":
         if "CUDAExecutionProvider" not in ort.get_available_providers():

@@ -21,6 +21,7 @@ from rtmo_deploy.convert.quantize.placement import GraphView
 from rtmo_deploy.convert.quantize.ranges import threshold_of
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
+from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -102,7 +103,7 @@ def local_errors(
     """
     view = GraphView(model.graph)
     probe, outputs = _probe(model, view, placement, thresholds)
-    session = open_session(probe.SerializeToString(), threads=threads, where=where)
+    session = open_session(probe.SerializeToString(), threads=threads, where=where, config=EXACT)
     entry = session.get_inputs()[0].name
     totals: dict[str, NDArray[np.float64]] = {}
     rounds = 0

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.measure.bench.clock import DOWNLOAD, UPLOAD
 from rtmo_deploy.measure.bench.options import Spinning
 from rtmo_deploy.measure.bench.runners import graph_stages
-from rtmo_deploy.runtime.onnxruntime_backend import run_session
+from rtmo_deploy.runtime.onnxruntime_backend import exact_entries, open_session, run_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +49,8 @@ class OrtRunner:
         self.device = device
         self.backend = "onnxruntime"
         self._on_gpu = device != "cpu"
-        self._session = _open(artifact, device, threads, spinning)
+        config = spinning_entries(spinning) | exact_entries(artifact, device)
+        self._session = _open(artifact, device, threads, config)
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.upload_stage = UPLOAD if self._on_gpu else None
@@ -60,7 +60,7 @@ class OrtRunner:
         self.facts: dict[str, Any] = {
             "providers": list(self._session.get_providers()),
             "threads": threads,
-            "config": spinning_entries(spinning),
+            "config": config,
         }
 
     def upload(self, images: NDArray[np.float32]) -> Any:
@@ -98,7 +98,7 @@ class OrtRunner:
         return found
 
 
-def _open(artifact: Artifact, device: str, threads: int | None, spinning: Spinning) -> Any:
+def _open(artifact: Artifact, device: str, threads: int | None, config: dict[str, str]) -> Any:
     import importlib.util
 
     from rtmo_deploy.errors import MissingDependencyError
@@ -107,36 +107,4 @@ def _open(artifact: Artifact, device: str, threads: int | None, spinning: Spinni
         raise MissingDependencyError(
             "onnxruntime", purpose=f"Measuring {artifact.path.name}", extra="cpu" if device == "cpu" else "gpu"
         )
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, and told by us
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    for key, value in spinning_entries(spinning).items():
-        options.add_session_config_entry(key, value)
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device != "cpu":
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise SetupError(
-                f"This ONNX Runtime ({ort.__version__}) has no CUDA provider, so {device} cannot be used.",
-                remedy="Use --device cpu, or in a fresh environment: pip install 'rtmo-deploy[gpu]'",
-            )
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(device.split(":")[1])}))
-    try:
-        session = ort.InferenceSession(str(artifact.path), options, providers=providers)
-    except Exception as error:
-        # onnxruntime raises a dozen unrelated classes, all straight from Exception, and no common one.
-        if type(error).__module__.startswith("onnxruntime"):
-            raise ArtifactError(
-                f"ONNX Runtime {ort.__version__} does not accept it: {str(error).strip().splitlines()[0]}",
-                remedy="Export it again, or use a newer ONNX Runtime.",
-                where=artifact.path,
-            ) from error
-        raise
-    if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise SetupError(
-            f"ONNX Runtime fell back to the CPU: its CUDA provider could not be loaded for {device}.",
-            remedy="Its CUDA and cuDNN versions must match the installed ones; or use --device cpu.",
-        )
-    return session
+    return open_session(artifact.path, device=device, threads=threads, where=artifact.path, config=config)

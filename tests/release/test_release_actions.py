@@ -1,0 +1,96 @@
+"""The real actions, as far as they can be looked at without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.release import _measure
+from rtmo_deploy.release.actions import ACTIONS, RealActions
+from rtmo_deploy.release.graph import Step, build_steps
+from rtmo_deploy.release.results import Made, NotHereError, clean
+from rtmo_deploy.release.schema import load_release, parse_release
+
+ROOT = Path(__file__).parents[2]
+HEAD = "name: toy\nsource: rtmo-s\nartifacts:\n  onnx: {make: export}\n"
+
+
+def steps_of(text):
+    return {step.name: step for step in build_steps(parse_release(HEAD + text, where=Path("r.yaml")), Path())}
+
+
+def test_every_step_of_every_recipe_has_an_action():
+    actions = RealActions()
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        for step in build_steps(load_release(path), path.parent):
+            assert step.action in ACTIONS
+            assert "rtmo-deploy" in actions.versions(step.action)
+            assert actions.revision(step.action) >= 1
+
+
+def test_the_quickstart_can_be_carried_out():
+    path = ROOT / "recipes" / "quickstart.yaml"
+    RealActions().check(build_steps(load_release(path), path.parent))
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("  bad: {make: export, decode: fixed, max_dets: 400}\n", "bad: max_dets is 400"),
+        ("  bad: {make: quantize, from: onnx, calibration: pictures}\n", "bad: 'pictures' is no calibration set"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_made(text, finding):
+    with pytest.raises(UsageError, match=finding):
+        RealActions().check(list(steps_of(text).values()))
+
+
+def test_what_depends_on_the_machine():
+    steps = steps_of(
+        "  engine: {make: engine, from: onnx}\n"
+        "accuracy: {data: {synthetic: {}}, measure: [onnx], device: 'cuda:0'}\n"
+        "parity: [{b: onnx, synthetic: 1}, {a: onnx, b: engine, synthetic: 1, device_b: 'cuda:0'}]\n"
+        "latency: [{contenders: [onnx]}]\n"
+    )
+    actions = RealActions()
+    depends = {name for name, step in steps.items() if actions.depends_on_machine(step)}
+    assert depends == {"engine", "accuracy:onnx", "parity:onnx:engine", "latency:latency"}
+
+
+def test_a_name_is_not_fetched_by_looking(monkeypatch, tmp_path):
+    monkeypatch.setenv("RTMO_DEPLOY_CACHE", str(tmp_path))
+    step = steps_of("")["source"]
+    assert step.files == {}
+    assert RealActions().locate(step, fetch=False) is None
+    with pytest.raises(UsageError, match="no published model called 'rtmo-x'"):
+        RealActions().locate(Step("source", "source", {"source": "rtmo-x"}), fetch=False)
+
+
+def test_an_engine_is_never_judged_on_the_cpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(_measure, "_require_device", asked.append)
+    assert _measure._usable_device(Made(None, facts={"kind": "engine"}), "cpu") == "cuda:0"
+    assert _measure._usable_device(Made(None, facts={"kind": "onnx"}), "cpu") == "cpu"
+    assert asked == ["cuda:0", "cpu"]
+
+
+def test_without_torch_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(_measure.importlib.util, "find_spec", lambda _: None)
+    _measure._require_device("cpu")
+    with pytest.raises(NotHereError, match="no usable GPU"):
+        _measure._require_device("cuda:0")
+
+
+def test_facts_are_json():
+    assert clean({"a": [float("nan"), float("inf"), 1.5], 2: (True, None, "x")}) == {
+        "a": [None, None, 1.5],
+        "2": [True, None, "x"],
+    }
+
+
+def test_ratios():
+    value, low, high = RealActions().ratio([2.0, 2.2, 2.1], [1.0, 1.1, 1.05], paired=True)
+    assert value == pytest.approx(2.0)
+    assert low <= value <= high

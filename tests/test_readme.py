@@ -95,7 +95,7 @@ def test_the_commands_in_its_table_are_there() -> None:
     names = {
         word.split()[0]
         for row in table.splitlines()
-        for word in re.findall(r"`([a-z][a-z -]*)`", row.split("|")[1] if row.startswith("| `") else "")
+        for word in re.findall(r"`([a-z][a-z0-9 -]*)`", row.split("|")[1] if row.startswith("| `") else "")
     }
     assert {"export", "cast", "quantize", "build-trt", "parity", "bench", "release", "eval"} <= names
     assert names <= set(app.commands)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from rtmo_deploy.cli.options import BackendOption, DeviceOption, InputSizeOption, ThreadsOption, TrustOption
+from rtmo_deploy.cli.options import (
+    BackendOption,
+    DeviceOption,
+    InputSizeOption,
+    PrecisionOption,
+    ThreadsOption,
+    TrustOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +64,7 @@ def evaluate(
     imgsz: InputSizeOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
     threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
     trust: TrustOption = False,
     journal_dir: Annotated[
         Path | None,
@@ -92,7 +100,7 @@ def evaluate(
     with download_bar(str(model)) as fetched:
         path = locate_model(str(model), progress=fetched)
     with status("opening the model"):
-        estimator = _open(path, threshold, device, backend, imgsz, threads, trust=trust)
+        estimator = _open(path, threshold, device, backend, imgsz, threads, precision=precision, trust=trust)
     done = _run(estimator, data, rules, threshold, batch, save, journal_dir)
     facts = {
         "model": str(path),
@@ -175,6 +183,7 @@ def _open(
     imgsz: tuple[int, int] | None,
     threads: int | None,
     *,
+    precision: str | None = None,
     trust: bool = False,
 ) -> PoseEstimator:
     from rtmo_deploy.measure.accuracy import with_score_threshold
@@ -182,7 +191,8 @@ def _open(
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 
     artifact = with_score_threshold(read_artifact(path, trust=trust), score_thr)
-    return PoseEstimator(open_backend(artifact, device, backend=backend, threads=threads), input_hw=imgsz)
+    opened = open_backend(artifact, device, backend=backend, threads=threads, precision=precision)
+    return PoseEstimator(opened, input_hw=imgsz)
 
 
 def _run(

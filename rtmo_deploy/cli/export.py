@@ -1,4 +1,4 @@
-"""``rtmo-deploy export``: a checkpoint becomes an ONNX model, verified before it is written."""
+"""``rtmo-deploy export``: a checkpoint becomes an ONNX or OpenVINO model, verified before it is written."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from rtmo_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.export import ExportResult
+    from rtmo_deploy.convert.openvino_verify import OpenvinoReport
     from rtmo_deploy.convert.options import DecodeOptions
     from rtmo_deploy.convert.verify import VerificationReport
 
-__all__ = ["export"]
+__all__ = ["export", "print_parity"]
 
 
 class Format(StrEnum):
     """What a checkpoint can be exported to."""
 
     ONNX = "onnx"
+    OPENVINO = "openvino"
 
 
 class Decode(StrEnum):
@@ -41,7 +43,11 @@ class Letterbox(StrEnum):
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT", help="A .pth or .safetensors file, or a published model's name.")
+        str,
+        typer.Argument(
+            metavar="CKPT",
+            help="A .pth or .safetensors file, or a published model's name; for openvino also an .onnx file.",
+        ),
     ],
     output_format: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.ONNX,
     output: Annotated[
@@ -93,11 +99,13 @@ def export(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Export a checkpoint to ONNX; check it and compare it with PyTorch before it is written."""
+    """Export a checkpoint to ONNX; check it and compare it with PyTorch before it is written.
+
+    --format openvino goes on from there: the ONNX model stays beside the .xml and .bin files made of it.
+    """
     from rtmo_deploy.cli.console import download_bar, print_json, record_made, status
     from rtmo_deploy.convert.options import ExportOptions
 
-    del output_format  # there is one so far; Typer refuses any other
     settings = {
         "score_thr": score_thr,
         "nms_thr": nms_thr,
@@ -115,13 +123,24 @@ def export(
         opset=opset,
         placement=letterbox.value,
     )
-    if output is not None and output.suffix.lower() != ".onnx":
-        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
+    suffix = ".xml" if output_format is Format.OPENVINO else ".onnx"
+    if output is not None and output.suffix.lower() != suffix:
+        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {suffix}.")
     if dump_info and decode is Decode.RAW:
         raise UsageError(
             "--dump-info does not apply to --decode raw: MMDeploy's SDK cannot decode a raw graph.",
             remedy="Leave it away, or choose --decode onnx or fixed.",
         )
+    if output_format is Format.OPENVINO:
+        from rtmo_deploy.cli.export_openvino import convert, require_no_onnx_options
+        from rtmo_deploy.runtime.openvino_backend import import_openvino
+
+        import_openvino("Converting to OpenVINO")  # said before anything is exported
+        if Path(checkpoint).suffix.lower() == ".onnx":
+            require_no_onnx_options()
+            source = Path(checkpoint)
+            convert(source, output or source.with_suffix(".xml"), verify=not no_verify, as_json=as_json)
+            return
     from rtmo_deploy.zoo.download import resolve_checkpoint
 
     with download_bar(checkpoint) as fetched:
@@ -132,14 +151,19 @@ def export(
 
         loaded = load_checkpoint(path, ema=ema)
         default = Path(f"{checkpoint}.onnx") if variant else path.with_suffix(".onnx")
-        result = export_onnx(loaded, output or default, options, verify=not no_verify, progress=progress)
+        target = output or default
+        if output_format is Format.OPENVINO:
+            target = target.with_suffix(".onnx")
+        result = export_onnx(loaded, target, options, verify=not no_verify, progress=progress)
         infos = []
         if dump_info:
             from rtmo_deploy.convert.sdk_info import dump_sdk_info
 
             infos = dump_sdk_info(result.artifact)
     record_made(result.artifact, command="export", source=path)
-    if as_json:
+    if output_format is Format.OPENVINO:
+        convert(target, output or target.with_suffix(".xml"), verify=not no_verify, as_json=as_json)
+    elif as_json:
         print_json("export", **_as_dict(result, infos))
     else:
         _print(result, infos)
@@ -200,10 +224,11 @@ def _print(result: ExportResult, infos: list[Path]) -> None:
     facts["time"] = f"{result.seconds:.1f} s"
     console.print(facts_table(facts))
     if result.verification is not None:
-        _print_parity(result.verification)
+        print_parity(result.verification)
 
 
-def _print_parity(report: VerificationReport) -> None:
+def print_parity(report: VerificationReport | OpenvinoReport) -> None:
+    """Print what was compared, one row an input."""
     from rich.table import Table
 
     from rtmo_deploy.cli.console import print_table

@@ -6,13 +6,17 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BackendOption", "DeviceOption", "InputSizeOption", "ThreadsOption", "TrustOption"]
+__all__ = ["BackendOption", "DeviceOption", "InputSizeOption", "PrecisionOption", "ThreadsOption", "TrustOption"]
 
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(metavar="fp32|bf16", help="What OpenVINO computes in. [default: what the file says, floats in fp32]"),
 ]
 TrustOption = Annotated[
     bool, typer.Option("--trust", help="Load an engine, which is code, without a record or with another's.")

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import BackendOption, DeviceOption, InputSizeOption, ThreadsOption, TrustOption
+from rtmo_deploy.cli.options import (
+    BackendOption,
+    DeviceOption,
+    InputSizeOption,
+    PrecisionOption,
+    ThreadsOption,
+    TrustOption,
+)
 
 if TYPE_CHECKING:
     from rtmo_deploy.errors import InputDataError
@@ -29,6 +36,7 @@ def predict(
     backend: BackendOption = None,
     imgsz: InputSizeOption = None,
     threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
     trust: TrustOption = False,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
@@ -45,7 +53,13 @@ def predict(
         path = locate_model(model, progress=fetched)
     with status("opening the model") as progress:
         estimator = PoseEstimator.open(
-            path, device=device, backend=backend, input_hw=imgsz, threads=threads, trust=trust
+            path,
+            device=device,
+            backend=backend,
+            input_hw=imgsz,
+            threads=threads,
+            precision=precision,
+            trust=trust,
         )
         names = _target_names(files)
         results: list[dict[str, Any]] = []

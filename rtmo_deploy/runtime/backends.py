@@ -52,6 +52,8 @@ class BackendRecord:
         module: Module of this project that drives it; its ``load`` takes (artifact, device, threads).
         package: What must be importable.
         extra: The extra of this project that installs it.
+        precisions: What it can be asked to compute in instead of what the graph says; its ``load`` then takes a fourth
+            argument.
     """
 
     name: str
@@ -59,18 +61,32 @@ class BackendRecord:
     module: str
     package: str
     extra: str
+    precisions: tuple[str, ...] = ()
 
 
 BACKENDS: tuple[BackendRecord, ...] = (
     BackendRecord("torch", (Kind.CHECKPOINT,), "rtmo_deploy.runtime.torch_backend", "torch", "cpu"),
     BackendRecord("onnxruntime", (Kind.ONNX,), "rtmo_deploy.runtime.onnxruntime_backend", "onnxruntime", "cpu"),
+    BackendRecord(
+        "openvino",
+        (Kind.ONNX, Kind.OPENVINO),
+        "rtmo_deploy.runtime.openvino_backend",
+        "openvino",
+        "openvino",
+        ("fp32", "bf16"),
+    ),
     # Of which of the two an engine is, tensorrt or tensorrt_rtx, its record says; both need cuda-bindings.
     BackendRecord("tensorrt", (Kind.ENGINE,), "rtmo_deploy.runtime.tensorrt_backend", "cuda", "trt"),
 )
 
 
 def open_backend(
-    artifact: Artifact, device: str = "cpu", *, backend: str | None = None, threads: int | None = None
+    artifact: Artifact,
+    device: str = "cpu",
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
 ) -> Backend:
     """Open an artifact for running.
 
@@ -79,9 +95,10 @@ def open_backend(
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         backend: Name of the runtime; the first that runs this kind of artifact if not given.
         threads: Threads a CPU runtime may use; its own choice if not given.
+        precision: What to compute in, for a runtime that has a choice; what the graph says if not given.
 
     Raises:
-        UsageError: No such backend or device, or it does not run this kind of artifact.
+        UsageError: No such backend or device, it does not run this kind of artifact, or has no such precision.
         MissingDependencyError: Its package is not installed.
         SetupError: The device cannot be used. A CPU is never taken in silence in a GPU's place.
     """
@@ -96,12 +113,19 @@ def open_backend(
             remedy=f"Those that do: {names}.",
         )
     record = fitting[0]
+    if precision is not None and precision not in record.precisions:
+        others = ", ".join(f"{other.name} {name}" for other in BACKENDS for name in other.precisions)
+        raise UsageError(
+            f"The backend {record.name} cannot be asked for {precision}: it computes what the graph says.",
+            remedy=f"Leave the precision away, or choose among: {others}.",
+        )
     if importlib.util.find_spec(record.package) is None:
         extra = "gpu" if place != "cpu" and record.extra == "cpu" else record.extra
         raise MissingDependencyError(
             record.package, purpose=f"Running {artifact.path.name or artifact.kind}", extra=extra
         )
-    opened: Backend = importlib.import_module(record.module).load(artifact, place, threads)
+    chosen = () if precision is None else (precision,)
+    opened: Backend = importlib.import_module(record.module).load(artifact, place, threads, *chosen)
     return opened
 
 

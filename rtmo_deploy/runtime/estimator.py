@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
+from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.files import sha256_of
@@ -56,7 +56,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
-    """What a file is: a checkpoint or an engine by its suffix, else ONNX.
+    """What a file is: a checkpoint, an engine or an OpenVINO model by its suffix, else ONNX.
 
     Args:
         path: The file.
@@ -73,12 +73,16 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
         from rtmo_deploy.runtime.engine_file import engine_artifact
 
         return engine_artifact(path, trust=trust)
+    if path.suffix.lower() == ".xml":
+        from rtmo_deploy.runtime.openvino_file import openvino_artifact
+
+        return openvino_artifact(path)
     from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 
     if path.suffix.lower() != ".onnx" and path.is_file():
         raise ArtifactError(
             f"A model file with the suffix '{path.suffix}' is not known.",
-            remedy="Checkpoints end in .pth or .safetensors, exported models in .onnx, engines in .engine.",
+            remedy="Checkpoints end in .pth or .safetensors, exported models in .onnx or .xml, engines in .engine.",
             where=path,
         )
     return onnx_artifact(path, load_onnx(path))
@@ -147,6 +151,7 @@ class PoseEstimator:
         backend: str | None = None,
         input_hw: tuple[int, int] | None = None,
         threads: int | None = None,
+        precision: str | None = None,
         trust: bool = False,
     ) -> PoseEstimator:
         """Open a model: a checkpoint, an engine, ONNX made by this project or by MMDeploy, or a model by name.
@@ -157,6 +162,7 @@ class PoseEstimator:
             backend: Runtime, if there is a choice.
             input_hw: Height and width that pictures are letterboxed to; the model's own if not given.
             threads: Threads a CPU runtime may use.
+            precision: What floats are computed in, where the runtime has a choice; see :func:`open_backend`.
             trust: Load an engine even if its record is missing or belongs to other bytes.
 
         Raises:
@@ -165,7 +171,7 @@ class PoseEstimator:
             UsageError: The model does not take that size.
         """
         artifact = read_artifact(locate_model(path), trust=trust)
-        opened = open_backend(artifact, device, backend=backend, threads=threads)
+        opened = open_backend(artifact, device, backend=backend, threads=threads, precision=precision)
         return cls(opened, input_hw=input_hw)
 
     def __call__(self, picture: str | os.PathLike[str] | NDArray[np.uint8]) -> Poses:
@@ -238,9 +244,7 @@ def _to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
 
 def _companion(artifact: Artifact) -> Coordinates | None:
     """The second file of a ``raw`` graph, opened; None where there is none to open."""
-    if artifact.kind is not Kind.ONNX or artifact.decode.mode is not DecodeMode.RAW:
-        return None
-    if artifact.companion is None:
+    if artifact.decode.mode is not DecodeMode.RAW or artifact.companion is None:
         return None
     path = artifact.path.with_name(artifact.companion.name)
     if not path.is_file():

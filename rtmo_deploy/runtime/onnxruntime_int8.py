@@ -2,8 +2,8 @@
 
 It turns Q/DQ pairs around a convolution into an 8-bit one. x86 CPUs without VNNI do that with ``vpmaddubsw``, which
 adds pairs of products up in 16 bits and cuts off what does not fit, without an error: a network of 8-bit weights then
-finds other people than its graph says. ``session.disable_quant_qdq`` leaves the pairs as they stand: rounding as in 8 bits,
-arithmetic in float32.
+finds other people than its graph says. ``session.disable_quant_qdq`` leaves the pairs as they stand: rounding as in 8
+bits, arithmetic in float32.
 """
 
 from __future__ import annotations

@@ -310,7 +310,7 @@ def test_a_plugin_cannot_be_compared(exported, tmp_path):
 def test_a_file_cut_short(exported, tmp_path, keep):
     whole = exported(OPTIONS["fixed"]).path.read_bytes()
     (tmp_path / "t.onnx").write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
-    refused(tmp_path / "t.onnx", tmp_path, "")
+    refused(tmp_path / "t.onnx", tmp_path, r"t\.onnx: It is ")
 
 
 def test_other_files(tmp_path):

@@ -53,7 +53,7 @@ class AgreementBounds:
 
 
 #: Float noise between runtimes is 1e-3 to 5e-3 px on keypoints and some 1e-6 on scores; sums of products in another
-#: order leave layers 100 to 130 dB apart. A half has 11 bits, so single layers are some 60 to 70 dB apart, the last ones
+#: order leave layers 100 to 130 dB apart. A half has 11 bits: its layers are 60 to 70 dB apart, the last ones perhaps
 #: 45 to 60; keypoints move by hundredths of a pixel, those that the network is unsure of by more. Eight bits leave
 #: layers 20 to 40 dB apart; visible keypoints move by a pixel or two, hidden ones by any amount, and a few people near
 #: the threshold appear or go.

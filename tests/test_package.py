@@ -87,8 +87,18 @@ def test_the_extras_that_errors_name_exist():
 
 
 def test_every_import_is_a_dependency():
-    distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "google": "onnx", "yaml": "pyyaml"}
-    known = {name_of(line) for line in project()["dependencies"]} | {"onnxruntime", "matplotlib"}
+    distributions = {
+        "cv2": "opencv-python-headless",
+        "PIL": "pillow",
+        "google": "onnx",
+        "yaml": "pyyaml",
+        "tensorrt_rtx": "tensorrt-rtx-cu12",
+        "cuda": "cuda-bindings",
+        "pynvml": "nvidia-ml-py",
+    }
+    optional = project()["optional-dependencies"]
+    extras = [line for name in set(optional) - {"test", "dev"} for line in optional[name]]
+    known = {name_of(line) for line in [*project()["dependencies"], *extras]}
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []
@@ -148,6 +158,8 @@ def test_the_wheel(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert f"rtmo_deploy-{rtmo_deploy.__version__}-py3-none-any.whl" == wheel.name
     expected = {path.relative_to(ROOT).as_posix() for path in modules()} | {"rtmo_deploy/py.typed"}
+    for data in ("data/calibration_sets/*.json", "*/plugins/rtmo_decode.*", "zoo/weights/*"):
+        expected |= {path.relative_to(ROOT).as_posix() for path in PACKAGE.glob(data)}
     assert {name for name in names if name.startswith("rtmo_deploy/")} == expected
     others = {name for name in names - expected if ".dist-info/" not in name}
     assert not others

@@ -59,7 +59,7 @@ def test_a_checkpoint(checkpoint_n):
         "stored_dtype": "float32",
     }
     assert {key: document[key] for key in expected} == expected
-    assert 1e6 < document["parameters"] < 2e6
+    assert 2e6 < document["parameters"] < 3e6
     facts = facts_of(checkpoint_n)
     assert (facts["architecture"], facts["input hw"], facts["has ema"]) == ("rtmo-n", "256x256", "no")
     assert facts["parameters"] == f"{document['parameters']:,}"

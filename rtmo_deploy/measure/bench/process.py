@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.options import Contender
 
-__all__ = ["StartWorker", "WorkerLink", "WorkerProcess", "start_worker"]
+__all__ = ["WorkerLink", "WorkerProcess", "start_worker"]
 
 WORKER_COMMAND = (sys.executable, "-m", "rtmo_deploy.measure.bench.worker")
 #: Characters of a dead worker's last words that are told.

@@ -42,6 +42,7 @@ class Letterbox(StrEnum):
 
 
 def export(
+    context: typer.Context,
     checkpoint: Annotated[
         str,
         typer.Argument(
@@ -137,7 +138,7 @@ def export(
 
         import_openvino("Converting to OpenVINO")  # said before anything is exported
         if Path(checkpoint).suffix.lower() == ".onnx":
-            require_no_onnx_options()
+            require_no_onnx_options(context)
             source = Path(checkpoint)
             convert(source, output or source.with_suffix(".xml"), verify=not no_verify, as_json=as_json)
             return

@@ -175,6 +175,10 @@ def pack(
     ema: Annotated[
         bool, typer.Option("--ema", help="Take ema_state_dict: mmengine's raw weights; see 'export --help'.")
     ] = False,
+    imgsz: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Input size that OUT says it is made for. [default: CKPT's]"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     as_json: _Json = False,
 ) -> None:
@@ -191,7 +195,7 @@ def pack(
     from rtmo_deploy.model import load_checkpoint
     from rtmo_deploy.model.pack import pack_checkpoint
 
-    pack_checkpoint(load_checkpoint(path, ema=ema), output, half=half)
+    pack_checkpoint(load_checkpoint(path, ema=ema), output, half=half, input_hw=imgsz)
     size = output.stat().st_size
     if as_json:
         print_json("models pack", source=str(path), path=str(output), size=size, sha256=sha256_of(output), half=half)

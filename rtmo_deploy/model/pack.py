@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.model.reader import write_checkpoint
 
 if TYPE_CHECKING:
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["pack_checkpoint"]
 
+#: The coarsest level's stride.
+INPUT_MULTIPLE = 32
 _FACTS = ("epoch", "iter")
 
 
-def pack_checkpoint(checkpoint: LoadedCheckpoint, output: Path, *, half: bool = False) -> None:
+def pack_checkpoint(
+    checkpoint: LoadedCheckpoint, output: Path, *, half: bool = False, input_hw: tuple[int, int] | None = None
+) -> None:
     """Write the weights of a checkpoint without optimiser, raw weights and the training's state.
 
     Args:
@@ -29,11 +33,19 @@ def pack_checkpoint(checkpoint: LoadedCheckpoint, output: Path, *, half: bool = 
         half: Store matrices and convolution kernels as float16. Vectors (biases, the norms' statistics and gains)
             stay float32: they are a hundredth of the file, and a variance may lie outside float16's range.
             Reading restores float32, and computes frequencies and bins anew.
+        input_hw: Height and width in pixels that the file says it is made for; the checkpoint's if not given. A
+            network is not bound to the size it was trained at, and may be best at another.
 
     Raises:
+        UsageError: Height or width is no multiple of 32.
         CheckpointError: A weight is too large for float16.
         SetupError: The file cannot be written.
     """
+    if input_hw is not None and any(side < INPUT_MULTIPLE or side % INPUT_MULTIPLE for side in input_hw):
+        raise UsageError(
+            f"An input of {input_hw[0]}x{input_hw[1]} pixels is not possible.",
+            remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
+        )
     state = checkpoint.model.state_dict()
     if half:
         limit = torch.finfo(torch.float16).max
@@ -49,5 +61,9 @@ def pack_checkpoint(checkpoint: LoadedCheckpoint, output: Path, *, half: bool = 
                 )
             state[key] = tensor.half()
     facts = {key: checkpoint.contents.meta[key] for key in _FACTS if key in checkpoint.contents.meta}
-    own = {"version": __version__, "skeleton": checkpoint.skeleton.to_dict(), "input_hw": list(checkpoint.input_hw)}
+    own = {
+        "version": __version__,
+        "skeleton": checkpoint.skeleton.to_dict(),
+        "input_hw": list(input_hw or checkpoint.input_hw),
+    }
     write_checkpoint(output, state, {"rtmo_deploy": own, **facts})

@@ -206,7 +206,7 @@ def test_errors_become_exit_codes(cache, monkeypatch):
     assert "Did you mean 'rtmo-s-coco'?" in result.stderr
     result = run("download", "rtmo-n")
     assert result.exit_code == 2
-    assert "models init rtmo-n" in result.stderr
+    assert "comes with the package" in result.stderr
     monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "1")
     result = run("download", "rtmo-s-coco")
     assert result.exit_code == 5
@@ -309,7 +309,7 @@ def test_a_model_that_comes_with_the_package(cache, monkeypatch):
     monkeypatch.setitem(EMBEDDED, "rtmo-n", toy)
     (entry,) = run_json("--json")["embedded"]
     assert (entry["name"], entry["ap"], entry["path"]) == ("rtmo-n", 0.5, str(toy.path))
-    assert "With the package: rtmo-n, 192x192, 17 keypoints, trained on toys; AP 0.500" in " ".join(
+    assert "With the package: rtmo-n, 256x256, 17 keypoints, trained on toys; AP 0.500" in " ".join(
         run().stdout.split()
     )
     assert run("path", "rtmo-n").stdout.strip() == str(toy.path)

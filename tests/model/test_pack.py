@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.measure import compare_people, structured_images
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.model.pack import pack_checkpoint
@@ -39,6 +39,15 @@ def test_whole_precision_keeps_every_bit(checkpoint_n: Path, tmp_path: Path, suf
     for key, tensor in loaded.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[key], tensor), key
     assert (again.input_hw, again.skeleton) == (loaded.input_hw, loaded.skeleton)
+
+
+def test_another_input_size_is_recorded(checkpoint_n: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(checkpoint_n)
+    pack_checkpoint(loaded, tmp_path / "packed.pth", input_hw=(320, 192))
+    assert load_checkpoint(tmp_path / "packed.pth").input_hw == (320, 192)
+    with pytest.raises(UsageError, match="320x100"):
+        pack_checkpoint(loaded, tmp_path / "odd.pth", input_hw=(320, 100))
+    assert not (tmp_path / "odd.pth").exists()
 
 
 def test_half_precision_is_half_the_size_and_finds_the_same_people(checkpoint_n: Path, tmp_path: Path) -> None:

@@ -535,7 +535,8 @@ class TestResolve:
         with pytest.raises(UsageError, match="neither"):
             resolve_checkpoint("")
 
-    def test_an_architecture_that_nobody_published(self):
+    def test_an_architecture_that_nobody_published(self, monkeypatch):
+        monkeypatch.delitem(EMBEDDED, "rtmo-n")
         with pytest.raises(UsageError, match="models init rtmo-n"):
             resolve_checkpoint("rtmo-n")
 

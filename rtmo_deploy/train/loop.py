@@ -89,6 +89,20 @@ class Progress:
     report: AccuracyReport | None = None
 
 
+@contextlib.contextmanager
+def _without_denormals() -> Iterator[None]:
+    """The far tails of the heatmaps are denormal numbers, a hundred times slower on x86, and mean nothing.
+
+    The setting is the process's, and others may need them.
+    """
+    before = bool(torch.tensor(1e-40) * 1.0 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
 class Trainer:
     """One run of a recipe.
 
@@ -107,8 +121,6 @@ class Trainer:
         self.recipe, self.options, self.group = recipe, options, group
         if group.main:
             check_packages(tensorboard=options.tensorboard)
-        # The far tails of the heatmaps are denormal numbers, a hundred times slower on x86, and mean nothing.
-        torch.set_flush_denormal(True)
         feed = build_feed(recipe)
         self.skeleton = feed.skeleton
         self.batches = Batches(recipe, feed, rank=group.rank, world=group.world)
@@ -159,7 +171,7 @@ class Trainer:
             InputDataError: A picture cannot be read.
         """
         log = self._open_log() if self.group.main else None
-        with contextlib.closing(log) if log else contextlib.nullcontext():
+        with contextlib.closing(log) if log else contextlib.nullcontext(), _without_denormals():
             finished = self._run(log, report)
             if log:
                 log.draw()

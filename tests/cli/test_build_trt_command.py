@@ -44,7 +44,7 @@ def test_a_dry_run_says_what_would_be_built(raw, tmp_path):
     assert document["command"] == "build-trt"
     assert document["dry_run"] is True
     assert document["steps"] == ["cast to fp16", "build with tensorrt-rtx, audit, write"]
-    assert document["profiles"] == ["1x192x192 to 2x640x640, tuned for 1x192x192"]
+    assert document["profiles"] == ["1x256x256 to 2x640x640, tuned for 1x256x256"]
     assert (document["precision"], document["possible"], document["problems"]) == ("fp16", True, [])
     assert not (tmp_path / "a.engine").exists()
 

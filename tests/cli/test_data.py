@@ -24,7 +24,7 @@ def test_from_end_to_end(tmp_path):
     assert "drawing" in result.stderr
     document = json.loads((out / "annotations.json").read_text(encoding="utf-8"))
     recipe = document["info"]["recipe"]
-    assert (recipe["seed"], recipe["images"], recipe["generator_version"]) == (5, 6, 1)
+    assert (recipe["seed"], recipe["images"], recipe["generator_version"]) == (5, 6, 2)
     assert (recipe["options"]["people"], recipe["options"]["size"]) == ([2, 4], [120, 160])
     assert [image["id"] for image in document["images"]] == [1, 2, 3, 4, 5, 6]
     for image in document["images"]:

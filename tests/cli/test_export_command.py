@@ -118,7 +118,12 @@ def test_beside_the_checkpoint_and_unverified_if_asked(checkpoint_n, tmp_path):
     assert document["artifact"]["verified"] is None
     assert document["artifact"]["input"]["batch"] == 3
     assert document["artifact"]["companion"]["name"] == "my.model.dcc.onnx"
-    assert {path.name for path in tmp_path.iterdir()} == {"my.model.pth", "my.model.onnx", "my.model.dcc.onnx"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".rtmo-deploy",
+        "my.model.pth",
+        "my.model.onnx",
+        "my.model.dcc.onnx",
+    }
 
 
 @pytest.mark.parametrize(

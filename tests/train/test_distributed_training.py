@@ -140,7 +140,7 @@ def test_two_processes_train_as_one(tmp_path, accumulate):
     for number, state in one["optimizer"]["state"].items():
         mine, theirs = two["optimizer"]["state"][number]["exp_avg"], state["exp_avg"]
         if theirs.norm() > 1e-8:  # the rest is rounding: biases that a norm takes away
-            assert (mine - theirs).norm() < 0.03 * theirs.norm(), number
+            assert (mine - theirs).norm() < 0.06 * theirs.norm(), number
             compared += 1
     assert compared > 200
     assert (tmp_path / "two" / "final.pth").is_file()

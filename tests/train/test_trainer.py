@@ -212,7 +212,7 @@ def test_mixed_precision_is_near_full_precision(tmp_path):
         trainer(tmp_path / precision, toy_recipe(precision=precision), log_every=1).run(rows.append)
         terms[precision] = rows[0].terms
     for name, value in terms["fp32"].items():
-        assert terms["bf16"][name] == pytest.approx(value, rel=0.05), name
+        assert terms["bf16"][name] == pytest.approx(value, rel=0.15), name
     assert terms["bf16"] != terms["fp32"]
 
 

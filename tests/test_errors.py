@@ -13,7 +13,8 @@ from rtmo_deploy.errors import MissingDependencyError, RtmoDeployError
 def tree(kind=RtmoDeployError):
     yield kind
     for child in kind.__subclasses__():
-        yield from tree(child)
+        if child.__module__ == errors.__name__:  # a floor may have a narrower one of its own
+            yield from tree(child)
 
 
 def test_the_drawing_in_the_docstring_is_the_tree():

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import rtmo_deploy
+from rtmo_deploy.zoo import EMBEDDED
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rtmo_deploy"
@@ -186,7 +187,8 @@ def test_the_sdist(tmp_path):
         "rtmo_deploy/py.typed",
         "tests/golden.py",
     } <= names
-    assert not [name for name in names if name.endswith((".pth", ".onnx", ".engine", ".pyc"))]
+    made = {name for name in names if name.endswith((".pth", ".onnx", ".engine", ".pyc"))}
+    assert made == {f"rtmo_deploy/zoo/weights/{name}.pth" for name in EMBEDDED}
 
 
 def build(folder, target):

@@ -8,8 +8,10 @@ MMDeploy has no such keys; it is recognised by its inputs and outputs.
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,20 @@ from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import NoReturn
 
-__all__ = ["Artifact", "DecodeContract", "DecodeMode", "InputContract", "Kind", "Parent"]
+__all__ = [
+    "Artifact",
+    "DecodeContract",
+    "DecodeMode",
+    "InputContract",
+    "Kind",
+    "Parent",
+    "installed_versions",
+    "made_with",
+]
 
 SCHEMA_VERSION = 1
 _PREFIX = "rtmo_deploy."
@@ -213,6 +224,22 @@ class Artifact:
                 where=path,
             ) from error
         return artifact
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def made_with(*packages: str) -> dict[str, str]:
+    """What an artifact that is made now records as its versions: this project, Python, and of the packages each one."""
+    return {"rtmo-deploy": __version__, "python": platform.python_version(), **installed_versions(packages)}
 
 
 def _no_constant(name: str) -> NoReturn:

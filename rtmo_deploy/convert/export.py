@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, InputContract, Kind, Parent, made_with
+from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.convert.trace import trace_coordinates, trace_network
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError
@@ -19,8 +18,6 @@ from rtmo_deploy.measure import ValidationReport, validate_model
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import onnx
 
     from rtmo_deploy.convert.verify import VerificationReport
     from rtmo_deploy.model import LoadedCheckpoint
@@ -115,15 +112,6 @@ def export_onnx(
     )
 
 
-def write_metadata(model: onnx.ModelProto, artifact: Artifact) -> None:
-    """Put what an artifact knows of itself into a model, in place, replacing what stood there."""
-    import onnx
-
-    model.producer_name, model.producer_version = "rtmo-deploy", __version__
-    model.doc_string = ""
-    onnx.helper.set_model_props(model, artifact.to_metadata())
-
-
 def _describe(
     checkpoint: LoadedCheckpoint, output: Path, options: ExportOptions, input_hw: tuple[int, int]
 ) -> Artifact:
@@ -142,7 +130,7 @@ def _describe(
         decode=options.decode.contract(),
         variant=checkpoint.variant.name if checkpoint.variant else None,
         parents=(Parent(checkpoint.path.name, checkpoint.sha256),),
-        versions=_versions(),
+        versions=made_with("torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
     )
 
 
@@ -195,13 +183,3 @@ def _require_parity(report: VerificationReport, output: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _versions() -> dict[str, str]:
-    found = {"rtmo-deploy": __version__, "python": platform.python_version()}
-    for package in ("torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

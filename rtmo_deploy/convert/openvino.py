@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, Kind, Parent
+from rtmo_deploy.artifact import Artifact, Kind, Parent, made_with
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, SetupError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
@@ -157,7 +154,7 @@ def _describe(parent: Artifact, output: Path, *, compress_fp16: bool) -> Artifac
         kind=Kind.OPENVINO,
         precision=COMPRESSED if compress_fp16 else parent.precision,
         parents=(Parent(parent.path.name, sha256_of(parent.path)),),
-        versions=_versions(),
+        versions=made_with("openvino", "onnx", "onnxruntime", "onnxruntime-gpu"),
         verified=None,
     )
 
@@ -233,13 +230,3 @@ def _write_companion(path: Path, content: bytes) -> None:
         return
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _versions() -> dict[str, str]:
-    found = {"rtmo-deploy": __version__, "python": platform.python_version()}
-    for package in ("openvino", "onnx", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

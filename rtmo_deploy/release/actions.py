@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rtmo_deploy._version import __version__
+from rtmo_deploy.artifact import installed_versions
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.release import _make, _measure
 
@@ -182,10 +182,4 @@ def _machine() -> dict[str, Any]:
 
 @lru_cache(maxsize=32)
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {"rtmo-deploy": __version__}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"rtmo-deploy": __version__, **installed_versions(packages)}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, Parent
+from rtmo_deploy.artifact import Artifact, Parent, made_with
+from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, HalfType, to_half
 from rtmo_deploy.convert.precision.islands import island_of
 from rtmo_deploy.convert.precision.refuse import companion_bytes, refuse_output, refuse_source
@@ -104,7 +102,7 @@ def cast_onnx(
         path=output,
         precision=half.name,
         parents=(*artifact.parents, Parent(source.name, sha256_of(source))),
-        versions={**artifact.versions, **_versions()},
+        versions={**artifact.versions, **made_with("onnx", "onnxruntime", "onnxruntime-gpu")},
         verified=None,
     )
     report = None
@@ -112,7 +110,7 @@ def cast_onnx(
         report = _verify(model, cast.model, half, artifact, companion, progress)
         _require_parity(report, half, source)
         new = replace(new, verified={"precision": report.to_dict()})
-    _write_metadata(cast.model, new)
+    write_metadata(cast.model, new)
     progress("writing")
     if companion is not None and new.companion is not None:
         _copy_companion(companion, new.companion, output)
@@ -203,18 +201,3 @@ def _need_onnxruntime() -> None:
 
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingDependencyError("onnxruntime", purpose="Verifying the cast (--no-verify skips it)", extra="cpu")
-
-
-def _write_metadata(model: onnx.ModelProto, artifact: Artifact) -> None:
-    model.producer_name, model.producer_version = "rtmo-deploy", __version__
-    onnx.helper.set_model_props(model, artifact.to_metadata())
-
-
-def _versions() -> dict[str, str]:
-    found = {"rtmo-deploy": __version__, "python": platform.python_version()}
-    for package in ("onnx", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
-from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, Parent
+from rtmo_deploy.artifact import Artifact, Parent, made_with
+from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.quantize.blocks import Block, blocks_of
 from rtmo_deploy.convert.quantize.insert import count_pairs, insert
 from rtmo_deploy.convert.quantize.placement import place
@@ -24,6 +21,8 @@ from rtmo_deploy.measure import ValidationReport, validate_model
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
+
+    import onnx
 
     from rtmo_deploy.convert.quantize.judge import Judge, Verdict
     from rtmo_deploy.convert.quantize.macs import Share
@@ -196,8 +195,7 @@ def quantize_onnx(
     validation = validate_model(model, output)
     _require_valid(validation, output)
     artifact = _describe(source.artifact, source.sha256, output, result, validation)
-    model.producer_name, model.producer_version = "rtmo-deploy", __version__
-    onnx.helper.set_model_props(model, artifact.to_metadata())
+    write_metadata(model, artifact)
     progress("writing")
     _write(source, output, model)
     return replace(result, artifact=artifact, size=output.stat().st_size)
@@ -246,7 +244,7 @@ def _describe(
         path=output,
         precision="int8",
         parents=(Parent(artifact.path.name, sha256),),
-        versions=_versions(),
+        versions=made_with("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
         verified={"validation": validation.to_dict(), "quantization": result.to_dict()},
     )
 
@@ -261,13 +259,3 @@ def _write(source: SourceModel, output: Path, model: onnx.ModelProto) -> None:
     content = model.SerializeToString()
     with atomic_write(output) as temporary:
         temporary.write_bytes(content)
-
-
-def _versions() -> dict[str, str]:
-    found = {"rtmo-deploy": __version__, "python": platform.python_version()}
-    for package in ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

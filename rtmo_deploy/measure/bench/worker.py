@@ -11,10 +11,10 @@ import json
 import os
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rtmo_deploy.artifact import installed_versions
 from rtmo_deploy.errors import RtmoDeployError
 from rtmo_deploy.files import sha256_of
 
@@ -147,12 +147,7 @@ def peak_memory() -> int | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    found = {"python": sys.version.split()[0], **installed_versions(PACKAGES)}
     if "rtmo-deploy" not in found:
         from rtmo_deploy._version import __version__
 

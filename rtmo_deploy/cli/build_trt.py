@@ -98,7 +98,11 @@ def build_trt(
         bool, typer.Option("-k", "--keep-onnx", help="Keep the ONNX model that was made on the way, beside the engine.")
     ] = False,
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not compare a model made on the way with its source.")
+        bool,
+        typer.Option(
+            "--no-verify",
+            help="Do not compare a model made on the way with its source, nor, on a GPU, the engine with it.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and whether this machine can; exit 0 or 5.")
@@ -213,6 +217,7 @@ def _make(
     from rtmo_deploy.artifact import DecodeMode, Kind
     from rtmo_deploy.convert.trt.build import build_engine
     from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx
+    from rtmo_deploy.convert.trt.proof import find_reference
     from rtmo_deploy.files import atomic_write
     from rtmo_deploy.runtime.estimator import read_artifact
 
@@ -224,7 +229,10 @@ def _make(
         model = prepare_onnx(
             model, known, folder, precision=options.precision, decode=decode, verify=verify, progress=progress
         )
-        result = build_engine(model, output, options, progress=progress)
+        reference = None
+        if verify:
+            reference = source if artifact.kind is Kind.CHECKPOINT else find_reference(source, artifact)
+        result = build_engine(model, output, options, reference=reference, progress=progress)
         kept = None
         if keep and model != source:
             kept = output.with_suffix(".onnx")
@@ -277,6 +285,7 @@ def _as_dict(result: BuildResult, kept: Path | None) -> dict[str, Any]:
         "onnx_path": None if kept is None else str(kept),
         "seconds": round(result.seconds, 3),
         "warnings": list(result.warnings),
+        "proof": None if result.proof is None else result.proof.to_dict(),
         "record": result.record.to_dict(),
     }
 
@@ -299,6 +308,8 @@ def _print(result: BuildResult, kept: Path | None) -> None:
         "precision": f"{audit.sentence()}; matrix products: {_counts(products)}",
         "audited by": audit.how,
     }
+    if result.proof is not None:
+        facts["compared with"] = result.proof.sentence()
     if record.targets:
         facts["built for"] = f"compute capability {', '.join(record.targets)}"
     if kept is not None:

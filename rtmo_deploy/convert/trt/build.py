@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact, InputContract
     from rtmo_deploy.convert.trt.options import BuildOptions
     from rtmo_deploy.convert.trt.process import ChildAnswer
+    from rtmo_deploy.convert.trt.proof import EngineProof
     from rtmo_deploy.runtime.engine_file import Profile, Shape
 
 __all__ = ["BuildResult", "build_engine", "build_planned", "plan_build"]
@@ -48,6 +49,7 @@ class BuildResult:
         audit: What it computes in.
         warnings: What TensorRT warned of.
         seconds: Time taken in all.
+        proof: What it did on its GPU; None where it was not run.
     """
 
     record: EngineRecord
@@ -55,6 +57,7 @@ class BuildResult:
     audit: Audit
     warnings: tuple[str, ...]
     seconds: float
+    proof: EngineProof | None = None
 
 
 def build_engine(
@@ -62,28 +65,33 @@ def build_engine(
     output: Path | None,
     options: BuildOptions,
     *,
+    reference: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> BuildResult:
-    """Build an engine, audit it, and only then write it.
+    """Build an engine, audit it, compare it with its reference where it can run, and only then write it.
 
     Args:
         source: An ONNX model, already of the precision that is asked for.
         output: Where to write; named after what it is, beside the model, if not given.
         options: What is asked for.
+        reference: A checkpoint or an ONNX model whose people the engine must find, if there is a GPU that it was built
+            for; not compared if not given.
         progress: Told of each step.
 
     Raises:
         ArtifactError: The model cannot be built, or the engine is not of the precision that was asked for.
+        ParityError: It does not find the reference's people, or not the same ones in every row of a batch.
         UsageError: An option does not apply, or a profile lies outside the model.
         SetupError: This machine cannot build it, the build was ended from outside, or the file cannot be written.
     """
-    return build_planned(plan_build(source, output, options), options, progress=progress)
+    return build_planned(plan_build(source, output, options), options, reference=reference, progress=progress)
 
 
 def build_planned(
     plan: BuildPlan,
     options: BuildOptions,
     *,
+    reference: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
     command: Sequence[str] | None = None,
 ) -> BuildResult:
@@ -122,10 +130,42 @@ def build_planned(
             seconds=round(answer.done["seconds"], 3),
             notes=plan.notes,
         )
+        proof, not_run = None, _why_not_run(gpu, options)
+        if reference is None:
+            not_run = "nobody asked for it"
+        elif not not_run:
+            record, engine, proof = _prove(plan, record, engine, reference, progress)
+        if proof is None:
+            record = replace(record, notes=(*record.notes, f"The people it finds were not compared: {not_run}."))
         progress("writing")
-        _copy_companion(plan)
+        _copy_companion(plan, plan.output)
         write_pair(engine, plan.output, record)
-    return BuildResult(record, sidecar_path(plan.output), audit, tuple(answer.warnings), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return BuildResult(record, sidecar_path(plan.output), audit, tuple(answer.warnings), seconds, proof)
+
+
+def _why_not_run(gpu: Mapping[str, Any] | None, options: BuildOptions) -> str:
+    """Why an engine that was just built cannot run here; empty if it can."""
+    if gpu is None:
+        return "there is no GPU here to run it"
+    if options.targets and gpu["compute_capability"] not in options.targets:
+        return f"it is built for other GPUs than the {gpu['name']} that is here"
+    return ""
+
+
+def _prove(
+    plan: BuildPlan, record: EngineRecord, built: Path, reference: Path, progress: Callable[[str], None]
+) -> tuple[EngineRecord, Path, EngineProof]:
+    """Run the engine where it was built, under its own name, with its record and companion beside it."""
+    from rtmo_deploy.convert.trt.proof import prove_engine
+
+    engine = built.parent / "proof" / plan.output.name
+    engine.parent.mkdir()
+    _copy_companion(plan, engine)
+    write_pair(built, engine, record)
+    proof = prove_engine(engine, reference, device="cuda:0", progress=progress)
+    verified = {**(record.artifact.verified or {}), "parity": proof.to_dict()}
+    return replace(record, artifact=replace(record.artifact, verified=verified)), engine, proof
 
 
 @contextmanager
@@ -246,12 +286,12 @@ def _plugin(form: str | None) -> Mapping[str, str] | None:
     }
 
 
-def _copy_companion(plan: BuildPlan) -> None:
+def _copy_companion(plan: BuildPlan, engine: Path) -> None:
     """The second file of a ``raw`` model goes where the engine goes."""
     companion = plan.artifact.companion
-    if companion is None or plan.source.parent.resolve() == plan.output.parent.resolve():
+    if companion is None or plan.source.parent.resolve() == engine.parent.resolve():
         return
-    original, target = plan.source.with_name(companion.name), plan.output.with_name(companion.name)
+    original, target = plan.source.with_name(companion.name), engine.with_name(companion.name)
     if target.exists() and sha256_of(target) != companion.sha256:
         raise UsageError(
             f"It belongs to another model, and the engine's own {companion.name} would overwrite it.",

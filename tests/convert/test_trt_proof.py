@@ -1,0 +1,252 @@
+"""What is asked of an engine where it can run: its reference's people, and the same ones in every row."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_networks import write_toy
+
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.convert.trt import BuildOptions, build_engine, proof
+from rtmo_deploy.convert.trt.build import build_planned
+from rtmo_deploy.convert.trt.plan import plan_build
+from rtmo_deploy.convert.trt.proof import find_reference, prove_engine
+from rtmo_deploy.errors import ParityError
+from rtmo_deploy.files import sha256_of
+from rtmo_deploy.measure.agreement import Pictures, Side
+from rtmo_deploy.runtime.engine_file import read_record
+from rtmo_deploy.runtime.trt_api import installed_backends
+from rtmo_deploy.zoo import COCO_17
+
+SIDE = 128
+
+
+def people(images, **changes):
+    """Two made-up people in every row; the second's place depends on the picture."""
+    rows = len(images)
+    dets = np.zeros((rows, 3, 5), np.float32)
+    keypoints = np.zeros((rows, 3, 17, 3), np.float32)
+    for row, image in enumerate(images):
+        for person, corner in enumerate((10.0, 40.0 + float(image.mean()) / 8)):
+            dets[row, person] = (corner, corner, corner + 30, corner + 60, 0.9 - 0.2 * person)
+            keypoints[row, person, :, :2] = corner + np.linspace(0, 30, 17)[:, None] * (1.0, 2.0)
+            keypoints[row, person, :, 2] = 0.8
+    return {"dets": dets, "keypoints": keypoints}
+
+
+class Made:
+    """A backend that makes people up, with a fault of choice."""
+
+    device = "cpu"
+
+    def __init__(self, fault=lambda outputs: outputs):
+        self.fault = fault
+
+    def __call__(self, images):
+        return self.fault(people(images))
+
+
+def side(name, kind, backend, *, batch=None, precision="fp32"):
+    artifact = Artifact(
+        path=Path(name),
+        kind=kind,
+        architecture="toy",
+        skeleton=COCO_17,
+        input=InputContract(SIDE, SIDE, batch=batch),
+        decode=DecodeContract(mode=DecodeMode.FIXED, max_dets=3),
+        precision=precision,
+    )
+    return Side(artifact, backend, None, name)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Opens made-up sides instead of files; the engine with the fault that is set."""
+    faults = {"engine": lambda outputs: outputs, "batch": 4, "precision": "fp32"}
+
+    def open_side(model, *, device="cpu"):
+        if model.endswith(".engine"):
+            assert device == "cuda:0"
+            engine = Made(faults["engine"])
+            return side(model, Kind.ENGINE, engine, batch=faults["batch"], precision=faults["precision"])
+        assert device == "cpu"
+        return side(model, Kind.CHECKPOINT, Made())
+
+    monkeypatch.setattr(proof.Side, "open", open_side)
+    return faults
+
+
+def prove():
+    return prove_engine(Path("a.engine"), Path("a.pth"), pictures=Pictures.drawn_people(3))
+
+
+def test_an_engine_that_does_the_same_passes(opened):
+    found = prove()
+    assert found.failures() == []
+    assert (found.rows, found.row_px, found.row_score, found.row_counts) == (4, 0.0, 0.0, (2, 2, 2, 2))
+    assert found.agreement.people.matched == 6
+    assert found.sentence() == "a.pth: 6 people on 3 pictures, keypoints within 0 px, scores within 0; 4 equal rows"
+    assert found.to_dict()["people"]["matched"] == 6
+
+
+def _moved(outputs):
+    outputs["keypoints"][..., 0] += 3.0
+    return outputs
+
+
+def _third_row(outputs):
+    if len(outputs["dets"]) > 2:
+        outputs["keypoints"][2, 0, 5, 1] += 0.5
+    return outputs
+
+
+def _empty_row(outputs):
+    outputs["dets"][1:] = 0
+    outputs["keypoints"][1:] = 0
+    return outputs
+
+
+def _nan(outputs):
+    outputs["keypoints"][0, 0, 0, 0] = np.nan
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (_moved, r"against a\.pth, .*px"),
+        (_empty_row, "people missed"),
+        (_nan, "not finite"),
+    ],
+)
+def test_an_engine_that_does_something_else_fails(opened, fault, message):
+    opened["engine"] = fault
+    with pytest.raises(ParityError, match=message) as caught:
+        prove()
+    assert caught.value.exit_code == 6
+    assert "--no-verify" in str(caught.value.remedy)
+
+
+def test_rows_that_differ_fail_even_within_the_bounds_of_the_precision(opened):
+    opened.update(engine=_third_row, precision="fp16")
+    with pytest.raises(ParityError, match=r"the same picture in every row gives people up to 0\.5 px"):
+        prove()
+    opened["batch"] = 1  # one row: nothing to compare, and half a pixel is within what fp16 may do
+    assert prove().row_counts == (2,)
+
+
+def test_rows_with_other_numbers_of_people_are_counted(opened):
+    opened.update(engine=lambda outputs: _empty_row(outputs) if len(outputs["dets"]) > 4 else outputs, batch=5)
+    with pytest.raises(ParityError, match="the same picture in every row gives 2, 0, 0, 0, 0 people"):
+        prove()
+
+
+def test_the_reference_is_the_checkpoint_that_lies_beside(tmp_path):
+    checkpoint, model = tmp_path / "a.pth", tmp_path / "a.onnx"
+    checkpoint.write_bytes(b"weights")
+    artifact = side("a.onnx", Kind.ONNX, Made()).artifact
+    artifact = replace(artifact, parents=(Parent("a.pth", sha256_of(checkpoint)),))
+    assert find_reference(model, artifact) == checkpoint
+    checkpoint.write_bytes(b"other weights")
+    assert find_reference(model, artifact) == model
+    checkpoint.unlink()
+    assert find_reference(model, artifact) == model
+
+
+rtx = pytest.mark.skipif("tensorrt-rtx" not in installed_backends(), reason="needs tensorrt_rtx")
+RTX = BuildOptions(backend="tensorrt-rtx")
+#: The real child process, which believes that there is a GPU.
+WITH_GPU = [
+    sys.executable,
+    "-c",
+    (
+        "import sys; from rtmo_deploy.convert.trt import child; from rtmo_deploy.runtime.cuda_device import Gpu\n"
+        "child.find_gpu = lambda: Gpu(0, 'NVIDIA Made-up', '8.9', '12.8')\n"
+        "child._inspect = lambda *_: None\n"
+        "sys.exit(child.main())"
+    ),
+]
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@rtx
+def test_an_engine_is_proven_before_it_is_put_where_it_was_asked_for(tmp_path, monkeypatch, opened):
+    source, seen = write_toy(tmp_path / "toy.onnx"), []
+
+    def prove_it(engine, reference, *, device, progress):
+        seen.append((engine.name, reference, device, _names(tmp_path), read_record(engine).sha256 == sha256_of(engine)))
+        return prove()
+
+    monkeypatch.setattr(proof, "prove_engine", prove_it)
+    plan = plan_build(source, tmp_path / "a.engine", RTX)
+    result = build_planned(plan, RTX, reference=tmp_path / "a.pth", command=WITH_GPU)
+    ((name, reference, device, beside, whole),) = seen
+    assert (name, reference, device, whole) == ("a.engine", tmp_path / "a.pth", "cuda:0", True)
+    assert "a.engine" not in beside
+    assert _names(tmp_path) == ["a.engine", "a.engine.json", "toy.onnx"]
+    assert result.record == read_record(tmp_path / "a.engine")
+    assert result.record.artifact.verified["parity"]["people"]["matched"] == 6
+    assert result.record.gpu == "NVIDIA Made-up"
+    assert result.proof is not None
+    assert not any("not compared" in note for note in result.record.notes)
+
+
+@rtx
+def test_an_engine_that_fails_is_not_written(tmp_path, opened):
+    source, old = write_toy(tmp_path / "toy.onnx"), tmp_path / "a.engine"
+    old.write_bytes(b"the old engine")
+    opened["engine"] = _moved
+    with pytest.raises(ParityError):
+        build_planned(plan_build(source, old, RTX), RTX, reference=tmp_path / "a.pth", command=WITH_GPU)
+    assert _names(tmp_path) == ["a.engine", "toy.onnx"]
+    assert old.read_bytes() == b"the old engine"
+
+
+@rtx
+@pytest.mark.parametrize(
+    ("command", "targets", "asked", "why"),
+    [
+        (None, (), True, "there is no GPU here to run it"),
+        (WITH_GPU, ("12.0",), True, "it is built for other GPUs than the NVIDIA Made-up that is here"),
+        (WITH_GPU, (), False, "nobody asked for it"),
+    ],
+)
+def test_an_engine_that_was_not_run_says_so(tmp_path, command, targets, asked, why):
+    source, options = write_toy(tmp_path / "toy.onnx"), replace(RTX, targets=targets)
+    plan = plan_build(source, None, options)
+    if command is None and _has_gpu():
+        pytest.skip("there is a GPU")
+    reference = tmp_path / "a.pth" if asked else None
+    result = build_planned(plan, options, reference=reference, command=command)
+    assert result.proof is None
+    assert f"The people it finds were not compared: {why}." in result.record.notes
+    assert "parity" not in (result.record.artifact.verified or {})
+
+
+def _has_gpu():
+    from rtmo_deploy.runtime.cuda_device import find_gpu
+
+    return not isinstance(find_gpu(), str)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not _has_gpu(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_on_a_gpu_the_sample_model_is_proven(tmp_path, precision):
+    from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx
+    from rtmo_deploy.runtime.estimator import locate_model, read_artifact
+
+    checkpoint = locate_model("rtmo-n")
+    model = export_for_engine(checkpoint, tmp_path, DecodeMode.FIXED, progress=print)
+    model = prepare_onnx(model, read_artifact(model), tmp_path, precision=precision, decode=None, progress=print)
+    result = build_engine(model, tmp_path / "n.engine", BuildOptions(precision=precision), reference=checkpoint)
+    assert result.proof is not None
+    assert result.proof.agreement.people.matched > 10
+    assert result.proof.rows == 8

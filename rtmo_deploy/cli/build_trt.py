@@ -231,7 +231,7 @@ def _make(
         )
         reference = None
         if verify:
-            reference = source if artifact.kind is Kind.CHECKPOINT else find_reference(source, artifact)
+            reference = source if artifact.kind is Kind.CHECKPOINT else find_reference(artifact)
         result = build_engine(model, output, options, reference=reference, progress=progress)
         kept = None
         if keep and model != source:

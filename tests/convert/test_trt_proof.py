@@ -20,7 +20,7 @@ from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.agreement import Pictures, Side
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.trt_api import installed_backends
-from rtmo_deploy.zoo import COCO_17
+from rtmo_deploy.zoo import COCO_17, EMBEDDED
 
 SIDE = 128
 
@@ -148,13 +148,22 @@ def test_rows_with_other_numbers_of_people_are_counted(opened):
 def test_the_reference_is_the_checkpoint_that_lies_beside(tmp_path):
     checkpoint, model = tmp_path / "a.pth", tmp_path / "a.onnx"
     checkpoint.write_bytes(b"weights")
-    artifact = side("a.onnx", Kind.ONNX, Made()).artifact
+    artifact = side(str(model), Kind.ONNX, Made()).artifact
     artifact = replace(artifact, parents=(Parent("a.pth", sha256_of(checkpoint)),))
-    assert find_reference(model, artifact) == checkpoint
+    assert find_reference(artifact) == checkpoint
     checkpoint.write_bytes(b"other weights")
-    assert find_reference(model, artifact) == model
+    assert find_reference(artifact) == model
     checkpoint.unlink()
-    assert find_reference(model, artifact) == model
+    assert find_reference(artifact) == model
+
+
+def test_the_embedded_checkpoint_is_found(tmp_path):
+    embedded = EMBEDDED["rtmo-n"].path
+    artifact = side(str(tmp_path / "a.onnx"), Kind.ONNX, Made()).artifact
+    artifact = replace(artifact, parents=(Parent(embedded.name, sha256_of(embedded)),))
+    assert find_reference(artifact) == embedded
+    artifact = replace(artifact, parents=(Parent(embedded.name, "0" * 64),))
+    assert find_reference(artifact) == artifact.path
 
 
 rtx = pytest.mark.skipif("tensorrt-rtx" not in installed_backends(), reason="needs tensorrt_rtx")

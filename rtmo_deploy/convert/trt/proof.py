@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.errors import ParityError
-from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.agreement import Pictures, compare_sides
 from rtmo_deploy.measure.agreement.sides import Side
+from rtmo_deploy.measure.bench.reference import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,13 +89,9 @@ class EngineProof:
         }
 
 
-def find_reference(source: Path, artifact: Artifact) -> Path:
-    """The checkpoint that a model was made from, if it still lies beside it unchanged; else the model itself."""
-    for parent in artifact.parents:
-        beside = source.with_name(parent.name)
-        if beside.suffix in {".pth", ".safetensors"} and beside.is_file() and sha256_of(beside) == parent.sha256:
-            return beside
-    return source
+def find_reference(artifact: Artifact) -> Path:
+    """The checkpoint that a model was made from, if it is at hand unchanged; else the model itself."""
+    return find_checkpoint(artifact) or artifact.path
 
 
 def prove_engine(

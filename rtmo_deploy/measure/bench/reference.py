@@ -9,6 +9,7 @@ from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.estimator import is_checkpoint, read_artifact
 from rtmo_deploy.zoo.cache import cached_path, identify_published
+from rtmo_deploy.zoo.records import EMBEDDED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ GENERATIONS = 8
 
 
 def find_checkpoint(artifact: Artifact, generations: int = GENERATIONS) -> Path | None:
-    """The checkpoint that a model comes from: beside it, or among the downloaded ones. By its hash, never by its name.
+    """The checkpoint that a model comes from: beside it, downloaded, or embedded. By its hash, never by its name.
 
     Args:
         artifact: The model.
@@ -35,6 +36,7 @@ def find_checkpoint(artifact: Artifact, generations: int = GENERATIONS) -> Path 
         places = [artifact.path.with_name(parent.name)]
         if variant is not None:
             places.append(cached_path(variant))
+        places += [model.path for model in EMBEDDED.values() if model.path.name == parent.name]
         found = next((place for place in places if place.is_file() and sha256_of(place) == parent.sha256), None)
         if found is None:
             continue

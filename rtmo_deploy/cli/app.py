@@ -12,6 +12,7 @@ from rtmo_deploy.cli.build_trt import build_trt
 from rtmo_deploy.cli.calibrate import calibrate
 from rtmo_deploy.cli.cast import cast
 from rtmo_deploy.cli.data import data_app
+from rtmo_deploy.cli.doctor import doctor
 from rtmo_deploy.cli.eval import evaluate
 from rtmo_deploy.cli.export import export
 from rtmo_deploy.cli.inspect import inspect
@@ -89,5 +90,6 @@ app.command()(train)
 app.command()(inspect)
 app.command()(validate)
 app.command(name="eval")(evaluate)
+app.command()(doctor)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")

@@ -32,7 +32,8 @@ class OnnxRuntimeBackend:
 
     Attributes:
         emulated: An INT8 graph is computed in float32, rounded as in 8 bits, because this CPU's 8-bit arithmetic
-            loses what does not fit (:mod:`rtmo_deploy.runtime.onnxruntime_int8`).
+            loses what does not fit (:mod:`rtmo_deploy.runtime.onnxruntime_int8`), or because there is none for pairs
+            with half scales.
     """
 
     def __init__(self, artifact: Artifact, device: str, threads: int | None) -> None:
@@ -41,7 +42,7 @@ class OnnxRuntimeBackend:
         config = exact_entries(artifact, device)
         self.emulated = bool(config)
         if self.emulated:
-            _log.info("%s: INT8 is computed in float32; this CPU's 8-bit sums saturate.", artifact.path)
+            _log.info("%s: INT8 is computed in float32, rounded as in 8 bits.", artifact.path)
         self._session = open_session(
             artifact.path,
             device=device,
@@ -57,7 +58,11 @@ class OnnxRuntimeBackend:
 
 def exact_entries(artifact: Artifact, device: str) -> dict[str, str]:
     """Session configuration that an artifact needs in order to be computed as its graph says."""
-    return dict(EXACT) if artifact.precision == "int8" and device == "cpu" and saturates() else {}
+    eight_bit, _, half = artifact.precision.partition("+")
+    if eight_bit != "int8" or device != "cpu":
+        return {}
+    # Pairs with scales of half: ONNX Runtime 1.31 fuses them into operators that it then does not take.
+    return dict(EXACT) if half or saturates() else {}
 
 
 def open_session(
@@ -96,6 +101,8 @@ def open_session(
                 f"This ONNX Runtime ({ort.__version__}) has no CUDA provider, so {device} cannot be used.",
                 remedy="Use --device cpu, or in a fresh environment: pip install 'rtmo-deploy[gpu]'",
             )
+        if hasattr(ort, "preload_dlls"):  # since 1.21: finds the CUDA libraries that pip installed
+            ort.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(device.split(":")[1])}))
     source = model if isinstance(model, bytes) else str(model)
     try:

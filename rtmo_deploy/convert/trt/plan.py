@@ -11,7 +11,8 @@ from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.runtime.cuda_device import find_gpu
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
-from rtmo_deploy.runtime.trt_api import FLAVOURS, VOLTA, choose_flavour, load_api
+from rtmo_deploy.runtime.trt_api import FLAVOURS, choose_flavour, load_api
+from rtmo_deploy.runtime.trt_gpus import gpu_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +36,6 @@ __all__ = [
 ]
 
 SUFFIX = ".engine"
-#: The first TensorRT that does not know Volta.
-_WITHOUT_VOLTA = (10, 5)
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def plan_build(source: Path, output: Path | None, options: BuildOptions) -> Buil
 
 def default_output(source: Path, precision: str, flavour: Flavour) -> Path:
     """``<stem>.<precision>.<backend>.engine`` beside the model; a precision in its name is not repeated."""
-    stem = source.name.removesuffix(source.suffix).removesuffix(f".{precision}")
+    stem = source.name.removesuffix(source.suffix).removesuffix(f".{precision.replace('+', '.')}")
     return source.with_name(f"{stem}.{precision}.{flavour.name}{SUFFIX}")
 
 
@@ -160,14 +159,13 @@ def machine_problems(flavour: Flavour) -> tuple[str, ...]:
     gpu = find_gpu()
     if isinstance(gpu, str):
         return (f"{flavour.name} builds for the GPU of the machine, and this one has none that it could use: {gpu}",)
-    release = tuple(int(part) for part in api.version.split(".")[:2])
-    if gpu.compute_capability == "7.0" and release >= _WITHOUT_VOLTA:
-        return (f"TensorRT {api.version} does not know the {gpu.name}. {VOLTA}",)
-    return ()
+    problem = gpu_problem(flavour, api.version, gpu.name, gpu.compute_capability)
+    return () if problem is None else (str(problem),)
 
 
 def _precision(artifact: Artifact, asked: str | None) -> str:
-    if asked is None or asked == artifact.precision:
+    # int8+fp16 is INT8, with half around it.
+    if asked is None or asked in {artifact.precision, artifact.precision.partition("+")[0]}:
         return artifact.precision
     if asked == "int8":
         raise ArtifactError(

@@ -2,10 +2,15 @@
 
 Each graph runs in a process of its own (ONNX Runtime's spinning threads slow down whoever runs next in the same
 process), and the two are run in turn, round by round, so that whatever else the machine does hits both. What is
-reported is the ratio of the two within a round: its median, and the interval that holds 95 % of the medians of
-resampled rounds. The number of people is set by shifting the classifier's bias, by the same number in both graphs.
+reported is the ratio of the two within a round: the geometric mean of the rounds, and its 95 % interval (Student's t,
+as ``rtmo-deploy bench`` has it). The number of people is set by shifting the classifier's bias, by the same number in
+both graphs.
 
+    python benchmarks/onnx_vs_mmdeploy.py
     python benchmarks/onnx_vs_mmdeploy.py ours.onnx mmdeploy.onnx --people 0 10 50
+
+Without files, both are made of the embedded rtmo-n, theirs in MMDeploy's shape (``mmdeploy_shape.py`` says what that is
+and is not).
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import argparse
 import multiprocessing
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +28,7 @@ import numpy as np
 import onnx
 
 from rtmo_deploy.measure import structured_images
+from rtmo_deploy.measure.bench.statistics import paired_ratio
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -91,19 +98,12 @@ def find_shift(path: Path, images: np.ndarray, wanted: int, threads: int) -> flo
     return best[1]
 
 
-def interval(ratios: list[float]) -> tuple[float, float]:
-    """95 % interval of the median, by resampling."""
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(ratios, (2000, len(ratios))), axis=1)
-    return float(np.quantile(medians, 0.025)), float(np.quantile(medians, 0.975))
-
-
-def compare(args: argparse.Namespace, images: np.ndarray, wanted: int) -> str:
+def compare(args: argparse.Namespace, files: tuple[Path, Path], images: np.ndarray, wanted: int) -> str:
     """One row of the table."""
-    shift = find_shift(args.ours, images, wanted, args.threads)
+    shift = find_shift(files[0], images, wanted, args.threads)
     context = multiprocessing.get_context("spawn")
     ends, processes, found = [], [], []
-    for path in (args.ours, args.mmdeploy):
+    for path in files:
         end, other = context.Pipe()
         process = context.Process(target=worker, args=(other, shifted(path, shift), images, args.threads))
         process.start()
@@ -119,35 +119,47 @@ def compare(args: argparse.Namespace, images: np.ndarray, wanted: int) -> str:
     for end, process in zip(ends, processes, strict=True):
         end.send(None)
         process.join()
-    ratios = [theirs / ours for ours, theirs in zip(*times, strict=True)]
-    low, high = interval(ratios)
+    ratio = paired_ratio(times[1], times[0])
     ours, theirs = (1e3 * statistics.median(values) for values in times)
-    return (
-        f"| {wanted} | {found[0]} / {found[1]} | {ours:.1f} | {theirs:.1f} | "
-        f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f}) |"
-    )
+    return f"| {wanted} | {found[0]} / {found[1]} | {ours:.1f} | {theirs:.1f} | {ratio} |"
+
+
+def report(args: argparse.Namespace, files: tuple[Path, Path]) -> None:
+    """Measure and print a Markdown table."""
+    source = onnx.load(files[1]).graph.input[0].type.tensor_type.shape.dim
+    height, width = source[2].dim_value, source[3].dim_value
+    images = structured_images(1, height, width)
+    import onnxruntime as ort
+
+    print(f"{files[0].name} and {files[1].name}, {height}x{width}, batch 1, {args.threads} threads, ", end="")
+    print(f"{args.rounds} rounds, onnxruntime {ort.__version__}, {platform.machine()}\n")
+    print("| people | found ours / theirs | ours ms | MMDeploy ms | MMDeploy / ours (95 %) |")
+    print("|---|---|---|---|---|")
+    for wanted in args.people:
+        print(compare(args, files, images, wanted), flush=True)
 
 
 def main() -> None:
-    """Parse, measure, print a Markdown table."""
+    """Parse, make what is not given, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ours", type=Path)
-    parser.add_argument("mmdeploy", type=Path)
+    parser.add_argument("ours", type=Path, nargs="?")
+    parser.add_argument("mmdeploy", type=Path, nargs="?")
     parser.add_argument("--people", type=int, nargs="+", default=[0, 10, 50])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--runs", type=int, default=5, help="runs a round, of which the median counts")
     args = parser.parse_args()
-    source = onnx.load(args.mmdeploy).graph.input[0].type.tensor_type.shape.dim
-    height, width = source[2].dim_value, source[3].dim_value
-    images = structured_images(1, height, width)
-    import onnxruntime as ort
+    if args.mmdeploy is not None:
+        report(args, (args.ours, args.mmdeploy))
+        return
+    if args.ours is not None:
+        parser.error("name both files, or none")
+    from sample_models import DEFAULT, export, export_mmdeploy_shape, load
 
-    print(f"{height}x{width}, batch 1, {args.threads} threads, onnxruntime {ort.__version__}, {platform.machine()}")
-    print("| people | found ours / theirs | ours ms | MMDeploy ms | MMDeploy / ours (95 %) |")
-    print("|---|---|---|---|---|")
-    for wanted in args.people:
-        print(compare(args, images, wanted), flush=True)
+    with tempfile.TemporaryDirectory(prefix="onnx-vs-mmdeploy-") as name:
+        folder, checkpoint = Path(name), load(DEFAULT)
+        ours = export(checkpoint, folder / f"{DEFAULT}.onnx")
+        report(args, (ours, export_mmdeploy_shape(checkpoint, folder / f"{DEFAULT}.mmdeploy-shape.onnx")))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 For each group of nodes, only that group is cast; the graph is run with its rounding emulated, and the people it finds
 are compared with those of the float32 graph on the same pictures. Prints a Markdown table.
 
+    python benchmarks/precision_sensitivity.py
     python benchmarks/precision_sensitivity.py model.onnx --images folder --limit 32
+
+Without a model, one is made of the embedded rtmo-n; without pictures, people are drawn.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +22,7 @@ from rtmo_deploy.convert.precision.emulate import emulated
 from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, to_half
 from rtmo_deploy.convert.precision.islands import island_of
 from rtmo_deploy.data.images import find_images, read_image
+from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.runtime.estimator import outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Poses
 
 DCC = "/decode/people/dcc/"
+#: Of the drawn pictures; apart from those that the embedded model is trained, calibrated and judged with.
+SEED = 5000
 #: Never: these take or make no half.
 NEVER = {"Range", "NonMaxSuppression", "ConstantOfShape"}
 
@@ -134,29 +141,26 @@ def row(name: str, made: HalfGraph, d: Deviation) -> str:
     return f"| {' | '.join([cells[0] + note, *cells[1:]])} |"
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="float32 ONNX model with people as outputs (decode onnx or fixed)")
-    parser.add_argument("--images", type=Path, required=True, help="folder of pictures with people in them")
-    parser.add_argument("--limit", type=int, default=32, help="use this many pictures, spread over the folder")
-    parser.add_argument("--imgsz", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
-    parser.add_argument("--precision", choices=sorted(HALF_TYPES), default="fp16")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--emulated", type=Path, help="also write the emulated cast graph here, for rtmo-deploy eval")
-    args = parser.parse_args()
+def pixels(images: Path | None, limit: int) -> list[np.ndarray]:
+    """So many pictures of a folder, spread over it, or drawn ones."""
+    if images is None:
+        people = SyntheticPeople(limit, seed=SEED, options=SyntheticOptions(people=(1, 6)))
+        return [people[index].image for index in range(limit)]
+    files = find_images([images])
+    return [read_image(path) for path in files[:: max(len(files) // limit, 1)][:limit]]
 
+
+def report(args: argparse.Namespace) -> None:
+    """Compare and print a Markdown table."""
     half = HALF_TYPES[args.precision]
     model = load_onnx(args.model)
     artifact = onnx_artifact(args.model, model)
     if "dets" not in {value.name for value in model.graph.output}:
         raise SystemExit("The model puts out head tensors; export it with --decode onnx or fixed.")
     hw = tuple(args.imgsz or (artifact.input.height, artifact.input.width))
-    files = find_images([args.images])
-    files = files[:: max(len(files) // args.limit, 1)][: args.limit]
     placement = Placement(artifact.input.placement)
     size = artifact.input.batch or 8
-    canvases = [letterbox(read_image(path), hw, placement)[0] for path in files]
+    canvases = [letterbox(picture, hw, placement)[0] for picture in pixels(args.images, args.limit)]
     batches = [to_tensor(canvases[i : i + size]) for i in range(0, len(canvases), size)]
     if artifact.input.batch:
         batches = [batch for batch in batches if len(batch) == size]
@@ -185,6 +189,32 @@ def main() -> None:
         args.emulated.write_bytes(model.SerializeToString())
     found = pictures.people(model)
     print(row(f"**`cast --{half.name}`**", made, deviation(expected, found, pictures.hw)))
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "model",
+        type=Path,
+        nargs="?",
+        help="float32 ONNX model with people as outputs (decode onnx or fixed) [default: of the embedded rtmo-n]",
+    )
+    parser.add_argument("--images", type=Path, help="folder of pictures with people in them [default: drawn]")
+    parser.add_argument("--limit", type=int, default=32, help="use this many pictures, spread over the folder")
+    parser.add_argument("--imgsz", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
+    parser.add_argument("--precision", choices=sorted(HALF_TYPES), default="fp16")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--emulated", type=Path, help="also write the emulated cast graph here, for rtmo-deploy eval")
+    args = parser.parse_args()
+    if args.model is not None:
+        report(args)
+        return
+    from sample_models import DEFAULT, export, load
+
+    with tempfile.TemporaryDirectory(prefix="precision-") as folder:
+        args.model = export(load(DEFAULT), Path(folder) / f"{DEFAULT}.onnx")
+        report(args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``rtmo-deploy cast``: a float32 ONNX model becomes an FP16 or BF16 one."""
+"""``rtmo-deploy cast``: a float32 ONNX model, or what is float32 in an INT8 one, becomes FP16 or BF16."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ __all__ = ["cast"]
 
 
 def cast(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A float32 model, as export wrote it.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL.onnx", help="A float32 model as export wrote it, or an INT8 one as quantize wrote it."
+        ),
+    ],
     fp16: Annotated[bool, typer.Option("--fp16", help="IEEE half: 11 bits of precision, up to 65504.")] = False,
     bf16: Annotated[
         bool,
@@ -27,10 +32,10 @@ def cast(
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: MODEL.fp16.onnx or MODEL.bf16.onnx]"),
     ] = None,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare it with the float32 model.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare it with the source.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Let a model compute in half where that is safe; compare it with float32 before it is written."""
+    """Let a model compute in half where that is safe; compare it with its source before it is written."""
     from rtmo_deploy.cli.console import print_json, status
 
     if fp16 == bf16:
@@ -117,7 +122,7 @@ def _print_report(report: HalfReport) -> None:
         runs = [("rounding emulated" if case.emulated else "as it is", case.deviation)]
         if (case.batch, case.height, case.width) != shape:
             shape = (case.batch, case.height, case.width)
-            runs.insert(0, ("float32, weights rounded", case.weights))
+            runs.insert(0, ("source, weights rounded", case.weights))
         for run, d in runs:
             errors = (d.keypoint_mean, d.keypoint_max, d.box_max, max(d.score_max, d.keypoint_score_max))
             table.add_row(

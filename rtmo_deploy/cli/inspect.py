@@ -14,19 +14,40 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an ONNX model.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A checkpoint, an ONNX model, an OpenVINO model (.xml), or a TensorRT engine (.engine, .plan).",
+        ),
+    ],
     ema: Annotated[bool, typer.Option("--ema", help="Look at the checkpoint's ema_state_dict.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Tell what a checkpoint or an ONNX model is, from its content alone."""
+    """Tell what a checkpoint or an exported model is, from its content alone.
+
+    An engine is described by the record beside it: nothing is loaded, and neither TensorRT nor a GPU is needed. Neither
+    is OpenVINO, for its models.
+    """
     from rtmo_deploy.cli.console import facts_table, print_json, stdout
     from rtmo_deploy.runtime.estimator import is_checkpoint
 
-    facts = _checkpoint_facts(file, ema=ema) if is_checkpoint(file) else _onnx_facts(file)
+    suffix = file.suffix.lower()
+    if is_checkpoint(file):
+        facts = _checkpoint_facts(file, ema=ema)
+    elif suffix == ".xml":
+        facts = _openvino_facts(file)
+    elif suffix in {".engine", ".plan"}:
+        facts = _engine_facts(file)
+    else:
+        facts = _onnx_facts(file)
     if as_json:
         print_json("inspect", **facts)
         return
-    stdout().print(facts_table({name.replace("_", " "): _text(value) for name, value in facts.items()}))
+    texts = {name.replace("_", " "): _text(value) for name, value in facts.items()}
+    if facts.get("differs") == []:
+        texts["differs"] = "nothing"
+    stdout().print(facts_table(texts))
 
 
 def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
@@ -66,6 +87,71 @@ def _onnx_facts(file: Path) -> dict[str, Any]:
         "outputs": [str(spec) for spec in shape.outputs],
         "nodes": len(model.graph.node),
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        **_exported(artifact),
+    }
+
+
+def _openvino_facts(file: Path) -> dict[str, Any]:
+    from rtmo_deploy.files import sha256_of
+    from rtmo_deploy.measure.validate_openvino import openvino_findings
+    from rtmo_deploy.runtime.openvino_file import openvino_artifact, weights_path
+    from rtmo_deploy.runtime.openvino_ir import ir_artifact, read_ir
+
+    ir = read_ir(file)
+    # Without metadata nothing tells what it is: the same answer as for anybody who wants to run it.
+    artifact = ir_artifact(file, ir) or openvino_artifact(file)
+    weights = weights_path(file)
+    there = weights.is_file()
+    return {
+        "path": str(file),
+        "sha256": sha256_of(file),
+        "size": file.stat().st_size,
+        **_common(artifact),
+        "weights": weights.name,
+        "weights_sha256": sha256_of(weights) if there else None,
+        "weights_size": weights.stat().st_size if there else None,
+        "differs": openvino_findings(file, ir, artifact),
+        "inputs": [str(spec) for spec in ir.inputs],
+        "outputs": [str(spec) for spec in ir.outputs],
+        "layers": sum(ir.layers.values()),
+        "ir_version": ir.version,
+        "constants": dict(ir.weights),
+        **_exported(artifact),
+    }
+
+
+def _engine_facts(file: Path) -> dict[str, Any]:
+    from rtmo_deploy.files import sha256_of
+    from rtmo_deploy.measure.validate_engine import engine_findings
+    from rtmo_deploy.runtime.engine_file import read_record, sidecar_path
+
+    record = read_record(file)
+    described = record.to_dict()
+    return {
+        "path": str(file),
+        "sha256": sha256_of(file),
+        "size": file.stat().st_size,
+        **_common(record.artifact),
+        "record": sidecar_path(file).name,
+        "differs": engine_findings(file, record),
+        "backend": described["backend"],
+        "gpu": described["gpu"],
+        "profiles": described["profiles"],
+        "inputs": [str(spec) for spec in record.inputs],
+        "outputs": [str(spec) for spec in record.outputs],
+        "audit": described["precision"],
+        "layers": described["layers"],
+        "plugin": described["plugin"],
+        "onnx_sha256": record.onnx_sha256,
+        "options": described["options"],
+        "build_seconds": record.seconds,
+        "notes": described["notes"],
+        **_exported(record.artifact),
+    }
+
+
+def _exported(artifact: Artifact) -> dict[str, Any]:
+    return {
         "decode": artifact.to_dict()["decode"],
         "batch": artifact.input.batch,
         "dynamic_hw": artifact.input.dynamic_hw,
@@ -95,9 +181,13 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, dict):
-        if "parity" in value:
-            return "passed" if value["parity"]["ok"] and value["validation"]["ok"] else "failed"
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items() if item is not None) or "-"
+        if isinstance(value.get("ok"), bool):
+            return "passed" if value["ok"] else "failed"
+        items = {key: _text(item) for key, item in value.items() if item is not None}
+        states = set(items.values())
+        if states and states <= {"passed", "failed"}:
+            return "failed" if "failed" in states else "passed"
+        return ", ".join(f"{key} {text}" for key, text in items.items()) or "-"
     if isinstance(value, list):
         separator = "x" if all(isinstance(item, int) for item in value) else "; "
         return separator.join(_text(item) for item in value) or "-"

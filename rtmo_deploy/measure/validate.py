@@ -1,9 +1,12 @@
-"""Is an ONNX model well formed? Checks that need nothing but the model itself."""
+"""Is an ONNX model well formed? Checks that need nothing but the model itself.
+
+What a check is, and how runs are judged, is shared with the checks of OpenVINO models and of engines beside this.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -11,12 +14,21 @@ from rtmo_deploy.errors import ArtifactError, MissingDependencyError
 from rtmo_deploy.runtime.onnx_file import load_onnx, signature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import onnx
+    from numpy.typing import NDArray
 
-__all__ = ["Check", "ValidationReport", "validate_model", "validate_onnx"]
+__all__ = [
+    "Check",
+    "ValidationReport",
+    "run_checks",
+    "run_shapes",
+    "until_failed",
+    "validate_model",
+    "validate_onnx",
+]
 
 #: Inputs a dynamic model is run on: batch, height, width. Square, wide and tall; the smallest there is.
 SHAPES = ((1, 160, 160), (2, 96, 192), (5, 192, 64), (1, 32, 32))
@@ -24,11 +36,27 @@ SHAPES = ((1, 160, 160), (2, 96, 192), (5, 192, 64), (1, 32, 32))
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name, whether it passed, and what was found."""
+    """One check.
+
+    Attributes:
+        name: What is checked.
+        ok: Whether it passed; None if it was not checked, because this machine cannot.
+        detail: What was found, or why it was not checked.
+    """
 
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was checked and did not pass."""
+        return self.ok is False
+
+    @property
+    def result(self) -> str:
+        """``ok``, ``failed`` or ``not checked``."""
+        return {True: "ok", False: "failed", None: "not checked"}[self.ok]
 
 
 @dataclass(frozen=True)
@@ -39,8 +67,8 @@ class ValidationReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed."""
-        return all(check.ok for check in self.checks)
+        """Whether no check failed; those that were not checked say so themselves."""
+        return not any(check.failed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -66,10 +94,15 @@ def validate_model(model: onnx.ModelProto, path: Path) -> ValidationReport:
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
     """
+    return until_failed(_steps(model, path))
+
+
+def until_failed(steps: Iterator[Check]) -> ValidationReport:
+    """Make checks one by one, up to the first that fails."""
     checks: list[Check] = []
-    for check in _steps(model, path):
+    for check in steps:
         checks.append(check)
-        if not check.ok:
+        if check.failed:
             break
     return ValidationReport(tuple(checks))
 
@@ -103,16 +136,15 @@ def _check_shapes(model: onnx.ModelProto) -> Check:
 
 
 def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
-    from rtmo_deploy.measure.scenes import structured_images
-
     try:
         import onnxruntime as ort
 
         from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
+        from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
     except ModuleNotFoundError as error:
         raise MissingDependencyError("onnxruntime", purpose="Validating an ONNX model", extra="cpu") from error
     try:
-        session = open_session(model.SerializeToString(), where=path)
+        session = open_session(model.SerializeToString(), where=path, config=EXACT if _has_half_pairs(model) else None)
     except ArtifactError as error:
         yield Check("ONNX Runtime session", False, error.finding)
         return
@@ -123,38 +155,73 @@ def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
     if source is None or len(source.shape) != 4 or source.dtype != "float32" or source.shape[1] not in {3, None}:
         yield Check("runs", False, f"the inputs are no single picture tensor: {'; '.join(map(str, shape.inputs))}")
         return
-    for batch, height, width in _shapes(source.shape):
-        feeds = {source.name: structured_images(batch, height, width)}
+
+    def run(images: NDArray[np.float32]) -> Mapping[str, object]:
+        return run_session(session, {source.name: images}, where=path)
+
+    yield from run_checks(run, run_shapes(source.shape))
+
+
+def _has_half_pairs(model: onnx.ModelProto) -> bool:
+    """Whether scales of Q/DQ pairs are half: ONNX Runtime 1.31 fuses such pairs into operators that it then refuses."""
+    import onnx
+
+    halves = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    scales = {tensor.name for tensor in model.graph.initializer if tensor.data_type in halves}
+    return any(node.op_type == "DequantizeLinear" and node.input[1] in scales for node in model.graph.node)
+
+
+def run_checks(
+    run: Callable[[NDArray[np.float32]], Mapping[str, object]], shapes: list[tuple[int, int, int]]
+) -> Iterator[Check]:
+    """Run something twice on structured pictures of each size: outputs must be finite and both times the same.
+
+    Args:
+        run: From ``(B, 3, H, W)`` float32 to outputs by name; what it raises as an ArtifactError is a failed check.
+        shapes: Batch, height, width.
+    """
+    from rtmo_deploy.measure.scenes import structured_images
+
+    for batch, height, width in shapes:
+        images = structured_images(batch, height, width)
         name = f"run {batch}x3x{height}x{width}"
         try:
-            first, again = (run_session(session, feeds, where=path) for _ in range(2))
+            first, again = (run(images) for _ in range(2))
         except ArtifactError as error:
             yield Check(name, False, error.finding)
             return
-        odd = [key for key, value in first.items() if not _is_numeric(value)]
-        if odd:
-            yield Check(name, False, f"no tensors of numbers: {', '.join(odd)}")
-            return
-        bad = [key for key, value in first.items() if not np.isfinite(value).all()]
-        unsteady = [key for key, value in first.items() if not np.array_equal(value, again[key])]
-        sizes = ", ".join(f"{key} {list(value.shape)}" for key, value in first.items())
-        if bad:
-            yield Check(name, False, f"not finite: {', '.join(bad)}")
-        elif unsteady:
-            yield Check(name, False, f"two runs differ: {', '.join(unsteady)}")
-        else:
-            yield Check(name, True, f"finite: {sizes}")
+        yield _outputs_check(name, first, again)
 
 
-def _is_numeric(value: object) -> bool:
+def _outputs_check(name: str, first: Mapping[str, object], again: Mapping[str, object]) -> Check:
+    numbers = {key: value for key, value in first.items() if _is_numeric(value)}
+    odd = first.keys() - numbers.keys()
+    if odd:
+        return Check(name, False, f"no tensors of numbers: {', '.join(sorted(odd))}")
+    bad = [key for key, value in numbers.items() if not np.isfinite(value).all()]
+    if bad:
+        return Check(name, False, f"not finite: {', '.join(bad)}")
+    unsteady = [key for key, value in numbers.items() if not np.array_equal(value, np.asarray(again[key]))]
+    if unsteady:
+        return Check(name, False, f"two runs differ: {', '.join(unsteady)}")
+    return Check(name, True, "finite: " + ", ".join(f"{key} {list(value.shape)}" for key, value in numbers.items()))
+
+
+def _is_numeric(value: object) -> TypeGuard[NDArray[Any]]:
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
 
 
-def _shapes(shape: tuple[int | str | None, ...]) -> list[tuple[int, int, int]]:
-    """The shapes to run on, with the model's fixed sides put in, each once."""
-    fixed = [side if isinstance(side, int) else None for side in (shape[0], shape[2], shape[3])]
-    wanted = [(fixed[0] or batch, fixed[1] or height, fixed[2] or width) for batch, height, width in SHAPES]
-    return list(dict.fromkeys(wanted))
+def run_shapes(
+    sides: tuple[int | str | None, ...], wanted: tuple[tuple[int, int, int], ...] = SHAPES
+) -> list[tuple[int, int, int]]:
+    """Shapes to run on: batch, height, width, each once, with an input's fixed sides put in.
+
+    Args:
+        sides: The input's four; a number where fixed.
+        wanted: What a wholly dynamic input is run on.
+    """
+    fixed = [side if isinstance(side, int) else None for side in (sides[0], sides[2], sides[3])]
+    return list(dict.fromkeys((fixed[0] or b, fixed[1] or h, fixed[2] or w) for b, h, w in wanted))
 
 
 def _short(error: Exception) -> str:

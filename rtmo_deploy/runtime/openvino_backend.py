@@ -84,7 +84,7 @@ class OpenvinoBackend:
         self.layers = layer_precisions(self._compiled)
         known = ["int8", "bf16", "fp16", "fp32"]
         self.precision = "+".join(sorted(self.layers, key=lambda name: known.index(name) if name in known else 9))
-        if artifact.precision == "int8" and precision != "fp32" and "int8" not in self.layers:
+        if artifact.precision.partition("+")[0] == "int8" and precision != "fp32" and "int8" not in self.layers:
             raise SetupError(
                 "Its graph is quantised, and OpenVINO would run none of its layers in 8 bits on this CPU.",
                 remedy="Ask for fp32 to run it emulated in float32, or run the float32 model.",

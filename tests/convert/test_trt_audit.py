@@ -137,6 +137,19 @@ def test_what_was_asked_for_is_counted(kind):
     assert found.layers["correlation"] == {kind: 3}
 
 
+def test_half_around_eight_bits_is_counted_and_kept():
+    network = typed("INT8", "INT8", "HALF", "FLOAT")
+    found = audit("int8+fp16", network, built("int8", "int8", "fp16", "fp32"), 4)
+    assert found.engine["convolutions"] == {"fp16": 1, "fp32": 1, "int8": 2}
+    assert found.sentence() == "2 of 4 convolutions in int8, 1 in fp16"
+    with pytest.raises(ArtifactError, match="of fp16, and only 1 of the engine: /c2 computes in fp32"):
+        audit("int8+fp16", typed("INT8", "HALF", "HALF"), built("int8", "fp16", "fp32"), 3)
+    with pytest.raises(ArtifactError, match="of int8, and only 1 of the engine: /c1 computes in fp16"):
+        audit("int8+fp16", network, built("int8", "fp16", "fp16", "fp32"), 4)
+    with pytest.raises(ArtifactError, match="of the network 2 compute in it"):
+        audit("int8+fp16", typed("INT8", "INT8", "FLOAT"), [], 3)
+
+
 def test_without_a_table_the_typed_network_is_what_there_is():
     found = audit("fp16", typed("HALF", "HALF", "FLOAT"), [], 3)
     assert found.how == "typed network before the build"

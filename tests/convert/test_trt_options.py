@@ -258,6 +258,7 @@ def test_a_model_of_another_precision_is_refused(tmp_path, is_of, asked, said):
         ("rtmo-s.onnx", "fp16", RTX, "rtmo-s.fp16.tensorrt-rtx.engine"),
         ("rtmo-s.fp16.onnx", "fp16", CLASSIC, "rtmo-s.fp16.tensorrt.engine"),
         ("my.model.onnx", "fp32", RTX, "my.model.fp32.tensorrt-rtx.engine"),
+        ("rtmo-s.int8.fp16.onnx", "int8+fp16", RTX, "rtmo-s.int8+fp16.tensorrt-rtx.engine"),
     ],
 )
 def test_an_engine_is_named_after_what_it_is(tmp_path, name, precision, flavour, expected):

@@ -46,7 +46,13 @@ CLASSES = {
     "inspector": "EngineInspector",
     "_context": "IExecutionContext",
 }
-DRIVERS = ("convert/trt/child.py", "runtime/tensorrt_backend.py", "runtime/engine_bucket.py", "runtime/trt_api.py")
+DRIVERS = (
+    "convert/trt/child.py",
+    "measure/engine_child.py",
+    "runtime/tensorrt_backend.py",
+    "runtime/engine_bucket.py",
+    "runtime/trt_api.py",
+)
 #: Of the code's own objects of those names.
 OURS = {("error", "event"), ("error", "finding"), ("error", "remedy"), ("error", "strerror"), ("source", "dtype")}
 

@@ -1,4 +1,4 @@
-"""A float32 graph becomes a half one, compared with it before it is written."""
+"""A float32 graph, or one quantised to 8 bits, becomes a half one, compared with it before it is written."""
 
 from __future__ import annotations
 
@@ -66,18 +66,20 @@ def cast_onnx(
 ) -> CastResult:
     """Cast an ONNX model to half, compare it with its source, and only then write it.
 
-    Inputs and outputs stay float32, and so do the islands of :mod:`rtmo_deploy.convert.precision.islands`. A ``raw``
-    model's companion stays as it is; it is copied where the new file lies in another folder.
+    Inputs and outputs stay float32, and so do the islands of :mod:`rtmo_deploy.convert.precision.islands`. Of a
+    quantised model the 8-bit numbers stay, and what is float32 around them becomes half. A ``raw`` model's companion
+    stays as it is; it is copied where the new file lies in another folder.
 
     Args:
-        source: A float32 model exported by this project.
+        source: A float32 or INT8 model of this project.
         output: Where to write.
         precision: ``fp16`` or ``bf16``.
         verify: Compare with the source (needs ONNX Runtime).
         progress: Told of each step.
 
     Raises:
-        ArtifactError: The source is damaged, not this project's, not float32, or has parts that cannot be cast.
+        ArtifactError: The source is damaged, not this project's, neither float32 nor INT8, or has parts that cannot be
+            cast.
         UsageError: No such precision, or the output would overwrite the source or its companion.
         ParityError: The new model does not find what the source finds. Nothing is written.
         MissingDependencyError: ONNX Runtime is not installed.
@@ -100,7 +102,7 @@ def cast_onnx(
     new = replace(
         artifact,
         path=output,
-        precision=half.name,
+        precision=half.name if artifact.precision == "fp32" else f"{artifact.precision}+{half.name}",
         parents=(*artifact.parents, Parent(source.name, sha256_of(source))),
         versions={**artifact.versions, **made_with("onnx", "onnxruntime", "onnxruntime-gpu")},
         verified=None,
@@ -108,8 +110,9 @@ def cast_onnx(
     report = None
     if verify:
         report = _verify(model, cast.model, half, artifact, companion, progress)
-        _require_parity(report, half, source)
-        new = replace(new, verified={"precision": report.to_dict()})
+        _require_parity(report, half, artifact)
+        quantization = {key: value for key, value in (artifact.verified or {}).items() if key == "quantization"}
+        new = replace(new, verified={"precision": report.to_dict(), **quantization})
     write_metadata(cast.model, new)
     progress("writing")
     if companion is not None and new.companion is not None:
@@ -184,15 +187,16 @@ def _verify(
     return verify_half(model, cast, half, artifact, coordinates=coordinates, progress=progress)
 
 
-def _require_parity(report: HalfReport, half: HalfType, source: Path) -> None:
+def _require_parity(report: HalfReport, half: HalfType, artifact: Artifact) -> None:
     failures = report.failures()
     if failures:
+        before = "float32" if artifact.precision == "fp32" else artifact.precision
         more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
         raise ParityError(
-            f"In {half.name} it does not find what it finds in float32: {'; '.join(failures[:3])}{more}.",
+            f"In {half.name} it does not find what it finds in {before}: {'; '.join(failures[:3])}{more}.",
             remedy="Nothing was written. Its weights may need more range or precision than that type has; stay with "
-            "float32, or try the other one. --no-verify writes the file to look at.",
-            where=source,
+            "the source, or try the other one. --no-verify writes the file to look at.",
+            where=artifact.path,
         )
 
 

@@ -2,7 +2,8 @@
 
 Weights of half nodes are stored in half. Casts stand only where a tensor crosses from one side to the other, one a
 tensor and direction; weights are cast here and now, never by a node. The graph's inputs and outputs keep their types.
-The result is strongly typed: wherever an operator wants operands of one type, they have one type.
+The result is strongly typed: wherever an operator wants operands of one type, they have one type. Q/DQ pairs take the
+type of what reads them; see :mod:`rtmo_deploy.convert.precision.quantized`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ import onnx.version_converter
 from onnx import TensorProto
 
 from rtmo_deploy.convert.passes import constants_to_initializers
+from rtmo_deploy.convert.precision.quantized import (
+    PAIR,
+    PAIR_OPSET,
+    half_pairs,
+    hold_scales,
+    is_quantized,
+    scales_of,
+)
 from rtmo_deploy.convert.precision.tensor_types import element_types, infer
 
 if TYPE_CHECKING:
@@ -80,19 +89,20 @@ def to_half(model: onnx.ModelProto, half: HalfType, wanted: Callable[[onnx.NodeP
     """Let the wanted nodes compute in half.
 
     Args:
-        model: A float32 graph without subgraphs; its nodes in topological order.
+        model: A graph of float32, and of 8 bits between Q/DQ pairs, without subgraphs; its nodes in topological order.
         half: The type.
-        wanted: Whether a node shall; asked only of nodes that have float32 operands.
+        wanted: Whether a node shall; asked only of nodes that have float32 operands, and of no Q/DQ node.
 
     Returns:
         A new model, its inner types and shapes inferred anew.
     """
-    work = _at_opset(model, half.opset)
+    work = _at_opset(model, max(half.opset, PAIR_OPSET) if is_quantized(model) else half.opset)
     constants_to_initializers(work)
     pass_ = _Pass(work, half, element_types(work))
     for node in work.graph.node:
-        if pass_.touches_float(node) and wanted(node):
+        if node.op_type not in PAIR and pass_.touches_float(node) and wanted(node):
             pass_.classify(node)
+    pass_.take_pairs()
     pass_.rewrite()
     del work.graph.value_info[:]
     return HalfGraph(infer(work), len(pass_.half_nodes), pass_.casts, pass_.kept)
@@ -115,6 +125,7 @@ class _Pass:
     def __init__(self, model: onnx.ModelProto, half: HalfType, types: Mapping[str, int]) -> None:
         self.graph, self.half, self.types = model.graph, half, types
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.scales = scales_of(model.graph)
         self.taken = {node.name for node in model.graph.node}
         self.half_nodes: set[str] = set()
         self.half_tensors: set[str] = set()
@@ -128,13 +139,24 @@ class _Pass:
         return any(self.types.get(name) == TensorProto.FLOAT for name in names)
 
     def classify(self, node: onnx.NodeProto) -> None:
-        for place, name in self._data_inputs(node):
+        for place, given in self._data_inputs(node):
+            name = self.scales.get(given, given)  # what was dequantised fits if its scale does
             if name in self.weights and self.types[name] == TensorProto.FLOAT:
                 added = node.op_type in {"Add", "Sub"} or place >= 2  # a bias: where it is tiny it hardly matters
                 why = _unfit(onnx.numpy_helper.to_array(self.weights[name]), self.half, factor=not added)
                 if why:
                     self.kept[node.name] = f"{name} {why}"
                     return
+        self._take(node)
+
+    def take_pairs(self) -> None:
+        names = half_pairs(self.graph, self.half_nodes)
+        for node in self.graph.node:
+            if node.name in names:
+                self._take(node)
+        hold_scales(self.graph, self.half, names)
+
+    def _take(self, node: onnx.NodeProto) -> None:
         self.half_nodes.add(node.name)
         self.half_tensors.update(name for name in node.output if self.types.get(name) == TensorProto.FLOAT)
 

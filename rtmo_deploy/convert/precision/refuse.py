@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
+from rtmo_deploy.convert.precision.quantized import is_quantized
 from rtmo_deploy.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *,
         verify: Whether the result is to be compared with it.
 
     Raises:
-        ArtifactError: Another maker's, not float32, with subgraphs or without node names; or it cannot be compared.
+        ArtifactError: Another maker's, neither float32 nor INT8, with subgraphs or without node names; or it cannot be
+            compared.
     """
     where = artifact.path
     if artifact.producer != "rtmo-deploy" or artifact.kind is not Kind.ONNX:
@@ -38,25 +40,25 @@ def refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *,
             remedy="Export the checkpoint with rtmo-deploy export, and cast that.",
             where=where,
         )
-    if artifact.precision != "fp32":
+    if artifact.precision not in {"fp32", "int8"}:
         raise ArtifactError(
             f"It is {artifact.precision} already.",
-            remedy="Cast the float32 model it was made from.",
+            remedy="Cast the float32 or INT8 model it was made from.",
             where=where,
         )
     nodes = model.graph.node
-    quantized = next((node for node in nodes if node.op_type in {"QuantizeLinear", "DequantizeLinear"}), None)
-    if quantized is not None:
+    if is_quantized(model) != (artifact.precision == "int8"):
+        has = "Q/DQ pairs" if is_quantized(model) else "no Q/DQ pairs"
         raise ArtifactError(
-            f"It is quantized ({quantized.name}), and says that it is fp32.",
-            remedy="Cast the float32 model it was made from.",
+            f"It has {has}, and says that it is {artifact.precision}.",
+            remedy="Another tool has changed it: cast a model as rtmo-deploy export or quantize wrote it.",
             where=where,
         )
     if any(
         tensor.data_type in {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16} for tensor in model.graph.initializer
     ):
         raise ArtifactError(
-            "It has 16-bit weights, and says that it is fp32.",
+            f"It has 16-bit weights, and says that it is {artifact.precision}.",
             remedy="Cast the float32 model it was made from.",
             where=where,
         )

@@ -44,10 +44,15 @@ class HalfBounds:
     unmatched: float
 
 
-#: About five times what was measured on a trained rtmo-n at 192 to 320 pixels; see docs/precision.md.
+#: About five times what was measured on a trained rtmo-n at 192 to 320 pixels (twice, of quantised ones); see
+#: docs/precision.md.
 BOUNDS: Mapping[str, HalfBounds] = {
     "fp16": HalfBounds(0.1, 1.0, 0.3, 0.002, 0.003, 0.05),
     "bf16": HalfBounds(1.0, 5.0, 3.0, 0.01, 0.025, 0.2),
+    # Of a quantised model. A half's rounding moves some values across a step of 8 bits, which is as much as quantising
+    # does: on a trained rtmo-n 2.5 to 5.5 px on average, and rounding the weights and scales alone the same.
+    "int8+fp16": HalfBounds(10.0, 80.0, 60.0, 0.1, 0.6, 0.25),
+    "int8+bf16": HalfBounds(15.0, 100.0, 80.0, 0.15, 0.8, 0.35),
 }
 _WORDS = {
     "keypoint_mean": ("keypoints on average", " px"),

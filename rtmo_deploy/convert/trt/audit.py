@@ -60,9 +60,11 @@ class Audit:
         }
 
     def sentence(self) -> str:
-        """Such as ``70 of 78 convolutions in fp16``."""
+        """Such as ``70 of 78 convolutions in fp16``, or ``60 of 78 convolutions in int8, 12 in fp16``."""
         counts = (self.engine or self.network).get("convolutions", {})
-        return f"{counts.get(self.asked, 0)} of {sum(counts.values())} convolutions in {self.asked}"
+        first, *around = self.asked.split("+")
+        said = f"{counts.get(first, 0)} of {sum(counts.values())} convolutions in {first}"
+        return ", ".join([said, *(f"{counts.get(half, 0)} in {half}" for half in around)])
 
 
 def audit_precision(
@@ -77,7 +79,7 @@ def audit_precision(
     """Count what computes in which type, and refuse an engine that is not what was asked for.
 
     Args:
-        asked: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        asked: ``fp32``, ``fp16``, ``bf16``, ``int8``, or ``int8+fp16`` and ``int8+bf16``: half around the 8 bits.
         operators: Operator of each named ONNX node.
         network: Layers of the typed network: ``name``, ``kind``, ``inputs`` (names), ``outputs`` (name and type).
         layers: Of the engine; empty if they are not known.
@@ -101,7 +103,8 @@ def audit_precision(
     _judge(asked, before, audit.network, "network", where)
     if trusted:
         _judge(asked, after, audit.engine, "engine", where)
-        _require_kept(asked, before["convolutions"], after["convolutions"], where)
+        for kind in asked.split("+"):
+            _require_kept(kind, before["convolutions"], after["convolutions"], where)
     return audit
 
 
@@ -195,9 +198,12 @@ def _judge(
 ) -> None:
     convolutions = counts["convolutions"]
     total = sum(convolutions.values())
-    right = convolutions.get(asked, 0)
-    others = [f"{count} in {kind}" for kind, count in convolutions.items() if kind not in {asked, "unseen"}]
-    enough = {"fp32": not others, "int8": right > 0}.get(asked, right >= MIN_SHARE * total)
+    first, *around = asked.split("+")
+    right = convolutions.get(first, 0)
+    others = [f"{count} in {kind}" for kind, count in convolutions.items() if kind not in {first, "unseen"}]
+    enough = {"fp32": not others, "int8": right > 0}.get(first, right >= MIN_SHARE * total)
+    # Half around 8 bits: of what is left there is something in it.
+    enough = enough and all(any(group.get(half) for group in counts.values()) for half in around)
     if right and enough:
         return
     wrong = next((name for name, kind in types["convolutions"].items() if kind != asked), "none")
@@ -217,7 +223,8 @@ def _require_kept(asked: str, before: Mapping[str, str], after: Mapping[str, str
     meant = sum(kind == asked for kind in before.values())
     kept = sum(kind in {asked, "unseen"} for kind in after.values())
     if kept < meant:
-        wrong = next(name for name, kind in after.items() if kind not in {asked, "unseen"})
+        others = [name for name, kind in after.items() if kind not in {asked, "unseen"}]
+        wrong = next((name for name in others if before.get(name) == asked), others[0])
         raise ArtifactError(
             f"{meant} convolutions of the network are of {asked}, and only {kept} of the engine: {wrong} computes in "
             f"{after[wrong]}. The engine is not written.",

@@ -238,10 +238,10 @@ def _write(
 
 def _gate(report: BaselineReport) -> None:
     from rtmo_deploy.errors import GateFailedError
-    from rtmo_deploy.measure.bench.tables import percent_change
+    from rtmo_deploy.measure.bench.tables import blamed, percent_change
 
     if report.slower:
-        named = "; ".join(f"{row.label} {percent_change(row)}" for row in report.slower)
+        named = "; ".join(f"{row.label} {percent_change(row)}{blamed(row)}" for row in report.slower)
         raise GateFailedError(
             f"Slower than the baseline by more than {report.max_slowdown:.1%}, and beyond the noise: {named}.",
             remedy="Look at the stages to see which one it is.",

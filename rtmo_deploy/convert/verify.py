@@ -1,8 +1,9 @@
 """An exported graph against the network it was made from, before it is let out.
 
 The exported bytes run in ONNX Runtime on shapes other than the traced one, and PyTorch on the same pictures. So that
-people are compared whatever the weights (an untrained network finds nobody), the classifier's bias is shifted by the
-same number on both sides, to where about a dozen cells of a picture pass the threshold and none is near it.
+people are compared whatever the weights (an untrained network finds nobody), the bias of each level's classifier is
+shifted by the same number on both sides, to where about half a dozen cells of the level pass the threshold in a picture
+and none is near it. So every level has people, and the layers that only people pass through are compared of each.
 """
 
 from __future__ import annotations
@@ -34,12 +35,17 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.model.head import HeadOutputs
 
+    #: What is added to the logits of each level.
+    Shift = tuple[float, ...]
+
 __all__ = ["VerificationReport", "verify_export"]
 
 #: Batch, height, width of dynamic graphs: square, wide, tall; none is what was traced.
 SHAPES = ((1, 256, 256), (2, 192, 320), (5, 256, 128))
-#: People a picture should show, so that overlap and order are tried.
-WANTED_PER_PICTURE = 12
+#: People that each level should find in a picture, so that overlap and order are tried.
+WANTED_PER_LEVEL = 6
+#: Names of the classifiers in a graph begin so; then comes the level's number.
+_CLASSIFIER = "/head/out_cls."
 #: A decision nearer to its threshold than this may fall either way in float32.
 MARGIN = 1e-4
 
@@ -51,13 +57,13 @@ class VerificationReport:
     Attributes:
         cases: One entry an input shape.
         bounds: The worst that passes.
-        bias_shift: What was added to the classifier's bias on both sides.
+        bias_shift: What was added to the bias of each level's classifier on both sides.
         reference: What was compared with.
     """
 
     cases: tuple[CaseResult, ...]
     bounds: Bounds
-    bias_shift: float
+    bias_shift: tuple[float, ...]
     reference: str
 
     def failures(self) -> list[str]:
@@ -74,7 +80,7 @@ class VerificationReport:
             "reference": self.reference,
             "ok": not self.failures(),
             "bounds": dict(vars(self.bounds)),
-            "bias_shift": self.bias_shift,
+            "bias_shift": list(self.bias_shift),
             "cases": [case.to_dict() for case in self.cases],
         }
 
@@ -154,11 +160,12 @@ class _Reference:
         features = model.neck(model.backbone(pictures))
         return cls(images, features, model.head(features))
 
-    def shifted(self, shift: float) -> HeadOutputs:
-        return replace(self.outputs, cls_scores=tuple(t + shift for t in self.outputs.cls_scores))
+    def shifted(self, shift: Shift) -> HeadOutputs:
+        levels = zip(self.outputs.cls_scores, shift, strict=True)
+        return replace(self.outputs, cls_scores=tuple(scores + own for scores, own in levels))
 
     @torch.no_grad()
-    def people(self, model: RTMO, artifact: Artifact, shift: float) -> list[Poses]:
+    def people(self, model: RTMO, artifact: Artifact, shift: Shift) -> list[Poses]:
         height, width = self.images.shape[2:]
         decode = artifact.decode
         found = model.head.decode(
@@ -180,7 +187,7 @@ class _Reference:
         ]
 
     @torch.no_grad()
-    def tensors(self, model: RTMO, *, dense: bool, shift: float) -> dict[str, NDArray[np.float32]]:
+    def tensors(self, model: RTMO, *, dense: bool, shift: Shift) -> dict[str, NDArray[np.float32]]:
         """Head tensors of all cells, levels joined: ``(B, P, C)``."""
         outputs = self.shifted(shift)
         levels = {"cls_scores": outputs.cls_scores, "bbox_preds": outputs.bbox_preds}
@@ -197,9 +204,9 @@ class _Reference:
         }
 
 
-def _references(model: RTMO, shapes: list[tuple[int, int, int]], artifact: Artifact) -> tuple[list[_Reference], float]:
+def _references(model: RTMO, shapes: list[tuple[int, int, int]], artifact: Artifact) -> tuple[list[_Reference], Shift]:
     """The reference on pictures, and a bias shift, under which every decision is clear of its threshold."""
-    tried: list[tuple[float, float, list[_Reference]]] = []
+    tried: list[tuple[float, Shift, list[_Reference]]] = []
     for seed in range(4):
         references = [_Reference.run(model, structured_images(b, h, w, seed=seed)) for b, h, w in shapes]
         shift, margin = _choose_shift(references, artifact)
@@ -210,32 +217,45 @@ def _references(model: RTMO, shapes: list[tuple[int, int, int]], artifact: Artif
     return references, shift
 
 
-def _choose_shift(references: list[_Reference], artifact: Artifact) -> tuple[float, float]:
-    """The shift, and how far the nearest decision stays from its threshold."""
-    logits, boxes = [], []
+def _choose_shift(references: list[_Reference], artifact: Artifact) -> tuple[Shift, float]:
+    """A shift for each level, and how far the nearest decision stays from its threshold."""
+    score_thr = min(max(artifact.decode.score_thr, 1e-4), 1 - 1e-4)
+    threshold = math.log(score_thr / (1 - score_thr))
+    margin = 1.0
+    shift: list[float] = []
+    for level in range(len(STRIDES)):
+        logits = [row for one in references for row in one.outputs.cls_scores[level].flatten(1)]
+        own, gap = _level_shift(logits, threshold)
+        shift.append(own)
+        margin = min(margin, gap * score_thr * (1 - score_thr))
     for reference in references:
         height, width = reference.images.shape[2:]
         priors = grid_priors([(height // s, width // s) for s in STRIDES])
-        outputs = reference.outputs
-        logits += list(torch.cat([t.flatten(1) for t in outputs.cls_scores], dim=1))
+        outputs = reference.shifted(tuple(shift))
         raw = torch.cat([t.flatten(2).transpose(1, 2) for t in outputs.bbox_preds], dim=1)
-        boxes += list(decode_boxes(raw, priors))
-    score_thr = min(max(artifact.decode.score_thr, 1e-4), 1 - 1e-4)
-    threshold = math.log(score_thr / (1 - score_thr))
+        scores = torch.cat([t.flatten(1) for t in outputs.cls_scores], dim=1)
+        for row, corners in zip(scores, decode_boxes(raw, priors), strict=True):
+            candidates = corners[row > threshold]
+            overlaps = box_iou(candidates, candidates).triu(1)
+            margin = min(margin, _nearest(overlaps, artifact.decode.nms_thr))
+    return tuple(shift), margin
+
+
+def _level_shift(logits: list[torch.Tensor], threshold: float) -> tuple[float, float]:
+    """Where a level's logits have their widest gap among those that are wanted; and how far it reaches to either side.
+
+    Args:
+        logits: The level's cells, one tensor a picture.
+        threshold: What a logit must be above.
+    """
     pooled = torch.cat(logits).sort(descending=True).values
-    wanted = min(WANTED_PER_PICTURE * len(logits), max(len(pooled) - 2, 1))
+    wanted = min(WANTED_PER_LEVEL * len(logits), max(len(pooled) - 2, 1))
     window = pooled[wanted // 2 : 2 * wanted + 1]
     gaps = window[:-1] - window[1:]
     if not len(gaps):
         return 0.0, 0.0
     place = int(gaps.argmax())
-    shift = threshold - float((window[place] + window[place + 1]) / 2)
-    margin = float(gaps[place]) / 2 * score_thr * (1 - score_thr)
-    for scores, corners in zip(logits, boxes, strict=True):
-        candidates = corners[scores + shift > threshold]
-        overlaps = box_iou(candidates, candidates).triu(1)
-        margin = min(margin, _nearest(overlaps, artifact.decode.nms_thr))
-    return shift, margin
+    return threshold - float((window[place] + window[place + 1]) / 2), float(gaps[place]) / 2
 
 
 def _nearest(overlaps: torch.Tensor, threshold: float) -> float:
@@ -243,16 +263,17 @@ def _nearest(overlaps: torch.Tensor, threshold: float) -> float:
     return float(distance.min()) if distance.numel() else 1.0
 
 
-def _shifted_graph(exported: onnx.ModelProto, shift: float) -> onnx.ModelProto:
+def _shifted_graph(exported: onnx.ModelProto, shift: Shift) -> onnx.ModelProto:
     shifted = copy.deepcopy(exported)
     weights = {tensor.name: tensor for tensor in shifted.graph.initializer}
     found = 0
     for node in shifted.graph.node:
-        if node.op_type == "Conv" and node.name.startswith("/head/out_cls."):
+        if node.op_type == "Conv" and node.name.startswith(_CLASSIFIER):
+            level = int(node.name.removeprefix(_CLASSIFIER).partition("/")[0])
             bias = weights[node.input[2]]
             # Simplifiers share equal initializers; a bias of its own keeps the shift where it belongs.
             own = onnx.numpy_helper.from_array(
-                onnx.numpy_helper.to_array(bias) + np.float32(shift), f"{node.name}.shifted_bias"
+                onnx.numpy_helper.to_array(bias) + np.float32(shift[level]), f"{node.name}.shifted_bias"
             )
             shifted.graph.initializer.append(own)
             node.input[2] = own.name
@@ -263,7 +284,7 @@ def _shifted_graph(exported: onnx.ModelProto, shift: float) -> onnx.ModelProto:
 
 
 def _reference_noise(
-    model: RTMO, images: NDArray[np.float32], artifact: Artifact, shift: float, expected: list[Poses]
+    model: RTMO, images: NDArray[np.float32], artifact: Artifact, shift: Shift, expected: list[Poses]
 ) -> float:
     """How far the reference's own float32 keypoints are from its float64 ones, at the worst one, pixels."""
     double = copy.deepcopy(model).double()

@@ -21,8 +21,9 @@ LONGEST_SIDE = 480
 
 
 def accuracy(job: Job) -> Outcome:
-    """AP, in points."""
+    """AP, in points; and which usual mistake would explain a low one."""
     from rtmo_deploy.measure.accuracy import evaluate_model, with_score_threshold
+    from rtmo_deploy.measure.agreement.misses import explain_evaluation
     from rtmo_deploy.runtime.backends import open_backend
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 
@@ -30,16 +31,20 @@ def accuracy(job: Job) -> Outcome:
     device = _usable_device(job.inputs["model"], options["device"])
     artifact = with_score_threshold(read_artifact(_path(job.inputs["model"])), options["score_thr"])
     estimator = PoseEstimator(open_backend(artifact, device))
+    dataset = dataset_of(job.inputs["data"])
     found = evaluate_model(
         estimator,
-        dataset_of(job.inputs["data"]),
+        dataset,
         score_thr=options["score_thr"],
         batch=options["batch"],
         progress=lambda done, total: job.progress(f"judging picture {done} of {total}"),
     )
     report = found.report.to_dict()
     ap = report["metrics"]["AP"]
-    facts = {"ap": None if ap is None else 100 * ap, "device": device, **report}
+    causes = explain_evaluation(
+        estimator, dataset, found.detections, score_thr=options["score_thr"], progress=job.progress
+    )
+    facts = {"ap": None if ap is None else 100 * ap, "device": device, "causes": causes, **report}
     return Outcome((), clean(facts))
 
 
@@ -65,9 +70,11 @@ def parity(job: Job) -> Outcome:
         pictures = Pictures.in_folder(job.files["images"])
     else:
         pictures = Pictures.drawn_people(options["synthetic"], seed=DRAWN_SEED)
-    report = compare_sides(sides[0], sides[1], pictures, bounds=bounds, progress=job.progress)
+    report = compare_sides(sides[0], sides[1], pictures, layers="if unexplained", bounds=bounds, progress=job.progress)
     shown = _draw(report, pictures, job, options["pictures"])
     facts = report.to_dict()
+    if report.layers is not None:  # its many layers are for `parity --layers`; the cause names the first that parts
+        facts["layers"] = {**facts["layers"], "layers": []}
     for side in ("a", "b"):
         facts[side].pop("path", None)
     names = tuple(name for entry in shown for name in entry["files"])

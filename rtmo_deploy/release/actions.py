@@ -84,9 +84,13 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "draw": Action(_make.draw, ("numpy", "opencv-python-headless")),
     "annotated": Action(_make.annotated),
     "accuracy": Action(
-        _measure.accuracy, ("torch", "openvino", "numpy", "opencv-python-headless", "faster-coco-eval", *_ORT, *_TRT)
+        _measure.accuracy,
+        ("torch", "openvino", "numpy", "opencv-python-headless", "faster-coco-eval", *_ORT, *_TRT),
+        revision=2,
     ),
-    "parity": Action(_measure.parity, ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT)),
+    "parity": Action(
+        _measure.parity, ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT), revision=2
+    ),
     "latency": Action(
         _measure.latency,
         ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.release.results import Status
+from rtmo_deploy.release.results import Status, case_of
 from rtmo_deploy.release.schema import SOURCE
 
 if TYPE_CHECKING:
@@ -99,19 +99,38 @@ def _accuracy(gate: AccuracyGate, results: Mapping[str, StepResult]) -> list[Gat
     if gate.ap_min is not None:
         name, bound = f"accuracy: {gate.artifact}, AP", f"at least {gate.ap_min:g}"
         ready = _not_ready(name, "accuracy", bound, own)
-        found.append(ready or _bounded(name, "accuracy", bound, own.facts.get("ap"), gate.ap_min, least=True))
+        judged = ready or _bounded(name, "accuracy", bound, own.facts.get("ap"), gate.ap_min, least=True)
+        found.append(_explained(judged, own, gate.against or SOURCE, results))
     if gate.ap_drop_max is not None:
         against = gate.against or SOURCE
         name = f"accuracy: {gate.artifact}, AP lost against {against}"
         bound = f"at most {gate.ap_drop_max:g}"
         if against == "published":
-            found.append(_against_published(name, bound, gate.ap_drop_max, own, results[SOURCE]))
-            return found
+            judged = _against_published(name, bound, gate.ap_drop_max, own, results[SOURCE])
+            return [*found, _explained(judged, own, SOURCE, results)]
         other = results[f"accuracy:{against}"]
         ready = _not_ready(name, "accuracy", bound, own, other)
         drop = _difference(other.facts.get("ap"), own.facts.get("ap"))
-        found.append(ready or _bounded(name, "accuracy", bound, drop, gate.ap_drop_max))
+        judged = ready or _bounded(name, "accuracy", bound, drop, gate.ap_drop_max)
+        found.append(_explained(judged, own, against, results))
     return found
+
+
+def _explained(gate: GateResult, own: StepResult, against: str, results: Mapping[str, StepResult]) -> GateResult:
+    """A gate on AP that failed, with what leads to the cause: what judging saw, else parity, else where to look."""
+    if gate.status is not GateStatus.FAILED:
+        return gate
+    name = own.step.inputs["model"]
+    told = list(own.facts.get("causes", ()))
+    for result in results.values() if not told else ():
+        pair = result.step.inputs
+        if result.step.action == "parity" and result.good and name in pair.values():
+            told += [f"{pair['a']} and {pair['b']}: {cause}" for cause in result.facts.get("causes", ())]
+            if result.facts.get("verdict") == "agree":
+                told.append(f"'{pair['a']}' and '{pair['b']}' find the same people, so it was not lost between them")
+    if not told and name not in (SOURCE, against):
+        told = [f"'rtmo-deploy parity' of '{against}' and '{name}' with --layers names the layer where they part"]
+    return replace(gate, message="; ".join([gate.message, *told]))
 
 
 def _against_published(name: str, bound: str, most: float, own: StepResult, source: StepResult) -> GateResult:
@@ -145,11 +164,12 @@ def _parity(result: StepResult) -> GateResult:
     if isinstance(value, int | float):
         measured += f"; {value:.3g} px"
     failures = [*result.facts.get("failures", ()), *result.facts.get("causes", ())]
+    notes = result.facts.get("notes", ())
     if result.facts.get("verdict") == "agree" and not failures:
-        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, value)
+        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, value, " ".join(notes))
     if result.facts.get("verdict") == "nobody found" and not failures:
         return _unmeasured(name, "parity", bound, "neither model found anybody on these pictures")
-    message = "; ".join(failures) or "they differ"
+    message = "; ".join([*failures, *notes]) or "they differ"
     return GateResult(name, "parity", GateStatus.FAILED, bound, measured, value, message)
 
 
@@ -157,7 +177,7 @@ def _latency(
     section: LatencySection, gate: LatencyGate, result: StepResult, actions: Actions, folder: Path
 ) -> list[GateResult]:
     found = []
-    entries = {_case(entry): entry for entry in result.facts.get("entries", ()) if entry["artifact"] == gate.artifact}
+    entries = {case_of(entry): entry for entry in result.facts.get("entries", ()) if entry["artifact"] == gate.artifact}
     head = f"latency: {section.name}, {gate.artifact}"
     if gate.p95_ms is not None:
         name, bound = f"{head}, 95th percentile", f"at most {gate.p95_ms:g} ms"
@@ -178,7 +198,7 @@ def _latency(
         others, why = _baseline(folder / gate.baseline, gate.artifact, result.facts)
         if why:
             return [*found, _unmeasured(name, "latency", bound, why)]
-    pairs = [(case, entry, other) for other in others if (entry := entries.get(case := _case(other))) is not None]
+    pairs = [(case, entry, other) for other in others if (entry := entries.get(case := case_of(other))) is not None]
     if not pairs:
         return [*found, _unmeasured(name, "latency", bound, "there is no case in which both were measured")]
     ratios = [
@@ -217,7 +237,7 @@ def _baseline(path: Path, artifact: str, facts: Mapping[str, Any]) -> tuple[list
         machine, protocol = known["machine"], known["protocol"]
         entries = [entry for entry in known["entries"] if entry["artifact"] == artifact]
         for entry in entries:
-            _case(entry)
+            case_of(entry)
             [float(value) for value in entry["rounds_ms"]]
         there = str(machine["fingerprint"])
     except FileNotFoundError:
@@ -229,14 +249,6 @@ def _baseline(path: Path, artifact: str, facts: Mapping[str, Any]) -> tuple[list
     if protocol != facts["protocol"]:
         return [], f"{path.name} was measured by protocol {protocol}"
     return entries, ""
-
-
-def _case(entry: Mapping[str, Any]) -> str:
-    case = entry["case"]
-    parts = [f"batch {case['batch']}"]
-    parts += [f"{case['threads']} threads"] if case.get("threads") else []
-    parts += [f"{case['people']} people"] if case.get("people") is not None else []
-    return ", ".join(parts)
 
 
 def _not_ready(name: str, kind: str, bound: str, *needed: StepResult) -> GateResult | None:

@@ -17,11 +17,23 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.release import Release
     from rtmo_deploy.release.results import StepResult
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "SUMS", "FileEntry", "build_manifest", "read_manifest", "sums_text"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "SUMS",
+    "UNFINISHED",
+    "FileEntry",
+    "build_manifest",
+    "is_inside",
+    "read_manifest",
+    "sums_text",
+]
 
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 SUMS: Final = "SHA256SUMS"
+#: Names of all files that are a release's own; it is there while the folder is written.
+UNFINISHED: Final = ".unfinished"
 _FIELDS: Final = {
     "name": str,
     "verdict": str,
@@ -128,7 +140,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        unfinished = (folder / ".cache").is_dir()
+        unfinished = (folder / ".cache").is_dir() or (folder / UNFINISHED).is_file()
         raise ArtifactError(
             "There is no manifest: this release was not finished." if unfinished else "This is no release's folder.",
             remedy="Run the recipe again: it goes on where it was." if unfinished else "Name the folder of one.",
@@ -156,15 +168,20 @@ def _check_entry(entry: Any, where: Path) -> None:
     if not isinstance(entry, dict):
         raise _damaged(where, "an entry of 'files' is no mapping")
     name, sha256, size = entry.get("path"), entry.get("sha256"), entry.get("size")
-    if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
-        raise _damaged(where, f"{name!r} is no path")
-    plain = PurePosixPath(name)
-    if plain.is_absolute() or ".." in plain.parts or str(plain) != name or ":" in name:
-        raise _damaged(where, f"{name!r} leads out of the folder")
+    if not isinstance(name, str) or not is_inside(name):
+        raise _damaged(where, f"{name!r} is no path, or leads out of the folder")
     if not isinstance(sha256, str) or len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
         raise _damaged(where, f"the hash of {name} is none")
     if type(size) is not int or size < 0:
         raise _damaged(where, f"the size of {name} is none")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name with ``/`` is one of a file within the folder, and plainly written."""
+    if not name or "\\" in name or "\0" in name or ":" in name:
+        return False
+    plain = PurePosixPath(name)
+    return not plain.is_absolute() and ".." not in plain.parts and str(plain) == name and name != "."
 
 
 def _damaged(path: Path, why: str) -> ArtifactError:

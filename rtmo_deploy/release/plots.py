@@ -47,7 +47,7 @@ def curves(title: str, x_label: str, series: Mapping[str, Sequence[tuple[float, 
             for x, mid, _ in line
         ]
     parts.append(el("text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=bottom + 38, class_="label", text_anchor="middle"))
-    parts.append(el("text", "ms", x=8, y=top + 4, class_="label"))
+    parts.append(el("text", "ms", x=LEFT - 8, y=bottom + 18, class_="tick", text_anchor="end"))
     legend, height = _legend(list(series), bottom + 60)
     return _svg(title, height, [*parts, legend])
 

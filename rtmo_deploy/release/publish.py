@@ -1,11 +1,14 @@
 """The folder of a release: artifacts, reports, manifest and hashes.
 
 While it is written there is no manifest; it comes last. A folder without one is an unfinished release, and running the
-recipe again finishes it. Files of the release before that are no part of the new one go; no other file is touched.
+recipe again finishes it. Files of the release before that are no part of the new one go; no other file is touched. So
+that this holds after a kill too, the names of all files that are the releases' own are written down before the first of
+them changes, and what a killed run was writing goes with the next.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -16,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.release.junit import junit_xml
-from rtmo_deploy.release.manifest import MANIFEST, SUMS, FileEntry, build_manifest, read_manifest, sums_text
+from rtmo_deploy.release.manifest import (
+    MANIFEST,
+    SUMS,
+    UNFINISHED,
+    FileEntry,
+    build_manifest,
+    is_inside,
+    sums_text,
+)
 from rtmo_deploy.release.report import report_html
 from rtmo_deploy.release.summary import summary_markdown
 
@@ -46,7 +57,7 @@ def require_own_folder(folder: Path) -> None:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise SetupError(f"It cannot be looked into: {error.strerror}.", where=folder) from error
-    if names and not names & {MANIFEST, ".cache", ".lock"}:
+    if names and not names & {MANIFEST, UNFINISHED, ".cache", ".lock"}:
         raise UsageError(
             f"The folder holds other things ('{min(names)}' for one).",
             remedy="Give an empty or a new folder with --output.",
@@ -82,6 +93,7 @@ def publish(release: Release) -> None:
             _write(folder / name, data)
         _write(folder / SUMS, sums_text([*files, FileEntry.of_bytes(MANIFEST, manifest.encode())]).encode())
         _write(folder / MANIFEST, manifest.encode())
+        (folder / UNFINISHED).unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(
             f"The release cannot be written: {error.strerror or error}.",
@@ -133,19 +145,34 @@ def _main_sha256(result: StepResult) -> str | None:
 
 
 def _remove_old(folder: Path, wanted: set[str]) -> None:
-    """Take the old manifest away, and the files that only it names."""
-    path = folder / MANIFEST
-    old: list[Any] = []
-    if path.is_file():
-        try:
-            old = read_manifest(folder)["files"]
-        except ArtifactError:
-            old = []  # nothing is removed on the word of a damaged manifest
-    path.unlink(missing_ok=True)
+    """Take the old manifest away, the files that only it names, and what a killed run has left."""
+    own = wanted | _written_before(folder)
+    for name in (MANIFEST, SUMS, UNFINISHED, *own):
+        path = folder / name
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # what atomic_write was writing
+            left.unlink(missing_ok=True)
+    if (folder / MANIFEST).is_file():
+        (folder / MANIFEST).replace(folder / UNFINISHED)  # from one rename to the next it is known whose the files are
+    _write(folder / UNFINISHED, json.dumps(sorted(own)).encode())
     (folder / SUMS).unlink(missing_ok=True)
-    for entry in old:
-        if entry["path"] not in wanted:
-            (folder / entry["path"]).unlink(missing_ok=True)
+    for name in own - wanted:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _written_before(folder: Path) -> set[str]:
+    """Names of the files of the release that is there, or of one that was not finished."""
+    names: set[str] = set()
+    for name in (MANIFEST, UNFINISHED):  # which is a list, or the manifest that was there before
+        try:
+            listed: Any = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, RecursionError):
+            continue  # nothing is removed on the word of a damaged file
+        if isinstance(listed, dict):
+            files = listed.get("files")
+            listed = [one.get("path") for one in files if isinstance(one, dict)] if isinstance(files, list) else []
+        if isinstance(listed, list):
+            names |= {one for one in listed if isinstance(one, str) and is_inside(one)}
+    return names
 
 
 def _place(origin: Path, target: Path, entry: FileEntry) -> None:

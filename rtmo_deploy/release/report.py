@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.files import human_size
 from rtmo_deploy.release.markup import Markup, el, join, table
 from rtmo_deploy.release.plots import bars, curves, percentiles, provenance
+from rtmo_deploy.release.results import case_of
 from rtmo_deploy.release.style import STYLE
 from rtmo_deploy.release.summary import sentence
 
@@ -162,21 +163,13 @@ def _sweeps(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
             found += [el("h3", f"Against {label}"), curves(f"Latency against {label}", label, series)]
     if entries:
         rows = {_label(entry): entry["total_ms"] for entry in entries if entry["case"] == entries[0]["case"]}
-        found += [el("h3", f"Percentiles, {_case(entries[0])}"), percentiles("Percentiles of latency", rows)]
+        found += [el("h3", f"Percentiles, {case_of(entries[0])}"), percentiles("Percentiles of latency", rows)]
     return found
 
 
 def _label(entry: Mapping[str, Any]) -> str:
     backend = entry["contender"].get("backend")
     return f"{entry['artifact']} ({backend})" if backend else str(entry["artifact"])
-
-
-def _case(entry: Mapping[str, Any]) -> str:
-    case = entry["case"]
-    parts = [f"batch {case['batch']}"]
-    parts += [f"{case['threads']} threads"] if case.get("threads") else []
-    parts += [f"{case['people']} people"] if case.get("people") is not None else []
-    return ", ".join(parts)
 
 
 def _latency_table(entries: Sequence[Mapping[str, Any]]) -> Markup:
@@ -189,7 +182,7 @@ def _latency_table(entries: Sequence[Mapping[str, Any]]) -> Markup:
         text += "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
         total = entry["total_ms"]
         rows.append(
-            (_label(entry), _case(entry), *(f"{total[name]:.2f}" for name in names), total["n"], text or "reference")
+            (_label(entry), case_of(entry), *(f"{total[name]:.2f}" for name in names), total["n"], text or "reference")
         )
     return table(("contender", "case", *names, "n", "ratio"), rows, numbers=range(2, 10))
 

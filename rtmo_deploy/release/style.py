@@ -53,5 +53,5 @@ dl{grid-template-columns:1fr}dt{margin-top:6px}}
 --bad:#b3261e;--warn:#8a5a00;--stop:#6a4b9a;--good-soft:#fff;--bad-soft:#fff;--warn-soft:#fff;--c0:#0072b2;--c1:#d55e00;
 --c2:#009e73;--c3:#b8579a;--c4:#8a6d00;--c5:#3d8fc4;--c6:#6b6b6b;--c7:#8b3a1a}
 body{max-width:none;padding:0;font-size:11pt}h2,h3{break-after:avoid}tr,figure,.plot,.verdict,.trio{break-inside:avoid}
-.wide{overflow:visible}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+.wide{overflow:visible}table{font-size:8.5pt}td{min-width:0;overflow-wrap:break-word}.number{padding-right:6px}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """.strip()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.release.manifest import MANIFEST, SUMS, read_manifest
+from rtmo_deploy.release.manifest import MANIFEST, SUMS, UNFINISHED, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Verification", "verify_release"]
 
 #: What a run leaves in the folder that is no part of the release.
-_WORKING: Final = frozenset({".cache", ".lock"})
+_WORKING: Final = frozenset({".cache", ".lock", UNFINISHED})
 SHOWN: Final = 10
 
 

@@ -86,7 +86,16 @@ def visibility_of_another_level(model: RTMO) -> None:
 
 def pose_of_another_level(model: RTMO) -> None:
     levels = model.head.head_module.out_pose
-    levels[1].weight.copy_(levels[0].weight)  # under these weights everybody is found at the coarse level
+    levels[1].weight.copy_(levels[0].weight)
+
+
+def pose_of_the_fine_level(model: RTMO) -> None:
+    levels = model.head.head_module.out_pose
+    levels[0].weight.copy_(levels[1].weight)
+
+
+def visibility_of_the_fine_level(model: RTMO) -> None:
+    model.head.head_module.out_kpt_vis[0].bias.add_(0.01)
 
 
 DAMAGE = [
@@ -99,6 +108,8 @@ DAMAGE = [
     (visibility_of_another_level, "raw", "kpt_vis"),
     (pose_of_another_level, "fixed", "keypoints: "),
     (pose_of_another_level, "raw", "pose_vecs"),
+    (pose_of_the_fine_level, "fixed", "keypoints: "),
+    (visibility_of_the_fine_level, "onnx", "dets or keypoints: scores"),
 ]
 
 
@@ -251,7 +262,7 @@ def test_untrained_network_passes(as_checkpoint: Callable[..., LoadedCheckpoint]
     result = export_onnx(as_checkpoint(network.eval()), tmp_path / "n.onnx", ExportOptions(decode=DECODES[mode]))
     assert result.verification is not None
     # Nobody passes 0.1 with these weights: it is by the shift that people are compared at all.
-    assert result.verification.bias_shift > 0.5
+    assert min(result.verification.bias_shift) > 0.5
     assert all(case.people.matched > 5 for case in result.verification.cases if case.people)
 
 

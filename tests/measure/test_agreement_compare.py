@@ -209,7 +209,9 @@ def test_swapped_keypoints_are_recognised(pictures):
     two.backend.keypoints = two.backend.keypoints[:, order]
     report = compare_sides(side(), two, pictures)
     (cause,) = report.causes
-    assert cause.startswith("Keypoints come in another order: the first model's left_shoulder is where the second has ")
+    assert cause.startswith(
+        "Keypoints come in another order: left and right are swapped. The first model's left_shoulder is where the "
+    )
     assert cause.endswith("right_shoulder, right_shoulder is where the second has left_shoulder.")
 
 

@@ -24,6 +24,7 @@ class Link:
     def __init__(self, contender, log, *, broken="", size=(640, 640), found=3.0):
         self.contender, self.log, self.broken, self.size, self.found = contender, log, broken, size, found
         self.closed = 0
+        self.starts = []
         log.append((contender.label, "start", contender.batch, contender.threads))
 
     def ask(self, command, *, timeout_s):
@@ -47,11 +48,12 @@ class Link:
             }
         if kind == "warm":
             return {"calls": 2, "seconds": 0.1}
+        self.starts.append(command["start"])
         times = [TIMES[label]] * (command["calls"] or 4)
         return {
             "stages": {"draw": times, "network": times},
             "totals": times,
-            "found": self.found,
+            "found": dict.fromkeys(command["pictures"], self.found) if isinstance(self.found, float) else self.found,
             "memory": 2**20,
         }
 
@@ -161,6 +163,23 @@ def test_unequal_work_is_told(bench):
     assert any("different numbers of people" in text for text in result.warnings)
     result, _, _ = bench(links={"B": {"found": 3.01}})
     assert not any("different numbers of people" in text for text in result.warnings)
+
+
+def test_people_are_counted_on_the_same_pictures(bench):
+    """A slow contender sees fewer pictures in its time, which says nothing of what it finds in them."""
+    fast, slow = {"a.jpg": 1, "b.jpg": 12, "c.jpg": 2}, {"a.jpg": 1}
+    result, _, _ = bench(links={"A": {"found": slow}, "B": {"found": fast}})
+    assert [entry.found for entry in result.entries] == [1, 1]
+    assert not any("different numbers of people" in text for text in result.warnings)
+    result, _, _ = bench(links={"A": {"found": slow}, "B": {"found": {**fast, "a.jpg": 2}}})
+    assert any("in the same pictures (batch 1: 1.00 to 2.00" in text for text in result.warnings)
+    result, _, _ = bench(links={"A": {"found": {"a.jpg": 4}}, "B": {"found": {"b.jpg": 4}}})
+    assert [entry.found for entry in result.entries] == [4, 4]
+
+
+def test_contenders_begin_a_round_with_the_same_picture(bench):
+    _, _, started = bench(rounds=3, batches=(2,))
+    assert [link.starts for link in started] == [[0, 2, 4]] * 2
 
 
 def test_one_alone_has_no_ratio(bench):

@@ -111,7 +111,7 @@ ALL = ("decode file", "letterbox", "host->device", "network+NMS+DCC", "device->h
 def test_a_slow_stage_is_blamed(slowed, picture, stage):
     times, total, found = slowed(stage).call([picture])
     assert list(times) == [*ALL, "draw"]
-    assert found == 1
+    assert found == [1]
     assert times[stage] >= 1000 * NAP * 0.99
     assert max(times, key=times.get) == stage
     before_drawing = sum(value for name, value in times.items() if name != "draw")
@@ -123,7 +123,7 @@ def test_only_the_network_counts_where_only_it_is_asked_for(slowed, picture, sta
     times, found = slowed(stage).network([picture])
     assert list(times) == ["network+NMS+DCC"]
     assert times["network+NMS+DCC"] < 1000 * NAP
-    assert found == 1
+    assert found == [1]
 
 
 def test_poses_are_in_pixels_of_the_picture(monkeypatch, picture):

@@ -105,6 +105,36 @@ def test_parity(tmp_path):
     assert only(tmp_path / "e", section, fail={step: "absent"})[0].status == "not measured"
 
 
+def test_a_failed_gate_on_ap_leads_to_the_cause(tmp_path):
+    """What judging saw; else what parity of the artifact says; else where to look."""
+    section = "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: onnx, ap_drop_max: 1}\n"
+    both = RECIPE[: RECIPE.index("accuracy:")] + section + "parity:\n  - {a: source, b: onnx, synthetic: 2}\n"
+    name = "accuracy: onnx, AP lost against source"
+    gate, _ = only(tmp_path / "a", section, ap={"onnx": 10.0})
+    assert gate.name == name
+    assert gate.message == (
+        "beyond the bound; 'rtmo-deploy parity' of 'source' and 'onnx' with --layers names the layer where they part"
+    )
+    found, _ = gates(tmp_path / "e", both, ap={"onnx": 10.0})
+    assert found[name].message == (
+        "beyond the bound; 'source' and 'onnx' find the same people, so it was not lost between them"
+    )
+    told = {"parity:source:onnx": {"verdict": "differ", "failures": ["far"], "causes": ["The two part at x."]}}
+    found, _ = gates(tmp_path / "b", both, ap={"onnx": 10.0}, change=told)
+    assert found[name].message == "beyond the bound; source and onnx: The two part at x."
+    told["accuracy:onnx"] = {"causes": ["Left and right are swapped."]}
+    found, _ = gates(tmp_path / "c", both, ap={"onnx": 10.0}, change=told)
+    assert found[name].message == "beyond the bound; Left and right are swapped."
+    gate, _ = only(tmp_path / "d", section, change={"accuracy:onnx": {"causes": ["Swapped."]}})
+    assert (gate.status, gate.message) == ("passed", "")
+
+
+def test_parity_passes_with_what_a_reader_should_know(tmp_path):
+    section = "parity:\n  - {a: source, b: onnx, synthetic: 2}\n"
+    gate, _ = only(tmp_path, section, change={"parity:source:onnx": {"notes": ["Clients put pictures elsewhere."]}})
+    assert (gate.status, gate.message) == ("passed", "Clients put pictures elsewhere.")
+
+
 @pytest.mark.parametrize(
     ("gate", "slow", "status", "note"),
     [

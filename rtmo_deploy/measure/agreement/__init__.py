@@ -4,11 +4,13 @@
 mode, engine), and measures in terms of people first. :func:`write_gallery` draws what it found. None of them prints.
 """
 
+from rtmo_deploy.measure.agreement.annotated import Frame, explain_misses
 from rtmo_deploy.measure.agreement.bounds import BOUNDS, AgreementBounds, bounds_for
 from rtmo_deploy.measure.agreement.compare import compare_models, compare_sides
 from rtmo_deploy.measure.agreement.gallery import write_gallery
 from rtmo_deploy.measure.agreement.layers import LayerError, LayerReport, compare_layers
 from rtmo_deploy.measure.agreement.matching import match_people, similarity
+from rtmo_deploy.measure.agreement.misses import explain_evaluation
 from rtmo_deploy.measure.agreement.people import PeopleAgreement, PictureAgreement, Stray, compare_picture, summarise
 from rtmo_deploy.measure.agreement.pictures import Pictures
 from rtmo_deploy.measure.agreement.report import AgreementReport
@@ -19,6 +21,7 @@ __all__ = [
     "BOUNDS",
     "AgreementBounds",
     "AgreementReport",
+    "Frame",
     "LayerError",
     "LayerReport",
     "ModelSummary",
@@ -33,6 +36,8 @@ __all__ = [
     "compare_models",
     "compare_picture",
     "compare_sides",
+    "explain_evaluation",
+    "explain_misses",
     "match_people",
     "similarity",
     "summarise",

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from rtmo_deploy.measure.agreement.alignment import (
+    SHARE,
+    alike_after,
+    fit_move,
+    matched_after_a_move,
+    matched_points,
+)
 from rtmo_deploy.measure.agreement.matching import match_people
 
 if TYPE_CHECKING:
@@ -16,16 +23,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.poses import Poses
+    from rtmo_deploy.measure.agreement.alignment import Move
+    from rtmo_deploy.poses import Poses, Skeleton
 
-__all__ = ["find_causes"]
+    Points = NDArray[np.float64]
+
+__all__ = ["find_causes", "order_told"]
 
 #: An explanation must leave at most this share of the error.
 LEFT: Final = 0.25
 #: Errors below this many pixels have no explanation of this kind.
 LEAST_PX: Final = 0.5
+#: Below so many, another input explains nothing either: two runtimes differ by as much.
+LEAST_INPUT_PX: Final = 0.05
 #: Somebody who is this similar has been found again.
 SAME: Final = 0.9
+#: Share of the people that an explanation must find again.
+MOST: Final = 0.75
+#: Among so many people, half of an exchange is told too: noise may hide the other half.
+CROWD: Final = 5
+#: Keypoints that are named.
+NAMED: Final = 4
 
 Inputs = tuple[str, "Callable[[NDArray[np.float32]], NDArray[np.float32]]"]
 
@@ -59,53 +77,84 @@ def find_causes(
     Returns:
         A sentence for each that would explain it.
     """
-    found = []
-    pairs = [
-        (one.keypoints[i].astype(np.float64), two.keypoints[j].astype(np.float64), one.skeleton.keypoints)
-        for one, two in zip(reference, other, strict=True)
-        for i, j, _ in match_people(one, two, sigmas)
-    ]
-    pairs = [pair for pair in pairs if np.isfinite(pair[0]).all() and np.isfinite(pair[1]).all()]
-    if pairs:
-        a, b = np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
-        found += [*_swapped(a, b, pairs[0][2]), *_moved(a, b)]
+    found: list[str] = []
+    for match in (matched_points, matched_after_a_move):
+        a, b = match(reference, other, sigmas)
+        if len(a) and not found:
+            skeleton = reference[0].skeleton
+            move = _moved(a, b)
+            if move is not None and alike_after(reference, other, sigmas, move) < SHARE * sum(map(len, reference)):
+                move = None  # these are other people who happen to stand so
+            found += order_told(a, b, skeleton) or _told(move) or _alone(a, b, skeleton)
     if images is not None and rerun is not None and len(on):
         found += _other_input([reference[i] for i in on], [other[i] for i in on], sigmas, images, rerun)
     return found
 
 
-def _swapped(a: NDArray[np.float64], b: NDArray[np.float64], names: tuple[str, ...]) -> list[str]:
-    """Whether keypoints come in another order; ``a`` and ``b`` are ``(M, K, 2)``."""
-    distance = np.median(np.linalg.norm(a[:, :, None] - b[:, None], axis=-1), axis=0)
-    nearest = distance.argmin(axis=1)
-    own = np.diagonal(distance)
-    joints = np.arange(len(names))
-    wrong = joints[(nearest != joints) & (distance[joints, nearest] < LEFT * own) & (own > LEAST_PX)]
+def order_told(
+    a: Points,
+    b: Points,
+    skeleton: Skeleton,
+    *,
+    labelled: NDArray[np.bool_] | None = None,
+    sides: tuple[str, str] = ("The first model's", "the second"),
+) -> list[str]:
+    """Whether keypoints come in another order.
+
+    Args:
+        a: ``(M, K, 2)`` places of the keypoints of M people.
+        b: The same people in the second list.
+        skeleton: What the keypoints are.
+        labelled: ``(M, K)`` which of ``a`` are known; all if not given.
+        sides: What the two lists are called.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    distance = np.linalg.norm(a[:, :, None] - b[:, None], axis=-1)
+    if labelled is not None:
+        distance = np.where(labelled[:, :, None], distance, np.nan)
+    joints = np.arange(len(skeleton))
+    known = np.isfinite(distance).any(axis=(0, 2))
+    middle = np.zeros((len(joints), len(joints)))
+    middle[known] = np.nanmedian(distance[:, known], axis=0)
+    nearest, own = middle.argmin(axis=1), np.diagonal(middle)
+    wrong = joints[known & (nearest != joints) & (middle[joints, nearest] < LEFT * own) & (own > LEAST_PX)]
     if not len(wrong):
         return []
-    told = ", ".join(f"{names[i]} is where the second has {names[nearest[i]]}" for i in wrong[:4])
-    more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-    return [f"Keypoints come in another order: the first model's {told}{more}."]
+    sides_only = bool((nearest[wrong] == np.array(skeleton.flip_indices())[wrong]).all())
+    if set(nearest[wrong]) != set(wrong) and not (sides_only and len(a) >= CROWD):
+        return []  # no exchange of places: they are other people, or it is chance
+    swapped = ": left and right are swapped" if sides_only else ""
+    names, (first, second) = skeleton.keypoints, sides
+    told = ", ".join(f"{names[i]} is where {second} has {names[nearest[i]]}" for i in wrong[:NAMED])
+    more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    return [f"Keypoints come in another order{swapped}. {first} {told}{more}."]
 
 
-def _moved(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[str]:
+def _moved(a: Points, b: Points) -> Move | None:
     """Whether the second's people are the first's, scaled and shifted, as by another letterbox."""
-    x, y = a.reshape(-1, 2), b.reshape(-1, 2)
-    before = float(np.median(np.linalg.norm(y - x, axis=1)))
-    if before < LEAST_PX:
+    return None if float(np.median(np.linalg.norm(b - a, axis=-1))) < LEAST_PX else fit_move(a, b, LEFT)
+
+
+def _told(move: Move | None) -> list[str]:
+    if move is None:
         return []
-    scale, shift = 1.0, np.median(y - x, axis=0)
-    spread = np.square(x - x.mean(axis=0)).sum()
-    if len(a) > 1 and spread > 0 and np.median(np.linalg.norm(y - x - shift, axis=1)) > LEFT * before:
-        scale = float(((x - x.mean(axis=0)) * (y - y.mean(axis=0))).sum() / spread)
-        shift = np.median(y - scale * x, axis=0)
-    after = float(np.median(np.linalg.norm(y - scale * x - shift, axis=1)))
-    if after > LEFT * before:
+    where = "look at the letterbox's padding and scale, at strides and cell centres"
+    return [f"The second model's people are the first's {move}: {where}."]
+
+
+def _alone(a: Points, b: Points, skeleton: Skeleton) -> list[str]:
+    """Whether it is a few keypoints that differ, and the others do not."""
+    apart = np.median(np.linalg.norm(b - a, axis=-1), axis=0)
+    wrong = np.flatnonzero(apart > max(LEAST_PX, LEFT * apart.max()))
+    others = np.delete(apart, wrong)
+    if not 0 < len(wrong) <= len(skeleton) / 4 or others.max(initial=0.0) > LEFT * apart[wrong].min():
         return []
-    how = f"shifted by {shift[0]:+.2f}, {shift[1]:+.2f} px"
-    if abs(scale - 1) > 1e-3:
-        how = f"scaled by {scale:.4f} and {how}"
-    return [f"The second model's people are the first's {how}: look at coordinates, strides and cell centres."]
+    told = ", ".join(f"{skeleton.keypoints[i]} ({apart[i]:.3g} px)" for i in wrong)
+    verb = "differs" if len(wrong) == 1 else "differ"
+    rest = f"the median of the other keypoints by at most {others.max(initial=0.0):.2g} px"
+    return [f"Only {told} {verb}, {rest}: look at the weights for these keypoints alone, at the network's end."]
 
 
 def _other_input(
@@ -117,17 +166,29 @@ def _other_input(
 ) -> list[str]:
     """Whether the second model agrees once its input is prepared otherwise."""
     people = sum(map(len, reference))
-    same = _again(reference, other, sigmas)
-    if not people or same > 0.75 * people:
+    if not people:
         return []
+    same, before = _again(reference, other, sigmas), _apart(reference, other, sigmas)
     for words, change in INPUTS:
         found = rerun(np.ascontiguousarray(change(images), dtype=np.float32))
         now = _again(reference, found, sigmas)
-        if now > max(0.75 * people, 2 * same):
+        if now <= MOST * people:
+            continue
+        if 2 * same < now:
             return [f"The second model finds {now} of {people} people again when it is given {words}."]
+        after = _apart(reference, found, sigmas)
+        if now >= same and before > LEAST_INPUT_PX and after <= LEFT * before:
+            text = f"The second model's keypoints are {before:.2g} px off (median), and {after:.2g} px when it is given"
+            return [f"{text} {words}."]
     return []
 
 
 def _again(reference: Sequence[Poses], other: Sequence[Poses], sigmas: Sequence[float]) -> int:
     lists = zip(reference, other, strict=True)
     return sum(oks >= SAME for one, two in lists for *_, oks in match_people(one, two, sigmas))
+
+
+def _apart(reference: Sequence[Poses], other: Sequence[Poses], sigmas: Sequence[float]) -> float:
+    """Median distance of the keypoints of those who match; infinite where nobody does."""
+    a, b = matched_points(reference, other, sigmas)
+    return float(np.median(np.linalg.norm(b - a, axis=-1))) if len(a) else float("inf")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from rtmo_deploy.errors import UsageError
+from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.measure.agreement.bounds import BOUNDS, LOOSEST, AgreementBounds, bounds_for
 from rtmo_deploy.measure.agreement.causes import find_causes
 from rtmo_deploy.measure.agreement.matching import sigmas_of
@@ -44,7 +44,7 @@ def compare_models(
     backend_a: str | None = None,
     backend_b: str | None = None,
     threads: int | None = None,
-    layers: bool = False,
+    layers: bool | Literal["if unexplained"] = False,
     bounds: AgreementBounds | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> AgreementReport:
@@ -62,7 +62,8 @@ def compare_models(
         backend_a: Runtime of the first, if there is a choice.
         backend_b: Runtime of the second.
         threads: Threads a CPU runtime may use.
-        layers: Also find the first layer where they part, on the worst picture.
+        layers: Also find the first layer where they part, on the worst picture; or only where they differ and no usual
+            mistake explains it, as far as one can look into the two.
         bounds: The worst that passes; by the precisions of the two if not given.
         progress: Told what is being done.
 
@@ -90,7 +91,7 @@ def compare_sides(
     *,
     input_hw: tuple[int, int] | None = None,
     batch: int = 4,
-    layers: bool = False,
+    layers: bool | Literal["if unexplained"] = False,
     bounds: AgreementBounds | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> AgreementReport:
@@ -122,7 +123,16 @@ def compare_sides(
     if report.failures() and not any(report.odd):
         progress("looking for a cause")
         causes = comparison.causes(report.worst(TRIED))
-    found = _layers(comparison, report, progress) if layers else None
+    found = None
+    if layers is True:
+        found = _layers(comparison, report, progress)
+    elif layers and report.failures() and not causes:
+        try:
+            found = _layers(comparison, report, progress)
+        except RtmoDeployError as error:
+            notes.append(f"Their layers were not compared: {error.finding}")
+        else:
+            causes.append(found.told())
     return replace(report, notes=tuple(notes), causes=tuple(causes), layers=found)
 
 

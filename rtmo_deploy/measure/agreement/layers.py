@@ -97,6 +97,14 @@ class LayerReport:
         losing = [layer for layer in self.layers if layer.loss_db is not None and layer.loss_db > 0]
         return sorted(losing, key=lambda layer: layer.loss_db or 0.0, reverse=True)[:NAMED]
 
+    def told(self) -> str:
+        """Where they part, in a sentence."""
+        first = self.first
+        if first is None or first.error is None:
+            return "No layer parts: look at what comes after the network, thresholds and decoding."
+        how = f"{first.error.snr_db:.0f} dB" if math.isfinite(first.error.snr_db) else "what is not finite"
+        return f"The two part at the layer {first.name} ({first.op}; {how} where {self.threshold_db:g} dB are usual)."
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {

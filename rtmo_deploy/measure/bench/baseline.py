@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.measure.bench.baseline_file import SAME_CONTENDER, case_of, key_of
+from rtmo_deploy.measure.bench.clock import DRAW
 from rtmo_deploy.measure.bench.statistics import Ratio, independent_ratio
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class RowVerdict:
         change: How many times as long it takes as in the baseline; None where it was not compared.
         slower: It is slower by more than the bound, and beyond the noise.
         reason: Why it was not compared; empty where it was.
+        stage: Where it is slower, and that was measured on the same machine: the stage that grew most; else empty.
+        stage_ms: By how many milliseconds that grew, in the median.
     """
 
     label: str
@@ -37,6 +40,8 @@ class RowVerdict:
     change: Ratio | None
     slower: bool
     reason: str = ""
+    stage: str = ""
+    stage_ms: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -129,9 +134,22 @@ def compare_with_baseline(
         if change.low is None:
             rows.append(RowVerdict(label, case, None, change, slower=False, reason="one round tells nothing of noise"))
             continue
-        rows.append(RowVerdict(label, case, how, change, slower))
+        stage, grown = _grown(entry, old) if slower and same_machine else ("", None)
+        rows.append(RowVerdict(label, case, how, change, slower, stage=stage, stage_ms=grown))
     notes = _notes(result, baseline, rows, same_machine=same_machine)
     return BaselineReport(file, max_slowdown, tuple(rows), same_machine, tuple(notes))
+
+
+def _grown(entry: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The stage whose median grew most, and by how much; drawing is no part of what is compared."""
+    before = old.get("stages_ms", {})
+    growth = {
+        name: now["p50"] - before[name]["p50"]
+        for name, now in entry["stages_ms"].items()
+        if name != DRAW and isinstance(before.get(name, {}).get("p50"), int | float)
+    }
+    stage = max(growth, key=lambda name: growth[name], default="")
+    return (stage, round(growth[stage], 6)) if stage and growth[stage] > 0 else ("", None)
 
 
 def _change_of_ratios(

@@ -84,12 +84,12 @@ class Pipeline:
         self.input_hw = PoseEstimator(_AsBackend(runner), input_hw=input_hw).input_hw
         self._coordinates = _coordinates(runner.artifact)
 
-    def call(self, paths: Sequence[Path]) -> tuple[dict[str, float], float, int]:
+    def call(self, paths: Sequence[Path]) -> tuple[dict[str, float], float, list[int]]:
         """One call from end to end.
 
         Returns:
             Milliseconds by stage; milliseconds from the files to the poses, which drawing, being for the eye, is not
-            part of; and the number of people that were found.
+            part of; and the number of people that were found in each.
         """
         runner, clock = self.runner, Clock()
         images = [read_image(path) for path in paths]
@@ -111,13 +111,13 @@ class Pipeline:
         for image, poses in zip(images, placed, strict=True):
             draw_poses(image, poses)
         clock.lap(DRAW)
-        return clock.times, total, sum(len(poses) for poses in placed)
+        return clock.times, total, [len(poses) for poses in placed]
 
-    def network(self, paths: Sequence[Path]) -> tuple[dict[str, float], int]:
+    def network(self, paths: Sequence[Path]) -> tuple[dict[str, float], list[int]]:
         """One call of which only the network is timed; reading, letterbox and copies are done and not counted.
 
         Returns:
-            Milliseconds by stage, and the number of people that were found.
+            Milliseconds by stage, and the number of people that were found in each.
 
         Raises:
             UsageError: This runtime cannot tell the network from the copies.
@@ -134,7 +134,7 @@ class Pipeline:
         computed = runner.compute(handle, clock)
         counted = {stage: value for stage, value in clock.times.items() if "->" not in stage}
         found = outputs_to_poses(runner.fetch(computed), self.input_hw, runner.artifact, self._coordinates)
-        return counted, sum(len(poses) for poses in found)
+        return counted, [len(poses) for poses in found]
 
     def _letterbox(self, images: Sequence[NDArray[np.uint8]]) -> tuple[Array, list[LetterboxTransform]]:
         placement = Placement(self.runner.artifact.input.placement)

@@ -70,7 +70,7 @@ class Entry:
         stages: Milliseconds a call, by stage, in the pipeline's order.
         total: Milliseconds a call from the file to the poses, without drawing; with ``v100`` of the network.
         rounds: Median of the total in each round, milliseconds.
-        found: People found in a picture, on average.
+        found: People found in a picture, on average over the pictures that every contender of the case has seen.
         memory: Most bytes the process had; None where the system does not tell.
         device_memory: Bytes by which the GPU's used memory grew when it was opened and warmed up; None without one.
         ratio: Times as long as the reference in the same case; None for the reference itself.

@@ -86,7 +86,7 @@ class _Tally:
     stages: dict[str, list[float]] = field(default_factory=dict)
     totals: list[float] = field(default_factory=list)
     rounds: list[float] = field(default_factory=list)
-    found: list[float] = field(default_factory=list)
+    found: dict[str, int] = field(default_factory=dict)
     memory: int | None = None
 
     def add(self, answer: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class _Tally:
             self.stages.setdefault(name, []).extend(times)
         self.totals += answer["totals"]
         self.rounds.append(statistics.median(answer["totals"]))
-        self.found.append(answer["found"])
+        self.found |= answer["found"]
         self.memory = answer["memory"]
 
 
@@ -158,16 +158,24 @@ class _Group:
             calls = _share_of(V100_ITERATIONS, rounds, turn) if v100 else None
             for pictures, row in zip(sets, tallies, strict=True):
                 for worker, tally in zip(self._workers, row, strict=True):
-                    tally.add(self._ask(worker, "measure", pictures, options.seconds / rounds, calls))
+                    share, first = options.seconds / rounds, turn * base.batch
+                    tally.add(self._ask(worker, "measure", pictures, share, calls, start=first))
             watch.look()
         return [
-            self._entry(number, replace(base, people=pictures.people), tally)
+            self._entry(number, replace(base, people=pictures.people), tally, _seen_by_all(row))
             for pictures, row in zip(sets, tallies, strict=True)
             for number, tally in enumerate(row)
         ]
 
     def _ask(
-        self, worker: WorkerLink, command: str, pictures: PictureSet, seconds: float, calls: int | None
+        self,
+        worker: WorkerLink,
+        command: str,
+        pictures: PictureSet,
+        seconds: float,
+        calls: int | None,
+        *,
+        start: int = 0,
     ) -> dict[str, Any]:
         asked = {
             "command": command,
@@ -175,10 +183,11 @@ class _Group:
             "whole": self._options.protocol is Protocol.E2E,
             "seconds": seconds,
             "calls": calls,
+            "start": start,
         }
         return worker.ask(asked, timeout_s=self._options.patience_s + 3 * seconds)
 
-    def _entry(self, number: int, case: Case, tally: _Tally) -> Entry:
+    def _entry(self, number: int, case: Case, tally: _Tally, seen: Sequence[str]) -> Entry:
         order = {name: place for place, name in enumerate(STAGES)}
         names = sorted(tally.stages, key=lambda name: order.get(name, len(order)))
         return Entry(
@@ -187,10 +196,16 @@ class _Group:
             {name: Summary.of(tally.stages[name]) for name in names},
             Summary.of(tally.totals),
             tuple(tally.rounds),
-            statistics.fmean(tally.found),
+            statistics.fmean(tally.found[picture] for picture in seen or tally.found),
             tally.memory,
             self._device_memory[number],
         )
+
+
+def _seen_by_all(tallies: Sequence[_Tally]) -> list[str]:
+    """The pictures that every contender has seen: whom they found is compared on these."""
+    seen = [tally.found for tally in tallies]
+    return [picture for picture in seen[0] if all(picture in other for other in seen)]
 
 
 def _share_of(whole: int, parts: int, number: int) -> int:
@@ -235,8 +250,8 @@ def _notes(entries: Sequence[Entry], sets: Sequence[PictureSet], options: BenchO
         if max(numbers) - min(numbers) > 0.02 * max(*numbers, 1):
             spread = f"{min(numbers):.2f} to {max(numbers):.2f}"
             notes.append(
-                f"The contenders found different numbers of people ({case}: {spread} in a picture), so they did not "
-                "do the same work."
+                f"The contenders found different numbers of people in the same pictures ({case}: {spread} in a "
+                "picture), so they did not do the same work."
             )
     return notes
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict
     from rtmo_deploy.measure.bench.result import BenchResult, Entry
 
-__all__ = ["Table", "baseline_table", "facts", "percent_change", "result_tables", "to_csv", "to_markdown"]
+__all__ = ["Table", "baseline_table", "blamed", "facts", "percent_change", "result_tables", "to_csv", "to_markdown"]
 
 STAGE_HEADINGS = ("stage", "p50", "p90", "p95", "p99", "min", "mean", "n")
 CSV_COLUMNS = (
@@ -150,12 +150,17 @@ def baseline_table(report: BaselineReport) -> Table:
         if row.how is None or row.change is None:
             rows.append((row.label, case, "-", "-", f"not comparable: {row.reason}"))
             continue
-        verdict = "SLOWER" if row.slower else "within the bound or the noise"
+        verdict = f"SLOWER{blamed(row)}" if row.slower else "within the bound or the noise"
         rows.append((row.label, case, percent_change(row), row.how, verdict))
     bound = f"Bound: {report.max_slowdown:.1%} slower, with the whole 95 % interval beyond it."
     return Table(
         f"Against {report.file}: {report.verdict}", ("contender", "case", "change", "of", ""), tuple(rows), bound
     )
+
+
+def blamed(row: RowVerdict) -> str:
+    """`` (most of it in letterbox: +4.1 ms)``; empty where no stage can be blamed."""
+    return f" (most of it in {row.stage}: +{milliseconds(row.stage_ms)} ms)" if row.stage_ms is not None else ""
 
 
 def percent_change(row: RowVerdict) -> str:

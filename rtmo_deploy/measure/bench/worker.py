@@ -87,13 +87,17 @@ class Worker:
         return {"calls": calls, "seconds": time.perf_counter() - started}
 
     def _measure(self, command: dict[str, Any]) -> dict[str, Any]:
-        """A round: calls for a time or a number, each with its stages."""
+        """A round: calls for a time or a number, each with its stages; the first takes the picture that is said.
+
+        What was found is told picture by picture: a slower contender sees fewer of them in its time.
+        """
         step = self._step(command)
         for _ in range(SETTLE):
             step()
+        self._position = int(command["start"])
         stages: dict[str, list[float]] = {}
         totals: list[float] = []
-        people = 0
+        people: dict[str, int] = {}
         started = time.perf_counter()
         while not totals or (
             len(totals) < command["calls"]
@@ -104,25 +108,26 @@ class Worker:
             for name, value in times.items():
                 stages.setdefault(name, []).append(round(value, 6))
             totals.append(round(total, 6))
-            people += found
-        pictures = len(totals) * self._batch
-        return {"stages": stages, "totals": totals, "found": people / pictures, "memory": peak_memory()}
+            people |= found
+        return {"stages": stages, "totals": totals, "found": people, "memory": peak_memory()}
 
-    def _step(self, command: dict[str, Any]) -> Callable[[], tuple[dict[str, float], float, int]]:
-        """What one call is; each takes the next pictures."""
+    def _step(self, command: dict[str, Any]) -> Callable[[], tuple[dict[str, float], float, dict[str, int]]]:
+        """What one call is; each takes the next pictures, and tells whom it found in each."""
         pipeline = self._pipeline
         if pipeline is None:
             raise RuntimeError("nothing has been opened")
         paths = [Path(path) for path in command["pictures"]]
         whole = bool(command["whole"])
 
-        def step() -> tuple[dict[str, float], float, int]:
+        def step() -> tuple[dict[str, float], float, dict[str, int]]:
             chosen = [paths[(self._position + i) % len(paths)] for i in range(self._batch)]
             self._position += self._batch
+            names = [str(path) for path in chosen]
             if whole:
-                return pipeline.call(chosen)
+                times, total, found = pipeline.call(chosen)
+                return times, total, dict(zip(names, found, strict=True))
             times, found = pipeline.network(chosen)
-            return times, sum(times.values()), found
+            return times, sum(times.values()), dict(zip(names, found, strict=True))
 
         return step
 

@@ -1,0 +1,265 @@
+"""What would explain a disagreement: the usual mistakes are named, and nothing is made up where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtmo_deploy.data.sample import People
+from rtmo_deploy.measure.agreement import Frame, explain_misses
+from rtmo_deploy.measure.agreement.alignment import Move, fit_move, matched_after_a_move
+from rtmo_deploy.measure.agreement.annotated import fit
+from rtmo_deploy.measure.agreement.causes import find_causes
+from rtmo_deploy.poses import Poses
+from rtmo_deploy.runtime.letterbox import letterbox
+from rtmo_deploy.zoo import COCO_17
+
+SIGMAS = COCO_17.sigmas
+seeds = st.integers(0, 2**32 - 1)
+
+
+def people(count, seed=0, *, spread=500):
+    """People of some 60 by 120 pixels, their joints anywhere in the box."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, spread, (count, 2))
+    size = rng.uniform((40, 90), (80, 150), (count, 2))
+    points = corner[:, None] + rng.uniform(0.05, 0.95, (count, 17, 2)) * size[:, None]
+    boxes = np.concatenate([corner, corner + size], axis=1)
+    return Poses(boxes, np.linspace(0.9, 0.5, count), points, np.full((count, 17), 0.9), COCO_17)
+
+
+def album(seed=0, *, pictures=3):
+    """People of some pictures."""
+    return [people(3 + n % 2, seed + n) for n in range(pictures)]
+
+
+def changed(one, points=None, boxes=None):
+    return Poses(
+        one.boxes if boxes is None else boxes,
+        one.scores,
+        one.keypoints if points is None else points,
+        one.keypoint_scores,
+        COCO_17,
+    )
+
+
+def reordered(one, order):
+    return changed(one, one.keypoints[:, order])
+
+
+def noisy(one, pixels, seed=0):
+    rng = np.random.default_rng(seed)
+    return changed(one, one.keypoints + rng.normal(0, pixels, one.keypoints.shape).astype(np.float32))
+
+
+@given(seeds, st.sampled_from([0.0, 0.3]))
+@settings(max_examples=30, deadline=None)
+def test_left_and_right_swapped(seed, noise):
+    one = album(seed)
+    two = [noisy(reordered(poses, list(COCO_17.flip_indices())), noise) for poses in one]
+    (cause,) = find_causes(one, two, SIGMAS)
+    assert cause.startswith("Keypoints come in another order: left and right are swapped. The first model's left_eye")
+    assert cause.endswith("and 12 more.")
+
+
+def test_one_pair_swapped():
+    order = list(range(17))
+    order[9], order[10] = 10, 9
+    one = album()
+    (cause,) = find_causes(one, [reordered(poses, order) for poses in one], SIGMAS)
+    assert cause == (
+        "Keypoints come in another order: left and right are swapped. The first model's left_wrist is where the second "
+        "has right_wrist, right_wrist is where the second has left_wrist."
+    )
+
+
+def test_another_order_is_not_called_left_and_right():
+    order = list(range(17))
+    order[0], order[11], order[16] = 11, 16, 0
+    one = album()
+    (cause,) = find_causes(one, [reordered(poses, order) for poses in one], SIGMAS)
+    assert cause.startswith("Keypoints come in another order. The first model's nose is where the second has ")
+    assert "left and right" not in cause
+
+
+@given(seeds, st.tuples(st.floats(-300, 300), st.floats(-300, 300)), st.sampled_from([1.0, 1.5, 0.6]))
+@settings(max_examples=40, deadline=None)
+def test_a_letterbox_that_was_not_undone(seed, shift, scale):
+    """However far it moves them: also if nobody is where the other list has somebody."""
+    move = Move((scale, scale), shift)
+    one = album(seed)
+    two = [move.of(poses) for poses in one]
+    if np.hypot(*shift) < 1 and scale == 1:
+        return
+    (cause,) = find_causes(one, two, SIGMAS)
+    told = "" if scale == 1 else f"scaled by {scale:.4f} and "
+    assert cause.startswith(f"The second model's people are the first's {told}shifted by ")
+    found = [float(part.rstrip(",")) for part in cause.split("shifted by ")[1].split(" px")[0].split()]
+    assert found == pytest.approx(list(shift), abs=0.02 * max(1, abs(scale)))
+    assert "letterbox" in cause
+
+
+def test_a_stretched_picture():
+    one = album()
+    two = [Move((1.3, 0.8), (0.0, 12.0)).of(poses) for poses in one]
+    (cause,) = find_causes(one, two, SIGMAS)
+    assert cause.startswith("The second model's people are the first's scaled by 1.3000 in x and 0.8000 in y and")
+
+
+def test_a_weight_of_one_keypoint():
+    one = album()
+    two = [changed(poses, poses.keypoints + np.eye(17, 1, -9, np.float32)[None] * [3.0, 4.0]) for poses in one]
+    (cause,) = find_causes(one, two, SIGMAS)
+    assert cause.startswith("Only left_wrist (5 px) differs, the median of the other keypoints by at most 0 px: look")
+
+
+@given(seeds, st.floats(0.1, 30))
+@settings(max_examples=40, deadline=None)
+def test_noise_has_no_cause(seed, pixels):
+    one = album(seed)
+    assert find_causes(one, [noisy(poses, pixels, seed) for poses in one], SIGMAS) == []
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_strangers_have_no_cause(seed):
+    assert find_causes(album(seed), album(seed + 1000), SIGMAS) == []
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nobody_and_one_alone(count):
+    one, nobody = [people(count)], [people(0)]
+    assert find_causes(one, nobody, SIGMAS) == find_causes(nobody, one, SIGMAS) == []
+    assert len(matched_after_a_move(one, nobody, SIGMAS)[0]) == 0
+    away = [Move(shift=(900.0, 0.0)).of(one[0])]
+    assert find_causes(one, away, SIGMAS) == []  # one person elsewhere is another person
+
+
+def test_what_is_not_finite_does_no_harm():
+    one = album()
+    broken = [changed(poses, np.full_like(poses.keypoints, np.nan)) for poses in one]
+    assert find_causes(one, broken, SIGMAS) == find_causes(broken, one, SIGMAS) == []
+
+
+@given(seeds, st.floats(0.3, 3), st.floats(0.3, 3), st.floats(-99, 99), st.floats(-99, 99))
+@settings(max_examples=50, deadline=None)
+def test_a_move_is_found(seed, sx, sy, dx, dy):
+    a = people(3, seed).keypoints.astype(np.float64)
+    move = Move((sx, sy), (dx, dy))
+    b = move(a)
+    found = fit_move(a, b, 0.25)
+    if np.allclose(a, b):
+        return
+    assert found is not None
+    assert np.median(np.linalg.norm(found(a) - b, axis=-1)) <= 0.25 * np.median(np.linalg.norm(a - b, axis=-1)) + 1e-9
+
+
+class TestInputs:
+    """A second model that agrees once its input is prepared otherwise; its keypoints are ``off`` pixels away if not."""
+
+    IMAGES = np.random.default_rng(0).uniform(0, 255, (3, 3, 8, 8)).astype(np.float32)
+
+    def causes(self, right, off):
+        one = album()
+        return find_causes(
+            one,
+            [noisy(poses, off) for poses in one],
+            SIGMAS,
+            images=self.IMAGES,
+            rerun=lambda images: one if right(images) else [noisy(poses, off, 1) for poses in one],
+            on=[0, 1, 2],
+        )
+
+    @pytest.mark.parametrize("off", [0.3, 3.0, 100.0])
+    def test_a_network_for_rgb(self, off):
+        (cause,) = self.causes(lambda images: np.array_equal(images, self.IMAGES[:, ::-1]), off)
+        assert cause.endswith("given its channels reversed: it expects RGB.")
+
+    def test_a_network_for_fractions(self):
+        (cause,) = self.causes(lambda images: images.max() <= 1 and np.allclose(images * 255, self.IMAGES), 3.0)
+        assert "values from 0 to 1" in cause
+
+    def test_another_one(self):
+        assert self.causes(lambda _: False, 3.0) == []
+
+
+FRAMES = [Frame((480, 640), (256, 256)), Frame((640, 360), (256, 256)), Frame((300, 300), (256, 256))]
+MISTAKES = {
+    "the letterbox's padding was not taken away": lambda p, f: p + f.padding,
+    "a padding was taken away that the picture does not have": lambda p, f: p - f.padding,
+    "the letterbox's scale was not undone": lambda p, f: p * f.scale,
+    "their coordinates were those of the network's input": lambda p, f: (p + f.padding) * f.scale,
+    "the picture was stretched": lambda p, f: p * f.stretch - f.padding,
+    "x and y were exchanged": lambda p, _: p[..., ::-1],
+    "left and right of their keypoints were swapped": lambda p, _: p[:, COCO_17.flip_indices()],
+}
+
+
+def annotated(poses, *, hidden=0.2, seed=0):
+    seen = np.random.default_rng(seed).uniform(size=poses.keypoint_scores.shape) > hidden
+    areas = (poses.boxes[:, 2:] - poses.boxes[:, :2]).prod(axis=1) * 0.53
+    return People(poses.boxes, np.where(seen[..., None], poses.keypoints, 0), 2.0 * seen, areas)
+
+
+class TestAnnotated:
+    @pytest.mark.parametrize("words", MISTAKES)
+    @pytest.mark.parametrize("noise", [0.0, 4.0])
+    def test_a_mistake_is_named(self, words, noise):
+        people_found = album()
+        truth = [annotated(poses, seed=n) for n, poses in enumerate(people_found)]
+        wrong = [
+            changed(poses, MISTAKES[words](noisy(poses, noise).keypoints.astype(float), frame))
+            for poses, frame in zip(people_found, FRAMES, strict=True)
+        ]
+        (cause,) = explain_misses(truth, wrong, COCO_17, SIGMAS, frames=FRAMES)
+        assert words in cause, cause
+
+    @given(seeds, st.floats(0, 60))
+    @settings(max_examples=40, deadline=None)
+    def test_a_model_that_is_merely_bad_has_no_cause(self, seed, pixels):
+        people_found = album(seed)
+        truth = [annotated(poses, seed=seed) for poses in people_found]
+        found = [noisy(poses, pixels, seed) for poses in people_found]
+        assert explain_misses(truth, found, COCO_17, SIGMAS, frames=FRAMES, reversed_channels=lambda: found) == []
+
+    def test_one_pair_swapped(self):
+        order = list(range(17))
+        order[15], order[16] = 16, 15
+        people_found = album()
+        truth = [annotated(poses, hidden=0.0) for poses in people_found]
+        (cause,) = explain_misses(truth, [reordered(p, order) for p in people_found], COCO_17, SIGMAS, frames=FRAMES)
+        assert cause == (
+            "Keypoints come in another order: left and right are swapped. The annotated left_ankle is where the model "
+            "has right_ankle, right_ankle is where the model has left_ankle."
+        )
+
+    def test_reversed_channels(self):
+        good = album()
+        truth = [annotated(poses) for poses in good]
+        worse = [noisy(poses, 6.0) for poses in good]
+        (cause,) = explain_misses(truth, worse, COCO_17, SIGMAS, frames=FRAMES, reversed_channels=lambda: good[:2])
+        assert cause.startswith("People are found better with the channels reversed: the model expects RGB where")
+
+    def test_nobody(self):
+        none = [people(0)] * 3
+        truth = [annotated(poses) for poses in none]
+        assert explain_misses(truth, none, COCO_17, SIGMAS, frames=FRAMES) == []
+        somebody = [annotated(poses) for poses in album()]
+        assert explain_misses(somebody, none, COCO_17, SIGMAS, frames=FRAMES, reversed_channels=list) == []
+
+    def test_a_perfect_fit(self):
+        good = album()
+        assert fit([annotated(p) for p in good], [p.keypoints for p in good], SIGMAS) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_frame_is_the_letterbox(frame):
+    """What is undone is what the letterbox does."""
+    _, transform = letterbox(np.zeros((*frame.picture_hw, 3), np.uint8), frame.input_hw)
+    points = np.random.default_rng(0).uniform(0, 300, (5, 17, 2))
+    assert frame.scale == transform.scale
+    np.testing.assert_allclose((points + frame.padding) * frame.scale, transform.to_input(points))
+    corner = np.array(frame.picture_hw[::-1])
+    np.testing.assert_allclose(corner * frame.stretch * frame.scale, frame.input_hw[::-1])

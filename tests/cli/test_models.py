@@ -309,7 +309,7 @@ def test_a_model_that_comes_with_the_package(cache, monkeypatch):
     monkeypatch.setitem(EMBEDDED, "rtmo-n", toy)
     (entry,) = run_json("--json")["embedded"]
     assert (entry["name"], entry["ap"], entry["path"]) == ("rtmo-n", 0.5, str(toy.path))
-    assert "With the package: rtmo-n, 256x256, 17 keypoints, trained on toys; AP 0.500" in " ".join(
+    assert "With the package: rtmo-n, 352x352, 17 keypoints, trained on toys; AP 0.500" in " ".join(
         run().stdout.split()
     )
     assert run("path", "rtmo-n").stdout.strip() == str(toy.path)

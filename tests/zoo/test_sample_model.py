@@ -59,8 +59,8 @@ def test_it_finds_who_is_in_a_picture() -> None:
             best = errors.mean(axis=1).min() / np.hypot(*(box[2:] - box[:2]))
             found += best < 0.1
             near += best < 0.04
-    assert found >= 0.8 * there
-    assert near >= 0.4 * there
+    assert found >= 0.9 * there
+    assert near >= 0.7 * there
 
 
 @pytest.mark.slow
@@ -72,5 +72,8 @@ def test_average_precision_on_the_held_out_set(tmp_path: Path) -> None:
     result = runner.invoke(app, ["eval", "rtmo-n", *where, "--json"])
     assert result.exit_code == 0, result.stderr
     measured = json.loads(result.stdout)["metrics"]
-    assert measured["AP"] == pytest.approx(RECORD.ap, abs=0.01)
-    assert measured["AP50"] == pytest.approx(RECORD.ap50, abs=0.01)
+    assert measured["AP"] == pytest.approx(RECORD.ap, abs=0.005)
+    assert measured["AP50"] == pytest.approx(RECORD.ap50, abs=0.005)
+    # What a model that comes with the package must reach.
+    assert measured["AP"] >= 0.60
+    assert measured["AP50"] >= 0.90

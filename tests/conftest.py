@@ -60,3 +60,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         assert cv2.imwrite(str(path), image)
         paths.append(path)
     return paths
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of many minutes run when they are asked for by their mark."""
+    if "long" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes more than ten minutes; run it with -m long"))

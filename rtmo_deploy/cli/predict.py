@@ -38,6 +38,10 @@ def predict(
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
     trust: TrustOption = False,
+    score_thr: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, show_default=False, help="Leave out people with a score not above this."),
+    ] = None,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -61,12 +65,13 @@ def predict(
             precision=precision,
             trust=trust,
         )
+        _require_above_own(score_thr, estimator)
         names = _target_names(files)
         results: list[dict[str, Any]] = []
         for number, file in enumerate(files, 1):
             progress(f"{number}/{len(files)} {file.name}")
             try:
-                result = _one(estimator, file, vis_out_dir and vis_out_dir / names[file], kpt_thr)
+                result = _one(estimator, file, vis_out_dir and vis_out_dir / names[file], score_thr, kpt_thr)
             except InputDataError as error:
                 failures.append(error)
             else:
@@ -121,12 +126,28 @@ def _target_names(files: list[Path]) -> dict[Path, str]:
     return names
 
 
-def _one(estimator: PoseEstimator, file: Path, target: Path | None, kpt_thr: float) -> dict[str, Any]:
+def _require_above_own(score_thr: float | None, estimator: PoseEstimator) -> None:
+    """Refuse a threshold below the model's own: who is below that has been thrown away already."""
+    from rtmo_deploy.errors import UsageError
+
+    own = estimator.artifact.decode.score_thr
+    if score_thr is not None and score_thr < own:
+        raise UsageError(
+            f"--score-thr {score_thr:g} is below the model's own threshold, {own:g}: it finds nobody below that.",
+            remedy="Give a higher one, or export the model with another --score-thr.",
+        )
+
+
+def _one(
+    estimator: PoseEstimator, file: Path, target: Path | None, score_thr: float | None, kpt_thr: float
+) -> dict[str, Any]:
     from rtmo_deploy.data.images import read_image
     from rtmo_deploy.runtime.draw import draw_poses, write_image
 
     image = read_image(file)
     poses: Poses = estimator(image)
+    if score_thr is not None:
+        poses = poses[poses.scores > score_thr]
     if target is not None:
         write_image(target, draw_poses(image, poses, keypoint_thr=kpt_thr))
     return {

@@ -61,6 +61,19 @@ def test_the_json_document(onnx_n, pictures):
         assert len(image["people"][0]["keypoints"]) == 17
 
 
+def test_people_below_a_threshold_are_left_out(onnx_n, pictures):
+    everybody = [entry["people"] for entry in document_of(run(onnx_n, *pictures, "--json"))["images"]]
+    scores = sorted(person["score"] for people in everybody for person in people)
+    threshold = scores[len(scores) // 2]
+    some = document_of(run(onnx_n, *pictures, "--score-thr", threshold, "--json"))["images"]
+    assert [entry["people"] for entry in some] == [
+        [person for person in people if person["score"] > threshold] for people in everybody
+    ]
+    result = run(onnx_n, *pictures, "--score-thr", 0.001)
+    assert result.exit_code == 2
+    assert "below the model's own threshold" in " ".join(result.stderr.split())
+
+
 def test_the_table(checkpoint_n, pictures):
     result = run(checkpoint_n, pictures[3], "--threads", 1)
     assert result.exit_code == 0, result.output

@@ -22,17 +22,28 @@ if TYPE_CHECKING:
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_rtmo_t_learns_four_photographs_by_heart(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "ap", "ap50"),
+    [
+        # A first half: enough to see that it learns them.
+        (240, 0.4, 0.7),
+        # To the end, some twenty minutes: pytest -m long tests/train/test_overfit_photographs.py
+        pytest.param(900, 0.85, 0.95, marks=pytest.mark.long),
+    ],
+)
+def test_rtmo_t_learns_four_photographs_by_heart(
+    shared: Path, tmp_path: Path, steps: int, ap: float, ap50: float
+) -> None:
     photographs = shared / "data" / "coco"
     source = {"type": "coco", "annotations": str(photographs / "test_coco.json"), "images": str(photographs)}
     recipe = Recipe.model_validate(
         {
             "name": "overfit",
-            "epochs": 420,  # steps: the four photographs are one batch
+            "epochs": steps,  # steps: the four photographs are one batch
             "batch": 4,
             "input": [320, 320],
             "ema": 0.02,
-            "val_interval": 140,
+            "val_interval": steps // 3,
             "model": {"architecture": "rtmo-t", "calm": True},
             "data": {"train": [source], "val": source},
             "augment": {"preset": "none", "plain_epochs": 0, "multi_scale": None},
@@ -51,8 +62,9 @@ def test_rtmo_t_learns_four_photographs_by_heart(shared: Path, tmp_path: Path) -
     run = Trainer(recipe, RunOptions(tmp_path, workers=0, log_every=20), ALONE)
     assert run.run(lambda row: print(row.step, row.report and row.report.metrics.get("AP")))
     measured = run.history[-1]["metrics"]
-    assert measured["AP"] > 0.85
-    assert measured["AP50"] > 0.95
+    print(measured)
+    assert measured["AP"] > ap
+    assert measured["AP50"] > ap50
     # The file on disk finds the people too, on the photographs as they are.
     estimator = PoseEstimator.open(tmp_path / "final.pth", input_hw=(320, 320))
     for photograph in sorted(photographs.glob("*.jpg")):

@@ -9,21 +9,18 @@ OpenVINO checks nothing but the length of a .bin file, so a .bin file of another
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-from xml.parsers import expat
+from typing import TYPE_CHECKING
 
 from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
+from rtmo_deploy.runtime.openvino_ir import SECTION, read_ir
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = ["SECTION", "metadata_fields", "openvino_artifact", "weights_path"]
 
-#: Name of the section that is ours.
-SECTION = "rtmo_deploy"
 _WEIGHTS = "weights_sha256"
 _PREFIX = "rtmo_deploy."
 
@@ -51,7 +48,7 @@ def openvino_artifact(path: Path) -> Artifact:
         ArtifactError: There is no such file, it is damaged, not an OpenVINO model or not of this project; or its .bin
             file is missing or another.
     """
-    fields = _read_section(path)
+    fields = read_ir(path).section
     metadata = {_PREFIX + key: value for key, value in fields.items()}
     artifact = Artifact.from_metadata(path, metadata)
     if artifact is None or artifact.kind is not Kind.OPENVINO or _WEIGHTS not in fields:
@@ -82,50 +79,3 @@ def _require_weights(path: Path, recorded: str) -> None:
             remedy="Copy both files from the same conversion, or convert again.",
             where=path,
         )
-
-
-def _read_section(path: Path) -> Mapping[str, str]:
-    reader = _Reader()
-    try:
-        with path.open("rb") as stream:
-            reader.parser.ParseFile(stream)
-    except FileNotFoundError as error:
-        raise ArtifactError("There is no such file.", remedy="Check the path.", where=path) from error
-    except IsADirectoryError as error:
-        raise ArtifactError("This is a folder.", remedy="Give an .xml file.", where=path) from error
-    except OSError as error:
-        raise ArtifactError(
-            f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
-        ) from error
-    except (expat.ExpatError, ValueError) as error:
-        what = (
-            "It is empty." if path.stat().st_size == 0 else f"It is not an OpenVINO model, or is cut short ({error})."
-        )
-        raise ArtifactError(what, remedy="Convert or copy it again.", where=path) from error
-    return reader.fields
-
-
-class _Reader:
-    """Collects the section's fields while the file streams by; a model's graph is never held."""
-
-    def __init__(self) -> None:
-        self.fields: dict[str, str] = {}
-        self._place: list[str] = []
-        self.parser: Any = expat.ParserCreate()
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        # Entities could make a small file endless; OpenVINO writes no document type at all.
-        self.parser.StartDoctypeDeclHandler = self._no_doctype
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        if not self._place and name != "net":
-            raise ValueError(f"it begins with <{name}>")
-        if self._place == ["net", "rt_info", SECTION] and "value" in attributes:
-            self.fields[name] = attributes["value"]
-        self._place.append(name)
-
-    def _end(self, _name: str) -> None:
-        self._place.pop()
-
-    def _no_doctype(self, *_: object) -> None:
-        raise ValueError("it has a document type")

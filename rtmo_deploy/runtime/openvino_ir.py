@@ -15,13 +15,15 @@ from xml.parsers import expat
 from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.runtime.onnx_file import TensorSpec
-from rtmo_deploy.runtime.openvino_file import SECTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["OpenvinoIr", "ir_artifact", "read_ir"]
+__all__ = ["SECTION", "OpenvinoIr", "ir_artifact", "read_ir"]
+
+#: Name of the section in ``net/rt_info`` that is ours.
+SECTION = "rtmo_deploy"
 
 #: OpenVINO's names of element types, and NumPy's.
 _TYPES = {

@@ -292,7 +292,9 @@ def test_another_file(tmp_path, text):
 
 def test_a_model_of_somebody_else(tmp_path):
     path = tmp_path / "x.xml"
-    path.write_text('<net name="x" version="11"><layers/><rt_info><framework/></rt_info></net>')
+    path.write_text(
+        '<net name="x" version="11"><layers><layer id="0" name="x" type="Parameter" version="opset1"/></layers><rt_info><framework/></rt_info></net>'
+    )
     with pytest.raises(ArtifactError, match="without this project's metadata"):
         openvino_artifact(path)
 

@@ -50,7 +50,7 @@ def test_a_checkpoint(checkpoint_n):
         "variant": None,
         "num_keypoints": 17,
         "skeleton": "coco-17",
-        "input_hw": [352, 352],
+        "input_hw": [256, 256],
         "deepen": 0.33,
         "widen": 0.25,
         "hidden_dim": 128,
@@ -61,7 +61,7 @@ def test_a_checkpoint(checkpoint_n):
     assert {key: document[key] for key in expected} == expected
     assert 2e6 < document["parameters"] < 3e6
     facts = facts_of(checkpoint_n)
-    assert (facts["architecture"], facts["input hw"], facts["has ema"]) == ("rtmo-n", "352x352", "no")
+    assert (facts["architecture"], facts["input hw"], facts["has ema"]) == ("rtmo-n", "256x256", "no")
     assert facts["parameters"] == f"{document['parameters']:,}"
 
 
@@ -82,7 +82,7 @@ def test_an_onnx_model(onnx_n, checkpoint_n):
         "kind": "onnx",
         "producer": "rtmo-deploy",
         "architecture": "rtmo-n",
-        "input_hw": [352, 352],
+        "input_hw": [256, 256],
         "inputs": ["input float32 [batch, 3, height, width]"],
         "outputs": ["dets float32 [batch, people, 5]", "keypoints float32 [batch, people, 17, 3]"],
         "nodes": len(onnx.load(onnx_n).graph.node),

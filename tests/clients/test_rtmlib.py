@@ -31,7 +31,7 @@ DECODES = {"onnx": OnnxDecodeOptions(), "fixed": FixedDecodeOptions()}
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoint:
     path = tmp_path_factory.mktemp("checkpoint") / "n.pth"
     network = golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17), bias=(-2, -1))
-    save_checkpoint(path, network, skeleton=skeleton_for(17))
+    save_checkpoint(path, network, skeleton=skeleton_for(17), input_hw=(256, 256))
     return load_checkpoint(path)
 
 

@@ -292,9 +292,8 @@ def test_another_file(tmp_path, text):
 
 def test_a_model_of_somebody_else(tmp_path):
     path = tmp_path / "x.xml"
-    path.write_text(
-        '<net name="x" version="11"><layers><layer id="0" name="x" type="Parameter" version="opset1"/></layers><rt_info><framework/></rt_info></net>'
-    )
+    layer = '<layer id="0" name="x" type="Parameter" version="opset1"/>'
+    path.write_text(f'<net name="x" version="11"><layers>{layer}</layers><rt_info><framework/></rt_info></net>')
     with pytest.raises(ArtifactError, match="without this project's metadata"):
         openvino_artifact(path)
 

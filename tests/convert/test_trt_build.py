@@ -140,7 +140,7 @@ def test_rtmo_n_builds_with_everything_at_its_default(exported, tmp_path, mode, 
     source = exported(ExportOptions(decode=decode)).path
     record = build_engine(source, tmp_path / "n.engine", RTX).record
     assert [str(spec) for spec in record.outputs] == outputs
-    assert [str(p) for p in record.profiles] == ["1x320x320 to 8x1280x1280, tuned for 1x352x352"]
+    assert [str(p) for p in record.profiles] == ["1x256x256 to 8x1280x1280, tuned for 1x256x256"]
     assert record.artifact.decode.mode is DecodeMode(mode)
     counts = record.precision["engine"]["convolutions"]
     assert set(counts) == {"fp32"}

@@ -89,7 +89,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
         revision=2,
     ),
     "parity": Action(
-        _measure.parity, ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT), revision=2
+        _measure.parity, ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT), revision=3
     ),
     "latency": Action(
         _measure.latency,

@@ -68,4 +68,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason="takes more than ten minutes; run it with -m long"))
+            item.add_marker(pytest.mark.skip(reason="takes many minutes; run it with -m long"))

@@ -57,16 +57,16 @@ def test_a_hundred_scenes(decoders: dict[Knobs, Decoders], model: RTMO) -> None:
 
 
 @pytest.mark.slow
-def test_two_thousand_scenes(decoders: dict[Knobs, Decoders], model: RTMO) -> None:
-    tally = run(model, 2000, seed=2, decoders=decoders)
+def test_a_thousand_scenes(decoders: dict[Knobs, Decoders], model: RTMO) -> None:
+    tally = run(model, 1000, seed=2, decoders=decoders)
     assert not tally.different, report(tally)
-    assert tally.compared["onnx"] == 2000
-    assert tally.compared["onnx, all candidates"] > 100
+    assert tally.compared["onnx"] == 1000
+    assert tally.compared["onnx, all candidates"] > 50
     assert tally.compared["plugin"] == tally.scenes
-    assert tally.compared["fixed"] + tally.past_rounds == 2000
-    assert tally.past_rounds < 20
-    assert tally.people > 9000
-    assert min(tally.kinds.values()) > 100
+    assert tally.compared["fixed"] + tally.past_rounds == 1000
+    assert tally.past_rounds < 10
+    assert tally.people > 4500
+    assert min(tally.kinds.values()) > 50
     for mode, worst in tally.worst.items():
         assert all(worst[what] <= bound for what, bound in BOUNDS.items()), mode
 

@@ -90,14 +90,13 @@ def _draw(report: Any, pictures: Any, job: Job, count: int) -> list[dict[str, An
     import cv2
 
     from rtmo_deploy.measure.agreement.drawing import magnification, panels
-    from rtmo_deploy.runtime.letterbox import Placement, letterbox
 
     worst = report.worst(count) if count else []
     times = magnification([report.pictures[index] for index in worst], report.input_hw)
     shown = []
     for number, index in enumerate(worst, 1):
         job.progress(f"drawing picture {number} of {len(worst)}")
-        canvas, _ = letterbox(pictures.read(index), report.input_hw, Placement(report.a.placement))
+        canvas = pictures.canvas(index, report.input_hw, report.a.placement)
         names = []
         for side, panel in zip("abd", panels(canvas, report.found[index], report.pictures[index], times), strict=True):
             shrink = min(1.0, LONGEST_SIDE / max(panel.shape[:2]))

@@ -50,7 +50,7 @@ def test_an_initial_checkpoint_loads_as_what_it_is(tmp_path: Path, suffix: str, 
     loaded = load_checkpoint(path)
     assert loaded.architecture == "rtmo-n"
     assert loaded.skeleton == skeleton
-    assert loaded.input_hw == (256, 256)
+    assert loaded.input_hw == ARCHITECTURES["rtmo-n"].input_hw
     assert loaded.contents.meta["rtmo_deploy"]["trained"] is False
     assert not loaded.model.training
 

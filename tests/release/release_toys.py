@@ -185,3 +185,14 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
 def make(folder: Path, text: str = RECIPE, actions: ToyActions | None = None, **options):
     """Carry a toy release out in ``folder/out``."""
     return run_release(write_recipe(folder, text), folder / "out", actions=actions or ToyActions(), **options)
+
+
+def places(value, path=()):
+    """The way to every value in a recipe, the recipe itself first."""
+    yield path
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from places(one, (*path, key))
+    if isinstance(value, list):
+        for at, one in enumerate(value):
+            yield from places(one, (*path, at))

@@ -13,7 +13,7 @@ import typer
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from release_toys import RECIPE, ToyActions
+from release_toys import RECIPE, ToyActions, places
 
 from rtmo_deploy.cli.app import _ErrorsToExitCodes
 from rtmo_deploy.cli.release import release, verify
@@ -78,16 +78,6 @@ VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES | st.text(max_size=6), inner, max_size=4),
     max_leaves=12,
 )
-
-
-def places(value, path=()):
-    yield path
-    if isinstance(value, dict):
-        for key, one in value.items():
-            yield from places(one, (*path, key))
-    if isinstance(value, list):
-        for at, one in enumerate(value):
-            yield from places(one, (*path, at))
 
 
 PLACES = list(places(yaml.safe_load(RECIPE)))[1:]

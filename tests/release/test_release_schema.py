@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from release_toys import RECIPE
+from release_toys import RECIPE, places
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.release.graph import build_steps
@@ -173,16 +173,6 @@ VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
-
-
-def places(value, path=()):
-    yield path
-    if isinstance(value, dict):
-        for key, one in value.items():
-            yield from places(one, (*path, key))
-    if isinstance(value, list):
-        for at, one in enumerate(value):
-            yield from places(one, (*path, at))
 
 
 PLACES = list(places(yaml.safe_load(RECIPE)))[1:]

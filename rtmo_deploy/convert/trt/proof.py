@@ -15,6 +15,7 @@ from rtmo_deploy.errors import ParityError
 from rtmo_deploy.measure.agreement import Pictures, compare_sides
 from rtmo_deploy.measure.agreement.sides import Side
 from rtmo_deploy.measure.bench.reference import find_checkpoint
+from rtmo_deploy.runtime.engine_file import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,8 +138,6 @@ def prove_engine(
 
 def _most_rows(artifact: Artifact, engine: Path) -> int:
     """The largest batch that the engine takes at its own size."""
-    from rtmo_deploy.runtime.engine_file import read_record
-
     height, width = artifact.input.height, artifact.input.width
     return max(
         (
@@ -153,11 +152,9 @@ def _most_rows(artifact: Artifact, engine: Path) -> int:
 
 def _rows(side: Side, pictures: Pictures, report: AgreementReport, rows: int) -> tuple[float, float, tuple[int, ...]]:
     """Worst pixels and score between the first row and another, and people in each row, on the fullest picture."""
-    from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
-
     fullest = int(np.argmax([len(people) for _, people in report.found]))
-    image, _ = letterbox(pictures.read(fullest), report.input_hw, Placement(side.artifact.input.placement))
-    found = side.run(np.repeat(to_tensor([image]), rows, axis=0)).people
+    images = pictures.tensors([fullest] * rows, report.input_hw, side.artifact.input.placement)
+    found = side.run(images).people
     counts = tuple(len(people) for people in found)
     if len(set(counts)) > 1:
         return float("inf"), float("inf"), counts

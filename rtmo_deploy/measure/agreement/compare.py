@@ -14,7 +14,6 @@ from rtmo_deploy.measure.agreement.pictures import Pictures
 from rtmo_deploy.measure.agreement.report import AgreementReport
 from rtmo_deploy.measure.agreement.sides import Side, choose_size, common_decode, limited, require_same_keypoints
 from rtmo_deploy.measure.agreement.tensors import TensorError
-from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 
 if TYPE_CHECKING:
     import os
@@ -149,8 +148,7 @@ class _Comparison:
 
     def inputs(self, indices: Sequence[int]) -> NDArray[np.float32]:
         """``(n, 3, H, W)`` network inputs of some pictures."""
-        placement = Placement(self.one.artifact.input.placement)
-        return to_tensor([letterbox(self.source.read(index), self.size, placement)[0] for index in indices])
+        return self.source.tensors(indices, self.size, self.one.artifact.input.placement)
 
     def add(self, indices: Sequence[int]) -> None:
         """Run both on some pictures and compare."""

@@ -13,7 +13,6 @@ from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure.agreement.drawing import magnification, panels
 from rtmo_deploy.measure.agreement.page import Card, page
 from rtmo_deploy.runtime.draw import write_image
-from rtmo_deploy.runtime.letterbox import Placement, letterbox
 
 if TYPE_CHECKING:
     import os
@@ -68,7 +67,7 @@ def write_gallery(
     cards = []
     for number, index in enumerate(worst, 1):
         progress(f"drawing picture {number} of {len(worst)}")
-        canvas, _ = letterbox(pictures.read(index), report.input_hw, Placement(report.a.placement))
+        canvas = pictures.canvas(index, report.input_hw, report.a.placement)
         drawn = panels(canvas, report.found[index], report.pictures[index], times)
         name = f"{number:03d}.png"
         write_image(folder / name, _side_by_side(drawn))

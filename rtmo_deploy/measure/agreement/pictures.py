@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -41,6 +42,20 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def canvas(self, index: int, input_hw: tuple[int, int], placement: str) -> NDArray[np.uint8]:
+        """``(H, W, 3)`` uint8 BGR: a picture letterboxed to a network's input.
+
+        Args:
+            index: Which.
+            input_hw: Height and width of the network input, pixels.
+            placement: Where the picture lies in it, as in an artifact's input.
+        """
+        return letterbox(self.read(index), input_hw, Placement(placement))[0]
+
+    def tensors(self, indices: Iterable[int], input_hw: tuple[int, int], placement: str) -> NDArray[np.float32]:
+        """``(n, 3, H, W)`` float32, BGR, 0..255: the same of some pictures, as networks take them."""
+        return to_tensor([self.canvas(index, input_hw, placement) for index in indices])
 
     @classmethod
     def in_folder(cls, path: str | os.PathLike[str], *, recursive: bool = False) -> Pictures:

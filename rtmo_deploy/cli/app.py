@@ -1,36 +1,47 @@
-"""The Typer application: one command a file, errors turned into exit codes in one place."""
+"""The Typer application: one command a file, loaded when it is called; errors turned into exit codes in one place."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import MutableMapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from rtmo_deploy.cli.bench import bench
-from rtmo_deploy.cli.build_trt import build_trt
-from rtmo_deploy.cli.calibrate import calibrate
-from rtmo_deploy.cli.cast import cast
-from rtmo_deploy.cli.data import data_app
-from rtmo_deploy.cli.doctor import doctor
-from rtmo_deploy.cli.eval import evaluate
-from rtmo_deploy.cli.export import export
-from rtmo_deploy.cli.inspect import inspect
-from rtmo_deploy.cli.models import models_app
-from rtmo_deploy.cli.parity import parity
-from rtmo_deploy.cli.predict import predict
-from rtmo_deploy.cli.quantize import quantize
-from rtmo_deploy.cli.release import release, verify
-from rtmo_deploy.cli.train import train
-from rtmo_deploy.cli.validate import validate
 from rtmo_deploy.errors import RtmoDeployError
 
 if TYPE_CHECKING:
-    from typer._click import Context
+    from collections.abc import Iterator
+
+    from typer._click import Command, Context, HelpFormatter
 
 __all__ = ["app"]
 
 _EPILOG = "Exit codes: 0 ok, 1 failure, 2 usage, 3 input data, 4 model or artifact, 5 environment, 6 gate failed."
+
+
+#: Each command: its module in this package, what to take of it (a function, or a Typer application with commands of
+#: its own), and what it does, in the line that the list of commands has for it.
+_COMMANDS: Final = {
+    "export": ("export", "export", "Export a checkpoint to ONNX or OpenVINO, and check it."),
+    "cast": ("cast", "cast", "Let a model compute in FP16 or BF16 where that is safe."),
+    "calibrate": ("calibrate", "calibrate", "Measure the ranges of a model's tensors on pictures."),
+    "quantize": ("quantize", "quantize", "Quantise a float32 ONNX model to INT8."),
+    "build-trt": ("build_trt", "build_trt", "Build a TensorRT engine and audit its precision."),
+    "predict": ("predict", "predict", "Find people in pictures."),
+    "parity": ("parity", "parity", "Compare the people that two models find."),
+    "bench": ("bench", "bench", "Measure latency, models side by side."),
+    "release": ("release", "release", "Make, measure and judge what a recipe asks for."),
+    "verify": ("release", "verify", "Compare a release with its manifest, file by file."),
+    "train": ("train", "train", "Train a model by a recipe."),
+    "inspect": ("inspect", "inspect", "Tell what a checkpoint or a model is."),
+    "validate": ("validate", "validate", "Check an exported model."),
+    "eval": ("eval", "evaluate", "Measure average precision."),
+    "doctor": ("doctor", "doctor", "Tell what works on this machine, and what does not."),
+    "models": ("models", "models_app", "List, download and write models."),
+    "data": ("data", "data_app", "Draw and check data sets."),
+}
 
 
 class _ErrorsToExitCodes(TyperGroup):
@@ -46,9 +57,56 @@ class _ErrorsToExitCodes(TyperGroup):
             raise typer.Exit(error.exit_code) from None
 
 
+class _LazyCommands(MutableMapping[str, "Command"]):
+    """Commands by name; a command's module is imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Command] = {}
+
+    def __getitem__(self, name: str) -> Command:
+        if name not in self._loaded:
+            module, attribute, _ = _COMMANDS[name]
+            self._loaded[name] = _command(name, getattr(import_module(f"rtmo_deploy.cli.{module}"), attribute))
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+    def __setitem__(self, name: str, command: Command) -> None:
+        raise TypeError("commands are listed in _COMMANDS")
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("commands are listed in _COMMANDS")
+
+
+def _command(name: str, implementation: Any) -> Command:
+    if isinstance(implementation, typer.Typer):
+        group = typer.main.get_group(implementation)
+        group.name = name
+        return group
+    alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    alone.command(name=name)(implementation)
+    return typer.main.get_command(alone)
+
+
+class _Root(_ErrorsToExitCodes):
+    """The program itself: its list of commands is shown without importing any of them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _LazyCommands()
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002 - of the base class
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in _COMMANDS.items()])
+
+
 app = typer.Typer(
     name="rtmo-deploy",
-    cls=_ErrorsToExitCodes,
+    cls=_Root,
     help="Turn an RTMO pose checkpoint into something a team can ship, and prove.",
     epilog=_EPILOG,
     no_args_is_help=True,
@@ -74,22 +132,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-app.command()(export)
-app.command()(cast)
-app.command()(calibrate)
-app.command()(quantize)
-app.command(name="build-trt")(build_trt)
-app.command()(predict)
-app.command()(parity)
-app.command()(bench)
-app.command()(release)
-app.command()(verify)
-app.command()(train)
-app.command()(inspect)
-app.command()(validate)
-app.command(name="eval")(evaluate)
-app.command()(doctor)
-app.add_typer(models_app, name="models")
-app.add_typer(data_app, name="data")

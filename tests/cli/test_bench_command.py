@@ -56,8 +56,9 @@ def model(tmp_path):
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_measured(model, arguments, words, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rtmo_deploy.measure.bench.run", None)
     import rtmo_deploy.measure.bench as package
+
+    monkeypatch.setitem(sys.modules, "rtmo_deploy.measure.bench.run", None)
 
     monkeypatch.setattr(package, "run_bench", None)
     result = run(model, *arguments)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from rtmo_deploy.artifact import Artifact, Kind, Parent, made_with
-from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, SetupError, UsageError
+from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
+from rtmo_deploy.errors import MissingDependencyError, ParityError, SetupError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 from rtmo_deploy.runtime.openvino_backend import import_openvino, parse_model, require_no_plugin
@@ -71,7 +72,8 @@ def convert_openvino(
         progress: Told of each step.
 
     Raises:
-        UsageError: The output is not called .xml; or 16-bit weights are asked for and it is not a float32 model.
+        UsageError: The output is not called .xml; 16-bit weights are asked for and it is not a float32 model; or
+            another model's companion lies where its own goes.
         ArtifactError: The source cannot be read, or OpenVINO does not accept it.
         ParityError: OpenVINO finds other people than ONNX Runtime does. Nothing is written.
         MissingDependencyError: OpenVINO or ONNX Runtime is not installed.
@@ -91,7 +93,8 @@ def convert_openvino(
             remedy="Leave it away.",
             where=source,
         )
-    companion = _companion(parent)
+    companion = read_companion(parent)
+    refuse_companion(parent, output)
     artifact = _describe(parent, output, compress_fp16=compress_fp16)
     progress("converting")
     graph = parse_model(_without_metadata(model), where=source)
@@ -123,28 +126,6 @@ def _need_packages(*, verify: bool) -> None:
     if verify and find_spec("onnxruntime") is None:
         purpose = "Verifying the conversion (--no-verify skips it)"
         raise MissingDependencyError("onnxruntime", purpose=purpose, extra="cpu")
-
-
-def _companion(parent: Artifact) -> bytes | None:
-    """Content of the second file of a ``raw`` model."""
-    if parent.companion is None:
-        return None
-    path = parent.path.with_name(parent.companion.name)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"It needs {path.name} beside it, which cannot be read.",
-            remedy="Copy both files, or export again.",
-            where=parent.path,
-        ) from error
-    if hashlib.sha256(content).hexdigest() != parent.companion.sha256:
-        raise ArtifactError(
-            f"{path.name} beside it is not the file it was exported with.",
-            remedy="Copy both files from the same export, or export again.",
-            where=parent.path,
-        )
-    return content
 
 
 def _describe(parent: Artifact, output: Path, *, compress_fp16: bool) -> Artifact:
@@ -217,16 +198,8 @@ def _write(output: Path, files: tuple[bytes, bytes], artifact: Artifact, compani
             xml.write_bytes(files[0])
             with atomic_write(weights) as binary:
                 binary.write_bytes(files[1])
-                if companion is not None and artifact.companion is not None:
-                    _write_companion(output.with_name(artifact.companion.name), companion)
+                write_companion(artifact, companion, output)
     except BaseException:
         if not was_there:
             weights.unlink(missing_ok=True)
         raise
-
-
-def _write_companion(path: Path, content: bytes) -> None:
-    if path.is_file() and path.read_bytes() == content:
-        return
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtmo_deploy.artifact import Artifact, DecodeMode
+from rtmo_deploy.companion import read_companion
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.files import sha256_of
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
@@ -244,22 +244,10 @@ def _to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
 
 def _companion(artifact: Artifact) -> Coordinates | None:
     """The second file of a ``raw`` graph, opened; None where there is none to open."""
-    if artifact.decode.mode is not DecodeMode.RAW or artifact.companion is None:
+    if artifact.decode.mode is not DecodeMode.RAW:
         return None
-    path = artifact.path.with_name(artifact.companion.name)
-    if not path.is_file():
-        raise ArtifactError(
-            f"It needs {path.name} beside it, which is not there.",
-            remedy="Copy both files, or export again.",
-            where=artifact.path,
-        )
-    if sha256_of(path) != artifact.companion.sha256:
-        raise ArtifactError(
-            f"{path.name} beside it is not the file it was exported with.",
-            remedy="Copy both files from the same export, or export again.",
-            where=artifact.path,
-        )
-    return open_coordinates(path)
+    content = read_companion(artifact)
+    return None if content is None else open_coordinates(content, where=artifact.path)
 
 
 def open_coordinates(model: Path | bytes, *, where: object = None) -> Coordinates:

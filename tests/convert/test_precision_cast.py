@@ -240,7 +240,7 @@ def test_a_raw_model_without_its_companion(exported, tmp_path, damage):
     (tmp_path / "m.onnx").write_bytes(source.path.read_bytes())
     if damage == "other":
         (tmp_path / source.result.artifact.companion.name).write_bytes(b"x")
-    with pytest.raises(ArtifactError, match="which is not there" if damage == "missing" else "is not the file"):
+    with pytest.raises(ArtifactError, match="which cannot be read" if damage == "missing" else "is not the file"):
         cast_onnx(tmp_path / "m.onnx", tmp_path / "out.onnx", "fp16", verify=False)
     assert not (tmp_path / "out.onnx").exists()
 

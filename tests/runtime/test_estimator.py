@@ -207,7 +207,7 @@ class TestOtherDecodes:
         with pytest.raises(ArtifactError, match=r"raw\.dcc\.onnx beside it is not the file it was exported with"):
             PoseEstimator.open(tmp_path / "raw.onnx")
         (tmp_path / "raw.dcc.onnx").unlink()
-        with pytest.raises(ArtifactError, match=r"needs raw\.dcc\.onnx beside it, which is not there"):
+        with pytest.raises(ArtifactError, match=r"needs raw\.dcc\.onnx beside it, which cannot be read"):
             PoseEstimator.open(tmp_path / "raw.onnx")
 
     def test_raw_outputs_without_a_classifier(self, torch_n):

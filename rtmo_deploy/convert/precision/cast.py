@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import onnx
 
 from rtmo_deploy.artifact import Artifact, Parent, made_with
+from rtmo_deploy.companion import read_companion, write_companion
 from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, HalfType, to_half
 from rtmo_deploy.convert.precision.islands import island_of
-from rtmo_deploy.convert.precision.refuse import companion_bytes, refuse_output, refuse_source
+from rtmo_deploy.convert.precision.refuse import refuse_output, refuse_source
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
@@ -93,7 +94,7 @@ def cast_onnx(
     model = load_onnx(source)
     artifact = onnx_artifact(source, model)
     refuse_source(model, artifact, half, verify=verify)
-    companion = companion_bytes(artifact)
+    companion = read_companion(artifact)
     refuse_output(output, artifact)
     if verify:
         _need_onnxruntime()
@@ -115,8 +116,7 @@ def cast_onnx(
         new = replace(new, verified={"precision": report.to_dict(), **quantization})
     write_metadata(cast.model, new)
     progress("writing")
-    if companion is not None and new.companion is not None:
-        _copy_companion(companion, new.companion, output)
+    write_companion(new, companion, output)
     with atomic_write(output) as temporary:
         temporary.write_bytes(cast.model.SerializeToString())
     return CastResult(
@@ -131,20 +131,6 @@ def cast_onnx(
         seconds=time.monotonic() - started,
         verification=report,
     )
-
-
-def _copy_companion(content: bytes, companion: Parent, output: Path) -> None:
-    """Put it beside the new file; another model's file of that name is left alone."""
-    path = output.with_name(companion.name)
-    if path.exists():
-        if sha256_of(path) != companion.sha256:
-            raise UsageError(
-                f"{path} is there already and belongs to another model.",
-                remedy="Write into another folder, or remove it. Nothing was written.",
-            )
-        return
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def _cast(model: onnx.ModelProto, half: HalfType, source: Path) -> tuple[HalfGraph, dict[str, int]]:

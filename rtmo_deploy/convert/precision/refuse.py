@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import onnx
 
 from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
+from rtmo_deploy.companion import refuse_companion
 from rtmo_deploy.convert.precision.quantized import is_quantized
 from rtmo_deploy.errors import ArtifactError, UsageError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.precision.graph import HalfType
 
-__all__ = ["companion_bytes", "refuse_output", "refuse_source"]
+__all__ = ["refuse_output", "refuse_source"]
 
 
 def refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *, verify: bool) -> None:
@@ -90,38 +90,11 @@ def refuse_output(output: Path, artifact: Artifact) -> None:
     """Keep the source and its companion from being overwritten.
 
     Raises:
-        UsageError: The output is one of them.
+        UsageError: The output is one of them, or another model's companion lies where its own goes.
     """
     source = artifact.path
     if output.exists() and output.samefile(source):
         raise UsageError(
             f"{output} is the model that is to be cast.", remedy="Give another name with -o: it is never overwritten."
         )
-    if artifact.companion is not None and output.name == artifact.companion.name:
-        raise UsageError(f"{output.name} is the name of its companion file.", remedy="Give another name with -o.")
-
-
-def companion_bytes(artifact: Artifact) -> bytes | None:
-    """The second file of a ``raw`` model; None for the others.
-
-    Raises:
-        ArtifactError: It is not there, or is not the file the model was exported with.
-    """
-    if artifact.companion is None:
-        return None
-    path = artifact.path.with_name(artifact.companion.name)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"It needs {path.name} beside it, which is not there.",
-            remedy="Copy both files, or export again.",
-            where=artifact.path,
-        ) from error
-    if hashlib.sha256(content).hexdigest() != artifact.companion.sha256:
-        raise ArtifactError(
-            f"{path.name} beside it is not the file it was exported with.",
-            remedy="Copy both files from the same export, or export again.",
-            where=artifact.path,
-        )
-    return content
+    refuse_companion(artifact, output)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rtmo_deploy.artifact import Artifact, Parent, made_with
+from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.quantize.blocks import Block, blocks_of
 from rtmo_deploy.convert.quantize.insert import count_pairs, insert
@@ -158,8 +158,10 @@ def quantize_onnx(
         progress: Told of each step.
 
     Raises:
-        ArtifactError: The calibration is of another model; or the quantised graph is not well formed.
-        UsageError: The output is the model itself; or a budget is given, and no average precision to lose.
+        ArtifactError: The calibration is of another model; the companion is missing or another file; or the quantised
+            graph is not well formed.
+        UsageError: The output is the model itself; another model's companion lies where its own goes; or a budget is
+            given, and no average precision to lose.
         SetupError: The file cannot be written.
     """
     options = options or QuantizeOptions()
@@ -167,6 +169,8 @@ def quantize_onnx(
         raise UsageError("The output would replace the float32 model.", remedy="Give another -o.", where=output)
     if options.max_ap_drop is not None and judge is None:
         raise UsageError("A budget needs somebody to judge.", remedy="Leave --no-judge away.")
+    companion = read_companion(source.artifact)
+    refuse_companion(source.artifact, output)
     blocks = blocks_of(source.view, source.placement.layers, source.macs)
 
     def model_of(names: Collection[str]) -> onnx.ModelProto:
@@ -197,7 +201,7 @@ def quantize_onnx(
     artifact = _describe(source.artifact, source.sha256, output, result, validation)
     write_metadata(model, artifact)
     progress("writing")
-    _write(source, output, model)
+    _write(source, output, model, companion)
     return replace(result, artifact=artifact, size=output.stat().st_size)
 
 
@@ -249,13 +253,8 @@ def _describe(
     )
 
 
-def _write(source: SourceModel, output: Path, model: onnx.ModelProto) -> None:
-    companion = source.artifact.companion
-    if companion is not None:
-        beside, there = source.path.with_name(companion.name), output.with_name(companion.name)
-        if beside.resolve() != there.resolve():
-            with atomic_write(there) as temporary:
-                shutil.copyfile(beside, temporary)
+def _write(source: SourceModel, output: Path, model: onnx.ModelProto, companion: bytes | None) -> None:
+    write_companion(source.artifact, companion, output)
     content = model.SerializeToString()
     with atomic_write(output) as temporary:
         temporary.write_bytes(content)

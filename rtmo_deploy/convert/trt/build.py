@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import Kind, Parent
+from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.trt.audit import Audit, audit_precision
 from rtmo_deploy.convert.trt.graph_checks import PLUGIN, nodes_of, operators_of
 from rtmo_deploy.convert.trt.job import Job
@@ -18,7 +19,7 @@ from rtmo_deploy.convert.trt.layers import parse_inspector, parse_layer_table
 from rtmo_deploy.convert.trt.plan import BuildPlan, plan_build
 from rtmo_deploy.convert.trt.process import run_child
 from rtmo_deploy.convert.trt.record import write_pair
-from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, EngineRecord, sidecar_path
 from rtmo_deploy.runtime.onnx_file import TensorSpec
@@ -99,6 +100,8 @@ def build_planned(
     started = time.monotonic()
     if plan.problems:
         raise SetupError(plan.problems[0], remedy="--dry-run tells what would be built.")
+    companion = read_companion(plan.artifact)
+    refuse_companion(plan.artifact, plan.output)
     onnx_sha256 = sha256_of(plan.source)
     with _scratch_beside(plan.output) as folder:
         job = _job(plan, options, folder)
@@ -134,11 +137,11 @@ def build_planned(
         if reference is None:
             not_run = "nobody asked for it"
         elif not not_run:
-            record, engine, proof = _prove(plan, record, engine, reference, progress)
+            record, engine, proof = _prove(plan, record, engine, companion, reference, progress)
         if proof is None:
             record = replace(record, notes=(*record.notes, f"The people it finds were not compared: {not_run}."))
         progress("writing")
-        _copy_companion(plan, plan.output)
+        write_companion(plan.artifact, companion, plan.output)
         write_pair(engine, plan.output, record)
     seconds = time.monotonic() - started
     return BuildResult(record, sidecar_path(plan.output), audit, tuple(answer.warnings), seconds, proof)
@@ -154,14 +157,19 @@ def _why_not_run(gpu: Mapping[str, Any] | None, options: BuildOptions) -> str:
 
 
 def _prove(
-    plan: BuildPlan, record: EngineRecord, built: Path, reference: Path, progress: Callable[[str], None]
+    plan: BuildPlan,
+    record: EngineRecord,
+    built: Path,
+    companion: bytes | None,
+    reference: Path,
+    progress: Callable[[str], None],
 ) -> tuple[EngineRecord, Path, EngineProof]:
     """Run the engine where it was built, under its own name, with its record and companion beside it."""
     from rtmo_deploy.convert.trt.proof import prove_engine
 
     engine = built.parent / "proof" / plan.output.name
     engine.parent.mkdir()
-    _copy_companion(plan, engine)
+    write_companion(plan.artifact, companion, engine)
     write_pair(built, engine, record)
     proof = prove_engine(engine, reference, device="cuda:0", progress=progress)
     verified = {**(record.artifact.verified or {}), "parity": proof.to_dict()}
@@ -284,25 +292,3 @@ def _plugin(form: str | None) -> Mapping[str, str] | None:
         "form": form,
         "kernel_sha256": kernel_record().ptx_sha256,
     }
-
-
-def _copy_companion(plan: BuildPlan, engine: Path) -> None:
-    """The second file of a ``raw`` model goes where the engine goes."""
-    companion = plan.artifact.companion
-    if companion is None or plan.source.parent.resolve() == engine.parent.resolve():
-        return
-    original, target = plan.source.with_name(companion.name), engine.with_name(companion.name)
-    if target.exists() and sha256_of(target) != companion.sha256:
-        raise UsageError(
-            f"It belongs to another model, and the engine's own {companion.name} would overwrite it.",
-            remedy="Write the engine to another folder.",
-            where=target,
-        )
-    if not original.is_file():
-        raise ArtifactError(
-            f"The file that belongs to it, {companion.name}, is missing.",
-            remedy="Copy both files, or export the checkpoint again.",
-            where=plan.source,
-        )
-    with atomic_write(target) as temporary:
-        shutil.copyfile(original, temporary)

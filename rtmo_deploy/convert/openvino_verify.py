@@ -1,8 +1,8 @@
 """An OpenVINO model against the ONNX model it was made of, before it is let out.
 
 Both run on the same pictures: ONNX Runtime the source, OpenVINO the very bytes that will be written, in float32. So
-that people are compared whatever the weights (an untrained network finds nobody), the classifier's logits are shifted
-by the same number on both sides, to where about a dozen cells of a picture pass the threshold and none is near it.
+that people are compared whatever the weights, each level's logits are shifted on both sides, see
+:mod:`rtmo_deploy.convert.liven`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import numpy as np
 import onnx
 
 from rtmo_deploy.artifact import DecodeMode
+from rtmo_deploy.convert.liven import case_shapes, choose_shift, classifier_nodes
 from rtmo_deploy.measure import Bounds, CaseResult, PeopleErrors, compare_people, structured_images
 from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 from rtmo_deploy.runtime.openvino_backend import compile_model, parse_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.convert.liven import Shift
 
 __all__ = ["OpenvinoReport", "verify_openvino"]
 
 #: Batch, height, width of dynamic graphs.
 SHAPES = ((1, 256, 256), (2, 192, 320))
-WANTED_PER_PICTURE = 12
-CLASSIFIER = "/head/out_cls."
 #: What passes where one side rounds and the other does not, or rounds elsewhere: 16-bit weights, 8 and 16 bit graphs.
 #: It is there to find a broken graph; what a precision costs in accuracy is for ``rtmo-deploy eval`` to tell.
 ROUNDED = Bounds(keypoint_px=8.0, score=0.02, tensor=0.05)
@@ -48,14 +48,14 @@ class OpenvinoReport:
         cases: One entry an input shape.
         bounds: The worst that passes.
         unmatched: Share of the people who may be found by one side only; one always may if it is not 0.
-        bias_shift: What was added to the classifier's logits on both sides.
+        bias_shift: What was added to the logits of each level on both sides.
         reference: What was compared with.
     """
 
     cases: tuple[CaseResult, ...]
     bounds: Bounds
     unmatched: float
-    bias_shift: float
+    bias_shift: tuple[float, ...]
     reference: str
 
     def failures(self) -> list[str]:
@@ -79,7 +79,7 @@ class OpenvinoReport:
             "reference": self.reference,
             "ok": not self.failures(),
             "bounds": {**vars(self.bounds), "unmatched": self.unmatched},
-            "bias_shift": self.bias_shift,
+            "bias_shift": list(self.bias_shift),
             "cases": [case.to_dict() for case in self.cases],
         }
 
@@ -107,14 +107,14 @@ def verify_openvino(
     import onnxruntime as ort
 
     exact = artifact.precision == "fp32"
-    pictures = [structured_images(*shape) for shape in _shapes(artifact)]
+    pictures = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]
     progress("running ONNX Runtime")
-    names = [node.output[0] for node in _classifiers(source)]
-    shift = _choose_shift(source, names, pictures, artifact) if names else 0.0
+    shift = choose_shift(source, pictures, artifact, lambda content: open_session(content, where=artifact.path))
     shifted = _shifted_onnx(source, shift).SerializeToString()
     reference = open_session(shifted, where=artifact.path) if exact else _plain_session(shifted)
     model = parse_model(*files, where=artifact.path)
-    _shift_openvino(model, names, shift)
+    names = [node.output[0] for node in classifier_nodes(source)]
+    _shift_openvino(model, dict(zip(names, shift, strict=True)))
     compiled = compile_model(model, precision="fp32", where=artifact.path)
     outputs = [output.get_any_name() for output in compiled.outputs]
     coordinates = open_coordinates(companion, where=artifact.path) if companion else None
@@ -157,12 +157,6 @@ def _plain_session(model: bytes) -> Any:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _shapes(artifact: Artifact) -> list[tuple[int, int, int]]:
-    contract = artifact.input
-    fixed = None if contract.dynamic_hw else (contract.height, contract.width)
-    return list(dict.fromkeys((contract.batch or b, *(fixed or (h, w))) for b, h, w in SHAPES))
-
-
 def _compare_tensors(
     expected: dict[str, NDArray[np.float32]], found: dict[str, NDArray[np.float32]]
 ) -> dict[str, tuple[float, float]]:
@@ -174,46 +168,22 @@ def _compare_tensors(
     return compared
 
 
-def _classifiers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if node.op_type == "Conv" and node.name.startswith(CLASSIFIER)]
-
-
-def _choose_shift(
-    source: onnx.ModelProto, names: list[str], pictures: list[NDArray[np.float32]], artifact: Artifact
-) -> float:
-    """What to add to the logits: into the widest gap between two of them near the wanted number of people."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(source)
-    del tapped.graph.output[:]
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(tapped.SerializeToString(), where=artifact.path)
-    runs = [run_session(session, {"input": images}, where=artifact.path) for images in pictures]
-    logits = np.sort(np.concatenate([value.astype(np.float32).ravel() for run in runs for value in run.values()]))[::-1]
-    wanted = WANTED_PER_PICTURE * sum(len(images) for images in pictures)
-    window = logits[wanted // 2 : 2 * wanted + 1]
-    if len(window) < 2:
-        return 0.0
-    place = int((window[:-1] - window[1:]).argmax())
-    score_thr = min(max(artifact.decode.score_thr, 1e-4), 1 - 1e-4)
-    return math.log(score_thr / (1 - score_thr)) - float(window[place] + window[place + 1]) / 2
-
-
-def _shifted_onnx(model: onnx.ModelProto, shift: float) -> onnx.ModelProto:
-    """A copy with a number added to the logits, of the type that they have there."""
+def _shifted_onnx(model: onnx.ModelProto, shift: Shift) -> onnx.ModelProto:
+    """A copy with a number added to each level's logits, of the type that they have there."""
     shifted = onnx.ModelProto()
     shifted.CopyFrom(model)
     types = {tensor.name: tensor.data_type for tensor in shifted.graph.initializer}
     nodes = []
-    classifiers = {node.name for node in _classifiers(model)}
+    added = {node.name: own for node, own in zip(classifier_nodes(model), shift, strict=True)}
     for node in model.graph.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         nodes.append(copy)
-        if node.name in classifiers:
+        if node.name in added:
             own, constant = f"{node.output[0]}/unshifted", f"{node.name}/shift"
             # Weights that are computed are dequantised ones: float32.
             data_type = types.get(node.input[1], onnx.TensorProto.FLOAT)
-            shifted.graph.initializer.append(onnx.helper.make_tensor(constant, data_type, (), [shift]))
+            shifted.graph.initializer.append(onnx.helper.make_tensor(constant, data_type, (), [added[node.name]]))
             copy.output[0] = own
             nodes.append(onnx.helper.make_node("Add", [own, constant], [node.output[0]], name=f"{node.name}/add_shift"))
     del shifted.graph.node[:]
@@ -222,19 +192,19 @@ def _shifted_onnx(model: onnx.ModelProto, shift: float) -> onnx.ModelProto:
     return shifted
 
 
-def _shift_openvino(model: Any, names: Collection[str], shift: float) -> None:
-    """The same in an ``openvino.Model``, in place; its tensors have kept their names."""
+def _shift_openvino(model: Any, shifts: Mapping[str, float]) -> None:
+    """The same in an ``openvino.Model``, in place, by the names of the logits, which it has kept."""
     from openvino import opset13 as ops
 
     found: set[str] = set()
     for node in model.get_ordered_ops():
         for output in node.outputs():
-            own = output.get_names() & set(names)
+            own = output.get_names() & shifts.keys()
             if own:
                 targets = output.get_target_inputs()
-                moved = ops.add(node, ops.constant(shift, dtype=output.get_element_type()))
+                moved = ops.add(node, ops.constant(shifts[next(iter(own))], dtype=output.get_element_type()))
                 for target in targets:
                     target.replace_source_output(moved.output(0))
                 found |= own
-    if found != set(names):
-        raise AssertionError(f"{len(found)} of the graph's {len(names)} classifiers were found in the OpenVINO model")
+    if found != shifts.keys():
+        raise AssertionError(f"{len(found)} of the graph's {len(shifts)} classifiers were found in the OpenVINO model")

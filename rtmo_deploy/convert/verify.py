@@ -1,15 +1,13 @@
 """An exported graph against the network it was made from, before it is let out.
 
 The exported bytes run in ONNX Runtime on shapes other than the traced one, and PyTorch on the same pictures. So that
-people are compared whatever the weights (an untrained network finds nobody), the bias of each level's classifier is
-shifted by the same number on both sides, to where about half a dozen cells of the level pass the threshold in a picture
-and none is near it. So every level has people, and the layers that only people pass through are compared of each.
+people are compared whatever the weights, each level's classifier is shifted on both sides, see
+:mod:`rtmo_deploy.convert.liven`.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ import onnx
 import torch
 
 from rtmo_deploy.artifact import DecodeMode
+from rtmo_deploy.convert.liven import case_shapes, level_shift, logit_threshold, shift_biases
 from rtmo_deploy.measure import Bounds, CaseResult, compare_people, structured_images
 from rtmo_deploy.model.head import decode_boxes, grid_priors
 from rtmo_deploy.model.nms import box_iou
@@ -32,20 +31,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.convert.liven import Shift
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.model.head import HeadOutputs
-
-    #: What is added to the logits of each level.
-    Shift = tuple[float, ...]
 
 __all__ = ["VerificationReport", "verify_export"]
 
 #: Batch, height, width of dynamic graphs: square, wide, tall; none is what was traced.
 SHAPES = ((1, 256, 256), (2, 192, 320), (5, 256, 128))
-#: People that each level should find in a picture, so that overlap and order are tried.
-WANTED_PER_LEVEL = 6
-#: Names of the classifiers in a graph begin so; then comes the level's number.
-_CLASSIFIER = "/head/out_cls."
 #: A decision nearer to its threshold than this may fall either way in float32.
 MARGIN = 1e-4
 
@@ -108,16 +101,11 @@ def verify_export(
         ArtifactError: ONNX Runtime does not take or run the graph.
     """
     limits = bounds or Bounds()
-    contract = artifact.input
-    shapes = [
-        (contract.batch or b, *((h, w) if contract.dynamic_hw else (contract.height, contract.width)))
-        for b, h, w in SHAPES
-    ]
     progress("running PyTorch")
-    references, shift = _references(model, list(dict.fromkeys(shapes)), artifact)
+    references, shift = _references(model, case_shapes(artifact, SHAPES), artifact)
     raw = artifact.decode.mode is DecodeMode.RAW
     coordinates = open_coordinates(companion, where=artifact.path) if companion else None
-    shifted = _shifted_graph(exported, shift)
+    shifted = shift_biases(exported, shift)
     session = open_session(shifted.SerializeToString(), where=artifact.path)
     results = []
     for reference in references:
@@ -220,12 +208,13 @@ def _references(model: RTMO, shapes: list[tuple[int, int, int]], artifact: Artif
 def _choose_shift(references: list[_Reference], artifact: Artifact) -> tuple[Shift, float]:
     """A shift for each level, and how far the nearest decision stays from its threshold."""
     score_thr = min(max(artifact.decode.score_thr, 1e-4), 1 - 1e-4)
-    threshold = math.log(score_thr / (1 - score_thr))
+    threshold = logit_threshold(artifact)
     margin = 1.0
+    pictures = sum(len(one.images) for one in references)
     shift: list[float] = []
     for level in range(len(STRIDES)):
-        logits = [row for one in references for row in one.outputs.cls_scores[level].flatten(1)]
-        own, gap = _level_shift(logits, threshold)
+        logits = np.concatenate([one.outputs.cls_scores[level].numpy().ravel() for one in references])
+        own, gap = level_shift(logits, pictures, threshold)
         shift.append(own)
         margin = min(margin, gap * score_thr * (1 - score_thr))
     for reference in references:
@@ -241,46 +230,9 @@ def _choose_shift(references: list[_Reference], artifact: Artifact) -> tuple[Shi
     return tuple(shift), margin
 
 
-def _level_shift(logits: list[torch.Tensor], threshold: float) -> tuple[float, float]:
-    """Where a level's logits have their widest gap among those that are wanted; and how far it reaches to either side.
-
-    Args:
-        logits: The level's cells, one tensor a picture.
-        threshold: What a logit must be above.
-    """
-    pooled = torch.cat(logits).sort(descending=True).values
-    wanted = min(WANTED_PER_LEVEL * len(logits), max(len(pooled) - 2, 1))
-    window = pooled[wanted // 2 : 2 * wanted + 1]
-    gaps = window[:-1] - window[1:]
-    if not len(gaps):
-        return 0.0, 0.0
-    place = int(gaps.argmax())
-    return threshold - float((window[place] + window[place + 1]) / 2), float(gaps[place]) / 2
-
-
 def _nearest(overlaps: torch.Tensor, threshold: float) -> float:
     distance = (overlaps - threshold).abs()
     return float(distance.min()) if distance.numel() else 1.0
-
-
-def _shifted_graph(exported: onnx.ModelProto, shift: Shift) -> onnx.ModelProto:
-    shifted = copy.deepcopy(exported)
-    weights = {tensor.name: tensor for tensor in shifted.graph.initializer}
-    found = 0
-    for node in shifted.graph.node:
-        if node.op_type == "Conv" and node.name.startswith(_CLASSIFIER):
-            level = int(node.name.removeprefix(_CLASSIFIER).partition("/")[0])
-            bias = weights[node.input[2]]
-            # Simplifiers share equal initializers; a bias of its own keeps the shift where it belongs.
-            own = onnx.numpy_helper.from_array(
-                onnx.numpy_helper.to_array(bias) + np.float32(shift[level]), f"{node.name}.shifted_bias"
-            )
-            shifted.graph.initializer.append(own)
-            node.input[2] = own.name
-            found += 1
-    if found != len(STRIDES):
-        raise AssertionError(f"{found} classifier convolutions in the graph instead of {len(STRIDES)}")
-    return shifted
 
 
 def _reference_noise(

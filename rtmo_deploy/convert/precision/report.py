@@ -113,7 +113,7 @@ class HalfReport:
         reference: What was compared with.
         cases: One entry an input shape and way of running.
         bounds: The worst that passes.
-        bias_shift: What was added to the classifier's bias on both sides.
+        bias_shift: What was added to the bias of each level's classifier on both sides.
         not_run: Why the file itself was not run, only its emulation; None if it was run.
         peak: The largest magnitude in any half tensor.
         peak_node: The node it comes from.
@@ -123,7 +123,7 @@ class HalfReport:
     reference: str
     cases: tuple[HalfCase, ...]
     bounds: HalfBounds
-    bias_shift: float
+    bias_shift: tuple[float, ...]
     not_run: str | None
     peak: float
     peak_node: str
@@ -141,7 +141,7 @@ class HalfReport:
             "run": self.not_run is None,
             "not_run": self.not_run,
             "bounds": {**asdict(self.bounds), "amplification": AMPLIFICATION},
-            "bias_shift": self.bias_shift,
+            "bias_shift": list(self.bias_shift),
             "peak": self.peak if math.isfinite(self.peak) else None,
             "peak_node": self.peak_node,
             "cases": [case.to_dict() for case in self.cases],

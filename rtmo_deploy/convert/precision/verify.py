@@ -2,19 +2,19 @@
 
 Both run in ONNX Runtime on the same pictures, and people are compared. The half graph runs twice: emulated, that is
 rounding wherever it rounds (see :mod:`rtmo_deploy.convert.precision.emulate`), and as it is, which tells that the file
-loads and runs. An untrained network finds nobody, so the classifier's bias is shifted by the same number on all sides,
-to where about a dozen cells of a picture pass the threshold and none is near it. On pictures that are 0 and 255
-everywhere all outputs must be finite, and no tensor may leave the range of its type.
+loads and runs. So that people are compared whatever the weights, each level's classifier is shifted on all sides, see
+:mod:`rtmo_deploy.convert.liven`. On pictures that are 0 and 255 everywhere all outputs must be finite, and no tensor
+may leave the range of its type.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
+from rtmo_deploy.convert.liven import case_shapes, choose_shift, shift_biases
 from rtmo_deploy.convert.precision.deviation import deviation
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
 from rtmo_deploy.convert.precision.quantized import hold_scales
@@ -27,7 +27,7 @@ from rtmo_deploy.runtime.onnxruntime_backend import run_session
 from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -40,8 +40,6 @@ __all__ = ["verify_half"]
 
 #: Batch, height, width of dynamic graphs.
 SHAPES = ((1, 256, 256), (2, 192, 320))
-WANTED_PER_PICTURE = 12
-CLASSIFIER = "/head/out_cls."
 
 
 def verify_half(
@@ -69,14 +67,13 @@ def verify_half(
     import onnxruntime as ort
 
     before = "float32" if artifact.precision == "fp32" else artifact.precision
-    shapes = _shapes(artifact)
-    pictures = [structured_images(*shape) for shape in shapes]
-    shift = _choose_shift(source, pictures, artifact)
     where = artifact.path
-    shifted = _shifted(cast, shift)
-    reference = open_session(_shifted(source, shift).SerializeToString(), where=where)
+    pictures = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]
+    shift = choose_shift(source, pictures, artifact, lambda content: open_session(content, where=where))
+    shifted = shift_biases(cast, shift)
+    reference = open_session(shift_biases(source, shift).SerializeToString(), where=where)
     runners: dict[bool, Any] = {True: open_session(emulated(shifted, half).SerializeToString(), where=where)}
-    weights = open_session(_weights_rounded(_shifted(source, shift), cast, half).SerializeToString(), where=where)
+    weights = open_session(_weights_rounded(shift_biases(source, shift), cast, half).SerializeToString(), where=where)
     not_run = None
     try:
         runners[False] = open_session(shifted.SerializeToString(), where=where)
@@ -144,12 +141,6 @@ class _Watch:
         return own
 
 
-def _shapes(artifact: Artifact) -> list[tuple[int, int, int]]:
-    contract = artifact.input
-    fixed = None if contract.dynamic_hw else (contract.height, contract.width)
-    return list(dict.fromkeys((contract.batch or b, *(fixed or (h, w))) for b, h, w in SHAPES))
-
-
 def _people(
     outputs: Mapping[str, NDArray[np.float32]],
     artifact: Artifact,
@@ -175,45 +166,3 @@ def _weights_rounded(source: onnx.ModelProto, cast: onnx.ModelProto, half: HalfT
             value = onnx.numpy_helper.to_array(tensor).astype(half.numpy).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
     return source
-
-
-def _classifiers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if node.op_type == "Conv" and node.name.startswith(CLASSIFIER)]
-
-
-def _choose_shift(source: onnx.ModelProto, pictures: Sequence[NDArray[np.float32]], artifact: Artifact) -> float:
-    """What to add to the classifier's bias: into the widest gap between two logits near the wanted number of people."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(source)
-    names = [node.output[0] for node in _classifiers(tapped)]
-    if not names:
-        return 0.0
-    del tapped.graph.output[:]
-    for name in names:
-        tapped.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(tapped.SerializeToString(), where=artifact.path)
-    runs = [run_session(session, {"input": images}, where=artifact.path) for images in pictures]
-    logits = np.sort(np.concatenate([value.ravel() for run in runs for value in run.values()]))[::-1]
-    wanted = min(WANTED_PER_PICTURE * sum(len(images) for images in pictures), max(len(logits) - 2, 1))
-    window = logits[wanted // 2 : 2 * wanted + 1]
-    gaps = window[:-1] - window[1:]
-    if not len(gaps):
-        return 0.0
-    place = int(gaps.argmax())
-    score_thr = min(max(artifact.decode.score_thr, 1e-4), 1 - 1e-4)
-    return math.log(score_thr / (1 - score_thr)) - float(window[place] + window[place + 1]) / 2
-
-
-def _shifted(model: onnx.ModelProto, shift: float) -> onnx.ModelProto:
-    """A copy with another classifier bias, of the type that it has there."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    weights = {tensor.name: tensor for tensor in copy.graph.initializer}
-    for node in _classifiers(copy):
-        bias = weights[node.input[2]]
-        old = onnx.numpy_helper.to_array(bias)
-        new = (old.astype(np.float32) + np.float32(shift)).astype(old.dtype)
-        name = f"{node.name}.shifted_bias"
-        copy.graph.initializer.append(onnx.helper.make_tensor(name, bias.data_type, new.shape, new.tobytes(), raw=True))
-        node.input[2] = name
-    return copy

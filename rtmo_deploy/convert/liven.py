@@ -1,0 +1,125 @@
+"""People to compare whatever the weights are: the classifier's logits moved, level by level.
+
+An untrained network finds nobody, and a trained one may find people on one level only. So before two forms of a model
+are compared, the same numbers are added to the logits of each level on both sides: to where about half a dozen cells
+of the level pass the threshold in a picture, in the widest gap that there is between two of them. So every level has
+people, none is near the threshold, and the layers that only people pass through are compared of each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from rtmo_deploy.runtime.onnxruntime_backend import run_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.artifact import Artifact
+
+__all__ = [
+    "Shift",
+    "case_shapes",
+    "choose_shift",
+    "classifier_nodes",
+    "level_shift",
+    "logit_threshold",
+    "shift_biases",
+]
+
+#: What is added to the logits of each level.
+Shift = tuple[float, ...]
+
+#: People that each level should find in a picture, so that overlap and order are tried.
+WANTED_PER_LEVEL = 6
+#: Names of the classifiers in a graph begin so; then comes the level's number.
+_CLASSIFIER = "/head/out_cls."
+
+
+def case_shapes(artifact: Artifact, shapes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Batch, height and width to compare at: those given, as far as the model leaves them open; none twice."""
+    contract = artifact.input
+    fixed = None if contract.dynamic_hw else (contract.height, contract.width)
+    return list(dict.fromkeys((contract.batch or b, *(fixed or (h, w))) for b, h, w in shapes))
+
+
+def classifier_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The convolution that puts out the logits of each level, in the order of the levels; none in others' graphs."""
+    found = [node for node in model.graph.node if node.op_type == "Conv" and node.name.startswith(_CLASSIFIER)]
+    return sorted(found, key=lambda node: int(node.name.removeprefix(_CLASSIFIER).partition("/")[0]))
+
+
+def logit_threshold(artifact: Artifact) -> float:
+    """What a logit must be above for its cell to be somebody."""
+    score_thr = min(max(artifact.decode.score_thr, 1e-4), 1 - 1e-4)
+    return math.log(score_thr / (1 - score_thr))
+
+
+def level_shift(logits: NDArray[np.float32], pictures: int, threshold: float) -> tuple[float, float]:
+    """What to add to a level's logits, and how far the nearest of them then stays from the threshold.
+
+    Args:
+        logits: Of the level's cells in all pictures, in any shape.
+        pictures: How many they are.
+        threshold: What a logit must be above.
+    """
+    pooled = np.sort(np.asarray(logits, np.float32).ravel())[::-1]
+    wanted = min(WANTED_PER_LEVEL * pictures, max(len(pooled) - 2, 1))
+    window = pooled[wanted // 2 : 2 * wanted + 1]
+    gaps = window[:-1] - window[1:]
+    if not len(gaps):
+        return 0.0, 0.0
+    place = int(gaps.argmax())
+    return threshold - float((window[place] + window[place + 1]) / 2), float(gaps[place]) / 2
+
+
+def choose_shift(
+    model: onnx.ModelProto,
+    pictures: Sequence[NDArray[np.float32]],
+    artifact: Artifact,
+    open_session: Callable[[bytes], Any],
+) -> Shift:
+    """What to add to the logits of each level, from what a graph makes of pictures; empty where it has no such nodes.
+
+    Args:
+        model: The graph that the other one was made of.
+        pictures: ``(B, 3, H, W)`` each.
+        artifact: What it says of itself.
+        open_session: Makes an ONNX Runtime session.
+    """
+    names = [node.output[0] for node in classifier_nodes(model)]
+    if not names:
+        return ()
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    del tapped.graph.output[:]
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = open_session(tapped.SerializeToString())
+    runs = [run_session(session, {"input": images}, where=artifact.path) for images in pictures]
+    count, threshold = sum(len(images) for images in pictures), logit_threshold(artifact)
+    return tuple(
+        level_shift(np.concatenate([run[name].astype(np.float32).ravel() for run in runs]), count, threshold)[0]
+        for name in names
+    )
+
+
+def shift_biases(model: onnx.ModelProto, shift: Shift) -> onnx.ModelProto:
+    """A copy with other biases of the classifiers, of the type that they have there."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    weights = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for node, own in zip(classifier_nodes(copy), shift, strict=True):
+        bias = weights[node.input[2]]
+        old = onnx.numpy_helper.to_array(bias)
+        new = (old.astype(np.float32) + np.float32(own)).astype(old.dtype)
+        # Simplifiers share equal initializers; a bias of its own keeps the shift where it belongs.
+        name = f"{node.name}.shifted_bias"
+        copy.graph.initializer.append(onnx.helper.make_tensor(name, bias.data_type, new.shape, new.tobytes(), raw=True))
+        node.input[2] = name
+    return copy

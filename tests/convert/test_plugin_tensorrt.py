@@ -306,6 +306,7 @@ def test_the_registry_may_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = SimpleNamespace(register_creator=lambda *_: False)
     names = ("IPluginV3", "IPluginV3OneCore", "IPluginV3OneBuild", "IPluginV3OneRuntime", "IPluginCreatorV3One")
     module = ModuleType("tensorrt_of_another")
+    module.__version__ = "10.4.0"  # type: ignore[attr-defined]
     for name in names:
         setattr(module, name, type(name, (Base,), {}))
     module.get_plugin_registry = lambda: taken  # type: ignore[attr-defined]

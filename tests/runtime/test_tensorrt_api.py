@@ -76,7 +76,7 @@ def touched(source: str) -> set[str]:
 
 
 def test_no_code_touches_what_is_not_in_the_table():
-    names = set().union(*(touched((PACKAGE / path).read_text()) for path in DRIVERS))
+    names = set().union(*(touched((PACKAGE / path).read_text(encoding="utf-8")) for path in DRIVERS))
     classes = {name.partition(".")[0] for name in API}
     # A class alone is a constructor, an enumeration, or the beginning of a name in the table.
     strange = {name for name in names - set(API) - classes if name != "shape"}
@@ -95,12 +95,12 @@ def test_only_these_modules_drive_tensorrt():
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()
         if name not in DRIVERS and "plugins" not in name:
-            assert not re.search(r"\btrt\.[A-Z]", path.read_text()), name
+            assert not re.search(r"\btrt\.[A-Z]", path.read_text(encoding="utf-8")), name
 
 
 def test_no_weak_typing_and_no_calibrator_anywhere():
     for path in PACKAGE.rglob("*.py"):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         for gone in ("BuilderFlag.FP16", "BuilderFlag.INT8", "BuilderFlag.BF16", "Int8Calibrator", "int8_calibrator"):
             assert gone not in text, path
 
@@ -153,7 +153,9 @@ def test_tensorrt_rtx_has_what_the_table_says():
 def stub_names(folder: Path) -> set[str]:
     """Dotted names that a .pyi defines, those that a class inherits included."""
     # Some signatures in it are no Python: arguments without a default after those with one.
-    text = re.sub(r"^(\s*def \w+)\(.*$", r"\1():", (folder / "tensorrt.pyi").read_text(), flags=re.MULTILINE)
+    text = re.sub(
+        r"^(\s*def \w+)\(.*$", r"\1():", (folder / "tensorrt.pyi").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     tree = ast.parse(text)
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     names = {"__version__"}

@@ -7,6 +7,7 @@ that a CUDA graph can capture it.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -65,12 +66,23 @@ def plugin_classes(trt: ModuleType) -> PluginClasses:
             self.plugin_namespace = PLUGIN_NAMESPACE
             self.arrays = {name: np.array([], kind) for name, kind in FIELD_TYPES.items()}
             self.field_names = _collection(trt, self.arrays)
+            _keep_alive(trt, self)
 
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             del name, phase
             return plugin(read_fields(fields))
 
     return PluginClasses(plugin, Creator)
+
+
+def _keep_alive(trt: ModuleType, made: object) -> None:
+    """Never free an object, with the releases of TensorRT that crash when they do.
+
+    The bindings of 10.0 to 10.3 corrupt the heap when a plugin that was derived in Python and has attributes is freed
+    (found with 10.0.1, 10.1.0, 10.2.0 and 10.3.0; 10.4.0 does not). A few hundred bytes a plugin stay behind instead.
+    """
+    if tuple(int(part) for part in trt.__version__.split(".")[:2]) < (10, 4):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
 
 
 class _Indifferent:
@@ -100,6 +112,7 @@ def _plugin_class(trt: ModuleType) -> type[Any]:
             self.fields = fields
             # A PluginField holds a bare pointer to its array.
             self.arrays = {name: np.array([getattr(fields, name)], kind) for name, kind in FIELD_TYPES.items()}
+            _keep_alive(trt, self)
 
         def get_capability_interface(self, kind: Any) -> Any:
             del kind

@@ -553,7 +553,7 @@ def test_all_modes_and_the_checkpoint_find_the_same_people(
 def test_missing_companion_is_refused(raw_copy: tuple[Path, Path]) -> None:
     path, companion = raw_copy
     companion.unlink()
-    with pytest.raises(ArtifactError, match=r"raw\.dcc\.onnx beside it, which is not there") as caught:
+    with pytest.raises(ArtifactError, match=r"raw\.dcc\.onnx beside it, which cannot be read") as caught:
         PoseEstimator.open(path)
     assert caught.value.exit_code == 4
 

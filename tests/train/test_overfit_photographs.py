@@ -1,9 +1,17 @@
 """A test of plumbing, not of accuracy: the whole loop, over-fitted on four photographs until it knows them by heart.
 
-Five to thirty minutes: ``pytest -m long tests/train/test_overfit_photographs.py``.
+Half an hour on one core: ``pytest -m long tests/train/test_overfit_photographs.py``.
 
 Reading, augmentation, assignment, losses, optimiser, averaging, judging, checkpoint and prediction have to work
 together for this to succeed. The AP it ends with says nothing about any other picture and is quoted nowhere.
+
+Two things about four pictures differ from two hundred thousand:
+
+* Keypoints that are known by heart make the predicted deviations tiny, and the likelihood's slope, which the boxes feel
+  too, outgrows all other losses by twenty times: its weight is as low as the published recipes have it for rtmo-m.
+* A keypoint whose heatmap peaks in a wrong place when the deviations are tiny stays there, for neither the likelihood
+  nor the OKS loss has a slope so far away. Moved, turned and resized pictures keep the deviations wide in the first
+  half; the second half learns the pictures as they are.
 """
 
 from __future__ import annotations
@@ -23,31 +31,29 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(5400)
-@pytest.mark.parametrize(
-    ("steps", "ap", "ap50"),
-    [
-        # Measured: AP 0.758, AP50 0.981, and AP 0.807, AP50 0.931; everybody is found by both (AR50 1.0).
-        (240, 0.65, 0.9),
-        (900, 0.75, 0.9),
-    ],
-)
-def test_rtmo_t_learns_four_photographs_by_heart(
-    shared: Path, tmp_path: Path, steps: int, ap: float, ap50: float
-) -> None:
+@pytest.mark.timeout(7200)
+def test_rtmo_t_learns_four_photographs_by_heart(shared: Path, tmp_path: Path) -> None:
     photographs = shared / "data" / "coco"
     source = {"type": "coco", "annotations": str(photographs / "test_coco.json"), "images": str(photographs)}
     recipe = Recipe.model_validate(
         {
             "name": "overfit",
-            "epochs": steps,  # steps: the four photographs are one batch
+            "epochs": 100,
             "batch": 4,
             "input": [320, 320],
             "ema": 0.02,
-            "val_interval": steps // 3,
+            "val_interval": 10,
             "model": {"architecture": "rtmo-t", "calm": True},
-            "data": {"train": [source], "val": source},
-            "augment": {"preset": "none", "plain_epochs": 0, "multi_scale": None},
+            "data": {"train": [{**source, "ratio": 10}], "val": source},  # ten steps an epoch
+            "augment": {
+                "preset": "none",
+                "flip": 0.5,
+                "shift": 0.1,
+                "rotate": 10,
+                "scale": [0.75, 1.0],
+                "plain_epochs": 45,
+                "multi_scale": None,
+            },
             "optimizer": {
                 "lr": 0.002,
                 "base_batch": 4,
@@ -56,16 +62,16 @@ def test_rtmo_t_learns_four_photographs_by_heart(
                 "encoder_lr": 0.5,
                 "classifier_lr": 1.0,
             },
-            "schedule": {"warmup": 5, "switch": None, "min_lr": 0.00005, "constant": 10},
-            "loss": {"oks": 20.0, "mle": 3.0, "bbox_aux": 1.0, "least_cells": 3, "heatmap": 30.0},
+            "schedule": {"warmup": 1, "switch": None, "min_lr": 0.00005, "constant": 2},
+            "loss": {"oks": 20.0, "mle": 0.05, "bbox_aux": 1.0, "least_cells": 3, "heatmap": 30.0},
         }
     )
-    run = Trainer(recipe, RunOptions(tmp_path, workers=0, log_every=20), ALONE)
+    run = Trainer(recipe, RunOptions(tmp_path, workers=0, log_every=50), ALONE)
     assert run.run(lambda row: print(row.step, row.report and row.report.metrics.get("AP")))
     measured = run.history[-1]["metrics"]
     print(measured)
-    assert measured["AP"] > ap
-    assert measured["AP50"] > ap50
+    assert measured["AP"] > 0.95
+    assert measured["AP50"] > 0.99
     # The file on disk finds the people too, on the photographs as they are.
     estimator = PoseEstimator.open(tmp_path / "final.pth", input_hw=(320, 320))
     for photograph in sorted(photographs.glob("*.jpg")):

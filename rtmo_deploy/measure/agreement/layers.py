@@ -158,7 +158,8 @@ def compare_layers(
         if artifact.kind not in {Kind.ONNX, Kind.CHECKPOINT}:
             raise UsageError(
                 f"One cannot look into {artifact.path.name}: it is an artifact of kind {artifact.kind}.",
-                remedy="Compare layers of the ONNX models or checkpoints that they were made of.",
+                remedy="Compare layers of the ONNX models or checkpoints that they were made of."
+                + _by_polygraphy(artifact),
             )
     progress("looking into the models")
     same_origin = all(a.kind is Kind.ONNX and a.producer == "rtmo-deploy" for a in (one, two))
@@ -256,6 +257,19 @@ def _reordered(one: OnnxTaps, two: OnnxTaps, images: NDArray[np.float32]) -> dic
     changed = {name for name in a if name in b and not np.array_equal(a[name], b[name])}
     reason = "the two chose other candidates, or in another order"
     return dict.fromkeys((name for name in one.after(changed) if name in one.taps), reason) if changed else {}
+
+
+def _by_polygraphy(artifact: Artifact) -> str:
+    """How to look into an engine: its layers can be marked only while it is built, on the GPU that runs it."""
+    if artifact.kind is not Kind.ENGINE:
+        return ""
+    source = next((parent.name for parent in artifact.parents if parent.name.endswith(".onnx")), "MODEL.onnx")
+    height, width = artifact.input.height, artifact.input.width
+    return (
+        f" On its GPU, Polygraphy builds it again with its layers marked: polygraphy run {source} --trt --onnxrt "
+        "--strongly-typed --trt-outputs mark all --onnx-outputs mark all "
+        f"--input-shapes 'input:[1,3,{height},{width}]' --val-range 'input:[0,255]'"
+    )
 
 
 def _modules(artifact: Artifact, shape: tuple[int, ...], device: str) -> TapSource:

@@ -79,11 +79,12 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
         "trt-rtx": Extra("TensorRT-RTX engines", ("tensorrt-rtx-cu12>=1.1", "cuda-bindings>=12.6")),
         "openvino": Extra("OpenVINO as a runtime", ("openvino>=2025.0",)),
         "pycuda": Extra("arrays of PyCUDA as input of engines", ("pycuda>=2024.1",), nvidia=True),
+        "polygraphy": Extra("looking into engines with Polygraphy", ("polygraphy>=0.49",)),
         "train": Extra("curves and TensorBoard in trainings", ("matplotlib>=3.8", "tensorboard>=2.16")),
         "test": Extra(
             "this project's tests",
             (
-                "rtmo-deploy[train]",
+                "rtmo-deploy[train,polygraphy]",
                 "pytest>=8",
                 "pytest-timeout>=2.3",
                 "pytest-xdist>=3.6",

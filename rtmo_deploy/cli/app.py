@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -57,17 +58,11 @@ class _ErrorsToExitCodes(TyperGroup):
             raise typer.Exit(error.exit_code) from None
 
 
-class _LazyCommands(MutableMapping[str, "Command"]):
+class _LazyCommands(Mapping[str, "Command"]):
     """Commands by name; a command's module is imported when it is asked for."""
 
-    def __init__(self) -> None:
-        self._loaded: dict[str, Command] = {}
-
     def __getitem__(self, name: str) -> Command:
-        if name not in self._loaded:
-            module, attribute, _ = _COMMANDS[name]
-            self._loaded[name] = _command(name, getattr(import_module(f"rtmo_deploy.cli.{module}"), attribute))
-        return self._loaded[name]
+        return _command(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(_COMMANDS)
@@ -75,14 +70,11 @@ class _LazyCommands(MutableMapping[str, "Command"]):
     def __len__(self) -> int:
         return len(_COMMANDS)
 
-    def __setitem__(self, name: str, command: Command) -> None:
-        raise TypeError("commands are listed in _COMMANDS")
 
-    def __delitem__(self, name: str) -> None:
-        raise TypeError("commands are listed in _COMMANDS")
-
-
-def _command(name: str, implementation: Any) -> Command:
+@cache
+def _command(name: str) -> Command:
+    module, attribute, _ = _COMMANDS[name]
+    implementation = getattr(import_module(f"rtmo_deploy.cli.{module}"), attribute)
     if isinstance(implementation, typer.Typer):
         group = typer.main.get_group(implementation)
         group.name = name
@@ -97,7 +89,7 @@ class _Root(_ErrorsToExitCodes):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = _LazyCommands()
+        self.commands = _LazyCommands()  # type: ignore[assignment]  # nothing is added to it
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002 - of the base class
         with formatter.section("Commands"):

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from rtmo_deploy.runtime import onnxruntime_backend
 from rtmo_deploy.runtime.onnxruntime_backend import run_session
+from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,6 +32,7 @@ __all__ = [
     "classifier_nodes",
     "level_shift",
     "logit_threshold",
+    "open_exact",
     "shift_biases",
 ]
 
@@ -40,6 +43,11 @@ Shift = tuple[float, ...]
 WANTED_PER_LEVEL = 6
 #: Names of the classifiers in a graph begin so; then comes the level's number.
 _CLASSIFIER = "/head/out_cls."
+
+
+def open_exact(content: bytes, *, where: object) -> Any:
+    """A session that computes Q/DQ pairs as they stand: 8-bit kernels of some CPUs lose what does not fit."""
+    return onnxruntime_backend.open_session(content, where=where, config=EXACT)
 
 
 def case_shapes(artifact: Artifact, shapes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
@@ -83,7 +91,6 @@ def choose_shift(
     model: onnx.ModelProto,
     pictures: Sequence[NDArray[np.float32]],
     artifact: Artifact,
-    open_session: Callable[[bytes], Any],
 ) -> Shift:
     """What to add to the logits of each level, from what a graph makes of pictures; empty where it has no such nodes.
 
@@ -91,7 +98,9 @@ def choose_shift(
         model: The graph that the other one was made of.
         pictures: ``(B, 3, H, W)`` each.
         artifact: What it says of itself.
-        open_session: Makes an ONNX Runtime session.
+
+    Raises:
+        ArtifactError: ONNX Runtime does not take or run the graph.
     """
     names = [node.output[0] for node in classifier_nodes(model)]
     if not names:
@@ -100,7 +109,7 @@ def choose_shift(
     tapped.CopyFrom(model)
     del tapped.graph.output[:]
     tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(tapped.SerializeToString())
+    session = open_exact(tapped.SerializeToString(), where=artifact.path)
     runs = [run_session(session, {"input": images}, where=artifact.path) for images in pictures]
     count, threshold = sum(len(images) for images in pictures), logit_threshold(artifact)
     return tuple(

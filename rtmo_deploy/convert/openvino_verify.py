@@ -15,16 +15,14 @@ import numpy as np
 import onnx
 
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.convert.liven import case_shapes, choose_shift, classifier_nodes
-from rtmo_deploy.measure import Bounds, CaseResult, PeopleErrors, compare_people, structured_images
+from rtmo_deploy.convert.liven import case_shapes, choose_shift, classifier_nodes, open_exact
+from rtmo_deploy.measure import Bounds, CaseResult, PeopleErrors, compare_people, compare_tensors, structured_images
 from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
-from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
+from rtmo_deploy.runtime.onnxruntime_backend import run_session
 from rtmo_deploy.runtime.openvino_backend import compile_model, parse_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.liven import Shift
@@ -109,12 +107,10 @@ def verify_openvino(
     exact = artifact.precision == "fp32"
     pictures = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]
     progress("running ONNX Runtime")
-    shift = choose_shift(source, pictures, artifact, lambda content: open_session(content, where=artifact.path))
-    shifted = _shifted_onnx(source, shift).SerializeToString()
-    reference = open_session(shifted, where=artifact.path) if exact else _plain_session(shifted)
+    shift = choose_shift(source, pictures, artifact)
+    reference = open_exact(_shifted_onnx(source, shift).SerializeToString(), where=artifact.path)
     model = parse_model(*files, where=artifact.path)
-    names = [node.output[0] for node in classifier_nodes(source)]
-    _shift_openvino(model, dict(zip(names, shift, strict=True)))
+    _shift_openvino(model, {node.output[0]: own for node, own in zip(classifier_nodes(source), shift, strict=True)})
     compiled = compile_model(model, precision="fp32", where=artifact.path)
     outputs = [output.get_any_name() for output in compiled.outputs]
     coordinates = open_coordinates(companion, where=artifact.path) if companion else None
@@ -128,7 +124,7 @@ def verify_openvino(
         found = {name: results[at] for at, name in enumerate(outputs)}
         people, tensors = None, {}
         if artifact.decode.mode is DecodeMode.RAW:
-            tensors = _compare_tensors(expected, found)
+            tensors = compare_tensors(expected, found)
         if artifact.decode.mode is not DecodeMode.RAW or coordinates is not None:
             with np.errstate(all="ignore"):  # what is not finite is reported, not warned about
                 one, two = (outputs_to_poses(o, (height, width), artifact, coordinates) for o in (expected, found))
@@ -141,31 +137,6 @@ def verify_openvino(
         bias_shift=shift,
         reference=f"ONNX Runtime {ort.__version__} on the CPU",
     )
-
-
-def _plain_session(model: bytes) -> Any:
-    """A session in which a quantised graph is computed as it is written.
-
-    ONNX Runtime's higher optimisations make 8-bit layers of it, and those saturate on x86 CPUs without VNNI: a
-    reference that would be wrong.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _compare_tensors(
-    expected: dict[str, NDArray[np.float32]], found: dict[str, NDArray[np.float32]]
-) -> dict[str, tuple[float, float]]:
-    compared = {}
-    for name, value in expected.items():
-        same = name in found and value.shape == found[name].shape
-        error = float(np.abs(value - found[name]).max(initial=0.0)) if same else math.inf
-        compared[name] = (error if math.isfinite(error) else math.inf, float(np.abs(value).max(initial=0.0)))
-    return compared
 
 
 def _shifted_onnx(model: onnx.ModelProto, shift: Shift) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ people are compared whatever the weights, each level's classifier is shifted on 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import torch
 
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.liven import case_shapes, level_shift, logit_threshold, shift_biases
-from rtmo_deploy.measure import Bounds, CaseResult, compare_people, structured_images
+from rtmo_deploy.measure import Bounds, CaseResult, compare_people, compare_tensors, structured_images
 from rtmo_deploy.model.head import decode_boxes, grid_priors
 from rtmo_deploy.model.nms import box_iou
 from rtmo_deploy.model.spec import STRIDES
@@ -119,7 +120,7 @@ def verify_export(
         if people.keypoint_px > limits.keypoint_px:
             progress("measuring the reference's own rounding")
             noise = _reference_noise(model, reference.images, artifact, shift, expected)
-        tensors = _compare_tensors(reference.tensors(model, dense=True, shift=shift), outputs) if raw else {}
+        tensors = compare_tensors(reference.tensors(model, dense=True, shift=shift), outputs) if raw else {}
         results.append(CaseResult(batch, height, width, people, tensors, noise))
     if not raw:
         progress("comparing head tensors")
@@ -127,7 +128,7 @@ def verify_export(
         tapped, names = _with_taps(shifted)
         session = open_session(tapped.SerializeToString(), where=artifact.path)
         taps = _joined_taps(run_session(session, {"input": first.images}, where=artifact.path), names)
-        tensors = _compare_tensors(first.tensors(model, dense=False, shift=shift), taps)
+        tensors = compare_tensors(first.tensors(model, dense=False, shift=shift), taps)
         batch, _, height, width = first.images.shape
         results.append(CaseResult(batch, height, width, None, tensors))
     return VerificationReport(tuple(results), limits, shift, f"PyTorch {torch.__version__}, float32")
@@ -207,8 +208,8 @@ def _references(model: RTMO, shapes: list[tuple[int, int, int]], artifact: Artif
 
 def _choose_shift(references: list[_Reference], artifact: Artifact) -> tuple[Shift, float]:
     """A shift for each level, and how far the nearest decision stays from its threshold."""
-    score_thr = min(max(artifact.decode.score_thr, 1e-4), 1 - 1e-4)
     threshold = logit_threshold(artifact)
+    score_thr = 1 / (1 + math.exp(-threshold))
     margin = 1.0
     pictures = sum(len(one.images) for one in references)
     shift: list[float] = []
@@ -242,16 +243,6 @@ def _reference_noise(
     double = copy.deepcopy(model).double()
     exact = _Reference.run(double, images).people(double, artifact, shift)
     return compare_people(exact, expected).keypoint_px
-
-
-def _compare_tensors(
-    reference: dict[str, NDArray[np.float32]], got: dict[str, NDArray[np.float32]]
-) -> dict[str, tuple[float, float]]:
-    compared = {}
-    for name, value in reference.items():
-        error = float(np.abs(value - got[name]).max()) if value.shape == got[name].shape else float("inf")
-        compared[name] = (error if np.isfinite(error) else float("inf"), float(np.abs(value).max()))
-    return compared
 
 
 def _with_taps(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[list[str]]]:

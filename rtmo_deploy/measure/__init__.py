@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtmo_deploy.measure.parity import Bounds, CaseResult, PeopleErrors, compare_people
+    from rtmo_deploy.measure.parity import Bounds, CaseResult, PeopleErrors, compare_people, compare_tensors
     from rtmo_deploy.measure.scenes import structured_images
     from rtmo_deploy.measure.validate import Check, ValidationReport, validate_model, validate_onnx
 
@@ -19,6 +19,7 @@ __all__ = [
     "PeopleErrors",
     "ValidationReport",
     "compare_people",
+    "compare_tensors",
     "structured_images",
     "validate_model",
     "validate_onnx",
@@ -31,6 +32,7 @@ _HOME = {
     "PeopleErrors": "parity",
     "ValidationReport": "validate",
     "compare_people": "parity",
+    "compare_tensors": "parity",
     "structured_images": "scenes",
     "validate_model": "validate",
     "validate_onnx": "validate",

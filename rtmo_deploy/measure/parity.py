@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from rtmo_deploy.poses import Poses
 
-__all__ = ["Bounds", "CaseResult", "PeopleErrors", "compare_people"]
+__all__ = ["Bounds", "CaseResult", "PeopleErrors", "compare_people", "compare_tensors"]
 
 #: People are matched only if their boxes' centres are this near, in shares of the box's longer side.
 MATCH_RADIUS = 0.25
@@ -76,6 +77,21 @@ class PeopleErrors:
             max(self.keypoint_score, other.keypoint_score),
             self.order and other.order,
         )
+
+
+def compare_tensors(
+    expected: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]]
+) -> dict[str, tuple[float, float]]:
+    """Worst absolute error of each expected tensor, and its largest magnitude.
+
+    The error is infinite where a tensor is missing, of another shape, or not finite.
+    """
+    compared = {}
+    for name, value in expected.items():
+        same = name in found and value.shape == found[name].shape
+        error = float(np.abs(value - found[name]).max(initial=0.0)) if same else math.inf
+        compared[name] = (error if math.isfinite(error) else math.inf, float(np.abs(value).max(initial=0.0)))
+    return compared
 
 
 @dataclass(frozen=True)

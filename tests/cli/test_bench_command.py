@@ -59,7 +59,6 @@ def test_what_makes_no_sense_is_said_before_anything_is_measured(model, argument
     import rtmo_deploy.measure.bench as package
 
     monkeypatch.setitem(sys.modules, "rtmo_deploy.measure.bench.run", None)
-
     monkeypatch.setattr(package, "run_bench", None)
     result = run(model, *arguments)
     assert result.exit_code == 2, result.output

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from rtmo_deploy.convert.liven import case_shapes, choose_shift, shift_biases
+from rtmo_deploy.convert.liven import case_shapes, choose_shift, open_exact, shift_biases
 from rtmo_deploy.convert.precision.deviation import deviation
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
 from rtmo_deploy.convert.precision.quantized import hold_scales
 from rtmo_deploy.convert.precision.report import BOUNDS, HalfCase, HalfReport
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.measure import structured_images
-from rtmo_deploy.runtime import onnxruntime_backend
 from rtmo_deploy.runtime.estimator import outputs_to_poses
 from rtmo_deploy.runtime.onnxruntime_backend import run_session
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,14 +67,14 @@ def verify_half(
     before = "float32" if artifact.precision == "fp32" else artifact.precision
     where = artifact.path
     pictures = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]
-    shift = choose_shift(source, pictures, artifact, lambda content: open_session(content, where=where))
+    shift = choose_shift(source, pictures, artifact)
     shifted = shift_biases(cast, shift)
-    reference = open_session(shift_biases(source, shift).SerializeToString(), where=where)
-    runners: dict[bool, Any] = {True: open_session(emulated(shifted, half).SerializeToString(), where=where)}
-    weights = open_session(_weights_rounded(shift_biases(source, shift), cast, half).SerializeToString(), where=where)
+    reference = open_exact(shift_biases(source, shift).SerializeToString(), where=where)
+    runners: dict[bool, Any] = {True: open_exact(emulated(shifted, half).SerializeToString(), where=where)}
+    weights = open_exact(_weights_rounded(shift_biases(source, shift), cast, half).SerializeToString(), where=where)
     not_run = None
     try:
-        runners[False] = open_session(shifted.SerializeToString(), where=where)
+        runners[False] = open_exact(shifted.SerializeToString(), where=where)
     except ArtifactError as error:
         if half.name != "bf16":
             raise
@@ -111,11 +109,6 @@ def verify_half(
         peak_node=watch.node,
         broken=tuple(watch.broken),
     )
-
-
-def open_session(content: bytes, *, where: object) -> Any:
-    """A session that computes Q/DQ pairs as they stand: 8-bit kernels of some CPUs lose what does not fit."""
-    return onnxruntime_backend.open_session(content, where=where, config=EXACT)
 
 
 class _Watch:

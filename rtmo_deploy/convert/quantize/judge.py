@@ -7,7 +7,6 @@ their keypoint similarity (OKS) and the ratio of their scores are reported as we
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtmo_deploy.companion import read_companion, write_companion
 from rtmo_deploy.errors import ModelError, UsageError
 from rtmo_deploy.measure.accuracy import Detections, judge
 from rtmo_deploy.runtime.estimator import PoseEstimator
@@ -122,9 +122,7 @@ class Judge:
         with tempfile.TemporaryDirectory(prefix="rtmo-deploy-") as folder:
             path = Path(folder) / self.artifact.path.name
             path.write_bytes(model.SerializeToString())
-            if self.artifact.companion is not None:
-                name = self.artifact.companion.name
-                shutil.copyfile(self.artifact.path.with_name(name), path.with_name(name))
+            write_companion(self.artifact, read_companion(self.artifact), path)
             try:
                 people = self._people(path)
             except ModelError as error:

@@ -210,7 +210,7 @@ def _print(result: ExportResult, infos: list[Path]) -> None:
     batch = contract.batch or "dynamic"
     facts = {
         "file": f"{artifact.path} ({human_size(result.size)}, {result.nodes} nodes)",
-        "model": f"{artifact.architecture}, {artifact.skeleton.name}",
+        "model": f"{artifact.architecture}, {artifact.skeleton.label}",
         "input": f"{size}{', any multiple of 32' if contract.dynamic_hw else ' only'}; batch {batch}",
         "decode": artifact.decode.mode.value,
     }

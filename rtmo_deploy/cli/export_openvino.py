@@ -63,7 +63,7 @@ def _print(source: Path, result: OpenvinoResult) -> None:
     facts = {
         "file": f"{artifact.path}, {result.weights.name} ({human_size(result.size)})",
         "from": str(source),
-        "model": f"{artifact.architecture}, {artifact.skeleton.name}, {artifact.precision}",
+        "model": f"{artifact.architecture}, {artifact.skeleton.label}, {artifact.precision}",
         "decode": artifact.decode.mode.value,
     }
     if artifact.companion:

@@ -172,6 +172,7 @@ def _common(artifact: Artifact) -> dict[str, Any]:
         "variant": artifact.variant,
         "num_keypoints": len(artifact.skeleton),
         "skeleton": artifact.skeleton.name,
+        "skeleton_source": artifact.skeleton.source or None,
         "input_hw": [artifact.input.height, artifact.input.width],
     }
 

@@ -99,6 +99,7 @@ def _is_fact(value: Any) -> bool:
 
 
 def _dataset_facts(dataset: Any) -> dict[str, Any]:
+    """Plain facts of a ``dataset_meta``: keypoint names, pairs, links, colours and sigmas, those that can be read."""
     if not isinstance(dataset, dict):
         return {}
     facts = {key: dataset[key] for key in ("dataset_name", "num_keypoints") if _is_fact(dataset.get(key))}
@@ -106,8 +107,76 @@ def _dataset_facts(dataset: Any) -> dict[str, Any]:
     by_number = dataset.get("keypoint_id2name")
     if isinstance(by_number, dict) and len(by_number) <= _MOST_KEYPOINTS:
         names = [by_number.get(number) for number in range(len(by_number))]
-    if isinstance(names, list | tuple) and 0 < len(names) <= _MOST_KEYPOINTS:
-        names = list(names)
-        if all(isinstance(name, str) and _is_fact(name) for name in names):
-            facts["keypoint_names"] = names
-    return facts
+    raw = dataset.get("keypoint_info")
+    info = [raw.get(number) for number in range(len(raw))] if isinstance(raw, dict) and not names else []
+    if info and len(info) <= _MOST_KEYPOINTS and all(isinstance(one, dict) for one in info):
+        names = [one.get("name") for one in info]
+    if not isinstance(names, list | tuple) or not 0 < len(names) <= _MOST_KEYPOINTS:
+        return facts
+    names = list(names)
+    if not all(isinstance(name, str) and _is_fact(name) for name in names):
+        return facts
+    index = {name: place for place, name in enumerate(names)}
+    links = dataset.get("skeleton_info") if info else None
+    links = [one for one in links.values() if isinstance(one, dict)] if isinstance(links, dict) else []
+    found = {
+        "flip_pairs": _pairs(dataset.get("flip_pairs"), index) or _swaps(dataset.get("flip_indices"), index),
+        "skeleton_links": _pairs(dataset.get("skeleton_links"), index),
+        "keypoint_colors": _colours(dataset.get("keypoint_colors"), len(names)),
+        "sigmas": _sigmas(dataset.get("sigmas"), len(names)),
+    }
+    if info:
+        found["flip_pairs"] = _swaps([one.get("swap") or place for place, one in enumerate(info)], index)
+        found["keypoint_colors"] = _colours([one.get("color") for one in info], len(names))
+        found["skeleton_links"] = _pairs([one.get("link") for one in links], index)
+    edges = found["skeleton_links"]
+    colours = [one.get("color") for one in links] if info else dataset.get("skeleton_link_colors")
+    found["skeleton_link_colors"] = _colours(colours, len(edges))
+    return facts | {"keypoint_names": names} | {key: value for key, value in found.items() if value}
+
+
+def _place(value: Any, index: Mapping[str, int]) -> int | None:
+    """Index of a keypoint that is given by its name or its index."""
+    if isinstance(value, str):
+        return index.get(value)
+    return value if type(value) is int and 0 <= value < len(index) else None
+
+
+def _pairs(rows: Any, index: Mapping[str, int]) -> list[list[int]]:
+    """Pairs of two different keypoints; an empty list if any row is something else."""
+    pairs: list[list[int]] = []
+    for row in rows if isinstance(rows, list | tuple) and len(rows) <= _MOST_KEYPOINTS else ():
+        ends = [_place(end, index) for end in row] if isinstance(row, list | tuple) and len(row) == 2 else []
+        if len(ends) != 2 or ends[0] is None or ends[1] is None or ends[0] == ends[1]:
+            return []
+        pairs.append([ends[0], ends[1]])
+    return pairs
+
+
+def _swaps(order: Any, index: Mapping[str, int]) -> list[list[int]]:
+    """Pairs out of the keypoint that takes each one's place in a mirrored image; empty if they do not match."""
+    if not isinstance(order, list | tuple) or len(order) != len(index):
+        return []
+    places = [_place(one, index) for one in order]
+    if any(one is None or places[one] != place for place, one in enumerate(places)):
+        return []
+    return [[place, one] for place, one in enumerate(places) if one is not None and place < one]
+
+
+def _colours(rows: Any, count: int) -> list[list[int]]:
+    """RGB of each of ``count``; an empty list if they are not all there."""
+    if not count or not isinstance(rows, list | tuple) or len(rows) != count:
+        return []
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 3:
+            return []
+        if not all(type(one) in (int, float) and 0 <= one <= 255 for one in row):
+            return []
+    return [[int(one) for one in row] for row in rows]
+
+
+def _sigmas(values: Any, count: int) -> list[float]:
+    if not isinstance(values, list | tuple) or len(values) != count:
+        return []
+    sound = all(type(one) in (int, float) and math.isfinite(one) and one > 0 for one in values)
+    return [float(one) for one in values] if sound else []

@@ -6,6 +6,7 @@ builders, which notes down a tensor or makes a plain value. A name without one b
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,10 @@ from rtmo_deploy.model._pickle_refs import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BUILDERS", "NumpyType", "is_known"]
+__all__ = ["BUILDERS", "NumpyArray", "NumpyType", "is_known"]
+
+#: Bytes of an array in ``meta`` that are read: colours and sigmas of keypoints are small.
+_LARGEST_ARRAY = 16384
 
 
 class NumpyType:
@@ -38,6 +42,31 @@ class NumpyType:
         """Take the state numpy gives its dtypes; only the byte order matters."""
         if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", "|"):
             self.code = ""
+
+
+class NumpyArray(list[Any]):
+    """A small numpy array of numbers in ``meta`` as nested lists; empty for one that is not read."""
+
+    def restore(self, state: Any) -> None:
+        """Take the state numpy gives its arrays: version, shape, dtype, column-major or not, bytes."""
+        if type(state) is not tuple or len(state) != 5:
+            return
+        _, shape, kind, columns, data = state
+        layout = _NUMPY_LAYOUTS.get(kind.code) if type(kind) is NumpyType else None
+        if layout is None or columns or type(data) is not bytes or type(shape) is not tuple or len(shape) not in (1, 2):
+            return
+        if not all(type(side) is int and side > 0 for side in shape):
+            return
+        if math.prod(shape) * struct.calcsize(layout) != len(data):
+            return
+        values = [one for (one,) in struct.iter_unpack(layout, data)]
+        width = shape[-1]
+        rows = [values[at : at + width] for at in range(0, len(values), width)]
+        self[:] = values if len(shape) == 1 else rows
+
+
+def _numpy_array(_arguments: tuple[Any, ...]) -> NumpyArray:
+    return NumpyArray()
 
 
 def _ordered_dict(arguments: tuple[Any, ...]) -> OrderedDict[Any, Any]:
@@ -60,7 +89,7 @@ def _encode(arguments: tuple[Any, ...]) -> bytes | Inert:
     text, encoding = arguments
     if type(text) is not str or encoding != "latin1":
         raise RefusedError("the global '_codecs.encode' with unusual arguments")
-    return text.encode("latin-1") if len(text) <= 64 else Inert("bytes")
+    return text.encode("latin-1") if len(text) <= _LARGEST_ARRAY else Inert("bytes")
 
 
 def _get_attribute(arguments: tuple[Any, ...]) -> Inert:
@@ -103,6 +132,8 @@ BUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "numpy.dtype": _numpy_type,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray._reconstruct": _numpy_array,
+    "numpy._core.multiarray._reconstruct": _numpy_array,
 }
 
 _INERT_NAMES: dict[str, str] = {
@@ -112,8 +143,6 @@ _INERT_NAMES: dict[str, str] = {
     "pathlib": "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath",
     "pathlib._local": "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath",
     "numpy": "ndarray float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool_ str_",
-    "numpy.core.multiarray": "_reconstruct",
-    "numpy._core.multiarray": "_reconstruct",
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.numeric": "_frombuffer",
     "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",

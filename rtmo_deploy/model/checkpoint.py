@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from rtmo_deploy._version import __version__
@@ -18,11 +19,12 @@ from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint, write_
 from rtmo_deploy.model.rtmo import RTMO
 from rtmo_deploy.model.spec import NetworkSpec, UnrecognisedStateDictError, recognise
 from rtmo_deploy.poses import Skeleton
-from rtmo_deploy.zoo import skeleton_for
+from rtmo_deploy.sides import mirror_of
+from rtmo_deploy.zoo.skeletons import COCO_17, convention_of
 from rtmo_deploy.zoo.download import identify_published
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rtmo_deploy.zoo import Variant
@@ -41,7 +43,7 @@ class LoadedCheckpoint:
         path: The file.
         sha256: Its hash.
         model: The network, in eval mode, float32, on the CPU.
-        skeleton: Its keypoints: those stored in the file, else the convention with as many.
+        skeleton: Its keypoints, as the file, its ``dataset_meta`` or its hash say; a generic skeleton where none does.
         input_hw: Height and width in pixels it was made for.
         variant: The published checkpoint that the file is, by its hash; None otherwise.
         contents: What else was read from the file.
@@ -103,14 +105,14 @@ def load_checkpoint(path: Path, *, ema: bool = False) -> LoadedCheckpoint:
         _restore_constants(model)
     sha256 = sha256_of(path)
     spec = model.spec
-    known = spec.architecture
+    known, variant = spec.architecture, identify_published(sha256)
     return LoadedCheckpoint(
         path=path,
         sha256=sha256,
         model=model.eval(),
-        skeleton=_skeleton(contents.meta, spec.num_keypoints),
+        skeleton=_skeleton(contents.meta, variant, spec.num_keypoints, _sigmas(model)),
         input_hw=_input_hw(contents.meta) or (known.input_hw if known else DEFAULT_INPUT_HW),
-        variant=identify_published(sha256),
+        variant=variant,
         contents=contents,
     )
 
@@ -194,16 +196,59 @@ def _listing(what: str, items: list[str]) -> str:
     return f"{len(items)} tensor{'s are' if len(items) > 1 else ' is'} {what}: {shown}"
 
 
-def _skeleton(meta: Mapping[str, Any], num_keypoints: int) -> Skeleton:
+def _skeleton(
+    meta: Mapping[str, Any], variant: Variant | None, num_keypoints: int, sigmas: tuple[float, ...]
+) -> Skeleton:
+    """What the keypoints mean: as stored by this project, as the dataset's metadata says, or as the file's hash says.
+
+    The sigmas are those in the state dict, which the model was trained with. Without names, COCO's are concluded from
+    COCO's sigmas.
+    """
     stored = meta.get("rtmo_deploy")
     if isinstance(stored, dict) and isinstance(stored.get("skeleton"), dict):
         try:
             skeleton = Skeleton.from_dict(stored["skeleton"])
-        except (KeyError, TypeError, ValueError):
-            return skeleton_for(num_keypoints)
-        if len(skeleton) == num_keypoints:
+        except (KeyError, TypeError, ValueError, AttributeError):
+            skeleton = Skeleton.generic(num_keypoints)
+        if len(skeleton) == num_keypoints and not skeleton.name.startswith("generic-"):
             return skeleton
-    return skeleton_for(num_keypoints)
+    facts = meta.get("dataset_meta")
+    if isinstance(facts, dict) and len(facts.get("keypoint_names", ())) == num_keypoints:
+        return _from_dataset(facts, sigmas)
+    if variant is not None:
+        return variant.skeleton
+    if len(sigmas) == num_keypoints == len(COCO_17) and np.allclose(COCO_17.sigmas, sigmas, atol=1e-4):
+        return replace(COCO_17, source="guessed from its sigmas")
+    return replace(Skeleton.generic(num_keypoints), sigmas=sigmas)
+
+
+def _from_dataset(facts: Mapping[str, Any], sigmas: tuple[float, ...]) -> Skeleton:
+    names = tuple(facts["keypoint_names"])
+    known = convention_of(names)
+    links, pairs = facts.get("skeleton_links", ()), facts.get("flip_pairs", ())
+    try:
+        return Skeleton(
+            name=known.name if known else f"{facts.get('dataset_name', 'custom')}-{len(names)}",
+            keypoints=names,
+            edges=tuple((first, second) for first, second in links) or (known.edges if known else ()),
+            flip_pairs=tuple((first, second) for first, second in pairs) or mirror_of(names).pairs,
+            sigmas=sigmas or tuple(facts.get("sigmas", ())),
+            keypoint_colours=_hex(facts.get("keypoint_colors", ())),
+            edge_colours=_hex(facts.get("skeleton_link_colors", ())) if links else (),
+            source="dataset_meta",
+        )
+    except (TypeError, ValueError):
+        return replace(Skeleton.generic(len(names)), keypoints=names, sigmas=sigmas)
+
+
+def _hex(rows: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    return tuple("#" + "".join(f"{part:02x}" for part in row) for row in rows)
+
+
+def _sigmas(model: RTMO) -> tuple[float, ...]:
+    """The OKS sigmas of the state dict; empty if they are no sigmas."""
+    values = tuple(round(value, 6) for value in model.head.loss_oks.sigmas.tolist())
+    return values if all(0 < value < 1 for value in values) else ()
 
 
 def _input_hw(meta: Mapping[str, Any]) -> tuple[int, int] | None:

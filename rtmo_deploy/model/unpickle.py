@@ -25,7 +25,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.model._pickle_names import BUILDERS, NumpyType, is_known
+from rtmo_deploy.model._pickle_names import BUILDERS, NumpyArray, NumpyType, is_known
 from rtmo_deploy.model._pickle_refs import (
     DTYPES,
     DamagedError,
@@ -238,7 +238,7 @@ class _Machine:
         state, target = self.pop(), self._stack[-1]
         if type(target) in (Inert, TensorRef):
             return
-        if type(target) is NumpyType:
+        if type(target) in (NumpyType, NumpyArray):
             target.restore(state)
             return
         if type(target) is OrderedDict and type(state) is dict and set(state) <= {"_metadata"}:

@@ -63,7 +63,7 @@ def draw_poses(
     """Draw people on a copy of a picture, the best one on top.
 
     The left side of a body is blue, the right orange, the middle white (the side of a keypoint is read from
-    its name). Keypoints that are not numbers or lie outside the picture are left out; edges to the latter are
+    its name), unless the skeleton has colours of its own. Keypoints that are not numbers or lie outside the picture are left out; edges to the latter are
     drawn up to the picture's border.
 
     Args:
@@ -216,15 +216,19 @@ def _draw_skeleton(scene: NDArray[np.uint8], person: Poses, style: _Style, keypo
     margin = 2 * (style.radius + style.outline)
     low, high = np.full(2, -margin, float), np.array([scene.shape[1], scene.shape[0]]) + margin
 
-    lines: dict[str, list[NDArray[np.float64]]] = {colour: [] for colour in _COLOURS.values()}
-    for first, second in skeleton.edges:
+    lines: dict[str, list[NDArray[np.float64]]] = {}
+    for number, (first, second) in enumerate(skeleton.edges):
         if shown[first] and shown[second]:
             segment = _clip_segment(points[first], points[second], low, high)
             if segment is not None:
-                lines[_COLOURS[skeleton.edge_side((first, second))]].append(segment)
-    dots: dict[str, list[NDArray[np.float64]]] = {colour: [] for colour in _COLOURS.values()}
+                side = skeleton.edge_side((first, second))
+                colour = skeleton.edge_colours[number] if skeleton.edge_colours else _COLOURS[side]
+                lines.setdefault(colour, []).append(segment)
+    dots: dict[str, list[NDArray[np.float64]]] = {}
     for index in np.flatnonzero(shown & ((points >= low) & (points <= high)).all(axis=-1)):
-        dots[_COLOURS[skeleton.side(int(index))]].append(points[index : index + 1])
+        colours = skeleton.keypoint_colours
+        colour = colours[index] if colours else _COLOURS[skeleton.side(int(index))]
+        dots.setdefault(colour, []).append(points[index : index + 1])
 
     def annotate(groups: dict[str, list[NDArray[np.float64]]], make: Any, grow: int, *, outline: bool) -> None:
         for colour, shapes in groups.items():

@@ -6,9 +6,14 @@ the published models put them out.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rtmo_deploy.poses import Skeleton
 
-__all__ = ["COCO_17", "CROWDPOSE_14", "skeleton_for"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["COCO_17", "CROWDPOSE_14", "convention_of", "skeleton_for"]
 
 COCO_17 = Skeleton(
     name="coco-17",
@@ -118,3 +123,8 @@ _BY_COUNT = {len(skeleton): skeleton for skeleton in (COCO_17, CROWDPOSE_14)}
 def skeleton_for(keypoints: int) -> Skeleton:
     """The convention with this many keypoints: COCO for 17, CrowdPose for 14, else a numbered one."""
     return _BY_COUNT.get(keypoints) or Skeleton.generic(keypoints)
+
+
+def convention_of(names: Sequence[str]) -> Skeleton | None:
+    """The convention whose keypoints have exactly these names in this order; None if there is none."""
+    return next((known for known in (COCO_17, CROWDPOSE_14) if known.keypoints == tuple(names)), None)

@@ -9,6 +9,7 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model.backbone import CSPDarknet
 from rtmo_deploy.model.head import Detections, HeadOutputs, RTMOHead
 from rtmo_deploy.model.neck import HybridEncoder
+from rtmo_deploy.model.normalise import InputNormalisation
 from rtmo_deploy.model.spec import INPUT_MULTIPLE, NetworkSpec
 
 __all__ = ["RTMO"]
@@ -24,6 +25,7 @@ class RTMO(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.normalise = InputNormalisation(spec.settings)
         self.backbone = CSPDarknet(spec)
         self.neck = HybridEncoder(spec)
         self.head = RTMOHead(spec)
@@ -44,7 +46,7 @@ class RTMO(nn.Module):
                 f"The network input is {height}x{width} pixels.",
                 remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
             )
-        result: HeadOutputs = self.head(self.neck(self.backbone(images)), proxy=proxy)
+        result: HeadOutputs = self.head(self.neck(self.backbone(self.normalise(images))), proxy=proxy)
         return result
 
     @torch.no_grad()

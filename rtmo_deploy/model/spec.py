@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.model.settings import Settings
 from rtmo_deploy.zoo import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -30,13 +31,26 @@ class NetworkSpec:
         deepen: Depth factor: blocks a stage are ``max(round(n * deepen), 1)``.
         widen: Width factor of backbone and head.
         num_keypoints: Keypoints a person.
-        hidden_dim: Channels inside the hybrid encoder; its FFN has four times as many, a head of its attention 32.
+        hidden_dim: Channels inside the hybrid encoder; a head of its attention has 32.
+        neck_deepen, neck_widen: Factors of the neck's CSP layers; None for those of the backbone.
+        head_widen: Width factor of the head; None for the backbone's.
+        ffn_dim: Channels inside the encoder's feed-forward network; None for four times ``hidden_dim``.
+        pose_vec_dim: Channels of a pose vector; None for twice the head's.
+        num_bins: Bins along x and along y.
+        settings: What the tensors do not show.
     """
 
     deepen: float
     widen: float
     num_keypoints: int
     hidden_dim: int = 256
+    neck_deepen: float | None = None
+    neck_widen: float | None = None
+    head_widen: float | None = None
+    ffn_dim: int | None = None
+    pose_vec_dim: int | None = None
+    num_bins: tuple[int, int] = (192, 256)
+    settings: Settings = field(default_factory=Settings)
 
     @classmethod
     def of(cls, architecture: Architecture, num_keypoints: int) -> NetworkSpec:
@@ -58,22 +72,27 @@ class NetworkSpec:
     @property
     def neck_blocks(self) -> int:
         """RepVGG blocks in each CSP layer of the neck."""
-        return self._depth(3)
+        return self._depth(3) if self.neck_deepen is None else round(3 * self.neck_deepen)
 
     @property
     def neck_heads(self) -> int:
         """Attention heads of the encoder layer (8 at 256 channels)."""
-        return self.hidden_dim // 32
+        return self.settings.attention_heads or max(self.hidden_dim // 32, 1)
 
     @property
     def csp_hidden(self) -> int:
         """Channels inside each CSP layer of the neck."""
-        return int(self.hidden_dim * self.widen)
+        return int(self.hidden_dim * (self.widen if self.neck_widen is None else self.neck_widen))
+
+    @property
+    def ffn_channels(self) -> int:
+        """Channels inside the encoder's feed-forward network."""
+        return self.ffn_dim or 4 * self.hidden_dim
 
     @property
     def head_channels(self) -> int:
         """Input channels of each of the head's two branches."""
-        return int(256 * self.widen)
+        return int(256 * self._head_widen)
 
     @property
     def pose_groups(self) -> int:
@@ -83,20 +102,24 @@ class NetworkSpec:
     @property
     def pose_channels(self) -> int:
         """Channels of the pose branch."""
-        return self.pose_groups * int(36 * self.widen)
+        return self.pose_groups * int(36 * self._head_widen)
 
     @property
     def pose_vec_channels(self) -> int:
         """Channels of a pose vector, which is what the coordinate classifier is fed with."""
-        return 2 * self.head_channels
+        return self.pose_vec_dim or 2 * self.head_channels
 
     @property
     def architecture(self) -> Architecture | None:
         """The zoo's architecture of this shape, None for a shape of somebody's own."""
         for known in ARCHITECTURES.values():
-            if NetworkSpec.of(known, self.num_keypoints) == self:
+            if NetworkSpec.of(known, self.num_keypoints) == replace(self, settings=Settings()):
                 return known
         return None
+
+    @property
+    def _head_widen(self) -> float:
+        return self.widen if self.head_widen is None else self.head_widen
 
     def _depth(self, blocks: int) -> int:
         return max(round(blocks * self.deepen), 1)

@@ -104,13 +104,10 @@ class RTMOHeadModule(nn.Module):
         def outputs(in_channels: int, out_channels: int) -> nn.ModuleList:
             return nn.ModuleList(nn.Conv2d(in_channels, out_channels, 1) for _ in levels)
 
-        self.conv_cls = nn.ModuleList(
-            nn.Sequential(*(conv(channels, channels) for _ in range(2))) for _ in levels
-        )
+        self.conv_cls = nn.ModuleList(nn.Sequential(*(conv(channels, channels) for _ in range(2))) for _ in levels)
         self.out_cls = outputs(channels, 1)
         self.conv_pose = nn.ModuleList(
-            nn.Sequential(conv(channels, pose), *(conv(pose, pose, groups) for _ in range(3)))
-            for _ in levels
+            nn.Sequential(conv(channels, pose), *(conv(pose, pose, groups) for _ in range(3))) for _ in levels
         )
         self.out_bbox = outputs(pose, 4)
         self.out_kpt_reg = outputs(pose, 2 * spec.num_keypoints)
@@ -208,7 +205,9 @@ class RTMOHead(nn.Module):
             kept = non_maximum_suppression(boxes[i, candidates], scores[i, candidates], nms_thr)
             keep = candidates[kept]
             chosen = boxes[i, keep]
-            keypoints = self.dcc(pose_vecs[i, keep], boxes_to_center_scale(chosen, self.dcc.bbox_padding), priors[keep, :2])
+            keypoints = self.dcc(
+                pose_vecs[i, keep], boxes_to_center_scale(chosen, self.dcc.bbox_padding), priors[keep, :2]
+            )
             people.append(
                 Detections(
                     boxes=chosen.clamp(min=0).minimum(limits),

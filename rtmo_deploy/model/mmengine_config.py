@@ -191,7 +191,9 @@ def _combined(op: ast.operator, left: Any, right: Any, line: int) -> Any:
             return _NUMBERS[type(op)](left, right)
         except (ArithmeticError, ValueError):
             return Unreadable(f"line {line}: arithmetic without a result")
-    together = isinstance(left, str) and isinstance(right, str) or isinstance(left, list) and isinstance(right, list)
+    together = (isinstance(left, str) and isinstance(right, str)) or (
+        isinstance(left, list) and isinstance(right, list)
+    )
     if isinstance(op, ast.Add) and together and len(left) + len(right) <= _MAX_ITEMS:
         return left + right
     return Unreadable(f"line {line}: arithmetic that is not evaluated")

@@ -50,7 +50,9 @@ class RTMO(nn.Module):
         return result
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, score_thr: float = 0.1, nms_thr: float = 0.65) -> list[Detections]:
+    def predict(
+        self, images: Tensor, *, score_thr: float = 0.1, nms_thr: float = 0.65, pre_topk: int | None = None
+    ) -> list[Detections]:
         """People in each picture of ``(B, 3, H, W)``; see :meth:`RTMOHead.decode`. Call it in eval mode."""
         height, width = images.shape[-2:]
-        return self.head.decode(self(images), (int(height), int(width)), score_thr=score_thr, nms_thr=nms_thr)
+        return self.head.decode(self(images), (int(height), int(width)), score_thr=score_thr, nms_thr=nms_thr, pre_topk=pre_topk)

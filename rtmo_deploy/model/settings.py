@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from rtmo_deploy.model.layers import BatchNormSettings
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rtmo_deploy.model.layers import BatchNormSettings
 
 __all__ = ["ACTIVATIONS", "Settings", "activation"]
 
@@ -56,7 +56,7 @@ class Settings:
         spe_temperature: Temperature of the bins' position encoding.
         bbox_padding: Factor by which the bins' span exceeds the box.
         mean, std: Input normalisation, a value a channel, in the network's channel order (see ``rgb``), 0..255.
-        rgb: The network's first layer takes RGB: the channels of the BGR input are reversed before ``mean`` and ``std``.
+        rgb: The first layer takes RGB: the channels of the BGR input are reversed before ``mean`` and ``std``.
     """
 
     backbone_act: str = "SiLU"

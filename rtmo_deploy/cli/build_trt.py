@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import IgnoreCfgOption
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def build_trt(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and whether this machine can; exit 0 or 5.")
     ] = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""

@@ -12,6 +12,7 @@ import typer
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
+    IgnoreCfgOption,
     InputSizeOption,
     PrecisionOption,
     ThreadsOption,
@@ -70,6 +71,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
     ] = None,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure average precision. A run that was stopped goes on where it was when it is called again."""

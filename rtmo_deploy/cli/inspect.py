@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import IgnoreCfg
+from rtmo_deploy.cli.options import IgnoreCfgOption
 
 if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
@@ -24,7 +24,7 @@ def inspect(
         ),
     ],
     ema: Annotated[bool, typer.Option("--ema", help="Look at the checkpoint's ema_state_dict.")] = False,
-    ignore_cfg: IgnoreCfg = False,  # read by its callback
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Tell what a checkpoint or an exported model is, from its content alone.

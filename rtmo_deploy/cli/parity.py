@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, ThreadsOption
+from rtmo_deploy.cli.options import DeviceOption, IgnoreCfgOption, ThreadsOption
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
@@ -50,6 +50,7 @@ def parity(
     bound_score: Annotated[
         float | None, typer.Option(metavar="X", min=0, help="Worst score of a person. [default: by precision]")
     ] = None,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Run two models on the same tensors and compare the people they find. Exits with 6 if they differ too much."""

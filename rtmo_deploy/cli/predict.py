@@ -10,6 +10,7 @@ import typer
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
+    IgnoreCfgOption,
     InputSizeOption,
     PrecisionOption,
     ThreadsOption,
@@ -44,6 +45,7 @@ def predict(
     ] = None,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find people in pictures. A picture that cannot be read is reported; the others still get done."""

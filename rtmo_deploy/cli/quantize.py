@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
-from rtmo_deploy.cli.options import ThreadsOption
+from rtmo_deploy.cli.options import IgnoreCfgOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def quantize(
         Path | None, typer.Option(metavar="FILE", help="Draw AP against the share in INT8, as PNG; with --max-ap-drop.")
     ] = None,
     threads: ThreadsOption = None,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Quantise a float32 ONNX model to INT8 by Q/DQ pairs, and say what that costs.

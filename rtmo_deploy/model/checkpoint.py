@@ -67,7 +67,12 @@ class LoadedCheckpoint:
         known = self.spec.architecture
         if known is not None:
             return known.name
-        return f"deepen={self.spec.deepen:g} widen={self.spec.widen:g} hidden_dim={self.spec.hidden_dim}"
+        spec = self.spec
+        own = {
+            name: getattr(spec, name) for name in ("neck_deepen", "neck_widen", "head_widen", "ffn_dim", "pose_vec_dim")
+        }
+        more = "".join(f" {name}={value:g}" for name, value in own.items() if value is not None)
+        return f"deepen={spec.deepen:g} widen={spec.widen:g} hidden_dim={spec.hidden_dim}{more}"
 
     def artifact(self) -> Artifact:
         """The checkpoint as an artifact."""

@@ -55,4 +55,6 @@ class RTMO(nn.Module):
     ) -> list[Detections]:
         """People in each picture of ``(B, 3, H, W)``; see :meth:`RTMOHead.decode`. Call it in eval mode."""
         height, width = images.shape[-2:]
-        return self.head.decode(self(images), (int(height), int(width)), score_thr=score_thr, nms_thr=nms_thr, pre_topk=pre_topk)
+        return self.head.decode(
+            self(images), (int(height), int(width)), score_thr=score_thr, nms_thr=nms_thr, pre_topk=pre_topk
+        )

@@ -150,7 +150,7 @@ def save_checkpoint(
     """
     known = model.spec.architecture
     size = input_hw or (known.input_hw if known else DEFAULT_INPUT_HW)
-    own = {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(size)}
+    own: dict[str, Any] = {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(size)}
     if changed := model.spec.settings.to_dict():
         own["settings"] = changed
     own.update(thresholds or {})

@@ -21,7 +21,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "ReLU": nn.ReLU,
     "ReLU6": nn.ReLU6,
     "GELU": nn.GELU,
-    "Mish": nn.Mish,
     "HSwish": nn.Hardswish,
     "none": nn.Identity,
 }

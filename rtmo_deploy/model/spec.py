@@ -217,11 +217,11 @@ def _factor(
     low = max((number - 1) / base for base, number in counts.items())
     high = min((number + 1) / base for base, number in counts.items())
     if low + 1 >= 0 and high <= MAX_FACTOR:
-        for decimals in range(1, 7):
+        for decimals in range(1, 6):
             scale = 10**decimals
             span = range(max(int(low * scale), 0), int(high * scale) + 2)
             for step in span[: 10 * scale]:
                 if fits(step / scale):
-                    return step / scale
+                    return float(step / scale)
     numbers = ", ".join(map(str, counts.values()))
     raise UnrecognisedStateDictError(f"{what}, {numbers}, fit no one factor on {', '.join(map(str, counts))}")

@@ -40,7 +40,6 @@ class RepVGGBlock(nn.Module):
 
     def __init__(self, channels: int, act: str = "SiLU") -> None:
         super().__init__()
-        # The reference gives these blocks torch's BatchNorm whatever the neck's norm_cfg is.
         self.branch_3x3 = ConvModule(channels, channels, 3, bn=NECK_BN, act=None)
         self.branch_1x1 = ConvModule(channels, channels, 1, bn=NECK_BN, act=None)
         self.act = activation(act)
@@ -54,13 +53,13 @@ class RepVGGBlock(nn.Module):
 class CSPRepLayer(nn.Module):
     """Sum of a 1x1 path and a 1x1 path with RepVGG blocks; widened again unless it already is that wide."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, hidden: int, blocks: int, settings: Settings = _PUBLISHED
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, hidden: int, blocks: int, act: str = "SiLU") -> None:
         super().__init__()
+        # The reference gives these layers torch's BatchNorm, whatever the neck's norm_cfg is.
+        settings = Settings(neck_act=act)
         self.conv1 = _conv(settings, in_channels, hidden, 1)
         self.conv2 = _conv(settings, in_channels, hidden, 1)
-        self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden, settings.neck_act) for _ in range(blocks)))
+        self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden, act) for _ in range(blocks)))
         self.conv3: nn.Module = nn.Identity() if hidden == out_channels else _conv(settings, hidden, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,9 +156,13 @@ class HybridEncoder(nn.Module):
         self.encoder = nn.ModuleList([Encoder(spec)])
         self.sincos_pos_enc = SinePositionalEncoding(dim // 2, temperature=settings.pe_temperature)
         self.lateral_convs = nn.ModuleList(_conv(settings, dim, dim, 1) for _ in inputs[1:])
-        self.fpn_blocks = nn.ModuleList(CSPRepLayer(2 * dim, dim, hidden, blocks, settings) for _ in inputs[1:])
+        self.fpn_blocks = nn.ModuleList(
+            CSPRepLayer(2 * dim, dim, hidden, blocks, settings.neck_act) for _ in inputs[1:]
+        )
         self.downsample_convs = nn.ModuleList(_conv(settings, dim, dim, 3, stride=2) for _ in inputs[1:])
-        self.pan_blocks = nn.ModuleList(CSPRepLayer(2 * dim, dim, hidden, blocks, settings) for _ in inputs[1:])
+        self.pan_blocks = nn.ModuleList(
+            CSPRepLayer(2 * dim, dim, hidden, blocks, settings.neck_act) for _ in inputs[1:]
+        )
         self.projector = ChannelMapper(2, dim, 2 * spec.head_channels, settings.norm("projector"))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -47,7 +47,7 @@ class Settings:
 
     Attributes:
         backbone_act, neck_act, head_act, ffn_act: Activations of the parts, and of the encoder's feed-forward network.
-        backbone_eps, backbone_momentum: BatchNorm of the backbone; likewise of the neck (but for its RepVGG blocks,
+        backbone_eps, backbone_momentum: BatchNorm of the backbone; likewise of the neck (but for its CSP layers,
             which always have torch's defaults), of its projector, and of the head.
         layer_norm_eps: LayerNorm of the encoder.
         attention_heads: Heads of the encoder's attention; None for one per 32 channels.

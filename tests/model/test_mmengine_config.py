@@ -14,7 +14,8 @@ from rtmo_deploy.model.mmengine_config import Unreadable, parse_config
 
 def test_literals_names_and_arithmetic() -> None:
     values = parse_config(
-        "a = -0.5\nb = dict(x=(1, 2), **{'y': a})\nc = [a, 4 * 32, 'p' 'q', None, True]\nb['z'] = c[1]\nd: int = 7 // 2\n"
+        "a = -0.5\nb = dict(x=(1, 2), **{'y': a})\nc = [a, 4 * 32, 'p' 'q', None, True]\nb['z'] = c[1]\n"
+        "d: int = 7 // 2\n"
     ).values
     assert values["b"] == {"x": [1, 2], "y": -0.5, "z": 128}
     assert values["c"] == [-0.5, 128, "pq", None, True]
@@ -81,7 +82,8 @@ def test_no_values_crash(model: dict[str, Any]) -> None:
     try:
         facts = read_config({"model": model, "test_pipeline": [model], "codec": model})
     except UnsupportedConfigError as error:
-        assert error.field
+        if not error.field:
+            raise
     else:
         assert facts.score_thr is None or 0 < facts.score_thr <= 1
 

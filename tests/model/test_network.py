@@ -15,6 +15,7 @@ from torch import nn
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model import RTMO, NetworkSpec, recognise
 from rtmo_deploy.model.head import grid_priors
+from rtmo_deploy.model.spec import UnrecognisedStateDictError
 from rtmo_deploy.zoo import ARCHITECTURES
 
 DATA = Path(__file__).parent.parent / "data" / "golden"

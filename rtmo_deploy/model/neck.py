@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["CSPRepLayer", "HybridEncoder", "RepVGGBlock"]
 
 
-_PUBLISHED = Settings()
-
-
 def _conv(
     settings: Settings, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, act: bool = True
 ) -> ConvModule:

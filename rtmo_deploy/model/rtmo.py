@@ -46,7 +46,12 @@ class RTMO(nn.Module):
                 f"The network input is {height}x{width} pixels.",
                 remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
             )
-        result: HeadOutputs = self.head(self.neck(self.backbone(self.normalise(images))), proxy=proxy)
+        result: HeadOutputs = self.head(self.features(images), proxy=proxy)
+        return result
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the head is given: ``(B, 2 * head_channels, H, W)`` of strides 16 and 32."""
+        result: tuple[Tensor, ...] = self.neck(self.backbone(self.normalise(images)))
         return result
 
     @torch.no_grad()

@@ -14,7 +14,16 @@ from rtmo_deploy.errors import SetupError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["atomic_write", "human_size", "sha256_of"]
+__all__ = ["PORTABLE_NAME", "atomic_write", "human_size", "is_portable_name", "sha256_of"]
+
+#: What :func:`is_portable_name` asks for, as an error says it.
+PORTABLE_NAME = (
+    "a name is made of letters, digits, '.', '_' and '-', a letter or digit first, no '.' last, "
+    "and is not one that Windows keeps for devices (con, nul, aux, com1, ...)"
+)
+_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in range(10)
+}
 
 
 @contextlib.contextmanager
@@ -69,3 +78,11 @@ def human_size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def is_portable_name(name: str) -> bool:
+    """Whether every system can have a file of this name: no path, no device of Windows, no '.' last."""
+    plain = bool(name) and name.isascii() and name[0].isalnum() and not name.endswith(".")
+    if not plain or not all(letter.isalnum() or letter in "._-" for letter in name):
+        return False
+    return name.partition(".")[0].lower() not in _DEVICES

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import PORTABLE_NAME, is_portable_name
 from rtmo_deploy.release._findings import close_name, findings, located
 from rtmo_deploy.release.judging import PLAIN_NAME, AccuracySection, LatencySection, ParitySection, ReportSection
 from rtmo_deploy.release.sections import Artifact, EngineArtifact, ExportArtifact, Section
-from rtmo_deploy.train._findings import repeated_field
+from rtmo_deploy.yaml_file import parse_recipe_text, read_recipe_text
 from rtmo_deploy.zoo import EMBEDDED, VARIANTS
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ __all__ = ["SOURCE", "ReleaseRecipe", "load_release", "parse_release", "recipe_s
 #: What the checkpoint is called among the artifacts.
 SOURCE = "source"
 RESERVED = frozenset({SOURCE, "published", "baseline"})
-#: Sections within sections that a recipe can have; the deepest one that makes sense has six.
-DEEPEST = 20
-LARGEST = 1_000_000
 _REMEDY = "See recipes/ and docs/release.md."
 
 Problem = tuple[tuple[int | str, ...], str]
@@ -52,7 +49,7 @@ class ReleaseRecipe(Section):
     schema_version: Literal[1] = 1
     name: str = Field(pattern=PLAIN_NAME, max_length=60)
     source: str = Field(min_length=1)
-    artifacts: dict[str, Artifact] = Field(min_length=1)
+    artifacts: dict[str, Artifact] = Field(min_length=1, max_length=100)
     accuracy: AccuracySection | None = None
     parity: tuple[ParitySection, ...] = ()
     latency: tuple[LatencySection, ...] = ()
@@ -76,22 +73,12 @@ def load_release(path: Path) -> ReleaseRecipe:
         UsageError: The file cannot be read, is no YAML, has a field that is missing, unknown or wrong, or names an
             artifact that is not there; the message gives line and column, and what may have been meant.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"The recipe cannot be read: {reason}.", remedy="Check the name.", where=path) from error
-    return parse_release(text, where=path)
+    return parse_release(read_recipe_text(path), where=path)
 
 
 def parse_release(text: str, *, where: Path) -> ReleaseRecipe:
     """A recipe from YAML text; as :func:`load_release`, with ``where`` as its place."""
-    root, values = _read(text, where)
-    if not isinstance(values, dict) or root is None:
-        raise UsageError("The recipe is empty or no mapping of fields.", remedy=_REMEDY, where=where)
-    twice = repeated_field(root)
-    if twice:
-        raise UsageError(f"The recipe is wrong: {twice}.", remedy="Leave one of them out.", where=where)
+    root, values = parse_recipe_text(text, where=where, remedy=_REMEDY)
     try:
         recipe = ReleaseRecipe.model_validate(values)
     except ValidationError as error:
@@ -110,36 +97,6 @@ def recipe_schema() -> dict[str, Any]:
     return {**head, **{key: value for key, value in schema.items() if key != "title"}}
 
 
-def _read(text: str, where: Path) -> tuple[yaml.Node | None, Any]:
-    try:
-        if len(text) > LARGEST:
-            raise UsageError(f"It has {len(text)} characters; that is no recipe.", remedy=_REMEDY, where=where)
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            why = "aliases are not taken" if isinstance(event, yaml.AliasEvent) else ""
-            if depth > DEEPEST:
-                why = f"more than {DEEPEST} sections in each other"
-            elif isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
-                why = "text cannot have a zero character in it"
-            if why:
-                mark = event.start_mark
-                place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-                raise UsageError(
-                    f"The recipe is wrong: {place}{why}.",
-                    remedy="Write it out, plainly.",
-                    where=where,
-                )
-        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UsageError(f"This is not YAML: {place}{problem}.", remedy="Mend the line.", where=where) from error
-    except (ValueError, OverflowError) as error:  # such as the date 2026-99-99
-        raise UsageError(f"A value cannot be read: {error}.", remedy="Quote it, or mend it.", where=where) from error
-
-
 def _problems(recipe: ReleaseRecipe) -> list[Problem]:
     """What no section can know by itself: names that are not there, cycles, bounds that cannot be measured."""
     wrong = list(_wrong_names(recipe))
@@ -152,11 +109,14 @@ def _problems(recipe: ReleaseRecipe) -> list[Problem]:
 
 def _wrong_names(recipe: ReleaseRecipe) -> Iterator[Problem]:
     seen: dict[str, str] = {}
+    if not is_portable_name(recipe.name):
+        yield ("name",), PORTABLE_NAME
     for name in recipe.artifacts:
         place = ("artifacts", name)
-        plain = bool(name) and name.isascii() and name[0].isalnum() and len(name) <= 40
-        if not plain or not all(letter.isalnum() or letter in "._-" for letter in name):
-            yield place, "a name is made of at most 40 letters, digits, '.', '_' and '-', a letter or digit first"
+        if len(name) > 40:
+            yield place, "a name has at most 40 characters"
+        elif not is_portable_name(name):
+            yield place, PORTABLE_NAME
         elif name.lower() in RESERVED:
             yield place, "this name has a meaning of its own; take another"
         elif name.lower() in seen:

@@ -13,9 +13,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import PORTABLE_NAME, atomic_write, is_portable_name
 from rtmo_deploy.model.spec import INPUT_MULTIPLE
-from rtmo_deploy.train._findings import findings, repeated_field, suggestion
+from rtmo_deploy.train._findings import findings, suggestion
 from rtmo_deploy.train.sections import (
     AugmentSection,
     CocoSource,
@@ -30,6 +30,7 @@ from rtmo_deploy.train.sections import (
     Source,
     SyntheticSource,
 )
+from rtmo_deploy.yaml_file import parse_recipe_text, parse_value, read_recipe_text
 from rtmo_deploy.zoo import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Recipe(Section):
     """
 
     schema_version: Literal[1] = 1
-    name: str
+    name: str = Field(max_length=60)
     seed: int = Field(0, ge=0)
     epochs: int = Field(600, gt=0)
     batch: int = Field(256, gt=0)
@@ -96,6 +97,13 @@ class Recipe(Section):
     schedule: ScheduleSection = ScheduleSection()
     loss: LossSection = LossSection()
     second_stage: SecondStageSection = SecondStageSection()
+
+    @field_validator("name")
+    @classmethod
+    def _portable(cls, name: str) -> str:
+        if not is_portable_name(name):
+            raise ValueError(PORTABLE_NAME)
+        return name
 
     @field_validator("input")
     @classmethod
@@ -137,30 +145,13 @@ def load_recipe(path: Path) -> Recipe:
         UsageError: The file cannot be read, is no YAML, or has a field that is missing, unknown or wrong; the
             message gives line and column, and what an unknown field may have been meant to be.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"The recipe cannot be read: {reason}.", remedy="Check the name.", where=path) from error
-    return parse_recipe(text, where=path)
+    return parse_recipe(read_recipe_text(path), where=path)
 
 
 def parse_recipe(text: str, *, where: Path) -> Recipe:
     """A recipe from YAML text; as :func:`load_recipe`, with ``where`` as its place."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise UsageError(f"This is not YAML: {place}{problem}.", remedy="Mend the line.", where=where) from error
-    if not isinstance(values, dict):
-        raise UsageError("The recipe is empty or no mapping of fields.", remedy="See recipes/train.", where=where)
+    root, values = parse_recipe_text(text, where=where, remedy="See recipes/train.")
     _resolve_paths(values, where.parent.absolute())
-    twice = repeated_field(root)
-    if twice:
-        raise UsageError(f"The recipe is wrong: {twice}.", remedy="Leave one of them out.", where=where)
     return _validated(values, where, root)
 
 
@@ -218,6 +209,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     values: Any = recipe.model_dump(mode="json")
     for entry in settings:
         name, equals, text = entry.partition("=")
+        shown = repr(entry if len(entry) <= 80 else entry[:77] + "...")
         *sections, field = name.strip().split(".")
         target = values
         for section in sections:
@@ -226,14 +218,15 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         if not equals or not known:
             meant = suggestion(name.strip(), Recipe)
             raise UsageError(
-                f"--set {entry!r} names no field of the recipe." + (f" Is {meant} meant?" if meant else ""),
+                f"--set {shown} names no field of the recipe." + (f" Is {meant} meant?" if meant else ""),
                 remedy="Write it as in --set optimizer.lr=0.001.",
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = parse_value(text)
+        except ValueError as error:
             raise UsageError(
-                f"The value of --set {entry!r} is not YAML.", remedy="Quote it, or mend its brackets."
+                f"The value of --set {shown} is not YAML that a recipe can have: {error}.",
+                remedy="Quote it, or mend its brackets.",
             ) from error
         target[int(field) if isinstance(target, list) else field] = value
     return _validated(values, Path("--set")) if settings else recipe
@@ -247,7 +240,7 @@ def with_init(recipe: Recipe, init: str) -> Recipe:
 def _step_into(target: Any, part: str) -> Any:
     if isinstance(target, dict):
         return target.get(part)
-    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+    if isinstance(target, list) and part.isdecimal() and len(part) < 10 and int(part) < len(target):
         return target[int(part)]
     return None
 
@@ -260,9 +253,16 @@ def _validated(values: dict[str, Any], where: Path, root: yaml.Node | None = Non
         raise UsageError(f"The recipe is wrong: {found}.", remedy="See recipes/train.", where=where) from None
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     data, model = values.get("data"), values.get("model")
-    if isinstance(model, dict) and isinstance(model.get("init"), str) and (folder / model["init"]).is_file():
+    if isinstance(model, dict) and isinstance(model.get("init"), str) and _is_file(folder / model["init"]):
         model["init"] = str(folder / model["init"])
     if not isinstance(data, dict):
         return

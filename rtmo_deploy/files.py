@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PORTABLE_NAME", "atomic_write", "human_size", "is_portable_name", "sha256_of"]
 
-#: What :func:`is_portable_name` asks for, as an error says it.
+#: What :func:`is_portable_name` asks for, as an error says it; ``{}`` is the greatest length.
 PORTABLE_NAME = (
-    "a name is made of letters, digits, '.', '_' and '-', a letter or digit first, no '.' last, "
+    "a name is made of at most {} letters, digits, '.', '_' and '-', a letter or digit first, no '.' last, "
     "and is not one that Windows keeps for devices (con, nul, aux, com1, ...)"
 )
 _DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
@@ -80,9 +80,9 @@ def human_size(count: int) -> str:
     return f"{size:.1f} GiB"
 
 
-def is_portable_name(name: str) -> bool:
+def is_portable_name(name: str, longest: int = 60) -> bool:
     """Whether every system can have a file of this name: no path, no device of Windows, no '.' last."""
-    plain = bool(name) and name.isascii() and name[0].isalnum() and not name.endswith(".")
+    plain = 0 < len(name) <= longest and name.isascii() and name[0].isalnum() and not name.endswith(".")
     if not plain or not all(letter.isalnum() or letter in "._-" for letter in name):
         return False
     return name.partition(".")[0].lower() not in _DEVICES

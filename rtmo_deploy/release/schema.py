@@ -110,13 +110,11 @@ def _problems(recipe: ReleaseRecipe) -> list[Problem]:
 def _wrong_names(recipe: ReleaseRecipe) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     if not is_portable_name(recipe.name):
-        yield ("name",), PORTABLE_NAME
+        yield ("name",), PORTABLE_NAME.format(60)
     for name in recipe.artifacts:
         place = ("artifacts", name)
-        if len(name) > 40:
-            yield place, "a name has at most 40 characters"
-        elif not is_portable_name(name):
-            yield place, PORTABLE_NAME
+        if not is_portable_name(name, 40):
+            yield place, PORTABLE_NAME.format(40)
         elif name.lower() in RESERVED:
             yield place, "this name has a meaning of its own; take another"
         elif name.lower() in seen:

@@ -102,7 +102,7 @@ class Recipe(Section):
     @classmethod
     def _portable(cls, name: str) -> str:
         if not is_portable_name(name):
-            raise ValueError(PORTABLE_NAME)
+            raise ValueError(PORTABLE_NAME.format(60))
         return name
 
     @field_validator("input")

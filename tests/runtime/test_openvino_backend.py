@@ -295,6 +295,8 @@ class Layer:
 
 
 class Text(str):
+    __slots__ = ()
+
     def astype(self, kind):
         return kind(self)
 

@@ -56,6 +56,11 @@ class HalfType:
     smallest_normal: float
     opset: int
 
+    @property
+    def epsilon(self) -> float:
+        """Distance from 1 to the next number."""
+        return float(ml_dtypes.finfo(self.numpy).eps)
+
 
 HALF_TYPES: Mapping[str, HalfType] = {
     "fp16": HalfType("fp16", TensorProto.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 17),

@@ -99,16 +99,21 @@ def _holds(read: Path, output: Path) -> bool:
         return read.samefile(output)
     from rtmo_deploy.file_kind import kind_of  # its reader needs this module
 
-    return kind_of(output).is_image and any(folder.samefile(read) for folder in (*output.parents, *output.resolve().parents))
+    folders = (*output.parents, *output.resolve().parents)
+    return kind_of(output).is_image and any(folder.samefile(read) for folder in folders)
 
 
 def _require_writable(output: Path) -> None:
     folder = next((folder for folder in output.absolute().parents if os.path.lexists(folder)), Path())
     if not folder.is_dir():
-        raise SetupError("This is not a folder.", remedy="Give the output another folder.", where=folder)
+        raise SetupError(
+            f"The file could not be written: {folder} is not a folder.", remedy="Name another folder.", where=output
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SetupError(
-            "This folder cannot be written to.", remedy="Change its permissions, or choose another.", where=folder
+            f"The file could not be written: {folder} is not writable.",
+            remedy="Change its permissions, or name another folder.",
+            where=output,
         )
 
 

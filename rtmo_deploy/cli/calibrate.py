@@ -65,7 +65,8 @@ def calibrate(
         raise UsageError("--ann belongs to a named set.", remedy="Give --set coco-train2017 with it.")
     if output is not None and output.suffix.lower() != ".json":
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .json.")
-    path = output or model.with_suffix(f".{set_name or (images and images.name) or 'folder'}-{method.value}.calibration.json")
+    name = set_name or (images and images.name) or "folder"
+    path = output or model.with_suffix(f".{name}-{method.value}.calibration.json")
     require_free([path], [model, ann, images], force=force)
     from rtmo_deploy.cli.console import status
 

@@ -151,12 +151,13 @@ def _check_folder(folder: Path, *, force: bool) -> None:
             where=folder,
         )
     annotations = folder / "annotations.json"
+    ours = False
     if annotations.is_file():
         with annotations.open("rb") as stream:
             ours = f'"{_GENERATOR}"'.encode() in stream.read(4096)
-        if not ours:
-            raise UsageError(
-                "This annotation file was not written by data synth; --force does not replace it.",
-                remedy="Choose another folder.",
-                where=annotations,
-            )
+    if not ours and (annotations.exists() or any((folder / "images").glob("0*.*"))):
+        raise UsageError(
+            "It holds images or annotations that data synth did not write; --force does not replace them.",
+            remedy="Choose another folder, or remove them.",
+            where=folder,
+        )

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BackendOption", "DeviceOption", "ForceOption", "InputSizeOption", "PrecisionOption", "ThreadsOption", "TrustOption"]
+__all__ = [
+    "BackendOption",
+    "DeviceOption",
+    "ForceOption",
+    "InputSizeOption",
+    "PrecisionOption",
+    "ThreadsOption",
+    "TrustOption",
+]
 
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that exist; inputs never are.")]

@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.errors import SetupError
+from rtmo_deploy.errors import SetupError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["PORTABLE_NAME", "atomic_write", "human_size", "is_portable_name", "sha256_of"]
+__all__ = ["PORTABLE_NAME", "atomic_write", "human_size", "is_portable_name", "require_free", "sha256_of"]
 
 #: What :func:`is_portable_name` asks for, as an error says it; ``{}`` is the greatest length.
 PORTABLE_NAME = (
@@ -56,6 +56,74 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_free(
+    outputs: Iterable[Path | None], inputs: Iterable[str | Path | None] = (), *, force: bool = False
+) -> None:
+    """Check, before any work, that a command may write its outputs.
+
+    Links, hard links and names that differ in case alone are followed: what counts is the file that is meant.
+
+    Args:
+        outputs: Files that will be written; None for an output that was not asked for.
+        inputs: Files and folders that are read; None or the name of a published model protects nothing.
+        force: Replace an output that exists. An input is never replaced, nor is an image in a folder of inputs.
+
+    Raises:
+        UsageError: An output is an input, is given twice, is a folder, or exists and ``force`` is not set.
+        SetupError: An output cannot be written where it is asked to be.
+    """
+    read = [Path(path) for path in inputs if path is not None and Path(path).exists()]
+    written: set[str] = set()
+    for output in outputs:
+        if output is None:
+            continue
+        place = os.path.realpath(output)
+        if place in written:
+            raise UsageError("Two outputs have this name.", remedy="Give each output a name of its own.", where=output)
+        written.add(place)
+        _require_writable(output)
+        if not os.path.lexists(output):
+            continue
+        if output.is_dir():
+            raise UsageError("This is a folder.", remedy="Name a file.", where=output)
+        if any(_holds(path, output) for path in read):
+            raise UsageError(
+                "This is one of the inputs, which no command writes over.",
+                remedy="Give the output another name or another folder.",
+                where=output,
+            )
+        if not force:
+            raise UsageError(
+                "The file exists already.", remedy="Choose another name, or replace it with --force.", where=output
+            )
+
+
+def _holds(read: Path, output: Path) -> bool:
+    """Whether an existing output is an input, or an image in a folder of inputs."""
+    if not output.exists():
+        return False  # a broken link
+    if not read.is_dir():
+        return read.samefile(output)
+    from rtmo_deploy.file_kind import kind_of  # its reader needs this module
+
+    folders = (*output.parents, *output.resolve().parents)
+    return kind_of(output).is_image and any(folder.samefile(read) for folder in folders)
+
+
+def _require_writable(output: Path) -> None:
+    folder = next((folder for folder in output.absolute().parents if os.path.lexists(folder)), Path())
+    if not folder.is_dir():
+        raise SetupError(
+            f"The file could not be written: {folder} is not a folder.", remedy="Name another folder.", where=output
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"The file could not be written: {folder} is not writable.",
+            remedy="Change its permissions, or name another folder.",
+            where=output,
+        )
 
 
 def _umask() -> int:

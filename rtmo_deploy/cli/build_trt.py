@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import ForceOption
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,13 +109,14 @@ def build_trt(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and whether this machine can; exit 0 or 5.")
     ] = False,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""
     from rtmo_deploy.artifact import DecodeMode, Kind
     from rtmo_deploy.cli.console import print_json, record_made, status
     from rtmo_deploy.convert.trt.options import BuildOptions
-    from rtmo_deploy.runtime.engine_file import Shape
+    from rtmo_deploy.runtime.engine_file import Shape, sidecar_path
 
     flags = {"fp32": fp32, "fp16": fp16, "bf16": bf16, "int8": int8}
     asked = [name for name, given in flags.items() if given]
@@ -149,6 +152,9 @@ def build_trt(
             output = _beside(Path(named), preview(source, artifact, None, options, mode).output)
         planned = preview(source, artifact, output, options, mode)
         if not dry_run:
+            kept_as = planned.output.with_suffix(".onnx") if keep_onnx else None
+            require_free([planned.output, sidecar_path(planned.output), kept_as], [source], force=force)
+            require_free([timing_cache], [source], force=True)
             if planned.problems:
                 raise SetupError(planned.problems[0], remedy="--dry-run tells what would be built.")
             result, kept = _make(

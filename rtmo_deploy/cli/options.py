@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BackendOption", "DeviceOption", "InputSizeOption", "PrecisionOption", "ThreadsOption", "TrustOption"]
+__all__ = [
+    "BackendOption",
+    "DeviceOption",
+    "ForceOption",
+    "InputSizeOption",
+    "PrecisionOption",
+    "ThreadsOption",
+    "TrustOption",
+]
 
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that exist; inputs never are.")]
 BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     tuple[int, int] | None,

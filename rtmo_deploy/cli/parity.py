@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, ThreadsOption
+from rtmo_deploy.cli.options import DeviceOption, ForceOption, ThreadsOption
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
@@ -50,6 +52,7 @@ def parity(
     bound_score: Annotated[
         float | None, typer.Option(metavar="X", min=0, help="Worst score of a person. [default: by precision]")
     ] = None,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Run two models on the same tensors and compare the people they find. Exits with 6 if they differ too much."""
@@ -63,6 +66,9 @@ def parity(
             raise UsageError(f"{name} {bound} is no bound.", remedy="Give a number of 0 or more.")
     if show is not None and show.exists() and not show.is_dir():
         raise UsageError("This is a file.", remedy="Name a folder for the pictures.", where=show)
+    if show is not None:
+        read = [] if images is None else [images, *glob.glob(images, recursive=True)]  # noqa: PTH207
+        require_free([show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], [a, b, *read], force=force)
     from rtmo_deploy.measure.agreement import bounds_for, compare_sides, write_gallery
     from rtmo_deploy.measure.agreement.sides import Side
     from rtmo_deploy.runtime.estimator import locate_model

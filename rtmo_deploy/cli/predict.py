@@ -10,11 +10,13 @@ import typer
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
+    ForceOption,
     InputSizeOption,
     PrecisionOption,
     ThreadsOption,
     TrustOption,
 )
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.errors import InputDataError
@@ -44,6 +46,7 @@ def predict(
     ] = None,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find people in pictures. A picture that cannot be read is reported; the others still get done."""
@@ -51,6 +54,9 @@ def predict(
     from rtmo_deploy.errors import InputDataError
 
     files, failures = _find(sources, recursive=recursive)
+    names = _target_names(files)
+    if vis_out_dir is not None:
+        require_free([vis_out_dir / name for name in names.values()], [model, *files], force=force)
     from rtmo_deploy.runtime.estimator import PoseEstimator, locate_model
 
     with download_bar(model) as fetched:
@@ -66,7 +72,6 @@ def predict(
             trust=trust,
         )
         _require_above_own(score_thr, estimator)
-        names = _target_names(files)
         results: list[dict[str, Any]] = []
         for number, file in enumerate(files, 1):
             progress(f"{number}/{len(files)} {file.name}")

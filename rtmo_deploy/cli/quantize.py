@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
-from rtmo_deploy.cli.options import ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ def quantize(
         Path | None, typer.Option(metavar="FILE", help="Draw AP against the share in INT8, as PNG; with --max-ap-drop.")
     ] = None,
     threads: ThreadsOption = None,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Quantise a float32 ONNX model to INT8 by Q/DQ pairs, and say what that costs.
@@ -62,6 +64,8 @@ def quantize(
     With --max-ap-drop layers are given back until the loss is within it; if it cannot be met, nothing is written.
     """
     _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
+    target = output or model.with_suffix(".int8.onnx")
+    require_free([target, plot], [model, calib, ann, images], force=force)
     from rtmo_deploy.cli.console import status
 
     with status("reading the model") as progress:
@@ -78,7 +82,7 @@ def quantize(
         result = quantize_onnx(
             source,
             calibration,
-            output or model.with_suffix(".int8.onnx"),
+            target,
             options,
             judge=judge,
             progress=progress,

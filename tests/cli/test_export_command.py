@@ -194,7 +194,7 @@ def test_no_half_file_is_left_where_parity_fails(checkpoint_n, tmp_path, monkeyp
 
     (tmp_path / "x.onnx").write_bytes(b"what stood there before")
     monkeypatch.setattr(verify, "compare_people", lambda *_: PeopleErrors(matched=3, missed=1))
-    result = run(checkpoint_n, "-o", tmp_path / "x.onnx", "--static", "--imgsz", 32, 32)
+    result = run(checkpoint_n, "-o", tmp_path / "x.onnx", "--static", "--imgsz", 32, 32, "--force")
     assert result.exit_code == 6
     assert "1 people missed and 0 extra (input 1x3x32x32)" in result.stderr
     assert "Nothing was written" in result.stderr

@@ -235,3 +235,16 @@ def test_a_name_that_is_no_text(onnx_n, pictures, tmp_path):
     result = run(onnx_n, tmp_path)
     assert result.exit_code == 0, result.output
     assert "160x120" in result.stdout
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_photograph_is_never_drawn_over(onnx_n, pictures, tmp_path, force):
+    mine = tmp_path / "a" / "y.jpg"
+    mine.parent.mkdir()
+    mine.write_bytes(pictures[0].read_bytes())
+    (tmp_path / "link").symlink_to(mine.parent)
+    for out in (mine.parent, tmp_path / "link"):
+        result = run(onnx_n, mine, "--vis-out-dir", out, *force)
+        assert result.exit_code == 2
+        assert "one of the inputs" in result.stderr
+    assert mine.read_bytes() == pictures[0].read_bytes()

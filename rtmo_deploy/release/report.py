@@ -109,7 +109,7 @@ def _accuracy(release: Release) -> Markup | None:
             (f"published, {published['dataset']}", *(_figure(published["metrics"].get(name)) for name in names))
         )
     shown = {
-        str(result.step.inputs["model"]): (result.facts["ap"], f"{result.facts['ap']:.2f}")
+        str(result.step.inputs["model"]): (result.facts["ap"], f"{result.facts['ap']:.4f}")
         for result in measured
         if isinstance(result.facts.get("ap"), int | float)
     }
@@ -122,14 +122,14 @@ def _accuracy(release: Release) -> Markup | None:
         )
     return _section(
         "Accuracy",
-        el("p", f"{note} Figures are in points of 100.", class_="dim"),
+        el("p", f"{note} AP runs from 0 to 1.", class_="dim"),
         bars("AP of each model", shown) if shown else None,
         table(("model", *names), rows, numbers=range(1, len(names) + 1)),
     )
 
 
 def _figure(value: Any) -> str:
-    return f"{100 * value:.2f}" if isinstance(value, int | float) else "-"
+    return f"{value:.4f}" if isinstance(value, int | float) else "-"
 
 
 def _latencies(release: Release) -> Iterable[Markup]:

@@ -133,6 +133,7 @@ def latency(job: Job) -> Outcome:
     for entry in facts["entries"]:
         entry["artifact"] = names.get(entry["contender"]["model"], entry["contender"]["label"])
         entry["contender"]["model"] = Path(entry["contender"]["model"]).name
+    facts["busy"] = any(entry["interference"]["busy"] for entry in facts["entries"])
     facts = clean(facts)
     file = f"{options['name']}.json"
     (job.folder / file).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -94,6 +94,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "latency": Action(
         _measure.latency,
         ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT),
+        revision=2,
         on_machine=True,
     ),
 }

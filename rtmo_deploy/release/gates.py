@@ -182,8 +182,11 @@ def _latency(
     head = f"latency: {section.name}, {gate.artifact}"
     if gate.p95_ms is not None:
         name, bound = f"{head}, 95th percentile", f"at most {gate.p95_ms:g} ms"
-        worst = max((entry["total_ms"]["p95"] for entry in entries.values()), default=None)
-        ready = _not_ready(name, "latency", bound, result)
+        values = [entry["total_ms"]["p95"] for entry in entries.values()]
+        worst = max((value for value in values if value is not None), default=None)
+        ready = _not_ready(name, "latency", bound, result) or _busy(name, bound, [*entries.values()])
+        if ready is None and None in values:
+            ready = _unmeasured(name, "latency", bound, "too few calls for a 95th percentile; raise 'duration'")
         found.append(ready or _bounded(name, "latency", bound, worst, gate.p95_ms, unit=" ms", digits=2))
     if gate.max_ratio is None:
         return found
@@ -202,11 +205,30 @@ def _latency(
     pairs = [(case, entry, other) for other in others if (entry := entries.get(case := case_of(other))) is not None]
     if not pairs:
         return [*found, _unmeasured(name, "latency", bound, "there is no case in which both were measured")]
+    busy = _busy(name, bound, [one for _, entry, other in pairs for one in (entry, other)])
+    if busy is not None:
+        return [*found, busy]
     ratios = [
-        (case, *actions.ratio(entry["rounds_ms"], other["rounds_ms"], paired=gate.against is not None))
-        for case, entry, other in pairs
+        (case, *_widened(actions.ratio(entry["rounds_ms"], other["rounds_ms"], paired=gate.against is not None), pair))
+        for case, *pair in pairs
+        for entry, other in [pair]
     ]
     return [*found, _worst_ratio(name, bound, gate.max_ratio, ratios)]
+
+
+def _busy(name: str, bound: str, entries: Sequence[Mapping[str, Any]]) -> GateResult | None:
+    """The gate's result where other work disturbed one of the measurements too much."""
+    reasons = dict.fromkeys(why for entry in entries for why in entry.get("interference", {}).get("busy", ()))
+    return _unmeasured(name, "latency", bound, f"machine busy: {'; '.join(reasons)}") if reasons else None
+
+
+def _widened(
+    ratio: tuple[float, float | None, float | None], pair: Sequence[Mapping[str, Any]]
+) -> tuple[float, float | None, float | None]:
+    """An interval that also covers what little other work there was."""
+    value, low, high = ratio
+    lost = max(float(entry.get("interference", {}).get("lost", 0.0)) for entry in pair)
+    return value, None if low is None else low * (1 - lost), None if high is None else high / (1 - lost)
 
 
 def _worst_ratio(

@@ -157,7 +157,7 @@ def _sweeps(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
             others = all(case.get(name) == first.get(name) for name in ("people", "batch", "threads") if name != field)
             if others and case.get(field) is not None:
                 total = entry["total_ms"]
-                series.setdefault(_label(entry), []).append((case[field], total["p50"], total["p95"]))
+                series.setdefault(_label(entry), []).append((case[field], total["p50"], total["p95"] or total["p50"]))
         if any(len(line) > 1 for line in series.values()):
             label = "people in the picture" if field == "people" else "pictures in a batch"
             found += [el("h3", f"Against {label}"), curves(f"Latency against {label}", label, series)]
@@ -178,13 +178,17 @@ def _latency_table(entries: Sequence[Mapping[str, Any]]) -> Markup:
     for entry in entries:
         ratio = entry.get("ratio")
         low, high = (ratio.get("low"), ratio.get("high")) if ratio else (None, None)
-        text = "" if not ratio else f"{ratio['value']:.2f}"
+        busy = (entry.get("interference") or {}).get("busy")
+        missing = "not measured: machine busy" if busy else "reference"
+        text = missing if not ratio else f"{ratio['value']:.2f}"
         text += "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
         total = entry["total_ms"]
-        rows.append(
-            (_label(entry), case_of(entry), *(f"{total[name]:.2f}" for name in names), total["n"], text or "reference")
-        )
+        rows.append((_label(entry), case_of(entry), *(_ms(total[name]) for name in names), total["n"], text))
     return table(("contender", "case", *names, "n", "ratio"), rows, numbers=range(2, 10))
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _sizes(release: Release) -> Markup | None:

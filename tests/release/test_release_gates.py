@@ -112,9 +112,7 @@ def test_a_failed_gate_on_ap_leads_to_the_cause(tmp_path):
     name = "accuracy: onnx, AP lost against source"
     gate, _ = only(tmp_path / "a", section, ap={"onnx": 0.1})
     assert gate.name == name
-    assert gate.message == (
-        "beyond the bound; compare 'source' and 'onnx' with: rtmo-deploy parity --layers"
-    )
+    assert gate.message == ("beyond the bound; compare 'source' and 'onnx' with: rtmo-deploy parity --layers")
     found, _ = gates(tmp_path / "e", both, ap={"onnx": 0.1})
     assert found[name].message == (
         "beyond the bound; source and onnx: parity measured 7 matched, 0 missed, 0 extra, mean OKS 1.0000"

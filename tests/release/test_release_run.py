@@ -142,7 +142,7 @@ def test_exit_codes_of_steps(tmp_path, error, code):
 
 
 def test_a_failed_gate_comes_before_a_failed_step(tmp_path):
-    actions = ToyActions(fail={"latency:cpu": "setup"}, ap={"fp16": 10.0})
+    actions = ToyActions(fail={"latency:cpu": "setup"}, ap={"fp16": 0.1})
     assert make(tmp_path, actions=actions).error.exit_code == 6
 
 

@@ -104,7 +104,8 @@ def test_defaults():
         (HEAD + "accuracy: {data: {annotations: a}}\n", "give either 'synthetic'"),
         (
             HEAD + "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: onnx, ap_min: 60}\n",
-            "line 8, column 24: accuracy.gates.0.ap_min: AP runs from 0 to 1, so this is 0 to 1 at most; 60 points are 0.6",
+            "line 8, column 24: accuracy.gates.0.ap_min: AP runs from 0 to 1, so this is 0 to 1 at most; 60 points are "
+            "0.6",
         ),
         (
             HEAD + "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: omnx, ap_min: 0.6}\n",
@@ -205,7 +206,9 @@ def test_a_mangled_text_is_an_error_and_no_traceback(at, cut, put):
 
 
 GATE = "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: onnx, %s}\n"
-V1 = HEAD.replace("schema_version: 2", "schema_version: 1") if "schema_version" in HEAD else f"schema_version: 1\n{HEAD}"
+V1 = (
+    HEAD.replace("schema_version: 2", "schema_version: 1") if "schema_version" in HEAD else f"schema_version: 1\n{HEAD}"
+)
 
 
 @pytest.mark.parametrize(

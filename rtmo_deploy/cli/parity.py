@@ -137,8 +137,8 @@ def _print(report: AgreementReport, shown: Path | None) -> None:
     }
     facts |= {
         "images": f"{p.pictures} ({report.source}), network input {height}x{width}",
-        "people": f"{p.people_a} in {one}, {p.people_b} in {two}{report.above}: {p.matched} in both, {p.missed} missed, "
-        f"{p.extra} extra",
+        "people": f"{p.people_a} in {one}, {p.people_b} in {two}{report.above}: "
+        f"{p.matched} in both, {p.missed} missed, {p.extra} extra",
     }
     if p.matched:
         facts |= {

@@ -102,7 +102,7 @@ class Observer:
     """
 
     ticks: Callable[[], Ticks | None] = lambda: read_ticks(Path("/"))
-    probe: Callable[[], list[tuple[float, float | None]]] = lambda: spin()
+    probe: Callable[[], list[tuple[float, float | None]]] = lambda: spin()  # noqa: PLW0108  defined below
     cores: int = field(default_factory=lambda: os.cpu_count() or 1)
     _before: Ticks | None = None
     _total: float = 0.0

@@ -106,7 +106,8 @@ def plots(result: BenchResult) -> list[tuple[str, str, str]]:
         lines = _lines(result.entries, of, name)
         if lines:
             drawn = line_plot(f"Latency by {name}", label, "ms a call", lines)
-            found.append((f"Latency by {name}", drawn, "Median of a call; the band reaches up to the 95th percentile, where it is given."))
+            caption = "Median of a call; the band reaches up to the 95th percentile, where it is given."
+            found.append((f"Latency by {name}", drawn, caption))
     return found
 
 

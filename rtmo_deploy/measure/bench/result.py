@@ -87,7 +87,7 @@ class Entry:
     memory: int | None = None
     device_memory: int | None = None
     ratio: Ratio | None = None
-    interference: Interference = Interference()
+    interference: Interference = field(default_factory=Interference)
 
     @property
     def label(self) -> str:

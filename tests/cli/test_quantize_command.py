@@ -63,13 +63,13 @@ class PretendedJudge:
     """Every block costs a point."""
 
     def __init__(self, *_, **__):
-        self.baseline = Verdict(50.0, Likeness(5, 0, 0, 1.0, 1.0, 0.0))
+        self.baseline = Verdict(0.5, Likeness(5, 0, 0, 1.0, 1.0, 0.0))
 
     def __call__(self, made):
         from rtmo_deploy.convert.quantize.insert import count_pairs
 
         lost = count_pairs(made) / 10
-        return Verdict(50.0 - lost, Likeness(5, 0, 0, max(0.0, 1 - lost / 50), 0.98, lost))
+        return Verdict(0.5 - lost / 100, Likeness(5, 0, 0, max(0.0, 1 - lost / 50), 0.98, lost))
 
 
 @pytest.fixture

@@ -37,7 +37,8 @@ linear-gradient(90deg,var(--dim),transparent) 0 0/10px 100% no-repeat scroll,
 linear-gradient(270deg,var(--dim),transparent) 100% 0/10px 100% no-repeat scroll}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th{text-align:left;font-weight:600;color:var(--dim);border-bottom:2px solid var(--edge);padding:6px 10px 6px 0}
-td{border-bottom:1px solid var(--edge);padding:7px 10px 7px 0;vertical-align:top;overflow-wrap:break-word;min-width:5.5em}
+td{border-bottom:1px solid var(--edge);padding:7px 10px 7px 0;vertical-align:top;overflow-wrap:break-word;
+min-width:5.5em}
 td code{display:block;min-width:16em}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .state{font-weight:600;white-space:nowrap}.passed>.state,.state.passed,.state.done,.state.cached{color:var(--good)}
@@ -58,9 +59,10 @@ figure{margin:0}figure img{display:block;width:100%;height:auto;border-radius:4p
 dl{display:grid;grid-template-columns:minmax(8em,max-content) 1fr;gap:4px 18px;margin:8px 0}dt{color:var(--dim)}
 dd{margin:0;overflow-wrap:anywhere}footer{margin-top:48px;border-top:1px solid var(--edge);padding-top:10px}
 @media (max-width:600px){
-.wide::after{content:"scroll sideways \2194";display:block;position:sticky;left:0;
+.wide::after{content:"scroll sideways";display:block;position:sticky;left:0;
 width:max-content;color:var(--dim);font-size:.8rem}
-td:last-child:not(.number){min-width:14em}body{padding:16px 14px 48px}h1{font-size:1.4rem}.trio{grid-template-columns:1fr}
+td:last-child:not(.number){min-width:14em}
+body{padding:16px 14px 48px}h1{font-size:1.4rem}.trio{grid-template-columns:1fr}
 dl{grid-template-columns:1fr}dt{margin-top:6px}}
 @media print{:root{color-scheme:light;--page:#fff;--soft:#f4f5f7;--edge:#c4c9cf;--ink:#000;--dim:#444;--good:#12703a;
 --bad:#b3261e;--warn:#8a5a00;--stop:#6a4b9a;--good-soft:#fff;--bad-soft:#fff;--warn-soft:#fff;--c0:#0072b2;--c1:#d55e00;

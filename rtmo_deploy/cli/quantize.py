@@ -36,7 +36,7 @@ def quantize(
     method: OptionalMethodOption = None,
     max_ap_drop: Annotated[
         float | None,
-        typer.Option(metavar="POINTS", help="Lose at most so much AP (0 to 100); costly layers are given back."),
+        typer.Option(metavar="AP", help="AP that may be lost (AP runs 0 to 1); costly layers revert to FP32."),
     ] = None,
     ann: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Judge by these annotations. [default: drawn people]")
@@ -94,7 +94,7 @@ def quantize(
     if result.search is not None and not result.search.met and max_ap_drop is not None:
         least = result.search.chosen.ap_drop
         raise GateFailedError(
-            f"No part of the model in 8 bits loses at most {max_ap_drop:g} points; the least loss is {least:.2f}.",
+            f"No part of the model in 8 bits loses at most {max_ap_drop:g} AP; the least loss is {least:.4f}.",
             remedy="Nothing was written. Allow more, calibrate with other pictures, or judge by more of them.",
             where=model,
         )
@@ -241,9 +241,9 @@ def _judged(result: QuantizeResult) -> dict[str, str]:
     likeness = result.verdict.likeness
     ap = "not known: the annotations do not fit the model"
     if result.baseline.ap is not None and result.verdict.ap is not None:
-        ap = f"{result.baseline.ap:.2f} in float32, {result.verdict.ap:.2f} in INT8"
+        ap = f"{result.baseline.ap:.4f} in float32, {result.verdict.ap:.4f} in INT8"
     return {
-        "AP (points)": ap,
+        "AP": ap,
         "people": f"{likeness.matched} of the float32 model's found again, {likeness.missed} missed, "
         f"{likeness.extra} extra; mean OKS {likeness.oks:.4f}",
         "scores": "-" if likeness.score_ratio is None else f"median ratio INT8 / float32 {likeness.score_ratio:.4f}",
@@ -266,8 +266,8 @@ def _print_frontier(result: QuantizeResult) -> None:
         table.add_row(
             point.given_back or "-",
             f"{100 * point.macs / result.share.network:.1f} %",
-            "-" if point.verdict.ap is None else f"{point.verdict.ap:.2f}",
-            f"{point.ap_drop:.2f}",
+            "-" if point.verdict.ap is None else f"{point.verdict.ap:.4f}",
+            f"{point.ap_drop:.4f}",
             f"{point.verdict.likeness.oks:.4f}",
             "-" if ratio is None else f"{ratio:.4f}",
         )

@@ -14,7 +14,7 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import PORTABLE_NAME, is_portable_name
 from rtmo_deploy.release._findings import close_name, findings, located
 from rtmo_deploy.release.judging import PLAIN_NAME, AccuracySection, LatencySection, ParitySection, ReportSection
-from rtmo_deploy.release.sections import Artifact, EngineArtifact, ExportArtifact, Section
+from rtmo_deploy.release.sections import Artifact, EngineArtifact, ExportArtifact, QuantizeArtifact, Section
 from rtmo_deploy.yaml_file import parse_recipe_text, read_recipe_text
 from rtmo_deploy.zoo import EMBEDDED, VARIANTS
 
@@ -36,7 +36,7 @@ class ReleaseRecipe(Section):
     """Everything a release depends on.
 
     Attributes:
-        schema_version: 1.
+        schema_version: 2. AP ran from 0 to 100 in version 1: a recipe of version 1 is taken only without bounds on AP.
         name: What files are called: letters, digits, ``.``, ``_``, ``-``.
         source: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
         artifacts: What is made, by name.
@@ -46,7 +46,7 @@ class ReleaseRecipe(Section):
         report: What the report shows.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     name: str = Field(pattern=PLAIN_NAME, max_length=60)
     source: str = Field(min_length=1)
     artifacts: dict[str, Artifact] = Field(min_length=1, max_length=100)
@@ -100,11 +100,25 @@ def recipe_schema() -> dict[str, Any]:
 def _problems(recipe: ReleaseRecipe) -> list[Problem]:
     """What no section can know by itself: names that are not there, cycles, bounds that cannot be measured."""
     wrong = list(_wrong_names(recipe))
+    wrong += _points(recipe)
     if not wrong:
         wrong += _wrong_references(recipe)
     if not wrong:
         wrong += _wrong_origins(recipe)
     return wrong
+
+
+def _points(recipe: ReleaseRecipe) -> list[Problem]:
+    """Bounds on AP of a recipe of version 1, which were in points of 100: taken as they stand they bound nothing."""
+    quantised = [section for section in recipe.artifacts.values() if isinstance(section, QuantizeArtifact)]
+    gates = recipe.accuracy.gates if recipe.accuracy is not None else ()
+    if recipe.schema_version > 1 or not (gates or any(one.max_ap_drop is not None for one in quantised)):
+        return []
+    why = (
+        "version 1 gave AP in points of 100, version 2 from 0 to 1; divide ap_min, ap_drop_max and max_ap_drop by 100 "
+        "and write schema_version: 2"
+    )
+    return [(("schema_version",), why)]
 
 
 def _wrong_names(recipe: ReleaseRecipe) -> Iterator[Problem]:

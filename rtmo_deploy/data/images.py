@@ -47,6 +47,7 @@ _SUFFIX_LIST: Final = ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avi
 IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
 """Lower-case suffixes that are taken for images when a folder is searched; a HEIC is found and then refused by name."""
 
+MAX_SIDE: Final = 1_000_000
 MAX_PIXELS: Final = 2**26
 """Pixels that an image may have: 67 million, 8192x8192. More is refused from its header, before it is decoded."""
 MAX_BYTES: Final = 2**29
@@ -105,15 +106,17 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         InputDataError: The file is missing, unreadable, empty, cut off, damaged, too large or no picture.
     """
     try:
-        with open_regular(Path(path), max_bytes=MAX_BYTES) as stream:
+        with open_regular(Path(path)) as stream:
             head = stream.read(_HEAD_BYTES)
             _recognise(head, path)  # before a large file of another kind is read whole
-            data = head + stream.read()
-    except IsADirectoryError as error:
-        raise _bad("This is a folder.", path, "Name a picture in it.") from error
+            data = head + stream.read(MAX_BYTES)
     except (OSError, ValueError) as error:
+        if Path(path).is_dir():
+            raise _bad("This is a folder.", path, "Name an image in it.") from error
         reason = getattr(error, "strerror", None) or error
         raise _bad(f"The file cannot be opened: {reason}.", path, "Check the name and the permissions.") from error
+    if len(data) > MAX_BYTES:
+        raise _bad(f"The file has more than {MAX_BYTES >> 20} MiB.", path, _SHRINK)
     return decode_image(data, where=path, max_pixels=max_pixels)
 
 
@@ -141,7 +144,7 @@ def decode_image(
 
 def _require_size(width: int, height: int, kind: str, where: object, max_pixels: int) -> None:
     most = max_pixels // 2 if kind in _HEAVY else max_pixels
-    if width * height > most:
+    if width * height > most or max(width, height) > MAX_SIDE:
         raise _bad(f"It is {width}x{height} pixels; at most {most:,} are decoded.", where, _SHRINK)
 
 
@@ -168,7 +171,7 @@ def _whole_jpeg(data: bytes, where: object) -> tuple[bytes, int, int]:
         code, at = marker[1][0], marker.end()
         parts += 1
         scans += code == 0xDA
-        if parts > _MAX_PARTS or scans > MAX_SCANS or scans * height * width > _MAX_SCANNED:
+        if parts > _MAX_PARTS or scans > MAX_SCANS or (scans > 20 and scans * height * width > _MAX_SCANNED):
             raise _bad(f"This JPEG has {scans} or more scans of {width}x{height} pixels: it takes too long.", where)
         if code == 0xD9:
             return data, height, width

@@ -473,7 +473,7 @@ def test_too_many_pixels(capfd: pytest.CaptureFixture[str]) -> None:
     wide = png(line, 0).replace(struct.pack(">II", 8, 1), struct.pack(">II", 2_000_000, 1))
     tall = png(line, 0).replace(struct.pack(">II", 8, 1), struct.pack(">II", 60_000, 60_000))
     for data in (bytes(jpeg), bytes(bmp), *(_with_header_checksum(item) for item in (wide, tall))):
-        with pytest.raises(InputDataError, match=r"more (pixels )?than can be decoded.*Shrink it"):
+        with pytest.raises(InputDataError, match=r"(at most [\d,]+ are|more pixels than can be) decoded.*Shrink it"):
             decode_image(data)
     with pytest.raises(InputDataError, match="It is 60000x60000 pixels"):
         decode_image(_with_header_checksum(tall))
@@ -489,13 +489,13 @@ def test_missing_folder_and_unreadable(tmp_path: Path, monkeypatch: pytest.Monke
         read_image(tmp_path / "no.png")
     with pytest.raises(InputDataError, match="This is a folder"):
         read_image(tmp_path)
-    with pytest.raises(InputDataError, match="null byte"):
+    with pytest.raises(InputDataError, match="its name is not a file name"):
         read_image("a\0b.png")
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(media, "open_regular", refuse)
     with pytest.raises(InputDataError, match="cannot be opened: Permission denied"):
         read_image(tmp_path / "secret.png")
 

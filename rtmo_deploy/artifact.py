@@ -196,11 +196,7 @@ class Artifact:
         if _PREFIX + "schema_version" not in metadata:
             return None
         try:
-            data = {
-                key[len(_PREFIX) :]: _parse(value)
-                for key, value in metadata.items()
-                if key.startswith(_PREFIX)
-            }
+            data = {key[len(_PREFIX) :]: _parse(value) for key, value in metadata.items() if key.startswith(_PREFIX)}
             if type(data["schema_version"]) is not int:
                 raise ValueError("schema_version is no number")
             if data["schema_version"] > SCHEMA_VERSION:
@@ -285,8 +281,8 @@ def _check(artifact: Artifact) -> None:
             raise ValueError(f"{name} is {value!r}")
     if contract.placement not in ("center", "top-left"):
         raise ValueError(f"placement is {contract.placement!r}")
-    for name in ("architecture", "precision", "producer"):
-        _text(name, getattr(artifact, name))
+    for field_name in ("architecture", "precision", "producer"):
+        _text(field_name, getattr(artifact, field_name))
     if artifact.variant is not None:
         _text("variant", artifact.variant)
     for key, value in artifact.versions.items():

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_SUFFIXES", "decode_image", "find_images", "read_image"]
 
-_SUFFIX_LIST: Final = ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
+_SUFFIX_LIST: Final = (
+    ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
+)
 IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
 """Lower-case suffixes that are taken for images when a folder is searched; a HEIC is found and then refused by name."""
 
@@ -120,9 +122,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     return decode_image(data, where=path, max_pixels=max_pixels)
 
 
-def decode_image(
-    data: bytes, *, where: object = "picture", max_pixels: int = MAX_PIXELS
-) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, where: object = "picture", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The pixels of a picture file's bytes; as :func:`read_image`, with ``where`` as its name in errors.
 
     Raises:

@@ -260,7 +260,16 @@ def _short(text: str) -> str:
 
 def _check(artifact: Artifact) -> None:
     """Refuse, with a ValueError, values that nothing could be done with."""
-    contract, decode = artifact.input, artifact.decode
+    _check_contracts(artifact.input, artifact.decode)
+    texts = {name: getattr(artifact, name) for name in ("architecture", "precision", "producer")}
+    for key, text in {**texts, "variant": artifact.variant or "", **artifact.versions}.items():
+        _text(key, text)
+    _check_skeleton(artifact.skeleton)
+    for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
+        _check_parent(parent)
+
+
+def _check_contracts(contract: InputContract, decode: DecodeContract) -> None:
     _count("height", contract.height, MAX_SIDE)
     _count("width", contract.width, MAX_SIDE)
     _count("multiple", contract.multiple, 1024)
@@ -281,15 +290,6 @@ def _check(artifact: Artifact) -> None:
             raise ValueError(f"{name} is {value!r}")
     if contract.placement not in ("center", "top-left"):
         raise ValueError(f"placement is {contract.placement!r}")
-    for field_name in ("architecture", "precision", "producer"):
-        _text(field_name, getattr(artifact, field_name))
-    if artifact.variant is not None:
-        _text("variant", artifact.variant)
-    for key, value in artifact.versions.items():
-        _text(f"version of {key}", value)
-    _check_skeleton(artifact.skeleton)
-    for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
-        _check_parent(parent)
 
 
 def _count(name: str, value: object, most: int, *, least: int = 1, optional: bool = False) -> None:

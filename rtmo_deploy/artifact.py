@@ -197,8 +197,7 @@ class Artifact:
             return None
         try:
             data = {key[len(_PREFIX) :]: _parse(value) for key, value in metadata.items() if key.startswith(_PREFIX)}
-            if type(data["schema_version"]) is not int:
-                raise ValueError("schema_version is no number")
+            _count("schema_version", data["schema_version"], MAX_ROWS)
             if data["schema_version"] > SCHEMA_VERSION:
                 raise ArtifactError(
                     f"Its metadata has schema version {data['schema_version']}; this release knows up to "

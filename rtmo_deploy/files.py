@@ -133,8 +133,14 @@ def _umask() -> int:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as stream:
+    """SHA-256 of a regular file's bytes, 64 hex digits.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file (:class:`rtmo_deploy.guarded.UnreadableError`).
+    """
+    from rtmo_deploy.guarded import open_regular  # which is built on this module
+
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

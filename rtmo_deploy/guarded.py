@@ -29,8 +29,11 @@ _KINDS = {
 }
 
 
-class UnreadableError(ValueError):
-    """A file that must not or cannot be read; the message is a clause such as ``it is a FIFO, not a regular file``."""
+class UnreadableError(OSError, ValueError):
+    """A file that must not or cannot be read; the message is a clause such as ``it is a FIFO, not a regular file``.
+
+    Whoever handles a file that cannot be opened (OSError) or has no sense (ValueError) handles this one too.
+    """
 
 
 def open_regular(path: Path, *, max_bytes: int | None = None) -> BinaryIO:

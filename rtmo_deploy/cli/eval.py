@@ -13,6 +13,7 @@ from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
     ForceOption,
+    IgnoreCfgOption,
     InputSizeOption,
     PrecisionOption,
     ThreadsOption,
@@ -73,6 +74,7 @@ def evaluate(
         typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
     ] = None,
     force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure average precision. A run that was stopped goes on where it was when it is called again."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import ForceOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
 
@@ -102,13 +102,14 @@ def export(
         bool, typer.Option("--no-verify", help="Do not check the model nor compare it with PyTorch.")
     ] = False,
     force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Export a checkpoint to ONNX; check it and compare it with PyTorch before it is written.
 
     --format openvino goes on from there: the ONNX model stays beside the .xml and .bin files made of it.
     """
-    from rtmo_deploy.cli.console import download_bar, print_json, record_made, status
+    from rtmo_deploy.cli.console import download_bar, print_json, record_made, status, stderr
     from rtmo_deploy.convert.options import ExportOptions
 
     settings = {
@@ -172,13 +173,17 @@ def export(
             from rtmo_deploy.convert.sdk_info import dump_sdk_info
 
             infos = dump_sdk_info(result.artifact)
+    known = loaded.spec.architecture
+    differing = loaded.taken.differing(known.input_hw if known else None)
+    for note in loaded.taken.notes:
+        stderr().print(f"cfg: {note}", markup=False)
     record_made(result.artifact, command="export", source=path)
     if output_format is Format.OPENVINO:
         convert(target, output or target.with_suffix(".xml"), verify=not no_verify, as_json=as_json)
     elif as_json:
-        print_json("export", **_as_dict(result, infos))
+        print_json("export", **_as_dict(result, infos), from_cfg=differing, notes=list(loaded.taken.notes))
     else:
-        _print(result, infos)
+        _print(result, infos, differing)
 
 
 def _decode_options(decode: Decode, given: dict[str, Any]) -> DecodeOptions:
@@ -211,7 +216,7 @@ def _as_dict(result: ExportResult, infos: list[Path]) -> dict[str, Any]:
     }
 
 
-def _print(result: ExportResult, infos: list[Path]) -> None:
+def _print(result: ExportResult, infos: list[Path], differing: dict[str, Any]) -> None:
     from rtmo_deploy.cli.console import facts_table, stdout
     from rtmo_deploy.files import human_size
 
@@ -223,8 +228,11 @@ def _print(result: ExportResult, infos: list[Path]) -> None:
         "file": f"{artifact.path} ({human_size(result.size)}, {result.nodes} nodes)",
         "model": f"{artifact.architecture}, {artifact.skeleton.name}",
         "input": f"{size}{', any multiple of 32' if contract.dynamic_hw else ' only'}; batch {batch}",
-        "decode": artifact.decode.mode.value,
+        "decode": f"{artifact.decode.mode.value}; score_thr {artifact.decode.score_thr:g}, "
+        f"nms_thr {artifact.decode.nms_thr:g}",
     }
+    if differing:
+        facts["from the cfg"] = ", ".join(f"{name} {value}" for name, value in differing.items())
     if artifact.companion:
         facts["companion"] = f"{artifact.companion.name} (pose vectors to keypoints)"
     for path in infos:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, ForceOption, ThreadsOption
+from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, ThreadsOption
 from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def parity(
         float | None, typer.Option(metavar="X", min=0, help="Worst score of a person. [default: by precision]")
     ] = None,
     force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Run two models on the same tensors and compare the people they find. Exit 6 if a bound is not met.

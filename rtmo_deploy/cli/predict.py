@@ -11,6 +11,7 @@ from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
     ForceOption,
+    IgnoreCfgOption,
     InputSizeOption,
     PrecisionOption,
     ThreadsOption,
@@ -47,6 +48,7 @@ def predict(
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
     force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find people in pictures. A picture that cannot be read is reported; the others still get done."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
-from rtmo_deploy.cli.options import ForceOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.files import require_free
 
@@ -57,6 +57,7 @@ def quantize(
     ] = None,
     threads: ThreadsOption = None,
     force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Quantise a float32 ONNX model to INT8 by Q/DQ pairs, and say what that costs.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["NotPlainError", "plain", "read_facts", "read_strings"]
+__all__ = ["NotPlainError", "config_of", "plain", "read_facts", "read_strings"]
 
 _FACTS = ("epoch", "iter", "time", "seed", "experiment_name", "mmengine_version", "mmpose_version")
 _LONGEST_TEXT = 1000
@@ -73,6 +73,11 @@ def read_facts(meta: Mapping[Any, Any], path: Path) -> dict[str, Any]:
                 where=path,
             ) from None
     return facts
+
+
+def config_of(meta: Mapping[Any, Any]) -> Any:
+    """The MMEngine config in a checkpoint's ``meta``: ``cfg``, or ``config`` of older files. None if there is none."""
+    return meta.get("cfg", meta.get("config"))
 
 
 def read_strings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rtmo_deploy.model.layers import SinePositionalEncoding
 from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint, write_checkpoint
 from rtmo_deploy.model.rtmo import RTMO
 from rtmo_deploy.model.spec import NetworkSpec, UnrecognisedStateDictError, recognise
+from rtmo_deploy.model.taken import DEFAULT_INPUT_HW, IGNORE_CFG, Taken, take
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.zoo import skeleton_for
 from rtmo_deploy.zoo.download import identify_published
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.zoo import Variant
 
 __all__ = ["LoadedCheckpoint", "load_checkpoint", "save_checkpoint"]
-
-#: Input size of a network whose shape is nobody's published one.
-DEFAULT_INPUT_HW = (640, 640)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +43,7 @@ class LoadedCheckpoint:
         skeleton: Its keypoints: those stored in the file, else the convention with as many.
         input_hw: Height and width in pixels it was made for.
         variant: The published checkpoint that the file is, by its hash; None otherwise.
+        taken: Settings, input size and thresholds, and where each was taken from.
         contents: What else was read from the file.
     """
 
@@ -53,6 +53,7 @@ class LoadedCheckpoint:
     skeleton: Skeleton
     input_hw: tuple[int, int]
     variant: Variant | None
+    taken: Taken
     contents: CheckpointContents
 
     @property
@@ -66,13 +67,17 @@ class LoadedCheckpoint:
         known = self.spec.architecture
         if known is not None:
             return known.name
-        return f"deepen={self.spec.deepen:g} widen={self.spec.widen:g} hidden_dim={self.spec.hidden_dim}"
+        spec = self.spec
+        own = {
+            name: getattr(spec, name) for name in ("neck_deepen", "neck_widen", "head_widen", "ffn_dim", "pose_vec_dim")
+        }
+        more = "".join(f" {name}={value:g}" for name, value in own.items() if value is not None)
+        return f"deepen={spec.deepen:g} widen={spec.widen:g} hidden_dim={spec.hidden_dim}{more}"
 
     def artifact(self) -> Artifact:
         """The checkpoint as an artifact."""
-        decode = DecodeContract(DecodeMode.RAW)
-        if self.variant is not None:
-            decode = replace(decode, score_thr=self.variant.score_thr, nms_thr=self.variant.nms_thr)
+        taken = self.taken
+        decode = DecodeContract(DecodeMode.RAW, taken.score_thr, taken.nms_thr, pre_topk=taken.pre_topk)
         return Artifact(
             path=self.path,
             kind=Kind.CHECKPOINT,
@@ -86,31 +91,36 @@ class LoadedCheckpoint:
         )
 
 
-def load_checkpoint(path: Path, *, ema: bool = False) -> LoadedCheckpoint:
+def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = None) -> LoadedCheckpoint:
     """Read a checkpoint and build the network it belongs to. No code in the file is run.
 
     Args:
         path: ``.pth`` (official, mmengine training, or plain state dict) or ``.safetensors``.
         ema: Take ``ema_state_dict`` instead of ``state_dict``. See :func:`rtmo_deploy.model.reader.read_checkpoint`
             on which of the two holds the averaged weights.
+        ignore_cfg: Do not follow the config in the file's ``meta``: the published models' settings are taken. By
+            default, what the environment variable ``RTMO_DEPLOY_IGNORE_CFG`` says (1: yes).
 
     Raises:
-        CheckpointError: The file is damaged, unsafe, incomplete, or of another model.
+        CheckpointError: The file is damaged, unsafe, incomplete, of another model, or its config asks for what the
+            network here cannot do.
     """
     contents = read_checkpoint(path, ema=ema)
-    model = _build(path, contents.tensors)
+    spec = _recognise(path, contents.tensors)
+    variant = identify_published(sha256 := sha256_of(path))
+    ignored = os.environ.get(IGNORE_CFG) == "1" if ignore_cfg is None else ignore_cfg
+    taken = take(path, contents, spec, variant, ignore_cfg=ignored)
+    model = _build(path, contents.tensors, replace(spec, settings=taken.settings))
     if contents.stored_dtype in {"float16", "bfloat16"}:
         _restore_constants(model)
-    sha256 = sha256_of(path)
-    spec = model.spec
-    known = spec.architecture
     return LoadedCheckpoint(
         path=path,
         sha256=sha256,
         model=model.eval(),
         skeleton=_skeleton(contents.meta, spec.num_keypoints),
-        input_hw=_input_hw(contents.meta) or (known.input_hw if known else DEFAULT_INPUT_HW),
-        variant=identify_published(sha256),
+        input_hw=taken.input_hw,
+        variant=variant,
+        taken=taken,
         contents=contents,
     )
 
@@ -121,15 +131,17 @@ def save_checkpoint(
     *,
     skeleton: Skeleton,
     input_hw: tuple[int, int] | None = None,
+    thresholds: Mapping[str, float] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a network in the official state-dict layout, with its keypoints and input size in ``meta``.
+    """Write a network in the official state-dict layout, with its keypoints, input size and settings in ``meta``.
 
     Args:
         path: ``.pth`` or ``.safetensors``; appears whole or not at all.
         model: The network.
         skeleton: Its keypoints.
         input_hw: Height and width in pixels it is made for; its architecture's if not given.
+        thresholds: ``score_thr`` and ``nms_thr`` it shall be decoded with; the published ones if not given.
         meta: More facts, of plain JSON types.
 
     Raises:
@@ -138,19 +150,26 @@ def save_checkpoint(
     """
     known = model.spec.architecture
     size = input_hw or (known.input_hw if known else DEFAULT_INPUT_HW)
-    own = {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(size), **(meta or {})}
+    own: dict[str, Any] = {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(size)}
+    if changed := model.spec.settings.to_dict():
+        own["settings"] = changed
+    own.update(thresholds or {})
+    own.update(meta or {})
     write_checkpoint(path, model.state_dict(), {"rtmo_deploy": own})
 
 
-def _build(path: Path, tensors: Mapping[str, torch.Tensor]) -> RTMO:
+def _recognise(path: Path, tensors: Mapping[str, torch.Tensor]) -> NetworkSpec:
     try:
-        spec = recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+        return recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     except UnrecognisedStateDictError as error:
         raise CheckpointError(
             f"These are not the weights of an RTMO model: {error}.",
             remedy="Give a checkpoint of rtmo-t, -s, -m or -l, or one that was trained from them.",
             where=path,
         ) from error
+
+
+def _build(path: Path, tensors: Mapping[str, torch.Tensor], spec: NetworkSpec) -> RTMO:
     with torch.device("meta"):
         model = RTMO(spec)
     expected = model.state_dict()
@@ -180,7 +199,7 @@ def _build(path: Path, tensors: Mapping[str, torch.Tensor]) -> RTMO:
 def _restore_constants(model: RTMO) -> None:
     """Compute frequencies, bins and sigmas anew: stored in half precision they would shift keypoints by pixels."""
     spec = model.spec
-    model.neck.sincos_pos_enc = SinePositionalEncoding(spec.hidden_dim // 2, temperature=10000.0)
+    model.neck.sincos_pos_enc = SinePositionalEncoding(spec.hidden_dim // 2, temperature=spec.settings.pe_temperature)
     fresh = DCC(spec)
     model.head.dcc.spe = fresh.spe
     model.head.dcc.x_bins, model.head.dcc.y_bins = fresh.x_bins, fresh.y_bins
@@ -204,11 +223,3 @@ def _skeleton(meta: Mapping[str, Any], num_keypoints: int) -> Skeleton:
         if len(skeleton) == num_keypoints:
             return skeleton
     return skeleton_for(num_keypoints)
-
-
-def _input_hw(meta: Mapping[str, Any]) -> tuple[int, int] | None:
-    stored = meta.get("rtmo_deploy")
-    size = stored.get("input_hw") if isinstance(stored, dict) else None
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
-        return (size[0], size[1])
-    return None

@@ -58,6 +58,7 @@ def save_state(
     facts = {
         "version": __version__,
         "skeleton": skeleton.to_dict(),
+        "settings": model.spec.settings.to_dict(),
         "input_hw": list(input_hw),
         "progress": progress,
     }

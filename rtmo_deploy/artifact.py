@@ -8,6 +8,7 @@ MMDeploy has no such keys; it is recognised by its inputs and outputs.
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -37,6 +38,15 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 _PREFIX = "rtmo_deploy."
+
+#: What is wrong with a model for most uses is logged here when it is opened; the command line prints it once.
+MODEL_LOG = logging.getLogger("rtmo_deploy.model_notes")
+
+_UNTRAINED = (
+    "The model is untrained: its weights are random, and it finds nobody. Train it, or take one that "
+    "'rtmo-deploy models' lists."
+)
+_DOMAINS = {"synthetic": "The model was trained on synthetic people only. It is not meant for photographs."}
 
 
 class Kind(StrEnum):
@@ -137,6 +147,8 @@ class Artifact:
         versions: Versions of the packages it was made with.
         verified: What was checked after it was made, None if nothing was.
         producer: Who wrote it: ``rtmo-deploy``, or ``mmdeploy`` by its shape.
+        domain: What kind of images it was trained on: ``synthetic``, or None where nothing is recorded.
+        untrained: Its weights are an initialisation.
     """
 
     path: Path
@@ -152,6 +164,18 @@ class Artifact:
     versions: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, Any] | None = None
     producer: str = "rtmo-deploy"
+    domain: str | None = None
+    untrained: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What a user must know before using it, one or two sentences; None for nothing."""
+        return _UNTRAINED if self.untrained else _DOMAINS.get(self.domain or "")
+
+    def log_note(self) -> None:
+        """Log :attr:`note` as a warning, if there is one."""
+        if self.note is not None:
+            MODEL_LOG.warning(self.note)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of everything but the path."""
@@ -215,6 +239,9 @@ class Artifact:
                 versions=dict(data["versions"]),
                 verified=None if data["verified"] is None else dict(data["verified"]),
                 producer=str(data["producer"]),
+                # Files of earlier releases do not say.
+                domain=data.get("domain"),
+                untrained=data.get("untrained", False),
             )
             _check(artifact)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -223,6 +250,7 @@ class Artifact:
                 remedy="Export the model again.",
                 where=path,
             ) from error
+        artifact.log_note()
         return artifact
 
 
@@ -266,6 +294,8 @@ def _check(artifact: Artifact) -> None:
             raise ValueError(f"{name} is {value!r}")
     if contract.placement not in {"center", "top-left"}:
         raise ValueError(f"placement is {contract.placement!r}")
+    if not isinstance(artifact.domain, str | None) or type(artifact.untrained) is not bool:
+        raise ValueError(f"domain is {artifact.domain!r}, untrained is {artifact.untrained!r}")
     for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
         # It is looked for beside the file: a path could lead anywhere.
         if not isinstance(parent.name, str) or not parent.name or PurePath(parent.name).name != parent.name:

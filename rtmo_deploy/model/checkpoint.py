@@ -68,6 +68,17 @@ class LoadedCheckpoint:
             return known.name
         return f"deepen={self.spec.deepen:g} widen={self.spec.widen:g} hidden_dim={self.spec.hidden_dim}"
 
+    @property
+    def untrained(self) -> bool:
+        """Whether the file says that its weights are an initialisation."""
+        return _own(self.contents.meta).get("trained") is False
+
+    @property
+    def domain(self) -> str | None:
+        """What kind of images the file says it was trained on; see :class:`~rtmo_deploy.artifact.Artifact`."""
+        domain = _own(self.contents.meta).get("domain")
+        return domain if isinstance(domain, str) else None
+
     def artifact(self) -> Artifact:
         """The checkpoint as an artifact."""
         decode = DecodeContract(DecodeMode.RAW)
@@ -83,6 +94,8 @@ class LoadedCheckpoint:
             precision="fp32",
             variant=self.variant.name if self.variant else None,
             producer="checkpoint",
+            domain=self.domain,
+            untrained=self.untrained,
         )
 
 
@@ -104,7 +117,7 @@ def load_checkpoint(path: Path, *, ema: bool = False) -> LoadedCheckpoint:
     sha256 = sha256_of(path)
     spec = model.spec
     known = spec.architecture
-    return LoadedCheckpoint(
+    loaded = LoadedCheckpoint(
         path=path,
         sha256=sha256,
         model=model.eval(),
@@ -113,6 +126,8 @@ def load_checkpoint(path: Path, *, ema: bool = False) -> LoadedCheckpoint:
         variant=identify_published(sha256),
         contents=contents,
     )
+    loaded.artifact().log_note()
+    return loaded
 
 
 def save_checkpoint(
@@ -192,6 +207,12 @@ def _listing(what: str, items: list[str]) -> str:
         return ""
     shown = ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
     return f"{len(items)} tensor{'s are' if len(items) > 1 else ' is'} {what}: {shown}"
+
+
+def _own(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """This project's record in a checkpoint's ``meta``."""
+    stored = meta.get("rtmo_deploy")
+    return stored if isinstance(stored, dict) else {}
 
 
 def _skeleton(meta: Mapping[str, Any], num_keypoints: int) -> Skeleton:

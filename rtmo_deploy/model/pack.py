@@ -65,5 +65,7 @@ def pack_checkpoint(
         "version": __version__,
         "skeleton": checkpoint.skeleton.to_dict(),
         "input_hw": list(input_hw or checkpoint.input_hw),
+        "trained": not checkpoint.untrained,
+        "domain": checkpoint.domain,
     }
     write_checkpoint(output, state, {"rtmo_deploy": own, **facts})

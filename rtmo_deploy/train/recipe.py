@@ -118,6 +118,11 @@ class Recipe(Section):
                 raise ValueError(f"'grow' [{epoch}, {factor}] gives no size that is a multiple of {INPUT_MULTIPLE}")
         return self
 
+    @property
+    def domain(self) -> str | None:
+        """``synthetic`` where every training set is; whatever the starting weights have seen."""
+        return "synthetic" if all(isinstance(source, SyntheticSource) for source in self.data.train) else None
+
     def is_plain(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, is one of the plain ones at the end."""
         return epoch >= self.epochs - self.augment.plain_epochs

@@ -199,7 +199,7 @@ def _made_plan(flags: dict[str, Any], init: str | None, epochs: int | None, batc
     plan = finetune_recipe(init, **data, epochs=epochs or DEFAULT_EPOCHS, batch=batch)
     if flags["model"] not in {None, plan.model.architecture}:
         raise UsageError(
-            f"--model is {flags['model']}, and --init differs: {init} is {plan.model.architecture or 'another network'}.",
+            f"--model is {flags['model']}, and --init is {plan.model.architecture or 'another network'}.",
             remedy="Leave --model out: the checkpoint says what it is.",
         )
     return plan

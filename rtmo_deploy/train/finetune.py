@@ -24,6 +24,8 @@ LARGEST_BATCH, SMALLEST_BATCH = 16, 4
 STEPS = 8
 #: Warm-up is this share of the training, and at most so many steps.
 WARMUP, WARMUP_STEPS = 0.1, 300
+#: A first stage this many times as long as its rate rises before its end keeps that.
+SHORTEST = 10
 #: Share of the training at its end without mosaic, and with a constant rate.
 PLAIN, CONSTANT = 1 / 6, 1 / 15
 
@@ -130,12 +132,12 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     values["epochs"] = epochs
     schedule["warmup"] = plan.warmup * factor
     schedule["constant"] = min(round(plan.constant * factor), max(0, epochs - 1))
-    last = epochs - schedule["constant"]
     if plan.switch:
         switch = round(plan.switch * factor)
-        schedule["switch"] = switch if 0 < switch < last else None
-        late = plan.switch - (plan.rise or plan.switch)
-        schedule["rise"] = switch - late if plan.rise and schedule["switch"] and switch > late else None
+        schedule["switch"] = switch if 0 < switch < epochs - schedule["constant"] else None
+        # Right before a switch that comes early, the rate has not fallen yet, and would rise above its peak.
+        early = plan.switch - (plan.rise or plan.switch)
+        schedule["rise"] = switch - early if early and schedule["switch"] and switch >= SHORTEST * early else None
     plain = recipe.augment.plain_epochs
     values["augment"]["plain_epochs"] = max(1, round(plain * factor)) if plain else 0
     values["grow"] = [(round(epoch * factor), side) for epoch, side in recipe.grow]

@@ -18,10 +18,12 @@ __all__ = ["DEFAULT_EPOCHS", "finetune_recipe", "schedule_lines", "with_epochs"]
 
 DEFAULT_EPOCHS = 30
 #: Learning rates of AdamW at a batch of 16; they follow the root of the batch.
-TRAINED_LR, UNTRAINED_LR = 2e-4, 1e-3
+TRAINED_LR, UNTRAINED_LR = 4e-5, 1e-3
 LARGEST_BATCH, SMALLEST_BATCH = 16, 4
 #: Steps that a small data set shall still have in an epoch.
 STEPS = 8
+#: With fewer images, mosaic takes a trained model further from the data than the data can bring it back.
+MOSAIC_IMAGES = 1000
 #: Warm-up is this share of the training, and at most so many steps.
 WARMUP, WARMUP_STEPS = 0.1, 300
 #: A first stage this many times as long as its rate rises before its end keeps that.
@@ -92,6 +94,8 @@ def finetune_recipe(
     }
     values["model"]["init"] = init
     values["augment"]["plain_epochs"] = plain
+    if not anew and len(dataset) < MOSAIC_IMAGES:
+        values["augment"] |= {"mosaic": 0.0, "mixup": 0.0}
     return parse_values(values, Path(f"--init {init}"))
 
 
@@ -161,7 +165,7 @@ def schedule_lines(recipe: Recipe, steps_per_epoch: int) -> list[str]:
         lines.append("The second stage of RTMO's training from the first epoch on.")
     elif plan.switch is not None:
         lines.append(f"The second stage of RTMO's training from epoch {plan.switch} on.")
-    if recipe.augment.preset != "none":
+    if recipe.augment.preset != "none" and recipe.augment.mosaic != 0:
         lines.append(f"Mosaic in the first {_count(epochs - plain, 'epoch')}, plain images in the last {plain}.")
     return lines
 

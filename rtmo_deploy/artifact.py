@@ -8,6 +8,7 @@ MMDeploy has no such keys; it is recognised by its inputs and outputs.
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import re
 from dataclasses import asdict, dataclass, field, replace
@@ -44,6 +45,15 @@ MAX_SIDE, MAX_BATCH, MAX_AREA, MAX_ROWS, MAX_KEYPOINTS, MAX_TEXT = 2**14, 2**12,
 _PREFIX = "rtmo_deploy."
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+#: What is wrong with a model for most uses is logged here when it is opened; the command line prints it once.
+MODEL_LOG = logging.getLogger("rtmo_deploy.model_notes")
+
+_UNTRAINED = (
+    "The model is untrained: its weights are random, and it finds nobody. Train it, or take one that "
+    "'rtmo-deploy models' lists."
+)
+_DOMAINS = {"synthetic": "The model was trained on synthetic people only. It is not meant for photographs."}
 
 
 class Kind(StrEnum):
@@ -144,6 +154,8 @@ class Artifact:
         versions: Versions of the packages it was made with.
         verified: What was checked after it was made, None if nothing was.
         producer: Who wrote it: ``rtmo-deploy``, or ``mmdeploy`` by its shape.
+        domain: What kind of images it was trained on: ``synthetic``, or None where nothing is recorded.
+        untrained: Its weights are an initialisation.
     """
 
     path: Path
@@ -159,6 +171,18 @@ class Artifact:
     versions: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, Any] | None = None
     producer: str = "rtmo-deploy"
+    domain: str | None = None
+    untrained: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What a user must know before using it, one or two sentences; None for nothing."""
+        return _UNTRAINED if self.untrained else _DOMAINS.get(self.domain or "")
+
+    def log_note(self) -> None:
+        """Log :attr:`note` as a warning, if there is one."""
+        if self.note is not None:
+            MODEL_LOG.warning(self.note)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of everything but the path."""
@@ -219,6 +243,9 @@ class Artifact:
                 versions=dict(data["versions"]),
                 verified=None if data["verified"] is None else dict(data["verified"]),
                 producer=data["producer"],
+                # Files of earlier releases do not say.
+                domain=data.get("domain"),
+                untrained=data.get("untrained", False),
             )
             _check(artifact)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -227,6 +254,7 @@ class Artifact:
                 remedy="Export the model again.",
                 where=path,
             ) from error
+        artifact.log_note()
         return artifact
 
 
@@ -263,6 +291,9 @@ def _check(artifact: Artifact) -> None:
     texts = {name: getattr(artifact, name) for name in ("architecture", "precision", "producer")}
     for key, text in {**texts, "variant": artifact.variant or "", **artifact.versions}.items():
         _text(key, text)
+    _text("domain", artifact.domain or "")
+    if type(artifact.untrained) is not bool:
+        raise ValueError(f"untrained is {artifact.untrained!r}")
     _check_skeleton(artifact.skeleton)
     for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
         _check_parent(parent)

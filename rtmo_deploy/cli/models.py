@@ -212,6 +212,7 @@ def _embedded_dict(record: EmbeddedModel) -> dict[str, Any]:
         "keypoints": len(record.skeleton),
         "skeleton": record.skeleton.name,
         "train_set": record.train_set,
+        "domain": record.domain,
         "ap": record.ap,
         "ap50": record.ap50,
         "path": str(record.path),

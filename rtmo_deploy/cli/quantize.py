@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
     from rtmo_deploy.data.sample import PoseDataset
 
-__all__ = ["quantize"]
+__all__ = ["judged", "open_calibration", "open_judge", "quantize"]
 
 #: Seed and number of the drawn pictures that judge where no others are given; apart from those that calibrate, and
 #: from those that the sample model is trained and chosen on.
@@ -78,8 +78,8 @@ def quantize(
 
             require_matplotlib()
         source = open_source(model)
-        calibration = _calibration(source, calib, count, method, threads, progress)
-        judge = None if no_judge else _judge(source, ann, images, max_images, threads, progress)
+        calibration = open_calibration(source, calib, count, method, threads, progress)
+        judge = None if no_judge else open_judge(source, ann, images, max_images, threads, progress)
         result = quantize_onnx(
             source,
             calibration,
@@ -124,7 +124,7 @@ def _check(
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
 
 
-def _calibration(
+def open_calibration(
     source: SourceModel,
     calib: str,
     count: int | None,
@@ -176,7 +176,7 @@ def _cache() -> Path:
     return platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "calibration"
 
 
-def _judge(
+def open_judge(
     source: SourceModel,
     ann: Path | None,
     images: Path | None,
@@ -184,6 +184,7 @@ def _judge(
     threads: int | None,
     progress: Callable[[str], None],
 ) -> Judge:
+    """Who judges by annotated images, or by synthetic ones."""
     from rtmo_deploy.convert.quantize import Judge
 
     if ann is not None and images is not None:
@@ -230,13 +231,14 @@ def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
         f"{used.source.method.value}",
         "left in float32": ", ".join(result.kept) or "nothing that could be quantised",
     }
-    facts |= _judged(result)
+    facts |= judged(result)
     print_table(facts_table(facts))
     if result.search is not None:
         _print_frontier(result)
 
 
-def _judged(result: QuantizeResult) -> dict[str, str]:
+def judged(result: QuantizeResult) -> dict[str, str]:
+    """What INT8 costs, by heading."""
     if result.baseline is None or result.verdict is None:
         return {"cost": "not judged (--no-judge)"}
     likeness = result.verdict.likeness

@@ -46,7 +46,9 @@ __all__ = [
     "SyntheticSource",
     "load_recipe",
     "parse_recipe",
+    "parse_values",
     "published_recipe",
+    "published_values",
     "save_recipe",
     "with_init",
     "with_settings",
@@ -116,15 +118,45 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.batch % self.accumulate:
             raise ValueError(f"'batch' {self.batch} is not a multiple of 'accumulate' {self.accumulate}")
-        switch, constant = self.schedule.switch, self.schedule.constant
-        if switch is not None and switch >= self.epochs:
-            raise ValueError(f"'schedule.switch' is {switch}, but there are {self.epochs} epochs; null turns it off")
-        if constant >= self.epochs or self.schedule.warmup >= self.epochs:
-            raise ValueError(f"'schedule.warmup' and 'schedule.constant' must be below the {self.epochs} epochs")
+        self._check_schedule()
         for epoch, factor in self.grow:
             if epoch < 0 or not 0 < factor <= 1 or any(round(side * factor) % INPUT_MULTIPLE for side in self.input):
                 raise ValueError(f"'grow' [{epoch}, {factor}] gives no size that is a multiple of {INPUT_MULTIPLE}")
         return self
+
+    def _check_schedule(self) -> None:
+        """Refuse, with a ValueError, stages that do not fit into the epochs and rates that contradict each other."""
+        plan, epochs = self.schedule, self.epochs
+        scale = f"; the option --epochs {epochs} scales every stage"
+        if plan.switch is not None and plan.switch >= epochs:
+            raise ValueError(
+                f"'schedule.switch' is {plan.switch}, but there are {epochs} epochs; null turns it off{scale}"
+            )
+        if plan.constant >= epochs or plan.warmup >= epochs:
+            raise ValueError(f"'schedule.warmup' and 'schedule.constant' must be below the {epochs} epochs{scale}")
+        if plan.warmup + plan.constant >= epochs or (plan.switch or 0) >= epochs - plan.constant:
+            raise ValueError(
+                f"nothing is left of the {epochs} epochs between 'schedule.warmup' or 'schedule.switch' and "
+                f"'schedule.constant'{scale}"
+            )
+        if plan.switch and plan.warmup > (plan.rise or plan.switch):
+            raise ValueError(f"'schedule.warmup' ends after 'schedule.switch' or 'schedule.rise'{scale}")
+        if plan.rise is not None and (not plan.switch or plan.rise > plan.switch):
+            raise ValueError("'schedule.rise' must not be after 'schedule.switch'")
+        if plan.min_lr > self.optimizer.lr:
+            raise ValueError(
+                f"'schedule.min_lr' {plan.min_lr:g} is above 'optimizer.lr' {self.optimizer.lr:g}: the rate would "
+                "rise; lower 'schedule.min_lr' and 'schedule.second_lr' with it"
+            )
+        if plan.switch and plan.second_lr < plan.min_lr:
+            raise ValueError(
+                f"'schedule.second_lr' {plan.second_lr:g} is below 'schedule.min_lr' {plan.min_lr:g}, where it ends"
+            )
+
+    @property
+    def domain(self) -> str | None:
+        """``synthetic`` where every training set is; whatever the starting weights have seen."""
+        return "synthetic" if all(isinstance(source, SyntheticSource) for source in self.data.train) else None
 
     def is_plain(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, is one of the plain ones at the end."""
@@ -152,7 +184,7 @@ def parse_recipe(text: str, *, where: Path) -> Recipe:
     """A recipe from YAML text; as :func:`load_recipe`, with ``where`` as its place."""
     root, values = parse_recipe_text(text, where=where, remedy="See recipes/train.")
     _resolve_paths(values, where.parent.absolute())
-    return _validated(values, where, root)
+    return parse_values(values, where, root)
 
 
 def save_recipe(path: Path, recipe: Recipe) -> None:
@@ -178,22 +210,28 @@ def published_recipe(
         UsageError: There is no such architecture.
     """
     known = ARCHITECTURES.get(model)
+    input_hw, widen = ((640, 640), 0.5) if known is None else (known.input_hw, known.widen)
+    values = published_values(ann, images, val_ann, val_images, input_hw=input_hw, widen=widen)
+    return parse_values({**values, "name": model, "model": {"architecture": model}}, Path(f"--model {model}"))
+
+
+def published_values(
+    ann: Path, images: Path, val_ann: Path | None, val_images: Path | None, *, input_hw: Size, widen: float
+) -> dict[str, Any]:
+    """Fields of :func:`published_recipe` for a network of some width and input size; without name and model."""
     values: dict[str, Any] = {
-        "name": model,
-        "model": {"architecture": model},
+        "input": input_hw,
         "data": {"train": [{"type": "coco", "annotations": ann, "images": images}]},
     }
     if val_ann is not None:
         values["data"]["val"] = {"type": "coco", "annotations": val_ann, "images": val_images or images}
-    if known is not None:
-        values["input"] = known.input_hw
-        small = max(known.input_hw) < SMALL_INPUT
-        values["augment"] = {"multi_scale": (320, 640) if small else (480, 800), "mixup": 0.0 if small else None}
-        if known.widen >= LARGE_WIDEN:
-            values["augment"]["plain_window"] = True
-            values["loss"] = {"mle": 1e-2, "keypoint_center": False}
-            values["second_stage"] = {"cls": 2.0, "overlaps_power": 1.0}
-    return _validated(values, Path(f"--model {model}"))
+    small = max(input_hw) < SMALL_INPUT
+    values["augment"] = {"multi_scale": (320, 640) if small else (480, 800), "mixup": 0.0 if small else None}
+    if widen >= LARGE_WIDEN:
+        values["augment"]["plain_window"] = True
+        values["loss"] = {"mle": 1e-2, "keypoint_center": False}
+        values["second_stage"] = {"cls": 2.0, "overlaps_power": 1.0}
+    return values
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -229,7 +267,10 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
                 remedy="Quote it, or mend its brackets.",
             ) from error
         target[int(field) if isinstance(target, list) else field] = value
-    return _validated(values, Path("--set")) if settings else recipe
+    if not settings:
+        return recipe
+    _follow_lr(values, recipe)
+    return parse_values(values, Path("--set"))
 
 
 def with_init(recipe: Recipe, init: str) -> Recipe:
@@ -245,7 +286,26 @@ def _step_into(target: Any, part: str) -> Any:
     return None
 
 
-def _validated(values: dict[str, Any], where: Path, root: yaml.Node | None = None) -> Recipe:
+def _follow_lr(values: dict[str, Any], before: Recipe) -> None:
+    """Where ``optimizer.lr`` was changed alone, the rates that it falls to and rises to keep their ratio to it."""
+    schedule = values["schedule"]
+    try:
+        lr = OptimizerSection.model_validate(values["optimizer"]).lr
+    except ValidationError:  # said by the check of the whole
+        return
+    if lr == before.optimizer.lr or not isinstance(schedule, dict):
+        return
+    rates = {name: getattr(before.schedule, name) for name in ("min_lr", "second_lr")}
+    if all(schedule.get(name) == rate for name, rate in rates.items()):
+        schedule.update({name: rate * lr / before.optimizer.lr for name, rate in rates.items()})
+
+
+def parse_values(values: dict[str, Any], where: Path, root: yaml.Node | None = None) -> Recipe:
+    """A recipe from the values of its fields.
+
+    Raises:
+        UsageError: A field is missing, unknown or wrong.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

@@ -12,6 +12,7 @@ from rtmo_deploy.cli.app import app
 from rtmo_deploy.convert import ExportOptions, RawDecodeOptions, export_onnx
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.runtime.engine_file import read_record
+from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.trt_api import installed_backends
 
 pytestmark = pytest.mark.skipif("tensorrt-rtx" not in installed_backends(), reason="needs tensorrt_rtx")
@@ -64,9 +65,12 @@ def test_a_dry_run_from_a_checkpoint(checkpoint_n):
     document = json.loads(run(checkpoint_n, *RTX, "--dry-run", "--json", "--bf16", "--decode", "raw").stdout)
     assert document["steps"] == ["export --decode raw", "cast to bf16", "build with tensorrt-rtx, audit, write"]
     assert document["output"].endswith("n.bf16.tensorrt-rtx.engine")
-    refused = run(checkpoint_n, *RTX, "--dry-run", "--int8")
-    assert refused.exit_code == 4
-    assert "rtmo-deploy quantize" in refused.stderr
+    for options, rest in ((("--int8",), "fp16"), (("--int8", "--bf16"), "bf16"), (("--int8", "--fp32"), None)):
+        document = json.loads(run(checkpoint_n, *RTX, "--dry-run", "--json", *options).stdout)
+        cast = [] if rest is None else [f"cast the rest to {rest}"]
+        build = "build with tensorrt-rtx, audit, write"
+        assert document["steps"] == ["export --decode fixed", "quantise to int8 and judge it", *cast, build]
+        assert document["precision"] == ("int8" if rest is None else f"int8+{rest}")
 
 
 def test_an_engine_is_built_and_remembered(raw, tmp_path):
@@ -102,7 +106,9 @@ def test_without_a_model_it_is_what_was_made_here_last(raw):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--fp16", "--int8"), 2, "--fp16 and --int8 were given"),
+        (("--fp16", "--bf16", "--int8"), 2, "--fp16 and --bf16 were given"),
+        (("--fp16", "--calib", "synthetic"), 2, "--calib was given without --int8"),
+        (("--int8", "--calib", "nowhere"), 2, "no calibration set, no folder"),
         (("--max", "8x100x100"), 2, "--max 8x100x100 is not possible"),
         (("--min", "1x320"), 2, "'1x320' is no size"),
         (("--compute-capability", "9.0"), 2, "not for Hopper"),
@@ -110,7 +116,6 @@ def test_without_a_model_it_is_what_was_made_here_last(raw):
         (("--version-compatible",), 2, "--version-compatible does not apply"),
         (("--decode", "fixed"), 2, "was exported with --decode raw"),
         (("--decode", "plugin"), 2, "takes no plugins"),
-        (("--int8",), 4, "rtmo-deploy quantize"),
         (("-o", "model.onnx"), 2, "suffix .engine"),
         (("--opt-level", "9"), 2, "no optimisation level 9"),
     ],
@@ -156,3 +161,23 @@ def test_the_whole_chain_from_a_checkpoint(checkpoint_n, tmp_path, precision):
     kept = onnx.load(target.with_suffix(".onnx"))
     assert len(kept.graph.node) > 100
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("given", ["checkpoint", "raw"])
+def test_int8_is_quantised_judged_cast_and_built(given, checkpoint_n, raw, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("rtmo_deploy.cli.quantize._JUDGE_COUNT", 2)
+    source = checkpoint_n if given == "checkpoint" else raw
+    target = tmp_path / "n.engine"
+    sizes = ("--max", "1x256x256")
+    result = run(source, *RTX, "--int8", "--calib", pictures[0].parent, *sizes, "-k", "-o", target, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["record"]["artifact"]["precision"] == "int8+fp16"
+    assert document["quantization"]["judged"] if "judged" in document["quantization"] else document["quantization"]
+    assert "synthetic images" not in result.stderr
+    kept = read_artifact(tmp_path / "n.onnx")
+    assert kept.precision == "int8+fp16"
+    assert read_record(target).artifact.precision == "int8+fp16"
+    again = run(tmp_path / "n.onnx", *RTX, "--int8", "--calib", pictures[0].parent, *sizes)
+    assert again.exit_code == 2
+    assert "the model is int8+fp16 already" in again.stderr

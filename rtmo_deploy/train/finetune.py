@@ -103,7 +103,7 @@ def fitting_batch(images: int) -> int:
     """Images in a step: a power of two that leaves an epoch some steps, in equal parts for each process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     wanted = min(max(images // STEPS, SMALLEST_BATCH, 1), LARGEST_BATCH, max(images, 1))
-    return math.ceil(2 ** int(math.log2(wanted)) / world) * world
+    return math.ceil((1 << int(math.log2(wanted))) / world) * world
 
 
 def _model_values(

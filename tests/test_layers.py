@@ -20,6 +20,7 @@ FOUNDATION = (
     "file_kind",
     "files",
     "guarded",
+    "sides",
     "yaml_file",
     "errors",
     "_version",

@@ -29,8 +29,8 @@ _GLUED: Final = re.compile(
 _WHOLE: Final = frozenset({"rear", "lear", "heel", "kneel", "earl", "legl"})
 _CENTRAL_WORDS: Final = (
     "nose neck head top headtop crown forehead chin jaw throat mouth face pelvis root hip hips torso trunk thorax "
-    "chest sternum spine back belly navel tail base end withers center centre mid middle central bottom of the body tailbase "
-    "tailend tailtip tip tophead lower upper low up"
+    "chest sternum spine back belly navel tail base end withers center centre mid middle central bottom of the body "
+    "tailbase tailend tailtip tip tophead lower upper low up"
 )
 _CENTRAL: Final = frozenset(_CENTRAL_WORDS.split())
 

@@ -49,7 +49,7 @@ class _ErrorsToExitCodes(TyperGroup):
     """Prints the project's own errors as a paragraph and exits with their code; anything else is a bug."""
 
     def invoke(self, ctx: Context) -> Any:
-        from rtmo_deploy.cli.console import model_notes
+        from rtmo_deploy.cli.notes import model_notes
 
         try:
             with model_notes():

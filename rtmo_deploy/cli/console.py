@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "download_bar",
     "facts_table",
-    "model_notes",
     "print_error",
     "print_json",
     "print_table",
@@ -68,45 +66,11 @@ def print_table(table: Table) -> None:
     console.print(table, soft_wrap=False)
 
 
-class _ModelNotes(logging.Handler):
-    """Prints what is said against a model that is opened, each text once; remembers it for the JSON document."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if text not in self.texts:
-            self.texts.append(text)
-            stderr().print(f"Note: {text}")
-
-
-@contextlib.contextmanager
-def model_notes() -> Iterator[None]:
-    """While it lasts, notes of the models that are opened go to stderr and into ``model_notes`` of JSON documents."""
-    from rtmo_deploy.artifact import MODEL_LOG
-
-    handler = _ModelNotes()
-    before = MODEL_LOG.propagate
-    MODEL_LOG.addHandler(handler)
-    MODEL_LOG.propagate = False
-    try:
-        yield
-    finally:
-        MODEL_LOG.removeHandler(handler)
-        MODEL_LOG.propagate = before
-
-
-def _notes_so_far() -> list[str]:
-    from rtmo_deploy.artifact import MODEL_LOG
-
-    return [text for handler in MODEL_LOG.handlers if isinstance(handler, _ModelNotes) for text in handler.texts]
-
-
 def print_json(command: str, **fields: Any) -> None:
     """Print one JSON document on stdout: ``schema_version``, ``command``, ``fields``, and ``model_notes`` if any."""
-    notes = _notes_so_far()
+    from rtmo_deploy.cli.notes import notes_so_far
+
+    notes = notes_so_far()
     document = {"schema_version": SCHEMA_VERSION, "command": command, **fields}
     if notes:
         document["model_notes"] = notes

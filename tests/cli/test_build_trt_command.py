@@ -94,7 +94,6 @@ def test_without_a_model_it_is_what_was_made_here_last(raw):
     assert nothing.exit_code == 2
     assert "rtmo-deploy export" in nothing.stderr
     from rtmo_deploy.release.workspace import Workspace
-    from rtmo_deploy.runtime.estimator import read_artifact
 
     Workspace().record(read_artifact(raw), command="export")
     found = run("--dry-run", "--json", *RTX)
@@ -161,23 +160,3 @@ def test_the_whole_chain_from_a_checkpoint(checkpoint_n, tmp_path, precision):
     kept = onnx.load(target.with_suffix(".onnx"))
     assert len(kept.graph.node) > 100
     assert not list(tmp_path.glob("*.part"))
-
-
-@pytest.mark.parametrize("given", ["checkpoint", "raw"])
-def test_int8_is_quantised_judged_cast_and_built(given, checkpoint_n, raw, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("rtmo_deploy.cli.quantize._JUDGE_COUNT", 2)
-    source = checkpoint_n if given == "checkpoint" else raw
-    target = tmp_path / "n.engine"
-    sizes = ("--max", "1x256x256")
-    result = run(source, *RTX, "--int8", "--calib", pictures[0].parent, *sizes, "-k", "-o", target, "--json")
-    assert result.exit_code == 0, result.output
-    document = json.loads(result.stdout)
-    assert document["record"]["artifact"]["precision"] == "int8+fp16"
-    assert document["quantization"]["judged"] if "judged" in document["quantization"] else document["quantization"]
-    assert "synthetic images" not in result.stderr
-    kept = read_artifact(tmp_path / "n.onnx")
-    assert kept.precision == "int8+fp16"
-    assert read_record(target).artifact.precision == "int8+fp16"
-    again = run(tmp_path / "n.onnx", *RTX, "--int8", "--calib", pictures[0].parent, *sizes)
-    assert again.exit_code == 2
-    assert "the model is int8+fp16 already" in again.stderr

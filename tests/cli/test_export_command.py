@@ -49,7 +49,8 @@ def small(checkpoint_n, tmp_path_factory):
 def test_the_json_document(small, checkpoint_n):
     result, target = small
     document = document_of(result)
-    assert set(document) == {"schema_version", "command", "path", "nodes", "size", "seconds", "artifact", "info_files"}
+    facts = {"path", "nodes", "size", "seconds", "artifact", "info_files", "from_cfg", "notes"}
+    assert set(document) == {"schema_version", "command"} | facts
     assert document["path"] == str(target)
     assert document["size"] == target.stat().st_size
     assert document["seconds"] > 0

@@ -145,7 +145,8 @@ def test_nobody_found(edited, tmp_path):
     assert result.exit_code == 0
     assert "they agree" not in result.stdout
     assert "neither found anybody" in result.stdout
-    assert "Nobody was found by either model on 2 pictures" in result.stderr
+    assert "Neither model found anybody" in result.stderr
+    assert "on 2 images" in result.stderr
     assert "an untrained one finds nobody" in result.stderr
     assert document_of(run(path, path, "--synthetic", 1, *SMALL, "--json"))["verdict"] == "nobody found"
 

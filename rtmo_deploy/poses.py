@@ -1,14 +1,18 @@
 """Poses and Skeleton: the currency every floor trades in.
 
-This module knows NumPy and nothing else: no model, no file format, no drawing.
+This module knows NumPy and names of keypoints: no model, no file format, no drawing.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from rtmo_deploy.sides import Side, side_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Poses", "Side", "Skeleton"]
 
-Side = Literal["left", "right", "centre"]
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class Skeleton:
         edges: Pairs of keypoint indices that are joined when drawn.
         flip_pairs: Pairs of keypoint indices that swap when the picture is mirrored.
         sigmas: OKS sigma of each keypoint (COCO keypoint evaluation), or empty when the convention has none.
+        keypoint_colours: Colour of each keypoint as ``#rrggbb``, or empty.
+        edge_colours: Colour of each edge as ``#rrggbb``, or empty.
+        source: Where this is known from, such as ``dataset_meta``; empty for a convention. Equality ignores it.
     """
 
     name: str
@@ -37,6 +44,9 @@ class Skeleton:
     edges: tuple[tuple[int, int], ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
     sigmas: tuple[float, ...] = ()
+    keypoint_colours: tuple[str, ...] = ()
+    edge_colours: tuple[str, ...] = ()
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         count = len(self.keypoints)
@@ -44,18 +54,40 @@ class Skeleton:
             for pair in pairs:
                 if not all(0 <= index < count for index in pair):
                     raise ValueError(f"{self.name}: {what} {pair} is outside 0..{count - 1}")
-        if self.sigmas and len(self.sigmas) != count:
-            raise ValueError(f"{self.name}: {len(self.sigmas)} sigmas for {count} keypoints")
+        lists = (
+            ("sigmas", self.sigmas, count, "keypoints"),
+            ("keypoint colours", self.keypoint_colours, count, "keypoints"),
+            ("edge colours", self.edge_colours, len(self.edges), "edges"),
+        )
+        for what, values, wanted, of in lists:
+            if values and len(values) != wanted:
+                raise ValueError(f"{self.name}: {len(values)} {what} for {wanted} {of}")
+        if not all(math.isfinite(sigma) and sigma > 0 for sigma in self.sigmas):
+            raise ValueError(f"{self.name}: a sigma is not a positive number")
+        if not all(_COLOUR.fullmatch(colour) for colour in (*self.keypoint_colours, *self.edge_colours)):
+            raise ValueError(f"{self.name}: a colour is not of the form #rrggbb")
+        ends = [end for pair in self.flip_pairs for end in pair]
+        if len(set(ends)) < len(ends):
+            raise ValueError(f"{self.name}: a keypoint is in two flip pairs")
 
     def __len__(self) -> int:
         return len(self.keypoints)
 
     def side(self, index: int) -> Side:
         """Body side of keypoint ``index``, read from its name."""
-        name = self.keypoints[index]
-        if name.startswith("left"):
-            return "left"
-        return "right" if name.startswith("right") else "centre"
+        return side_of(self.keypoints[index])
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the meaning of the keypoints is a guess, or not known at all."""
+        return self.source.startswith("guessed") or self.name.startswith("generic-")
+
+    @property
+    def label(self) -> str:
+        """Its name, with a remark where the meaning of the keypoints is a guess or not known."""
+        if self.name.startswith("generic-"):
+            return f"{self.name} (the file does not name its keypoints)"
+        return f"{self.name} ({self.source})" if self.guessed else self.name
 
     def edge_side(self, edge: tuple[int, int]) -> Side:
         """Body side of an edge: that of its two ends, ``centre`` when they differ."""
@@ -78,12 +110,18 @@ class Skeleton:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; inverse of :meth:`from_dict`."""
+        optional = {
+            "keypoint_colours": list(self.keypoint_colours),
+            "edge_colours": list(self.edge_colours),
+            "source": self.source,
+        }
         return {
             "name": self.name,
             "keypoints": list(self.keypoints),
             "edges": [list(edge) for edge in self.edges],
             "flip_pairs": [list(pair) for pair in self.flip_pairs],
             "sigmas": list(self.sigmas),
+            **{key: value for key, value in optional.items() if value},
         }
 
     @classmethod
@@ -99,6 +137,9 @@ class Skeleton:
             edges=_pairs(data.get("edges", ())),
             flip_pairs=_pairs(data.get("flip_pairs", ())),
             sigmas=tuple(float(sigma) for sigma in data.get("sigmas", ())),
+            keypoint_colours=tuple(str(colour) for colour in data.get("keypoint_colours", ())),
+            edge_colours=tuple(str(colour) for colour in data.get("edge_colours", ())),
+            source=str(data.get("source", "")),
         )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import IgnoreCfgOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.export import ExportResult
@@ -99,6 +101,7 @@ def export(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not check the model nor compare it with PyTorch.")
     ] = False,
+    force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
@@ -142,21 +145,28 @@ def export(
         if Path(checkpoint).suffix.lower() == ".onnx":
             require_no_onnx_options(context)
             source = Path(checkpoint)
-            convert(source, output or source.with_suffix(".xml"), verify=not no_verify, as_json=as_json)
+            target = output or source.with_suffix(".xml")
+            require_free([target, target.with_suffix(".bin")], [source], force=force)
+            convert(source, target, verify=not no_verify, as_json=as_json)
             return
+    own = os.path.isfile(checkpoint)  # noqa: PTH113 - a name that no file can have is none
+    target = output or (Path(checkpoint).with_suffix(".onnx") if own else Path(f"{checkpoint}.onnx"))
+    outputs = [target.with_suffix(".onnx")]
+    if output_format is Format.OPENVINO:
+        outputs += [target.with_suffix(".xml"), target.with_suffix(".bin")]
+    if dump_info:
+        outputs += [target.with_name(f"{name}.json") for name in ("deploy", "pipeline", "detail")]
+    require_free(outputs, [checkpoint], force=force)
+    target = outputs[0]
     from rtmo_deploy.zoo.download import resolve_checkpoint
 
     with download_bar(checkpoint) as fetched:
-        path, variant = resolve_checkpoint(checkpoint, progress=fetched)
+        path, _ = resolve_checkpoint(checkpoint, progress=fetched)
     with status("reading the checkpoint") as progress:
         from rtmo_deploy.convert.export import export_onnx
         from rtmo_deploy.model import load_checkpoint
 
         loaded = load_checkpoint(path, ema=ema)
-        default = Path(f"{checkpoint}.onnx") if variant else path.with_suffix(".onnx")
-        target = output or default
-        if output_format is Format.OPENVINO:
-            target = target.with_suffix(".onnx")
         result = export_onnx(loaded, target, options, verify=not no_verify, progress=progress)
         infos = []
         if dump_info:

@@ -181,6 +181,8 @@ def _common(artifact: Artifact) -> dict[str, Any]:
         "num_keypoints": len(artifact.skeleton),
         "skeleton": artifact.skeleton.name,
         "input_hw": [artifact.input.height, artifact.input.width],
+        "domain": artifact.domain,
+        "untrained": artifact.untrained,
     }
 
 

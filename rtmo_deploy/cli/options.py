@@ -10,6 +10,7 @@ import typer
 __all__ = [
     "BackendOption",
     "DeviceOption",
+    "ForceOption",
     "IgnoreCfgOption",
     "InputSizeOption",
     "PrecisionOption",
@@ -37,6 +38,7 @@ IgnoreCfgOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that exist; inputs never are.")]
 BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     tuple[int, int] | None,

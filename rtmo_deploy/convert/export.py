@@ -134,6 +134,8 @@ def _describe(
         variant=checkpoint.variant.name if checkpoint.variant else None,
         parents=(Parent(checkpoint.path.name, checkpoint.sha256),),
         versions=made_with("torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
+        domain=checkpoint.domain,
+        untrained=checkpoint.untrained,
     )
 
 

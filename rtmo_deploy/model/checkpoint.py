@@ -74,6 +74,17 @@ class LoadedCheckpoint:
         more = "".join(f" {name}={value:g}" for name, value in own.items() if value is not None)
         return f"deepen={spec.deepen:g} widen={spec.widen:g} hidden_dim={spec.hidden_dim}{more}"
 
+    @property
+    def untrained(self) -> bool:
+        """Whether the file says that its weights are an initialisation."""
+        return _own(self.contents.meta).get("trained") is False
+
+    @property
+    def domain(self) -> str | None:
+        """What kind of images the file says it was trained on; see :class:`~rtmo_deploy.artifact.Artifact`."""
+        domain = _own(self.contents.meta).get("domain")
+        return domain if isinstance(domain, str) else None
+
     def artifact(self) -> Artifact:
         """The checkpoint as an artifact."""
         taken = self.taken
@@ -88,6 +99,8 @@ class LoadedCheckpoint:
             precision="fp32",
             variant=self.variant.name if self.variant else None,
             producer="checkpoint",
+            domain=self.domain,
+            untrained=self.untrained,
         )
 
 
@@ -113,7 +126,7 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
     model = _build(path, contents.tensors, replace(spec, settings=taken.settings))
     if contents.stored_dtype in {"float16", "bfloat16"}:
         _restore_constants(model)
-    return LoadedCheckpoint(
+    loaded = LoadedCheckpoint(
         path=path,
         sha256=sha256,
         model=model.eval(),
@@ -123,6 +136,8 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
         taken=taken,
         contents=contents,
     )
+    loaded.artifact().log_note()
+    return loaded
 
 
 def save_checkpoint(
@@ -211,6 +226,12 @@ def _listing(what: str, items: list[str]) -> str:
         return ""
     shown = ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
     return f"{len(items)} tensor{'s are' if len(items) > 1 else ' is'} {what}: {shown}"
+
+
+def _own(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """This project's record in a checkpoint's ``meta``."""
+    stored = meta.get("rtmo_deploy")
+    return stored if isinstance(stored, dict) else {}
 
 
 def _skeleton(meta: Mapping[str, Any], num_keypoints: int) -> Skeleton:

@@ -65,6 +65,8 @@ def pack_checkpoint(
         "version": __version__,
         "skeleton": checkpoint.skeleton.to_dict(),
         "input_hw": list(input_hw or checkpoint.input_hw),
+        "trained": not checkpoint.untrained,
+        "domain": checkpoint.domain,
     }
     if changed := checkpoint.spec.settings.to_dict():
         own["settings"] = changed

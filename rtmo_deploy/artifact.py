@@ -8,21 +8,23 @@ MMDeploy has no such keys; it is recognised by its inputs and outputs.
 from __future__ import annotations
 
 import json
+import logging
 import platform
+import re
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import PurePath
+from pathlib import PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.guarded import UnreadableError, parse_json
 from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
-    from typing import NoReturn
 
 __all__ = [
     "Artifact",
@@ -36,7 +38,22 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+#: Characters of one metadata value; ours have some thousand.
+MAX_VALUE = 2**20
+#: What no model comes near, and no reader needs to allocate for.
+MAX_SIDE, MAX_BATCH, MAX_AREA, MAX_ROWS, MAX_KEYPOINTS, MAX_TEXT = 2**14, 2**12, 2**26, 2**20, 1024, 1000
 _PREFIX = "rtmo_deploy."
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+#: What is wrong with a model for most uses is logged here when it is opened; the command line prints it once.
+MODEL_LOG = logging.getLogger("rtmo_deploy.model_notes")
+
+_UNTRAINED = (
+    "The model is untrained: its weights are random, and it finds nobody. Train it, or take one that "
+    "'rtmo-deploy models' lists."
+)
+_DOMAINS = {"synthetic": "The model was trained on synthetic people only. It is not meant for photographs."}
 
 
 class Kind(StrEnum):
@@ -137,6 +154,8 @@ class Artifact:
         versions: Versions of the packages it was made with.
         verified: What was checked after it was made, None if nothing was.
         producer: Who wrote it: ``rtmo-deploy``, or ``mmdeploy`` by its shape.
+        domain: What kind of images it was trained on: ``synthetic``, or None where nothing is recorded.
+        untrained: Its weights are an initialisation.
     """
 
     path: Path
@@ -152,6 +171,18 @@ class Artifact:
     versions: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, Any] | None = None
     producer: str = "rtmo-deploy"
+    domain: str | None = None
+    untrained: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What a user must know before using it, one or two sentences; None for nothing."""
+        return _UNTRAINED if self.untrained else _DOMAINS.get(self.domain or "")
+
+    def log_note(self) -> None:
+        """Log :attr:`note` as a warning, if there is one."""
+        if self.note is not None:
+            MODEL_LOG.warning(self.note)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of everything but the path."""
@@ -189,11 +220,8 @@ class Artifact:
         if _PREFIX + "schema_version" not in metadata:
             return None
         try:
-            data = {
-                key[len(_PREFIX) :]: json.loads(value, parse_constant=_no_constant)
-                for key, value in metadata.items()
-                if key.startswith(_PREFIX)
-            }
+            data = {key[len(_PREFIX) :]: _parse(value) for key, value in metadata.items() if key.startswith(_PREFIX)}
+            _count("schema_version", data["schema_version"], MAX_ROWS)
             if data["schema_version"] > SCHEMA_VERSION:
                 raise ArtifactError(
                     f"Its metadata has schema version {data['schema_version']}; this release knows up to "
@@ -204,25 +232,29 @@ class Artifact:
             artifact = cls(
                 path=path,
                 kind=Kind(data["kind"]),
-                architecture=str(data["architecture"]),
+                architecture=data["architecture"],
                 skeleton=Skeleton.from_dict(data["skeleton"]),
                 input=InputContract(**data["input"]),
                 decode=DecodeContract(**{**data["decode"], "mode": DecodeMode(data["decode"]["mode"])}),
-                precision=str(data["precision"]),
+                precision=data["precision"],
                 variant=data["variant"],
                 companion=Parent(**data["companion"]) if data["companion"] else None,
                 parents=tuple(Parent(**parent) for parent in data["parents"]),
                 versions=dict(data["versions"]),
                 verified=None if data["verified"] is None else dict(data["verified"]),
-                producer=str(data["producer"]),
+                producer=data["producer"],
+                # Files of earlier releases do not say.
+                domain=data.get("domain"),
+                untrained=data.get("untrained", False),
             )
             _check(artifact)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ArtifactError(
-                f"Its rtmo-deploy metadata is damaged ({type(error).__name__}: {error}).",
+                f"Its rtmo-deploy metadata is damaged ({type(error).__name__}: {_short(str(error))}).",
                 remedy="Export the model again.",
                 where=path,
             ) from error
+        artifact.log_note()
         return artifact
 
 
@@ -242,31 +274,81 @@ def made_with(*packages: str) -> dict[str, str]:
     return {"rtmo-deploy": __version__, "python": platform.python_version(), **installed_versions(packages)}
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+def _parse(value: str) -> Any:
+    if len(value) > MAX_VALUE:
+        raise UnreadableError(f"a value has {len(value):,} characters; at most {MAX_VALUE:,} are read")
+    return parse_json(value)
+
+
+def _short(text: str) -> str:
+    """A finding that quotes a file, of a length that can be read, and printable."""
+    return text.encode("utf-8", "backslashreplace").decode()[:300]
 
 
 def _check(artifact: Artifact) -> None:
     """Refuse, with a ValueError, values that nothing could be done with."""
-    contract, decode = artifact.input, artifact.decode
-    counts = {
-        "height": contract.height,
-        "width": contract.width,
-        "multiple": contract.multiple,
-        "batch": contract.batch,
-        "max_dets": decode.max_dets,
-        "pre_topk": decode.pre_topk,
-    }
-    for name, count in counts.items():
-        optional = name not in {"height", "width", "multiple"}
-        if not (type(count) is int and count > 0) and not (optional and count is None):
-            raise ValueError(f"{name} is {count!r}")
+    _check_contracts(artifact.input, artifact.decode)
+    texts = {name: getattr(artifact, name) for name in ("architecture", "precision", "producer")}
+    for key, text in {**texts, "variant": artifact.variant or "", **artifact.versions}.items():
+        _text(key, text)
+    _text("domain", artifact.domain or "")
+    if type(artifact.untrained) is not bool:
+        raise ValueError(f"untrained is {artifact.untrained!r}")
+    _check_skeleton(artifact.skeleton)
+    for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
+        _check_parent(parent)
+
+
+def _check_contracts(contract: InputContract, decode: DecodeContract) -> None:
+    _count("height", contract.height, MAX_SIDE)
+    _count("width", contract.width, MAX_SIDE)
+    _count("multiple", contract.multiple, 1024)
+    _count("pad", contract.pad, 255, least=0)
+    _count("min_rows", decode.min_rows, MAX_ROWS, least=0)
+    _count("batch", contract.batch, MAX_BATCH, optional=True)
+    for name in ("max_dets", "pre_topk", "nms_rounds"):
+        _count(name, getattr(decode, name), MAX_ROWS, optional=True)
+    if contract.height * contract.width * (contract.batch or 1) > MAX_AREA:
+        raise ValueError(f"{contract.batch or 1}x{contract.height}x{contract.width} pixels are too many")
+    if contract.multiple % 32:
+        raise ValueError(f"multiple is {contract.multiple}, and the network's strides need multiples of 32")
+    for name, flag in {"dynamic_hw": contract.dynamic_hw, "junk_rows": decode.junk_rows}.items():
+        if type(flag) is not bool:
+            raise ValueError(f"{name} is {flag!r}")
     for name, value in {"score_thr": decode.score_thr, "nms_thr": decode.nms_thr}.items():
         if type(value) not in (int, float) or not 0 <= value <= 1:
             raise ValueError(f"{name} is {value!r}")
-    if contract.placement not in {"center", "top-left"}:
+    if contract.placement not in ("center", "top-left"):
         raise ValueError(f"placement is {contract.placement!r}")
-    for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
-        # It is looked for beside the file: a path could lead anywhere.
-        if not isinstance(parent.name, str) or not parent.name or PurePath(parent.name).name != parent.name:
-            raise ValueError(f"{parent.name!r} is no file name")
+
+
+def _count(name: str, value: object, most: int, *, least: int = 1, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}")
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str) or len(value) > MAX_TEXT or _SURROGATE.search(value):
+        raise ValueError(f"{name} is no short text: {value!r}")
+
+
+def _check_skeleton(skeleton: Skeleton) -> None:
+    if not 1 <= len(skeleton) <= MAX_KEYPOINTS:
+        raise ValueError(f"there are {len(skeleton)} keypoints")
+    for name in (skeleton.name, *skeleton.keypoints):
+        _text("a keypoint's name", name)
+    if len(skeleton.edges) > MAX_KEYPOINTS**2 or len(skeleton.flip_pairs) > MAX_KEYPOINTS:
+        raise ValueError("there are more edges or pairs than keypoints could have")
+
+
+def _check_parent(parent: Parent) -> None:
+    """It is looked for beside the file: a path could lead anywhere. A device's name leads elsewhere on Windows."""
+    _text("a parent's name", parent.name)
+    _text("a parent's hash", parent.sha256)
+    if not parent.name or not parent.name.isprintable():
+        raise ValueError(f"{parent.name!r} is no file name")
+    plain = PurePath(parent.name).name == PureWindowsPath(parent.name).name == parent.name
+    if not plain or len(parent.name.encode()) > 255 or parent.name in {".", ".."} or _RESERVED.match(parent.name):
+        raise ValueError(f"{parent.name!r} is no file name")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.guarded import read_bounded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
 
 __all__ = ["read_companion", "refuse_companion", "write_companion"]
+
+#: A coordinate classifier has some ten MiB.
+MAX_BYTES = 2**28
 
 
 def read_companion(artifact: Artifact) -> bytes | None:
@@ -29,7 +33,7 @@ def read_companion(artifact: Artifact) -> bytes | None:
         return None
     path = artifact.path.with_name(artifact.companion.name)
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, max_bytes=MAX_BYTES)
     except OSError as error:
         raise ArtifactError(
             f"It needs {path.name} beside it, which cannot be read: {error.strerror or error}.",

@@ -9,12 +9,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.errors import SetupError
+from rtmo_deploy.errors import SetupError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["atomic_write", "human_size", "sha256_of"]
+__all__ = ["PORTABLE_NAME", "atomic_write", "human_size", "is_portable_name", "require_free", "sha256_of"]
+
+#: What :func:`is_portable_name` asks for, as an error says it; ``{}`` is the greatest length.
+PORTABLE_NAME = (
+    "a name is made of at most {} letters, digits, '.', '_' and '-', a letter or digit first, no '.' last, "
+    "and is not one that Windows keeps for devices (con, nul, aux, com1, ...)"
+)
+_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in range(10)
+}
 
 
 @contextlib.contextmanager
@@ -49,6 +58,74 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def require_free(
+    outputs: Iterable[Path | None], inputs: Iterable[str | Path | None] = (), *, force: bool = False
+) -> None:
+    """Check, before any work, that a command may write its outputs.
+
+    Links, hard links and names that differ in case alone are followed: what counts is the file that is meant.
+
+    Args:
+        outputs: Files that will be written; None for an output that was not asked for.
+        inputs: Files and folders that are read; None or the name of a published model protects nothing.
+        force: Replace an output that exists. An input is never replaced, nor is an image in a folder of inputs.
+
+    Raises:
+        UsageError: An output is an input, is given twice, is a folder, or exists and ``force`` is not set.
+        SetupError: An output cannot be written where it is asked to be.
+    """
+    read = [Path(path) for path in inputs if path is not None and Path(path).exists()]
+    written: set[str] = set()
+    for output in outputs:
+        if output is None:
+            continue
+        place = os.path.realpath(output)
+        if place in written:
+            raise UsageError("Two outputs have this name.", remedy="Give each output a name of its own.", where=output)
+        written.add(place)
+        _require_writable(output)
+        if not os.path.lexists(output):
+            continue
+        if output.is_dir():
+            raise UsageError("This is a folder.", remedy="Name a file.", where=output)
+        if any(_holds(path, output) for path in read):
+            raise UsageError(
+                "This is one of the inputs, which no command writes over.",
+                remedy="Give the output another name or another folder.",
+                where=output,
+            )
+        if not force:
+            raise UsageError(
+                "The file exists already.", remedy="Choose another name, or replace it with --force.", where=output
+            )
+
+
+def _holds(read: Path, output: Path) -> bool:
+    """Whether an existing output is an input, or an image in a folder of inputs."""
+    if not output.exists():
+        return False  # a broken link
+    if not read.is_dir():
+        return read.samefile(output)
+    from rtmo_deploy.file_kind import kind_of  # its reader needs this module
+
+    folders = (*output.parents, *output.resolve().parents)
+    return kind_of(output).is_image and any(folder.samefile(read) for folder in folders)
+
+
+def _require_writable(output: Path) -> None:
+    folder = next((folder for folder in output.absolute().parents if os.path.lexists(folder)), Path())
+    if not folder.is_dir():
+        raise SetupError(
+            f"The file could not be written: {folder} is not a folder.", remedy="Name another folder.", where=output
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"The file could not be written: {folder} is not writable.",
+            remedy="Change its permissions, or name another folder.",
+            where=output,
+        )
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -56,8 +133,14 @@ def _umask() -> int:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as stream:
+    """SHA-256 of a regular file's bytes, 64 hex digits.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file (:class:`rtmo_deploy.guarded.UnreadableError`).
+    """
+    from rtmo_deploy.guarded import open_regular  # which is built on this module
+
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -69,3 +152,11 @@ def human_size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def is_portable_name(name: str, longest: int = 60) -> bool:
+    """Whether every system can have a file of this name: no path, no device of Windows, no '.' last."""
+    plain = 0 < len(name) <= longest and name.isascii() and name[0].isalnum() and not name.endswith(".")
+    if not plain or not all(letter.isalnum() or letter in "._-" for letter in name):
+        return False
+    return name.partition(".")[0].lower() not in _DEVICES

@@ -9,11 +9,12 @@ import json
 import math
 import os
 import stat
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rtmo_deploy.files import human_size
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
 
 __all__ = ["UnreadableError", "open_regular", "parse_json", "read_bounded", "read_json"]
@@ -29,11 +30,14 @@ _KINDS = {
 }
 
 
-class UnreadableError(ValueError):
-    """A file that must not or cannot be read; the message is a clause such as ``it is a FIFO, not a regular file``."""
+class UnreadableError(OSError, ValueError):
+    """A file that must not or cannot be read; the message is a clause such as ``it is a FIFO, not a regular file``.
+
+    Whoever handles a file that cannot be opened (OSError) or has no sense (ValueError) handles this one too.
+    """
 
 
-def open_regular(path: Path, *, max_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
     """Open a regular file for reading in binary; never waits for a writer, as opening a FIFO would.
 
     Args:

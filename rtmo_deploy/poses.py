@@ -36,7 +36,8 @@ class Skeleton:
         sigmas: OKS sigma of each keypoint (COCO keypoint evaluation), or empty when the convention has none.
         keypoint_colours: Colour of each keypoint as ``#rrggbb``, or empty.
         edge_colours: Colour of each edge as ``#rrggbb``, or empty.
-        source: Where this is known from, such as ``dataset_meta``; empty for a convention. Equality ignores it.
+        source: Where this is known from, such as ``dataset_meta``; empty for a convention. Equality ignores it
+            and the colours.
     """
 
     name: str
@@ -44,8 +45,8 @@ class Skeleton:
     edges: tuple[tuple[int, int], ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
     sigmas: tuple[float, ...] = ()
-    keypoint_colours: tuple[str, ...] = ()
-    edge_colours: tuple[str, ...] = ()
+    keypoint_colours: tuple[str, ...] = field(default=(), compare=False)
+    edge_colours: tuple[str, ...] = field(default=(), compare=False)
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:

@@ -17,20 +17,22 @@ _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]+")
 _SWAP: Final = {"left": "right", "right": "left", "l": "r", "r": "l"}
 #: What may follow or precede a side without a gap, as in ``lshoulder``: a word that merely begins with l is no side.
 _PARTS: Final = (
-    "ankle arm ball brow calf cheek ear elbow eye eyebrow finger foot forearm hand heel hip hock hoof index kidney knee "
-    "leg mouth palm paw pinky shoulder shin sho thigh thumb toe wing wrist bigtoe smalltoe elb wri kne ank"
+    "ankle arm ball brow calf cheek ear elbow eye eyebrow finger foot forearm hand heel hip hock hoof index kidney "
+    "knee leg mouth palm paw pinky shoulder shin sho thigh thumb toe wing wrist bigtoe smalltoe elb wri kne ank"
 )
 _GLUED: Final = re.compile(
-    rf"(?P<before>left|right|l|r)(?:{_PARTS.replace(' ', '|')})s?|(?:{_PARTS.replace(' ', '|')})(?P<after>left|right|l|r)",
+    rf"(?P<before>left|right|l|r)(?:{_PARTS.replace(' ', '|')})s?|"
+    rf"(?:{_PARTS.replace(' ', '|')})(?P<after>left|right|l|r)",
     re.IGNORECASE,
 )
 #: Words that look glued and are whole: the rear is not the right ear.
 _WHOLE: Final = frozenset({"rear", "lear", "heel", "kneel", "earl", "legl"})
-_CENTRAL: Final = frozenset(
-    "nose neck head top headtop crown forehead chin jaw throat mouth face pelvis root hip hips torso trunk thorax chest "
-    "sternum spine back belly navel tail base end withers center centre mid middle central bottom of the body tailbase "
-    "tailend tailtip tip tophead lower upper low up".split()
+_CENTRAL_WORDS: Final = (
+    "nose neck head top headtop crown forehead chin jaw throat mouth face pelvis root hip hips torso trunk thorax "
+    "chest sternum spine back belly navel tail base end withers center centre mid middle central bottom of the body "
+    "tailbase tailend tailtip tip tophead lower upper low up"
 )
+_CENTRAL: Final = frozenset(_CENTRAL_WORDS.split())
 
 
 class Mirror(NamedTuple):

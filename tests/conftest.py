@@ -63,9 +63,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of many minutes run when they are asked for by their mark."""
+    """Tests marked long run when they are asked for by their mark."""
     if "long" in config.getoption("markexpr"):
         return
     for item in items:
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason="takes many minutes; run it with -m long"))
+            item.add_marker(pytest.mark.skip(reason="repeats others at length; run it with -m long"))

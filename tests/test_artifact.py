@@ -42,10 +42,24 @@ artifacts = st.builds(
     architecture=st.text(),
     skeleton=st.sampled_from([COCO_17, CROWDPOSE_14]),
     input=st.builds(
-        InputContract, sides, sides, counts, st.booleans(), st.sampled_from(["center", "top-left"]), st.integers(0, 255)
+        InputContract,
+        sides,
+        sides,
+        st.none() | st.integers(1, 40),
+        st.booleans(),
+        st.sampled_from(["center", "top-left"]),
+        st.integers(0, 255),
     ),
     decode=st.builds(
-        DecodeContract, st.sampled_from(DecodeMode), thresholds, thresholds, counts, counts, counts, st.booleans()
+        DecodeContract,
+        st.sampled_from(DecodeMode),
+        thresholds,
+        thresholds,
+        counts,
+        counts,
+        counts,
+        st.integers(0, 50),
+        st.booleans(),
     ),
     variant=st.none() | st.text(),
     versions=st.dictionaries(st.text(), st.text(), max_size=3),

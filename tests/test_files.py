@@ -8,8 +8,8 @@ import stat
 
 import pytest
 
-from rtmo_deploy.errors import SetupError
-from rtmo_deploy.files import atomic_write, human_size, sha256_of
+from rtmo_deploy.errors import SetupError, UsageError
+from rtmo_deploy.files import atomic_write, human_size, require_free, sha256_of
 
 
 def fail_while_writing(path, error):
@@ -102,3 +102,46 @@ def test_the_hash(tmp_path):
 )
 def test_sizes_in_words(count, words):
     assert human_size(count) == words
+
+
+def _refused(outputs, inputs, *, force=False):
+    with pytest.raises(UsageError) as caught:
+        require_free(outputs, inputs, force=force)
+    return caught.value.finding
+
+
+@pytest.mark.parametrize("link", ["same", "symlink", "hardlink", "dots"])
+@pytest.mark.parametrize("force", [False, True])
+def test_an_input_is_never_an_output(tmp_path, link, force):
+    source = tmp_path / "a.onnx"
+    source.write_bytes(b"model")
+    output = {"same": source, "dots": tmp_path / "x" / ".." / "a.onnx"}.get(link, tmp_path / "b.onnx")
+    (tmp_path / "x").mkdir()
+    if link == "symlink":
+        output.symlink_to(source)
+    elif link == "hardlink":
+        output.hardlink_to(source)
+    assert "one of the inputs" in _refused([output], [source, None, "rtmo-s"], force=force)
+
+
+def test_an_image_in_a_folder_of_inputs_is_an_input_and_another_file_there_is_not(tmp_path):
+    image, other = tmp_path / "a" / "y.jpg", tmp_path / "a" / "found.json"
+    image.parent.mkdir()
+    image.write_bytes(b"\xff\xd8\xff\xe0")
+    other.write_text("[]")
+    assert "one of the inputs" in _refused([image], [tmp_path], force=True)
+    require_free([other], [tmp_path], force=True)
+
+
+def test_what_exists_is_replaced_with_force_alone(tmp_path):
+    old, broken = tmp_path / "old.onnx", tmp_path / "broken.onnx"
+    old.write_bytes(b"old")
+    broken.symlink_to(tmp_path / "nowhere")
+    for path in (old, broken):
+        assert "exists already" in _refused([path], [])
+        require_free([path], [], force=True)
+    assert "folder" in _refused([tmp_path], [], force=True)
+    assert "Two outputs" in _refused([tmp_path / "n", tmp_path / "." / "n"], [], force=True)
+    with pytest.raises(SetupError, match="not a folder"):
+        require_free([old / "under" / "x"], [])
+    require_free([None, tmp_path / "new" / "deep" / "x"], [])

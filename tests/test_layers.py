@@ -13,7 +13,18 @@ PACKAGE = Path(rtmo_deploy.__file__).parent
 #: From the roof down.
 FLOORS = ("cli", "release", "train", "convert", "measure", "runtime", "data", "model", "zoo")
 #: Single files that every floor may use and that use no floor.
-FOUNDATION = ("poses", "artifact", "companion", "files", "errors", "sides", "guarded", "_version")
+FOUNDATION = (
+    "poses",
+    "artifact",
+    "companion",
+    "file_kind",
+    "files",
+    "guarded",
+    "sides",
+    "yaml_file",
+    "errors",
+    "_version",
+)
 #: The front door and the command's other name: they lead to any floor.
 DOORS = ("__init__", "__main__")
 

@@ -49,8 +49,11 @@ class _ErrorsToExitCodes(TyperGroup):
     """Prints the project's own errors as a paragraph and exits with their code; anything else is a bug."""
 
     def invoke(self, ctx: Context) -> Any:
+        from rtmo_deploy.cli.notes import model_notes
+
         try:
-            return super().invoke(ctx)
+            with model_notes():
+                return super().invoke(ctx)
         except RtmoDeployError as error:
             from rtmo_deploy.cli.console import print_error
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, InputSizeOption
+from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BaselineReport, BenchOptions, BenchResult
@@ -92,6 +93,8 @@ def bench(
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write every stage as a line.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one page with plots.")] = None,
     md_file: Annotated[Path | None, typer.Option("--md", metavar="FILE", help="Write tables in Markdown.")] = None,
+    force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure models side by side, each in a process of its own, in turns."""
@@ -101,6 +104,7 @@ def bench(
 
     if max_slowdown is not None and baseline is None:
         raise UsageError("--max-slowdown needs something to compare with.", remedy="Give --baseline FILE.json.")
+    require_free([csv_file, html_file, md_file], [*(models or ()), images, reference, baseline], force=force)
     bound = parse_share(max_slowdown or "5%", "max-slowdown")
     batches = parse_counts(batch, "batch")
     counts = parse_counts(people, "people", least=0)

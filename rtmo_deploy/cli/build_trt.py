@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rtmo_deploy.artifact import Artifact, DecodeMode
+    from rtmo_deploy.convert.quantize import QuantizeResult
     from rtmo_deploy.convert.trt.build import BuildResult
     from rtmo_deploy.convert.trt.options import BuildOptions
     from rtmo_deploy.convert.trt.preview import Preview
@@ -52,7 +55,20 @@ def build_trt(
     fp32: Annotated[bool, typer.Option("--fp32", help="Build in FP32; TF32 is off.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Build in FP16; an FP32 model is cast first.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Build in BF16; an FP32 model is cast first.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Build in INT8; the model must be quantised already.")] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Build in INT8; an FP32 model is quantised and judged first. The rest is FP16, or what --fp32 or "
+            "--bf16 beside it says.",
+        ),
+    ] = False,
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SET|DIR|FILE.json", help="With --int8: images to calibrate with. [default: synthetic ones]"
+        ),
+    ] = None,
     decode: Annotated[
         Decode | None,
         typer.Option(
@@ -107,18 +123,24 @@ def build_trt(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and whether this machine can; exit 0 or 5.")
     ] = False,
+    force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""
     from rtmo_deploy.artifact import DecodeMode, Kind
     from rtmo_deploy.cli.console import print_json, record_made, status
     from rtmo_deploy.convert.trt.options import BuildOptions
-    from rtmo_deploy.runtime.engine_file import Shape
+    from rtmo_deploy.runtime.engine_file import Shape, sidecar_path
 
-    flags = {"fp32": fp32, "fp16": fp16, "bf16": bf16, "int8": int8}
-    asked = [name for name, given in flags.items() if given]
+    asked = [name for name, given in {"fp32": fp32, "fp16": fp16, "bf16": bf16}.items() if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} were given.", remedy="Give one of them.")
+    if calib is not None and not int8:
+        raise UsageError("--calib was given without --int8: nothing is calibrated.", remedy="Add --int8, or drop it.")
+    around = asked[0] if int8 and asked else None
+    if int8:
+        asked = ["int8"]
     options = BuildOptions(
         backend=backend.value,
         precision=asked[0] if asked else None,
@@ -144,24 +166,42 @@ def build_trt(
             raise ArtifactError(
                 f"It is of kind {artifact.kind} already.", remedy="Give an ONNX model or a checkpoint.", where=source
             )
+        if calib is not None and artifact.precision != "fp32":
+            raise UsageError(
+                f"--calib was given, and the model is {artifact.precision} already.",
+                remedy="Drop --calib.",
+                where=source,
+            )
         if named and output is None:
             # The published file lies in the cache; the engine belongs here.
-            output = _beside(Path(named), preview(source, artifact, None, options, mode).output)
-        planned = preview(source, artifact, output, options, mode)
+            output = _beside(Path(named), preview(source, artifact, None, options, mode, around=around).output)
+        planned = preview(source, artifact, output, options, mode, around=around)
         if not dry_run:
+            kept_as = planned.output.with_suffix(".onnx") if keep_onnx else None
+            require_free([planned.output, sidecar_path(planned.output), kept_as], [source], force=force)
+            require_free([timing_cache], [source], force=True)
             if planned.problems:
                 raise SetupError(planned.problems[0], remedy="--dry-run tells what would be built.")
-            result, kept = _make(
-                source, artifact, planned.output, options, mode, verify=not no_verify, keep=keep_onnx, progress=progress
+            result, kept, quantised = _make(
+                source,
+                artifact,
+                planned.output,
+                options,
+                mode,
+                around,
+                calib,
+                verify=not no_verify,
+                keep=keep_onnx,
+                progress=progress,
             )
     if dry_run:
         _show_preview(source, planned, as_json=as_json)
         return
     record_made(result.record.artifact, command="build-trt")
     if as_json:
-        print_json("build-trt", **_as_dict(result, kept))
+        print_json("build-trt", **_as_dict(result, kept), quantization=quantised and quantised.to_dict())
     else:
-        _print(result, kept)
+        _print(result, kept, quantised)
 
 
 def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
@@ -206,17 +246,19 @@ def _make(
     output: Path,
     options: BuildOptions,
     decode: DecodeMode | None,
+    around: str | None,
+    calib: str | None,
     *,
     verify: bool,
     keep: bool,
     progress: Callable[[str], None],
-) -> tuple[BuildResult, Path | None]:
+) -> tuple[BuildResult, Path | None, QuantizeResult | None]:
     """Make what is to be built, build it, and keep the ONNX model that was made if that is asked for."""
     import shutil
 
     from rtmo_deploy.artifact import DecodeMode, Kind
     from rtmo_deploy.convert.trt.build import build_engine
-    from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx
+    from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx, target_cast
     from rtmo_deploy.convert.trt.proof import find_reference
     from rtmo_deploy.files import atomic_write
     from rtmo_deploy.runtime.estimator import read_artifact
@@ -226,9 +268,11 @@ def _make(
         if artifact.kind is Kind.CHECKPOINT:
             model = export_for_engine(source, folder, decode or DecodeMode.FIXED, verify=verify, progress=progress)
             known = read_artifact(model)
-        model = prepare_onnx(
-            model, known, folder, precision=options.precision, decode=decode, verify=verify, progress=progress
-        )
+        casting, quantised = target_cast(known.precision, options.precision, around), None
+        if options.precision == "int8" and known.precision == "fp32":
+            model, quantised = _quantize(model, folder, calib, judged=verify, progress=progress)
+            known = read_artifact(model)
+        model = prepare_onnx(model, known, folder, cast_to=casting, decode=decode, verify=verify, progress=progress)
         reference = None
         if verify:
             reference = source if artifact.kind is Kind.CHECKPOINT else find_reference(artifact)
@@ -238,7 +282,31 @@ def _make(
             kept = output.with_suffix(".onnx")
             with atomic_write(kept) as temporary:
                 shutil.copyfile(model, temporary)
-    return result, kept
+    return result, kept, quantised
+
+
+def _quantize(
+    model: Path, folder: Path, calib: str | None, *, judged: bool, progress: Callable[[str], None]
+) -> tuple[Path, QuantizeResult]:
+    from rtmo_deploy.cli.calibrate import report_skipped
+    from rtmo_deploy.cli.console import stderr
+    from rtmo_deploy.cli.quantize import open_calibration, open_judge
+    from rtmo_deploy.convert.trt.chain import quantize_for_engine
+
+    if calib is None:
+        stderr().print(
+            "Note: INT8 is calibrated with synthetic images. Images like those that the engine will see (--calib DIR) "
+            "cost less accuracy."
+        )
+    made, result = quantize_for_engine(
+        model,
+        folder,
+        lambda source: open_calibration(source, calib or "synthetic", None, None, None, progress),
+        (lambda source: open_judge(source, None, None, None, None, progress)) if judged else None,
+        progress=progress,
+    )
+    report_skipped(result.calibration)
+    return made, result
 
 
 @contextlib.contextmanager
@@ -290,8 +358,9 @@ def _as_dict(result: BuildResult, kept: Path | None) -> dict[str, Any]:
     }
 
 
-def _print(result: BuildResult, kept: Path | None) -> None:
+def _print(result: BuildResult, kept: Path | None, quantised: QuantizeResult | None) -> None:
     from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.quantize import judged
     from rtmo_deploy.files import human_size
 
     record, audit = result.record, result.audit
@@ -308,6 +377,8 @@ def _print(result: BuildResult, kept: Path | None) -> None:
         "precision": f"{audit.sentence()}; matrix products: {_counts(products)}",
         "audited by": audit.how,
     }
+    if quantised is not None:
+        facts |= {f"INT8, {name}": text for name, text in judged(quantised).items()}
     if result.proof is not None:
         facts["compared with"] = result.proof.sentence()
     if record.targets:

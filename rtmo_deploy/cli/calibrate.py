@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, ThreadsOption
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration
@@ -54,6 +55,7 @@ def calibrate(
         typer.Option("-o", "--output", help="File to write. [default: MODEL.<set>-<method>.calibration.json, beside]"),
     ] = None,
     threads: ThreadsOption = None,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure the ranges of a model's tensors on pictures. Pictures that cannot be read are passed over by name."""
@@ -63,6 +65,9 @@ def calibrate(
         raise UsageError("--ann belongs to a named set.", remedy="Give --set coco-train2017 with it.")
     if output is not None and output.suffix.lower() != ".json":
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .json.")
+    name = set_name or (images and images.name) or "folder"
+    path = output or model.with_suffix(f".{name}-{method.value}.calibration.json")
+    require_free([path], [model, ann, images], force=force)
     from rtmo_deploy.cli.console import status
 
     with status("reading the model") as progress:
@@ -77,7 +82,6 @@ def calibrate(
             pictures = folder_pictures(images, count)
         source = open_source(model)
         made = measure(source, pictures, method=Method(method.value), threads=threads, progress=progress)
-        path = output or model.with_suffix(f".{pictures.name or 'folder'}-{method.value}.calibration.json")
         made.save(path)
     report_skipped(made)
     _show(model, path, made, as_json=as_json)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import ForceOption
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.precision import CastResult
@@ -33,6 +35,7 @@ def cast(
         typer.Option("-o", "--output", help="File to write. [default: MODEL.fp16.onnx or MODEL.bf16.onnx]"),
     ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare it with the source.")] = False,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Let a model compute in half where that is safe; compare it with its source before it is written."""
@@ -44,10 +47,11 @@ def cast(
     precision = "fp16" if fp16 else "bf16"
     if output is not None and output.suffix.lower() != ".onnx":
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
+    target = output or model.with_name(f"{model.stem}.{precision}.onnx")
+    require_free([target], [model], force=force)
     with status("loading") as progress:
         from rtmo_deploy.convert.precision import cast_onnx
 
-        target = output or model.with_name(f"{model.stem}.{precision}.onnx")
         result = cast_onnx(model, target, precision, verify=not no_verify, progress=progress)
     if as_json:
         print_json("cast", **_as_dict(result))

@@ -67,8 +67,13 @@ def print_table(table: Table) -> None:
 
 
 def print_json(command: str, **fields: Any) -> None:
-    """Print one JSON document on stdout: ``schema_version``, ``command`` and ``fields``."""
+    """Print one JSON document on stdout: ``schema_version``, ``command``, ``fields``, and ``model_notes`` if any."""
+    from rtmo_deploy.cli.notes import notes_so_far
+
+    notes = notes_so_far()
     document = {"schema_version": SCHEMA_VERSION, "command": command, **fields}
+    if notes:
+        document["model_notes"] = notes
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 

@@ -21,6 +21,7 @@ data_app = typer.Typer(
 
 #: A line of progress is written at every so many pictures.
 _STEP = 200
+_GENERATOR = "rtmo-deploy data synth"
 
 
 class _Format(StrEnum):
@@ -62,7 +63,7 @@ def synth(
     options = SyntheticOptions(size=hw, people=numbers)
     dataset = SyntheticPeople(images, seed=seed, options=options)
     recipe = {
-        "generator": "rtmo-deploy data synth",
+        "generator": _GENERATOR,
         "generator_version": GENERATOR_VERSION,
         "seed": seed,
         "images": images,
@@ -147,5 +148,16 @@ def _check_folder(folder: Path, *, force: bool) -> None:
         raise UsageError(
             "The folder is not empty.",
             remedy="Choose another one, or write into it with --force; files of the same names are then replaced.",
+            where=folder,
+        )
+    annotations = folder / "annotations.json"
+    ours = False
+    if annotations.is_file():
+        with annotations.open("rb") as stream:
+            ours = f'"{_GENERATOR}"'.encode() in stream.read(4096)
+    if not ours and (annotations.exists() or any((folder / "images").glob("0*.*"))):
+        raise UsageError(
+            "It holds images or annotations that data synth did not write; --force does not replace them.",
+            remedy="Choose another folder, or remove them.",
             where=folder,
         )

@@ -12,11 +12,14 @@ import typer
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
+    ForceOption,
+    IgnoreCfgOption,
     InputSizeOption,
     PrecisionOption,
     ThreadsOption,
     TrustOption,
 )
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,6 +73,8 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
     ] = None,
+    force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure average precision. A run that was stopped goes on where it was when it is called again."""
@@ -91,6 +96,7 @@ def evaluate(
         raise UsageError("A model needs the pictures themselves.", remedy="Give --images DIR.")
     from rtmo_deploy.cli.console import download_bar, status
 
+    require_free([save], [model, ann, images], force=force)
     threshold = 0.1 if score_thr is None else score_thr
     with status("reading the annotations"):
         data = _read(rules, images)

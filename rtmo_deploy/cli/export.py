@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.export import ExportResult
@@ -98,13 +101,15 @@ def export(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not check the model nor compare it with PyTorch.")
     ] = False,
+    force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Export a checkpoint to ONNX; check it and compare it with PyTorch before it is written.
 
     --format openvino goes on from there: the ONNX model stays beside the .xml and .bin files made of it.
     """
-    from rtmo_deploy.cli.console import download_bar, print_json, record_made, status
+    from rtmo_deploy.cli.console import download_bar, print_json, record_made, status, stderr
     from rtmo_deploy.convert.options import ExportOptions
 
     settings = {
@@ -140,34 +145,45 @@ def export(
         if Path(checkpoint).suffix.lower() == ".onnx":
             require_no_onnx_options(context)
             source = Path(checkpoint)
-            convert(source, output or source.with_suffix(".xml"), verify=not no_verify, as_json=as_json)
+            target = output or source.with_suffix(".xml")
+            require_free([target, target.with_suffix(".bin")], [source], force=force)
+            convert(source, target, verify=not no_verify, as_json=as_json)
             return
+    own = os.path.isfile(checkpoint)  # noqa: PTH113 - a name that no file can have is none
+    target = output or (Path(checkpoint).with_suffix(".onnx") if own else Path(f"{checkpoint}.onnx"))
+    outputs = [target.with_suffix(".onnx")]
+    if output_format is Format.OPENVINO:
+        outputs += [target.with_suffix(".xml"), target.with_suffix(".bin")]
+    if dump_info:
+        outputs += [target.with_name(f"{name}.json") for name in ("deploy", "pipeline", "detail")]
+    require_free(outputs, [checkpoint], force=force)
+    target = outputs[0]
     from rtmo_deploy.zoo.download import resolve_checkpoint
 
     with download_bar(checkpoint) as fetched:
-        path, variant = resolve_checkpoint(checkpoint, progress=fetched)
+        path, _ = resolve_checkpoint(checkpoint, progress=fetched)
     with status("reading the checkpoint") as progress:
         from rtmo_deploy.convert.export import export_onnx
         from rtmo_deploy.model import load_checkpoint
 
         loaded = load_checkpoint(path, ema=ema)
-        default = Path(f"{checkpoint}.onnx") if variant else path.with_suffix(".onnx")
-        target = output or default
-        if output_format is Format.OPENVINO:
-            target = target.with_suffix(".onnx")
         result = export_onnx(loaded, target, options, verify=not no_verify, progress=progress)
         infos = []
         if dump_info:
             from rtmo_deploy.convert.sdk_info import dump_sdk_info
 
             infos = dump_sdk_info(result.artifact)
+    known = loaded.spec.architecture
+    differing = loaded.taken.differing(known.input_hw if known else None)
+    for note in loaded.taken.notes:
+        stderr().print(f"cfg: {note}", markup=False)
     record_made(result.artifact, command="export", source=path)
     if output_format is Format.OPENVINO:
         convert(target, output or target.with_suffix(".xml"), verify=not no_verify, as_json=as_json)
     elif as_json:
-        print_json("export", **_as_dict(result, infos))
+        print_json("export", **_as_dict(result, infos), from_cfg=differing, notes=list(loaded.taken.notes))
     else:
-        _print(result, infos)
+        _print(result, infos, differing)
 
 
 def _decode_options(decode: Decode, given: dict[str, Any]) -> DecodeOptions:
@@ -200,7 +216,7 @@ def _as_dict(result: ExportResult, infos: list[Path]) -> dict[str, Any]:
     }
 
 
-def _print(result: ExportResult, infos: list[Path]) -> None:
+def _print(result: ExportResult, infos: list[Path], differing: dict[str, Any]) -> None:
     from rtmo_deploy.cli.console import facts_table, stdout
     from rtmo_deploy.files import human_size
 
@@ -212,8 +228,11 @@ def _print(result: ExportResult, infos: list[Path]) -> None:
         "file": f"{artifact.path} ({human_size(result.size)}, {result.nodes} nodes)",
         "model": f"{artifact.architecture}, {artifact.skeleton.label}",
         "input": f"{size}{', any multiple of 32' if contract.dynamic_hw else ' only'}; batch {batch}",
-        "decode": artifact.decode.mode.value,
+        "decode": f"{artifact.decode.mode.value}; score_thr {artifact.decode.score_thr:g}, "
+        f"nms_thr {artifact.decode.nms_thr:g}",
     }
+    if differing:
+        facts["from the cfg"] = ", ".join(f"{name} {value}" for name, value in differing.items())
     if artifact.companion:
         facts["companion"] = f"{artifact.companion.name} (pose vectors to keypoints)"
     for path in infos:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import IgnoreCfgOption
+
 if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
 
@@ -22,6 +24,7 @@ def inspect(
         ),
     ],
     ema: Annotated[bool, typer.Option("--ema", help="Look at the checkpoint's ema_state_dict.")] = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Tell what a checkpoint or an exported model is, from its content alone.
@@ -47,6 +50,9 @@ def inspect(
     texts = {name.replace("_", " "): _text(value) for name, value in facts.items()}
     if facts.get("differs") == []:
         texts["differs"] = "nothing"
+    for name, entry in facts.get("settings", {}).items():
+        texts[name.replace("_", " ")] = f"{_text(entry['value'])} ({entry['source']})"
+    texts.pop("settings", None)
     stdout().print(facts_table(texts))
 
 
@@ -60,6 +66,8 @@ def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
         "sha256": loaded.sha256,
         "size": file.stat().st_size,
         **_common(loaded.artifact()),
+        "settings": loaded.taken.listing(),
+        "notes": list(loaded.taken.notes),
         "deepen": spec.deepen,
         "widen": spec.widen,
         "hidden_dim": spec.hidden_dim,
@@ -174,6 +182,8 @@ def _common(artifact: Artifact) -> dict[str, Any]:
         "skeleton": artifact.skeleton.name,
         "skeleton_source": artifact.skeleton.source or None,
         "input_hw": [artifact.input.height, artifact.input.width],
+        "domain": artifact.domain,
+        "untrained": artifact.untrained,
     }
 
 

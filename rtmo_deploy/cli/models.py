@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -147,7 +148,7 @@ def init(
     from rtmo_deploy.zoo import architecture
 
     arch, skeleton = architecture(name), _skeleton(name, keypoints)
-    _check_output(output, force=force)
+    require_free([output], force=force)
     from rtmo_deploy.model import initial_checkpoint
 
     written = initial_checkpoint(output, arch, skeleton=skeleton, seed=seed)
@@ -186,7 +187,7 @@ def pack(
     from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.files import human_size, sha256_of
 
-    _check_output(output, force=force)
+    require_free([output], [checkpoint], force=force)
     from rtmo_deploy.zoo.download import resolve_checkpoint
 
     path, _ = resolve_checkpoint(checkpoint)
@@ -211,6 +212,7 @@ def _embedded_dict(record: EmbeddedModel) -> dict[str, Any]:
         "keypoints": len(record.skeleton),
         "skeleton": record.skeleton.name,
         "train_set": record.train_set,
+        "domain": record.domain,
         "ap": record.ap,
         "ap50": record.ap50,
         "path": str(record.path),
@@ -293,14 +295,3 @@ def _skeleton(name: str, keypoints: int | None) -> Skeleton:
             remedy=f"Leave --keypoints out, or name the architecture alone: {architecture(name).name}.",
         )
     return skeleton_for(keypoints)
-
-
-def _check_output(output: Path, *, force: bool) -> None:
-    if output.is_dir():
-        raise UsageError("This is a folder.", remedy="Name a file.", where=output)
-    if output.exists() and not force:
-        raise UsageError(
-            "The file exists already.",
-            remedy="Choose another name, or overwrite it with --force.",
-            where=output,
-        )

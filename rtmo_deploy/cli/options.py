@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
-__all__ = ["BackendOption", "DeviceOption", "InputSizeOption", "PrecisionOption", "ThreadsOption", "TrustOption"]
+__all__ = [
+    "BackendOption",
+    "DeviceOption",
+    "ForceOption",
+    "IgnoreCfgOption",
+    "InputSizeOption",
+    "PrecisionOption",
+    "ThreadsOption",
+    "TrustOption",
+]
 
+
+def _ignore_cfg(context: typer.Context, value: bool) -> bool:
+    """Set the variable that whoever opens a checkpoint reads, child processes too, until the command ends."""
+    if value and not context.resilient_parsing:
+        name = "RTMO_DEPLOY_IGNORE_CFG"
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+    return value
+
+
+IgnoreCfgOption = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-cfg",
+        callback=_ignore_cfg,
+        help="Do not follow the config inside a checkpoint: take the published models' settings.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that exist; inputs never are.")]
 BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     tuple[int, int] | None,

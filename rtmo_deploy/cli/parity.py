@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, ThreadsOption
+from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, ThreadsOption
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
@@ -50,9 +52,14 @@ def parity(
     bound_score: Annotated[
         float | None, typer.Option(metavar="X", min=0, help="Worst score of a person. [default: by precision]")
     ] = None,
+    force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Run two models on the same tensors and compare the people they find. Exits with 6 if they differ too much."""
+    """Run two models on the same tensors and compare the people they find. Exit 6 if a bound is not met.
+
+    The bounds follow from the precisions, as in a release's parity gate; the whole rule is printed.
+    """
     from rtmo_deploy.cli.console import download_bar, print_json, status, stderr
     from rtmo_deploy.errors import ParityError, UsageError
 
@@ -63,6 +70,9 @@ def parity(
             raise UsageError(f"{name} {bound} is no bound.", remedy="Give a number of 0 or more.")
     if show is not None and show.exists() and not show.is_dir():
         raise UsageError("This is a file.", remedy="Name a folder for the pictures.", where=show)
+    if show is not None:
+        read = [] if images is None else [images, *glob.glob(images, recursive=True)]  # noqa: PTH207
+        require_free([show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], [a, b, *read], force=force)
     from rtmo_deploy.measure.agreement import bounds_for, compare_sides, write_gallery
     from rtmo_deploy.measure.agreement.sides import Side
     from rtmo_deploy.runtime.estimator import locate_model
@@ -98,8 +108,7 @@ def parity(
     if failures:
         more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
         raise ParityError(
-            f"{two.artifact.path.name} does not find what {one.artifact.path.name} finds: "
-            f"{'; '.join(failures[:3])}{more}.",
+            f"{report.names[1]} differs from {report.names[0]} by more than a bound: {'; '.join(failures[:3])}{more}.",
             remedy=_remedy(report, layers=layers, show=show),
         )
 
@@ -127,40 +136,55 @@ def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
 def _print(report: AgreementReport, shown: Path | None) -> None:
     from rtmo_deploy.cli.console import facts_table, stdout
 
-    p, bounds = report.people, report.bounds
-    sides = {
-        name: f"{model.path} ({model.kind} {model.precision}, {model.decode}, by {model.backend} on {model.device})"
-        for name, model in (("A", report.a), ("B", report.b))
-    }
+    p, (one, two) = report.people, report.names
     height, width = report.input_hw
     facts = {
-        **sides,
-        "pictures": f"{p.pictures} ({report.source}), network input {height}x{width}",
-        "people": f"{p.people_a} in A, {p.people_b} in B: {p.matched} in both, {p.missed} missed, {p.extra} extra",
+        name: f"{model.path} ({model.kind} {model.precision}, {model.decode}, by {model.backend} on {model.device})"
+        for name, model in ((one, report.a), (two, report.b))
+    }
+    facts |= {
+        "images": f"{p.pictures} ({report.source}), network input {height}x{width}",
+        "people": f"{p.people_a} in {one}, {p.people_b} in {two}{report.above}: "
+        f"{p.matched} in both, {p.missed} missed, {p.extra} extra",
     }
     if p.matched:
-        most = "" if bounds.keypoint_max_px is None else f" (bound {bounds.keypoint_max_px:g})"
         facts |= {
-            "OKS": f"mean {_n(p.oks_mean)} (bound {bounds.oks_mean:g}), least {_n(p.oks_min)}",
+            "OKS": f"mean {_n(p.oks_mean)}, least {_n(p.oks_min)}",
             "keypoints, px": f"mean {_n(p.keypoint_px_mean)}, median {_n(p.keypoint_px_p50)}, "
-            f"99 % {_n(p.keypoint_px_p99)} (bound {bounds.keypoint_p99_px:g}), worst {_n(p.keypoint_px_max)}{most}",
-            "boxes, px": f"mean {_n(p.box_px_mean)}, worst {_n(p.box_px_max)} (bound {bounds.box_px:g})",
-            "scores": f"B / A {_n(p.score_ratio)} (median), worst difference {_n(p.score_max)} "
-            f"(bound {bounds.score:g}), of a keypoint {_n(p.keypoint_score_max)}",
+            f"99 % {_n(p.keypoint_px_p99)}, worst {_n(p.keypoint_px_max)}",
+            "boxes, px": f"mean {_n(p.box_px_mean)}, worst {_n(p.box_px_max)}",
+            "scores": f"second over first {_n(p.score_ratio)} (median), worst difference {_n(p.score_max)}, "
+            f"of a keypoint {_n(p.keypoint_score_max)}",
         }
     for name, error in report.tensors.items():
         facts[name] = f"worst difference {_n(error.max_abs)} of {_n(error.magnitude)}, {_n(error.snr_db)} dB"
     if shown is not None:
         facts["shown in"] = str(shown)
     facts["verdict"] = {
-        "agree": "they agree",
-        "differ": "they differ",
-        "nobody found": "nobody found by either: no people were compared",
+        "agree": "they agree: every bound is met",
+        "differ": "they differ: a bound is not met",
+        "nobody found": f"neither found anybody{report.above}: no people were compared",
     }[report.verdict]
     stdout().print(facts_table(facts))
+    _print_rule(report)
     _print_pictures(report)
     if report.layers is not None:
         _print_layers(report.layers)
+
+
+def _print_rule(report: AgreementReport) -> None:
+    from rich.table import Table
+
+    from rtmo_deploy.cli.console import print_table
+
+    table = Table(title=f"Rule for {report.a.precision} and {report.b.precision}", caption=report.bounds.why)
+    for heading in ("what", "bound", "measured", "result"):
+        table.add_column(heading, overflow="fold")
+    for check in report.checks():
+        result = "[green]passed[/]" if check.passed else "[red]failed[/]"
+        table.add_row(check.name, check.bound, check.measured, result)
+    if table.row_count:
+        print_table(table)
 
 
 def _print_pictures(report: AgreementReport) -> None:

@@ -10,11 +10,14 @@ import typer
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
+    ForceOption,
+    IgnoreCfgOption,
     InputSizeOption,
     PrecisionOption,
     ThreadsOption,
     TrustOption,
 )
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from rtmo_deploy.errors import InputDataError
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime import PoseEstimator
 
 __all__ = ["predict"]
+
+#: Who is drawn unless asked otherwise: at a model's own threshold of 0.1, built for measuring AP, many are nobody.
+DRAW_THR = 0.5
 
 
 def predict(
@@ -42,8 +48,19 @@ def predict(
         float | None,
         typer.Option(min=0, max=1, show_default=False, help="Leave out people with a score not above this."),
     ] = None,
+    draw_thr: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            show_default=False,
+            help="Draw people with a score above this; results hold the others too. [default: 0.5, or --score-thr]",
+        ),
+    ] = None,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
+    force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find people in pictures. A picture that cannot be read is reported; the others still get done."""
@@ -51,6 +68,9 @@ def predict(
     from rtmo_deploy.errors import InputDataError
 
     files, failures = _find(sources, recursive=recursive)
+    names = _target_names(files)
+    if vis_out_dir is not None:
+        require_free([vis_out_dir / name for name in names.values()], [model, *files], force=force)
     from rtmo_deploy.runtime.estimator import PoseEstimator, locate_model
 
     with download_bar(model) as fetched:
@@ -66,12 +86,14 @@ def predict(
             trust=trust,
         )
         _require_above_own(score_thr, estimator)
-        names = _target_names(files)
+        if draw_thr is None:
+            draw_thr = DRAW_THR if score_thr is None else score_thr
         results: list[dict[str, Any]] = []
         for number, file in enumerate(files, 1):
             progress(f"{number}/{len(files)} {file.name}")
             try:
-                result = _one(estimator, file, vis_out_dir and vis_out_dir / names[file], score_thr, kpt_thr)
+                target = vis_out_dir and vis_out_dir / names[file]
+                result = _one(estimator, file, target, score_thr, draw_thr, kpt_thr)
             except InputDataError as error:
                 failures.append(error)
             else:
@@ -87,7 +109,8 @@ def predict(
             failed=[{"path": failure.where, "error": str(failure)} for failure in failures],
         )
     else:
-        _print(results)
+        _print(results, draw_thr)
+    _print_count(results, score_thr, draw_thr, estimator)
     for failure in failures:
         print_error(failure)
     if failures:
@@ -139,7 +162,7 @@ def _require_above_own(score_thr: float | None, estimator: PoseEstimator) -> Non
 
 
 def _one(
-    estimator: PoseEstimator, file: Path, target: Path | None, score_thr: float | None, kpt_thr: float
+    estimator: PoseEstimator, file: Path, target: Path | None, score_thr: float | None, draw_thr: float, kpt_thr: float
 ) -> dict[str, Any]:
     from rtmo_deploy.data.images import read_image
     from rtmo_deploy.runtime.draw import draw_poses, write_image
@@ -149,7 +172,7 @@ def _one(
     if score_thr is not None:
         poses = poses[poses.scores > score_thr]
     if target is not None:
-        write_image(target, draw_poses(image, poses, keypoint_thr=kpt_thr))
+        write_image(target, draw_poses(image, poses[poses.scores > draw_thr], keypoint_thr=kpt_thr))
     return {
         "path": str(file),
         "width": image.shape[1],
@@ -159,14 +182,37 @@ def _one(
     }
 
 
-def _print(results: list[dict[str, Any]]) -> None:
+def _above(results: list[dict[str, Any]], score: float) -> int:
+    return sum(person["score"] > score for result in results for person in result["people"])
+
+
+def _print_count(
+    results: list[dict[str, Any]], score_thr: float | None, draw_thr: float, estimator: PoseEstimator
+) -> None:
+    """Say on stderr how many people there are in all, and, where there are none, why that may be."""
+    from rtmo_deploy.cli.console import stderr
+
+    if not results:
+        return
+    people = sum(len(result["people"]) for result in results)
+    images = f"{len(results)} image{'s' if len(results) > 1 else ''}"
+    if people:
+        stderr().print(f"{people} people in {images}, {_above(results, draw_thr)} with a score above {draw_thr:g}.")
+        return
+    artifact = estimator.artifact
+    threshold = artifact.decode.score_thr if score_thr is None else score_thr
+    reason = "the model is untrained" if artifact.untrained else f"no score is above {threshold:g}"
+    stderr().print(f"0 people in {images}: {reason}.")
+
+
+def _print(results: list[dict[str, Any]], draw_thr: float) -> None:
     from rich.table import Table
 
     from rtmo_deploy.cli.console import print_table
 
     table = Table()
     table.add_column("picture", overflow="fold")
-    for heading in ("size", "people", "best score"):
+    for heading in ("size", "people", f"above {draw_thr:g}", "best score"):
         table.add_column(heading, justify="right")
     drawn = any(result["drawn"] for result in results)
     if drawn:
@@ -174,6 +220,12 @@ def _print(results: list[dict[str, Any]]) -> None:
     for result in results:
         people = result["people"]
         best = f"{people[0]['score']:.3f}" if people else "-"
-        cells = [result["path"], f"{result['width']}x{result['height']}", str(len(people)), best]
+        cells = [
+            result["path"],
+            f"{result['width']}x{result['height']}",
+            str(len(people)),
+            str(_above([result], draw_thr)),
+            best,
+        ]
         table.add_row(*cells, *([result["drawn"] or "-"] if drawn else []))
     print_table(table)

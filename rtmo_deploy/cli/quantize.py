@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
-from rtmo_deploy.cli.options import ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
+from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
     from rtmo_deploy.data.sample import PoseDataset
 
-__all__ = ["quantize"]
+__all__ = ["judged", "open_calibration", "open_judge", "quantize"]
 
 #: Seed and number of the drawn pictures that judge where no others are given; apart from those that calibrate, and
 #: from those that the sample model is trained and chosen on.
@@ -35,7 +36,7 @@ def quantize(
     method: OptionalMethodOption = None,
     max_ap_drop: Annotated[
         float | None,
-        typer.Option(metavar="POINTS", help="Lose at most so much AP (0 to 100); costly layers are given back."),
+        typer.Option(metavar="AP", help="AP that may be lost (AP runs 0 to 1); costly layers revert to FP32."),
     ] = None,
     ann: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Judge by these annotations. [default: drawn people]")
@@ -55,6 +56,8 @@ def quantize(
         Path | None, typer.Option(metavar="FILE", help="Draw AP against the share in INT8, as PNG; with --max-ap-drop.")
     ] = None,
     threads: ThreadsOption = None,
+    force: ForceOption = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Quantise a float32 ONNX model to INT8 by Q/DQ pairs, and say what that costs.
@@ -62,6 +65,8 @@ def quantize(
     With --max-ap-drop layers are given back until the loss is within it; if it cannot be met, nothing is written.
     """
     _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
+    target = output or model.with_suffix(".int8.onnx")
+    require_free([target, plot], [model, calib, ann, images], force=force)
     from rtmo_deploy.cli.console import status
 
     with status("reading the model") as progress:
@@ -73,12 +78,12 @@ def quantize(
 
             require_matplotlib()
         source = open_source(model)
-        calibration = _calibration(source, calib, count, method, threads, progress)
-        judge = None if no_judge else _judge(source, ann, images, max_images, threads, progress)
+        calibration = open_calibration(source, calib, count, method, threads, progress)
+        judge = None if no_judge else open_judge(source, ann, images, max_images, threads, progress)
         result = quantize_onnx(
             source,
             calibration,
-            output or model.with_suffix(".int8.onnx"),
+            target,
             options,
             judge=judge,
             progress=progress,
@@ -90,7 +95,7 @@ def quantize(
     if result.search is not None and not result.search.met and max_ap_drop is not None:
         least = result.search.chosen.ap_drop
         raise GateFailedError(
-            f"No part of the model in 8 bits loses at most {max_ap_drop:g} points; the least loss is {least:.2f}.",
+            f"No part of the model in 8 bits loses at most {max_ap_drop:g} AP; the least loss is {least:.4f}.",
             remedy="Nothing was written. Allow more, calibrate with other pictures, or judge by more of them.",
             where=model,
         )
@@ -119,7 +124,7 @@ def _check(
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
 
 
-def _calibration(
+def open_calibration(
     source: SourceModel,
     calib: str,
     count: int | None,
@@ -171,7 +176,7 @@ def _cache() -> Path:
     return platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "calibration"
 
 
-def _judge(
+def open_judge(
     source: SourceModel,
     ann: Path | None,
     images: Path | None,
@@ -179,6 +184,7 @@ def _judge(
     threads: int | None,
     progress: Callable[[str], None],
 ) -> Judge:
+    """Who judges by annotated images, or by synthetic ones."""
     from rtmo_deploy.convert.quantize import Judge
 
     if ann is not None and images is not None:
@@ -225,21 +231,22 @@ def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
         f"{used.source.method.value}",
         "left in float32": ", ".join(result.kept) or "nothing that could be quantised",
     }
-    facts |= _judged(result)
+    facts |= judged(result)
     print_table(facts_table(facts))
     if result.search is not None:
         _print_frontier(result)
 
 
-def _judged(result: QuantizeResult) -> dict[str, str]:
+def judged(result: QuantizeResult) -> dict[str, str]:
+    """What INT8 costs, by heading."""
     if result.baseline is None or result.verdict is None:
         return {"cost": "not judged (--no-judge)"}
     likeness = result.verdict.likeness
     ap = "not known: the annotations do not fit the model"
     if result.baseline.ap is not None and result.verdict.ap is not None:
-        ap = f"{result.baseline.ap:.2f} in float32, {result.verdict.ap:.2f} in INT8"
+        ap = f"{result.baseline.ap:.4f} in float32, {result.verdict.ap:.4f} in INT8"
     return {
-        "AP (points)": ap,
+        "AP": ap,
         "people": f"{likeness.matched} of the float32 model's found again, {likeness.missed} missed, "
         f"{likeness.extra} extra; mean OKS {likeness.oks:.4f}",
         "scores": "-" if likeness.score_ratio is None else f"median ratio INT8 / float32 {likeness.score_ratio:.4f}",
@@ -262,8 +269,8 @@ def _print_frontier(result: QuantizeResult) -> None:
         table.add_row(
             point.given_back or "-",
             f"{100 * point.macs / result.share.network:.1f} %",
-            "-" if point.verdict.ap is None else f"{point.verdict.ap:.2f}",
-            f"{point.ap_drop:.2f}",
+            "-" if point.verdict.ap is None else f"{point.verdict.ap:.4f}",
+            f"{point.ap_drop:.4f}",
             f"{point.verdict.likeness.oks:.4f}",
             "-" if ratio is None else f"{ratio:.4f}",
         )

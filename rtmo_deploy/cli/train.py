@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import IgnoreCfgOption
 from rtmo_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,13 +33,27 @@ def train(
         Path | None, typer.Option("-o", "--out", help="Folder of the run. [default: runs/<the recipe's name>]")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Without a recipe: architecture (rtmo-t, rtmo-s, …) trained as published.")
+        str | None,
+        typer.Option(help="Without a recipe or --init: architecture (rtmo-t, rtmo-s, …) trained as published."),
     ] = None,
     ann: Annotated[Path | None, typer.Option(help="Without a recipe: annotations to learn from, COCO format.")] = None,
     images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their pictures.")] = None,
     val_ann: Annotated[Path | None, typer.Option(help="Without a recipe: annotations to judge with.")] = None,
     val_images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their pictures.")] = None,
-    init: Annotated[str | None, typer.Option(help="Checkpoint to start from: a file or a published name.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint to start from: a file or a model's name. Without a recipe, fine-tune it."),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Length; the stages of the schedule are scaled with it. [default: recipe's; --init, 30]"
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images in a step. [default: recipe's; without one, what the data set can fill]"),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,6 +75,7 @@ def train(
         float | None, typer.Option(min=0, help="Seconds after which to write the state and end; go on with --resume.")
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Train a model by a recipe; writes last.pth, best.pth, final.pth, log.csv and curves.png.
@@ -67,7 +83,8 @@ def train(
     Ctrl-C and SIGTERM end it after the step it is at, with its state written (exit code 130 and 143).
     """
     flags = {"model": model, "ann": ann, "images": images, "val_ann": val_ann, "val_images": val_images}
-    plan = _plan(recipe, flags, init, settings or [])
+    length, batch, settings = _length(epochs, batch_size, settings or [], recipe)
+    plan = _plan(recipe, flags, init, length, batch, settings)
     folder = out or Path("runs") / plan.name
     _check_folder(folder, resume=resume, force=force)
 
@@ -94,6 +111,7 @@ def train(
             from rtmo_deploy.train.recipe import save_recipe
 
             save_recipe(folder / "recipe.yaml", plan)
+            _print_schedule(trainer)
         finished, caught = _run(trainer)
     finally:
         group.leave()
@@ -109,26 +127,92 @@ def train(
         raise typer.Exit(128 + caught)
 
 
-def _plan(path: Path | None, flags: dict[str, Any], init: str | None, settings: list[str]) -> Recipe:
-    from rtmo_deploy.train.recipe import load_recipe, published_recipe, with_init, with_settings
+def _length(
+    epochs: int | None, batch: int | None, settings: list[str], recipe: Path | None
+) -> tuple[int | None, int | None, list[str]]:
+    """Epochs and batch, also where --set gives them and a recipe is made to fit them; and the other settings."""
+    found = {"epochs": epochs, "batch": batch}
+    rest = []
+    for entry in settings:
+        name, _, text = (part.strip() for part in entry.partition("="))
+        if name not in found:
+            rest.append(entry)
+            continue
+        option = "--epochs" if name == "epochs" else "--batch-size"
+        if found[name] is not None:
+            raise UsageError(f"{option} and --set {entry} were given.", remedy=f"Leave one of them out: {option}.")
+        if recipe is None and text.isdecimal() and int(text):
+            found[name] = int(text)
+        else:
+            rest.append(entry)
+    return found["epochs"], found["batch"], rest
+
+
+def _plan(
+    path: Path | None,
+    flags: dict[str, Any],
+    init: str | None,
+    epochs: int | None,
+    batch: int | None,
+    settings: list[str],
+) -> Recipe:
+    from rtmo_deploy.train.recipe import load_recipe, with_init, with_settings
 
     given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
-    if path is not None:
+    if path is None:
+        plan = _made_plan(flags, init, epochs, batch)
+    else:
         if given:
             raise UsageError(
                 f"A recipe and {', '.join(given)} were given.", remedy="Use --set to change fields of a recipe."
             )
         plan = load_recipe(path)
-    else:
-        needed = [f"--{name}" for name in ("model", "ann", "images") if flags[name] is None]
-        if needed:
-            raise UsageError(
-                f"There is no recipe, and {', '.join(needed)} are missing.",
-                remedy="Give a recipe, or --model, --ann and --images.",
-            )
-        plan = published_recipe(**flags)
+        if batch is not None:
+            plan = with_settings(plan, [f"batch={batch}"])
+    if epochs is not None:
+        from rtmo_deploy.train.finetune import with_epochs
+
+        plan = with_epochs(plan, epochs)
     plan = with_settings(plan, settings)
     return plan if init is None else with_init(plan, init)
+
+
+def _made_plan(flags: dict[str, Any], init: str | None, epochs: int | None, batch: int | None) -> Recipe:
+    """A recipe from the flags: a checkpoint is fine-tuned; without one, the published training."""
+    needed = [f"--{name}" for name in ("model", "ann", "images") if flags[name] is None]
+    if init is not None and "--model" in needed:
+        needed.remove("--model")
+    if needed:
+        raise UsageError(
+            f"There is no recipe, and {', '.join(needed)} {'are' if len(needed) > 1 else 'is'} missing.",
+            remedy="To fine-tune, give --init CKPT, --ann FILE and --images DIR; otherwise a recipe, or --model, --ann "
+            "and --images.",
+        )
+    if flags["val_images"] is not None and flags["val_ann"] is None:
+        raise UsageError("--val-images was given without --val-ann.", remedy="Give both, or --val-ann alone.")
+    data = {name: flags[name] for name in ("ann", "images", "val_ann", "val_images")}
+    if init is None:
+        from rtmo_deploy.train.recipe import published_recipe, with_settings
+
+        plan = published_recipe(flags["model"], **data)
+        return plan if batch is None else with_settings(plan, [f"batch={batch}"])
+    from rtmo_deploy.train.finetune import DEFAULT_EPOCHS, finetune_recipe
+
+    plan = finetune_recipe(init, **data, epochs=epochs or DEFAULT_EPOCHS, batch=batch)
+    if flags["model"] not in {None, plan.model.architecture}:
+        raise UsageError(
+            f"--model is {flags['model']}, and --init is {plan.model.architecture or 'another network'}.",
+            remedy="Leave --model out: the checkpoint says what it is.",
+        )
+    return plan
+
+
+def _print_schedule(trainer: Trainer) -> None:
+    from rtmo_deploy.cli.console import stderr
+    from rtmo_deploy.train.finetune import schedule_lines
+
+    for line in schedule_lines(trainer.recipe, trainer.steps_per_epoch):
+        stderr().print(f"Schedule: {line}")
 
 
 def _check_folder(folder: Path, *, resume: bool, force: bool) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rtmo_deploy.convert.fuse import fold_linear_bn
 from rtmo_deploy.convert.onnx_ops import reshape, split
-from rtmo_deploy.model.dcc import BOX_PADDING, DCC, KEYPOINT_CHANNELS
+from rtmo_deploy.model.dcc import DCC, KEYPOINT_CHANNELS
 
 __all__ = ["ExportCoordinates"]
 
@@ -68,8 +68,8 @@ class ExportCoordinates(nn.Module):
         count = max(len(values) for values in bins)
         padded = torch.stack([F.pad(values, (0, count - len(values))) for values in bins])
         mask = torch.stack([torch.arange(count) >= len(values) for values in bins]) * MASKED
-        self.angles = _parameter(frequencies[:, None] * padded[:, None].double() * BOX_PADDING)
-        self.values = _parameter(torch.cat([padded, -padded], dim=1)[:, None] * BOX_PADDING)
+        self.angles = _parameter(frequencies[:, None] * padded[:, None].double() * dcc.bbox_padding)
+        self.values = _parameter(torch.cat([padded, -padded], dim=1)[:, None] * dcc.bbox_padding)
         self.mask = _parameter(torch.cat([mask, mask], dim=1)[:, None]) if mask.any() else None
 
     def forward(self, pose_vecs: Tensor, offset: Tensor, boxes: Tensor) -> Tensor:

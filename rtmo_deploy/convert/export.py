@@ -70,7 +70,10 @@ def export_onnx(
         SetupError: The file cannot be written.
     """
     started = time.monotonic()
-    options = options or ExportOptions()
+    taken = checkpoint.taken
+    options = (options or ExportOptions()).of_model(
+        score_thr=taken.score_thr, nms_thr=taken.nms_thr, pre_topk=taken.pre_topk
+    )
     if verify:
         _need_onnxruntime()
     input_hw = options.input_hw or checkpoint.input_hw
@@ -131,6 +134,8 @@ def _describe(
         variant=checkpoint.variant.name if checkpoint.variant else None,
         parents=(Parent(checkpoint.path.name, checkpoint.sha256),),
         versions=made_with("torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
+        domain=checkpoint.domain,
+        untrained=checkpoint.untrained,
     )
 
 

@@ -89,7 +89,7 @@ def _fuse_repvgg(block: RepVGGBlock) -> _ConvAct:
     weight, bias = _fold(block.branch_3x3)
     point, point_bias = _fold(block.branch_1x1)
     weight = weight + nn.functional.pad(point, (1, 1, 1, 1))
-    return _conv_act(block.branch_3x3.conv, weight, bias + point_bias, nn.SiLU())
+    return _conv_act(block.branch_3x3.conv, weight, bias + point_bias, block.act)
 
 
 def _fuse_focus(focus: Focus) -> _ConvAct:

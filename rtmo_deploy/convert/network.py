@@ -50,13 +50,16 @@ class ExportEncoder(nn.Module):
         out = attn.out_proj.weight.detach().double()
         self.value = nn.Parameter(weight[2 * channels :].T.float().contiguous(), requires_grad=False)
         self.out = _linear(out, out @ bias[2 * channels :] + attn.out_proj.bias.detach().double())
+        act = layer.ffn.get_submodule("layers.0.1")
+        self.act = None if isinstance(act, nn.GELU) else act
+        root = SQRT2 if self.act is None else 1.0
         expand, contract = (
-            {name: layer.ffn.get_parameter(f"{part}.{name}").detach().double() / SQRT2 for name in ("weight", "bias")}
+            {name: layer.ffn.get_parameter(f"{part}.{name}").detach().double() / root for name in ("weight", "bias")}
             for part in ("layers.0.0", "layers.1")
         )
         # gelu(x) = x (1 + erf(x / sqrt 2)) / 2, with the square root and the half in the weights around it.
         self.expand = _linear(expand["weight"], expand["bias"])
-        self.contract = _linear(contract["weight"], contract["bias"] * SQRT2)
+        self.contract = _linear(contract["weight"], contract["bias"] * root)
         self.norms = layer.norms
         self.pos_enc = ExportPositionEncoding(neck)
 
@@ -70,7 +73,8 @@ class ExportEncoder(nn.Module):
         mixed = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
         tokens = self.norms[0](tokens + self.out(reshape(mixed.transpose(1, 2), (0, -1, self.channels))))
         hidden = self.expand(tokens)
-        tokens = self.norms[1](tokens + self.contract(hidden * (hidden.erf() + 1)))
+        hidden = hidden * (hidden.erf() + 1) if self.act is None else self.act(hidden)
+        tokens = self.norms[1](tokens + self.contract(hidden))
         return reshape_like(tokens.transpose(1, 2), x)
 
 
@@ -237,6 +241,7 @@ class ExportNetwork(nn.Module):
     def __init__(self, model: RTMO, decode: nn.Module, *, dense: bool = False) -> None:
         super().__init__()
         fused = fuse(model)
+        self.normalise = fused.normalise
         self.backbone = fused.backbone
         self.grid = Grid()
         self.neck = ExportNeck(fused.neck)
@@ -246,6 +251,6 @@ class ExportNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """``(B, 3, H, W)`` float32 BGR 0..255 to the decoder's outputs."""
         grid = self.grid(images)
-        maps = self.head(self.neck(self.backbone(images), grid[1]), grid)
+        maps = self.head(self.neck(self.backbone(self.normalise(images)), grid[1]), grid)
         result: tuple[Tensor, ...] = self.decode(maps, images)
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rtmo_deploy.artifact import DecodeContract, DecodeMode
 from rtmo_deploy.errors import UsageError
@@ -21,16 +21,16 @@ class OnnxDecodeOptions:
     """People by the standard NonMaxSuppression operator.
 
     Attributes:
-        score_thr: Scores must be above this, 0.0001 to 1.
-        nms_thr: Overlaps above this IoU are suppressed, 0 to 1.
+        score_thr: Scores must be above this, 0.0001 to 1; None for what the model has.
+        nms_thr: Overlaps above this IoU are suppressed, 0 to 1; None for what the model has.
         max_dets: Most people in a picture. The reference has no limit; this one is out of the way.
         pre_topk: Candidates that enter the suppression, best scores first; None for all.
         min_rows: Rows of output there are at least, zero where they are nobody, for clients that cannot take none
             (rtmlib 0.0.16 looks at the first row whether there is one or not).
     """
 
-    score_thr: float = 0.1
-    nms_thr: float = 0.65
+    score_thr: float | None = None
+    nms_thr: float | None = None
     max_dets: int = 1000
     pre_topk: int | None = None
     min_rows: int = 0
@@ -47,8 +47,7 @@ class OnnxDecodeOptions:
         """What the artifact records."""
         return DecodeContract(
             DecodeMode.ONNX,
-            self.score_thr,
-            self.nms_thr,
+            *_thresholds(self.score_thr, self.nms_thr),
             max_dets=self.max_dets,
             pre_topk=self.pre_topk,
             min_rows=self.min_rows,
@@ -60,15 +59,15 @@ class FixedDecodeOptions:
     """People by top-k and an unrolled suppression, in plain tensor operators.
 
     Attributes:
-        score_thr: Scores must be above this, 0.0001 to 1.
-        nms_thr: Overlaps above this IoU are suppressed, 0 to 1.
+        score_thr: Scores must be above this, 0.0001 to 1; None for what the model has.
+        nms_thr: Overlaps above this IoU are suppressed, 0 to 1; None for what the model has.
         max_dets: Rows of output; people beyond are dropped, lowest scores first.
         pre_topk: Candidates that enter the suppression, best scores first.
         rounds: Rounds of the suppression, even; see :class:`rtmo_deploy.convert.decode.FixedDecode`.
     """
 
-    score_thr: float = 0.1
-    nms_thr: float = 0.65
+    score_thr: float | None = None
+    nms_thr: float | None = None
     max_dets: int = 100
     pre_topk: int = 300
     rounds: int = 16
@@ -87,8 +86,7 @@ class FixedDecodeOptions:
         """What the artifact records."""
         return DecodeContract(
             DecodeMode.FIXED,
-            self.score_thr,
-            self.nms_thr,
+            *_thresholds(self.score_thr, self.nms_thr),
             max_dets=self.max_dets,
             pre_topk=self.pre_topk,
             nms_rounds=self.rounds,
@@ -100,19 +98,19 @@ class RawDecodeOptions:
     """Head tensors; decoding is the consumer's work.
 
     Attributes:
-        score_thr: Recorded for the consumer.
-        nms_thr: Recorded for the consumer.
+        score_thr: Recorded for the consumer; None for what the model has.
+        nms_thr: Recorded for the consumer; None for what the model has.
     """
 
-    score_thr: float = 0.1
-    nms_thr: float = 0.65
+    score_thr: float | None = None
+    nms_thr: float | None = None
 
     def __post_init__(self) -> None:
         _check_thresholds(self.score_thr, self.nms_thr)
 
     def contract(self) -> DecodeContract:
         """What the artifact records."""
-        return DecodeContract(DecodeMode.RAW, self.score_thr, self.nms_thr)
+        return DecodeContract(DecodeMode.RAW, *_thresholds(self.score_thr, self.nms_thr))
 
 
 DecodeOptions = OnnxDecodeOptions | FixedDecodeOptions | RawDecodeOptions
@@ -154,19 +152,36 @@ class ExportOptions:
                         remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
                     )
 
+    def of_model(self, *, score_thr: float, nms_thr: float, pre_topk: int | None) -> ExportOptions:
+        """These options with what the model has where nothing else was asked for."""
+        decode = self.decode
+        own: dict[str, float | int] = {}
+        if decode.score_thr is None:
+            own["score_thr"] = score_thr
+        if decode.nms_thr is None:
+            own["nms_thr"] = nms_thr
+        if pre_topk is not None and isinstance(decode, OnnxDecodeOptions) and decode.pre_topk is None:
+            own["pre_topk"] = pre_topk
+        return replace(self, decode=replace(decode, **own))  # type: ignore[arg-type]
+
     @property
     def fixed_batch(self) -> int | None:
         """Batch size that is baked in, None when it is dynamic."""
         return self.batch or (1 if self.static else None)
 
 
-def _check_thresholds(score_thr: float, nms_thr: float) -> None:
-    if not MIN_SCORE_THR <= score_thr <= 1:
+def _thresholds(score_thr: float | None, nms_thr: float | None) -> tuple[float, float]:
+    """The published models' thresholds where none are given."""
+    return (0.1 if score_thr is None else score_thr, 0.65 if nms_thr is None else nms_thr)
+
+
+def _check_thresholds(score_thr: float | None, nms_thr: float | None) -> None:
+    if score_thr is not None and not MIN_SCORE_THR <= score_thr <= 1:
         raise UsageError(
             f"score_thr is {score_thr:g}.",
             remedy=f"It must lie between {MIN_SCORE_THR} and 1: 0 would make a person of every cell of the grid.",
         )
-    if not 0 <= nms_thr <= 1:
+    if nms_thr is not None and not 0 <= nms_thr <= 1:
         raise UsageError(f"nms_thr is {nms_thr:g}.", remedy="It must lie between 0 and 1.")
 
 

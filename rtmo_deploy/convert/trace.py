@@ -111,12 +111,12 @@ class _Coordinates(nn.Module):
 
 
 def _decoder(model: RTMO, options: ExportOptions, height: int, width: int) -> nn.Module:
-    decode = options.decode
+    decode, contract = options.decode, options.decode.contract()
     if isinstance(decode, OnnxDecodeOptions):
         return OnnxDecode(
             model,
-            score_thr=decode.score_thr,
-            nms_thr=decode.nms_thr,
+            score_thr=contract.score_thr,
+            nms_thr=contract.nms_thr,
             max_dets=decode.max_dets,
             pre_topk=decode.pre_topk,
             batch=options.fixed_batch,
@@ -125,8 +125,8 @@ def _decoder(model: RTMO, options: ExportOptions, height: int, width: int) -> nn
     if isinstance(decode, FixedDecodeOptions):
         return FixedDecode(
             model,
-            score_thr=decode.score_thr,
-            nms_thr=decode.nms_thr,
+            score_thr=contract.score_thr,
+            nms_thr=contract.nms_thr,
             max_dets=decode.max_dets,
             pre_topk=decode.pre_topk,
             rounds=decode.rounds,

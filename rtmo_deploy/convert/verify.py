@@ -146,7 +146,7 @@ class _Reference:
     @torch.no_grad()
     def run(cls, model: RTMO, images: NDArray[np.float32]) -> _Reference:
         pictures = torch.from_numpy(images).to(next(model.parameters()).dtype)
-        features = model.neck(model.backbone(pictures))
+        features = model.features(pictures)
         return cls(images, features, model.head(features))
 
     def shifted(self, shift: Shift) -> HeadOutputs:

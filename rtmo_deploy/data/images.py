@@ -33,21 +33,31 @@ import cv2
 import numpy as np
 
 from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.guarded import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
+    from PIL import Image
 
 __all__ = ["IMAGE_SUFFIXES", "decode_image", "find_images", "read_image"]
 
-_SUFFIX_LIST: Final = ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k"
+_SUFFIX_LIST: Final = (
+    ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
+)
 IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
-"""Lower-case suffixes that are taken for pictures when a folder is searched."""
+"""Lower-case suffixes that are taken for images when a folder is searched; a HEIC is found and then refused by name."""
 
 MAX_SIDE: Final = 1_000_000
-MAX_PIXELS: Final = 2**30
-"""The limits of OpenCV and libpng. (Pillow's own, for what it reads, is about 179 megapixels.)"""
+MAX_PIXELS: Final = 2**26
+"""Pixels that an image may have: 67 million, 8192x8192. More is refused from its header, before it is decoded."""
+MAX_BYTES: Final = 2**29
+MAX_SCANS: Final = 500
+"""Scans of a progressive JPEG; encoders write some ten. Each takes the time of a decode."""
+_MAX_SCANNED: Final = 2**31  # pixels times scans
+_MAX_PARTS: Final = 200_000  # segments of a JPEG, chunks of a PNG
+_HEAVY: Final = frozenset(["JPEG2000", "AVIF"])  # decoders that take twice the memory of the others
 
 _READABLE: Final = (
     (rb"\xff\xd8\xff", "JPEG"),
@@ -83,11 +93,12 @@ _PHOTOMETRIC: Final = 262  # TIFF tag: 0 stands for "white is zero"
 _PILLOW_LOCK: Final = threading.Lock()  # warnings.catch_warnings changes the whole process
 
 
-def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The pixels of a picture file, whatever its suffix says.
 
     Args:
         path: A JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000 file.
+        max_pixels: Refuse an image with more than this, before it is decoded.
 
     Returns:
         ``(h, w, 3)`` uint8, BGR, upright (EXIF orientation applied), contiguous; as ``cv2.imread`` gives it
@@ -97,19 +108,21 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         InputDataError: The file is missing, unreadable, empty, cut off, damaged, too large or no picture.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(Path(path)) as stream:
             head = stream.read(_HEAD_BYTES)
             _recognise(head, path)  # before a large file of another kind is read whole
-            data = head + stream.read()
-    except IsADirectoryError as error:
-        raise _bad("This is a folder.", path, "Name a picture in it.") from error
+            data = head + stream.read(MAX_BYTES)
     except (OSError, ValueError) as error:
+        if Path(path).is_dir():
+            raise _bad("This is a folder.", path, "Name an image in it.") from error
         reason = getattr(error, "strerror", None) or error
         raise _bad(f"The file cannot be opened: {reason}.", path, "Check the name and the permissions.") from error
-    return decode_image(data, where=path)
+    if len(data) > MAX_BYTES:
+        raise _bad(f"The file has more than {MAX_BYTES >> 20} MiB.", path, _SHRINK)
+    return decode_image(data, where=path, max_pixels=max_pixels)
 
 
-def decode_image(data: bytes, *, where: object = "picture") -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, where: object = "picture", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The pixels of a picture file's bytes; as :func:`read_image`, with ``where`` as its name in errors.
 
     Raises:
@@ -117,17 +130,22 @@ def decode_image(data: bytes, *, where: object = "picture") -> NDArray[np.uint8]
     """
     kind = _recognise(data[:_HEAD_BYTES], where)
     if kind not in ("JPEG", "PNG"):
-        return _decode_with_pillow(data, kind, where)
+        return _decode_with_pillow(data, kind, where, max_pixels)
     data, height, width = _whole_jpeg(data, where) if kind == "JPEG" else _whole_png(data, where)
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-        raise _bad(f"It is {width}x{height} pixels, more than can be decoded.", where, _SHRINK)
+    _require_size(width, height, kind, where, max_pixels)
     try:
         image = cast("NDArray[np.uint8] | None", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
-    except cv2.error as error:
+    except (cv2.error, MemoryError) as error:
         raise _bad(f"This {kind} cannot be decoded: {getattr(error, 'err', error)}.", where) from error
     if image is None:
         raise _bad(f"This {kind} is damaged or of a rare kind.", where)
     return image
+
+
+def _require_size(width: int, height: int, kind: str, where: object, max_pixels: int) -> None:
+    most = max_pixels // 2 if kind in _HEAVY else max_pixels
+    if width * height > most or max(width, height) > MAX_SIDE:
+        raise _bad(f"It is {width}x{height} pixels; at most {most:,} are decoded.", where, _SHRINK)
 
 
 def _bad(finding: str, where: object, remedy: str = _AGAIN) -> InputDataError:
@@ -148,9 +166,13 @@ def _recognise(head: bytes, where: object) -> str:
 
 def _whole_jpeg(data: bytes, where: object) -> tuple[bytes, int, int]:
     """The bytes, height and width of a JPEG that has its end-of-image marker."""
-    at, height, width = 2, 0, 0
+    at, height, width, scans, parts = 2, 0, 0, 0, 0
     while marker := _JPEG_MARKER.search(data, at):
         code, at = marker[1][0], marker.end()
+        parts += 1
+        scans += code == 0xDA
+        if parts > _MAX_PARTS or scans > MAX_SCANS or (scans > 20 and scans * height * width > _MAX_SCANNED):
+            raise _bad(f"This JPEG has {scans} or more scans of {width}x{height} pixels: it takes too long.", where)
         if code == 0xD9:
             return data, height, width
         if code in _JPEG_FRAMES:
@@ -168,6 +190,8 @@ def _whole_png(data: bytes, where: object) -> tuple[bytes, int, int]:
         if end > len(data):
             raise _bad(_CUT_OFF.format("PNG"), where)
         kind = bytes(view[at + 4 : at + 8])
+        if len(kinds) > _MAX_PARTS:
+            raise _bad("This PNG is damaged: it is in too many chunks.", where)
         sound = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end])
         if not kind[0] & 0x20:  # an upper-case letter: a decoder needs to understand this chunk
             kinds.append(kind)
@@ -182,13 +206,26 @@ def _whole_png(data: bytes, where: object) -> tuple[bytes, int, int]:
     return b"".join(kept), int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
 
 
-def _decode_with_pillow(data: bytes, kind: str, where: object) -> NDArray[np.uint8]:
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the header: Pillow allocates the canvas of a WebP before it tells its size."""
+    if data[12:16] == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _decode_with_pillow(data: bytes, kind: str, where: object, max_pixels: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with _PILLOW_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata and sizes; what matters is an error
+            if kind == "WEBP":
+                _require_size(*_webp_size(data), kind, where, max_pixels)
             source = Image.open(io.BytesIO(data), formats=[kind])
+            _require_size(*source.size, kind, where, max_pixels)
             picture = ImageOps.exif_transpose(source)
             if picture.mode == "F" or (picture.mode == "I" and kind != "PPM"):
                 finding = f"The samples of this {kind} are not unsigned numbers of 8 or 16 bits."
@@ -198,7 +235,7 @@ def _decode_with_pillow(data: bytes, kind: str, where: object) -> NDArray[np.uin
                 if kind == "TIFF" and source.getexif().get(_PHOTOMETRIC) == 0:  # left to us at 16 bits
                     grey = 255 - grey
                 return np.repeat(grey[..., None], 3, axis=2)
-            return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+            return _bgr(picture)
     except Image.DecompressionBombError as error:
         raise _bad(f"This {kind} has more pixels than can be decoded.", where, _SHRINK) from error
     except (
@@ -208,6 +245,16 @@ def _decode_with_pillow(data: bytes, kind: str, where: object) -> NDArray[np.uin
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its layout is unknown" if unknown else str(error) or repr(error)
         raise _bad(f"This {kind} is damaged or of a rare kind: {reason}.", where) from error
+
+
+def _bgr(picture: Image.Image) -> NDArray[np.uint8]:
+    """In strips: converted as a whole, a large image would be in memory four times."""
+    image = np.empty((picture.height, picture.width, 3), np.uint8)
+    rows = max(1, 2**22 // picture.width)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        image[top : top + rows] = np.asarray(strip.convert("RGB"))[..., ::-1]
+    return image
 
 
 def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> list[Path]:
@@ -239,8 +286,8 @@ def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
     pictures: list[Path] = []
     finding, remedy = "There is no such file or folder.", "Check the name."
     try:
-        if source and path.is_file():
-            return [path]
+        if source and path.exists() and not path.is_dir():
+            return [path]  # a FIFO or a device too: its reader says what it is
         if source and path.is_dir():
             finding = "There is no picture in this folder."
             remedy = "Search the folders in it as well, or check the suffixes of the files."

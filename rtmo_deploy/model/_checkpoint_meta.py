@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["NotPlainError", "plain", "read_facts", "read_strings"]
+__all__ = ["NotPlainError", "config_of", "plain", "read_facts", "read_strings"]
 
 _FACTS = ("epoch", "iter", "time", "seed", "experiment_name", "mmengine_version", "mmpose_version")
 _LONGEST_TEXT = 1000
@@ -75,6 +75,11 @@ def read_facts(meta: Mapping[Any, Any], path: Path) -> dict[str, Any]:
     return facts
 
 
+def config_of(meta: Mapping[Any, Any]) -> Any:
+    """The MMEngine config in a checkpoint's ``meta``: ``cfg``, or ``config`` of older files. None if there is none."""
+    return meta.get("cfg", meta.get("config"))
+
+
 def read_strings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     """The metadata of a .safetensors file, where each value is text: JSON if this project wrote it."""
     decoded: dict[str, Any] = {}
@@ -120,7 +125,7 @@ def _dataset_facts(dataset: Any) -> dict[str, Any]:
     links = dataset.get("skeleton_info") if info else None
     links = [one for one in links.values() if isinstance(one, dict)] if isinstance(links, dict) else []
     found = {
-        "flip_pairs": _pairs(dataset.get("flip_pairs"), index) or _swaps(dataset.get("flip_indices"), index),
+        "flip_pairs": _swaps(dataset.get("flip_indices"), index) or _once(_pairs(dataset.get("flip_pairs"), index)),
         "skeleton_links": _pairs(dataset.get("skeleton_links"), index),
         "keypoint_colors": _colours(dataset.get("keypoint_colors"), len(names)),
         "sigmas": _sigmas(dataset.get("sigmas"), len(names)),
@@ -151,6 +156,13 @@ def _pairs(rows: Any, index: Mapping[str, int]) -> list[list[int]]:
             return []
         pairs.append([ends[0], ends[1]])
     return pairs
+
+
+def _once(pairs: list[list[int]]) -> list[list[int]]:
+    """Each pair once, where a file lists it in both directions; empty if a keypoint is in two pairs."""
+    found = sorted({(min(pair), max(pair)) for pair in pairs})
+    ends = [end for pair in found for end in pair]
+    return [list(pair) for pair in found] if len(set(ends)) == len(ends) else []
 
 
 def _swaps(order: Any, index: Mapping[str, int]) -> list[list[int]]:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rtmo_deploy.model.layers import ConvModule
+from rtmo_deploy.model.settings import Settings, activation
 
 if TYPE_CHECKING:
     from rtmo_deploy.model.spec import NetworkSpec
 
+_PUBLISHED = Settings()
+
 __all__ = ["CSPDarknet", "CSPLayer", "Focus"]
+
+
+def _conv(settings: Settings, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> ConvModule:
+    act, bn = partial(activation, settings.backbone_act), settings.norm("backbone")
+    return ConvModule(in_channels, out_channels, kernel, stride, bn=bn, act=act)
 
 
 class Focus(nn.Module):
     """Space to depth by 2, then a 3x3 convolution. Order of the patches: TL, BL, TR, BR."""
 
-    def __init__(self, out_channels: int) -> None:
+    def __init__(self, out_channels: int, settings: Settings = _PUBLISHED) -> None:
         super().__init__()
-        self.conv = ConvModule(12, out_channels, 3)
+        self.conv = _conv(settings, 12, out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, 3, H, W)`` to ``(B, out, H / 2, W / 2)``."""
@@ -32,10 +41,10 @@ class Focus(nn.Module):
 class DarknetBottleneck(nn.Module):
     """1x1 and 3x3 convolution at full width, with an identity shortcut or without."""
 
-    def __init__(self, channels: int, *, shortcut: bool) -> None:
+    def __init__(self, channels: int, settings: Settings = _PUBLISHED, *, shortcut: bool) -> None:
         super().__init__()
-        self.conv1 = ConvModule(channels, channels, 1)
-        self.conv2 = ConvModule(channels, channels, 3)
+        self.conv1 = _conv(settings, channels, channels, 1)
+        self.conv2 = _conv(settings, channels, channels, 3)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,13 +56,13 @@ class DarknetBottleneck(nn.Module):
 class CSPLayer(nn.Module):
     """Cross-stage-partial layer: half of the channels pass through the blocks, the other half goes around."""
 
-    def __init__(self, channels: int, blocks: int, *, shortcut: bool) -> None:
+    def __init__(self, channels: int, blocks: int, settings: Settings = _PUBLISHED, *, shortcut: bool) -> None:
         super().__init__()
         half = channels // 2
-        self.main_conv = ConvModule(channels, half, 1)
-        self.short_conv = ConvModule(channels, half, 1)
-        self.final_conv = ConvModule(2 * half, channels, 1)
-        self.blocks = nn.Sequential(*(DarknetBottleneck(half, shortcut=shortcut) for _ in range(blocks)))
+        self.main_conv = _conv(settings, channels, half, 1)
+        self.short_conv = _conv(settings, channels, half, 1)
+        self.final_conv = _conv(settings, 2 * half, channels, 1)
+        self.blocks = nn.Sequential(*(DarknetBottleneck(half, settings, shortcut=shortcut) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same shape."""
@@ -69,12 +78,12 @@ class SPPBottleneck(nn.Module):
     The maximum over 9x9 is that over 5x5 of that over 5x5, and 13x13 once more: the same numbers for less work.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, settings: Settings = _PUBLISHED) -> None:
         super().__init__()
         half = channels // 2
-        self.conv1 = ConvModule(channels, half, 1)
+        self.conv1 = _conv(settings, channels, half, 1)
         self.pool = nn.MaxPool2d(5, stride=1, padding=2)
-        self.conv2 = ConvModule(4 * half, channels, 1)
+        self.conv2 = _conv(settings, 4 * half, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same shape."""
@@ -95,13 +104,14 @@ class CSPDarknet(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         channels, blocks = spec.stage_channels, spec.stage_blocks
-        self.stem = Focus(channels[0])
+        settings = spec.settings
+        self.stem = Focus(channels[0], settings)
         for i in range(4):
             last = i == 3
-            layers: list[nn.Module] = [ConvModule(channels[i], channels[i + 1], 3, stride=2)]
+            layers: list[nn.Module] = [_conv(settings, channels[i], channels[i + 1], 3, stride=2)]
             if last:
-                layers.append(SPPBottleneck(channels[i + 1]))
-            layers.append(CSPLayer(channels[i + 1], blocks[i], shortcut=not last))
+                layers.append(SPPBottleneck(channels[i + 1], settings))
+            layers.append(CSPLayer(channels[i + 1], blocks[i], settings, shortcut=not last))
             self.add_module(f"stage{i + 1}", nn.Sequential(*layers))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

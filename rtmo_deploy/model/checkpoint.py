@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.files import sha256_of
+from rtmo_deploy.model._meaning import skeleton_of
 from rtmo_deploy.model.dcc import DCC
 from rtmo_deploy.model.head import KeypointSigmas
 from rtmo_deploy.model.layers import SinePositionalEncoding
 from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint, write_checkpoint
 from rtmo_deploy.model.rtmo import RTMO
 from rtmo_deploy.model.spec import NetworkSpec, UnrecognisedStateDictError, recognise
-from rtmo_deploy.poses import Skeleton
-from rtmo_deploy.sides import mirror_of
-from rtmo_deploy.zoo.skeletons import COCO_17, convention_of
+from rtmo_deploy.model.taken import DEFAULT_INPUT_HW, IGNORE_CFG, Taken, take
 from rtmo_deploy.zoo.download import identify_published
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo import Variant
 
 __all__ = ["LoadedCheckpoint", "load_checkpoint", "save_checkpoint"]
-
-#: Input size of a network whose shape is nobody's published one.
-DEFAULT_INPUT_HW = (640, 640)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +43,7 @@ class LoadedCheckpoint:
         skeleton: Its keypoints, as the file, its ``dataset_meta`` or its hash say; a generic skeleton where none does.
         input_hw: Height and width in pixels it was made for.
         variant: The published checkpoint that the file is, by its hash; None otherwise.
+        taken: Settings, input size and thresholds, and where each was taken from.
         contents: What else was read from the file.
     """
 
@@ -55,6 +53,7 @@ class LoadedCheckpoint:
     skeleton: Skeleton
     input_hw: tuple[int, int]
     variant: Variant | None
+    taken: Taken
     contents: CheckpointContents
 
     @property
@@ -68,13 +67,28 @@ class LoadedCheckpoint:
         known = self.spec.architecture
         if known is not None:
             return known.name
-        return f"deepen={self.spec.deepen:g} widen={self.spec.widen:g} hidden_dim={self.spec.hidden_dim}"
+        spec = self.spec
+        own = {
+            name: getattr(spec, name) for name in ("neck_deepen", "neck_widen", "head_widen", "ffn_dim", "pose_vec_dim")
+        }
+        more = "".join(f" {name}={value:g}" for name, value in own.items() if value is not None)
+        return f"deepen={spec.deepen:g} widen={spec.widen:g} hidden_dim={spec.hidden_dim}{more}"
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the file says that its weights are an initialisation."""
+        return _own(self.contents.meta).get("trained") is False
+
+    @property
+    def domain(self) -> str | None:
+        """What kind of images the file says it was trained on; see :class:`~rtmo_deploy.artifact.Artifact`."""
+        domain = _own(self.contents.meta).get("domain")
+        return domain if isinstance(domain, str) else None
 
     def artifact(self) -> Artifact:
         """The checkpoint as an artifact."""
-        decode = DecodeContract(DecodeMode.RAW)
-        if self.variant is not None:
-            decode = replace(decode, score_thr=self.variant.score_thr, nms_thr=self.variant.nms_thr)
+        taken = self.taken
+        decode = DecodeContract(DecodeMode.RAW, taken.score_thr, taken.nms_thr, pre_topk=taken.pre_topk)
         return Artifact(
             path=self.path,
             kind=Kind.CHECKPOINT,
@@ -85,36 +99,45 @@ class LoadedCheckpoint:
             precision="fp32",
             variant=self.variant.name if self.variant else None,
             producer="checkpoint",
+            domain=self.domain,
+            untrained=self.untrained,
         )
 
 
-def load_checkpoint(path: Path, *, ema: bool = False) -> LoadedCheckpoint:
+def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = None) -> LoadedCheckpoint:
     """Read a checkpoint and build the network it belongs to. No code in the file is run.
 
     Args:
         path: ``.pth`` (official, mmengine training, or plain state dict) or ``.safetensors``.
         ema: Take ``ema_state_dict`` instead of ``state_dict``. See :func:`rtmo_deploy.model.reader.read_checkpoint`
             on which of the two holds the averaged weights.
+        ignore_cfg: Do not follow the config in the file's ``meta``: the published models' settings are taken. By
+            default, what the environment variable ``RTMO_DEPLOY_IGNORE_CFG`` says (1: yes).
 
     Raises:
-        CheckpointError: The file is damaged, unsafe, incomplete, or of another model.
+        CheckpointError: The file is damaged, unsafe, incomplete, of another model, or its config asks for what the
+            network here cannot do.
     """
     contents = read_checkpoint(path, ema=ema)
-    model = _build(path, contents.tensors)
+    spec = _recognise(path, contents.tensors)
+    variant = identify_published(sha256 := sha256_of(path))
+    ignored = os.environ.get(IGNORE_CFG) == "1" if ignore_cfg is None else ignore_cfg
+    taken = take(path, contents, spec, variant, ignore_cfg=ignored)
+    model = _build(path, contents.tensors, replace(spec, settings=taken.settings))
     if contents.stored_dtype in {"float16", "bfloat16"}:
         _restore_constants(model)
-    sha256 = sha256_of(path)
-    spec = model.spec
-    known, variant = spec.architecture, identify_published(sha256)
-    return LoadedCheckpoint(
+    loaded = LoadedCheckpoint(
         path=path,
         sha256=sha256,
         model=model.eval(),
-        skeleton=_skeleton(contents.meta, variant, spec.num_keypoints, _sigmas(model)),
-        input_hw=_input_hw(contents.meta) or (known.input_hw if known else DEFAULT_INPUT_HW),
+        skeleton=skeleton_of(contents.meta, variant, model.head.loss_oks.sigmas.tolist()),
+        input_hw=taken.input_hw,
         variant=variant,
+        taken=taken,
         contents=contents,
     )
+    loaded.artifact().log_note()
+    return loaded
 
 
 def save_checkpoint(
@@ -123,15 +146,17 @@ def save_checkpoint(
     *,
     skeleton: Skeleton,
     input_hw: tuple[int, int] | None = None,
+    thresholds: Mapping[str, float] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a network in the official state-dict layout, with its keypoints and input size in ``meta``.
+    """Write a network in the official state-dict layout, with its keypoints, input size and settings in ``meta``.
 
     Args:
         path: ``.pth`` or ``.safetensors``; appears whole or not at all.
         model: The network.
         skeleton: Its keypoints.
         input_hw: Height and width in pixels it is made for; its architecture's if not given.
+        thresholds: ``score_thr`` and ``nms_thr`` it shall be decoded with; the published ones if not given.
         meta: More facts, of plain JSON types.
 
     Raises:
@@ -140,19 +165,26 @@ def save_checkpoint(
     """
     known = model.spec.architecture
     size = input_hw or (known.input_hw if known else DEFAULT_INPUT_HW)
-    own = {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(size), **(meta or {})}
+    own: dict[str, Any] = {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(size)}
+    if changed := model.spec.settings.to_dict():
+        own["settings"] = changed
+    own.update(thresholds or {})
+    own.update(meta or {})
     write_checkpoint(path, model.state_dict(), {"rtmo_deploy": own})
 
 
-def _build(path: Path, tensors: Mapping[str, torch.Tensor]) -> RTMO:
+def _recognise(path: Path, tensors: Mapping[str, torch.Tensor]) -> NetworkSpec:
     try:
-        spec = recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+        return recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     except UnrecognisedStateDictError as error:
         raise CheckpointError(
             f"These are not the weights of an RTMO model: {error}.",
             remedy="Give a checkpoint of rtmo-t, -s, -m or -l, or one that was trained from them.",
             where=path,
         ) from error
+
+
+def _build(path: Path, tensors: Mapping[str, torch.Tensor], spec: NetworkSpec) -> RTMO:
     with torch.device("meta"):
         model = RTMO(spec)
     expected = model.state_dict()
@@ -182,11 +214,13 @@ def _build(path: Path, tensors: Mapping[str, torch.Tensor]) -> RTMO:
 def _restore_constants(model: RTMO) -> None:
     """Compute frequencies, bins and sigmas anew: stored in half precision they would shift keypoints by pixels."""
     spec = model.spec
-    model.neck.sincos_pos_enc = SinePositionalEncoding(spec.hidden_dim // 2, temperature=10000.0)
+    model.neck.sincos_pos_enc = SinePositionalEncoding(spec.hidden_dim // 2, temperature=spec.settings.pe_temperature)
     fresh = DCC(spec)
     model.head.dcc.spe = fresh.spe
     model.head.dcc.x_bins, model.head.dcc.y_bins = fresh.x_bins, fresh.y_bins
-    model.head.loss_oks = KeypointSigmas(spec.num_keypoints)
+    known = KeypointSigmas(spec.num_keypoints)
+    if torch.allclose(known.sigmas, model.head.loss_oks.sigmas, rtol=5e-3):
+        model.head.loss_oks = known
 
 
 def _listing(what: str, items: list[str]) -> str:
@@ -196,64 +230,7 @@ def _listing(what: str, items: list[str]) -> str:
     return f"{len(items)} tensor{'s are' if len(items) > 1 else ' is'} {what}: {shown}"
 
 
-def _skeleton(
-    meta: Mapping[str, Any], variant: Variant | None, num_keypoints: int, sigmas: tuple[float, ...]
-) -> Skeleton:
-    """What the keypoints mean: as stored by this project, as the dataset's metadata says, or as the file's hash says.
-
-    The sigmas are those in the state dict, which the model was trained with. Without names, COCO's are concluded from
-    COCO's sigmas.
-    """
+def _own(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """This project's record in a checkpoint's ``meta``."""
     stored = meta.get("rtmo_deploy")
-    if isinstance(stored, dict) and isinstance(stored.get("skeleton"), dict):
-        try:
-            skeleton = Skeleton.from_dict(stored["skeleton"])
-        except (KeyError, TypeError, ValueError, AttributeError):
-            skeleton = Skeleton.generic(num_keypoints)
-        if len(skeleton) == num_keypoints and not skeleton.name.startswith("generic-"):
-            return skeleton
-    facts = meta.get("dataset_meta")
-    if isinstance(facts, dict) and len(facts.get("keypoint_names", ())) == num_keypoints:
-        return _from_dataset(facts, sigmas)
-    if variant is not None:
-        return variant.skeleton
-    if len(sigmas) == num_keypoints == len(COCO_17) and np.allclose(COCO_17.sigmas, sigmas, atol=1e-4):
-        return replace(COCO_17, source="guessed from its sigmas")
-    return replace(Skeleton.generic(num_keypoints), sigmas=sigmas)
-
-
-def _from_dataset(facts: Mapping[str, Any], sigmas: tuple[float, ...]) -> Skeleton:
-    names = tuple(facts["keypoint_names"])
-    known = convention_of(names)
-    links, pairs = facts.get("skeleton_links", ()), facts.get("flip_pairs", ())
-    try:
-        return Skeleton(
-            name=known.name if known else f"{facts.get('dataset_name', 'custom')}-{len(names)}",
-            keypoints=names,
-            edges=tuple((first, second) for first, second in links) or (known.edges if known else ()),
-            flip_pairs=tuple((first, second) for first, second in pairs) or mirror_of(names).pairs,
-            sigmas=sigmas or tuple(facts.get("sigmas", ())),
-            keypoint_colours=_hex(facts.get("keypoint_colors", ())),
-            edge_colours=_hex(facts.get("skeleton_link_colors", ())) if links else (),
-            source="dataset_meta",
-        )
-    except (TypeError, ValueError):
-        return replace(Skeleton.generic(len(names)), keypoints=names, sigmas=sigmas)
-
-
-def _hex(rows: Sequence[Sequence[int]]) -> tuple[str, ...]:
-    return tuple("#" + "".join(f"{part:02x}" for part in row) for row in rows)
-
-
-def _sigmas(model: RTMO) -> tuple[float, ...]:
-    """The OKS sigmas of the state dict; empty if they are no sigmas."""
-    values = tuple(round(value, 6) for value in model.head.loss_oks.sigmas.tolist())
-    return values if all(0 < value < 1 for value in values) else ()
-
-
-def _input_hw(meta: Mapping[str, Any]) -> tuple[int, int] | None:
-    stored = meta.get("rtmo_deploy")
-    size = stored.get("input_hw") if isinstance(stored, dict) else None
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
-        return (size[0], size[1])
-    return None
+    return stored if isinstance(stored, dict) else {}

@@ -23,7 +23,6 @@ __all__ = ["DCC", "GAU", "ScaleNorm", "boxes_to_center_scale"]
 #: Bins span this much of the box, so that keypoints just outside it can be told.
 BOX_PADDING = 1.25
 KEYPOINT_CHANNELS = 128
-NUM_BINS = (192, 256)
 
 
 def boxes_to_center_scale(boxes: Tensor, padding: float = BOX_PADDING) -> Tensor:
@@ -100,11 +99,12 @@ class DCC(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.num_keypoints = spec.num_keypoints
+        self.bbox_padding = spec.settings.bbox_padding
         width, channels = spec.pose_vec_channels, KEYPOINT_CHANNELS
         self.pos_enc = nn.Parameter(torch.randn(spec.num_keypoints, channels))
-        self.register_buffer("y_bins", torch.linspace(-0.5, 0.5, NUM_BINS[1]))
-        self.register_buffer("x_bins", torch.linspace(-0.5, 0.5, NUM_BINS[0]))
-        self.spe = SinePositionalEncoding(channels, temperature=300.0)
+        self.register_buffer("y_bins", torch.linspace(-0.5, 0.5, spec.num_bins[1]))
+        self.register_buffer("x_bins", torch.linspace(-0.5, 0.5, spec.num_bins[0]))
+        self.spe = SinePositionalEncoding(channels, temperature=spec.settings.spe_temperature)
         self.gau = GAU(channels)
         self.pose_to_kpts = nn.Sequential(
             nn.Linear(width, channels * spec.num_keypoints), nn.BatchNorm1d(channels * spec.num_keypoints)

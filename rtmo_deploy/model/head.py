@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from rtmo_deploy.model.dcc import DCC, boxes_to_center_scale
 from rtmo_deploy.model.layers import ConvModule
 from rtmo_deploy.model.nms import non_maximum_suppression
+from rtmo_deploy.model.settings import activation
 from rtmo_deploy.model.spec import STRIDES, NetworkSpec
 from rtmo_deploy.zoo import skeleton_for
 
@@ -95,16 +97,17 @@ class RTMOHeadModule(nn.Module):
         channels, pose, groups = spec.head_channels, spec.pose_channels, spec.pose_groups
         levels = range(len(STRIDES))
 
+        def conv(in_channels: int, out_channels: int, groups: int = 1) -> ConvModule:
+            act, bn = partial(activation, spec.settings.head_act), spec.settings.norm("head")
+            return ConvModule(in_channels, out_channels, 3, groups=groups, bn=bn, act=act)
+
         def outputs(in_channels: int, out_channels: int) -> nn.ModuleList:
             return nn.ModuleList(nn.Conv2d(in_channels, out_channels, 1) for _ in levels)
 
-        self.conv_cls = nn.ModuleList(
-            nn.Sequential(*(ConvModule(channels, channels, 3) for _ in range(2))) for _ in levels
-        )
+        self.conv_cls = nn.ModuleList(nn.Sequential(*(conv(channels, channels) for _ in range(2))) for _ in levels)
         self.out_cls = outputs(channels, 1)
         self.conv_pose = nn.ModuleList(
-            nn.Sequential(ConvModule(channels, pose, 3), *(ConvModule(pose, pose, 3, groups=groups) for _ in range(3)))
-            for _ in levels
+            nn.Sequential(conv(channels, pose), *(conv(pose, pose, groups) for _ in range(3))) for _ in levels
         )
         self.out_bbox = outputs(pose, 4)
         self.out_kpt_reg = outputs(pose, 2 * spec.num_keypoints)
@@ -202,7 +205,9 @@ class RTMOHead(nn.Module):
             kept = non_maximum_suppression(boxes[i, candidates], scores[i, candidates], nms_thr)
             keep = candidates[kept]
             chosen = boxes[i, keep]
-            keypoints = self.dcc(pose_vecs[i, keep], boxes_to_center_scale(chosen), priors[keep, :2])
+            keypoints = self.dcc(
+                pose_vecs[i, keep], boxes_to_center_scale(chosen, self.dcc.bbox_padding), priors[keep, :2]
+            )
             people.append(
                 Detections(
                     boxes=chosen.clamp(min=0).minimum(limits),

@@ -6,6 +6,7 @@ blocks, then a 1x1 projection of strides 16 and 32. Stride 8 takes part in the p
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,41 +14,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rtmo_deploy.model.layers import NECK_BN, ConvModule, SinePositionalEncoding
+from rtmo_deploy.model.settings import Settings, activation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rtmo_deploy.model.layers import BatchNormSettings
     from rtmo_deploy.model.spec import NetworkSpec
 
 __all__ = ["CSPRepLayer", "HybridEncoder", "RepVGGBlock"]
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, act: bool = True) -> ConvModule:
-    return ConvModule(in_channels, out_channels, kernel, stride, bn=NECK_BN, act=nn.SiLU if act else None)
+def _conv(
+    settings: Settings, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, act: bool = True
+) -> ConvModule:
+    factory = partial(activation, settings.neck_act) if act else None
+    return ConvModule(in_channels, out_channels, kernel, stride, bn=settings.norm("neck"), act=factory)
 
 
 class RepVGGBlock(nn.Module):
     """3x3 and 1x1 branches, each with BatchNorm, summed and then activated. There is no identity branch."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, act: str = "SiLU") -> None:
         super().__init__()
-        self.branch_3x3 = _conv(channels, channels, 3, act=False)
-        self.branch_1x1 = _conv(channels, channels, 1, act=False)
+        self.branch_3x3 = ConvModule(channels, channels, 3, bn=NECK_BN, act=None)
+        self.branch_1x1 = ConvModule(channels, channels, 1, bn=NECK_BN, act=None)
+        self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same shape."""
-        return F.silu(self.branch_3x3(x) + self.branch_1x1(x))
+        result: Tensor = self.act(self.branch_3x3(x) + self.branch_1x1(x))
+        return result
 
 
 class CSPRepLayer(nn.Module):
     """Sum of a 1x1 path and a 1x1 path with RepVGG blocks; widened again unless it already is that wide."""
 
-    def __init__(self, in_channels: int, out_channels: int, hidden: int, blocks: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, hidden: int, blocks: int, act: str = "SiLU") -> None:
         super().__init__()
-        self.conv1 = _conv(in_channels, hidden, 1)
-        self.conv2 = _conv(in_channels, hidden, 1)
-        self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden) for _ in range(blocks)))
-        self.conv3: nn.Module = nn.Identity() if hidden == out_channels else _conv(hidden, out_channels, 1)
+        # The reference gives these layers torch's BatchNorm, whatever the neck's norm_cfg is.
+        settings = Settings(neck_act=act)
+        self.conv1 = _conv(settings, in_channels, hidden, 1)
+        self.conv2 = _conv(settings, in_channels, hidden, 1)
+        self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden, act) for _ in range(blocks)))
+        self.conv3: nn.Module = nn.Identity() if hidden == out_channels else _conv(settings, hidden, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, H, W)`` to ``(B, out, H, W)``."""
@@ -71,11 +81,13 @@ class SelfAttention(nn.Module):
 
 
 class FFN(nn.Module):
-    """Two linear layers with an exact (erf) GELU between them, and the residual."""
+    """Two linear layers with an activation between them (GELU, exact by erf, where published), and the residual."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, act: str = "GELU") -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Sequential(nn.Linear(channels, hidden), nn.GELU()), nn.Linear(hidden, channels))
+        self.layers = nn.Sequential(
+            nn.Sequential(nn.Linear(channels, hidden), activation(act)), nn.Linear(hidden, channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, T, C)`` to the same shape."""
@@ -86,11 +98,12 @@ class FFN(nn.Module):
 class EncoderLayer(nn.Module):
     """Post-norm transformer encoder layer."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(channels, heads)
-        self.ffn = FFN(channels, 4 * channels)
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
+        channels, settings = spec.hidden_dim, spec.settings
+        self.self_attn = SelfAttention(channels, spec.neck_heads)
+        self.ffn = FFN(channels, spec.ffn_channels, settings.ffn_act)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels, eps=settings.layer_norm_eps) for _ in range(2))
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """``(B, T, C)`` and the encoding of the positions, to ``(B, T, C)``."""
@@ -102,9 +115,9 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of encoder layers; RTMO has one."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([EncoderLayer(channels, heads)])
+        self.layers = nn.ModuleList([EncoderLayer(spec)])
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """``(B, T, C)`` and the encoding of the positions, to ``(B, T, C)``."""
@@ -116,9 +129,9 @@ class Encoder(nn.Module):
 class ChannelMapper(nn.Module):
     """A 1x1 convolution with BatchNorm and no activation for each level."""
 
-    def __init__(self, levels: int, in_channels: int, out_channels: int) -> None:
+    def __init__(self, levels: int, in_channels: int, out_channels: int, bn: BatchNormSettings = NECK_BN) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_conv(in_channels, out_channels, 1, act=False) for _ in range(levels))
+        self.convs = nn.ModuleList(ConvModule(in_channels, out_channels, 1, bn=bn, act=None) for _ in range(levels))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Each ``(B, in, H, W)`` to ``(B, out, H, W)``."""
@@ -135,15 +148,19 @@ class HybridEncoder(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         dim, hidden, blocks = spec.hidden_dim, spec.csp_hidden, spec.neck_blocks
-        inputs = spec.stage_channels[2:]
-        self.input_proj = nn.ModuleList(_conv(c, dim, 1, act=False) for c in inputs)
-        self.encoder = nn.ModuleList([Encoder(dim, spec.neck_heads)])
-        self.sincos_pos_enc = SinePositionalEncoding(dim // 2, temperature=10000.0)
-        self.lateral_convs = nn.ModuleList(_conv(dim, dim, 1) for _ in inputs[1:])
-        self.fpn_blocks = nn.ModuleList(CSPRepLayer(2 * dim, dim, hidden, blocks) for _ in inputs[1:])
-        self.downsample_convs = nn.ModuleList(_conv(dim, dim, 3, stride=2) for _ in inputs[1:])
-        self.pan_blocks = nn.ModuleList(CSPRepLayer(2 * dim, dim, hidden, blocks) for _ in inputs[1:])
-        self.projector = ChannelMapper(2, dim, spec.pose_vec_channels)
+        inputs, settings = spec.stage_channels[2:], spec.settings
+        self.input_proj = nn.ModuleList(_conv(settings, c, dim, 1, act=False) for c in inputs)
+        self.encoder = nn.ModuleList([Encoder(spec)])
+        self.sincos_pos_enc = SinePositionalEncoding(dim // 2, temperature=settings.pe_temperature)
+        self.lateral_convs = nn.ModuleList(_conv(settings, dim, dim, 1) for _ in inputs[1:])
+        self.fpn_blocks = nn.ModuleList(
+            CSPRepLayer(2 * dim, dim, hidden, blocks, settings.neck_act) for _ in inputs[1:]
+        )
+        self.downsample_convs = nn.ModuleList(_conv(settings, dim, dim, 3, stride=2) for _ in inputs[1:])
+        self.pan_blocks = nn.ModuleList(
+            CSPRepLayer(2 * dim, dim, hidden, blocks, settings.neck_act) for _ in inputs[1:]
+        )
+        self.projector = ChannelMapper(2, dim, 2 * spec.head_channels, settings.norm("projector"))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Backbone features of strides 8, 16, 32 to ``(B, 2 * head_channels, H, W)`` of strides 16 and 32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -61,9 +61,14 @@ def pack_checkpoint(
                 )
             state[key] = tensor.half()
     facts = {key: checkpoint.contents.meta[key] for key in _FACTS if key in checkpoint.contents.meta}
-    own = {
+    own: dict[str, Any] = {
         "version": __version__,
         "skeleton": checkpoint.skeleton.to_dict(),
         "input_hw": list(input_hw or checkpoint.input_hw),
+        "trained": not checkpoint.untrained,
+        "domain": checkpoint.domain,
     }
+    if changed := checkpoint.spec.settings.to_dict():
+        own["settings"] = changed
+    own.update(checkpoint.taken.thresholds())
     write_checkpoint(output, state, {"rtmo_deploy": own, **facts})

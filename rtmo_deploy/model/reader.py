@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.model._checkpoint_meta import read_facts, read_strings
+from rtmo_deploy.model._checkpoint_meta import config_of, read_facts, read_strings
 from rtmo_deploy.model._containers import identify, open_file, open_torch_file
 from rtmo_deploy.model.unpickle import TensorRef, kind_of, quoted
 from rtmo_deploy.model.writer import write_checkpoint
@@ -47,7 +47,8 @@ class CheckpointContents:
         meta: Facts from the file's ``meta``, ready for JSON, as many as are there: ``epoch``, ``iter``,
             ``time``, ``seed``, ``experiment_name``, ``mmengine_version``, ``mmpose_version``,
             ``dataset_meta`` (``dataset_name``, ``num_keypoints``, ``keypoint_names``), and this project's own
-            ``rtmo_deploy``. Of a .safetensors file: all its metadata, JSON values decoded.
+            ``rtmo_deploy``. Of a .safetensors file: all its metadata but the config, JSON values decoded.
+        config: The ``cfg`` of the file's ``meta`` as it stands there: text or a dict; None if it has none.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -55,6 +56,7 @@ class CheckpointContents:
     has_ema: bool
     stored_dtype: str
     meta: dict[str, Any]
+    config: Any = None
 
 
 def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = False) -> CheckpointContents:
@@ -133,6 +135,7 @@ def _read_torch(file: TorchFile, path: Path, *, ema: bool) -> CheckpointContents
         has_ema=has_ema,
         stored_dtype=_usual_dtype((ref.dtype, ref.nbytes // ref.dtype.itemsize) for ref in refs.values()),
         meta=read_facts(meta, path) if isinstance(meta, dict) else {},
+        config=config_of(meta) if isinstance(meta, dict) else None,
     )
 
 
@@ -266,10 +269,14 @@ def _read_safetensors(path: Path, *, ema: bool) -> CheckpointContents:
         ) from None
     if not tensors:
         raise CheckpointError("The file holds no tensors.", remedy=_FORMAT_REMEDY, where=path)
+    facts = read_strings(metadata, path)
+    config = config_of(facts)
+    facts.pop("cfg", None)
     return CheckpointContents(
         tensors=tensors,
         source="safetensors",
         has_ema=False,
         stored_dtype=_usual_dtype(stored),
-        meta=read_strings(metadata, path),
+        meta=facts,
+        config=config,
     )

@@ -9,6 +9,7 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model.backbone import CSPDarknet
 from rtmo_deploy.model.head import Detections, HeadOutputs, RTMOHead
 from rtmo_deploy.model.neck import HybridEncoder
+from rtmo_deploy.model.normalise import InputNormalisation
 from rtmo_deploy.model.spec import INPUT_MULTIPLE, NetworkSpec
 
 __all__ = ["RTMO"]
@@ -24,6 +25,7 @@ class RTMO(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.normalise = InputNormalisation(spec.settings)
         self.backbone = CSPDarknet(spec)
         self.neck = HybridEncoder(spec)
         self.head = RTMOHead(spec)
@@ -44,11 +46,20 @@ class RTMO(nn.Module):
                 f"The network input is {height}x{width} pixels.",
                 remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
             )
-        result: HeadOutputs = self.head(self.neck(self.backbone(images)), proxy=proxy)
+        result: HeadOutputs = self.head(self.features(images), proxy=proxy)
+        return result
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the head is given: ``(B, 2 * head_channels, H, W)`` of strides 16 and 32."""
+        result: tuple[Tensor, ...] = self.neck(self.backbone(self.normalise(images)))
         return result
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, score_thr: float = 0.1, nms_thr: float = 0.65) -> list[Detections]:
+    def predict(
+        self, images: Tensor, *, score_thr: float = 0.1, nms_thr: float = 0.65, pre_topk: int | None = None
+    ) -> list[Detections]:
         """People in each picture of ``(B, 3, H, W)``; see :meth:`RTMOHead.decode`. Call it in eval mode."""
         height, width = images.shape[-2:]
-        return self.head.decode(self(images), (int(height), int(width)), score_thr=score_thr, nms_thr=nms_thr)
+        return self.head.decode(
+            self(images), (int(height), int(width)), score_thr=score_thr, nms_thr=nms_thr, pre_topk=pre_topk
+        )

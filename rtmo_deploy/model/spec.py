@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.model.settings import Settings
 from rtmo_deploy.zoo import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["NetworkSpec", "UnrecognisedStateDictError", "recognise"]
 
@@ -16,6 +17,8 @@ __all__ = ["NetworkSpec", "UnrecognisedStateDictError", "recognise"]
 STRIDES = (16, 32)
 #: Every input side must be a multiple of this, the coarsest stride.
 INPUT_MULTIPLE = 32
+#: Factors of width and depth above this are not looked for.
+MAX_FACTOR = 16
 
 
 class UnrecognisedStateDictError(ValueError):
@@ -30,13 +33,26 @@ class NetworkSpec:
         deepen: Depth factor: blocks a stage are ``max(round(n * deepen), 1)``.
         widen: Width factor of backbone and head.
         num_keypoints: Keypoints a person.
-        hidden_dim: Channels inside the hybrid encoder; its FFN has four times as many, a head of its attention 32.
+        hidden_dim: Channels inside the hybrid encoder; a head of its attention has 32.
+        neck_deepen, neck_widen: Factors of the neck's CSP layers; None for those of the backbone.
+        head_widen: Width factor of the head; None for the backbone's.
+        ffn_dim: Channels inside the encoder's feed-forward network; None for four times ``hidden_dim``.
+        pose_vec_dim: Channels of a pose vector; None for twice the head's.
+        num_bins: Bins along x and along y.
+        settings: What the tensors do not show.
     """
 
     deepen: float
     widen: float
     num_keypoints: int
     hidden_dim: int = 256
+    neck_deepen: float | None = None
+    neck_widen: float | None = None
+    head_widen: float | None = None
+    ffn_dim: int | None = None
+    pose_vec_dim: int | None = None
+    num_bins: tuple[int, int] = (192, 256)
+    settings: Settings = field(default_factory=Settings)
 
     @classmethod
     def of(cls, architecture: Architecture, num_keypoints: int) -> NetworkSpec:
@@ -58,22 +74,27 @@ class NetworkSpec:
     @property
     def neck_blocks(self) -> int:
         """RepVGG blocks in each CSP layer of the neck."""
-        return self._depth(3)
+        return self._depth(3) if self.neck_deepen is None else round(3 * self.neck_deepen)
 
     @property
     def neck_heads(self) -> int:
         """Attention heads of the encoder layer (8 at 256 channels)."""
-        return self.hidden_dim // 32
+        return self.settings.attention_heads or max(self.hidden_dim // 32, 1)
 
     @property
     def csp_hidden(self) -> int:
         """Channels inside each CSP layer of the neck."""
-        return int(self.hidden_dim * self.widen)
+        return int(self.hidden_dim * (self.widen if self.neck_widen is None else self.neck_widen))
+
+    @property
+    def ffn_channels(self) -> int:
+        """Channels inside the encoder's feed-forward network."""
+        return self.ffn_dim or 4 * self.hidden_dim
 
     @property
     def head_channels(self) -> int:
         """Input channels of each of the head's two branches."""
-        return int(256 * self.widen)
+        return int(256 * self._head_widen)
 
     @property
     def pose_groups(self) -> int:
@@ -83,20 +104,24 @@ class NetworkSpec:
     @property
     def pose_channels(self) -> int:
         """Channels of the pose branch."""
-        return self.pose_groups * int(36 * self.widen)
+        return self.pose_groups * int(36 * self._head_widen)
 
     @property
     def pose_vec_channels(self) -> int:
         """Channels of a pose vector, which is what the coordinate classifier is fed with."""
-        return 2 * self.head_channels
+        return self.pose_vec_dim or 2 * self.head_channels
 
     @property
     def architecture(self) -> Architecture | None:
         """The zoo's architecture of this shape, None for a shape of somebody's own."""
         for known in ARCHITECTURES.values():
-            if NetworkSpec.of(known, self.num_keypoints) == self:
+            if NetworkSpec.of(known, self.num_keypoints) == replace(self, settings=Settings()):
                 return known
         return None
+
+    @property
+    def _head_widen(self) -> float:
+        return self.widen if self.head_widen is None else self.head_widen
 
     def _depth(self, blocks: int) -> int:
         return max(round(blocks * self.deepen), 1)
@@ -123,28 +148,80 @@ def recognise(shapes: Mapping[str, Sequence[int]]) -> NetworkSpec:
     def count(prefix: str) -> int:
         return len({key[len(prefix) :].split(".", 1)[0] for key in shapes if key.startswith(prefix)})
 
+    def channels(key: str) -> int:
+        return shape(key, 4)[0]
+
     stem = shape("backbone.stem.conv.conv.weight", 4)
     if stem[1] != 12:
         raise UnrecognisedStateDictError(
             f"the stem convolution takes {stem[1]} channels instead of the 12 of a Focus layer"
         )
-    widen = stem[0] / 64
-    blocks = count("backbone.stage2.1.blocks.")
-    if not blocks:
-        raise UnrecognisedStateDictError("the backbone's second stage has no blocks")
-    keypoints = shape("head.dcc.pos_enc", 2)[0]
-    hidden = shape("neck.input_proj.0.conv.weight", 4)[0]
-    # The published factors where they give this depth; a shape of somebody's own gets blocks / 9.
-    published = sorted({a.deepen for a in ARCHITECTURES.values()})
-    for deepen in (*published, blocks / 9):
-        spec = NetworkSpec(deepen, widen, keypoints, hidden)
-        if (
-            spec.stage_blocks[1] == blocks
-            and spec.stage_blocks[0] == count("backbone.stage1.1.blocks.")
-            and spec.neck_blocks == count("neck.fpn_blocks.0.bottlenecks.")
-        ):
-            return spec
-    raise UnrecognisedStateDictError(
-        f"{blocks} blocks in the backbone's second stage, {count('backbone.stage1.1.blocks.')} in its first and "
-        f"{count('neck.fpn_blocks.0.bottlenecks.')} in the neck's layers fit no one depth factor"
+    stages = [channels(f"backbone.stage{n}.0.conv.weight") for n in range(1, 5)]
+    blocks = [count(f"backbone.stage{n}.{2 if n == 4 else 1}.blocks.") for n in range(1, 5)]
+    published = list(ARCHITECTURES.values())
+    widen = _factor(
+        "the backbone's channels",
+        dict(zip((64, 128, 256, 512, 1024), [stem[0], *stages], strict=True)),
+        int,
+        [a.widen for a in published],
     )
+    deepen = _factor(
+        "the backbone's blocks",
+        {3: blocks[0], 9: blocks[1]},
+        lambda value: max(round(value), 1),
+        [a.deepen for a in published],
+    )
+    if blocks != [blocks[0], blocks[1], blocks[1], blocks[0]]:
+        raise UnrecognisedStateDictError(f"the blocks of the backbone's stages, {blocks}, fit no one depth factor")
+    hidden = channels("neck.input_proj.0.conv.weight")
+    csp, csp_blocks = channels("neck.fpn_blocks.0.conv1.conv.weight"), count("neck.fpn_blocks.0.bottlenecks.")
+    neck_widen = _factor("the neck's channels", {hidden: csp}, int, [widen])
+    neck_deepen = _factor("the neck's blocks", {3: csp_blocks}, round, [deepen])
+    head, pose = (channels(f"head.head_module.conv_{part}.0.0.conv.weight") for part in ("cls", "pose"))
+    head_widen = _factor("the head's channels", {256: head, 36: pose // 8}, int, [widen, neck_widen])
+    vector = channels("head.head_module.out_pose.0.weight")
+    ffn = shape("neck.encoder.0.layers.0.ffn.layers.0.0.weight", 2)[0]
+    bins = tuple(shape(f"head.dcc.{axis}_bins", 1)[0] for axis in "xy")
+    if any(number % 2 for number in bins):
+        raise UnrecognisedStateDictError(f"it has {bins[0]} and {bins[1]} bins; an even number is supported")
+    return NetworkSpec(
+        deepen,
+        widen,
+        shape("head.dcc.pos_enc", 2)[0],
+        hidden,
+        neck_deepen=None if neck_deepen == deepen else neck_deepen,
+        neck_widen=None if neck_widen == widen else neck_widen,
+        head_widen=None if head_widen == widen else head_widen,
+        ffn_dim=None if ffn == 4 * hidden else ffn,
+        pose_vec_dim=None if vector == 2 * head else vector,
+        num_bins=(bins[0], bins[1]),
+    )
+
+
+def _factor(
+    what: str, counts: Mapping[int, int], rounding: Callable[[float], int], preferred: Sequence[float]
+) -> float:
+    """A factor that takes every base number to its count: a preferred one, else the one with the fewest decimals.
+
+    Raises:
+        UnrecognisedStateDictError: There is none.
+    """
+
+    def fits(factor: float) -> bool:
+        return all(rounding(base * factor) == number for base, number in counts.items())
+
+    for factor in preferred:
+        if fits(factor):
+            return factor
+    # Rounded to the nearest or cut off: the factor lies within one step of each ratio.
+    low = max((number - 1) / base for base, number in counts.items())
+    high = min((number + 1) / base for base, number in counts.items())
+    if low + 1 >= 0 and high <= MAX_FACTOR:
+        for decimals in range(1, 6):
+            scale = 10**decimals
+            span = range(max(int(low * scale), 0), int(high * scale) + 2)
+            for step in span[: 10 * scale]:
+                if fits(step / scale):
+                    return float(step / scale)
+    numbers = ", ".join(map(str, counts.values()))
+    raise UnrecognisedStateDictError(f"{what}, {numbers}, fit no one factor on {', '.join(map(str, counts))}")

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["close_name", "findings", "located"]
 
 Place = tuple[int | str, ...]
+#: Findings that a message lists.
+MOST = 20
+#: Names up to this length are compared with what may have been meant.
+LONGEST = 60
 
 
 def findings(error: ValidationError, root: yaml.Node, recipe: type[BaseModel]) -> list[str]:
@@ -27,10 +31,12 @@ def findings(error: ValidationError, root: yaml.Node, recipe: type[BaseModel]) -
         recipe: The class of the whole recipe.
     """
     found = []
-    for one in error.errors(include_url=False, include_input=False):
+    errors = error.errors(include_url=False, include_input=False)
+    for one in errors[:MOST]:
         place = _written(one["loc"], root)
         found.append((_mark(place, root), located(root, place, _words(one, place, recipe))))
-    return [text for _, text in sorted(found)]
+    more = [f"and {len(errors) - MOST} more"] if len(errors) > MOST else []
+    return [text for _, text in sorted(found)] + more
 
 
 def located(root: yaml.Node, place: Place, text: str) -> str:
@@ -41,7 +47,7 @@ def located(root: yaml.Node, place: Place, text: str) -> str:
 
 def close_name(name: str, names: Collection[str]) -> str:
     """``; perhaps 'fp16' is meant``, or an empty string where nothing is like it."""
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1) if len(name) <= LONGEST else []
     return f"; perhaps '{close[0]}' is meant" if close else ""
 
 

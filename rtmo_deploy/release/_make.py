@@ -128,8 +128,8 @@ def quantize(job: Job) -> Outcome:
     if result.artifact is None:
         least = result.search.chosen.ap_drop if result.search is not None else float("nan")
         raise GateFailedError(
-            f"No part of the model in 8 bits loses at most {options['max_ap_drop']:g} points; the least loss is "
-            f"{least:.2f}.",
+            f"No part of the model in 8 bits loses at most {options['max_ap_drop']:g} AP; the least loss is "
+            f"{least:.4f}.",
             remedy="Allow more, calibrate with other pictures, or judge by more of them.",
         )
     return Outcome(_files(result.artifact), {"quantisation": result.to_dict(), **_described(result.artifact)})

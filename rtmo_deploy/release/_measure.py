@@ -21,7 +21,7 @@ LONGEST_SIDE = 480
 
 
 def accuracy(job: Job) -> Outcome:
-    """AP, in points; and which usual mistake would explain a low one."""
+    """AP, 0 to 1; and which usual mistake would explain a low one."""
     from rtmo_deploy.measure.accuracy import evaluate_model, with_score_threshold
     from rtmo_deploy.measure.agreement.misses import explain_evaluation
     from rtmo_deploy.runtime.backends import open_backend
@@ -44,7 +44,7 @@ def accuracy(job: Job) -> Outcome:
     causes = explain_evaluation(
         estimator, dataset, found.detections, score_thr=options["score_thr"], progress=job.progress
     )
-    facts = {"ap": None if ap is None else 100 * ap, "device": device, "causes": causes, **report}
+    facts = {"ap": ap, "device": device, "causes": causes, **report}
     return Outcome((), clean(facts))
 
 
@@ -69,7 +69,7 @@ def parity(job: Job) -> Outcome:
     if "images" in job.files:
         pictures = Pictures.in_folder(job.files["images"])
     else:
-        pictures = Pictures.drawn_people(options["synthetic"], seed=DRAWN_SEED)
+        pictures = Pictures.drawn_people(options["synthetic"])
     report = compare_sides(sides[0], sides[1], pictures, layers="if unexplained", bounds=bounds, progress=job.progress)
     shown = _draw(report, pictures, job, options["pictures"])
     facts = report.to_dict()
@@ -79,10 +79,6 @@ def parity(job: Job) -> Outcome:
         facts[side].pop("path", None)
     names = tuple(name for entry in shown for name in entry["files"])
     return Outcome(names, clean({**facts, "shown": shown}), hidden=names)
-
-
-#: Of the pictures that are drawn to compare models on; apart from those of the judge and of the calibration.
-DRAWN_SEED = 5000
 
 
 def _draw(report: Any, pictures: Any, job: Job, count: int) -> list[dict[str, Any]]:
@@ -137,6 +133,7 @@ def latency(job: Job) -> Outcome:
     for entry in facts["entries"]:
         entry["artifact"] = names.get(entry["contender"]["model"], entry["contender"]["label"])
         entry["contender"]["model"] = Path(entry["contender"]["model"]).name
+    facts["busy"] = any(entry["interference"]["busy"] for entry in facts["entries"])
     facts = clean(facts)
     file = f"{options['name']}.json"
     (job.folder / file).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -86,14 +86,15 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "accuracy": Action(
         _measure.accuracy,
         ("torch", "openvino", "numpy", "opencv-python-headless", "faster-coco-eval", *_ORT, *_TRT),
-        revision=2,
+        revision=3,
     ),
     "parity": Action(
-        _measure.parity, ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT), revision=3
+        _measure.parity, ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT), revision=4
     ),
     "latency": Action(
         _measure.latency,
         ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT),
+        revision=2,
         on_machine=True,
     ),
 }

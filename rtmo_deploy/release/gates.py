@@ -117,7 +117,7 @@ def _accuracy(gate: AccuracyGate, results: Mapping[str, StepResult]) -> list[Gat
 
 
 def _explained(gate: GateResult, own: StepResult, against: str, results: Mapping[str, StepResult]) -> GateResult:
-    """A gate on AP that failed, with what leads to the cause: what judging saw, else parity, else where to look."""
+    """A failed gate on AP with what was measured that may lead to the cause: by the judge, else by parity."""
     if gate.status is not GateStatus.FAILED:
         return gate
     name = own.step.inputs["model"]
@@ -125,12 +125,19 @@ def _explained(gate: GateResult, own: StepResult, against: str, results: Mapping
     for result in results.values() if not told else ():
         pair = result.step.inputs
         if result.step.action == "parity" and result.good and name in pair.values():
-            told += [f"{pair['a']} and {pair['b']}: {cause}" for cause in result.facts.get("causes", ())]
-            if result.facts.get("verdict") == "agree":
-                told.append(f"'{pair['a']}' and '{pair['b']}' find the same people, so it was not lost between them")
+            found = [*result.facts.get("causes", ())] or [f"parity measured {_people(result)}"]
+            told += [f"{pair['a']} and {pair['b']}: {one}" for one in found]
     if not told and name not in (SOURCE, against):
-        told = [f"'rtmo-deploy parity' of '{against}' and '{name}' with --layers names the layer where they part"]
+        told = [f"compare '{against}' and '{name}' with: rtmo-deploy parity --layers"]
     return replace(gate, message="; ".join([gate.message, *told]))
+
+
+def _people(result: StepResult) -> str:
+    """``55 matched, 4 missed, 10 extra, mean OKS 0.91`` of a parity step."""
+    people = result.facts.get("people", {})
+    counts = ", ".join(f"{people.get(name, 0)} {name}" for name in ("matched", "missed", "extra"))
+    oks = people.get("oks_mean")
+    return f"{counts}, mean OKS {oks:.4f}" if isinstance(oks, int | float) else counts
 
 
 def _against_published(name: str, bound: str, most: float, own: StepResult, source: StepResult) -> GateResult:
@@ -142,35 +149,29 @@ def _against_published(name: str, bound: str, most: float, own: StepResult, sour
         return _unmeasured(name, "accuracy", bound, "the source is no published checkpoint")
     if published["protocol"] != own.facts.get("protocol"):
         return _unmeasured(name, "accuracy", bound, f"the published figure is of {published['dataset']}")
-    drop = _difference(100 * published["metrics"]["AP"], own.facts.get("ap"))
+    drop = _difference(published["metrics"]["AP"], own.facts.get("ap"))
     result = _bounded(name, "accuracy", bound, drop, most)
-    note = f"published {100 * published['metrics']['AP']:.1f} on {published['dataset']}"
+    note = f"published {published['metrics']['AP']:.3f} on {published['dataset']}"
     return GateResult(**{**vars(result), "message": "; ".join(filter(None, (result.message, note)))})
 
 
 def _parity(result: StepResult) -> GateResult:
     pair = result.step.inputs
-    name = f"parity: {pair['a']} and {pair['b']}"
-    bounds = result.facts.get("bounds", {})
-    bound = "the same people"
-    if isinstance(bounds.get("keypoint_p99_px"), int | float):
-        bound = f"the same people, 99 of 100 keypoints within {bounds['keypoint_p99_px']:g} px"
+    name, facts = f"parity: {pair['a']} and {pair['b']}", result.facts
+    checks = facts.get("checks", ())
+    bound = "; ".join(f"{check['name']}: {check['bound']}" for check in checks) or "the bounds of their precisions"
     ready = _not_ready(name, "parity", bound, result)
     if ready is not None:
         return ready
-    people = result.facts.get("people", {})
-    value = people.get("keypoint_px_p99")
-    measured = f"{people.get('matched', 0)} matched, {people.get('missed', 0)} missed, {people.get('extra', 0)} extra"
-    if isinstance(value, int | float):
-        measured += f"; {value:.3g} px"
-    failures = [*result.facts.get("failures", ()), *result.facts.get("causes", ())]
-    notes = result.facts.get("notes", ())
-    if result.facts.get("verdict") == "agree" and not failures:
-        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, value, " ".join(notes))
-    if result.facts.get("verdict") == "nobody found" and not failures:
-        return _unmeasured(name, "parity", bound, "neither model found anybody on these pictures")
-    message = "; ".join([*failures, *notes]) or "they differ"
-    return GateResult(name, "parity", GateStatus.FAILED, bound, measured, value, message)
+    measured = "; ".join([_people(result), *(f"{check['name']}: {check['measured']}" for check in checks)])
+    failures, notes = list(facts.get("failures", ())), facts.get("notes", ())
+    if facts.get("verdict") == "agree" and not failures:
+        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, message=" ".join(notes))
+    if facts.get("verdict") == "nobody found" and not failures:
+        why = "; ".join(["neither model found anybody on these images", *notes])
+        return _unmeasured(name, "parity", bound, why)
+    message = "; ".join([*failures, *facts.get("causes", ()), *notes]) or "they differ"
+    return GateResult(name, "parity", GateStatus.FAILED, bound, measured, message=message)
 
 
 def _latency(
@@ -181,9 +182,12 @@ def _latency(
     head = f"latency: {section.name}, {gate.artifact}"
     if gate.p95_ms is not None:
         name, bound = f"{head}, 95th percentile", f"at most {gate.p95_ms:g} ms"
-        worst = max((entry["total_ms"]["p95"] for entry in entries.values()), default=None)
-        ready = _not_ready(name, "latency", bound, result)
-        found.append(ready or _bounded(name, "latency", bound, worst, gate.p95_ms, unit=" ms"))
+        values = [entry["total_ms"]["p95"] for entry in entries.values()]
+        worst = max((value for value in values if value is not None), default=None)
+        ready = _not_ready(name, "latency", bound, result) or _busy(name, bound, [*entries.values()])
+        if ready is None and None in values:
+            ready = _unmeasured(name, "latency", bound, "too few calls for a 95th percentile; raise 'duration'")
+        found.append(ready or _bounded(name, "latency", bound, worst, gate.p95_ms, unit=" ms", digits=2))
     if gate.max_ratio is None:
         return found
     against = gate.against or str(gate.baseline)
@@ -201,11 +205,30 @@ def _latency(
     pairs = [(case, entry, other) for other in others if (entry := entries.get(case := case_of(other))) is not None]
     if not pairs:
         return [*found, _unmeasured(name, "latency", bound, "there is no case in which both were measured")]
+    busy = _busy(name, bound, [one for _, entry, other in pairs for one in (entry, other)])
+    if busy is not None:
+        return [*found, busy]
     ratios = [
-        (case, *actions.ratio(entry["rounds_ms"], other["rounds_ms"], paired=gate.against is not None))
-        for case, entry, other in pairs
+        (case, *_widened(actions.ratio(entry["rounds_ms"], other["rounds_ms"], paired=gate.against is not None), pair))
+        for case, *pair in pairs
+        for entry, other in [pair]
     ]
     return [*found, _worst_ratio(name, bound, gate.max_ratio, ratios)]
+
+
+def _busy(name: str, bound: str, entries: Sequence[Mapping[str, Any]]) -> GateResult | None:
+    """The gate's result where other work disturbed one of the measurements too much."""
+    reasons = dict.fromkeys(why for entry in entries for why in entry.get("interference", {}).get("busy", ()))
+    return _unmeasured(name, "latency", bound, f"machine busy: {'; '.join(reasons)}") if reasons else None
+
+
+def _widened(
+    ratio: tuple[float, float | None, float | None], pair: Sequence[Mapping[str, Any]]
+) -> tuple[float, float | None, float | None]:
+    """An interval that also covers what little other work there was."""
+    value, low, high = ratio
+    lost = max(float(entry.get("interference", {}).get("lost", 0.0)) for entry in pair)
+    return value, None if low is None else low * (1 - lost), None if high is None else high / (1 - lost)
 
 
 def _worst_ratio(
@@ -224,9 +247,9 @@ def _worst_ratio(
         return GateResult(name, "latency", GateStatus.FAILED, bound, measured, None, "not a number")
     if not certain((case, value, low, high)) <= most:
         return GateResult(
-            name, "latency", GateStatus.FAILED, bound, measured, value, "beyond the bound and beyond noise"
+            name, "latency", GateStatus.FAILED, bound, measured, value, "the whole interval is above the bound"
         )
-    note = "" if value <= most else "above the bound, but by no more than noise"
+    note = "" if value <= most else "the value is above the bound, the interval reaches below it"
     return GateResult(name, "latency", GateStatus.PASSED, bound, measured, value, note)
 
 
@@ -263,7 +286,15 @@ def _not_ready(name: str, kind: str, bound: str, *needed: StepResult) -> GateRes
 
 
 def _bounded(
-    name: str, kind: str, bound: str, value: float | None, limit: float, *, least: bool = False, unit: str = ""
+    name: str,
+    kind: str,
+    bound: str,
+    value: float | None,
+    limit: float,
+    *,
+    least: bool = False,
+    unit: str = "",
+    digits: int = 4,
 ) -> GateResult:
     if value is None:
         return _unmeasured(name, kind, bound, "there was nothing to measure it on")
@@ -271,7 +302,7 @@ def _bounded(
         return GateResult(name, kind, GateStatus.FAILED, bound, str(value), None, "not a finite number")
     met = value >= limit if least else value <= limit
     status = GateStatus.PASSED if met else GateStatus.FAILED
-    return GateResult(name, kind, status, bound, f"{value:.2f}{unit}", value, "" if met else "beyond the bound")
+    return GateResult(name, kind, status, bound, f"{value:.{digits}f}{unit}", value, "" if met else "beyond the bound")
 
 
 def _unmeasured(name: str, kind: str, bound: str, why: str) -> GateResult:

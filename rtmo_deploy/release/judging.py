@@ -1,6 +1,6 @@
 """What a recipe says of measurements and bounds.
 
-AP is in points of 100, times are in milliseconds, lengths in pixels of the network input.
+AP runs from 0 to 1, times are in milliseconds, lengths in pixels of the network input.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rtmo_deploy.release.sections import DataSection, Section
+from rtmo_deploy.release.sections import Ap, DataSection, Drop, Section
 
 __all__ = [
     "PLAIN_NAME",
@@ -24,31 +24,27 @@ __all__ = [
 ]
 
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-#: Below this, a floor of AP is a fraction that was meant as points.
-LEAST_POINTS = 1.0
 
 
 class AccuracyGate(Section):
-    """A bound on AP, in points.
+    """A bound on AP, which runs from 0 to 1: one point of 100 is 0.01.
 
     Attributes:
         artifact: What is judged: an artifact or ``source``.
         ap_min: The floor.
-        ap_drop_max: Most points that may be lost against ``against``.
+        ap_drop_max: Most AP that may be lost against ``against``.
         against: ``source``, ``published`` or another artifact; ``source`` if not given.
     """
 
     artifact: str
-    ap_min: float | None = Field(None, ge=0, le=100)
-    ap_drop_max: float | None = Field(None, ge=0, le=100)
+    ap_min: Ap | None = None
+    ap_drop_max: Drop | None = None
     against: str | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> AccuracyGate:
         if self.ap_min is None and self.ap_drop_max is None:
             raise ValueError("give 'ap_min' or 'ap_drop_max'")
-        if self.ap_min is not None and 0 < self.ap_min < LEAST_POINTS:
-            raise ValueError(f"'ap_min' is in points of 100; is {100 * self.ap_min:g} meant?")
         if self.against is not None and self.ap_drop_max is None:
             raise ValueError("'against' goes with 'ap_drop_max'")
         return self
@@ -78,9 +74,10 @@ class ParityBounds(Section):
 
     Attributes:
         keypoint_p99_px, keypoint_max_px: Distance that 99 of 100 keypoints, and all of them, stay under.
-        oks_mean: Mean keypoint similarity of the people, at least.
+        oks_mean: Mean OKS of the people, at least.
         box_px, score: Worst box coordinate and score of a person.
         unmatched: People in one of the two only, as a share.
+        score_thr: People count whose score in either model is above this.
     """
 
     keypoint_p99_px: float | None = Field(None, ge=0)
@@ -89,6 +86,7 @@ class ParityBounds(Section):
     box_px: float | None = Field(None, ge=0)
     score: float | None = Field(None, ge=0, le=1)
     unmatched: float | None = Field(None, ge=0, le=1)
+    score_thr: float | None = Field(None, ge=0, le=1)
 
 
 class ParitySection(Section):

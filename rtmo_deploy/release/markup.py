@@ -44,8 +44,17 @@ def join(children: Iterable[object]) -> Markup:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = ()) -> Markup:
-    """A table that scrolls on its own where it is too wide; ``numbers`` are the columns that are set right."""
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = (), marks: Sequence[str] = ()
+) -> Markup:
+    """A table that scrolls on its own where it is too wide.
+
+    Args:
+        head: Headings.
+        rows: Cells.
+        numbers: Columns that are set right.
+        marks: Class of each row.
+    """
     right = set(numbers)
 
     def cells(tag: str, row: Sequence[object]) -> Markup:
@@ -54,5 +63,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Ite
             for at, value in enumerate(row)
         )
 
-    body = join(el("tr", cells("td", row)) for row in rows)
-    return el("div", el("table", el("thead", el("tr", cells("th", head))), el("tbody", body)), class_="wide")
+    body = join(
+        el("tr", cells("td", row), class_=marks[at] if at < len(marks) else None) for at, row in enumerate(rows)
+    )
+    return el(
+        "div", el("table", el("thead", el("tr", cells("th", head))), el("tbody", body)), class_="wide", tabindex="0"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.release.markup import Markup, el, join
 
@@ -52,9 +52,9 @@ def curves(title: str, x_label: str, series: Mapping[str, Sequence[tuple[float, 
     return _svg(title, height, [*parts, legend])
 
 
-def percentiles(title: str, rows: Mapping[str, Mapping[str, float]]) -> Markup:
+def percentiles(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Markup:
     """A row for each contender: a bar from the least to the 99th percentile, marks at the median, 90th and 95th."""
-    most = _scale(max((row["p99"] for row in rows.values()), default=1.0))[1]
+    most = _scale(max((_longest(row) for row in rows.values()), default=1.0))[1]
     left, top, height = 170, 8, 30
 
     def at(value: float) -> float:
@@ -64,20 +64,26 @@ def percentiles(title: str, rows: Mapping[str, Mapping[str, float]]) -> Markup:
     for number, (name, row) in enumerate(rows.items()):
         middle, colour = top + height * number + height / 2, f"c{number % COLOURS}"
         parts.append(el("text", _short(name, 24), x=left - 10, y=middle + 4, class_="label", text_anchor="end"))
-        low, high = at(row["min"]), at(row["p99"])
+        low, high = at(row["min"]), at(_longest(row))
         parts.append(el("rect", x=low, y=middle - 4, width=max(high - low, 1), height=8, rx=4, class_=f"band {colour}"))
         parts += [
             el("line", x1=at(row[mark]), x2=at(row[mark]), y1=middle - 7, y2=middle + 7, class_=f"line {colour}")
             for mark in ("p90", "p95")
+            if row[mark] is not None
         ]
         parts.append(el("circle", cx=at(row["p50"]), cy=middle, r=5, class_=f"dot {colour}"))
     bottom = top + height * len(rows)
     for value in (0.0, most / 2, most):
         anchor = "start" if value == 0 else "end" if value == most else "middle"
         parts.append(el("text", f"{value:g} ms", x=at(value), y=bottom + 16, class_="tick", text_anchor=anchor))
-    note = "bar: least to p99; dot: median; marks: p90 and p95"
+    note = "bar: least to the highest percentile that is given; dot: median; marks: p90 and p95"
     parts.append(el("text", note, x=left, y=bottom + 36, class_="tick"))
     return _svg(title, bottom + 44, parts)
+
+
+def _longest(row: Mapping[str, Any]) -> float:
+    """The highest percentile that enough calls give."""
+    return float(next(value for name in ("p99", "p95", "p90", "p50") if (value := row[name]) is not None))
 
 
 def bars(title: str, values: Mapping[str, tuple[float, str]]) -> Markup:

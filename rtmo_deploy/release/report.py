@@ -1,4 +1,4 @@
-"""report.html: one file that a release manager would sign. No script, nothing from the network, everything escaped."""
+"""report.html: one file with the verdict and its evidence. No script, nothing from the network, everything escaped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.files import human_size
+from rtmo_deploy.release.gates import GateStatus
 from rtmo_deploy.release.markup import Markup, el, join, table
 from rtmo_deploy.release.plots import bars, curves, percentiles, provenance
 from rtmo_deploy.release.results import case_of
@@ -15,6 +16,7 @@ from rtmo_deploy.release.summary import sentence
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from rtmo_deploy.release.gates import GateResult
     from rtmo_deploy.release.manifest import FileEntry
     from rtmo_deploy.release.release import Release
     from rtmo_deploy.release.results import StepResult
@@ -47,7 +49,7 @@ def report_html(release: Release, files: Sequence[FileEntry]) -> str:
         "body",
         el("h1", title),
         el("p", f"{release.recipe.name}, from {release.recipe.source}; {release.started}", class_="dim"),
-        el("div", el("b", release.verdict), el("span", sentence(release)), class_=f"verdict {release.verdict}"),
+        _banner(release),
         join(section for section in sections if section),
         el(
             "footer",
@@ -69,6 +71,22 @@ def report_html(release: Release, files: Sequence[FileEntry]) -> str:
     return f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n"
 
 
+def _banner(release: Release) -> Markup:
+    """The verdict, what it rests on, and the names of what did not pass."""
+    named = [f"{gate.status.value}: {gate.name}" for gate in _by_weight(release) if gate.status != GateStatus.PASSED]
+    named += [f"{result.status.value}: step {result.name}" for result in release.results.values() if not result.good]
+    listed = el("ul", *(el("li", text) for text in named)) if named else None
+    return el(
+        "div", el("b", release.verdict), el("span", sentence(release)), listed, class_=f"verdict {release.verdict}"
+    )
+
+
+def _by_weight(release: Release) -> list[GateResult]:
+    """Gates, those that failed first and those that passed last."""
+    order = (GateStatus.FAILED, GateStatus.BLOCKED, GateStatus.NOT_MEASURED, GateStatus.PASSED)
+    return sorted(release.gates, key=lambda gate: order.index(gate.status))
+
+
 def _section(title: str, *children: object) -> Markup:
     return el("section", el("h2", title), *children)
 
@@ -80,10 +98,10 @@ def _state(status: str) -> Markup:
 def _gates(release: Release) -> Markup:
     if not release.gates:
         return _section("Gates", el("p", "The recipe has none: nothing here was held against a bound."))
-    rows = [
-        (gate.name, _state(gate.status.value), gate.bound, gate.measured or "-", gate.message) for gate in release.gates
-    ]
-    return _section("Gates", table(("gate", "result", "bound", "measured", "note"), rows))
+    gates = _by_weight(release)
+    rows = [(gate.name, _state(gate.status.value), gate.bound, gate.measured or "-", gate.message) for gate in gates]
+    marks = [f"row {gate.status.value}" for gate in gates]
+    return _section("Gates", table(("gate", "result", "bound", "measured", "note"), rows, marks=marks))
 
 
 def _of(release: Release, action: str) -> list[StepResult]:
@@ -109,7 +127,7 @@ def _accuracy(release: Release) -> Markup | None:
             (f"published, {published['dataset']}", *(_figure(published["metrics"].get(name)) for name in names))
         )
     shown = {
-        str(result.step.inputs["model"]): (result.facts["ap"], f"{result.facts['ap']:.2f}")
+        str(result.step.inputs["model"]): (result.facts["ap"], f"{result.facts['ap']:.4f}")
         for result in measured
         if isinstance(result.facts.get("ap"), int | float)
     }
@@ -122,14 +140,14 @@ def _accuracy(release: Release) -> Markup | None:
         )
     return _section(
         "Accuracy",
-        el("p", f"{note} Figures are in points of 100.", class_="dim"),
+        el("p", f"{note} AP runs from 0 to 1.", class_="dim"),
         bars("AP of each model", shown) if shown else None,
         table(("model", *names), rows, numbers=range(1, len(names) + 1)),
     )
 
 
 def _figure(value: Any) -> str:
-    return f"{100 * value:.2f}" if isinstance(value, int | float) else "-"
+    return f"{value:.4f}" if isinstance(value, int | float) else "-"
 
 
 def _latencies(release: Release) -> Iterable[Markup]:
@@ -157,7 +175,7 @@ def _sweeps(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
             others = all(case.get(name) == first.get(name) for name in ("people", "batch", "threads") if name != field)
             if others and case.get(field) is not None:
                 total = entry["total_ms"]
-                series.setdefault(_label(entry), []).append((case[field], total["p50"], total["p95"]))
+                series.setdefault(_label(entry), []).append((case[field], total["p50"], total["p95"] or total["p50"]))
         if any(len(line) > 1 for line in series.values()):
             label = "people in the picture" if field == "people" else "pictures in a batch"
             found += [el("h3", f"Against {label}"), curves(f"Latency against {label}", label, series)]
@@ -178,13 +196,17 @@ def _latency_table(entries: Sequence[Mapping[str, Any]]) -> Markup:
     for entry in entries:
         ratio = entry.get("ratio")
         low, high = (ratio.get("low"), ratio.get("high")) if ratio else (None, None)
-        text = "" if not ratio else f"{ratio['value']:.2f}"
+        busy = (entry.get("interference") or {}).get("busy")
+        missing = "not measured: machine busy" if busy else "reference"
+        text = missing if not ratio else f"{ratio['value']:.2f}"
         text += "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
         total = entry["total_ms"]
-        rows.append(
-            (_label(entry), case_of(entry), *(f"{total[name]:.2f}" for name in names), total["n"], text or "reference")
-        )
+        rows.append((_label(entry), case_of(entry), *(_ms(total[name]) for name in names), total["n"], text))
     return table(("contender", "case", *names, "n", "ratio"), rows, numbers=range(2, 10))
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _sizes(release: Release) -> Markup | None:
@@ -215,10 +237,17 @@ def _parity(release: Release) -> Markup | None:
         parts += [el("p", text) for text in (*facts.get("failures", ()), *facts.get("causes", ()))]
         for shown in facts.get("shown", ()):
             times = f"differences, {shown['magnified']} times as large"
-            titles = (str(pair["a"]), str(pair["b"]), times)
+            titles = (_file_of(release, pair["a"]), _file_of(release, pair["b"]), times)
             figures = [_picture(result, file, text) for file, text in zip(shown["files"], titles, strict=False)]
             parts.append(el("div", *figures, class_="trio"))
     return _section("Parity", *parts) if parts else None
+
+
+def _file_of(release: Release, name: str) -> str:
+    """``int8 (quickstart-int8.onnx)``: what the recipe calls a model, and its file."""
+    made = release.results[name]
+    file = made.files[0].name if made.files else str(made.facts.get("name") or release.recipe.source)
+    return f"{name} ({file})"
 
 
 def _picture(result: StepResult, file: str, caption: str) -> Markup | None:

@@ -59,8 +59,8 @@ def plan_steps(steps: Sequence[Step], store: Store, actions: Actions, *, force: 
         elif all(name in known for name in step.inputs.values()):
             external = actions.locate(step, fetch=False)
             if external is not None:
-                result = store.find(step, _key(step, known, external, actions))
-            why = "" if result is not None else "it was never made like this, or is not whole any more"
+                result = _stored(store, step, _key(step, known, external, actions))
+            why = "" if result is not None else "never made like this, not whole any more, or on a busy machine"
         else:
             why = "what it is made of is made anew"
         if result is not None:
@@ -113,7 +113,7 @@ def run_steps(
             assert external is not None
             found[step.name] = external
             key = _key(step, results, external, actions)
-            result = None if step.name in forced else store.find(step, key)
+            result = None if step.name in forced else _stored(store, step, key)
             if result is None:
                 say("started")
                 inputs = {role: results[name].made(found[name]) for role, name in step.inputs.items()}
@@ -130,6 +130,12 @@ def run_steps(
             say(f"failed: {result.message}")
         results[step.name] = result
     return results
+
+
+def _stored(store: Store, step: Step, key: str) -> StepResult | None:
+    """An earlier result; not one of a busy machine, which is measured again."""
+    found = store.find(step, key)
+    return None if found is not None and found.facts.get("busy") else found
 
 
 def _key(step: Step, results: Mapping[str, StepResult], external: Mapping[str, Path], actions: Actions) -> str:

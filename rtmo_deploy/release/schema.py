@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import PORTABLE_NAME, is_portable_name
 from rtmo_deploy.release._findings import close_name, findings, located
 from rtmo_deploy.release.judging import PLAIN_NAME, AccuracySection, LatencySection, ParitySection, ReportSection
-from rtmo_deploy.release.sections import Artifact, EngineArtifact, ExportArtifact, Section
-from rtmo_deploy.train._findings import repeated_field
+from rtmo_deploy.release.sections import Artifact, EngineArtifact, ExportArtifact, QuantizeArtifact, Section
+from rtmo_deploy.yaml_file import parse_recipe_text, read_recipe_text
 from rtmo_deploy.zoo import EMBEDDED, VARIANTS
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ __all__ = ["SOURCE", "ReleaseRecipe", "load_release", "parse_release", "recipe_s
 #: What the checkpoint is called among the artifacts.
 SOURCE = "source"
 RESERVED = frozenset({SOURCE, "published", "baseline"})
-#: Sections within sections that a recipe can have; the deepest one that makes sense has six.
-DEEPEST = 20
-LARGEST = 1_000_000
 _REMEDY = "See recipes/ and docs/release.md."
 
 Problem = tuple[tuple[int | str, ...], str]
@@ -39,7 +36,7 @@ class ReleaseRecipe(Section):
     """Everything a release depends on.
 
     Attributes:
-        schema_version: 1.
+        schema_version: 2. AP ran from 0 to 100 in version 1: a recipe of version 1 is taken only without bounds on AP.
         name: What files are called: letters, digits, ``.``, ``_``, ``-``.
         source: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
         artifacts: What is made, by name.
@@ -49,10 +46,10 @@ class ReleaseRecipe(Section):
         report: What the report shows.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     name: str = Field(pattern=PLAIN_NAME, max_length=60)
     source: str = Field(min_length=1)
-    artifacts: dict[str, Artifact] = Field(min_length=1)
+    artifacts: dict[str, Artifact] = Field(min_length=1, max_length=100)
     accuracy: AccuracySection | None = None
     parity: tuple[ParitySection, ...] = ()
     latency: tuple[LatencySection, ...] = ()
@@ -76,22 +73,12 @@ def load_release(path: Path) -> ReleaseRecipe:
         UsageError: The file cannot be read, is no YAML, has a field that is missing, unknown or wrong, or names an
             artifact that is not there; the message gives line and column, and what may have been meant.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"The recipe cannot be read: {reason}.", remedy="Check the name.", where=path) from error
-    return parse_release(text, where=path)
+    return parse_release(read_recipe_text(path), where=path)
 
 
 def parse_release(text: str, *, where: Path) -> ReleaseRecipe:
     """A recipe from YAML text; as :func:`load_release`, with ``where`` as its place."""
-    root, values = _read(text, where)
-    if not isinstance(values, dict) or root is None:
-        raise UsageError("The recipe is empty or no mapping of fields.", remedy=_REMEDY, where=where)
-    twice = repeated_field(root)
-    if twice:
-        raise UsageError(f"The recipe is wrong: {twice}.", remedy="Leave one of them out.", where=where)
+    root, values = parse_recipe_text(text, where=where, remedy=_REMEDY)
     try:
         recipe = ReleaseRecipe.model_validate(values)
     except ValidationError as error:
@@ -110,39 +97,10 @@ def recipe_schema() -> dict[str, Any]:
     return {**head, **{key: value for key, value in schema.items() if key != "title"}}
 
 
-def _read(text: str, where: Path) -> tuple[yaml.Node | None, Any]:
-    try:
-        if len(text) > LARGEST:
-            raise UsageError(f"It has {len(text)} characters; that is no recipe.", remedy=_REMEDY, where=where)
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            why = "aliases are not taken" if isinstance(event, yaml.AliasEvent) else ""
-            if depth > DEEPEST:
-                why = f"more than {DEEPEST} sections in each other"
-            elif isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
-                why = "text cannot have a zero character in it"
-            if why:
-                mark = event.start_mark
-                place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-                raise UsageError(
-                    f"The recipe is wrong: {place}{why}.",
-                    remedy="Write it out, plainly.",
-                    where=where,
-                )
-        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UsageError(f"This is not YAML: {place}{problem}.", remedy="Mend the line.", where=where) from error
-    except (ValueError, OverflowError) as error:  # such as the date 2026-99-99
-        raise UsageError(f"A value cannot be read: {error}.", remedy="Quote it, or mend it.", where=where) from error
-
-
 def _problems(recipe: ReleaseRecipe) -> list[Problem]:
     """What no section can know by itself: names that are not there, cycles, bounds that cannot be measured."""
     wrong = list(_wrong_names(recipe))
+    wrong += _points(recipe)
     if not wrong:
         wrong += _wrong_references(recipe)
     if not wrong:
@@ -150,13 +108,27 @@ def _problems(recipe: ReleaseRecipe) -> list[Problem]:
     return wrong
 
 
+def _points(recipe: ReleaseRecipe) -> list[Problem]:
+    """Bounds on AP of a recipe of version 1, which were in points of 100: taken as they stand they bound nothing."""
+    quantised = [section for section in recipe.artifacts.values() if isinstance(section, QuantizeArtifact)]
+    gates = recipe.accuracy.gates if recipe.accuracy is not None else ()
+    if recipe.schema_version > 1 or not (gates or any(one.max_ap_drop is not None for one in quantised)):
+        return []
+    why = (
+        "version 1 gave AP in points of 100, version 2 from 0 to 1; divide ap_min, ap_drop_max and max_ap_drop by 100 "
+        "and write schema_version: 2"
+    )
+    return [(("schema_version",), why)]
+
+
 def _wrong_names(recipe: ReleaseRecipe) -> Iterator[Problem]:
     seen: dict[str, str] = {}
+    if not is_portable_name(recipe.name):
+        yield ("name",), PORTABLE_NAME.format(60)
     for name in recipe.artifacts:
         place = ("artifacts", name)
-        plain = bool(name) and name.isascii() and name[0].isalnum() and len(name) <= 40
-        if not plain or not all(letter.isalnum() or letter in "._-" for letter in name):
-            yield place, "a name is made of at most 40 letters, digits, '.', '_' and '-', a letter or digit first"
+        if not is_portable_name(name, 40):
+            yield place, PORTABLE_NAME.format(40)
         elif name.lower() in RESERVED:
             yield place, "this name has a meaning of its own; take another"
         elif name.lower() in seen:

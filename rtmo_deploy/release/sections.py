@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path  # noqa: TC003  pydantic reads the annotations at run time
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "Ap",
     "Artifact",
     "CastArtifact",
     "Count",
     "DataSection",
+    "Drop",
     "EngineArtifact",
     "ExportArtifact",
     "OpenvinoArtifact",
@@ -22,6 +24,18 @@ __all__ = [
 
 SIZE = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
 
+#: Largest loss of AP that is a bound. A larger number was meant as points of 100, and would let everything pass.
+LARGEST_DROP = 0.2
+
+
+def _fraction(value: float, most: float) -> float:
+    if value > most:
+        raise ValueError(f"AP runs from 0 to 1, so this is 0 to {most:g} at most; {value:g} points are {value / 100:g}")
+    return value
+
+
+Ap = Annotated[float, Field(ge=0), AfterValidator(lambda value: _fraction(value, 1.0))]
+Drop = Annotated[float, Field(ge=0), AfterValidator(lambda value: _fraction(value, LARGEST_DROP))]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
 
@@ -121,7 +135,7 @@ class QuantizeArtifact(_Made):
         calibration: A named set of drawn pictures, or a folder of pictures.
         count: How many of them.
         method: How ranges are chosen.
-        max_ap_drop: AP that may be lost, in points; layers are given back until it is kept.
+        max_ap_drop: AP that may be lost, 0 to 0.2; layers revert to FP32 until it is kept.
         bias_correction: Take back the mean shift that 8 bits cause in a layer.
         judge: Pictures that the budget is kept on; needed for ``max_ap_drop``.
     """
@@ -130,7 +144,7 @@ class QuantizeArtifact(_Made):
     calibration: str = Field("synthetic", min_length=1)
     count: Count | None = None
     method: Literal["entropy", "percentile", "minmax", "mse"] = "mse"
-    max_ap_drop: float | None = Field(None, ge=0, le=100)
+    max_ap_drop: Drop | None = None
     bias_correction: bool = True
     judge: DataSection | None = None
 

@@ -25,10 +25,21 @@ border-left:8px solid var(--dim);border-radius:8px;padding:14px 18px;margin:18px
 .verdict.passed{border-left-color:var(--good);background:var(--good-soft)}.verdict.passed b{color:var(--good)}
 .verdict.failed{border-left-color:var(--bad);background:var(--bad-soft)}.verdict.failed b{color:var(--bad)}
 .verdict.incomplete{border-left-color:var(--warn);background:var(--warn-soft)}.verdict.incomplete b{color:var(--warn)}
-.wide{overflow-x:auto;margin:8px 0}
+.verdict ul{flex-basis:100%;margin:0;padding-left:1.2em;overflow-wrap:anywhere}
+.row.failed td{background:var(--bad-soft)}.row.not td,.row.blocked td{background:var(--warn-soft)}
+.row td:first-child{padding-left:8px;border-left:4px solid var(--good)}
+.row.failed td:first-child{border-left-color:var(--bad)}
+.row.not td:first-child,.row.blocked td:first-child{border-left-color:var(--warn)}
+.wide{overflow-x:auto;margin:8px 0;background:
+linear-gradient(90deg,var(--page) 30%,transparent) 0 0/40px 100% no-repeat local,
+linear-gradient(270deg,var(--page) 30%,transparent) 100% 0/40px 100% no-repeat local,
+linear-gradient(90deg,var(--dim),transparent) 0 0/10px 100% no-repeat scroll,
+linear-gradient(270deg,var(--dim),transparent) 100% 0/10px 100% no-repeat scroll}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th{text-align:left;font-weight:600;color:var(--dim);border-bottom:2px solid var(--edge);padding:6px 10px 6px 0}
-td{border-bottom:1px solid var(--edge);padding:7px 10px 7px 0;vertical-align:top;overflow-wrap:anywhere;min-width:4.5em}
+td{border-bottom:1px solid var(--edge);padding:7px 10px 7px 0;vertical-align:top;overflow-wrap:break-word;
+min-width:5.5em}
+td code{display:block;min-width:16em}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .state{font-weight:600;white-space:nowrap}.passed>.state,.state.passed,.state.done,.state.cached{color:var(--good)}
 .state.failed{color:var(--bad)}.state.not,.state.unavailable{color:var(--warn)}.state.blocked{color:var(--stop)}
@@ -47,7 +58,11 @@ code{font:.86em/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflo
 figure{margin:0}figure img{display:block;width:100%;height:auto;border-radius:4px;border:1px solid var(--edge)}
 dl{display:grid;grid-template-columns:minmax(8em,max-content) 1fr;gap:4px 18px;margin:8px 0}dt{color:var(--dim)}
 dd{margin:0;overflow-wrap:anywhere}footer{margin-top:48px;border-top:1px solid var(--edge);padding-top:10px}
-@media (max-width:600px){body{padding:16px 14px 48px}h1{font-size:1.4rem}.trio{grid-template-columns:1fr}
+@media (max-width:600px){
+.wide::after{content:"scroll sideways";display:block;position:sticky;left:0;
+width:max-content;color:var(--dim);font-size:.8rem}
+td:last-child:not(.number){min-width:14em}
+body{padding:16px 14px 48px}h1{font-size:1.4rem}.trio{grid-template-columns:1fr}
 dl{grid-template-columns:1fr}dt{margin-top:6px}}
 @media print{:root{color-scheme:light;--page:#fff;--soft:#f4f5f7;--edge:#c4c9cf;--ink:#000;--dim:#444;--good:#12703a;
 --bad:#b3261e;--warn:#8a5a00;--stop:#6a4b9a;--good-soft:#fff;--bad-soft:#fff;--warn-soft:#fff;--c0:#0072b2;--c1:#d55e00;

@@ -63,8 +63,8 @@ def draw_poses(
     """Draw people on a copy of a picture, the best one on top.
 
     The left side of a body is blue, the right orange, the middle white (the side of a keypoint is read from
-    its name), unless the skeleton has colours of its own. Keypoints that are not numbers or lie outside the picture are left out; edges to the latter are
-    drawn up to the picture's border.
+    its name), unless the skeleton has colours of its own. Keypoints that are not numbers or lie outside the
+    picture are left out; edges to the latter are drawn up to the picture's border.
 
     Args:
         image: ``(h, w, 3)`` uint8, BGR. It is not changed.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.files import sha256_of
+from rtmo_deploy.guarded import UnreadableError, read_json
 from rtmo_deploy.runtime.onnx_file import DEFAULT_SIDE, TensorSpec
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+#: Bytes of a record; ours have some thousand.
+MAX_RECORD = 2**22
 #: What stands for the GPU of an engine that was built where there was none.
 AHEAD_OF_TIME = "none: built ahead of time"
 _TRUSTED = "trusted"
@@ -154,6 +157,8 @@ class EngineRecord:
             ArtifactError: It is of a newer release.
             KeyError, TypeError, ValueError, UsageError: It is damaged.
         """
+        if type(data["schema_version"]) is not int:
+            raise ValueError("schema_version is no number")
         if data["schema_version"] > SCHEMA_VERSION:
             raise ArtifactError(
                 f"Its record has schema version {data['schema_version']}; this release knows up to {SCHEMA_VERSION}.",
@@ -213,23 +218,29 @@ def read_record(engine: Path) -> EngineRecord:
         raise ArtifactError("There is no such engine.", remedy="Check the path.", where=engine)
     sidecar = sidecar_path(engine)
     try:
-        return EngineRecord.from_dict(engine, json.loads(sidecar.read_text(encoding="utf-8")))
+        return EngineRecord.from_dict(engine, read_json(sidecar, max_bytes=MAX_RECORD))
     except FileNotFoundError as error:
         raise ArtifactError(
             f"Its record {sidecar.name} is missing, and an engine is executable code: nothing tells what this one is.",
             remedy="Copy both files, or build it again with rtmo-deploy build-trt; --trust loads it anyway.",
             where=engine,
         ) from error
+    except UnreadableError as error:
+        raise _damaged(sidecar, error) from error
     except OSError as error:
         raise ArtifactError(
             f"Its record cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=sidecar
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-        raise ArtifactError(
-            f"The engine's record is damaged ({type(error).__name__}: {error}).",
-            remedy="Copy both files again, or build the engine again with rtmo-deploy build-trt.",
-            where=sidecar,
-        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
+        raise _damaged(sidecar, error) from error
+
+
+def _damaged(sidecar: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"The engine's record is damaged ({type(error).__name__}: {str(error)[:300]}).",
+        remedy="Copy both files again, or build the engine again with rtmo-deploy build-trt.",
+        where=sidecar,
+    )
 
 
 def engine_artifact(path: Path, *, trust: bool = False) -> Artifact:

@@ -102,7 +102,8 @@ def outputs_to_poses(
         artifact: What was run.
         coordinates: The classifier that a ``raw`` graph leaves to the host.
     """
-    if "dets" in outputs:
+    if "dets" in outputs and "keypoints" in outputs:
+        _require_keypoints(outputs, artifact)
         return rows_to_poses(outputs["dets"], outputs["keypoints"], input_hw, artifact.decode, artifact.skeleton)
     if coordinates is None:
         raise ArtifactError(
@@ -111,6 +112,17 @@ def outputs_to_poses(
             where=artifact.path,
         )
     return decode_raw(outputs, input_hw, artifact.decode, artifact.skeleton, coordinates)
+
+
+def _require_keypoints(outputs: Mapping[str, Array], artifact: Artifact) -> None:
+    dets, keypoints, joints = outputs["dets"], outputs["keypoints"], len(artifact.skeleton)
+    if dets.ndim != 3 or dets.shape[2] != 5 or keypoints.shape != (*dets.shape[:2], joints, 3):
+        raise ArtifactError(
+            f"Its graph puts out dets {list(dets.shape)} and keypoints {list(keypoints.shape)}, and by its metadata "
+            f"it has {joints} keypoints.",
+            remedy="Export the model again.",
+            where=artifact.path,
+        )
 
 
 class PoseEstimator:

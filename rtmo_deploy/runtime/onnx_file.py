@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.guarded import read_bounded
 from rtmo_deploy.zoo import skeleton_for
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Signature", "TensorSpec", "load_onnx", "onnx_artifact", "signature"]
 
+#: protobuf reads no larger message.
+MAX_BYTES = 2**31 - 1
 #: Input size a file without metadata and with a dynamic input is run at.
 DEFAULT_SIDE = 640
 
@@ -51,12 +54,12 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load_from_string(read_bounded(path, max_bytes=MAX_BYTES))
     except FileNotFoundError as error:
         raise ArtifactError("There is no such file.", remedy="Check the path.", where=path) from error
-    except IsADirectoryError as error:
-        raise ArtifactError("This is a folder.", remedy="Give an ONNX file.", where=path) from error
     except OSError as error:
+        if path.is_dir():
+            raise ArtifactError("This is a folder.", remedy="Give an ONNX file.", where=path) from error
         raise ArtifactError(
             f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
         ) from error

@@ -1,8 +1,8 @@
 """Runs ONNX and OpenVINO models with OpenVINO on the CPU.
 
 What OpenVINO would decide by itself is decided here and checked afterwards. Its own choice of precision is bfloat16
-wherever the CPU has it, and where it has not, a request for bfloat16 is answered in float32 without a word; both would
-be a precision that nobody asked for.
+wherever the CPU has it, and where it has not, a request for bfloat16 is answered in float32 or in emulated bfloat16
+without a word; each would be a precision that nobody asked for.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def load(artifact: Artifact, device: str, threads: int | None, precision: str | 
         artifact: An ONNX or OpenVINO model.
         device: ``cpu``.
         threads: Threads to use; OpenVINO's own choice if not given.
-        precision: None: as the graph says, floats in float32 and what is quantised in 8 bits. ``bf16``: floats in
-            bfloat16. ``fp32``: everything in float32; what is quantised is rounded in the same way, but computed in
-            float32 and therefore not faster.
+        precision: None: float32 tensors in float32, 16-bit ones in 16 bits or in float32 as this CPU has it (see
+            ``layers``), quantised ones in 8 bits. ``bf16``: floats in bfloat16. ``fp32``: as None, but
+            what is quantised is rounded in the same way and computed in float32, and therefore not faster.
 
     Raises:
         ArtifactError: OpenVINO does not accept the model.

@@ -14,6 +14,7 @@ from xml.parsers import expat
 
 from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.guarded import open_regular
 from rtmo_deploy.runtime.onnx_file import TensorSpec
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SECTION", "OpenvinoIr", "ir_artifact", "read_ir"]
 
+#: Bytes of an .xml file (ours have one MiB), and depth of its elements.
+MAX_BYTES, MAX_DEPTH = 2**26, 100
 #: Name of the section in ``net/rt_info`` that is ours.
 SECTION = "rtmo_deploy"
 
@@ -72,13 +75,13 @@ def read_ir(path: Path) -> OpenvinoIr:
     """
     reader = _Reader()
     try:
-        with path.open("rb") as stream:
+        with open_regular(path, max_bytes=MAX_BYTES) as stream:
             reader.parser.ParseFile(stream)
     except FileNotFoundError as error:
         raise ArtifactError("There is no such file.", remedy="Check the path.", where=path) from error
-    except IsADirectoryError as error:
-        raise ArtifactError("This is a folder.", remedy="Give an .xml file.", where=path) from error
     except OSError as error:
+        if path.is_dir():
+            raise ArtifactError("This is a folder.", remedy="Give an .xml file.", where=path) from error
         raise ArtifactError(
             f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
         ) from error
@@ -164,6 +167,8 @@ class _Reader:
                 self._text = []
         elif place == ["net", "rt_info", SECTION] and "value" in attributes:
             self.section[name] = attributes["value"]
+        if len(place) == MAX_DEPTH:
+            raise ValueError("its elements are nested too deep")
         place.append(name)
 
     def _begin_layer(self, attributes: dict[str, str]) -> None:

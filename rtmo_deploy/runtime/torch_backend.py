@@ -62,7 +62,10 @@ class TorchBackend:
             )
         decode = self.artifact.decode
         found = self._model.predict(
-            torch.from_numpy(images).to(self.device), score_thr=decode.score_thr, nms_thr=decode.nms_thr
+            torch.from_numpy(images).to(self.device),
+            score_thr=decode.score_thr,
+            nms_thr=decode.nms_thr,
+            pre_topk=decode.pre_topk,
         )
         dets, keypoints = detections_to_rows(found)
         return {"dets": dets, "keypoints": keypoints}

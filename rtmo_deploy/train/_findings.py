@@ -13,8 +13,12 @@ from rtmo_deploy.train.sections import CocoSource, SyntheticSource
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["findings", "repeated_field", "suggestion"]
+__all__ = ["findings", "suggestion"]
 
+#: Findings that a message lists.
+MOST = 20
+#: Names are compared with what may have been meant up to this length.
+LONGEST = 60
 #: The values of ``type`` in a source, which pydantic puts into the place of an error.
 _SOURCES: dict[int | str, type[BaseModel]] = {"synthetic": SyntheticSource, "coco": CocoSource}
 
@@ -30,7 +34,9 @@ def findings(error: ValidationError, root: yaml.Node | None, recipe: type[BaseMo
     errors = error.errors()
     # A list whose entries are wrong is called too short as well.
     within = {one["loc"][:length] for one in errors for length in range(len(one["loc"]))}
-    return [_finding(one, root, recipe) for one in errors if one["type"] != "too_short" or one["loc"] not in within]
+    errors = [one for one in errors if one["type"] != "too_short" or one["loc"] not in within]
+    more = [f"and {len(errors) - MOST} more"] if len(errors) > MOST else []
+    return [_finding(one, root, recipe) for one in errors[:MOST]] + more
 
 
 def _finding(error: Any, root: yaml.Node | None, recipe: type[BaseModel]) -> str:
@@ -65,24 +71,6 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, A
     return None, None
 
 
-def repeated_field(node: yaml.Node | None) -> str | None:
-    """The first field that is written twice in one section, of which YAML would take the last in silence."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    mark = key.start_mark
-                    return f"line {mark.line + 1}, column {mark.column + 1}: {key.value}: this field is given twice"
-                seen.add(key.value)
-            found = repeated_field(value)
-            if found:
-                return found
-    if isinstance(node, yaml.SequenceNode):
-        return next(filter(None, map(repeated_field, node.value)), None)
-    return None
-
-
 def _meant(place: tuple[int | str, ...], recipe: type[BaseModel]) -> str:
     """What an unknown field may have been: one of its own section, else of any."""
     section: type[BaseModel] = recipe
@@ -92,12 +80,16 @@ def _meant(place: tuple[int | str, ...], recipe: type[BaseModel]) -> str:
         elif isinstance(part, str) and part in section.model_fields:
             annotation = section.model_fields[part].annotation
             section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else section
+    if len(str(place[-1])) > LONGEST:
+        return ""
     close = difflib.get_close_matches(str(place[-1]), section.model_fields, n=1)
     return f"'{close[0]}'" if close else suggestion(str(place[-1]), recipe)
 
 
 def suggestion(name: str, recipe: type[BaseModel]) -> str:
     """Quoted full name of the field that is most like ``name``, or an empty string where none is."""
+    if len(name) > LONGEST:
+        return ""
     names = dict(_names(recipe, ""))
     last = name.rsplit(".", 1)[-1]
     close = difflib.get_close_matches(name, names.values(), n=1) or [

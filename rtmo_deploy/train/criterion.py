@@ -144,7 +144,7 @@ class Criterion:
             terms["mle"], keypoints = keypoint_likelihood(
                 self.head.dcc,
                 flatten_levels(outputs.pose_vecs).float()[at],
-                boxes_to_center_scale(box),
+                boxes_to_center_scale(box, self.head.dcc.bbox_padding),
                 prior[:, :2],
                 person.keypoints,
                 person.visible,

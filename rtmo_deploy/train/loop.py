@@ -13,6 +13,7 @@ from torch import nn
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model.checkpoint import save_checkpoint
+from rtmo_deploy.model.settings import Settings
 from rtmo_deploy.train.augment import random_size
 from rtmo_deploy.train.auxiliary import KeypointHeatmaps
 from rtmo_deploy.train.criterion import TERMS, Criterion
@@ -131,7 +132,10 @@ class Trainer:
         resumed = load_state(last) if options.resume and last.is_file() else None
         if resumed is not None:
             check_same_recipe(resumed["progress"]["recipe"], recipe, last)
-        self.model = starting_model(recipe, self.skeleton, init=resumed is None).to(group.device)
+        stored = resumed["progress"].get("settings") if resumed is not None else None
+        settings = Settings.from_dict(stored) if isinstance(stored, dict) else None
+        model = starting_model(recipe, self.skeleton, init=resumed is None, settings=settings)
+        self.model = model.to(group.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = ModelAverage(self.model, recipe.ema)
         if group.world > 1 and recipe.sync_norms:
@@ -284,12 +288,14 @@ class Trainer:
                     "step": self.step,
                     "epoch": self.step // self.steps_per_epoch,
                     "best": self.best,
+                    "settings": self.average.model.spec.settings.to_dict(),
                     "history": self.history,
                     "pending": pending,
                     "recipe": self.recipe.model_dump(mode="json"),
                 },
                 scaler=self.scaler.state_dict() if self.scaler.is_enabled() else None,
                 auxiliary=self.auxiliary.state_dict() if self.auxiliary else None,
+                domain=self.recipe.domain,
             )
         self.group.barrier()
 
@@ -309,6 +315,7 @@ class Trainer:
     def _write_model(self, path: Path) -> None:
         facts = {
             "trained": True,
+            "domain": self.recipe.domain,
             "recipe": self.recipe.name,
             "seed": self.recipe.seed,
             "step": self.step,

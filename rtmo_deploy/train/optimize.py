@@ -83,8 +83,8 @@ class Schedule:
         base, end = self.lr * factor * self.scale, plan.min_lr * self.scale
         last = self.epochs - plan.constant
         if epoch < plan.warmup:
-            return base * ((step + 1) / (plan.warmup * self.steps_per_epoch)) ** 2
-        if plan.switch is None:
+            return base * min(1.0, (step + 1) / (plan.warmup * self.steps_per_epoch)) ** 2
+        if not plan.switch:
             return _cosine(base, end, (epoch - plan.warmup) / (last - plan.warmup))
         rise = plan.switch if plan.rise is None else plan.rise
         if epoch < rise:

@@ -13,9 +13,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import PORTABLE_NAME, atomic_write, is_portable_name
 from rtmo_deploy.model.spec import INPUT_MULTIPLE
-from rtmo_deploy.train._findings import findings, repeated_field, suggestion
+from rtmo_deploy.train._findings import findings, suggestion
 from rtmo_deploy.train.sections import (
     AugmentSection,
     CocoSource,
@@ -30,6 +30,7 @@ from rtmo_deploy.train.sections import (
     Source,
     SyntheticSource,
 )
+from rtmo_deploy.yaml_file import parse_recipe_text, parse_value, read_recipe_text
 from rtmo_deploy.zoo import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ __all__ = [
     "SyntheticSource",
     "load_recipe",
     "parse_recipe",
+    "parse_values",
     "published_recipe",
+    "published_values",
     "save_recipe",
     "with_init",
     "with_settings",
@@ -78,7 +81,7 @@ class Recipe(Section):
     """
 
     schema_version: Literal[1] = 1
-    name: str
+    name: str = Field(max_length=60)
     seed: int = Field(0, ge=0)
     epochs: int = Field(600, gt=0)
     batch: int = Field(256, gt=0)
@@ -97,6 +100,13 @@ class Recipe(Section):
     loss: LossSection = LossSection()
     second_stage: SecondStageSection = SecondStageSection()
 
+    @field_validator("name")
+    @classmethod
+    def _portable(cls, name: str) -> str:
+        if not is_portable_name(name):
+            raise ValueError(PORTABLE_NAME.format(60))
+        return name
+
     @field_validator("input")
     @classmethod
     def _multiples(cls, size: Size) -> Size:
@@ -108,15 +118,45 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.batch % self.accumulate:
             raise ValueError(f"'batch' {self.batch} is not a multiple of 'accumulate' {self.accumulate}")
-        switch, constant = self.schedule.switch, self.schedule.constant
-        if switch is not None and switch >= self.epochs:
-            raise ValueError(f"'schedule.switch' is {switch}, but there are {self.epochs} epochs; null turns it off")
-        if constant >= self.epochs or self.schedule.warmup >= self.epochs:
-            raise ValueError(f"'schedule.warmup' and 'schedule.constant' must be below the {self.epochs} epochs")
+        self._check_schedule()
         for epoch, factor in self.grow:
             if epoch < 0 or not 0 < factor <= 1 or any(round(side * factor) % INPUT_MULTIPLE for side in self.input):
                 raise ValueError(f"'grow' [{epoch}, {factor}] gives no size that is a multiple of {INPUT_MULTIPLE}")
         return self
+
+    def _check_schedule(self) -> None:
+        """Refuse, with a ValueError, stages that do not fit into the epochs and rates that contradict each other."""
+        plan, epochs = self.schedule, self.epochs
+        scale = f"; the option --epochs {epochs} scales every stage"
+        if plan.switch is not None and plan.switch >= epochs:
+            raise ValueError(
+                f"'schedule.switch' is {plan.switch}, but there are {epochs} epochs; null turns it off{scale}"
+            )
+        if plan.constant >= epochs or plan.warmup >= epochs:
+            raise ValueError(f"'schedule.warmup' and 'schedule.constant' must be below the {epochs} epochs{scale}")
+        if plan.warmup + plan.constant >= epochs or (plan.switch or 0) >= epochs - plan.constant:
+            raise ValueError(
+                f"nothing is left of the {epochs} epochs between 'schedule.warmup' or 'schedule.switch' and "
+                f"'schedule.constant'{scale}"
+            )
+        if plan.switch and plan.warmup > (plan.rise or plan.switch):
+            raise ValueError(f"'schedule.warmup' ends after 'schedule.switch' or 'schedule.rise'{scale}")
+        if plan.rise is not None and (not plan.switch or plan.rise > plan.switch):
+            raise ValueError("'schedule.rise' must not be after 'schedule.switch'")
+        if plan.min_lr > self.optimizer.lr:
+            raise ValueError(
+                f"'schedule.min_lr' {plan.min_lr:g} is above 'optimizer.lr' {self.optimizer.lr:g}: the rate would "
+                "rise; lower 'schedule.min_lr' and 'schedule.second_lr' with it"
+            )
+        if plan.switch and plan.second_lr < plan.min_lr:
+            raise ValueError(
+                f"'schedule.second_lr' {plan.second_lr:g} is below 'schedule.min_lr' {plan.min_lr:g}, where it ends"
+            )
+
+    @property
+    def domain(self) -> str | None:
+        """``synthetic`` where every training set is; whatever the starting weights have seen."""
+        return "synthetic" if all(isinstance(source, SyntheticSource) for source in self.data.train) else None
 
     def is_plain(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, is one of the plain ones at the end."""
@@ -137,31 +177,14 @@ def load_recipe(path: Path) -> Recipe:
         UsageError: The file cannot be read, is no YAML, or has a field that is missing, unknown or wrong; the
             message gives line and column, and what an unknown field may have been meant to be.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"The recipe cannot be read: {reason}.", remedy="Check the name.", where=path) from error
-    return parse_recipe(text, where=path)
+    return parse_recipe(read_recipe_text(path), where=path)
 
 
 def parse_recipe(text: str, *, where: Path) -> Recipe:
     """A recipe from YAML text; as :func:`load_recipe`, with ``where`` as its place."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise UsageError(f"This is not YAML: {place}{problem}.", remedy="Mend the line.", where=where) from error
-    if not isinstance(values, dict):
-        raise UsageError("The recipe is empty or no mapping of fields.", remedy="See recipes/train.", where=where)
+    root, values = parse_recipe_text(text, where=where, remedy="See recipes/train.")
     _resolve_paths(values, where.parent.absolute())
-    twice = repeated_field(root)
-    if twice:
-        raise UsageError(f"The recipe is wrong: {twice}.", remedy="Leave one of them out.", where=where)
-    return _validated(values, where, root)
+    return parse_values(values, where, root)
 
 
 def save_recipe(path: Path, recipe: Recipe) -> None:
@@ -187,22 +210,28 @@ def published_recipe(
         UsageError: There is no such architecture.
     """
     known = ARCHITECTURES.get(model)
+    input_hw, widen = ((640, 640), 0.5) if known is None else (known.input_hw, known.widen)
+    values = published_values(ann, images, val_ann, val_images, input_hw=input_hw, widen=widen)
+    return parse_values({**values, "name": model, "model": {"architecture": model}}, Path(f"--model {model}"))
+
+
+def published_values(
+    ann: Path, images: Path, val_ann: Path | None, val_images: Path | None, *, input_hw: Size, widen: float
+) -> dict[str, Any]:
+    """Fields of :func:`published_recipe` for a network of some width and input size; without name and model."""
     values: dict[str, Any] = {
-        "name": model,
-        "model": {"architecture": model},
+        "input": input_hw,
         "data": {"train": [{"type": "coco", "annotations": ann, "images": images}]},
     }
     if val_ann is not None:
         values["data"]["val"] = {"type": "coco", "annotations": val_ann, "images": val_images or images}
-    if known is not None:
-        values["input"] = known.input_hw
-        small = max(known.input_hw) < SMALL_INPUT
-        values["augment"] = {"multi_scale": (320, 640) if small else (480, 800), "mixup": 0.0 if small else None}
-        if known.widen >= LARGE_WIDEN:
-            values["augment"]["plain_window"] = True
-            values["loss"] = {"mle": 1e-2, "keypoint_center": False}
-            values["second_stage"] = {"cls": 2.0, "overlaps_power": 1.0}
-    return _validated(values, Path(f"--model {model}"))
+    small = max(input_hw) < SMALL_INPUT
+    values["augment"] = {"multi_scale": (320, 640) if small else (480, 800), "mixup": 0.0 if small else None}
+    if widen >= LARGE_WIDEN:
+        values["augment"]["plain_window"] = True
+        values["loss"] = {"mle": 1e-2, "keypoint_center": False}
+        values["second_stage"] = {"cls": 2.0, "overlaps_power": 1.0}
+    return values
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -218,6 +247,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     values: Any = recipe.model_dump(mode="json")
     for entry in settings:
         name, equals, text = entry.partition("=")
+        shown = repr(entry if len(entry) <= 80 else entry[:77] + "...")
         *sections, field = name.strip().split(".")
         target = values
         for section in sections:
@@ -226,17 +256,21 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         if not equals or not known:
             meant = suggestion(name.strip(), Recipe)
             raise UsageError(
-                f"--set {entry!r} names no field of the recipe." + (f" Is {meant} meant?" if meant else ""),
+                f"--set {shown} names no field of the recipe." + (f" Is {meant} meant?" if meant else ""),
                 remedy="Write it as in --set optimizer.lr=0.001.",
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = parse_value(text)
+        except ValueError as error:
             raise UsageError(
-                f"The value of --set {entry!r} is not YAML.", remedy="Quote it, or mend its brackets."
+                f"The value of --set {shown} is not YAML that a recipe can have: {error}.",
+                remedy="Quote it, or mend its brackets.",
             ) from error
         target[int(field) if isinstance(target, list) else field] = value
-    return _validated(values, Path("--set")) if settings else recipe
+    if not settings:
+        return recipe
+    _follow_lr(values, recipe)
+    return parse_values(values, Path("--set"))
 
 
 def with_init(recipe: Recipe, init: str) -> Recipe:
@@ -247,12 +281,31 @@ def with_init(recipe: Recipe, init: str) -> Recipe:
 def _step_into(target: Any, part: str) -> Any:
     if isinstance(target, dict):
         return target.get(part)
-    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+    if isinstance(target, list) and part.isdecimal() and len(part) < 10 and int(part) < len(target):
         return target[int(part)]
     return None
 
 
-def _validated(values: dict[str, Any], where: Path, root: yaml.Node | None = None) -> Recipe:
+def _follow_lr(values: dict[str, Any], before: Recipe) -> None:
+    """Where ``optimizer.lr`` was changed alone, the rates that it falls to and rises to keep their ratio to it."""
+    schedule = values["schedule"]
+    try:
+        lr = OptimizerSection.model_validate(values["optimizer"]).lr
+    except ValidationError:  # said by the check of the whole
+        return
+    if lr == before.optimizer.lr or not isinstance(schedule, dict):
+        return
+    rates = {name: getattr(before.schedule, name) for name in ("min_lr", "second_lr")}
+    if all(schedule.get(name) == rate for name, rate in rates.items()):
+        schedule.update({name: rate * lr / before.optimizer.lr for name, rate in rates.items()})
+
+
+def parse_values(values: dict[str, Any], where: Path, root: yaml.Node | None = None) -> Recipe:
+    """A recipe from the values of its fields.
+
+    Raises:
+        UsageError: A field is missing, unknown or wrong.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -260,9 +313,16 @@ def _validated(values: dict[str, Any], where: Path, root: yaml.Node | None = Non
         raise UsageError(f"The recipe is wrong: {found}.", remedy="See recipes/train.", where=where) from None
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     data, model = values.get("data"), values.get("model")
-    if isinstance(model, dict) and isinstance(model.get("init"), str) and (folder / model["init"]).is_file():
+    if isinstance(model, dict) and isinstance(model.get("init"), str) and _is_file(folder / model["init"]):
         model["init"] = str(folder / model["init"])
     if not isinstance(data, dict):
         return

@@ -217,7 +217,8 @@ class ScheduleSection(Section):
 
     Attributes:
         warmup: Epochs of warm-up.
-        switch: Epoch at which the second stage begins: its loss weights and its learning rate. Null for never.
+        switch: Epoch at which the second stage begins: its loss weights and its learning rate. Null for never; with 0
+            the whole training has its loss weights, and one cosine.
         rise: Epoch at which the rate rises for the second stage, ``switch`` if null; one before it for CrowdPose.
         min_lr: Where both cosines end.
         second_lr: The rate rises by the factor ``second_lr / min_lr`` (to ``second_lr`` if ``min_lr`` is 0).
@@ -225,7 +226,7 @@ class ScheduleSection(Section):
     """
 
     warmup: float = Field(5, ge=0)
-    switch: int | None = Field(280, gt=0)
+    switch: int | None = Field(280, ge=0)
     rise: int | None = Field(None, gt=0)
     min_lr: float = Field(2e-4, ge=0)
     second_lr: float = Field(5e-4, ge=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from rtmo_deploy.zoo import ARCHITECTURES
 from rtmo_deploy.zoo.download import resolve_checkpoint
 
 if TYPE_CHECKING:
+    from rtmo_deploy.model.settings import Settings
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
 
@@ -23,7 +25,7 @@ __all__ = ["starting_model"]
 CALM = 0.2
 
 
-def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True) -> RTMO:
+def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True, settings: Settings | None = None) -> RTMO:
     """The network a run begins with, in training mode.
 
     From a checkpoint every tensor of the same name and shape is taken. With another number of keypoints those are
@@ -34,6 +36,7 @@ def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True) -> 
         recipe: Its ``model`` and ``seed`` are read.
         skeleton: Keypoints to predict; its OKS sigmas, where it has any, become the model's.
         init: Read the checkpoint; a run that goes on has its weights elsewhere.
+        settings: The network's settings in a run that goes on; else those of ``init``.
 
     Raises:
         CheckpointError: ``init`` cannot be read.
@@ -45,21 +48,24 @@ def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True) -> 
         spec = NetworkSpec.of(ARCHITECTURES[section.architecture], num_keypoints)
     else:
         spec = NetworkSpec(section.deepen or 0.0, section.widen or 0.0, num_keypoints, section.hidden_dim)
-    model = RTMO(spec)
+    loaded = load_checkpoint(resolve_checkpoint(section.init)[0]) if section.init is not None and init else None
+    if loaded is not None:
+        theirs = loaded.spec
+        ours = replace(theirs, num_keypoints=num_keypoints, settings=spec.settings)
+        if ours != spec:
+            raise UsageError(
+                f"The recipe's model and its 'init' differ: {section.init} is {loaded.architecture}.",
+                remedy="Name that architecture in the recipe, or another checkpoint.",
+            )
+        settings = theirs.settings
+    model = RTMO(spec if settings is None else replace(spec, settings=settings))
     initialise(model, recipe.seed)
     if skeleton.sigmas:
         model.head.loss_oks.sigmas.copy_(torch.tensor(skeleton.sigmas))
     if section.calm:
         _calm(model)
-    if section.init is None or not init:
+    if loaded is None:
         return model
-    loaded = load_checkpoint(resolve_checkpoint(section.init)[0])
-    theirs = loaded.spec
-    if (theirs.deepen, theirs.widen, theirs.hidden_dim) != (spec.deepen, spec.widen, spec.hidden_dim):
-        raise UsageError(
-            f"The recipe's model and its 'init' differ: {section.init} is {loaded.architecture}.",
-            remedy="Name that architecture in the recipe, or another checkpoint.",
-        )
     state = model.state_dict()
     for key, tensor in loaded.model.state_dict().items():
         if state[key].shape == tensor.shape and not key.endswith("loss_oks.sigmas"):

@@ -38,6 +38,7 @@ def save_state(
     progress: dict[str, Any],
     scaler: dict[str, Any] | None,
     auxiliary: dict[str, Any] | None = None,
+    domain: str | None = None,
 ) -> None:
     """Write a training checkpoint; it appears whole or not at all.
 
@@ -54,11 +55,15 @@ def save_state(
         progress: Plain data: step, best result, history, sums of the log's next row, recipe.
         scaler: State of the gradient scaler.
         auxiliary: State of the layers that are trained along and not shipped.
+        domain: What kind of images it is trained on; see :class:`~rtmo_deploy.artifact.Artifact`.
     """
     facts = {
         "version": __version__,
         "skeleton": skeleton.to_dict(),
+        "settings": model.spec.settings.to_dict(),
         "input_hw": list(input_hw),
+        "trained": True,
+        "domain": domain,
         "progress": progress,
     }
     raw: OrderedDict[str, Any] = OrderedDict((f"module.{key}", value) for key, value in model.state_dict().items())

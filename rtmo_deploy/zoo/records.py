@@ -140,7 +140,10 @@ VARIANTS: dict[str, Variant] = {record.name: record for record in _RECORDS}
 
 #: What comes with the package, and needs no download. The figures are those of their cards.
 EMBEDDED: dict[str, EmbeddedModel] = {
-    record.name: record for record in (EmbeddedModel("rtmo-n", RTMO_N, COCO_17, "drawn people", ap=0.658, ap50=0.908),)
+    record.name: record
+    for record in (
+        EmbeddedModel("rtmo-n", RTMO_N, COCO_17, "synthetic people", ap=0.658, ap50=0.908, domain="synthetic"),
+    )
 }
 
 _BY_NAME = {name: record for record in _RECORDS for name in (record.name, *record.aliases)}

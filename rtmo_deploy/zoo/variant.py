@@ -103,6 +103,7 @@ class EmbeddedModel:
         train_set: What it was trained on.
         ap: AP on the held-out set that its card describes.
         ap50: AP50 there.
+        domain: What kind of images that is; its checkpoint says the same.
     """
 
     name: str
@@ -111,6 +112,7 @@ class EmbeddedModel:
     train_set: str
     ap: float
     ap50: float
+    domain: str | None = None
 
     @property
     def path(self) -> Path:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 import typer
@@ -109,16 +108,24 @@ def test_help_is_quick_and_loads_nothing_heavy():
         assert done.returncode == 0, done.stderr
 
 
+def processor_seconds(*arguments):
+    """What a Python process takes of the processor: other work on the machine does not count."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs os.wait4")
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_starting_takes_less_than_three_tenths_of_a_second(option):
-    best = float("inf")
-    for _ in range(15):  # the best of several: the machine has other work
-        started = time.perf_counter()
-        assert start(option).returncode == 0
-        best = min(best, time.perf_counter() - started)
-        if best < 0.3:
-            break
-    assert best < 0.3
+def test_starting_takes_little_more_than_its_two_packages(option):
+    ours, packages = [], []
+    for _ in range(5):
+        ours.append(processor_seconds("-m", "rtmo_deploy", option))
+        packages.append(processor_seconds("-c", "import typer, rich.console"))
+    # NumPy and OpenCV would double it, PyTorch take twenty times as long.
+    assert min(ours) < 1.5 * min(packages)
 
 
 def test_the_version():

@@ -12,6 +12,7 @@ from rtmo_deploy.cli.app import app
 from rtmo_deploy.convert import ExportOptions, RawDecodeOptions, export_onnx
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.runtime.engine_file import read_record
+from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.trt_api import installed_backends
 
 pytestmark = pytest.mark.skipif("tensorrt-rtx" not in installed_backends(), reason="needs tensorrt_rtx")
@@ -64,9 +65,12 @@ def test_a_dry_run_from_a_checkpoint(checkpoint_n):
     document = json.loads(run(checkpoint_n, *RTX, "--dry-run", "--json", "--bf16", "--decode", "raw").stdout)
     assert document["steps"] == ["export --decode raw", "cast to bf16", "build with tensorrt-rtx, audit, write"]
     assert document["output"].endswith("n.bf16.tensorrt-rtx.engine")
-    refused = run(checkpoint_n, *RTX, "--dry-run", "--int8")
-    assert refused.exit_code == 4
-    assert "rtmo-deploy quantize" in refused.stderr
+    for options, rest in ((("--int8",), "fp16"), (("--int8", "--bf16"), "bf16"), (("--int8", "--fp32"), None)):
+        document = json.loads(run(checkpoint_n, *RTX, "--dry-run", "--json", *options).stdout)
+        cast = [] if rest is None else [f"cast the rest to {rest}"]
+        build = "build with tensorrt-rtx, audit, write"
+        assert document["steps"] == ["export --decode fixed", "quantise to int8 and judge it", *cast, build]
+        assert document["precision"] == ("int8" if rest is None else f"int8+{rest}")
 
 
 def test_an_engine_is_built_and_remembered(raw, tmp_path):
@@ -90,7 +94,6 @@ def test_without_a_model_it_is_what_was_made_here_last(raw):
     assert nothing.exit_code == 2
     assert "rtmo-deploy export" in nothing.stderr
     from rtmo_deploy.release.workspace import Workspace
-    from rtmo_deploy.runtime.estimator import read_artifact
 
     Workspace().record(read_artifact(raw), command="export")
     found = run("--dry-run", "--json", *RTX)
@@ -102,7 +105,9 @@ def test_without_a_model_it_is_what_was_made_here_last(raw):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--fp16", "--int8"), 2, "--fp16 and --int8 were given"),
+        (("--fp16", "--bf16", "--int8"), 2, "--fp16 and --bf16 were given"),
+        (("--fp16", "--calib", "synthetic"), 2, "--calib was given without --int8"),
+        (("--int8", "--calib", "nowhere"), 2, "no calibration set, no folder"),
         (("--max", "8x100x100"), 2, "--max 8x100x100 is not possible"),
         (("--min", "1x320"), 2, "'1x320' is no size"),
         (("--compute-capability", "9.0"), 2, "not for Hopper"),
@@ -110,7 +115,6 @@ def test_without_a_model_it_is_what_was_made_here_last(raw):
         (("--version-compatible",), 2, "--version-compatible does not apply"),
         (("--decode", "fixed"), 2, "was exported with --decode raw"),
         (("--decode", "plugin"), 2, "takes no plugins"),
-        (("--int8",), 4, "rtmo-deploy quantize"),
         (("-o", "model.onnx"), 2, "suffix .engine"),
         (("--opt-level", "9"), 2, "no optimisation level 9"),
     ],

@@ -117,7 +117,7 @@ def test_onto_itself(model):
     before = model.read_bytes()
     result = run(model, "--fp16", "-o", model)
     assert result.exit_code == 2
-    assert "is the model that is to be cast" in " ".join(result.stderr.split())
+    assert "one of the inputs" in " ".join(result.stderr.split())
     assert model.read_bytes() == before
 
 
@@ -126,7 +126,14 @@ def test_twice(model):
     again = run(model.with_name("my.model.fp16.onnx"), "--fp16")
     assert again.exit_code == 4
     assert "It is fp16 already" in again.stderr
-    assert run(model, "--fp16", "--no-verify").exit_code == 0  # the same again is no error
+    target = model.with_name("my.model.fp16.onnx")
+    target.write_bytes(b"somebody's")
+    again = run(model, "--fp16", "--no-verify")
+    assert again.exit_code == 2
+    assert "--force" in again.stderr
+    assert target.read_bytes() == b"somebody's"
+    assert run(model, "--fp16", "--no-verify", "--force").exit_code == 0
+    assert target.read_bytes() != b"somebody's"
 
 
 def test_no_half_file_is_left_where_it_fails(model, monkeypatch):
@@ -136,7 +143,7 @@ def test_no_half_file_is_left_where_it_fails(model, monkeypatch):
     target.write_bytes(b"what stood there before")
     monkeypatch.setitem(BOUNDS, "fp16", HalfBounds(0, 0, 0, 0, 0, 0))
     monkeypatch.setattr("rtmo_deploy.convert.precision.report.AMPLIFICATION", 0.0)
-    result = run(model, "--fp16", "-o", target)
+    result = run(model, "--fp16", "-o", target, "--force")
     assert result.exit_code == 6
     assert "Nothing was written" in " ".join(result.stderr.split())
     assert target.read_bytes() == b"what stood there before"

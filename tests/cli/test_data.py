@@ -105,3 +105,19 @@ def test_usage_errors(tmp_path, wrong):
     assert result.exit_code == 2
     assert result.stdout == ""
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "images/000000000001.jpg"])
+def test_a_data_set_of_somebody_else_is_not_replaced(tmp_path, name):
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    result = synth(tmp_path, "--images", 1, "--size", "64x64", "--force")
+    assert result.exit_code == 2
+    assert "did not write" in result.stderr
+    assert mine.read_text() == "mine"
+
+
+def test_its_own_data_set_is_replaced(tmp_path):
+    for _ in range(2):
+        assert synth(tmp_path, "--images", 1, "--size", "64x64", "--force").exit_code == 0

@@ -7,10 +7,12 @@ import sys
 
 import onnx
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from rtmo_deploy.artifact import Artifact
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.zoo import VARIANTS
 
 
@@ -49,7 +51,8 @@ def small(checkpoint_n, tmp_path_factory):
 def test_the_json_document(small, checkpoint_n):
     result, target = small
     document = document_of(result)
-    assert set(document) == {"schema_version", "command", "path", "nodes", "size", "seconds", "artifact", "info_files"}
+    facts = {"path", "nodes", "size", "seconds", "artifact", "info_files", "from_cfg", "notes"}
+    assert set(document) == {"schema_version", "command"} | facts
     assert document["path"] == str(target)
     assert document["size"] == target.stat().st_size
     assert document["seconds"] > 0
@@ -103,12 +106,60 @@ def test_the_table(checkpoint_n, tmp_path, small):
     assert facts["file"].startswith(f"{target} (")
     assert facts["model"] == "rtmo-n, coco-17"
     assert facts["input"] == "32x64 only; batch 1"
-    assert facts["decode"] == "onnx"
+    assert facts["decode"] == "onnx; score_thr 0.1, nms_thr 0.65"
     assert facts["validation"].endswith("checks passed")
     assert "Parity with PyTorch" in result.stdout
     assert "1x3x32x64" in result.stdout
     assert "reading the checkpoint" not in result.stdout
     assert str(target) not in result.stderr
+
+
+CONFIG = """
+model = dict(
+    backbone=dict(act_cfg=dict(type='ReLU')),
+    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
+    test_cfg=dict(input_size=(960, 640), score_thr=0.3, nms_thr=0.3))
+"""
+
+
+@pytest.fixture
+def with_config(checkpoint_n, tmp_path):
+    state = load_checkpoint(checkpoint_n).model.state_dict()
+    torch.save({"state_dict": state, "meta": {"cfg": CONFIG}}, tmp_path / "c.pth")
+    return tmp_path / "c.pth"
+
+
+def test_the_config_is_followed_and_said(with_config):
+    document = document_of(run(with_config, "--json", "--no-verify"))
+    assert document["from_cfg"] == {
+        "backbone_act": "ReLU",
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+        "rgb": True,
+        "input_hw": [640, 960],
+        "score_thr": 0.3,
+        "nms_thr": 0.3,
+    }
+    artifact = document["artifact"]
+    assert (artifact["input"]["height"], artifact["input"]["width"]) == (640, 960)
+    assert (artifact["decode"]["score_thr"], artifact["decode"]["nms_thr"]) == (0.3, 0.3)
+
+
+def test_the_config_is_ignored_if_asked_and_only_then(with_config):
+    artifact = document_of(run(with_config, "--json", "--no-verify", "--ignore-cfg"))["artifact"]
+    assert (artifact["input"]["height"], artifact["decode"]["score_thr"]) == (352, 0.1)
+    assert load_checkpoint(with_config).input_hw == (640, 960)
+
+
+def test_a_config_that_cannot_be_followed(with_config):
+    contents = torch.load(with_config)
+    contents["meta"]["cfg"] = "model = dict(neck=dict(type='YOLOXPAFPN'))"
+    torch.save(contents, with_config)
+    result = run(with_config)
+    assert result.exit_code == 4
+    message = " ".join(result.stderr.split())
+    assert "model.neck.type is 'YOLOXPAFPN'" in message
+    assert "--ignore-cfg" in message
 
 
 def test_beside_the_checkpoint_and_unverified_if_asked(checkpoint_n, tmp_path):
@@ -194,7 +245,7 @@ def test_no_half_file_is_left_where_parity_fails(checkpoint_n, tmp_path, monkeyp
 
     (tmp_path / "x.onnx").write_bytes(b"what stood there before")
     monkeypatch.setattr(verify, "compare_people", lambda *_: PeopleErrors(matched=3, missed=1))
-    result = run(checkpoint_n, "-o", tmp_path / "x.onnx", "--static", "--imgsz", 32, 32)
+    result = run(checkpoint_n, "-o", tmp_path / "x.onnx", "--static", "--imgsz", 32, 32, "--force")
     assert result.exit_code == 6
     assert "1 people missed and 0 extra (input 1x3x32x32)" in result.stderr
     assert "Nothing was written" in result.stderr

@@ -61,7 +61,13 @@ def test_a_checkpoint(checkpoint_n):
     assert {key: document[key] for key in expected} == expected
     assert 2e6 < document["parameters"] < 3e6
     facts = facts_of(checkpoint_n)
-    assert (facts["architecture"], facts["input hw"], facts["has ema"]) == ("rtmo-n", "256x256", "no")
+    assert (facts["architecture"], facts["input hw"], facts["has ema"]) == (
+        "rtmo-n",
+        "256x256 (record)",
+        "no",
+    )
+    assert document["settings"]["input_hw"] == {"value": [256, 256], "source": "record"}
+    assert document["settings"]["backbone_act"] == {"value": "SiLU", "source": "default"}
     assert facts["parameters"] == f"{document['parameters']:,}"
 
 

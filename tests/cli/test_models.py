@@ -334,4 +334,4 @@ class TestPack:
         own = ["models", "pack", str(checkpoint_n), "-o", str(checkpoint_n), "--force"]
         result = CliRunner().invoke(app, own)
         assert result.exit_code == 2
-        assert "checkpoint itself" in result.stderr
+        assert "one of the inputs" in result.stderr

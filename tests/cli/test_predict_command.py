@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.runtime import PoseEstimator, read_image
+from rtmo_deploy.runtime.draw import draw_poses
 
 
 def run(*arguments):
@@ -80,7 +81,9 @@ def test_the_table(checkpoint_n, pictures):
     (line,) = [line for line in result.stdout.splitlines() if str(pictures[3]) in line]
     poses = PoseEstimator.open(checkpoint_n)(pictures[3])
     cells = [cell.strip() for cell in line.strip("│ ").split("│")]
-    assert cells == [str(pictures[3]), "160x120", str(len(poses)), f"{poses.scores[0]:.3f}"]
+    strong = int((poses.scores > 0.5).sum())
+    assert cells == [str(pictures[3]), "160x120", str(len(poses)), str(strong), f"{poses.scores[0]:.3f}"]
+    assert f"{len(poses)} people in 1 image, {strong} with a score above 0.5." in result.stderr
     assert f"1/1 {pictures[3].name} ..." in result.stderr
     assert "1/1" not in result.stdout
 
@@ -120,6 +123,24 @@ def test_drawing(onnx_n, pictures, tmp_path):
         before, after = cv2.imread(str(picture)), cv2.imread(image["drawn"])
         assert before.shape == after.shape
         assert 0.001 < (before != after).any(axis=2).mean() < 0.99
+
+
+def test_weak_people_are_in_the_results_and_not_in_the_drawing(onnx_n, pictures, tmp_path):
+    source = pictures[3]
+    poses = PoseEstimator.open(onnx_n)(source)
+    assert 0 < (poses.scores > 0.5).sum() < len(poses)
+    for options, threshold in (((), 0.5), (("--score-thr", 0.2), 0.2), (("--draw-thr", 0.3), 0.3)):
+        document = document_of(run(onnx_n, source, "--vis-out-dir", tmp_path, *options, "--json"))
+        least = 0.2 if "--score-thr" in options else 0.1
+        assert len(document["images"][0]["people"]) == int((poses.scores > least).sum())
+        wanted = draw_poses(read_image(source), poses[poses.scores > threshold], keypoint_thr=0.3)
+        assert np.array_equal(cv2.imread(document["images"][0]["drawn"]), wanted)
+
+
+def test_nobody_is_said(onnx_n, pictures):
+    result = run(onnx_n, *pictures[:3], "--score-thr", 0.999)
+    assert result.exit_code == 0
+    assert "0 people in 3 images: no score is above 0.999." in result.stderr
 
 
 def test_two_pictures_of_one_name_do_not_overwrite_each_other(onnx_n, folder, pictures, tmp_path):
@@ -235,3 +256,16 @@ def test_a_name_that_is_no_text(onnx_n, pictures, tmp_path):
     result = run(onnx_n, tmp_path)
     assert result.exit_code == 0, result.output
     assert "160x120" in result.stdout
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_photograph_is_never_drawn_over(onnx_n, pictures, tmp_path, force):
+    mine = tmp_path / "a" / "y.jpg"
+    mine.parent.mkdir()
+    mine.write_bytes(pictures[0].read_bytes())
+    (tmp_path / "link").symlink_to(mine.parent)
+    for out in (mine.parent, tmp_path / "link"):
+        result = run(onnx_n, mine, "--vis-out-dir", out, *force)
+        assert result.exit_code == 2
+        assert "one of the inputs" in result.stderr
+    assert mine.read_bytes() == pictures[0].read_bytes()

@@ -63,13 +63,13 @@ class PretendedJudge:
     """Every block costs a point."""
 
     def __init__(self, *_, **__):
-        self.baseline = Verdict(50.0, Likeness(5, 0, 0, 1.0, 1.0, 0.0))
+        self.baseline = Verdict(0.5, Likeness(5, 0, 0, 1.0, 1.0, 0.0))
 
     def __call__(self, made):
         from rtmo_deploy.convert.quantize.insert import count_pairs
 
         lost = count_pairs(made) / 10
-        return Verdict(50.0 - lost, Likeness(5, 0, 0, max(0.0, 1 - lost / 50), 0.98, lost))
+        return Verdict(0.5 - lost / 100, Likeness(5, 0, 0, max(0.0, 1 - lost / 50), 0.98, lost))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def pretended(monkeypatch):
 def test_a_budget_with_its_frontier_and_plot(model, tmp_path, pretended):
     pytest.importorskip("matplotlib")
     target, plot = tmp_path / "x.onnx", tmp_path / "f.png"
-    result = run(model, "--count", 1, "--threads", 1, "--max-ap-drop", 7, "--plot", plot, "-o", target)
+    result = run(model, "--count", 1, "--threads", 1, "--max-ap-drop", 0.07, "--plot", plot, "-o", target)
     assert result.exit_code == 0, result.output
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert target.is_file()
@@ -108,9 +108,9 @@ def test_a_budget_that_cannot_be_met(model, tmp_path, pretended):
     ("arguments", "words"),
     [
         (("--ann", "a.json"), "go together"),
-        (("--no-judge", "--max-ap-drop", "1"), "Without a judge"),
+        (("--no-judge", "--max-ap-drop", "0.01"), "Without a judge"),
         (("--plot", "x.png"), "only where a budget"),
-        (("--plot", "x.jpg", "--max-ap-drop", "1"), "suffix .png"),
+        (("--plot", "x.jpg", "--max-ap-drop", "0.01"), "suffix .png"),
         (("-o", "x.engine"), "suffix .onnx"),
         (("--method", "guess"), "guess"),
     ],
@@ -127,7 +127,7 @@ def test_what_makes_no_sense_is_said_before_anything_is_read(arguments, words, t
 
 def test_a_plot_without_matplotlib(model, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    result = run(model, "--max-ap-drop", 1, "--plot", tmp_path / "f.png")
+    result = run(model, "--max-ap-drop", 0.01, "--plot", tmp_path / "f.png")
     assert result.exit_code == 5
     assert "pip install 'rtmo-deploy[train]'" in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -140,7 +140,9 @@ def test_models_and_sets_that_are_none(model, tmp_path):
     assert run(model, "--calib", "nothing").exit_code == 2
     assert run(model, "--calib", "coco-train2017").exit_code == 2
     assert run(model, "--calib", tmp_path / "nowhere.json").exit_code == 3
-    assert run(model, "--max-ap-drop", 101).exit_code == 2
+    points = run(model, "--max-ap-drop", 0.5)
+    assert points.exit_code == 2
+    assert "one point of 100 is 0.01" in points.stderr
 
 
 def test_a_calibration_file_that_is_given_is_of_this_model_or_refused(model, tmp_path, monkeypatch):

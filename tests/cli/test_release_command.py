@@ -78,7 +78,7 @@ def test_dry_run(toys, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "options", "code"),
     [
-        ({"ap": {"fp16": 1.0}}, [], 6),
+        ({"ap": {"fp16": 0.01}}, [], 6),
         ({"fail": {"fp16": "model"}}, [], 4),
         ({"fail": {"fp16": "setup"}}, [], 5),
         ({"fail": {"fp16": "absent"}}, [], 0),

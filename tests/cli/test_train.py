@@ -153,3 +153,55 @@ def test_a_loss_that_is_not_a_number(recipe, tmp_path):
     result = run(recipe, "--out", tmp_path / "run", *SMALL, "--set", "loss.oks=.inf", "--log-every", 1)
     refused(result, 1, "no longer finite at step 1")
     assert not (tmp_path / "run" / "final.pth").exists()
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Four images of 64x64 with somebody in each."""
+    folder = tmp_path_factory.mktemp("people")
+    write_dataset(folder, SyntheticPeople(4, seed=5, options=SyntheticOptions(size=(64, 64), people=(1, 2))))
+    return ["--ann", folder / "annotations.json", "--images", folder / "images"]
+
+
+def test_fine_tuning_needs_a_checkpoint_and_annotations_alone(people, checkpoint_n, tmp_path):
+    out = tmp_path / "run"
+    result = run("--init", checkpoint_n, *people, "--epochs", 1, "--out", out, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "1 of 1" in result.stdout
+    assert "Schedule: 1 epoch of 1 step, 4 images a step." in result.stderr
+    loaded = load_checkpoint(out / "final.pth")
+    assert (loaded.input_hw, loaded.architecture, loaded.domain, loaded.untrained) == (
+        (256, 256),
+        "rtmo-n",
+        None,
+        False,
+    )
+
+
+def test_what_was_trained_on_synthetic_people_alone_says_so(recipe, tmp_path):
+    result = run(recipe, "--out", tmp_path / "run", *SMALL)
+    assert result.exit_code == 0, result.output
+    for name in ("final.pth", "last.pth"):
+        assert load_checkpoint(tmp_path / "run" / name).domain == "synthetic"
+
+
+def test_epochs_scale_a_recipe(recipe, tmp_path):
+    recipe.write_text(yaml.safe_dump(RECIPE | {"epochs": 600, "schedule": {}}))
+    out = ["--out", tmp_path / "run", *SMALL, "--stop-after", 0]
+    refused(run(recipe, *out, "--set", "epochs=30"), 2, "'schedule.switch' is 280", "--epochs 30 scales")
+    refused(run(recipe, *out, "--set", "epochs=30", "--epochs", 40), 2, "--epochs and --set epochs=30")
+    result = run(recipe, *out, "--epochs", 30)
+    assert result.exit_code == 0, result.output
+    plan = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert (plan.epochs, plan.schedule.warmup, plan.schedule.switch, plan.schedule.constant) == (30, 0.25, 14, 1)
+
+
+def test_wrong_fine_tuning(people, checkpoint_n, tmp_path):
+    call = ["--init", checkpoint_n, *people, "--out", tmp_path / "run", *SMALL]
+    refused(run(*call[:2], "--ann", people[1]), 2, "--images is missing", "--init CKPT")
+    refused(run(*call, "--batch-size", 5), 2, "--batch-size is 5", "has 4 images", "at most 4")
+    refused(run(*call, "--model", "rtmo-s"), 2, "--model is rtmo-s, and --init is rtmo-n", "Leave --model out")
+    refused(run(*call, "--val-images", tmp_path), 2, "--val-images was given without --val-ann")
+    refused(run(*call, "--set", "schedule.min_lr=0.1"), 2, "'schedule.min_lr' 0.1 is above 'optimizer.lr'", "lower")
+    refused(run(*call, "--epochs", 3, "--set", "schedule.switch=3"), 2, "'schedule.switch' is 3")
+    assert not (tmp_path / "run").exists()

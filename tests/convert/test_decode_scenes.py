@@ -52,11 +52,14 @@ def test_a_hundred_scenes(decoders: dict[Knobs, Decoders], model: RTMO) -> None:
     tally = run(model, 100, seed=1, decoders=decoders)
     assert not tally.different, report(tally)
     assert tally.compared["fixed"] + tally.past_rounds == tally.compared["onnx"] == 100
+    assert tally.compared["plugin"] == tally.scenes
     assert tally.people > 400
     assert set(decoders) == {SMALL, USUAL}
+    for mode, worst in tally.worst.items():
+        assert all(worst[what] <= bound for what, bound in BOUNDS.items()), mode
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_scenes(decoders: dict[Knobs, Decoders], model: RTMO) -> None:
     tally = run(model, 1000, seed=2, decoders=decoders)
     assert not tally.different, report(tally)

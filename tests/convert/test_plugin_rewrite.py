@@ -144,7 +144,7 @@ def test_the_same_people_on_made_up_maps(alone: tuple[Any, PluginGraph, DecodeCo
     assert people > 300
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_people_on_a_thousand_made_up_maps(
     alone: tuple[Any, PluginGraph, DecodeContract], model: RTMO
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
 from rtmo_deploy.convert.precision import cast_onnx
-from rtmo_deploy.convert.precision.deviation import deviation
+from rtmo_deploy.convert.precision.deviation import Deviation, deviation
 from rtmo_deploy.convert.precision.emulate import emulated
 from rtmo_deploy.convert.precision.graph import HALF_TYPES
 from rtmo_deploy.convert.precision.islands import ISLANDS, island_of
@@ -398,6 +398,13 @@ def test_deviation():
     one_less = deviation([poses(points)], [poses(other[:1])], (100, 100))
     assert (one_less.people, one_less.unmatched) == (2, 1)
     assert deviation([poses(points[:0])], [poses(points[:0])], (100, 100)).keypoint_max == 0
+
+
+def test_the_worst_of_several():
+    points = np.full((1, 17, 2), 50, np.float32)
+    near, far = (deviation([poses(points)], [poses(points + by)], (100, 100)) for by in (3, 4))
+    nobody = deviation([poses(points)], [poses(points[:0])], (100, 100))
+    assert Deviation.worst([near, far, nobody]) == replace(far, unmatched=1)
 
 
 def test_deviation_of_what_is_not_a_number():

@@ -228,7 +228,7 @@ def test_a_budget_is_met_by_giving_the_bad_layer_back(source, calibration, judge
             source,
             replace(calibration, thresholds=bad),
             tmp_path / "x.onnx",
-            QuantizeOptions(max_ap_drop=30),
+            QuantizeOptions(max_ap_drop=0.2),
             judge=judge,
         )
     assert result.search is not None
@@ -244,9 +244,9 @@ def test_what_makes_no_sense(source, calibration, tmp_path):
     with pytest.raises(UsageError, match="replace the float32 model"):
         quantize_onnx(source, calibration, source.path)
     with pytest.raises(UsageError, match="somebody to judge"):
-        quantize_onnx(source, calibration, tmp_path / "x.onnx", QuantizeOptions(max_ap_drop=1))
-    for odd in (-1, 101, float("nan")):
-        with pytest.raises(UsageError, match="no budget"):
+        quantize_onnx(source, calibration, tmp_path / "x.onnx", QuantizeOptions(max_ap_drop=0.01))
+    for odd in (-0.01, 0.5, 1, float("nan")):
+        with pytest.raises(UsageError, match=r"outside 0 to 0\.2"):
             QuantizeOptions(max_ap_drop=odd)
 
 

@@ -100,10 +100,10 @@ def exported(
         ("rtmo-n", 14),
         pytest.param("rtmo-t", 17, marks=pytest.mark.slow),
         pytest.param("rtmo-s", 17, marks=pytest.mark.slow),
-        pytest.param("rtmo-s", 14, marks=pytest.mark.slow),
-        pytest.param("rtmo-m", 17, marks=pytest.mark.slow),
-        pytest.param("rtmo-l", 17, marks=pytest.mark.slow),
-        pytest.param("rtmo-l", 14, marks=pytest.mark.slow),
+        pytest.param("rtmo-s", 14, marks=pytest.mark.long),
+        pytest.param("rtmo-m", 17, marks=pytest.mark.long),
+        pytest.param("rtmo-l", 17, marks=pytest.mark.long),
+        pytest.param("rtmo-l", 14, marks=pytest.mark.long),
     ],
 )
 def test_dynamic_graph_builds(

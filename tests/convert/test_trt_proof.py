@@ -254,7 +254,7 @@ def test_on_a_gpu_the_sample_model_is_proven(tmp_path, precision):
 
     checkpoint = locate_model("rtmo-n")
     model = export_for_engine(checkpoint, tmp_path, DecodeMode.FIXED, progress=print)
-    model = prepare_onnx(model, read_artifact(model), tmp_path, precision=precision, decode=None, progress=print)
+    model = prepare_onnx(model, read_artifact(model), tmp_path, cast_to=precision, decode=None, progress=print)
     result = build_engine(model, tmp_path / "n.engine", BuildOptions(precision=precision), reference=checkpoint)
     assert result.proof is not None
     assert result.proof.agreement.people.matched > 10

@@ -90,7 +90,8 @@ def test_the_ratio_is_of_the_whole_way(measured):
     by_name = {entry.label.split(".onnx")[0]: entry for entry in measured.entries}
     for name in ("network", "letterbox"):
         assert by_name[name].total.min >= 1000 * NAP > by_name["plain"].total.min
-        assert by_name[name].ratio.value > 1
+        ratio, busy = by_name[name].ratio, by_name[name].interference.reasons
+        assert busy if ratio is None else ratio.value > 1
     assert {entry.found for entry in measured.entries} == {by_name["plain"].found}
     assert not any("different numbers of people" in text for text in measured.warnings)
 

@@ -10,6 +10,7 @@ from bench_results import ARTIFACT
 
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.measure.bench import BenchOptions, Case, Contender, Protocol, Spinning, run
+from rtmo_deploy.measure.bench.interference import Interference
 from rtmo_deploy.measure.bench.options import parse_counts, parse_share, unique_labels
 from rtmo_deploy.measure.bench.pictures import PictureSet
 from rtmo_deploy.measure.bench.plan import Plan
@@ -71,6 +72,8 @@ def bench(monkeypatch):
         monkeypatch.setattr(run, "plan_contenders", lambda _: Plan(planned, batches, ("a note",)))
         pictures = [PictureSet(n, (Path(f"{n}.jpg"),), "pictures") for n in sets]
         monkeypatch.setattr(run, "picture_sets", lambda *_: pictures)
+        # Whatever else this machine does: nothing disturbs these turns.
+        monkeypatch.setattr(run.Observer, "result", lambda _: Interference())
 
         def start(contender):
             started.append(Link(contender, log, **(links or {}).get(contender.label, {})))

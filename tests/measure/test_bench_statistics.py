@@ -20,8 +20,12 @@ def test_a_summary_is_what_numpy_says(times):
     assert found.n == len(times)
     assert found.min == min(times)
     assert found.mean == pytest.approx(np.mean(times))
-    for share in (50, 90, 95, 99):
-        assert getattr(found, f"p{share}") == pytest.approx(np.percentile(times, share))
+    for share, least in ((50, 1), (90, 20), (95, 40), (99, 200)):
+        value = getattr(found, f"p{share}")
+        if len(times) < least:
+            assert value is None  # of so few calls it says nothing
+        else:
+            assert value == pytest.approx(np.percentile(times, share))
     assert Summary.from_dict(found.to_dict()) == found
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model import RTMO, NetworkSpec, recognise
 from rtmo_deploy.model.head import grid_priors
+from rtmo_deploy.model.spec import UnrecognisedStateDictError
 from rtmo_deploy.zoo import ARCHITECTURES
 
 DATA = Path(__file__).parent.parent / "data" / "golden"
@@ -252,3 +253,27 @@ def check_taps(model: RTMO, images: np.ndarray, path: Path, *, large: bool) -> N
         bound = (5e-3 if large else 1e-3) + 2e-5 * taps[f"{name}.stats"][2]
         sample = flat[:: max(1, -(-flat.size // 64))]
         np.testing.assert_allclose(sample, taps[f"{name}.sample64"], atol=bound, err_msg=name)
+
+
+def own_widths() -> list[NetworkSpec]:
+    return [
+        NetworkSpec(0.5, 0.5, 17),
+        NetworkSpec(0.33, 0.33, 17),
+        NetworkSpec(0.2, 0.7, 5, 192),
+        NetworkSpec(0.33, 0.25, 17, 128, neck_deepen=1.0, neck_widen=0.5, head_widen=0.375),
+        NetworkSpec(1.33, 1.25, 17, 256),
+    ]
+
+
+@pytest.mark.parametrize("spec", own_widths(), ids=str)
+def test_own_widths_are_solved(spec: NetworkSpec) -> None:
+    shapes = {key: tuple(t.shape) for key, t in on_meta(spec).state_dict().items()}
+    found = recognise(shapes)
+    assert {key: tuple(t.shape) for key, t in on_meta(found).state_dict().items()} == shapes
+
+
+def test_widths_that_no_factor_gives_are_refused() -> None:
+    shapes = {key: tuple(t.shape) for key, t in on_meta(NetworkSpec(0.33, 0.5, 17)).state_dict().items()}
+    shapes["backbone.stage2.0.conv.weight"] = (130, 64, 3, 3)
+    with pytest.raises(UnrecognisedStateDictError, match="fit no one factor"):
+        recognise(shapes)

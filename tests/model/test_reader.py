@@ -53,7 +53,13 @@ FACTS = {
     "seed": 7,
     "experiment_name": "rtmo-t_test",
     "mmengine_version": "0.10.1",
-    "dataset_meta": {"dataset_name": "coco", "num_keypoints": 3, "keypoint_names": NAMES},
+    "dataset_meta": {
+        "dataset_name": "coco",
+        "num_keypoints": 3,
+        "keypoint_names": NAMES,
+        "keypoint_colors": [[255, 255, 255]] * 3,
+        "sigmas": [0.026, 0.025, 0.025],
+    },
 }
 
 

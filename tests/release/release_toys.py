@@ -14,7 +14,7 @@ from rtmo_deploy.release.release import run_release
 from rtmo_deploy.release.results import NotHereError, Outcome
 
 RECIPE = """\
-schema_version: 1
+schema_version: 2
 name: toy
 source: ckpt.pth
 artifacts:
@@ -25,8 +25,8 @@ artifacts:
 accuracy:
   data: {synthetic: {images: 4}}
   gates:
-    - {artifact: fp16, ap_drop_max: 0.5}
-    - {artifact: int8, against: onnx, ap_min: 50, ap_drop_max: 2}
+    - {artifact: fp16, ap_drop_max: 0.005}
+    - {artifact: int8, against: onnx, ap_min: 0.5, ap_drop_max: 0.02}
 parity:
   - {a: source, b: onnx, synthetic: 2}
 latency:
@@ -37,7 +37,7 @@ latency:
       - {artifact: onnx, against: source, max_ratio: 1.0}
       - {artifact: onnx, p95_ms: 50}
 """
-AP = {"source": 60.0, "onnx": 60.0, "fixed": 60.0, "fp16": 59.9, "int8": 59.0}
+AP = {"source": 0.6, "onnx": 0.6, "fixed": 0.6, "fp16": 0.599, "int8": 0.59}
 #: A grey picture of one pixel.
 PIXEL = bytes.fromhex(
     "ffd8ffe000104a46494600010100000100010000ffdb004300080606070605080707070909080a0c140d0c0b0b0c1912130f141d1a1f1e1d1a"
@@ -59,7 +59,7 @@ class ToyActions:
     Attributes:
         ran: Names of the steps that were carried out.
         fail: Step to a key of ``ERRORS``.
-        ap: AP of each model, points.
+        ap: AP of each model, 0 to 1.
         change: Step to figures that it finds instead.
         salt: What else the bytes of an artifact depend on.
         pause: Seconds that each step takes.
@@ -129,7 +129,7 @@ class ToyActions:
 
     def _accuracy(self, step, job):
         ap = self.ap[step.inputs["model"]]
-        metrics = {"AP": None if ap is None else ap / 100, "AP50": 0.8}
+        metrics = {"AP": ap, "AP50": 0.8}
         return Outcome((), {"ap": ap, "metrics": metrics, "protocol": "coco", "images": 4, "people": 9})
 
     def _parity(self, step, job):
@@ -142,7 +142,7 @@ class ToyActions:
             "failures": [],
             "causes": [],
             "people": people,
-            "bounds": {"keypoint_p99_px": 0.02},
+            "checks": [{"name": "mean OKS", "bound": "at least 0.9999", "measured": "1.0000", "passed": True}],
         }
         shown = [{"name": "synthetic-0", "magnified": 100, "files": names}]
         return Outcome(tuple(names), {**facts, "shown": shown}, hidden=tuple(names))

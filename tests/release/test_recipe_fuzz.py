@@ -182,7 +182,7 @@ def recipes(draw):
         artifacts[name] = {"make": make} if make == "export" else {"make": make, "from": draw(st.sampled_from(exports))}
     known = ["source", *artifacts]
     some = st.sampled_from(known)
-    points = st.floats(0, 100, allow_nan=False).map(lambda value: 0.0 if value < 1 else value)
+    points = st.floats(0, 0.2)
     gate = st.fixed_dictionaries({"artifact": some, "ap_min": points}) | st.fixed_dictionaries(
         {"artifact": st.sampled_from(list(artifacts)), "ap_drop_max": points}
     )

@@ -18,7 +18,7 @@ from rtmo_deploy.release.verify import verify_release
 ROOT = Path(__file__).parents[2]
 #: One artifact fewer: its files have to go.
 SMALLER = RECIPE.replace("  fp16: {make: cast, from: fixed}\n", "").replace(
-    "    - {artifact: fp16, ap_drop_max: 0.5}\n", ""
+    "    - {artifact: fp16, ap_drop_max: 0.005}\n", ""
 )
 #: Kills itself, a child at a time, at moments that are counted: in file operations, or in lines of this package.
 DRIVER = """

@@ -90,7 +90,7 @@ def test_junit(release, tmp_path):
     assert gates.get("tests") == str(len(gates.findall("testcase"))) == "6"
     assert steps.get("tests") == "12"
     assert not root.findall(".//failure") + root.findall(".//error") + root.findall(".//skipped")
-    bad = make(tmp_path, actions=ToyActions(fail={"fixed": "model", "parity:source:onnx": "absent"}, ap={"onnx": 1.0}))
+    bad = make(tmp_path, actions=ToyActions(fail={"fixed": "model", "parity:source:onnx": "absent"}, ap={"onnx": 0.01}))
     root = ET.fromstring((bad.folder / "junit.xml").read_text(encoding="utf-8"))
     gates, steps = root.findall("testsuite")
     assert [case.get("name") for case in steps.findall("testcase[error]")] == ["fixed"]
@@ -104,7 +104,7 @@ def test_the_summary_is_also_githubs(tmp_path, monkeypatch):
     target = tmp_path / "step.md"
     target.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(target))
-    made = make(tmp_path, actions=ToyActions(ap={"fp16": 1.0}))
+    made = make(tmp_path, actions=ToyActions(ap={"fp16": 0.01}))
     text = (made.folder / "summary.md").read_text(encoding="utf-8")
     assert target.read_text(encoding="utf-8") == "before\n" + text
     assert text.startswith("## toy: failed\n")

@@ -66,7 +66,7 @@ def test_nothing_is_done_twice(done):
         ("count: 8", "count: 9", ["int8", "accuracy:int8"]),
         ("decode: fixed", "decode: fixed, max_dets: 20", ["fixed", "fp16", "int8", "accuracy:fp16", "accuracy:int8"]),
         ("images: 4", "images: 5", ["pictures", *(name for name in ALL if name.startswith("accuracy"))]),
-        ("ap_drop_max: 2", "ap_drop_max: 3", []),
+        ("ap_drop_max: 0.02", "ap_drop_max: 0.03", []),
         ("people: [1, 10]", "people: [1]", ["latency:cpu"]),
         ("name: toy", "name: other", ["onnx", "fixed", "fp16", "int8"]),
     ],
@@ -142,7 +142,7 @@ def test_exit_codes_of_steps(tmp_path, error, code):
 
 
 def test_a_failed_gate_comes_before_a_failed_step(tmp_path):
-    actions = ToyActions(fail={"latency:cpu": "setup"}, ap={"fp16": 10.0})
+    actions = ToyActions(fail={"latency:cpu": "setup"}, ap={"fp16": 0.1})
     assert make(tmp_path, actions=actions).error.exit_code == 6
 
 
@@ -157,7 +157,7 @@ def test_what_this_machine_cannot_do_is_no_pass(tmp_path, error):
     strict = make(tmp_path, actions=ToyActions(fail={"fp16": error}), strict=True)
     assert strict.verdict == "failed"
     assert strict.error.exit_code == 6
-    without = RECIPE.replace("    - {artifact: fp16, ap_drop_max: 0.5}\n", "")
+    without = RECIPE.replace("    - {artifact: fp16, ap_drop_max: 0.005}\n", "")
     strict = make(tmp_path, without, ToyActions(fail={"fp16": error}), strict=True)
     assert strict.error.exit_code == 5  # no gate asks for it, and it is not there
 
@@ -183,7 +183,7 @@ def test_files_that_are_no_part_any_more_go(done):
     extra = done / "out" / "artifacts" / "toy-fp16.onnx"
     assert extra.is_file()
     text = RECIPE.replace("  fp16: {make: cast, from: fixed}\n", "")
-    text = text.replace("    - {artifact: fp16, ap_drop_max: 0.5}\n", "")
+    text = text.replace("    - {artifact: fp16, ap_drop_max: 0.005}\n", "")
     make(done, text)
     assert not extra.exists()
     assert verify_release(done / "out").ok

@@ -95,7 +95,7 @@ def test_defaults():
         (HEAD + "  a/b: {make: export}\n", "a name is made of at most 40 letters"),
         (HEAD + "  onnx: {make: export}\n", "line 5, column 3: onnx: this field is given twice"),
         (HEAD + "  raw: {make: export, decode: raw, max_dets: 3}\n", "'max_dets' does not apply to decode: raw"),
-        (HEAD + "  q: {make: quantize, from: onnx, max_ap_drop: 1}\n", "'max_ap_drop' needs 'judge'"),
+        (HEAD + "  q: {make: quantize, from: onnx, max_ap_drop: 0.01}\n", "'max_ap_drop' needs 'judge'"),
         (HEAD + "  e: {make: engine, from: onnx, opt: 1x64}\n", "artifacts.e.opt"),
         ("source: rtmo-s\nartifacts: {a: {make: export}}\n", "line 1, column 1: name: this field is missing"),
         ("name: a b\nsource: s\nartifacts: {a: {make: export}}\n", "line 1, column 1: name: String should match"),
@@ -103,16 +103,16 @@ def test_defaults():
         (HEAD + "accuracy: {data: {}}\n", "accuracy.data: give either 'synthetic', or 'annotations' and 'images'"),
         (HEAD + "accuracy: {data: {annotations: a}}\n", "give either 'synthetic'"),
         (
-            HEAD + "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: onnx, ap_min: 0.6}\n",
-            "line 8, column 7: accuracy.gates.0: 'ap_min' is in points of 100; is 60 meant?",
+            HEAD + "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: onnx, ap_min: 60}\n",
+            "line 8, column 24: accuracy.gates.0.ap_min: AP runs from 0 to 1, so this is 0 to 1 at most",
         ),
         (
-            HEAD + "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: omnx, ap_min: 60}\n",
+            HEAD + "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: omnx, ap_min: 0.6}\n",
             "line 8, column 8: accuracy.gates.0.artifact: there is no 'omnx' here; perhaps 'onnx' is meant",
         ),
         (
             HEAD + "accuracy:\n  data: {synthetic: {}}\n  gates:\n"
-            "    - {artifact: onnx, ap_drop_max: 1, against: published}\n",
+            "    - {artifact: onnx, ap_drop_max: 0.01, against: published}\n",
             "published figures are of a whole published data set",
         ),
         (HEAD + "parity:\n  - {b: source, synthetic: 1}\n", "parity.0: 'a' and 'b' are the same"),
@@ -130,16 +130,16 @@ def test_defaults():
             HEAD + "latency:\n  - {contenders: [onnx]}\n  - {contenders: [onnx]}\n",
             "two benchmarks are called 'latency'",
         ),
-        (HEAD + "latency:\n  - {contenders: [onnx], duration: .inf}\n", "latency.0.duration: Input should be a finite"),
+        (HEAD + "latency:\n  - {contenders: [onnx], duration: .inf}\n", "a number must be finite"),
         (HEAD + "latency:\n  - {contenders: [onnx], protocol: v100, people: [1]}\n", "does not sweep people"),
         ("", "The recipe is empty"),
         ("- a\n", "no mapping"),
         ("name: [\n", "This is not YAML: line 2, column 1"),
-        ("name: &a x\nsource: *a\n", "line 2, column 9: aliases are not taken"),
+        ("name: &a x\nsource: *a\n", "line 1, column 7: anchors are not taken"),
         ("name: " + "[" * 3000, "more than 20 sections in each other"),
         ('name: "a\\0b"\n', "zero character"),
-        ("name: 2026-99-99\n", "A value cannot be read"),
-        ("name: 0x_\n", "A value cannot be read"),
+        ("name: 2026-99-99\n", "artifacts: this field is missing"),
+        ("name: 0x_\n", "a value cannot be read"),
     ],
 )
 def test_what_is_refused(text, finding):
@@ -202,3 +202,33 @@ def test_a_value_in_the_wrong_place_is_an_error_and_no_traceback(place, value):
 def test_a_mangled_text_is_an_error_and_no_traceback(at, cut, put):
     with contextlib.suppress(UsageError):
         parse_release(RECIPE[:at] + put + RECIPE[at + cut :], where=HERE)
+
+
+GATE = "accuracy:\n  data: {synthetic: {}}\n  gates:\n    - {artifact: onnx, %s}\n"
+V1 = (
+    HEAD.replace("schema_version: 2", "schema_version: 1") if "schema_version" in HEAD else f"schema_version: 1\n{HEAD}"
+)
+
+
+@pytest.mark.parametrize(
+    ("head", "bound", "finding"),
+    [
+        (HEAD, "ap_min: 1", None),
+        (HEAD, "ap_drop_max: 0.2", None),
+        (HEAD, "ap_drop_max: 0.5", "AP runs from 0 to 1, so this is 0 to 0.2 at most; 0.5 points are 0.005"),
+        (HEAD, "ap_min: 1.5", "AP runs from 0 to 1"),
+        (V1, "ap_drop_max: 0.1", "version 1 gave AP in points of 100"),
+        (V1, "ap_min: 0.6", "write schema_version: 2"),
+    ],
+)
+def test_points_of_100_are_never_taken_for_a_fraction(head, bound, finding):
+    text = head + GATE % bound
+    if finding is None:
+        assert parse_release(text, where=HERE).accuracy is not None
+        return
+    with pytest.raises(UsageError, match=finding):
+        parse_release(text, where=HERE)
+
+
+def test_a_recipe_of_version_1_without_bounds_on_ap_is_taken():
+    assert parse_release(V1, where=HERE).schema_version == 1

@@ -21,7 +21,7 @@ def failed(tmp_path_factory):
     """A release with something of everything: a failed gate with its cause, a step that could not be made."""
     actions = ToyActions(
         fail={"fp16": "absent"},
-        ap={"int8": 10.0},
+        ap={"int8": 0.1},
         change={"accuracy:int8": {"causes": ["People fit the annotations as if left & right were swapped."]}},
     )
     return make(tmp_path_factory.mktemp("report"), RECIPE, actions)

@@ -196,7 +196,9 @@ def test_a_half_graph_runs(tmp_path, half):
     ]
     path = save(tmp_path / "half.onnx", nodes, {"w": weight})
     backend = load(little_artifact(path, precision="fp16"), "cpu", 1)
-    assert backend.precision == "fp32"
+    # With AVX512 OpenVINO computes bfloat16 nodes in bfloat16 whatever it is asked for; with AVX2 in float32.
+    assert set(backend.layers) == {backend.precision}
+    assert backend.precision in {"fp32", {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}[half]}
     images = structured_images(1, 32, 64)
     plain = save(
         tmp_path / "plain.onnx", [helper.make_node("Conv", ["input", "w"], ["out"], pads=[1] * 4)], {"w": weight}
@@ -206,13 +208,14 @@ def test_a_half_graph_runs(tmp_path, half):
 
 
 class Core:
-    """The real thing, with other capabilities, and a note of what it was asked for."""
+    """The real thing with other capabilities, what it compiles replaced by ``compiled``; notes what it is asked for."""
 
-    def __init__(self, capabilities):
+    def __init__(self, capabilities, compiled=None):
         import openvino
 
         self._core = openvino.Core()
         self._capabilities = capabilities
+        self._compiled = compiled
         self.asked = []
 
     def get_property(self, device, name):
@@ -221,7 +224,7 @@ class Core:
 
     def compile_model(self, model, device, options):
         self.asked.append(options)
-        return self._core.compile_model(model, device, options)
+        return self._compiled or self._core.compile_model(model, device, options)
 
     def read_model(self, *args):
         return self._core.read_model(*args)
@@ -261,14 +264,66 @@ def test_bf16_is_what_was_asked_for_or_an_error(little):
             load(little, "cpu", 1, "bf16")
 
 
-def test_a_cpu_that_boasts_is_found_out(little, monkeypatch):
-    import openvino
+class Compiled:
+    """A compiled model that reports a precision and the layers' precisions; it cannot be run."""
 
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this CPU has bf16, so it cannot boast")
-    monkeypatch.setattr(openvino_backend, "_core", lambda: Core(["FP32", "BF16"]))
-    with pytest.raises(SetupError, match="asked for bf16 and would run in f32"):
-        load(little, "cpu", 1, "bf16")
+    def __init__(self, precision, *layers):
+        self.precision, self.layers = precision, layers
+
+    def get_property(self, name):
+        assert name == "INFERENCE_PRECISION_HINT"
+        return self
+
+    def get_type_name(self):
+        return self.precision
+
+    def get_runtime_model(self):
+        return self
+
+    def get_ordered_ops(self):
+        return [Layer(precision) for precision in self.layers]
+
+
+class Layer:
+    """One convolution of a compiled model."""
+
+    def __init__(self, precision):
+        self.values = {"layerType": "Convolution", "runtimePrecision": precision}
+
+    def get_rt_info(self):
+        return {name: Text(value) for name, value in self.values.items()}
+
+
+class Text(str):
+    __slots__ = ()
+
+    def astype(self, kind):
+        return kind(self)
+
+
+@pytest.mark.parametrize(
+    ("asked", "compiled", "words"),
+    [
+        ("bf16", Compiled("f32", "f32"), "asked for bf16 and would run in f32"),
+        ("bf16", Compiled("bf16", "f32"), "asked for bf16 and would run in bf16"),
+        (None, Compiled("bf16", "bf16"), "asked for fp32 and would run in bf16"),
+        ("fp32", Compiled("bf16", "bf16"), "asked for fp32 and would run in bf16"),
+        ("fp32", Compiled("f32", "u8", "f32"), "asked for fp32 and would run layers in 8 bits"),
+    ],
+)
+def test_another_precision_than_asked_for_is_found_out(little, monkeypatch, asked, compiled, words):
+    monkeypatch.setattr(openvino_backend, "_core", lambda: Core(["FP32", "BF16"], compiled))
+    with pytest.raises(SetupError, match=words):
+        load(little, "cpu", 1, asked)
+
+
+def test_layers_are_counted_by_what_the_cpu_runs_them_in():
+    assert openvino_int8.layer_precisions(Compiled("f32", "u8", "i8", "f32", "bf16", "f16")) == {
+        "int8": 2,
+        "fp32": 1,
+        "bf16": 1,
+        "fp16": 1,
+    }
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "f32", ""])

@@ -46,6 +46,11 @@ class Deviation:
     score_max: float
     keypoint_score_max: float
 
+    @classmethod
+    def worst(cls, found: Sequence[Deviation]) -> Deviation:
+        """The largest of each."""
+        return cls(*(max(values) for values in zip(*(vars(one).values() for one in found), strict=True)))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; None stands for what is not finite."""
         return {name: value if np.isfinite(value) else None for name, value in asdict(self).items()}

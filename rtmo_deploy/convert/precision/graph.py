@@ -47,6 +47,7 @@ class HalfType:
         largest: Its largest finite value.
         smallest_normal: Below it, precision goes.
         opset: The first operator set all of whose operators take it.
+        epsilon: Distance from 1 to the next number.
     """
 
     name: str
@@ -55,11 +56,12 @@ class HalfType:
     largest: float
     smallest_normal: float
     opset: int
+    epsilon: float
 
 
 HALF_TYPES: Mapping[str, HalfType] = {
-    "fp16": HalfType("fp16", TensorProto.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 17),
-    "bf16": HalfType("bf16", TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16), 3.3895e38, 2.0**-126, 22),
+    "fp16": HalfType("fp16", TensorProto.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 17, 2.0**-10),
+    "bf16": HalfType("bf16", TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16), 3.3895e38, 2.0**-126, 22, 2.0**-7),
 }
 
 #: Inputs that are float32 whatever the type of the data, by operator: here Resize's region and scales.

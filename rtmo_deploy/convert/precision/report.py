@@ -71,7 +71,7 @@ class HalfCase:
         batch, height, width: The input.
         emulated: Rounding wherever the graph rounds; otherwise run as it is.
         deviation: From the float32 graph.
-        weights: What rounding the weights alone costs on this input.
+        weights: What rounding the weights alone costs at worst, on all inputs, as they are and with noise.
     """
 
     batch: int

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from rtmo_deploy.convert.liven import case_shapes, choose_shift, open_exact, shift_biases
-from rtmo_deploy.convert.precision.deviation import deviation
+from rtmo_deploy.convert.precision.deviation import Deviation, deviation
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
 from rtmo_deploy.convert.precision.quantized import hold_scales
 from rtmo_deploy.convert.precision.report import BOUNDS, HalfCase, HalfReport
@@ -80,20 +80,21 @@ def verify_half(
             raise
         not_run = f"ONNX Runtime {ort.__version__} has no bfloat16 kernels for it on the CPU: {error.finding}"
     watch = _Watch(half)
-    cases = []
+    runs: list[tuple[tuple[int, int, int], bool, Deviation]] = []
+    alone: list[Deviation] = []
     for images in pictures:
         batch, _, height, width = images.shape
         progress(f"comparing with float32 at {batch}x3x{height}x{width}")
         expected = _people(
             run_session(reference, {"input": images}, where=where), artifact, (height, width), coordinates
         )
-        outputs = run_session(weights, {"input": images}, where=where)
-        alone = deviation(expected, _people(outputs, artifact, (height, width), coordinates), (height, width))
+        for noisy in _with_noise(images, half):
+            outputs = run_session(weights, {"input": noisy}, where=where)
+            alone.append(deviation(expected, _people(outputs, artifact, (height, width), coordinates), (height, width)))
         for is_emulated, session in runners.items():
             outputs = watch.look(run_session(session, {"input": images}, where=where), "a picture")
             found = _people(outputs, artifact, (height, width), coordinates)
-            case = deviation(expected, found, (height, width))
-            cases.append(HalfCase(batch, height, width, is_emulated, case, alone))
+            runs.append(((batch, height, width), is_emulated, deviation(expected, found, (height, width))))
     for value in (0.0, 255.0):
         progress(f"running on {value:g} everywhere")
         for session in runners.values():
@@ -101,14 +102,37 @@ def verify_half(
             watch.look(run_session(session, {"input": images}, where=where), f"{value:g} everywhere")
     return HalfReport(
         reference=f"the {before} graph in ONNX Runtime {ort.__version__} on the CPU",
-        cases=tuple(cases),
+        cases=tuple(HalfCase(*shape, is_emulated, one, Deviation.worst(alone)) for shape, is_emulated, one in runs),
         bounds=BOUNDS[half.name if artifact.precision == "fp32" else f"{artifact.precision}+{half.name}"],
         bias_shift=shift,
         not_run=not_run,
         peak=watch.peak,
         peak_node=watch.node,
-        broken=tuple(watch.broken),
+        broken=(*changed_weights(source, cast, half), *watch.broken),
     )
+
+
+def changed_weights(source: onnx.ModelProto, cast: onnx.ModelProto, half: HalfType) -> list[str]:
+    """Floating-point weights of a cast that are not its source's to half's rounding, in words; on any CPU the same."""
+    stored = {tensor.name: tensor for tensor in cast.graph.initializer}
+    found = []
+    for tensor in source.graph.initializer:
+        rounded = stored.get(f"{tensor.name}.{half.name}")
+        if tensor.data_type != onnx.TensorProto.FLOAT or rounded is None:
+            continue
+        before, after = (onnx.numpy_helper.to_array(t).astype(np.float64) for t in (tensor, rounded))
+        # A scale below the normal numbers becomes the next greater number.
+        step = np.maximum(np.abs(before), half.smallest_normal) * half.epsilon
+        if not (np.abs(after - before) <= step).all():
+            found.append(f"{tensor.name} is not what it was, rounded to {half.name}")
+    return found
+
+
+def _with_noise(images: NDArray[np.float32], half: HalfType) -> list[NDArray[np.float32]]:
+    """Images, and twice with noise of half's rounding: one rounding alone is one draw of a wide distribution."""
+    rng = np.random.default_rng(0)
+    noise = [rng.uniform(-half.epsilon, half.epsilon, images.shape).astype(np.float32) for _ in range(2)]
+    return [images, *(images * (1 + one) for one in noise)]
 
 
 class _Watch:

@@ -70,7 +70,7 @@ class Verdict:
     """What a model is worth.
 
     Attributes:
-        ap: Average precision in points, 0 to 100; None where the pictures have no annotations that fit the model, or
+        ap: AP, 0 to 1; None where the pictures have no annotations that fit the model, or
             nobody to find.
         likeness: To the float32 model.
     """
@@ -159,8 +159,7 @@ class Judge:
         if self._truth is not None:
             detections = Detections.from_poses(people, len(self.artifact.skeleton))
             report = judge(self._truth, detections, self.artifact.skeleton, sigmas=self._sigmas)
-            value = report.metrics["AP"]
-            ap = None if value is None else 100 * value
+            ap = report.metrics["AP"]
         return Verdict(ap, likeness(self._reference, people, self._sigmas))
 
 

@@ -32,9 +32,9 @@ def plot_frontier(
 
     Args:
         path: The file.
-        points: Share of the network's multiply-accumulates in 8 bits (0 to 1) and average precision (points).
-        baseline_ap: Average precision in float32, points.
-        max_ap_drop: The budget, points.
+        points: Share of the network's multiply-accumulates in 8 bits and average precision, both 0 to 1.
+        baseline_ap: Average precision in float32, 0 to 1.
+        max_ap_drop: The budget, 0 to 1.
         title: Above the picture.
 
     Raises:
@@ -50,7 +50,7 @@ def plot_frontier(
     axes.axhline(baseline_ap, color="black", linewidth=1, label="float32")
     axes.axhline(baseline_ap - max_ap_drop, color="black", linewidth=1, linestyle=":", label="budget")
     axes.set_xlabel("multiply-accumulates of the network in INT8 (%)")
-    axes.set_ylabel("average precision (points)")
+    axes.set_ylabel("average precision (AP)")
     axes.set_title(title)
     axes.grid(visible=True, alpha=0.3)
     axes.legend()

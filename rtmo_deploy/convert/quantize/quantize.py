@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize.record import Calibration
     from rtmo_deploy.convert.quantize.source_model import SourceModel
 
-__all__ = ["QuantizeOptions", "QuantizeResult", "build", "quantize_onnx"]
+__all__ = ["LARGEST_DROP", "QuantizeOptions", "QuantizeResult", "build", "quantize_onnx"]
+
+#: Largest loss of AP that is a budget. A larger number was meant as points of 100, and would bound nothing.
+LARGEST_DROP: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class QuantizeOptions:
     """A quantisation.
 
     Attributes:
-        max_ap_drop: Average precision that may be lost, points of 100; None for no bound and no search.
+        max_ap_drop: AP that may be lost, 0 to :data:`LARGEST_DROP`; None for no bound and no search.
         bias_correction: Take the mean shift that 8 bits cause in each layer back.
     """
 
@@ -45,9 +48,10 @@ class QuantizeOptions:
     bias_correction: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_ap_drop is not None and not 0 <= self.max_ap_drop <= 100:
+        if self.max_ap_drop is not None and not 0 <= self.max_ap_drop <= LARGEST_DROP:
             raise UsageError(
-                f"A loss of {self.max_ap_drop:g} points is no budget.", remedy="Give a number of points from 0 to 100."
+                f"An AP budget of {self.max_ap_drop:g} is outside 0 to {LARGEST_DROP:g}.",
+                remedy="AP runs from 0 to 1: one point of 100 is 0.01.",
             )
 
 

@@ -30,7 +30,7 @@ class BlockCost:
         block: Its name.
         macs: Multiply-accumulates.
         cost: Mean loss of keypoint similarity of the float32 model's people, 0 to 1; missed ones lose all.
-        ap_drop: Average precision lost, points; negative if it gained.
+        ap_drop: AP lost, 0 to 1; negative if it gained.
     """
 
     block: str
@@ -48,7 +48,7 @@ class Point:
         blocks: Names of the blocks that are 8-bit.
         macs: Multiply-accumulates that are 8-bit.
         verdict: What the model is worth.
-        ap_drop: Average precision lost, points.
+        ap_drop: AP lost, 0 to 1.
     """
 
     given_back: str | None
@@ -104,8 +104,8 @@ def search(
     Args:
         blocks: What can be 8-bit.
         evaluate: Judges the model in which these blocks, by name, are 8-bit.
-        baseline_ap: Average precision of the float32 model, points.
-        max_ap_drop: The budget, points.
+        baseline_ap: AP of the float32 model, 0 to 1.
+        max_ap_drop: The budget, 0 to 1.
         progress: Told of each step.
 
     Raises:
@@ -123,7 +123,7 @@ def search(
         names = tuple(block.name for block in left)
         verdict = evaluate(frozenset(names))
         return Point(
-            given_back, names, sum(block.macs for block in left), verdict, baseline_ap - _points(verdict, baseline_ap)
+            given_back, names, sum(block.macs for block in left), verdict, baseline_ap - _ap(verdict, baseline_ap)
         )
 
     progress(f"judging with all {len(left)} blocks in 8 bits")
@@ -133,7 +133,7 @@ def search(
         costs = _rank(blocks, evaluate, baseline_ap, progress)
         by_name = {block.name: block for block in blocks}
         for cost in costs[: len(blocks) - 1]:
-            progress(f"giving back {cost.block}: {frontier[-1].ap_drop:.2f} points lost so far")
+            progress(f"giving back {cost.block}: {frontier[-1].ap_drop:.4f} AP lost so far")
             left.remove(by_name[cost.block])
             frontier.append(point(cost.block))
             if frontier[-1].ap_drop <= max_ap_drop:
@@ -152,7 +152,7 @@ def _rank(
     for number, block in enumerate(blocks, 1):
         progress(f"judging {block.name} alone in 8 bits ({number} of {len(blocks)})")
         verdict = evaluate(frozenset({block.name}))
-        drop = baseline_ap - _points(verdict, baseline_ap)
+        drop = baseline_ap - _ap(verdict, baseline_ap)
         costs.append(BlockCost(block.name, block.macs, max(0.0, 1 - verdict.likeness.oks), drop))
     floor = NOISE * max(cost.cost for cost in costs)
 
@@ -162,5 +162,5 @@ def _rank(
     return sorted(costs, key=urgency, reverse=True)
 
 
-def _points(verdict: Verdict, fallback: float) -> float:
+def _ap(verdict: Verdict, fallback: float) -> float:
     return fallback if verdict.ap is None else verdict.ap

@@ -100,7 +100,7 @@ def compare_sides(
     decode, notes = common_decode(one.artifact, two.artifact)
     pictures = pictures or Pictures.drawn_people()
     limits = bounds or bounds_for(one.artifact.precision, two.artifact.precision)
-    comparison = _Comparison(one, two, pictures, size, decode)
+    comparison = _Comparison(one, two, pictures, size, decode, limits.score_thr)
     for start in range(0, len(pictures), batch):
         stop = min(start + batch, len(pictures))
         progress(f"comparing people on picture {stop} of {len(pictures)}")
@@ -138,7 +138,16 @@ def compare_sides(
 class _Comparison:
     """Pictures compared so far."""
 
-    def __init__(self, one: Side, two: Side, pictures: Pictures, size: tuple[int, int], decode: DecodeContract) -> None:
+    def __init__(
+        self,
+        one: Side,
+        two: Side,
+        pictures: Pictures,
+        size: tuple[int, int],
+        decode: DecodeContract,
+        counted: float,
+    ) -> None:
+        self.counted = counted
         self.one, self.two, self.source, self.size, self.decode = one, two, pictures, size, decode
         self.sigmas = sigmas_of(one.artifact.skeleton)
         self.pictures: list[PictureAgreement] = []
@@ -162,7 +171,7 @@ class _Comparison:
             name = self.source.names[index]
             pair = (limited(a.people[place], self.decode), limited(b.people[place], self.decode))
             self.found.append(pair)
-            self.pictures.append(compare_picture(name, *pair, self.sigmas, self.decode.score_thr))
+            self.pictures.append(compare_picture(name, *pair, self.sigmas, self.decode.score_thr, self.counted))
             for names, run in zip(self.odd, (a, b), strict=True):
                 if run.odd[place]:
                     names.append(name)
@@ -215,6 +224,7 @@ def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Pict
             else "Give pictures with people on them, or look into the networks with --layers."
         )
         notes.append(
-            f"Nobody was found by either model on {len(report.pictures)} pictures, so no people were compared. {remedy}"
+            f"Neither model found anybody{report.above} on {len(report.pictures)} images, so no people were compared. "
+            f"{remedy}"
         )
     return notes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
+from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.draw import draw_poses
 
@@ -59,7 +60,7 @@ def magnification(pictures: list[PictureAgreement], input_hw: tuple[int, int]) -
 def panels(
     canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: PictureAgreement, times: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """The people of the first model, of the second, and the differences between them.
+    """The people of the first model, of the second, and the differences; people above :data:`WORKING_SCORE` only.
 
     Args:
         canvas: ``(H, W, 3)`` uint8 BGR, the network's input.
@@ -73,7 +74,8 @@ def panels(
     zoom = -(-LEAST_SIDE // max(canvas.shape[:2]))
     large = np.asarray(cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST), np.uint8)
     one, two = (_enlarged(people, zoom) for people in found)
-    first, second = (draw_poses(large, people, labels=len(people) <= LABELLED) for people in (one, two))
+    shown = [people[np.flatnonzero(people.scores > WORKING_SCORE)] for people in (one, two)]
+    first, second = (draw_poses(large, people, labels=len(people) <= LABELLED) for people in shown)
     return first, second, difference_panel(large, (one, two), picture, times, times / zoom)
 
 
@@ -110,13 +112,15 @@ def difference_panel(
     scene = np.asarray(enlarged, np.uint8)
     line = max(1, round(0.0022 * math.sqrt(height * width))) * _ZOOM
     one, two = found
-    for i, _ in picture.pairs.tolist():
+    pairs = [(i, j) for i, j in picture.pairs.tolist() if max(one.scores[i], two.scores[j]) > WORKING_SCORE]
+    for i, _ in pairs:
         _draw_limbs(scene, one, i, max(1, line // 2))
-    for i, j in picture.pairs.tolist():
+    for i, j in pairs:
         _draw_errors(scene, one.keypoints[i], two.keypoints[j], stretch, line)
     for stray in picture.strays:
         people = one if stray.only_in == "a" else two
-        _draw_stray(scene, people.boxes[stray.index], stray.only_in, stray.score, line)
+        if stray.score > WORKING_SCORE:
+            _draw_stray(scene, people.boxes[stray.index], stray.only_in, stray.score, line)
     _draw_legend(scene, times, times / stretch, line)
     return np.asarray(cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -150,7 +154,7 @@ def _draw_stray(scene: NDArray[np.uint8], box: NDArray[np.float32], side: str, s
     corners = np.clip(box, 0, limit)
     cv2.rectangle(scene, _at(corners[:2]), _at(corners[2:]), _ONLY[side], 2 * line, cv2.LINE_AA, _SHIFT)
     size = _text_scale(scene)
-    text = f"only {side.upper()} {score:.2f}"
+    text = f"only in {'first' if side == 'a' else 'second'} {score:.2f}"
     (width, height), _ = cv2.getTextSize(text, _FONT, size, line)
     left, top = (int(value * _ZOOM) for value in corners[:2])
     pad = height // 2

@@ -8,11 +8,12 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from rtmo_deploy._version import __version__
+from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rtmo_deploy.measure.agreement.people import PictureAgreement
+    from rtmo_deploy.measure.agreement.people import PeopleAgreement, PictureAgreement
     from rtmo_deploy.measure.agreement.report import AgreementReport
 
 __all__ = ["Card", "page"]
@@ -28,6 +29,7 @@ body { margin: 0 auto; max-width: 84rem; padding: 1.5rem 1rem 4rem; background: 
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .verdict { font-weight: 600; } .agree { color: var(--good); } .differ { color: var(--bad); }
 .nobody { color: var(--warn); } .soft { color: var(--soft); }
+h1, h3, td:first-child { overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; margin: .5rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -79,39 +81,42 @@ def page(report: AgreementReport, cards: Sequence[Card], times: int) -> str:
             _figures(report),
             _layers(report),
             f"<h2>Pictures, worst first ({shown})</h2>",
-            _explained(times),
-            *(_card(card, times) for card in cards),
+            _explained(report, times),
+            *(_card(report, card, times) for card in cards),
             f'<p class="soft">Written by rtmo-deploy {escape(__version__)}.</p></body></html>',
             "",
         ]
     )
 
 
-def _explained(times: int) -> str:
+def _explained(report: AgreementReport, times: int) -> str:
+    one, two = map(escape, report.names)
     return (
-        '<p class="soft">Differences: the first model\'s skeletons in grey; an arrow points from each of its keypoints '
-        f"to the second's, drawn {times} times as long. Boxes: people whom one model alone found. Pictures are as the "
-        "networks see them, letterboxed.</p>"
+        f'<p class="soft">People with a score above {WORKING_SCORE:g} are drawn. Differences: the skeletons of {one} '
+        f"in grey; an arrow points from each of its keypoints to that of {two}, drawn {times} times as long. Boxes: "
+        "people whom one model alone found. Images are as the networks see them, letterboxed.</p>"
     )
 
 
 def _head(report: AgreementReport) -> str:
     kind = {"agree": "agree", "differ": "differ"}.get(report.verdict, "nobody")
-    words = {"agree": "The two agree within bounds.", "differ": "The two differ."}
-    verdict = words.get(report.verdict, "Nobody was found by either: no people were compared.")
+    words = {"agree": "Every bound is met.", "differ": "A bound is not met."}
+    nothing = f"Neither found anybody{report.above}: no people were compared."
+    verdict = words.get(report.verdict, nothing)
     items = [*report.failures(), *report.causes, *report.notes]
     listed = "".join(f"<li>{escape(item)}</li>" for item in items)
     height, width = report.input_hw
     rows = "".join(
-        f"<tr><td>{side}</td><td><code>{escape(model.path)}</code></td><td>{escape(model.kind)} "
+        f"<tr><td>{escape(name)}</td><td><code>{escape(model.path)}</code></td><td>{escape(model.kind)} "
         f"{escape(model.precision)}</td><td>{escape(model.decode)}</td><td>{escape(model.backend)}, "
         f"{escape(model.device)}</td><td><code>{model.sha256[:12]}</code></td></tr>"
-        for side, model in (("A", report.a), ("B", report.b))
+        for name, model in zip(report.names, (report.a, report.b), strict=True)
     )
+    one, two = map(escape, report.names)
     return (
-        f'<h1>Parity of two models</h1><p class="verdict {kind}">{verdict}</p>'
+        f'<h1>Parity of {one} and {two}</h1><p class="verdict {kind}">{verdict}</p>'
         + (f"<ul>{listed}</ul>" if listed else "")
-        + '<div class="scroll"><table><tr><th></th><th>file</th><th>what</th><th>decode</th><th>run by</th>'
+        + '<div class="scroll"><table><tr><th>model</th><th>file</th><th>what</th><th>decode</th><th>run by</th>'
         f"<th>sha256</th></tr>{rows}</table></div>"
         f'<p class="soft">{len(report.pictures)} pictures ({escape(report.source)}), network input {height}x{width}; '
         "the same tensors into both. Lengths are in pixels of that input.</p>"
@@ -119,37 +124,33 @@ def _head(report: AgreementReport) -> str:
 
 
 def _figures(report: AgreementReport) -> str:
-    p, bounds = report.people, report.bounds
+    p, (one, two) = report.people, report.names
     rows = [
-        ("people in A, in B", f"{p.people_a}, {p.people_b}", ""),
-        ("in both; missed; extra", f"{p.matched}; {p.missed}; {p.extra}", f"{100 * bounds.unmatched:g} % in one only"),
-        ("keypoint similarity (OKS), mean; least", f"{_n(p.oks_mean)}; {_n(p.oks_min)}", f"mean {bounds.oks_mean:g}"),
-        ("keypoints, mean; median (px)", f"{_n(p.keypoint_px_mean)}; {_n(p.keypoint_px_p50)}", ""),
-        (
-            "keypoints, 99 of 100; worst (px)",
-            f"{_n(p.keypoint_px_p99)}; {_n(p.keypoint_px_max)}",
-            f"{bounds.keypoint_p99_px:g}; {_n(bounds.keypoint_max_px)}",
-        ),
-        ("boxes, mean; worst (px)", f"{_n(p.box_px_mean)}; {_n(p.box_px_max)}", f"worst {bounds.box_px:g}"),
-        (
-            "scores, B over A (median); worst difference",
-            f"{_n(p.score_ratio)}; {_n(p.score_max)}",
-            f"worst {bounds.score:g}",
-        ),
+        (f"people{report.above}", f"{p.people_a} in {one}, {p.people_b} in {two}"),
+        ("in both; missed; extra", f"{p.matched}; {p.missed}; {p.extra}"),
+        ("OKS, mean; least", f"{_n(p.oks_mean)}; {_n(p.oks_min)}"),
+        ("keypoints, mean; median; 99 of 100; worst (px)", "; ".join(map(_n, _keypoints(p)))),
+        ("boxes, mean; worst (px)", f"{_n(p.box_px_mean)}; {_n(p.box_px_max)}"),
+        (f"scores, {two} over {one} (median); worst difference", f"{_n(p.score_ratio)}; {_n(p.score_max)}"),
     ]
-    rows += [
-        (f"output {name}, worst difference", _n(error.max_abs), f"{bounds.tensor:g} of {_n(error.magnitude)}")
-        for name, error in report.tensors.items()
-    ]
-    body = "".join(
-        f'<tr><td>{escape(what)}</td><td class="number">{escape(value)}</td>'
-        f'<td class="number">{escape(bound)}</td></tr>'
-        for what, value, bound in rows
+    body = "".join(f'<tr><td>{escape(what)}</td><td class="number">{escape(value)}</td></tr>' for what, value in rows)
+    rule = "".join(
+        f"<tr{'' if check.passed else ' class=first'}><td>{escape(check.name)}</td><td>{escape(check.bound)}</td>"
+        f"<td>{escape(check.measured)}</td><td>{'passed' if check.passed else 'failed'}</td></tr>"
+        for check in sorted(report.checks(), key=lambda check: check.passed)
     )
     return (
-        '<h2>Figures</h2><div class="scroll"><table><tr><th></th><th class="number">measured</th>'
-        f'<th class="number">bound</th></tr>{body}</table></div>'
+        f"<h2>Rule</h2><p class=soft>Bounds for {escape(report.a.precision)} and {escape(report.b.precision)}: "
+        f"{escape(report.bounds.why)}.</p>"
+        '<div class="scroll"><table><tr><th>what</th><th>bound</th><th>measured</th><th>result</th></tr>'
+        f"{rule}</table></div>"
+        '<h2>Figures</h2><div class="scroll"><table><tr><th></th><th class="number">measured</th></tr>'
+        f"{body}</table></div>"
     )
+
+
+def _keypoints(p: PeopleAgreement) -> tuple[float | None, ...]:
+    return p.keypoint_px_mean, p.keypoint_px_p50, p.keypoint_px_p99, p.keypoint_px_max
 
 
 def _layers(report: AgreementReport) -> str:
@@ -178,7 +179,7 @@ def _layers(report: AgreementReport) -> str:
     )
 
 
-def _card(card: Card, times: int) -> str:
+def _card(report: AgreementReport, card: Card, times: int) -> str:
     picture = card.picture
     told = f"{picture.matched} in both, {picture.missed} missed, {picture.extra} extra"
     if picture.matched:
@@ -186,7 +187,12 @@ def _card(card: Card, times: int) -> str:
             f"; least OKS {_n(float(picture.oks.min()))}, keypoints up to {_n(float(picture.keypoint_px.max()))} px, "
             f"boxes up to {_n(float(picture.box_px.max()))} px"
         )
-    captions = (f"A: {picture.people_a} people", f"B: {picture.people_b} people", f"B minus A, x{times}")
+    one, two = report.names
+    captions = (
+        f"{one}: {picture.people_a} people",
+        f"{two}: {picture.people_b} people",
+        f"differences, {times} times as long",
+    )
     figures = "".join(
         f'<figure><img loading="lazy" alt="{escape(caption)}" src="data:image/jpeg;base64,'
         f'{base64.b64encode(panel).decode()}"><figcaption>{escape(caption)}</figcaption></figure>'

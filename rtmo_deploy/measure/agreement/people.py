@@ -44,8 +44,8 @@ class PictureAgreement:
 
     Attributes:
         name: Name of the picture.
-        people_a: People that the first model found.
-        people_b: People that the second model found.
+        people_a: People that the first model found and that count.
+        people_b: The same of the second model.
         strays: Those whom only one found.
         oks: ``(M,)`` keypoint similarity of the matched people.
         keypoint_px: ``(M, K)`` distance of their keypoints.
@@ -144,7 +144,9 @@ class PeopleAgreement:
         return {key: finite_or_none(value) for key, value in asdict(self).items()}
 
 
-def compare_picture(name: str, one: Poses, two: Poses, sigmas: ArrayLike, score_thr: float) -> PictureAgreement:
+def compare_picture(
+    name: str, one: Poses, two: Poses, sigmas: ArrayLike, score_thr: float, counted: float = 0.0
+) -> PictureAgreement:
     """Match the people that two models found in one picture, and measure how far apart they are.
 
     Args:
@@ -152,26 +154,29 @@ def compare_picture(name: str, one: Poses, two: Poses, sigmas: ArrayLike, score_
         one: People of the first model, in network-input pixels.
         two: People of the second, in the same pixels.
         sigmas: ``(K,)`` OKS sigma of each keypoint.
-        score_thr: The threshold that scores passed.
+        score_thr: The models' own threshold, which all scores passed.
+        counted: A person counts if the score in either model is above this.
     """
-    matched = match_people(one, two, sigmas)
+    everybody = match_people(one, two, sigmas)
+    paired = ({i for i, _, _ in everybody}, {j for _, j, _ in everybody})
+    matched = [pair for pair in everybody if max(one.scores[pair[0]], two.scores[pair[1]]) > counted]
     first, second = [i for i, _, _ in matched], [j for _, j, _ in matched]
     a, b = one[first], two[second]
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported, not warned about
         keypoints = np.linalg.norm(a.keypoints.astype(np.float64) - b.keypoints, axis=-1)
         boxes = np.abs(a.boxes.astype(np.float64) - b.boxes)
         seen = np.abs(a.keypoint_scores.astype(np.float64) - b.keypoint_scores)
-    sides: tuple[tuple[Literal["a", "b"], Poses, list[int]], ...] = (("a", one, first), ("b", two, second))
+    sides: tuple[tuple[Literal["a", "b"], Poses, set[int]], ...] = (("a", one, paired[0]), ("b", two, paired[1]))
     strays = tuple(
         Stray(name, side, index, float(people.scores[index]), float(people.scores[index]) - score_thr)
         for side, people, found in sides
         for index in range(len(people))
-        if index not in set(found)
+        if index not in found and not people.scores[index] <= counted
     )
     return PictureAgreement(
         name=name,
-        people_a=len(one),
-        people_b=len(two),
+        people_a=len(matched) + sum(stray.only_in == "a" for stray in strays),
+        people_b=len(matched) + sum(stray.only_in == "b" for stray in strays),
         strays=strays,
         oks=np.array([oks for *_, oks in matched], np.float64),
         keypoint_px=_far_if_odd(keypoints),

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_COUNT", "Pictures"]
 
-#: Drawn pictures, if nothing is asked for.
+#: Synthetic images, if nothing is asked for, and their seed; apart from those that train, calibrate and judge.
 DEFAULT_COUNT: Final = 16
+DEFAULT_SEED: Final = 5000
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Pictures:
         return cls(tuple(names), str(Path(path)), False, lambda index: read_image(files[index]))
 
     @classmethod
-    def drawn_people(cls, count: int = DEFAULT_COUNT, *, seed: int = 0) -> Pictures:
+    def drawn_people(cls, count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> Pictures:
         """Drawn people, one to eight a picture; the same for a seed on every machine.
 
         Raises:

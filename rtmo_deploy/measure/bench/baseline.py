@@ -119,7 +119,7 @@ def compare_with_baseline(
         if entry["contender"]["reference"] and not same_machine:
             continue  # it is what the others are set against
         label, case = entry["contender"]["label"], entry["case"]
-        reason = _difference(entry, old)
+        reason = _difference(entry, old) or _busy(entry, old)
         if not reason and not same_machine:
             reason = _reference_difference(references[0].get(case_of(entry)), references[1].get(case_of(entry)))
         if reason or old is None:
@@ -130,6 +130,7 @@ def compare_with_baseline(
         else:
             how = "ratios to the reference"
             change = _change_of_ratios(entry, references[0][case_of(entry)], old, references[1][case_of(entry)])
+        change = change.widened(max(_lost(entry), _lost(old)))
         slower = change.low is not None and change.low > 1 + max_slowdown
         if change.low is None:
             rows.append(RowVerdict(label, case, None, change, slower=False, reason="one round tells nothing of noise"))
@@ -160,6 +161,19 @@ def _change_of_ratios(
         return [mine / theirs for mine, theirs in pairs]
 
     return independent_ratio(by_round(entry, reference), by_round(old, old_reference))
+
+
+def _busy(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
+    """Why a time on a busy machine is not compared; empty if neither was."""
+    for document, when in ((entry, "now"), (old or {}, "then")):
+        reasons = document.get("interference", {}).get("busy", ())
+        if reasons:
+            return f"machine busy {when}: {'; '.join(reasons)}"
+    return ""
+
+
+def _lost(entry: Mapping[str, Any]) -> float:
+    return float(entry.get("interference", {}).get("lost", 0.0))
 
 
 def _difference(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:

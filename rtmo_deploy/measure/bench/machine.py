@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.gpu import GpuState
 
-__all__ = ["Load", "Machine", "MachineWatch", "read_machine", "warnings_of"]
+__all__ = ["Load", "Machine", "MachineWatch", "Ticks", "read_machine", "read_ticks", "warnings_of"]
 
 #: Flags of a processor that decide which kernels run on it.
 _KERNEL_FLAGS = ("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512", "amx", "asimd", "sve", "i8mm", "bf16")
@@ -138,10 +138,10 @@ class MachineWatch:
     def __init__(self, root: Path = Path("/"), sleep: Callable[[float], None] = time.sleep) -> None:
         self._root = root
         self._average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        before = _ticks(root)
+        before = read_ticks(root)
         if before is not None:
             sleep(0.3)
-        self._start = _ticks(root)
+        self._start = read_ticks(root)
         self._busy = _share(before, self._start, lambda t: t.busy)
         self._seen: list[tuple[GpuState, ...]] = []
         self.look()
@@ -152,7 +152,7 @@ class MachineWatch:
 
     def load(self) -> Load:
         """What was seen so far."""
-        steal = _share(self._start, _ticks(self._root), lambda t: t.steal)
+        steal = _share(self._start, read_ticks(self._root), lambda t: t.steal)
         rows = zip(*self._seen, strict=True) if len({len(seen) for seen in self._seen}) == 1 else ()
         return Load(self._average, self._busy, steal, tuple(merge_states(states) for states in rows))
 
@@ -162,8 +162,8 @@ def warnings_of(machine: Machine, load: Load, device: str) -> list[str]:
     found = []
     if load.busy is not None and load.busy > BUSY_SHARE:
         found.append(
-            f"The machine was busy: others used {load.busy:.0%} of its cores before the run. Times are longer for it; "
-            "ratios less so."
+            f"The machine was busy: others used {load.busy:.0%} of its cores before the run. Times and ratios may be "
+            "wrong for it."
         )
     elif load.busy is None and load.average is not None and load.average > BUSY_SHARE * machine.cores_total:
         found.append(f"The machine may have been busy: its load average was {load.average:.1f} before the run.")
@@ -193,13 +193,15 @@ def _gpu_warnings(gpu: GpuState) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Ticks:
+class Ticks:
+    """Core time since the start, in clock ticks, of all cores together; ``busy`` includes ``steal``."""
+
     total: int
     busy: int
     steal: int
 
 
-def _ticks(root: Path) -> _Ticks | None:
+def read_ticks(root: Path) -> Ticks | None:
     """Core time since the start, from ``/proc/stat``: user nice system idle iowait irq softirq steal."""
     text = _read(root / "proc/stat")
     if text is None or not text.startswith("cpu "):
@@ -210,10 +212,10 @@ def _ticks(root: Path) -> _Ticks | None:
         return None
     if len(numbers) < 8:
         return None
-    return _Ticks(sum(numbers), sum(numbers) - numbers[3] - numbers[4], numbers[7])
+    return Ticks(sum(numbers), sum(numbers) - numbers[3] - numbers[4], numbers[7])
 
 
-def _share(before: _Ticks | None, after: _Ticks | None, of: Callable[[_Ticks], int]) -> float | None:
+def _share(before: Ticks | None, after: Ticks | None, of: Callable[[Ticks], int]) -> float | None:
     if before is None or after is None or after.total <= before.total:
         return None
     return (of(after) - of(before)) / (after.total - before.total)

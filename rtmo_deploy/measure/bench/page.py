@@ -106,7 +106,8 @@ def plots(result: BenchResult) -> list[tuple[str, str, str]]:
         lines = _lines(result.entries, of, name)
         if lines:
             drawn = line_plot(f"Latency by {name}", label, "ms a call", lines)
-            found.append((f"Latency by {name}", drawn, "Median of a call; the band reaches up to the 95th percentile."))
+            caption = "Median of a call; the band reaches up to the 95th percentile, where it is given."
+            found.append((f"Latency by {name}", drawn, caption))
     return found
 
 
@@ -124,7 +125,7 @@ def _lines(entries: tuple[Entry, ...], of: Callable[[Case], int | None], name: s
         Line(
             f"{label}: {others}" if several else label,
             tuple((float(x), entry.total.p50) for x, entry in rows),
-            tuple(entry.total.p95 for _, entry in rows),
+            tuple(entry.total.p95 or entry.total.p50 for _, entry in rows),
         )
         for (label, others), rows in swept.items()
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.measure.bench.interference import Interference
 from rtmo_deploy.measure.bench.statistics import Ratio, Summary, paired_ratio
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["RESULT_VERSION", "BenchResult", "Entry", "Opened", "with_ratios"]
 
 #: Version of the form that :meth:`BenchResult.to_dict` writes.
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Entry:
         found: People found in a picture, on average over the pictures that every contender of the case has seen.
         memory: Most bytes the process had; None where the system does not tell.
         device_memory: Bytes by which the GPU's used memory grew when it was opened and warmed up; None without one.
-        ratio: Times as long as the reference in the same case; None for the reference itself.
+        ratio: Times as long as the reference in the same case; None for the reference itself, and on a busy machine.
+        interference: What disturbed the case.
     """
 
     opened: Opened
@@ -85,6 +87,7 @@ class Entry:
     memory: int | None = None
     device_memory: int | None = None
     ratio: Ratio | None = None
+    interference: Interference = field(default_factory=Interference)
 
     @property
     def label(self) -> str:
@@ -110,6 +113,7 @@ class Entry:
             "memory": self.memory,
             "device_memory": self.device_memory,
             "ratio": None if self.ratio is None else self.ratio.to_dict(),
+            "interference": self.interference.to_dict(),
         }
 
 
@@ -160,14 +164,15 @@ class BenchResult:
 
 
 def with_ratios(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """The same entries, each with its ratio to the reference of its case."""
+    """The same entries, each with its ratio to the reference of its case, but for cases on a busy machine."""
     from dataclasses import replace
 
     references = {entry.case: entry for entry in entries if entry.opened.contender.reference}
     result = []
     for entry in entries:
         reference = references.get(entry.case)
-        if reference is not None and reference is not entry:
-            entry = replace(entry, ratio=paired_ratio(entry.rounds, reference.rounds))
+        if reference is not None and reference is not entry and not entry.interference.reasons:
+            ratio = paired_ratio(entry.rounds, reference.rounds)
+            entry = replace(entry, ratio=ratio.widened(entry.interference.lost))
         result.append(entry)
     return tuple(result)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.bench.clock import STAGES
 from rtmo_deploy.measure.bench.gpu import read_gpus
+from rtmo_deploy.measure.bench.interference import Observer
 from rtmo_deploy.measure.bench.machine import MachineWatch, read_machine, warnings_of
 from rtmo_deploy.measure.bench.options import V100_ITERATIONS, V100_WARMUP, BenchOptions, Case, Contender, Protocol
 from rtmo_deploy.measure.bench.pictures import picture_sets
@@ -29,6 +30,7 @@ from rtmo_deploy.measure.bench.statistics import Summary
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rtmo_deploy.measure.bench.interference import Interference
     from rtmo_deploy.measure.bench.pictures import PictureSet
     from rtmo_deploy.measure.bench.process import StartWorker, WorkerLink
     from rtmo_deploy.measure.bench.published import PublishedLatency
@@ -41,6 +43,7 @@ def run_bench(
     *,
     start: StartWorker = start_worker,
     progress: Callable[[str], None] = lambda _: None,
+    observe: Callable[[], Observer] = Observer,
 ) -> BenchResult:
     """Measure.
 
@@ -48,6 +51,7 @@ def run_bench(
         options: What is asked for.
         start: Starts a worker for a contender.
         progress: Told of each step.
+        observe: Makes what watches the machine through a case.
 
     Raises:
         UsageError: The models cannot be compared as asked, or one does not take the size or the batch.
@@ -65,7 +69,7 @@ def run_bench(
         sets: list[PictureSet] = []
         for batch in plan.batches:
             for threads in options.threads:
-                with _Group(options, plan.of(batch, threads), start, progress) as group:
+                with _Group(options, plan.of(batch, threads), start, progress, observe) as group:
                     if not sets:  # only now: models that cannot be opened should be told first
                         progress("preparing pictures")
                         sets = picture_sets(options, Path(folder))
@@ -107,11 +111,13 @@ class _Group:
         contenders: Sequence[Contender],
         start: StartWorker,
         progress: Callable[[str], None],
+        observe: Callable[[], Observer],
     ) -> None:
         self._options = options
         self._contenders = contenders
         self._start = start
         self._progress = progress
+        self._observe = observe
         self._stack = contextlib.ExitStack()
         self._workers: list[WorkerLink] = []
         self._opened: list[Opened] = []
@@ -153,17 +159,21 @@ class _Group:
                 self._ask(worker, "warm", pictures, options.warmup_s, V100_WARMUP if v100 else None)
             self._device_memory[number] = _growth(self._device_memory[number], self._contenders[number].device)
         rounds = min(options.rounds, V100_ITERATIONS) if v100 else options.rounds
+        observers = [self._observe() for _ in sets]
         for turn in range(rounds):
             self._progress(f"{base}: round {turn + 1} of {rounds}")
             calls = _share_of(V100_ITERATIONS, rounds, turn) if v100 else None
-            for pictures, row in zip(sets, tallies, strict=True):
+            for pictures, row, observer in zip(sets, tallies, observers, strict=True):
                 for worker, tally in zip(self._workers, row, strict=True):
                     share, first = options.seconds / rounds, turn * base.batch
-                    tally.add(self._ask(worker, "measure", pictures, share, calls, start=first))
+                    observer.begin()
+                    answer = self._ask(worker, "measure", pictures, share, calls, start=first)
+                    observer.end(answer)
+                    tally.add(answer)
             watch.look()
         return [
-            self._entry(number, replace(base, people=pictures.people), tally, _seen_by_all(row))
-            for pictures, row in zip(sets, tallies, strict=True)
+            self._entry(number, replace(base, people=pictures.people), tally, _seen_by_all(row), observer.result())
+            for pictures, row, observer in zip(sets, tallies, observers, strict=True)
             for number, tally in enumerate(row)
         ]
 
@@ -187,7 +197,7 @@ class _Group:
         }
         return worker.ask(asked, timeout_s=self._options.patience_s + 3 * seconds)
 
-    def _entry(self, number: int, case: Case, tally: _Tally, seen: Sequence[str]) -> Entry:
+    def _entry(self, number: int, case: Case, tally: _Tally, seen: Sequence[str], interference: Interference) -> Entry:
         order = {name: place for place, name in enumerate(STAGES)}
         names = sorted(tally.stages, key=lambda name: order.get(name, len(order)))
         return Entry(
@@ -199,6 +209,7 @@ class _Group:
             statistics.fmean(tally.found[picture] for picture in seen or tally.found),
             tally.memory,
             self._device_memory[number],
+            interference=interference,
         )
 
 
@@ -244,6 +255,14 @@ def _notes(entries: Sequence[Entry], sets: Sequence[PictureSet], options: BenchO
             notes.append("The pictures are drawn ones, not photographs: --images DIR measures with real ones.")
         raw = [entry.label for entry in entries if list(entry.stages) == ["network"]]
         notes += [f"{label} is a raw graph: no suppression is inside its figure." for label in dict.fromkeys(raw)]
+    for case, entry in {entry.case: entry for entry in entries}.items():
+        if entry.interference.reasons:
+            notes.append(
+                f"The machine was busy ({case}): {'; '.join(entry.interference.reasons)}. The times are those of a "
+                "busy machine, and no ratio is given. Measure again when nothing else runs."
+            )
+    if entries and not all(entry.interference.observed for entry in entries):
+        notes.append("This system does not tell what other processes use: only a spin loop watched for interference.")
     if options.rounds == 1 and len(entries) > 1:
         notes.append("One round gives no interval.")
     for case, numbers in _people_found(entries).items():

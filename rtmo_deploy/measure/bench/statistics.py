@@ -16,6 +16,8 @@ __all__ = ["Ratio", "Summary", "independent_ratio", "paired_ratio", "student_t"]
 #: Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
 _STUDENT_T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
 _NORMAL = 1.959964
+#: Times that must lie above a percentile for it to be given.
+LEAST_ABOVE = 2
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,18 @@ class Summary:
     Attributes:
         n: How many.
         mean, min: Of all of them.
-        p50, p90, p95, p99: Percentiles, interpolated linearly between neighbours (NumPy's default). Of fewer than a
-            hundred times the 99th is little else than the longest.
+        p50: The median.
+        p90, p95, p99: Percentiles, interpolated linearly between neighbours (NumPy's default); None of fewer than 20,
+            40 and 200 times, where less than two times lie above it and it says nothing.
     """
 
     n: int
     mean: float
     min: float
     p50: float
-    p90: float
-    p95: float
-    p99: float
+    p90: float | None
+    p95: float | None
+    p99: float | None
 
     @classmethod
     def of(cls, times: Sequence[float]) -> Summary:
@@ -47,8 +50,11 @@ class Summary:
         values = np.asarray(times, np.float64)
         if not values.size or not np.isfinite(values).all():
             raise ValueError("times must be finite numbers, and at least one")
-        p50, p90, p95, p99 = (float(value) for value in np.percentile(values, (50, 90, 95, 99)))
-        return cls(values.size, float(values.mean()), float(values.min()), p50, p90, p95, p99)
+        tails = (
+            float(np.percentile(values, q)) if values.size * (100 - q) >= 100 * LEAST_ABOVE else None
+            for q in (90, 95, 99)
+        )
+        return cls(values.size, float(values.mean()), float(values.min()), float(np.median(values)), *tails)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Summary:
@@ -57,7 +63,8 @@ class Summary:
         Raises:
             KeyError, TypeError, ValueError: It is not that.
         """
-        return cls(int(data["n"]), *(float(data[name]) for name in ("mean", "min", "p50", "p90", "p95", "p99")))
+        tails = (None if data[name] is None else float(data[name]) for name in ("p90", "p95", "p99"))
+        return cls(int(data["n"]), *(float(data[name]) for name in ("mean", "min", "p50")), *tails)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -81,6 +88,12 @@ class Ratio:
         """JSON-ready form."""
         return asdict(self)
 
+    def widened(self, lost: float) -> Ratio:
+        """The same with an interval that also covers a share of the time, 0 to 0.5, lost to something else."""
+        if self.low is None or self.high is None:
+            return self
+        return Ratio(self.value, self.low * (1 - lost), self.high / (1 - lost))
+
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return f"{self.value:.2f} (no interval)"
@@ -90,8 +103,8 @@ class Ratio:
 def paired_ratio(times: Sequence[float], reference: Sequence[float]) -> Ratio:
     """How many times as long as the reference something takes, by rounds in which both took their turn.
 
-    The logarithm of the ratio is taken round by round, so that whatever slows a whole round (another program, a
-    warmer chip) cancels; the interval is Student's t of their mean.
+    The logarithm of the ratio is taken round by round, so that what slows both alike (a warmer chip) cancels; the
+    interval is Student's t of their mean. Another program slows contenders unequally: see :mod:`.interference`.
 
     Args:
         times: One time a round.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.files import human_size
 from rtmo_deploy.measure.bench.clock import DRAW
+from rtmo_deploy.measure.bench.interference import BUSY
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict
@@ -25,8 +26,6 @@ CSV_COLUMNS = (
 )
 #: What the total of the stages is called.
 TOTAL = "file to poses"
-#: Below this many times the 99th percentile is little else than the longest.
-FEW = 100
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def _overview(result: BenchResult) -> Table:
         memory = "-" if entry.memory is None else human_size(entry.memory)
         if entry.device_memory is not None:
             memory += f" + {human_size(entry.device_memory)} GPU"
-        ratio = "reference" if entry.label == reference else "-" if entry.ratio is None else str(entry.ratio)
+        missing = BUSY if entry.interference.reasons else "-"
+        ratio = "reference" if entry.label == reference else missing if entry.ratio is None else str(entry.ratio)
         numbers = [milliseconds(value) for value in (total.p50, total.p90, total.p95, total.p99)]
         cells: tuple[str, ...] = (
             entry.label,
@@ -99,10 +99,9 @@ def _overview(result: BenchResult) -> Table:
         rows.append((*cells, ratio) if reference is not None else cells)
     if reference is not None:
         headings = (*headings, f"time / {reference} (95 % interval)")
-    least = min(entry.total.n for entry in result.entries)
     caption = "A call is one batch, without drawing. Memory is the most that the contender's process had."
-    if least < FEW:
-        caption += f" With {least} calls the 99th percentile is little else than the longest."
+    if any(entry.total.p99 is None for entry in result.entries):
+        caption += " A percentile is given where two calls or more lie above it."
     return Table(
         "From the file to the poses" if result.options.protocol.value == "e2e" else "Network",
         headings,
@@ -174,8 +173,10 @@ def percent_change(row: RowVerdict) -> str:
     return f"{text} ({change.low - 1:+.1%} to {change.high - 1:+.1%})"
 
 
-def milliseconds(value: float) -> str:
-    """Three digits that mean something, such as ``0.0123``, ``4.56`` or ``789``."""
+def milliseconds(value: float | None) -> str:
+    """Three digits that mean something, such as ``0.0123``, ``4.56`` or ``789``; ``-`` for None."""
+    if value is None:
+        return "-"
     return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:.0f}"
 
 

@@ -66,7 +66,9 @@ class TorchRunner:
 
         def people(heads: HeadOutputs) -> list[Detections]:
             size = (int(height), int(width))
-            return self._model.head.decode(heads, size, score_thr=decode.score_thr, nms_thr=decode.nms_thr)
+            return self._model.head.decode(
+                heads, size, score_thr=decode.score_thr, nms_thr=decode.nms_thr, pre_topk=decode.pre_topk
+            )
 
         if not self._on_gpu:
             heads = self._network(handle)

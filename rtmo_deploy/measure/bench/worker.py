@@ -98,7 +98,7 @@ class Worker:
         stages: dict[str, list[float]] = {}
         totals: list[float] = []
         people: dict[str, int] = {}
-        started = time.perf_counter()
+        started, cpu, switches = time.perf_counter(), time.process_time(), _switches()
         while not totals or (
             len(totals) < command["calls"]
             if command["calls"] is not None
@@ -109,7 +109,15 @@ class Worker:
                 stages.setdefault(name, []).append(round(value, 6))
             totals.append(round(total, 6))
             people |= found
-        return {"stages": stages, "totals": totals, "found": people, "memory": peak_memory()}
+        used, now = time.process_time() - cpu, _switches()
+        return {
+            "stages": stages,
+            "totals": totals,
+            "found": people,
+            "memory": peak_memory(),
+            "cpu_s": round(used, 6),
+            "switches": None if switches is None or now is None else now - switches,
+        }
 
     def _step(self, command: dict[str, Any]) -> Callable[[], tuple[dict[str, float], float, dict[str, int]]]:
         """What one call is; each takes the next pictures, and tells whom it found in each."""
@@ -130,6 +138,15 @@ class Worker:
             return times, sum(times.values()), dict(zip(names, found, strict=True))
 
         return step
+
+
+def _switches() -> int | None:
+    """Involuntary context switches of this process; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def peak_memory() -> int | None:

@@ -65,13 +65,15 @@ def mirror_of(names: Sequence[str]) -> Mirror:
     ``left_eye`` with ``right_eye``, ``LEye`` with ``REye``, ``kneeL`` with ``kneeR``; not ``shoulder_l`` with
     ``shoulderR``, which may be two different points.
     """
-    index = {name: place for place, name in enumerate(names)}
+    # The case of letters does not matter: LeftFin goes with rightFin.
+    index = {name.casefold(): place for place, name in enumerate(names)}
+    unique = len(index) == len(names)
     pairs: list[tuple[int, int]] = []
     sided: list[int] = []
     alone: list[int] = []
     for place, name in enumerate(names):
-        partner = index.get(_swapped(name))
-        if partner is None or partner == place or index[name] != place:
+        partner = index.get(_swapped(name).casefold()) if unique else None
+        if partner is None or partner == place or _swapped(names[partner]).casefold() != name.casefold():
             (sided if _places(name) else alone).append(place)
         elif _first(name) == "l":
             pairs.append((place, partner))
@@ -104,13 +106,10 @@ def _places(name: str) -> list[tuple[int, int]]:
 
 
 def _swapped(name: str) -> str:
-    """The name with its sides changed, in the same letters: ``LEFT`` to ``RIGHT``, ``Left`` to ``Right``."""
+    """The name with its sides changed."""
     parts, end = [], 0
     for first, last in _places(name):
-        word = name[first:last]
-        other = _SWAP[word.lower()]
-        other = other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
-        parts += [name[end:first], other]
+        parts += [name[end:first], _SWAP[name[first:last].lower()]]
         end = last
     return "".join([*parts, name[end:]])
 

@@ -128,6 +128,9 @@ def check(
             stdout().print(str(finding), highlight=False, markup=False, soft_wrap=True)
         if not report.findings:
             stdout().print("nothing found", highlight=False)
+        pairs = ", ".join(" / ".join(pair) for pair in report.flip_pairs) or "none"
+        for what, names in (("left and right", pairs), ("unpaired", ", ".join(report.unpaired) or "none")):
+            stdout().print(f"{what}: {names}", highlight=False, markup=False, soft_wrap=True)
     if not report.ok:
         raise typer.Exit(InputDataError.exit_code)
 

@@ -14,6 +14,7 @@ from rtmo_deploy.data._packed import Packed
 from rtmo_deploy.data.ground_truth import GroundTruth
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from rtmo_deploy.data._findings import Collector
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["CocoFile", "Images", "People"]
+__all__ = ["CocoFile", "Images", "People", "identity", "printable"]
 
 #: Coordinates beyond this are no places in a picture.
 _HUGE: Final = 1e7
+#: An image of more pixels has no known size: masks of that size are made.
+_MOST_PIXELS: Final = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +61,8 @@ class CocoFile:
 
 
 def _number(value: object) -> float:
-    """A finite number as a float, NaN for anything else; true and false are no numbers."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A finite number as a float, NaN for anything else, text included; true is 1 and false 0."""
+    if not isinstance(value, int | float):
         return math.nan
     try:
         number = float(value)
@@ -68,8 +71,30 @@ def _number(value: object) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) or (type(value) is int and abs(value) < 2**63)
+def identity(value: object) -> int | str | None:
+    """An id as it is compared: 1.0 is 1; None for what cannot be one, such as a fraction or text that is no Unicode."""
+    if isinstance(value, str):
+        return value if printable(value) else None
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    # The bound keeps ids out that are made to collide in a hash table.
+    return value if type(value) is int and abs(value) < 2**63 else None
+
+
+def printable(text: str) -> bool:
+    """Whether a text can be written as UTF-8 and be part of a file name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _packed(segmentation: object) -> bytes:
+    try:
+        return json.dumps(segmentation).encode()
+    except RecursionError:
+        return b"false"
 
 
 class Images:
@@ -81,21 +106,24 @@ class Images:
         self.sizes: list[tuple[int, int]] = []
         self.crowd_index: list[float] = []
         for place, entry in enumerate(entries):
-            known = isinstance(entry, dict) and _is_id(entry.get("id"))
-            label = entry["id"] if known else f"#{place}"
-            name = entry.get("file_name") if known else None
-            if not isinstance(name, str) or not name or "\0" in name:
+            one = identity(entry.get("id")) if isinstance(entry, dict) else None
+            label = f"#{place}" if one is None else one
+            name = entry.get("file_name") if one is not None else None
+            if not isinstance(name, str) or not name or not printable(name):
                 found.add("image-entry", label)
                 continue
             if label in self.index:
                 found.add("image-id-duplicate", label)
                 continue
-            height, width = (_number(entry.get(side)) for side in ("height", "width"))
-            sound = 1 <= height < _HUGE and 1 <= width < _HUGE
-            if not sound and not (entry.get("height") is None and entry.get("width") is None):
+            given = [entry.get(side) for side in ("height", "width")]
+            height, width = map(_number, given)
+            sound = 1 <= height < _HUGE and 1 <= width < _HUGE and height * width <= _MOST_PIXELS
+            if any(isinstance(value, str) for value in (*given, entry.get("crowdIndex"))):
+                found.add("image-text", label)
+            elif not sound and given != [None, None]:
                 found.add("image-value", label)
             self.index[label] = len(self.names)
-            self.names.append(name.encode("utf-8", "surrogateescape"))
+            self.names.append(name.encode())
             self.sizes.append((int(height), int(width)) if sound else (0, 0))
             self.crowd_index.append(_number(entry.get("crowdIndex")))
 
@@ -124,34 +152,52 @@ class People:
     def read(self, entry: Any, place: int) -> None:
         """Take one entry of the list, or say why not."""
         label = self._label(entry, place)
-        image = entry.get("image_id") if isinstance(entry, dict) else None
-        if not _is_id(image):
+        image = identity(entry.get("image_id")) if isinstance(entry, dict) else None
+        if image is None:
             self.found.add("annotation-entry", label)
             return
         if image not in self.images:
-            self.found.add("annotation-image", label)
+            self.found.add("annotation-text" if self._is_text(image, self.images) else "annotation-image", label)
             return
-        category = entry.get("category_id")
-        if self.categories is not None and not (_is_id(category) and category in self.categories):
-            self.found.add("annotation-category", label)
+        if self.categories is not None and not self._is_meant(entry.get("category_id"), label):
             return
         points, box = self._keypoints(entry, label), self._box(entry, label)
         if points is None or box is None:
             return
-        area = _number(entry.get("area"))
+        area, crowd = _number(entry.get("area")), _number(entry.get("iscrowd") or 0)
+        given = _number(entry.get("num_keypoints"))
+        if any(isinstance(entry.get(key), str) for key in ("area", "num_keypoints")):
+            self.found.add("annotation-text", label)
+            return
+        if crowd not in (0, 1) or entry.get("iscrowd") == "":
+            self.found.add("crowd-value", label)
+            return
         if entry.get("area") is not None and not area > 0:
             self.found.add("area", label)
-        # The number of keypoints: -1 where there is something, and it is no number.
-        given = _number(entry["num_keypoints"]) if "num_keypoints" in entry else math.nan
-        given = -1.0 if "num_keypoints" in entry and not 0 <= given <= self.joints else given
-        self.rows.append((self.images[image], box, area, given, entry.get("iscrowd") in (1, True)))
+        # The number of keypoints: -1 where there is something, and it is no such number.
+        given = -1.0 if entry.get("num_keypoints") is not None and not 0 <= given <= self.joints else given
+        self.rows.append((self.images[image], box, area, given, crowd == 1))
         self.points.append(points)
         self.labels.append(label)
         self.segmentations.append(entry.get("segmentation"))
 
+    def _is_meant(self, category: object, label: int | str) -> bool:
+        """Whether an annotation is of a category that is meant; what is no id, or text for a number, is noted."""
+        one = identity(category)
+        if one is not None and self.categories is not None and one in self.categories:
+            return True
+        wrong = one is None or self._is_text(one, self.categories or ())
+        self.found.add("annotation-text" if wrong else "annotation-category", label)
+        return False
+
+    @staticmethod
+    def _is_text(one: int | str, known: Collection[int | str]) -> bool:
+        """Whether an id is the text of a number that is known."""
+        return isinstance(one, str) and one.strip().isdecimal() and len(one) < 20 and int(one) in known
+
     def _label(self, entry: Any, place: int) -> int | str:
-        label = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(label, int | str) or isinstance(label, bool):
+        label = identity(entry.get("id")) if isinstance(entry, dict) else None
+        if label is None:
             if isinstance(entry, dict):
                 self.found.add("annotation-id", f"#{place}")
             return f"#{place}"
@@ -168,7 +214,7 @@ class People:
         if not isinstance(values, list) or len(values) != 3 * self.joints:
             self.found.add("keypoint-count", label)
             return None
-        if {int, float}.issuperset(map(type, values)):
+        if {int, float, bool}.issuperset(map(type, values)):
             with contextlib.suppress(OverflowError):
                 return np.array(values, np.float64)
         return np.array([_number(value) for value in values])
@@ -215,7 +261,7 @@ class People:
             keep = needed[row] and self.segmentations[row]
             segmentation.append(len(packed) if keep else -1)
             if keep:
-                packed.append(json.dumps(self.segmentations[row]).encode())
+                packed.append(_packed(self.segmentations[row]))
         truth = GroundTruth(
             image_ids=images.ids(),
             crowd_index=np.array(images.crowd_index, np.float64),
@@ -243,14 +289,18 @@ class People:
         """``(M, K, 3)``, flags 0, 1 or 2 and zeros where not labelled; and whose labelled ones are at finite places."""
         points = np.array(self.points, np.float64).reshape(-1, self.joints, 3)
         flags = points[..., 2]
+        unread = np.isnan(flags).any(1)
+        if unread.any():
+            self.found.add("keypoint-text", *labels[unread])
         sound = np.clip(np.rint(np.nan_to_num(flags, nan=0.0)), 0, 2)
-        odd = (sound != flags).any(1)
+        odd = (sound != flags).any(1) & ~unread
         if odd.any():
             self.found.add("keypoint-flag", *labels[odd])
         labelled = sound > 0
         usable: NDArray[np.bool_] = np.all((np.abs(points[..., :2]) < _HUGE).all(-1) | ~labelled, axis=1)
         if not usable.all():
             self.found.add("keypoint-value", *labels[~usable])
+        usable &= ~unread
         points[..., 2] = sound
         points[~labelled | ~usable[:, None]] = 0
         return points.astype(np.float32), usable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,17 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data._coco_file import CocoFile
 
-__all__ = ["check_pictures", "check_segmentations", "existing_pictures", "picture_name", "report"]
+__all__ = [
+    "check_pictures",
+    "check_segmentations",
+    "existing_pictures",
+    "picture_name",
+    "report",
+    "with_right_sizes",
+]
+
+#: Images that are read to find out whether width and height are swapped.
+_TRIED = 8
 
 
 def picture_name(parsed: CocoFile, index: int) -> str:
@@ -44,6 +55,29 @@ def existing_pictures(parsed: CocoFile, folder: Path) -> NDArray[np.bool_]:
         if not there[index]:
             parsed.found.add("image-missing", one)
     return there
+
+
+def with_right_sizes(parsed: CocoFile, folder: Path) -> CocoFile:
+    """The file with width and height exchanged if they are swapped throughout, as in CrowdPose's; notes that.
+
+    Some images are read, spread over the file; all that are not square must be swapped.
+    """
+    sizes = parsed.sizes
+    oblong = np.flatnonzero(sizes.all(1) & (sizes[:, 0] != sizes[:, 1]))
+    tried = 0
+    for index in oblong[:: max(1, len(oblong) // _TRIED)].tolist():
+        try:
+            shape = read_image(folder / picture_name(parsed, index)).shape[:2]
+        except InputDataError:
+            continue
+        if tuple(sizes[index].tolist()) != shape[::-1]:
+            return parsed
+        if (tried := tried + 1) >= _TRIED:
+            break
+    if not tried:
+        return parsed
+    parsed.found.add("size-swapped")
+    return replace(parsed, sizes=np.ascontiguousarray(sizes[:, ::-1]))
 
 
 def check_segmentations(parsed: CocoFile, learned: NDArray[np.bool_]) -> None:
@@ -78,5 +112,5 @@ def report(parsed: CocoFile, people: int) -> CocoReport:
     if not people:
         parsed.found.add("nobody")
     return CocoReport(
-        parsed.path, parsed.truth.num_images, parsed.annotations, people, findings=parsed.found.findings()
+        parsed.path, parsed.truth.num_images, parsed.annotations, people, parsed.found.findings(), parsed.skeleton
     )

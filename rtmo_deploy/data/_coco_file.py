@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rtmo_deploy.data._coco_arrays import CocoFile, Images, People
+from rtmo_deploy.data._coco_arrays import CocoFile, Images, People, identity
 from rtmo_deploy.data._coco_skeleton import choose_categories, skeleton_of
 from rtmo_deploy.data._findings import Collector
 from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.guarded import UnreadableError, open_regular
 from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
 __all__ = ["CocoFile", "read_coco_file"]
+
+#: A larger annotation file is refused: parsed, it would need ten times that memory.
+_MOST_BYTES = 4 << 30
 
 
 def read_coco_file(
@@ -34,7 +41,25 @@ def read_coco_file(
         InputDataError: It cannot be read, is not JSON, or is not in COCO's format.
     """
     file, found = Path(path), Collector()
-    document = _load(file)
+    with _no_collection():
+        return _read(file, _load(file), found, skeleton, category)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the cycle collector, which would visit the millions of lists of a large file again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _read(
+    file: Path, document: dict[str, Any], found: Collector, skeleton: Skeleton | None, category: str | None
+) -> CocoFile:
     categories = choose_categories(document.get("categories"), category, file)
     images = Images(document["images"], found)
     entries = document["annotations"]
@@ -45,12 +70,14 @@ def read_coco_file(
             remedy="Give the skeleton of this file.",
             where=file,
         )
-    ids = {one["id"] for one in categories if isinstance(one.get("id"), int | str)}
+    known = [identity(one.get("id")) for one in categories]
+    ids = {one for one in known if one is not None}
     people = People(images.index, len(own), ids if categories else None, found)
     for place, entry in enumerate(entries):
         people.read(entry, place)
+        entries[place] = None  # its memory is needed for the arrays
     parsed = people.file(file, skeleton or own, images, len(entries))
-    numbers = [one["id"] for one in categories if type(one.get("id")) is int]
+    numbers = [one for one in known if isinstance(one, int)]
     return replace(parsed, truth=replace(parsed.truth, category_id=numbers[0])) if numbers else parsed
 
 
@@ -63,7 +90,7 @@ def _load(file: Path) -> dict[str, Any]:
         ) from error
 
     try:
-        with file.open("rb") as stream:
+        with open_regular(file, max_bytes=_MOST_BYTES) as stream:
             document = json.load(stream)
     except OSError as error:
         raise InputDataError(
@@ -71,6 +98,8 @@ def _load(file: Path) -> dict[str, Any]:
             remedy="Check the name and the permissions.",
             where=file,
         ) from error
+    except UnreadableError as error:
+        reject(str(error), error)
     except UnicodeDecodeError as error:
         reject("it is not text", error)
     except json.JSONDecodeError as error:

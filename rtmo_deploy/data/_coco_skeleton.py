@@ -2,68 +2,93 @@
 
 from __future__ import annotations
 
-import re
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from rtmo_deploy.data._coco_arrays import printable
 from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.poses import Skeleton
-from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14
+from rtmo_deploy.sides import mirror_of
+from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, canonical_name, convention_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from rtmo_deploy.data._findings import Collector
 
-__all__ = ["choose_categories", "flip_pairs", "skeleton_of"]
+__all__ = ["choose_categories", "skeleton_of"]
 
-_KNOWN: Final = (COCO_17, CROWDPOSE_14)
-#: Other names that annotation files give to these keypoints.
-_SYNONYMS: Final = {"head": "top_head", "head_top": "top_head", "headtop": "top_head"}
-_MIRRORED: Final = {"left": "right", "right": "left", "l": "r", "r": "l"}
-_SIGMAS: Final = {name: s for known in _KNOWN for name, s in zip(known.keypoints, known.sigmas, strict=True)}
+#: Sigmas by name. CrowdPose's are not among them: others give its names to other points.
+_SIGMAS: Final = dict(zip(COCO_17.keypoints, COCO_17.sigmas, strict=True))
 
 
-def _words(name: str) -> list[str]:
-    """``LeftShoulder``, ``left-shoulder`` and ``left shoulder`` -> ``["left", "shoulder"]``."""
-    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    return [word for word in re.split(r"[^a-z0-9]+", split.lower()) if word]
+def _given_pairs(category: dict[str, Any], names: tuple[str, ...]) -> tuple[tuple[int, int], ...] | None:
+    """Mirror pairs that the category itself gives; None if it gives none.
+
+    ``flip_pairs`` has pairs of names or indices; ``flip_indices``, ``flip_idx`` or ``swap`` has for each keypoint the
+    one that takes its place, or ``swap`` maps names. Indices count from 0; from 1 if 0 is not there and the last is.
+    """
+    index = {name: place for place, name in enumerate(names)}
+    rows = category.get("flip_pairs")
+    if rows is None:
+        order = next((category[key] for key in ("flip_indices", "flip_idx", "swap") if category.get(key)), None)
+        if isinstance(order, dict):
+            rows = [[one, two] for one, two in order.items() if two]
+        elif isinstance(order, list) and len(order) == len(names):
+            # Written from 1, a list of indices has its length in it and no 0.
+            first = 1 if len(names) in order and 0 not in order else 0
+            rows = [[place + first, two or (place + first if two == "" else two)] for place, two in enumerate(order)]
+        elif order is None:
+            return None
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 2 for row in rows):
+        raise ValueError("not a list of pairs")
+    numbers = [end for row in rows for end in row if type(end) is int]
+    first = 1 if len(names) in numbers and 0 not in numbers else 0
+    pairs = set()
+    for row in rows:
+        ends = [index.get(end) if isinstance(end, str) else end - first if type(end) is int else None for end in row]
+        one, two = ends
+        if one is None or two is None or not (0 <= one < len(names) and 0 <= two < len(names)):
+            raise ValueError(f"{row} is not a pair of its keypoints")
+        if one != two:
+            pairs.add((min(one, two), max(one, two)))
+    paired = [end for pair in pairs for end in pair]
+    if len(set(paired)) < len(paired):
+        raise ValueError("a keypoint is in two pairs")
+    return tuple(sorted(pairs))
 
 
-def _canonical(name: str) -> str:
-    joined = "_".join(_words(name))
-    return _SYNONYMS.get(joined, joined)
-
-
-def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs of indices whose names differ in ``left``/``right`` (or ``l``/``r``) only, the left one first."""
-    places = {tuple(_words(name)): index for index, name in enumerate(names)}
-    pairs = []
-    for index, name in enumerate(names):
-        words = _words(name)
-        if not {"left", "l"} & set(words):
-            continue
-        partner = places.get(tuple(_MIRRORED.get(word, word) for word in words))
-        if partner is not None and partner != index:
-            pairs.append((index, partner))
-    return tuple(pairs)
+def _given_sigmas(category: dict[str, Any], count: int) -> tuple[float, ...]:
+    values = category.get("sigmas")
+    if not isinstance(values, list) or len(values) != count:
+        return ()
+    sound = all(type(one) in (int, float) and math.isfinite(one) and one > 0 for one in values)
+    return tuple(map(float, values)) if sound else ()
 
 
 def skeleton_of(category: dict[str, Any], found: Collector) -> Skeleton:
     """The skeleton that a category's ``keypoints`` and ``skeleton`` describe.
 
-    A category with all the names of COCO's or CrowdPose's keypoints, in their order, gives that convention itself.
-    Others get sigmas if every name is one of theirs; else none: nobody has measured them.
+    A category with all the names of a known convention, in its order, gives that convention itself. Others get the
+    sigmas that the category gives, or COCO's if every name is one of COCO's; else none: nobody has measured them.
 
     Args:
         category: An entry of ``categories`` with a list ``keypoints``.
         found: Told about edges that lead nowhere.
     """
     names = tuple(str(name) for name in category["keypoints"])
-    canonical = tuple(_canonical(name) for name in names)
-    for known in _KNOWN:
-        if canonical == known.keypoints:
+    try:
+        pairs = _given_pairs(category, names)
+    except ValueError:
+        found.add("flip-pairs")
+        pairs = None
+    given = _given_sigmas(category, len(names))
+    known = convention_of(names)
+    if known is not None:
+        if pairs is None and not given:
             return known
+        return replace(known, flip_pairs=known.flip_pairs if pairs is None else pairs, sigmas=given or known.sigmas)
     edges: list[tuple[int, int]] = []
     rows = category.get("skeleton")
     for row in rows if isinstance(rows, list) else []:
@@ -72,9 +97,24 @@ def skeleton_of(category: dict[str, Any], found: Collector) -> Skeleton:
             edges.append((row[0] - 1, row[1] - 1))
         else:
             found.add("skeleton")
-    sigmas = tuple(_SIGMAS[name] for name in canonical) if set(canonical) <= set(_SIGMAS) else ()
+    sigmas = given
+    source = "the annotation file" if given else ""
+    canonical = [canonical_name(name) for name in names]
+    if not sigmas and set(canonical) <= set(_SIGMAS):
+        sigmas, source = tuple(_SIGMAS[name] for name in canonical), "coco-17, by name"
+    elif not sigmas and sorted(canonical) == sorted(CROWDPOSE_14.keypoints):
+        place = CROWDPOSE_14.keypoints.index
+        sigmas = tuple(CROWDPOSE_14.sigmas[place(name)] for name in canonical)
+        source = "guessed from names like CrowdPose's"
     label = str(category.get("name") or "custom")
-    return Skeleton(f"{label}-{len(names)}", names, tuple(edges), flip_pairs(names), sigmas)
+    return Skeleton(
+        name=f"{label}-{len(names)}",
+        keypoints=names,
+        edges=tuple(edges),
+        flip_pairs=mirror_of(names).pairs if pairs is None else pairs,
+        sigmas=sigmas,
+        source=source,
+    )
 
 
 def choose_categories(categories: object, wanted: str | None, file: Path) -> list[dict[str, Any]]:
@@ -107,6 +147,8 @@ def choose_categories(categories: object, wanted: str | None, file: Path) -> lis
         able = people
     for entry in able:
         joints = [str(name) for name in entry["keypoints"]]
+        if not all(map(printable, [*joints, str(entry.get("name"))])):
+            raise InputDataError("A name in its categories is not text.", remedy="Correct the file.", where=file)
         if len(set(joints)) < len(joints):
             twice = sorted({name for name in joints if joints.count(name) > 1})
             raise InputDataError(

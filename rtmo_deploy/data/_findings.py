@@ -10,6 +10,8 @@ from rtmo_deploy.errors import InputDataError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rtmo_deploy.poses import Skeleton
+
 __all__ = ["CocoReport", "Collector", "Finding"]
 
 Severity = Literal["error", "warning", "note"]
@@ -27,6 +29,14 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "image-unreadable": ("error", "image", "the picture cannot be read"),
     "image-size": ("error", "image", "the picture is not as large as the annotations say"),
     "image-value": ("warning", "image", "the size is not two positive numbers; taken as unknown"),
+    "image-text": ("error", "image", "the width, height or crowdIndex is text, not a number"),
+    "size-swapped": ("warning", "file", "width and height of the images are swapped, as in CrowdPose's; read so"),
+    "annotation-text": (
+        "error",
+        "annotation",
+        "image_id, category_id, area or num_keypoints is missing, or text and not a number",
+    ),
+    "crowd-value": ("error", "annotation", "iscrowd is not 0 or 1"),
     "annotation-entry": ("error", "annotation", "no object with an image id"),
     "annotation-id": ("warning", "annotation", "the annotation has no id; it is named by its place in the list"),
     "annotation-id-duplicate": ("warning", "annotation", "the id occurs more than once; all of them are used"),
@@ -34,6 +44,7 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "annotation-category": ("warning", "annotation", "the category is unknown or has no keypoints; left out"),
     "keypoint-count": ("error", "annotation", "the keypoints are not three numbers for each keypoint of the category"),
     "keypoint-value": ("error", "annotation", "a labelled keypoint is not at a finite place"),
+    "keypoint-text": ("error", "annotation", "a visibility flag is not a number"),
     "keypoint-flag": ("warning", "annotation", "a flag is not 0, 1 or 2; the nearest of them is taken"),
     "keypoint-far": (
         "warning",
@@ -54,6 +65,7 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "crowd": ("note", "annotation", f"crowds; {_BOUND_FOR_IGNORE}"),
     "no-keypoints": ("note", "annotation", f"people without labelled keypoints; {_BOUND_FOR_IGNORE}"),
     "skeleton": ("warning", "file", "the category's skeleton names keypoints that do not exist; those edges are left"),
+    "flip-pairs": ("error", "file", "the category's flip pairs are not pairs of its keypoints"),
     "nobody": ("warning", "file", "there is nobody to learn in the file"),
 }
 
@@ -99,6 +111,7 @@ class CocoReport:
         annotations: Annotations in it, usable or not.
         people: People to learn.
         findings: Errors first, then warnings, then notes.
+        skeleton: What the keypoints are, with the pairs that change places in a mirrored image.
     """
 
     file: Path
@@ -106,6 +119,19 @@ class CocoReport:
     annotations: int
     people: int
     findings: tuple[Finding, ...] = ()
+    skeleton: Skeleton | None = None
+
+    @property
+    def flip_pairs(self) -> list[list[str]]:
+        """Names of the keypoints that change places in a mirrored image."""
+        names = self.skeleton.keypoints if self.skeleton else ()
+        return [[names[one], names[two]] for one, two in (self.skeleton.flip_pairs if self.skeleton else ())]
+
+    @property
+    def unpaired(self) -> list[str]:
+        """Names of the keypoints that stay as they are."""
+        paired = {name for pair in self.flip_pairs for name in pair}
+        return [name for name in (self.skeleton.keypoints if self.skeleton else ()) if name not in paired]
 
     @property
     def ok(self) -> bool:
@@ -136,6 +162,9 @@ class CocoReport:
             "images": self.images,
             "annotations": self.annotations,
             "people": self.people,
+            "keypoints": list(self.skeleton.keypoints) if self.skeleton else [],
+            "flip_pairs": self.flip_pairs,
+            "unpaired": self.unpaired,
             "findings": [finding.to_dict() for finding in self.findings],
         }
 

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtmo_deploy.data._coco_check import check_pictures, check_segmentations, existing_pictures, report
+from rtmo_deploy.data._coco_check import (
+    check_pictures,
+    check_segmentations,
+    existing_pictures,
+    report,
+    with_right_sizes,
+)
 from rtmo_deploy.data._coco_file import read_coco_file
 from rtmo_deploy.data._coco_people import areas_of, clipped_boxes, far_outside, learned_people
 from rtmo_deploy.data._findings import CocoReport, Finding
@@ -76,6 +82,7 @@ class CocoKeypoints:
         self.file = parsed.path
         self.skeleton: Skeleton = parsed.skeleton
         self._strict = strict
+        parsed = with_right_sizes(parsed, self.image_dir)
         keep = existing_pictures(parsed, self.image_dir)
         sizes = parsed.sizes[parsed.truth.image]
         corners, far = clipped_boxes(parsed.truth.boxes, sizes), far_outside(parsed.truth.keypoints, sizes)
@@ -231,6 +238,8 @@ def check_coco(
     if read_images and image_dir is None:
         raise UsageError("The pictures cannot be read without their folder.", remedy="Give it.")
     parsed = read_coco_file(annotations_file, category=category)
+    if image_dir is not None:
+        parsed = with_right_sizes(parsed, Path(image_dir))
     sizes = parsed.sizes[parsed.truth.image]
     corners, far = clipped_boxes(parsed.truth.boxes, sizes), far_outside(parsed.truth.keypoints, sizes)
     learned = learned_people(parsed.truth, corners, far, parsed.found, parsed.labels)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data.coco import CocoKeypoints, CocoReport
     from rtmo_deploy.measure.accuracy import AccuracyReport, Evaluation, Published
+    from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
 __all__ = ["evaluate"]
@@ -58,6 +59,14 @@ def evaluate(
             metavar="X[,X...]", help="OKS sigma, one for all keypoints or one each. [default: the keypoints' own]"
         ),
     ] = None,
+    skeleton: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="What the keypoints of model and annotations are: coco-17, crowdpose-14, aic-14, ap10k-17 or a JSON "
+            "file. [default: as the annotations name them]",
+        ),
+    ] = None,
     category: Annotated[
         str | None, typer.Option(help="Category that is meant, where several have different keypoints.")
     ] = None,
@@ -84,7 +93,7 @@ def evaluate(
         raise UsageError("There are no annotations to judge by.", remedy="Give --ann FILE.")
     if (model is None) == (predictions is None):
         raise UsageError("Either a model is judged or --predictions are.", remedy="Give one of them.")
-    rules = _Rules(ann, dataset, _sigmas(sigma), category, max_images)
+    rules = _Rules(ann, dataset, _sigmas(sigma), category, max_images, _skeleton(skeleton))
     if predictions is not None:
         if save is not None:
             raise UsageError("The predictions are a file already.", remedy="Leave --save away.")
@@ -128,6 +137,27 @@ class _Rules(NamedTuple):
     sigmas: float | list[float] | None
     category: str | None
     max_images: int | None
+    skeleton: Skeleton | None
+
+
+def _skeleton(text: str | None) -> Skeleton | None:
+    from rtmo_deploy.errors import InputDataError
+    from rtmo_deploy.guarded import UnreadableError, read_json
+    from rtmo_deploy.poses import Skeleton
+    from rtmo_deploy.zoo.skeletons import CONVENTIONS
+
+    if text is None or text in CONVENTIONS:
+        return CONVENTIONS[text] if text else None
+    path = Path(text)
+    try:
+        return Skeleton.from_dict({"name": path.stem, **read_json(path, max_bytes=1 << 20)})
+    except (OSError, UnreadableError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputDataError(
+            f"'{text}' is not a known skeleton, nor a JSON file of one ({type(error).__name__}: {error}).",
+            remedy=f"Give one of {', '.join(CONVENTIONS)}, or a file with 'keypoints' (names) and, if known, 'sigmas', "
+            "'edges' and 'flip_pairs' (indices from 0).",
+            where="--skeleton",
+        ) from None
 
 
 def _sha256(path: Path) -> str:
@@ -153,7 +183,9 @@ def _sigmas(text: str | None) -> float | list[float] | None:
 def _read(rules: _Rules, images: Path) -> CocoKeypoints:
     from rtmo_deploy.data.coco import CocoKeypoints
 
-    data = CocoKeypoints(rules.ann, images, category=rules.category, max_images=rules.max_images)
+    data = CocoKeypoints(
+        rules.ann, images, skeleton=rules.skeleton, category=rules.category, max_images=rules.max_images
+    )
     _print_warnings(data.report)
     return data
 
@@ -171,7 +203,7 @@ def _judge_file(predictions: Path, rules: _Rules, score_thr: float | None) -> Ac
     from rtmo_deploy.data.coco import read_ground_truth
     from rtmo_deploy.measure.accuracy import judge, load_results
 
-    truth, skeleton, found = read_ground_truth(rules.ann, category=rules.category)
+    truth, skeleton, found = read_ground_truth(rules.ann, skeleton=rules.skeleton, category=rules.category)
     _print_warnings(found)
     every = truth.image_ids.tolist()
     truth = truth.select(np.arange(truth.num_images)[: rules.max_images])
@@ -218,6 +250,7 @@ def _run(
             data,
             protocol=rules.protocol,
             sigmas=rules.sigmas,
+            told=rules.skeleton is not None,
             score_thr=score_thr,
             batch=batch,
             journal=_journal(save, journal_dir),
@@ -316,8 +349,15 @@ def _show(
             cells.append(_figure(published.metrics.get(name)))
         table.add_row(name, *cells)
     print_table(table)
+    print_table(facts_table({"sigmas from": report.sigmas_from, "sigmas": _list(report.sigmas)}))
     for note in report.notes:
         stderr().print(f"Note: {note}")
+
+
+def _list(sigmas: tuple[float, ...]) -> str:
+    if len(set(sigmas)) == 1:
+        return f"{sigmas[0]:g} for all"
+    return ", ".join(f"{sigma:g}" for sigma in sigmas)
 
 
 def _figure(value: float | None) -> str:

@@ -201,14 +201,14 @@ class CocoKeypoints:
 
 
 def read_ground_truth(
-    annotations_file: str | os.PathLike[str], *, category: str | None = None
+    annotations_file: str | os.PathLike[str], *, skeleton: Skeleton | None = None, category: str | None = None
 ) -> tuple[GroundTruth, Skeleton, CocoReport]:
     """What a file says, for judging predictions without the pictures: everybody, the keypoints, and the findings.
 
     Raises:
         InputDataError: The file cannot be used, or has errors.
     """
-    parsed = read_coco_file(annotations_file, category=category)
+    parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
     found = report(parsed, parsed.truth.num_people)
     found.require_ok()
     return parsed.truth, parsed.skeleton, found

@@ -52,7 +52,7 @@ def skeleton_of(meta: Mapping[str, Any], variant: Variant | None, trained_with: 
         return variant.skeleton
     if len(sigmas) == num_keypoints == len(COCO_17) and np.allclose(COCO_17.sigmas, sigmas, atol=1e-4):
         return replace(COCO_17, source="guessed from its sigmas")
-    return replace(Skeleton.generic(num_keypoints), sigmas=sigmas)
+    return replace(Skeleton.generic(num_keypoints), sigmas=sigmas, source="head.loss_oks.sigmas" if sigmas else "")
 
 
 def _from_dataset(facts: Mapping[str, Any], sigmas: tuple[float, ...]) -> Skeleton:

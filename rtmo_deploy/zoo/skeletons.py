@@ -130,23 +130,21 @@ CROWDPOSE_14 = Skeleton(
 #: AI Challenger's 14 points; the sigmas are its own, half of its deltas.
 AIC_14 = Skeleton(
     name="aic-14",
-    keypoints=tuple(
-        [
-            "right_shoulder",
-            "right_elbow",
-            "right_wrist",
-            "left_shoulder",
-            "left_elbow",
-            "left_wrist",
-            "right_hip",
-            "right_knee",
-            "right_ankle",
-            "left_hip",
-            "left_knee",
-            "left_ankle",
-            "head_top",
-            "neck",
-        ]
+    keypoints=(
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "head_top",
+        "neck",
     ),
     edges=(
         *((2, 1), (1, 0), (0, 13), (13, 3), (3, 4), (4, 5), (8, 7)),
@@ -162,26 +160,24 @@ AIC_14 = Skeleton(
 #: AP-10K's 17 points of animals; the sigmas are those that MMPose evaluates with.
 AP10K_17 = Skeleton(
     name="ap10k-17",
-    keypoints=tuple(
-        [
-            "left_eye",
-            "right_eye",
-            "nose",
-            "neck",
-            "root_of_tail",
-            "left_shoulder",
-            "left_elbow",
-            "left_front_paw",
-            "right_shoulder",
-            "right_elbow",
-            "right_front_paw",
-            "left_hip",
-            "left_knee",
-            "left_back_paw",
-            "right_hip",
-            "right_knee",
-            "right_back_paw",
-        ]
+    keypoints=(
+        "left_eye",
+        "right_eye",
+        "nose",
+        "neck",
+        "root_of_tail",
+        "left_shoulder",
+        "left_elbow",
+        "left_front_paw",
+        "right_shoulder",
+        "right_elbow",
+        "right_front_paw",
+        "left_hip",
+        "left_knee",
+        "left_back_paw",
+        "right_hip",
+        "right_knee",
+        "right_back_paw",
     ),
     edges=(
         *((0, 1), (0, 2), (1, 2), (2, 3), (3, 4), (3, 5), (5, 6), (6, 7), (3, 8)),

@@ -240,14 +240,22 @@ def test_keypoints_must_be_the_models(estimator, annotated, tmp_path):
     with pytest.raises(UsageError, match="in another order"):
         evaluate_model(counting, opened(keypoints=swapped), batch=2)
     unknown = [f"point {number}" for number in range(17)]
+    with pytest.raises(InputDataError, match=r"different keypoints: nose, .* against point 0, .*--skeleton"):
+        evaluate_model(counting, opened(keypoints=unknown), sigmas=0.05, batch=2)
     with pytest.raises(UsageError, match="sigmas"):
-        evaluate_model(counting, opened(keypoints=unknown), batch=2)
+        evaluate_model(counting, opened(keypoints=unknown), told=True, batch=2)
     with pytest.raises(UsageError, match="no protocol"):
-        evaluate_model(counting, opened(keypoints=unknown), sigmas=0.05, protocol="x")
+        evaluate_model(counting, opened(), sigmas=0.05, protocol="x")
     with pytest.raises(UsageError, match="batch of 0"):
         evaluate_model(counting, opened(), batch=0)
     assert counting.pictures == 0  # before the work, not after
-    assert evaluate_model(estimator, opened(keypoints=unknown), sigmas=0.05).report.sigmas == (0.05,) * 17
+    told = evaluate_model(estimator, opened(keypoints=unknown), sigmas=0.05, told=True).report
+    assert (told.sigmas, told.sigmas_from) == ((0.05,) * 17, "given")
+    spelt = [name.title().replace("_", "") for name in COCO_17.keypoints]
+    assert evaluate_model(estimator, opened(keypoints=spelt)).report.sigmas_from == "coco-17"
+    nameless = Counting(estimator)
+    nameless.artifact = replace(estimator.artifact, skeleton=Skeleton.generic(17))
+    assert "does not name its keypoints" in evaluate_model(nameless, opened()).report.notes[0]
     unnamed = evaluate_model(estimator, opened(keypoints=[])).report
     assert (unnamed.skeleton, unnamed.sigmas) == ("coco-17", COCO_17.sigmas)
     other = Counting(estimator)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtmo_deploy.data._coco_arrays import identity
 from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.files import atomic_write
+from rtmo_deploy.guarded import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Poses
 
 __all__ = ["Detections", "load_results", "save_results"]
+
+_log = logging.getLogger(__name__)
 
 #: Faulty entries of a results file that are named.
 SHOWN = 10
@@ -115,7 +120,8 @@ def save_results(path: Path, detections: Detections, truth: GroundTruth) -> None
 def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: Iterable[Any] = ()) -> Detections:
     """Read a results file in COCO's format.
 
-    Entries of another category are passed over, as the COCO tools do. Where no entry has a ``bbox``, a person's size is
+    Entries of another category are passed over, as the COCO tools do, with a warning in the log. Equal ids are equal:
+    1.0 is 1. Where no entry has a ``bbox``, a person's size is
     the extent of the keypoints, as there: figures by size differ from those with boxes.
 
     Args:
@@ -125,7 +131,8 @@ def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: I
         known: Ids of further pictures, whose entries are passed over.
 
     Raises:
-        InputDataError: It cannot be read, or is no such file; faulty entries are listed.
+        InputDataError: It cannot be read, or is no such file; faulty entries are listed; or all entries are of another
+            category.
     """
     index = {one: number for number, one in enumerate(truth.image_ids.tolist())}
     reader = _Entries(index, set(known), num_keypoints, truth.category_id)
@@ -135,6 +142,16 @@ def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: I
         shown = "; ".join(reader.faults[:SHOWN])
         more = f"; and {len(reader.faults) - SHOWN} more" if len(reader.faults) > SHOWN else ""
         raise InputDataError(f"Faulty entries: {shown}{more}.", remedy="Write the file again.", where=path)
+    if reader.others:
+        listed = ", ".join(sorted(map(str, reader.others))[:SHOWN])
+        text = f"entries of another category than {truth.category_id}, the annotations': {listed}"
+        if not reader.mine:
+            raise InputDataError(
+                f"It has only {text}.",
+                remedy="Give the results of the annotated category, or correct category_id.",
+                where=path,
+            )
+        _log.warning("%s: %s; left out", path, text)
     with_box = sum(box is not None for box in reader.boxes)
     if 0 < with_box < len(reader.boxes):
         raise InputDataError(
@@ -154,7 +171,8 @@ def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: I
 def _load_list(path: Path) -> list[Any]:
     remedy = "It must be a list of image_id, category_id, keypoints, score and bbox, as COCO's tools take."
     try:
-        document = json.loads(path.read_bytes())
+        with open_regular(path) as stream:
+            document = json.load(stream)
     except OSError as error:
         raise InputDataError(
             f"The results file cannot be opened: {error.strerror or error}.", remedy="Check its name.", where=path
@@ -174,16 +192,26 @@ class _Entries:
         self.boxes: list[list[float] | None] = []
         self.keypoints: list[list[float]] = []
         self.faults: list[str] = []
+        self.others: set[int | str] = set()
+        self.mine = 0
 
     def read(self, place: int, entry: Any) -> None:
         if not isinstance(entry, dict):
             self.faults.append(f"#{place} is not an object")
             return
-        if entry.get("category_id", self.category) != self.category:
+        category = identity(entry.get("category_id", self.category))
+        if category is None or (isinstance(category, str) and not isinstance(self.category, str)):
+            self.faults.append(f"#{place} has a category_id that is not a number")
             return
-        image = entry.get("image_id")
-        if not isinstance(image, int | str) or (image not in self.index and image not in self.known):
-            self.faults.append(f"#{place} is of the picture {image!r}, which the annotations do not have")
+        if category != self.category:
+            self.others.add(category)
+            return
+        self.mine += 1
+        image = identity(entry.get("image_id"))
+        if image is None or (image not in self.index and image not in self.known):
+            self.faults.append(
+                f"#{place} is of the picture {entry.get('image_id')!r}, which the annotations do not have"
+            )
             return
         if image not in self.index:
             return

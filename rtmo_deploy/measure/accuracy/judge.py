@@ -14,7 +14,7 @@ import numpy as np
 from rtmo_deploy.data.ground_truth import GroundTruth
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.accuracy.detections import Detections
-from rtmo_deploy.measure.accuracy.protocol import METRICS, choose_protocol, choose_sigmas
+from rtmo_deploy.measure.accuracy.protocol import METRICS, choose_protocol, choose_sigmas, require_people, sigma_source
 from rtmo_deploy.measure.accuracy.report import AccuracyReport
 
 if TYPE_CHECKING:
@@ -100,9 +100,11 @@ def judge(
 
     Raises:
         UsageError: There is no such protocol, or there are no sigmas.
+        InputDataError: There is nobody to find, or the skeleton's sigmas are a guess.
     """
     name = choose_protocol(protocol, skeleton, truth)
     used = choose_sigmas(sigmas, skeleton)
+    require_people(truth)
     evaluator = _Evaluator(truth, detections, used, crowdpose=name == "crowdpose")
     notes = []
     precision, recall = evaluator.run(None)
@@ -126,6 +128,7 @@ def judge(
         detections=len(detections),
         skeleton=skeleton.name,
         sigmas=used,
+        sigmas_from=sigma_source(sigmas, skeleton),
         notes=tuple(notes),
     )
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from rtmo_deploy.errors import UsageError
-from rtmo_deploy.zoo.skeletons import CROWDPOSE_14
+from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.zoo.skeletons import CONVENTIONS, CROWDPOSE_14
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.ground_truth import GroundTruth
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["METRICS", "ProtocolName", "choose_protocol", "choose_sigmas"]
+__all__ = ["METRICS", "ProtocolName", "choose_protocol", "choose_sigmas", "require_people", "sigma_source"]
 
 ProtocolName = Literal["coco", "crowdpose"]
 
@@ -47,9 +47,17 @@ def choose_sigmas(wanted: float | Sequence[float] | None, skeleton: Skeleton) ->
 
     Raises:
         UsageError: None are asked for and the skeleton has none; or they are too few, too many, or not positive.
+        InputDataError: None are asked for, and the skeleton's are a guess.
     """
     count = len(skeleton)
     if wanted is None:
+        if skeleton.sigmas and skeleton.source.startswith("guessed from names"):
+            raise InputDataError(
+                f"The OKS sigmas of '{skeleton.name}' would be {skeleton.source}, and the average precision depends on "
+                "them.",
+                remedy=f"Say what the keypoints are with --skeleton ({', '.join(CONVENTIONS)} or a JSON file), or give "
+                "--sigma.",
+            )
         if not skeleton.sigmas:
             raise UsageError(
                 f"Nobody has measured OKS sigmas for the keypoints of '{skeleton.name}', and without them there is no "
@@ -65,3 +73,23 @@ def choose_sigmas(wanted: float | Sequence[float] | None, skeleton: Skeleton) ->
     if not all(math.isfinite(sigma) and sigma > 0 for sigma in sigmas):
         raise UsageError("A sigma is not positive.", remedy="COCO's are 0.025 to 0.107.")
     return sigmas
+
+
+def sigma_source(wanted: float | Sequence[float] | None, skeleton: Skeleton) -> str:
+    """Where the sigmas that :func:`choose_sigmas` chooses come from: ``given``, or a convention's or a file's name."""
+    return "given" if wanted is not None else skeleton.source or skeleton.name
+
+
+def require_people(truth: GroundTruth) -> None:
+    """Refuse an evaluation of nobody.
+
+    Raises:
+        InputDataError: No annotated person counts.
+    """
+    if truth.num_people == 0:
+        raise InputDataError(
+            f"There is nobody to find in the {truth.num_images} annotated images: no annotation of the category has "
+            "labelled keypoints and num_keypoints above 0, and is no crowd.",
+            remedy="Check category_id, num_keypoints and iscrowd; 'rtmo-deploy data check --ann FILE' lists what was "
+            "left out.",
+        )

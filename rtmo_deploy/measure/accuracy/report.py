@@ -26,6 +26,7 @@ class AccuracyReport:
         detections: People found, the wrong ones included; of each picture the 20 best count.
         skeleton: Name of the keypoint convention.
         sigmas: OKS sigma of each keypoint that was judged with.
+        sigmas_from: Where these come from: a convention, a file, or ``given``.
         notes: What a reader of the figures should know.
     """
 
@@ -37,6 +38,7 @@ class AccuracyReport:
     skeleton: str
     sigmas: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    sigmas_from: str = ""
 
     @property
     def ap(self) -> float:
@@ -54,5 +56,6 @@ class AccuracyReport:
             "detections": self.detections,
             "skeleton": self.skeleton,
             "sigmas": list(self.sigmas),
+            "sigmas_from": self.sigmas_from,
             "notes": list(self.notes),
         }

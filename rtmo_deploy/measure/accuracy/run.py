@@ -17,7 +17,8 @@ from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.accuracy.detections import Detections
 from rtmo_deploy.measure.accuracy.journal import Journal
 from rtmo_deploy.measure.accuracy.judge import judge
-from rtmo_deploy.measure.accuracy.protocol import choose_protocol, choose_sigmas
+from rtmo_deploy.measure.accuracy.protocol import choose_protocol, choose_sigmas, require_people
+from rtmo_deploy.zoo.skeletons import CONVENTIONS, canonical_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,7 @@ def evaluate_model(
     *,
     protocol: str | None = None,
     sigmas: float | Sequence[float] | None = None,
+    told: bool = False,
     score_thr: float = 0.1,
     batch: int = 8,
     journal: Path | None = None,
@@ -90,6 +92,7 @@ def evaluate_model(
         dataset: The annotated pictures.
         protocol: ``coco`` or ``crowdpose``; by the keypoints if not given.
         sigmas: One OKS sigma for all keypoints, or one each; the skeleton's if not given.
+        told: The dataset's skeleton is known to be the model's too, whatever names the model has.
         score_thr: People with a score not above this do not count.
         batch: Pictures at a time; a model with a fixed batch size takes that many.
         journal: A file for what has been found so far, or a folder, in which it gets a name that tells model,
@@ -104,8 +107,9 @@ def evaluate_model(
         UsageError: It has other keypoints than the dataset, or there are no sigmas.
         SetupError: The journal cannot be written.
     """
-    skeleton = _common_skeleton(estimator.artifact.skeleton, dataset.skeleton)
+    skeleton, remark = _common_skeleton(estimator.artifact.skeleton, dataset.skeleton, told=told)
     choose_sigmas(sigmas, skeleton)  # before hours of work, not after
+    require_people(dataset.ground_truth())
     choose_protocol(protocol, skeleton, dataset.ground_truth())
     if batch < 1:
         raise UsageError(f"A batch of {batch} pictures is not possible.", remedy="Give a positive number.")
@@ -141,6 +145,7 @@ def evaluate_model(
             raise _unreadable(failures, dataset)
         detections = Detections.concatenate([done[number] for number in sorted(done)], joints)
         report = judge(dataset.ground_truth(), detections, skeleton, protocol=protocol, sigmas=sigmas)
+        report = replace(report, notes=(*report.notes, *remark))
         if finished is not None:
             finished(detections)
         if book is not None:
@@ -199,20 +204,38 @@ def _facts(estimator: PoseEstimator, dataset: CocoKeypoints, size: int, score_th
     }
 
 
-def _common_skeleton(model: Skeleton, data: Skeleton) -> Skeleton:
-    """The skeleton to judge with: the dataset's, or the model's where the dataset's keypoints have no names."""
+def _common_skeleton(model: Skeleton, data: Skeleton, *, told: bool) -> tuple[Skeleton, tuple[str, ...]]:
+    """The skeleton to judge with, and remarks: the dataset's, or the model's where the dataset names no keypoints.
+
+    Raises:
+        UsageError: They have different numbers of keypoints, or the same keypoints in another order.
+        InputDataError: They have different keypoints, and the caller has not said what they are.
+    """
     if len(model) != len(data):
         raise UsageError(
             f"The model finds {len(model)} keypoints ('{model.name}'), the annotations have {len(data)} "
             f"('{data.name}').",
             remedy="Judge a model on data with its own keypoints.",
         )
-    if data == type(data).generic(len(data)):
-        return model
-    if set(model.keypoints) == set(data.keypoints) and model.keypoints != data.keypoints:
-        raise UsageError(
-            f"The model and the annotations have the same keypoints in another order: {', '.join(model.keypoints)} "
-            f"against {', '.join(data.keypoints)}.",
-            remedy="Bring the annotations into the model's order.",
+    if told:
+        return data, ()
+    if data.name.startswith("generic-"):
+        return model, ("The annotation file does not name its keypoints; they are taken to be the model's.",)
+    if model.name.startswith("generic-"):
+        return data, ("The model does not name its keypoints; they are taken to be the annotation file's.",)
+    ours, theirs = ([canonical_name(name) for name in one.keypoints] for one in (model, data))
+    if ours != theirs:
+        lists = f"{', '.join(model.keypoints)} against {', '.join(data.keypoints)}"
+        if sorted(ours) == sorted(theirs):
+            raise UsageError(
+                f"The model and the annotations have the same keypoints in another order: {lists}.",
+                remedy="Bring the annotations into the model's order.",
+            )
+        raise InputDataError(
+            f"The model and the annotations have different keypoints: {lists}.",
+            remedy="Judge a model on data with its own keypoints. If only the names differ, say what the keypoints "
+            f"are with --skeleton ({', '.join(CONVENTIONS)} or a JSON file).",
         )
-    return replace(data, sigmas=model.sigmas) if not data.sigmas and model.keypoints == data.keypoints else data
+    # The model's sigmas are those that it was trained with; a guess from the names is no rival.
+    better = model.sigmas and (not data.sigmas or data.source.startswith("guessed from names"))
+    return (replace(data, sigmas=model.sigmas, source=f"the model ({model.name})") if better else data), ()

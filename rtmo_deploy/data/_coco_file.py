@@ -16,6 +16,7 @@ from rtmo_deploy.data._findings import Collector
 from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.guarded import UnreadableError, open_regular
 from rtmo_deploy.poses import Skeleton
+from rtmo_deploy.zoo.skeletons import canonical_name
 
 if TYPE_CHECKING:
     import os
@@ -34,7 +35,8 @@ def read_coco_file(
 
     Args:
         path: The file.
-        skeleton: What its keypoints are, if not what the file says.
+        skeleton: What its keypoints are, if not what the file says. Of the same names in another order, the keypoints
+            are brought into its order.
         category: Name of the category that is meant, where several have different keypoints.
 
     Raises:
@@ -76,9 +78,18 @@ def _read(
     for place, entry in enumerate(entries):
         people.read(entry, place)
         entries[place] = None  # its memory is needed for the arrays
-    parsed = people.file(file, skeleton or own, images, len(entries))
+    parsed = _in_order(people.file(file, skeleton or own, images, len(entries)), own)
     numbers = [one for one in known if isinstance(one, int)]
     return replace(parsed, truth=replace(parsed.truth, category_id=numbers[0])) if numbers else parsed
+
+
+def _in_order(parsed: CocoFile, own: Skeleton) -> CocoFile:
+    """The keypoints in the order of the file's skeleton, where its own names are the same in another order."""
+    wanted, names = ([canonical_name(name) for name in one.keypoints] for one in (parsed.skeleton, own))
+    if names == wanted or sorted(names) != sorted(wanted) or len(set(names)) < len(names):
+        return parsed
+    keypoints = parsed.truth.keypoints[:, [names.index(name) for name in wanted]]
+    return replace(parsed, truth=replace(parsed.truth, keypoints=keypoints))
 
 
 def _load(file: Path) -> dict[str, Any]:

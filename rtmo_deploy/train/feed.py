@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import RtmoDeployError, UsageError
+from rtmo_deploy.sides import mirror_of
 from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
 from rtmo_deploy.train.recipe import SyntheticSource
 from rtmo_deploy.train.targets import Targets, collate
-from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
+from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, canonical_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import AugmentSection, Recipe, Source
 
-__all__ = ["Batches", "Feed", "build_feed", "loader", "open_source"]
+__all__ = ["Batches", "Feed", "build_feed", "in_order", "loader", "open_source"]
 
 #: More pictures than any run draws: the length of a stream that never repeats.
 ENDLESS = 2**40
@@ -102,12 +103,18 @@ def _draw(size: int, count: int, rng: np.random.Generator) -> list[int]:
     return [min(int(value), size - 1) for value in picked]
 
 
-def build_feed(recipe: Recipe) -> Feed:
+def build_feed(recipe: Recipe, initial: Skeleton | None = None) -> Feed:
     """Open the training sets of a recipe.
+
+    Args:
+        recipe: The recipe.
+        initial: Keypoints of the model that training starts from. Where the data has the same keypoints, they govern
+            their order, and which ones change places in a mirrored image.
 
     Raises:
         InputDataError: A set is unusable.
-        UsageError: The sets do not fit together.
+        UsageError: The sets do not fit together; or images are mirrored, and it is not known which keypoints change
+            places.
     """
     from rtmo_deploy.data.combined import BODY7, CombinedDataset, Part
 
@@ -115,6 +122,7 @@ def build_feed(recipe: Recipe) -> Feed:
     sources = recipe.data.train
     datasets = [open_source(source) for source in sources]
     skeleton = known[recipe.data.skeleton] if recipe.data.skeleton else datasets[0].skeleton
+    skeleton = _governing(skeleton, initial)
     parts = []
     for source, dataset in zip(sources, datasets, strict=True):
         count, endless = len(dataset), False
@@ -132,6 +140,8 @@ def build_feed(recipe: Recipe) -> Feed:
                 mapping = BODY7[mapping].mapping
             if mapping is not None:
                 dataset = CombinedDataset([Part(dataset, mapping=mapping)], skeleton)
+            else:
+                dataset = in_order(source, dataset, skeleton, told=recipe.data.skeleton is not None)
         if len(dataset.skeleton) != len(skeleton):
             raise UsageError(
                 f"One training set has {len(dataset.skeleton)} keypoints, the model {len(skeleton)}.",
@@ -145,7 +155,88 @@ def build_feed(recipe: Recipe) -> Feed:
                 f"The recipe gives {len(sigmas)} sigmas for {len(skeleton)} keypoints.", remedy="Mend 'data.sigmas'."
             )
         skeleton = replace(skeleton, sigmas=sigmas)
+    if recipe.data.flip_pairs is not None:
+        skeleton = _with_pairs(skeleton, recipe.data.flip_pairs)
+    elif any(augment_options(recipe.augment, recipe.input, plain=plain).flip for plain in (False, True)):
+        _require_pairs(skeleton)
     return Feed(tuple(parts), skeleton)
+
+
+def _names(skeleton: Skeleton) -> list[str]:
+    return [canonical_name(name) for name in skeleton.keypoints]
+
+
+def _governing(data: Skeleton, initial: Skeleton | None) -> Skeleton:
+    """The initial model's skeleton where it has the same keypoints as the data, else the data's."""
+    if initial is None or len(initial) != len(data) or initial.name.startswith("generic-"):
+        return data
+    if data.name.startswith("generic-") or sorted(_names(initial)) == sorted(_names(data)):
+        pairs = initial.flip_pairs or (data.flip_pairs if _names(initial) == _names(data) else ())
+        return replace(initial, flip_pairs=pairs)
+    return data
+
+
+def in_order(
+    source: Source, dataset: PoseDataset, skeleton: Skeleton, *, told: bool, everything: bool = False
+) -> PoseDataset:
+    """The dataset with its keypoints in the model's order.
+
+    Raises:
+        UsageError: It has other keypoints, and the recipe does not say that they are the model's.
+    """
+    ours, theirs = _names(skeleton), _names(dataset.skeleton)
+    generic = dataset.skeleton.name.startswith("generic-") or skeleton.name.startswith("generic-")
+    if len(ours) != len(theirs) or ours == theirs or generic:
+        return dataset
+    if sorted(ours) == sorted(theirs):
+        return open_source(source, skeleton=skeleton, everything=everything)
+    if told or isinstance(source, SyntheticSource):
+        return dataset
+    raise UsageError(
+        f"{source.annotations} has other keypoints than the model: {', '.join(dataset.skeleton.keypoints)} against "
+        f"{', '.join(skeleton.keypoints)}.",
+        remedy="Give the set a 'mapping' to the model's keypoints.",
+    )
+
+
+def _with_pairs(skeleton: Skeleton, pairs: Sequence[tuple[int | str, int | str]]) -> Skeleton:
+    def place(one: int | str) -> int:
+        if isinstance(one, str) and one in skeleton.keypoints:
+            return skeleton.keypoints.index(one)
+        if isinstance(one, int) and 0 <= one < len(skeleton):
+            return one
+        raise UsageError(
+            f"'data.flip_pairs' has {one!r}, which is not a keypoint of the model.",
+            remedy=f"Its keypoints are 0 to {len(skeleton) - 1}: {', '.join(skeleton.keypoints)}.",
+        )
+
+    places = tuple((place(first), place(second)) for first, second in pairs)
+    ends = [end for pair in places for end in pair]
+    if len(set(ends)) < len(ends):
+        raise UsageError("'data.flip_pairs' has a keypoint twice.", remedy="Put each keypoint into one pair at most.")
+    return replace(skeleton, flip_pairs=places)
+
+
+def _require_pairs(skeleton: Skeleton) -> None:
+    """Refuse to mirror images where it is not known which keypoints change places.
+
+    Raises:
+        UsageError: A keypoint's name has a side, and there is no partner; or there are no pairs at all, and the names
+            do not say that all keypoints lie in the middle.
+    """
+    paired = {end for pair in skeleton.flip_pairs for end in pair}
+    mirror = mirror_of(skeleton.keypoints)
+    sided = [skeleton.keypoints[one] for one in mirror.sided if one not in paired]
+    missing = [skeleton.keypoints[end] for pair in mirror.pairs for end in pair if end not in paired]
+    blind = not paired and len(skeleton) > 1 and bool(mirror.unknown)
+    if not (sided or missing or blind):
+        return
+    which = ", ".join(sided or missing or skeleton.keypoints)
+    raise UsageError(
+        f"Images are mirrored (flip probability above 0), and it is not known which keypoints change places: {which}.",
+        remedy="Give the pairs as data.flip_pairs, such as [[left_eye, right_eye]] ([] if none change places), or set "
+        "augment.flip to 0.",
+    )
 
 
 def augment_options(section: AugmentSection, input_hw: tuple[int, int], *, plain: bool) -> AugmentOptions:
@@ -215,7 +306,10 @@ class Batches(Dataset[tuple["Tensor", Targets]]):
         recipe = self.recipe
         self._places = self.feed.locate(recipe.seed, epoch)
         options = augment_options(recipe.augment, recipe.input_at(epoch), plain=recipe.is_plain(epoch))
-        self._augmenters = [Augmenter(dataset, options) for dataset, _, _ in self.feed.parts]
+        self._augmenters = [
+            Augmenter(dataset, options, flip_indices=self.feed.skeleton.flip_indices())
+            for dataset, _, _ in self.feed.parts
+        ]
         self._epoch = epoch
 
     def _sample(self, epoch: int, place: int) -> Sample:

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from rtmo_deploy.data.coco import CocoKeypoints
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.measure.accuracy.protocol import require_people
 from rtmo_deploy.model.checkpoint import save_checkpoint
 from rtmo_deploy.model.settings import Settings
 from rtmo_deploy.train.augment import random_size
 from rtmo_deploy.train.auxiliary import KeypointHeatmaps
 from rtmo_deploy.train.criterion import TERMS, Criterion
 from rtmo_deploy.train.distributed import Group, synchronise_norms
-from rtmo_deploy.train.feed import Batches, build_feed, loader, open_source
+from rtmo_deploy.train.feed import Batches, build_feed, in_order, loader, open_source
 from rtmo_deploy.train.log import Log, check_packages
 from rtmo_deploy.train.loss_module import LossModule
 from rtmo_deploy.train.meter import Meter
 from rtmo_deploy.train.optimize import ModelAverage, Schedule, build_optimizer
 from rtmo_deploy.train.stages import is_judged, loss_options
-from rtmo_deploy.train.start import starting_model
+from rtmo_deploy.train.start import initial_skeleton, starting_model
 from rtmo_deploy.train.state import check_same_recipe, clear_folder, load_state, save_state
 from rtmo_deploy.train.targets import resize
 from rtmo_deploy.train.validate import validate_model
@@ -122,14 +124,14 @@ class Trainer:
         self.recipe, self.options, self.group = recipe, options, group
         if group.main:
             check_packages(tensorboard=options.tensorboard)
-        feed = build_feed(recipe)
+        last = options.out / "last.pth"
+        resumed = load_state(last) if options.resume and last.is_file() else None
+        feed = build_feed(recipe, initial_skeleton(recipe) if resumed is None else resumed["skeleton"])
         self.skeleton = feed.skeleton
         self.batches = Batches(recipe, feed, rank=group.rank, world=group.world)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.steps = recipe.epochs * self.steps_per_epoch
         self.val = _open_val(recipe, feed.skeleton)
-        last = options.out / "last.pth"
-        resumed = load_state(last) if options.resume and last.is_file() else None
         if resumed is not None:
             check_same_recipe(resumed["progress"]["recipe"], recipe, last)
         stored = resumed["progress"].get("settings") if resumed is not None else None
@@ -328,10 +330,14 @@ class Trainer:
 def _open_val(recipe: Recipe, skeleton: Skeleton) -> PoseDataset | None:
     if recipe.data.val is None:
         return None
-    dataset = open_source(recipe.data.val, skeleton=skeleton, everything=True)
+    dataset = open_source(recipe.data.val, everything=True)
     if len(dataset.skeleton) != len(skeleton):
         raise UsageError(
             f"The validation set has {len(dataset.skeleton)} keypoints, the model {len(skeleton)}.",
             remedy="Judge with annotations of the model's keypoints.",
         )
+    told = recipe.data.skeleton is not None
+    dataset = in_order(recipe.data.val, dataset, skeleton, told=told, everything=True)
+    if isinstance(dataset, CocoKeypoints):
+        require_people(dataset.ground_truth())
     return dataset

@@ -141,6 +141,8 @@ class DataSection(Section):
         skeleton: Keypoints of the model where several sets are put together; null for those of the first set.
         sigmas: OKS sigma of each of the model's keypoints; null for those of the convention, or 0.079 each where
             the keypoints are of none.
+        flip_pairs: Pairs of keypoints, by name or index, that change places in a mirrored image; an empty list for
+            none; null for those of the initial model or of the annotations, or as the names say.
         metric: How AP is computed.
     """
 
@@ -148,6 +150,7 @@ class DataSection(Section):
     val: Source | None = None
     skeleton: Literal["coco-17", "crowdpose-14"] | None = None
     sigmas: tuple[float, ...] | None = None
+    flip_pairs: Mapping | None = None
     metric: Literal["coco", "crowdpose"] = "coco"
 
     @field_validator("sigmas")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["starting_model"]
+__all__ = ["initial_skeleton", "starting_model"]
 
 #: Factor on what attention is computed from, where a recipe asks for a calm start.
 CALM = 0.2
@@ -72,6 +72,17 @@ def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True, set
             state[key] = tensor
     model.load_state_dict(state)
     return model
+
+
+def initial_skeleton(recipe: Recipe) -> Skeleton | None:
+    """Keypoints of the checkpoint that a run starts from, None without one.
+
+    Raises:
+        CheckpointError, DownloadError: As :func:`starting_model`.
+    """
+    if recipe.model.init is None:
+        return None
+    return load_checkpoint(resolve_checkpoint(recipe.model.init)[0]).skeleton
 
 
 @torch.no_grad()

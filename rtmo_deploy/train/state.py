@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.files import atomic_write
+from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rtmo_deploy.model import RTMO
-    from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
 
 __all__ = ["RUN_FILES", "check_same_recipe", "clear_folder", "load_state", "save_state"]
@@ -84,8 +84,8 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read what :func:`save_state` wrote, without running code from it.
 
     Returns:
-        ``state_dict``, ``ema_state_dict`` (without the prefix), ``optimizer``, ``scaler``, ``auxiliary`` and
-        ``progress``.
+        ``state_dict``, ``ema_state_dict`` (without the prefix), ``optimizer``, ``scaler``, ``auxiliary``,
+        ``progress`` and ``skeleton``.
 
     Raises:
         CheckpointError: The file is damaged or was written by something else.
@@ -102,6 +102,7 @@ def load_state(path: Path) -> dict[str, Any]:
             "scaler": contents["scaler"],
             "auxiliary": contents.get("auxiliary"),
             "progress": facts["progress"],
+            "skeleton": Skeleton.from_dict(facts["skeleton"]),
         }
     except (
         OSError,

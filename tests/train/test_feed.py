@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from coco_files import category, document, image, person, write
 from toys import synthetic, toy_recipe
 
 from rtmo_deploy.data.coco_writer import write_dataset
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.train.feed import ENDLESS, Batches, augment_options, build_feed, loader
 from rtmo_deploy.train.recipe import AugmentSection
 from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
@@ -222,3 +224,87 @@ def test_single_settings_replace_the_presets():
     assert window.affine is not None
     bare = augment_options(AugmentSection(preset="none", rotate=5), (64, 64), plain=False)
     assert (bare.affine.rotate, bare.affine.scale, bare.mosaic) == (5, (1.0, 1.0), 0)
+
+
+# Left and right
+
+
+def named(folder, names, **fields):
+    """A source whose category has these keypoints."""
+    folder.mkdir(exist_ok=True)
+    people = [person(number, 1, joints=len(names)) for number in range(1, 5)]
+    write(folder, document([image(number) for number in range(1, 5)], people, [category(names, **fields)]))
+    return {"type": "coco", "annotations": str(folder / "people.json"), "images": str(folder / "pictures")}
+
+
+def mirrored(source, initial=None, *, flip=0.5, preset="none", **data):
+    recipe = toy_recipe(data={"train": [source], **data}, augment={"preset": preset, "flip": flip, "multi_scale": None})
+    return build_feed(recipe, initial).skeleton.flip_pairs
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["LEye", "REye", "nose"],
+        ["lshoulder", "rshoulder", "neck"],
+        ["l_knee_1", "r_knee_1", "x"],
+        ["kneeL", "kneeR", "x"],
+    ],
+)
+def test_pairs_are_understood_from_names(tmp_path, names):
+    assert mirrored(named(tmp_path, names)) == ((0, 1),)
+
+
+@pytest.mark.parametrize(
+    ("names", "which"),
+    [
+        (["shoulder_l", "shoulderR", "neck"], "shoulder_l, shoulderR"),
+        (["left_eye", "right_eye", "left_paw"], "left_paw"),
+        (["a", "b", "nose"], "a, b, nose"),
+    ],
+)
+def test_unknown_pairs_are_refused(tmp_path, names, which):
+    source = named(tmp_path, names)
+    with pytest.raises(UsageError, match=rf"{which}\. .*data\.flip_pairs.*augment\.flip to 0"):
+        mirrored(source)
+    assert mirrored(source, flip=0.0) is not None
+    assert mirrored(source, flip_pairs=[]) == ()
+    assert mirrored(source, flip_pairs=[[0, names[1]]]) == ((0, 1),)
+
+
+def test_a_preset_that_mirrors_is_noticed(tmp_path):
+    with pytest.raises(UsageError, match="mirrored"):
+        mirrored(named(tmp_path, ["a", "b"]), flip=None, preset="coco")
+
+
+def test_points_in_the_middle_need_no_pairs(tmp_path):
+    assert mirrored(named(tmp_path, ["nose", "neck"])) == ()
+    assert mirrored(named(tmp_path / "one", ["anything"])) == ()
+
+
+@pytest.mark.parametrize("pairs", [[["a", "x"]], [[0, 9]], [[0, 1], [1, 2]]])
+def test_wrong_pairs_of_a_recipe(tmp_path, pairs):
+    with pytest.raises(UsageError, match=r"data\.flip_pairs"):
+        mirrored(named(tmp_path, ["a", "b", "c"]), flip_pairs=pairs)
+
+
+def test_pairs_of_the_annotation_file_govern_names(tmp_path):
+    assert mirrored(named(tmp_path, ["a", "b", "c"], flip_pairs=[["a", "c"]])) == ((0, 2),)
+
+
+def test_the_models_skeleton_governs_order_and_mirror(tmp_path):
+    model = Skeleton("mine", ("a", "b", "c"), flip_pairs=((0, 1),))
+    source = named(tmp_path, ["c", "a", "b"])
+    feed = build_feed(toy_recipe(data={"train": [source]}, augment={"flip": 0.5}), model)
+    assert (feed.skeleton, feed.skeleton.flip_pairs) == (model, ((0, 1),))
+    own = build_feed(toy_recipe(data={"train": [source]}, augment={"flip": 0.0})).parts[0][0].people(0).keypoints
+    np.testing.assert_array_equal(feed.parts[0][0].people(0).keypoints, own[:, [1, 2, 0]])
+    other = Skeleton("other", ("x", "y", "z"), flip_pairs=((0, 1),))
+    with pytest.raises(UsageError, match="mirrored"):
+        mirrored(source, other)
+
+
+def test_sets_with_other_keypoints_need_a_mapping(tmp_path):
+    sources = [named(tmp_path / name, names) for name, names in (("a", ["a", "b"]), ("b", ["a", "z"]))]
+    with pytest.raises(UsageError, match=r"other keypoints .*a, z against a, b.*'mapping'"):
+        build_feed(toy_recipe(data={"train": sources}, augment={"flip": 0.0}))

@@ -317,7 +317,7 @@ def test_a_validation_set_of_other_keypoints_is_refused_at_once(tmp_path):
     people = type(people)(people.boxes, people.keypoints[:, :5], people.visible[:, :5], people.areas)
     write_coco(tmp_path / "five.json", [CocoEntry(1, "000000000001.jpg", 64, 64, people)], five)
     val = {"type": "coco", "annotations": str(tmp_path / "five.json"), "images": str(tmp_path / "images")}
-    with pytest.raises(InputDataError, match="5 keypoints; the skeleton 'coco-17' has 17"):
+    with pytest.raises(UsageError, match="validation set has 5 keypoints, the model 17"):
         trainer(tmp_path / "run", toy_recipe(data={"train": [synthetic()], "val": val}))
     with pytest.raises(UsageError, match="validation set has 17 keypoints, the model 5"):
         trainer(tmp_path / "run", toy_recipe(batch=1, data={"train": [val], "val": synthetic()}))

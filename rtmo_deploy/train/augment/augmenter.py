@@ -24,6 +24,8 @@ from rtmo_deploy.train.augment.mixup import draw_mixup
 from rtmo_deploy.train.augment.mosaic import draw_mosaic
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from rtmo_deploy.data import PoseDataset, Sample
@@ -47,16 +49,21 @@ class Augmenter:
     Args:
         dataset: Where the pictures come from, partners for mosaic and mixup too.
         options: What is done.
+        flip_indices: For each keypoint, the one that takes its place in a mirrored image; those of the dataset's
+            skeleton if not given.
 
     Raises:
         UsageError: The dataset is empty.
     """
 
-    def __init__(self, dataset: PoseDataset, options: AugmentOptions) -> None:
+    def __init__(
+        self, dataset: PoseDataset, options: AugmentOptions, *, flip_indices: Sequence[int] | None = None
+    ) -> None:
         if not len(dataset):
             raise UsageError("There is no picture to augment.", remedy="Check the dataset's annotations and filters.")
         self.dataset = dataset
         self.options = options
+        self.flip_indices = dataset.skeleton.flip_indices() if flip_indices is None else flip_indices
 
     def __call__(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample of one index.
@@ -70,7 +77,7 @@ class Augmenter:
             None; id and name of the picture at ``index``.
         """
         plan = self._draw(index, rng)
-        options, flip_indices = self.options, self.dataset.skeleton.flip_indices()
+        options, flip_indices = self.options, self.flip_indices
         sample = self._single(index, plan) if plan.mosaic is None else self._mosaic(plan.mosaic, plan.jitter)
         if plan.mixup is not None:
             sample = plan.mixup.blend(sample, self._read(plan.mixup.index), flip_indices)
@@ -81,6 +88,13 @@ class Augmenter:
         return replace(sample, people=people)
 
     def _draw(self, index: int, rng: np.random.Generator) -> _Plan:
+        plan = self._drawn(index, rng)
+        # Without a flip probability nothing is mirrored, partners of mixup included.
+        if plan.mixup is not None and not self.options.flip:
+            plan = replace(plan, mixup=replace(plan.mixup, mirrored=False))
+        return plan
+
+    def _drawn(self, index: int, rng: np.random.Generator) -> _Plan:
         options, size = self.options, len(self.dataset)
         return _Plan(
             mosaic=draw_mosaic(index, size, options.input_hw, options.mosaic_centre, rng)

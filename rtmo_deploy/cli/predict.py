@@ -64,7 +64,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find people in pictures. A picture that cannot be read is reported; the others still get done."""
-    from rtmo_deploy.cli.console import download_bar, print_error, print_json, status
+    from rtmo_deploy.cli.console import download_bar, print_error, print_json, status, stderr
     from rtmo_deploy.errors import InputDataError
 
     files, failures = _find(sources, recursive=recursive)
@@ -86,6 +86,8 @@ def predict(
             trust=trust,
         )
         _require_above_own(score_thr, estimator)
+        if estimator.artifact.skeleton.guessed:
+            stderr().print(f"Note: the keypoints are {estimator.artifact.skeleton.label}.", soft_wrap=True)
         if draw_thr is None:
             draw_thr = DRAW_THR if score_thr is None else score_thr
         results: list[dict[str, Any]] = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+from array import array
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rtmo_deploy.data._coco_arrays import CocoFile, Images, People, identity
+from rtmo_deploy.data._coco_arrays import CocoFile, Images, People, compact, identity
 from rtmo_deploy.data._coco_skeleton import choose_categories, skeleton_of
 from rtmo_deploy.data._findings import Collector
 from rtmo_deploy.errors import InputDataError
@@ -102,7 +103,7 @@ def _load(file: Path) -> dict[str, Any]:
 
     try:
         with open_regular(file, max_bytes=_MOST_BYTES) as stream:
-            document = json.load(stream)
+            document = json.load(stream, object_hook=compact)
     except OSError as error:
         raise InputDataError(
             f"The annotation file cannot be opened: {error.strerror or error}.",
@@ -128,5 +129,5 @@ def _load(file: Path) -> dict[str, Any]:
 def _numbered(entries: list[Any]) -> Skeleton:
     """A skeleton without names for a file whose categories name no keypoints: as many as most people have."""
     lists = (entry.get("keypoints") for entry in entries if isinstance(entry, dict))
-    counts = Counter(len(one) // 3 for one in lists if isinstance(one, list) and len(one) % 3 == 0 and one)
+    counts = Counter(len(one) // 3 for one in lists if isinstance(one, list | array) and len(one) % 3 == 0 and one)
     return Skeleton.generic(counts.most_common(1)[0][0] if counts else 17)

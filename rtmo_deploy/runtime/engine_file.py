@@ -289,13 +289,13 @@ def is_trusted(artifact: Artifact) -> bool:
 
 
 def _unknown(path: Path) -> Artifact:
-    from rtmo_deploy.zoo import skeleton_for
+    from rtmo_deploy.zoo.skeletons import guessed_from_count
 
     return Artifact(
         path=path,
         kind=Kind.ENGINE,
         architecture="unknown",
-        skeleton=skeleton_for(17),
+        skeleton=guessed_from_count(17),
         input=InputContract(DEFAULT_SIDE, DEFAULT_SIDE),
         decode=DecodeContract(DecodeMode.FIXED),
         precision="unknown",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.guarded import read_bounded
-from rtmo_deploy.zoo import skeleton_for
+from rtmo_deploy.zoo.skeletons import guessed_from_count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +140,7 @@ def _mmdeploy_artifact(
         path=path,
         kind=Kind.ONNX,
         architecture="unknown",
-        skeleton=skeleton_for(joints if isinstance(joints, int) else 17),
+        skeleton=guessed_from_count(joints if isinstance(joints, int) else 17),
         input=InputContract(
             height=fixed[2] or DEFAULT_SIDE,
             width=fixed[3] or DEFAULT_SIDE,

@@ -7,6 +7,7 @@ the published models put them out.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.poses import Skeleton
@@ -22,6 +23,7 @@ __all__ = [
     "CROWDPOSE_14",
     "canonical_name",
     "convention_of",
+    "guessed_from_count",
     "skeleton_for",
 ]
 
@@ -198,6 +200,13 @@ _BY_COUNT = {len(skeleton): skeleton for skeleton in (COCO_17, CROWDPOSE_14)}
 def skeleton_for(keypoints: int) -> Skeleton:
     """The convention with this many keypoints: COCO for 17, CrowdPose for 14, else a numbered one."""
     return _BY_COUNT.get(keypoints) or Skeleton.generic(keypoints)
+
+
+def guessed_from_count(keypoints: int) -> Skeleton:
+    """What the keypoints of a file that names none are: COCO's, as a guess, if there are 17; else unknown."""
+    if keypoints == len(COCO_17):
+        return replace(COCO_17, source="guessed from their number")
+    return Skeleton.generic(keypoints)
 
 
 def convention_of(names: Sequence[str]) -> Skeleton | None:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.measure.accuracy import Published
 from rtmo_deploy.runtime import PoseEstimator
+from rtmo_deploy.zoo.skeletons import AIC_14
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "metrics" / "cases.json.xz"
 
@@ -219,3 +220,47 @@ def test_killed_and_called_again(onnx_n, annotated, tmp_path):
     assert "An earlier run" not in whole.stderr
     assert saved.read_bytes() == first
     assert {**json.loads(whole.stdout), "resumed": resumed} == json.loads(again.stdout)
+
+
+def test_sigmas_are_named_and_guesses_refused(tmp_path):
+    """AI Challenger's 14 points are not CrowdPose's."""
+    people = [person(1, 1, joints=14)]
+    entry = {"image_id": 1, "category_id": 1, "keypoints": people[0]["keypoints"], "score": 1, "bbox": [5, 5, 35, 35]}
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps([entry]))
+
+    def judged(names, *options):
+        path = write(tmp_path, document([image(1)], people, [category(names)]), pictures=False)
+        return run("--ann", path, "--predictions", found, *options)
+
+    aic = [*AIC_14.keypoints[:12], "top_head", "neck"]
+    shown = judged(aic)
+    assert shown.exit_code == 0
+    assert "aic-14" in shown.stdout
+    assert "0.0138815" in shown.stdout
+    made = document_of(judged(aic, "--json"))
+    assert (made["sigmas_from"], made["sigmas"]) == ("aic-14", list(AIC_14.sigmas))
+    mixed = [aic[3], *aic[:3], *aic[4:]]
+    refused = judged(mixed)
+    assert refused.exit_code == 3
+    assert "--skeleton" in refused.stderr
+    assert "guessed from names" in refused.stderr
+    assert document_of(judged(mixed, "--json", "--sigma", "0.05"))["sigmas_from"] == "given"
+    assert document_of(judged(mixed, "--json", "--skeleton", "crowdpose-14"))["sigmas_from"] == "crowdpose-14"
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"keypoints": mixed, "sigmas": [0.03] * 14}))
+    assert document_of(judged(mixed, "--json", "--skeleton", own))["sigmas"] == [0.03] * 14
+    for text in ("{", "[1]", '{"keypoints": ["a"], "sigmas": [-1]}', '{"keypoints": 3}'):
+        own.write_text(text)
+        assert judged(mixed, "--skeleton", own).exit_code == 3
+    assert judged(mixed, "--skeleton", "nobody-99").exit_code == 3
+
+
+@pytest.mark.parametrize("fields", [{"category_id": 7}, {"num_keypoints": 0}, {"iscrowd": 1}])
+def test_an_evaluation_of_nobody_is_refused(tmp_path, fields):
+    path = write(tmp_path, document([image(1)], [person(1, 1, **fields)]), pictures=False)
+    found = tmp_path / "found.json"
+    found.write_text("[]")
+    result = run("--ann", path, "--predictions", found)
+    assert result.exit_code == 3
+    assert "nobody to find" in result.stderr

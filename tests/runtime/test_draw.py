@@ -392,3 +392,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_image(path, backdrop(9, 9))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_skeleton_has_colours_of_its_own():
+    six = Skeleton(
+        "six",
+        tuple("abcdef"),
+        edges=((0, 1), (2, 3)),
+        keypoint_colours=("#0000ff",) * 6,
+        edge_colours=("#ff0000", "#00ff00"),
+    )
+    points = [[40, 40], [160, 40], [40, 100], [160, 100], [40, 160], [160, 160]]
+    drawn = draw_poses(backdrop(200, 200), person(points, six), boxes=False, labels=False)
+    assert drawn[40, 100].tolist() == [0, 0, 255]  # BGR
+    assert drawn[100, 100].tolist() == [0, 255, 0]
+    assert drawn[160, 40].tolist() == [255, 0, 0]

@@ -113,7 +113,9 @@ def _dataset_facts(dataset: Any) -> dict[str, Any]:
     if isinstance(by_number, dict) and len(by_number) <= _MOST_KEYPOINTS:
         names = [by_number.get(number) for number in range(len(by_number))]
     raw = dataset.get("keypoint_info")
-    info = [raw.get(number) for number in range(len(raw))] if isinstance(raw, dict) and not names else []
+    info: list[Any] = []
+    if isinstance(raw, dict) and not names:
+        info = [raw.get(number) for number in range(len(raw))]
     if info and len(info) <= _MOST_KEYPOINTS and all(isinstance(one, dict) for one in info):
         names = [one.get("name") for one in info]
     if not isinstance(names, list | tuple) or not 0 < len(names) <= _MOST_KEYPOINTS:
@@ -124,7 +126,7 @@ def _dataset_facts(dataset: Any) -> dict[str, Any]:
     index = {name: place for place, name in enumerate(names)}
     links = dataset.get("skeleton_info") if info else None
     links = [one for one in links.values() if isinstance(one, dict)] if isinstance(links, dict) else []
-    found = {
+    found: dict[str, list[Any]] = {
         "flip_pairs": _swaps(dataset.get("flip_indices"), index) or _once(_pairs(dataset.get("flip_pairs"), index)),
         "skeleton_links": _pairs(dataset.get("skeleton_links"), index),
         "keypoint_colors": _colours(dataset.get("keypoint_colors"), len(names)),

@@ -200,7 +200,7 @@ class _Entries:
             self.faults.append(f"#{place} is not an object")
             return
         category = identity(entry.get("category_id", self.category))
-        if category is None or (isinstance(category, str) and not isinstance(self.category, str)):
+        if not isinstance(category, int):
             self.faults.append(f"#{place} has a category_id that is not a number")
             return
         if category != self.category:

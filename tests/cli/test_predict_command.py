@@ -130,7 +130,7 @@ def test_weak_people_are_in_the_results_and_not_in_the_drawing(onnx_n, pictures,
     poses = PoseEstimator.open(onnx_n)(source)
     assert 0 < (poses.scores > 0.5).sum() < len(poses)
     for options, threshold in (((), 0.5), (("--score-thr", 0.2), 0.2), (("--draw-thr", 0.3), 0.3)):
-        document = document_of(run(onnx_n, source, "--vis-out-dir", tmp_path, *options, "--json"))
+        document = document_of(run(onnx_n, source, "--vis-out-dir", tmp_path, "--force", *options, "--json"))
         least = 0.2 if "--score-thr" in options else 0.1
         assert len(document["images"][0]["people"]) == int((poses.scores > least).sum())
         wanted = draw_poses(read_image(source), poses[poses.scores > threshold], keypoint_thr=0.3)

@@ -150,7 +150,7 @@ def test_missing_packages_are_said_before_the_training(recipe, tmp_path, monkeyp
 
 
 def test_a_loss_that_is_not_a_number(recipe, tmp_path):
-    result = run(recipe, "--out", tmp_path / "run", *SMALL, "--set", "loss.oks=.inf", "--log-every", 1)
+    result = run(recipe, "--out", tmp_path / "run", *SMALL, "--set", "loss.oks=1.0e+300", "--log-every", 1)
     refused(result, 1, "no longer finite at step 1")
     assert not (tmp_path / "run" / "final.pth").exists()
 

@@ -1,12 +1,12 @@
 """ONNX Runtime, OpenVINO and PyTorch on the same weights, on the CPU, in float32, bfloat16 and INT8, at batch 1.
 
 Each contender runs in a process of its own, one at a time, round by round, and every second round backwards, so that
-whatever else the machine does hits all of them. What is reported is the ratio of ONNX Runtime's time to the
-contender's within a round: the geometric mean of the rounds, and its 95 % interval (Student's t, as ``rtmo-deploy
-bench`` has it). Above 1: faster than ONNX Runtime. A contender that cannot run here is named, with the reason, and left
-out; none is replaced by another. ``runs in`` is what the runtime itself says of its convolutions and matrix products.
-PyTorch is the eager reference with its own decoding; it takes part where the checkpoint that the model was made from is
-beside it, or is named.
+slow changes of the machine hit all of them. Interference by other processes is not measured here: run it on a quiet
+machine. What is reported is the ratio of ONNX Runtime's time to the contender's within a round: the geometric mean of
+the rounds, and its 95 % interval (Student's t, as ``rtmo-deploy bench`` has it). Above 1: faster than ONNX Runtime. A
+contender that cannot run here is named, with the reason, and left out; none is replaced by another. ``runs in`` is
+what the runtime itself says of its convolutions and matrix products. PyTorch is the eager reference with its own
+decoding; it takes part where the checkpoint that the model was made from is beside it, or is named.
 
     python benchmarks/cpu_runtimes.py
     python benchmarks/cpu_runtimes.py rtmo-s.onnx --int8 rtmo-s.int8.onnx --checkpoint rtmo-s.pth

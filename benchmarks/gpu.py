@@ -24,7 +24,7 @@ from sample_models import DEFAULT, export, load, quantise
 from rtmo_deploy.errors import RtmoDeployError
 from rtmo_deploy.measure.bench import BenchOptions, Protocol, run_bench
 from rtmo_deploy.measure.bench.gpu import read_gpus
-from rtmo_deploy.measure.bench.tables import facts, milliseconds
+from rtmo_deploy.measure.bench.tables import facts, milliseconds, ratio_cell
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BenchResult
@@ -95,7 +95,7 @@ def table(result: BenchResult) -> str:
     """Markdown: a row for each contender."""
     lines = [f"| contender | ms (median) | p95 | time / {result.reference or '-'} (95 %) |", "|---|---|---|---|"]
     for entry in result.entries:
-        ratio = "1" if entry.ratio is None else str(entry.ratio)
+        ratio = "1" if entry.label == result.reference else ratio_cell(entry)
         times = (milliseconds(entry.total.p50), milliseconds(entry.total.p95))
         lines.append(f"| {' | '.join([entry.label, *times, ratio])} |")
     return "\n".join(lines)

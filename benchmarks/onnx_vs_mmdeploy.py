@@ -1,10 +1,10 @@
 """Our ONNX graph against the one MMDeploy makes of the same weights, in ONNX Runtime on the CPU.
 
 Each graph runs in a process of its own (ONNX Runtime's spinning threads slow down whoever runs next in the same
-process), and the two are run in turn, round by round, so that whatever else the machine does hits both. What is
-reported is the ratio of the two within a round: the geometric mean of the rounds, and its 95 % interval (Student's t,
-as ``rtmo-deploy bench`` has it). The number of people is set by shifting the classifier's bias, by the same number in
-both graphs.
+process), and the two are run in turn, round by round, so that slow changes of the machine hit both. Interference by
+other processes is not measured here: run it on a quiet machine. What is reported is the ratio of the two within a
+round: the geometric mean of the rounds, and its 95 % interval (Student's t, as ``rtmo-deploy bench`` has it). The
+number of people is set by shifting the classifier's bias, by the same number in both graphs.
 
     python benchmarks/onnx_vs_mmdeploy.py
     python benchmarks/onnx_vs_mmdeploy.py ours.onnx mmdeploy.onnx --people 0 10 50

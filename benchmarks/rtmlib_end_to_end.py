@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 from sample_models import DEFAULT, export, export_mmdeploy_shape, load
 
 from rtmo_deploy.files import atomic_write
-from rtmo_deploy.measure.bench import BenchOptions, Ratio, run_bench
+from rtmo_deploy.measure.bench import BenchOptions, Entry, run_bench
 from rtmo_deploy.measure.bench.process import WorkerProcess, start_worker
-from rtmo_deploy.measure.bench.tables import facts, to_markdown
+from rtmo_deploy.measure.bench.tables import facts, ratio_cell, to_markdown
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BenchResult, Contender
@@ -74,10 +74,11 @@ def models(args: argparse.Namespace, folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def times_as_fast(ratio: Ratio | None) -> str:
-    """The inverse of a ratio of times, with its interval."""
+def times_as_fast(entry: Entry) -> str:
+    """The inverse of a ratio of times, with its interval; or why there is none."""
+    ratio = entry.ratio
     if ratio is None:
-        return "1"
+        return ratio_cell(entry)
     if ratio.low is None or ratio.high is None:
         return f"{1 / ratio.value:.2f} (no interval)"
     return f"{1 / ratio.value:.2f} ({1 / ratio.high:.2f} to {1 / ratio.low:.2f})"
@@ -97,7 +98,7 @@ def table(result: BenchResult) -> str:
             f"{entry.found:.1f}",
             f"{entry.total.p50:.2f}",
             "-" if inside is None else f"{inside.p50:.2f}",
-            times_as_fast(entry.ratio),
+            "1" if entry.label == result.reference else times_as_fast(entry),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import _ErrorsToExitCodes
 from rtmo_deploy.cli.bench import bench
+from rtmo_deploy.measure.bench.interference import Interference
 
 app = typer.Typer(cls=_ErrorsToExitCodes)
 app.command()(bench)
@@ -111,8 +112,10 @@ TINY = ("--imgsz", 64, 64, "--duration", 0.3, "--warmup", 0, "--rounds", 3, "--t
 
 
 @pytest.mark.slow
-def test_a_real_run_and_its_gate(checkpoint_n, onnx_n, tmp_path):
+def test_a_real_run_and_its_gate(checkpoint_n, onnx_n, tmp_path, monkeypatch):
     """Two processes, two numbers of people; what is written, and what is said of a slower one."""
+    # As on a quiet machine, whatever else this one does.
+    monkeypatch.setattr("rtmo_deploy.measure.bench.interference.Observer.result", lambda _: Interference())
     files = {kind: tmp_path / "new" / f"r.{kind}" for kind in ("csv", "html", "md")}
     outputs = [part for kind, path in files.items() for part in (f"--{kind}", path)]
     result = run(onnx_n, "--reference", checkpoint_n, "--people", "0,3", *TINY, "--json", *outputs)
@@ -131,10 +134,7 @@ def test_a_real_run_and_its_gate(checkpoint_n, onnx_n, tmp_path):
     ]
     assert len(ort["rounds_ms"]) == 3
     assert ort["total_ms"]["n"] >= 3
-    if ort["ratio"] is None:
-        assert ort["interference"]["busy"]
-    else:
-        assert ort["ratio"]["low"] <= ort["ratio"]["value"] <= ort["ratio"]["high"]
+    assert ort["ratio"]["low"] <= ort["ratio"]["value"] <= ort["ratio"]["high"]
     # Each averages over the calls it had time for, which are not the same pictures.
     assert torch["found"] == pytest.approx(ort["found"], abs=4)
     assert ort["memory"] > 2**24

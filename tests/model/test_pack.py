@@ -77,7 +77,7 @@ def test_the_state_of_a_training_stays_behind(checkpoint_n: Path, tmp_path: Path
     pack_checkpoint(load_checkpoint(tmp_path / "last.pth"), output)
     packed = torch.load(output, weights_only=True)
     assert set(packed) == {"meta", "state_dict"}
-    assert set(packed["meta"]["rtmo_deploy"]) == {"version", "skeleton", "input_hw"}
+    assert set(packed["meta"]["rtmo_deploy"]) == {"version", "skeleton", "input_hw", "trained", "domain"}
     assert (packed["meta"]["epoch"], packed["meta"]["iter"]) == (3, 70)
 
 

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict
     from rtmo_deploy.measure.bench.result import BenchResult, Entry
 
-__all__ = ["Table", "baseline_table", "blamed", "facts", "percent_change", "result_tables", "to_csv", "to_markdown"]
+__all__ = [
+    "Table",
+    "baseline_table",
+    "blamed",
+    "facts",
+    "percent_change",
+    "ratio_cell",
+    "result_tables",
+    "to_csv",
+    "to_markdown",
+]
 
 STAGE_HEADINGS = ("stage", "p50", "p90", "p95", "p99", "min", "mean", "n")
 CSV_COLUMNS = (
@@ -76,6 +86,13 @@ def result_tables(result: BenchResult) -> list[Table]:
     return tables
 
 
+def ratio_cell(entry: Entry) -> str:
+    """The ratio of an entry, or why there is none."""
+    if entry.ratio is not None:
+        return str(entry.ratio)
+    return BUSY if entry.interference.reasons else "-"
+
+
 def _overview(result: BenchResult) -> Table:
     reference = result.reference
     headings: tuple[str, ...] = ("contender", "case", "p50 ms", "p90", "p95", "p99", "pictures/s", "memory", "found")
@@ -85,8 +102,7 @@ def _overview(result: BenchResult) -> Table:
         memory = "-" if entry.memory is None else human_size(entry.memory)
         if entry.device_memory is not None:
             memory += f" + {human_size(entry.device_memory)} GPU"
-        missing = BUSY if entry.interference.reasons else "-"
-        ratio = "reference" if entry.label == reference else missing if entry.ratio is None else str(entry.ratio)
+        ratio = "reference" if entry.label == reference else ratio_cell(entry)
         numbers = [milliseconds(value) for value in (total.p50, total.p90, total.p95, total.p99)]
         cells: tuple[str, ...] = (
             entry.label,

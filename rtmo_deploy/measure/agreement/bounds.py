@@ -64,8 +64,8 @@ class AgreementBounds:
 #: 45 to 60; keypoints move by hundredths of a pixel, those that the network is unsure of by more. Eight bits leave
 #: layers 20 to 40 dB apart, and how CPUs add 8-bit products up differs: hidden keypoints and people with low scores
 #: differ by any amount. So INT8 is judged by what is portable, on people above a working threshold. On the sample model
-#: (18 runs: 6 sets of 16 images, three ways to add up) nobody was missed or extra there, and the mean OKS was 0.974 to
-#: 0.988; percentiles in pixels at a threshold of 0.1 varied from 7 to 47.
+#: (6 sets of 16 images, two ways to add up on one CPU with AVX2) nobody was missed or extra there, and the mean OKS was
+#: 0.974 to 0.988; at a threshold of 0.3 the 99th percentile varied from 7 to 47 pixels.
 BOUNDS: Final[Mapping[str, AgreementBounds]] = {
     "fp32": AgreementBounds(
         keypoint_p99_px=0.02,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 # Two workers of pytest-xdist on two cores: their threads, and those of their children, must not wait for each other.
@@ -63,7 +64,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked long run when they are asked for by their mark."""
+    """Files with slow tests come first, so that no worker ends alone; long tests run when asked for by their mark."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # stable: the order within a file stays
     if "long" in config.getoption("markexpr"):
         return
     for item in items:

@@ -64,16 +64,21 @@ def test_it_finds_who_is_in_a_picture() -> None:
 
 
 @pytest.mark.slow
-def test_average_precision_on_the_held_out_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("images", "ap", "ap50"),
+    [(100, 0.637, 0.912), pytest.param(500, RECORD.ap, RECORD.ap50, marks=pytest.mark.long)],
+)
+def test_average_precision_on_the_held_out_set(tmp_path: Path, images: int, ap: float, ap50: float) -> None:
+    """The card's figure is that of 500 images; the first 100 of them are as good a witness of changed weights."""
     runner = CliRunner()
     folder = tmp_path / "people"
-    assert runner.invoke(app, ["data", "synth", str(folder), *HELD_OUT]).exit_code == 0
+    assert runner.invoke(app, ["data", "synth", str(folder), *HELD_OUT, "--images", str(images)]).exit_code == 0
     where = ["--ann", str(folder / "annotations.json"), "--images", str(folder / "images")]
     result = runner.invoke(app, ["eval", "rtmo-n", *where, "--json"])
     assert result.exit_code == 0, result.stderr
     measured = json.loads(result.stdout)["metrics"]
-    assert measured["AP"] == pytest.approx(RECORD.ap, abs=0.005)
-    assert measured["AP50"] == pytest.approx(RECORD.ap50, abs=0.005)
+    assert measured["AP"] == pytest.approx(ap, abs=0.005)
+    assert measured["AP50"] == pytest.approx(ap50, abs=0.005)
     # What a model that comes with the package must reach.
     assert measured["AP"] >= 0.60
     assert measured["AP50"] >= 0.90

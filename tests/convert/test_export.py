@@ -89,7 +89,7 @@ def assert_same_people(model: RTMO, predict: Predict, one: Exported, shape: tupl
 # What it computes
 
 
-@pytest.mark.parametrize("opset", [17, 18, 19, 20])
+@pytest.mark.parametrize("opset", [17, *(pytest.param(n, marks=pytest.mark.long) for n in (18, 19)), 20])
 @pytest.mark.parametrize("mode", DECODES)
 def test_dynamic_graph_in_every_mode_and_opset(
     exported: Export, model: RTMO, predict: Predict, mode: str, opset: int

@@ -97,8 +97,8 @@ def exported(
     ("architecture", "joints"),
     [
         ("rtmo-n", 17),
-        ("rtmo-n", 14),
-        pytest.param("rtmo-t", 17, marks=pytest.mark.slow),
+        pytest.param("rtmo-n", 14, marks=pytest.mark.long),
+        pytest.param("rtmo-t", 17, marks=pytest.mark.long),
         pytest.param("rtmo-s", 17, marks=pytest.mark.slow),
         pytest.param("rtmo-s", 14, marks=pytest.mark.long),
         pytest.param("rtmo-m", 17, marks=pytest.mark.long),

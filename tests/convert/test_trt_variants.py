@@ -95,7 +95,7 @@ def layer_types(record):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
-@pytest.mark.parametrize("architecture", ["rtmo-n", "rtmo-s"])
+@pytest.mark.parametrize("architecture", ["rtmo-n", pytest.param("rtmo-s", marks=pytest.mark.long)])
 def test_an_engine_is_what_its_graph_is(model_file, tmp_path, architecture, precision):
     source = model_file(architecture, precision)
     path = tmp_path / "a.engine"

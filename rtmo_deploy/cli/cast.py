@@ -76,7 +76,7 @@ def _as_dict(result: CastResult) -> dict[str, Any]:
 
 
 def _print(result: CastResult) -> None:
-    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
     from rtmo_deploy.files import human_size
 
     artifact, report = result.artifact, result.verification
@@ -99,7 +99,7 @@ def _print(result: CastResult) -> None:
     if report is not None:
         facts["largest value"] = f"{report.peak:.4g} ({report.peak_node})"
     facts["time"] = f"{result.seconds:.1f} s"
-    stdout().print(facts_table(facts))
+    print_table(facts_table(facts))
     if report is not None:
         _print_report(report)
 

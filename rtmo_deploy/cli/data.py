@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.progress import Count
 
 __all__ = ["data_app"]
 
@@ -19,8 +20,6 @@ data_app = typer.Typer(
     no_args_is_help=True,
 )
 
-#: A line of progress is written at every so many pictures.
-_STEP = 200
 _GENERATOR = "rtmo-deploy data synth"
 
 
@@ -70,14 +69,15 @@ def synth(
         "format": str(file_format),
         "options": options.to_dict(),
     }
-    with status(f"drawing {images} pictures") as say:
-
-        def progress(done: int) -> None:
-            if done % _STEP == 0:
-                say(f"drawing pictures: {done} of {images}")
-
+    with status() as say:
         info = {"description": "Synthetic people", "recipe": recipe}
-        written = write_dataset(out, dataset, suffix=f".{file_format}", info=info, progress=progress)
+        written = write_dataset(
+            out,
+            dataset,
+            suffix=f".{file_format}",
+            info=info,
+            progress=lambda done: say(Count("writing synthetic images", done, images)),
+        )
     if as_json:
         print_json(
             "data synth",
@@ -119,7 +119,7 @@ def check(
             images,
             category=category,
             read_images=read_images,
-            progress=lambda done, total: say(f"reading pictures: {done} of {total}") if done % _STEP == 0 else None,
+            progress=lambda done, total: say(Count("reading images", done, total)),
         )
     if as_json:
         print_json("data check", **report.to_dict())

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-#: Columns of the table where there is room for them.
-_WIDTH = 100
 _STYLES = {"fine": "green", "warning": "yellow", "broken": "bold red", "absent": "dim"}
 
 
@@ -45,18 +43,12 @@ def doctor(
 
 
 def _table(report: Report) -> Table:
-    from rich import box
     from rich.table import Table
 
-    from rtmo_deploy.cli.console import stdout
-
     counts = ", ".join(f"{number} {verdict}" for verdict, number in report.counts.items() if number)
-    table = Table(box=box.SIMPLE_HEAD, title=counts, title_justify="left", pad_edge=False)
-    console = stdout()
-    table.width = min(_WIDTH, console.width)
-    table.add_column("", no_wrap=True)
-    table.add_column("what", overflow="fold", max_width=24)
-    table.add_column("finding and remedy", overflow="fold", ratio=1)
+    table = Table(title=counts)
+    for heading in ("", "what", "finding and remedy"):
+        table.add_column(heading)
     area = report.rows[0].area
     for row in report.rows:
         if row.area != area:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -22,8 +20,6 @@ from rtmo_deploy.cli.options import (
 from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rtmo_deploy.data.coco import CocoKeypoints, CocoReport
     from rtmo_deploy.measure.accuracy import AccuracyReport, Evaluation, Published
     from rtmo_deploy.poses import Skeleton
@@ -242,9 +238,20 @@ def _run(
     save: Path | None,
     journal_dir: Path | None,
 ) -> Evaluation:
+    from rtmo_deploy.cli.console import status
     from rtmo_deploy.measure.accuracy import evaluate_model, save_results
+    from rtmo_deploy.progress import Count
 
-    with _progress() as advance:
+    with status() as say:
+        started = False
+
+        def advance(done: int, total: int) -> None:
+            nonlocal started
+            if not started:
+                _say_resumed(done, total)
+            started = True
+            say(Count("evaluating", done, total))
+
         return evaluate_model(
             estimator,
             data,
@@ -278,42 +285,6 @@ def _journal(save: Path | None, folder: Path | None) -> Path:
             where=folder,
         ) from error
     return folder
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time that is left on a terminal; elsewhere a line for each tenth."""
-    from rtmo_deploy.cli.console import stderr
-
-    console = stderr()
-    started = time.monotonic()
-    if not console.is_terminal:
-        said, first = -1, 0
-
-        def say(done: int, total: int) -> None:
-            nonlocal said, first
-            if said < 0:
-                first = done
-                _say_resumed(done, total)
-            if 10 * done // total > said:
-                said = 10 * done // total
-                left = (time.monotonic() - started) * (total - done) / max(done - first, 1)
-                console.print(f"{done}/{total} pictures" + (f", {left:.0f} s left" if done > first else "") + " ...")
-
-        yield say
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("finding people"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def advance(done: int, total: int) -> None:
-            if bar.tasks[0].total is None:
-                _say_resumed(done, total)
-            bar.update(task, completed=done, total=total)
-
-        yield advance
 
 
 def _say_resumed(done: int, total: int) -> None:

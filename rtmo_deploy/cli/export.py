@@ -217,10 +217,10 @@ def _as_dict(result: ExportResult, infos: list[Path]) -> dict[str, Any]:
 
 
 def _print(result: ExportResult, infos: list[Path], differing: dict[str, Any]) -> None:
-    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
     from rtmo_deploy.files import human_size
 
-    artifact, console = result.artifact, stdout()
+    artifact = result.artifact
     contract = artifact.input
     size = f"{contract.height}x{contract.width}"
     batch = contract.batch or "dynamic"
@@ -242,7 +242,7 @@ def _print(result: ExportResult, infos: list[Path], differing: dict[str, Any]) -
     else:
         facts["validation"] = "not verified (--no-verify)"
     facts["time"] = f"{result.seconds:.1f} s"
-    console.print(facts_table(facts))
+    print_table(facts_table(facts))
     if result.verification is not None:
         print_parity(result.verification)
 

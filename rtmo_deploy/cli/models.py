@@ -57,7 +57,7 @@ def _models(context: typer.Context, as_json: _Json = False) -> None:
 @models_app.command("list")
 def list_models(as_json: _Json = False) -> None:
     """List the published models with their published figures."""
-    from rtmo_deploy.cli.console import print_json, stdout
+    from rtmo_deploy.cli.console import print_json, print_table, stdout
     from rtmo_deploy.zoo import EMBEDDED, VARIANTS
     from rtmo_deploy.zoo.cache import cache_dir
 
@@ -68,10 +68,9 @@ def list_models(as_json: _Json = False) -> None:
         print_json("models list", cache_dir=str(cache_dir()), embedded=embedded, models=models)
         return
     console = stdout()
-    console.width = 200  # a narrow terminal wraps the lines itself, and nothing is cut off
     for dataset in dict.fromkeys(record.accuracy.dataset for record in records):
-        table = _table([record for record in records if record.accuracy.dataset == dataset])
-        console.print(table, soft_wrap=False)
+        print_table(_table([record for record in records if record.accuracy.dataset == dataset]))
+        console.print()
     for record in EMBEDDED.values():
         size = "{1}x{0}".format(*record.architecture.input_hw)
         console.print(
@@ -246,7 +245,6 @@ def _as_dict(record: Variant) -> dict[str, Any]:
 
 def _table(records: list[Variant]) -> Table:
     """The records of one data set, without the columns in which it has nothing."""
-    from rich import box
     from rich.table import Table
 
     from rtmo_deploy.zoo.cache import cached_path
@@ -263,16 +261,10 @@ def _table(records: list[Variant]) -> Table:
     columns["V100 ms"] = [_figure(record.latency_v100_ms, 1) for record in records]
     columns["Cached"] = ["yes" if cached_path(record).is_file() else "no" for record in records]
 
-    table = Table(
-        title=f"Published accuracy on {records[0].accuracy.dataset}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(title=f"Published accuracy on {records[0].accuracy.dataset}")
     shown = {heading: cells for heading, cells in columns.items() if any(cell.strip("-") for cell in cells)}
     for heading in shown:
-        is_number = heading in {*_FIGURES, "V100 ms", "Keypoints"}
-        table.add_column(heading, justify="right" if is_number else "left")
+        table.add_column(heading)
     for row in zip(*shown.values(), strict=True):
         table.add_row(*row)
     return table

@@ -134,7 +134,7 @@ def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
 
 
 def _print(report: AgreementReport, shown: Path | None) -> None:
-    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
 
     p, (one, two) = report.people, report.names
     height, width = report.input_hw
@@ -165,7 +165,7 @@ def _print(report: AgreementReport, shown: Path | None) -> None:
         "differ": "they differ: a bound is not met",
         "nobody found": f"neither found anybody{report.above}: no people were compared",
     }[report.verdict]
-    stdout().print(facts_table(facts))
+    print_table(facts_table(facts))
     _print_rule(report)
     _print_pictures(report)
     if report.layers is not None:
@@ -181,7 +181,7 @@ def _print_rule(report: AgreementReport) -> None:
     for heading in ("what", "bound", "measured", "result"):
         table.add_column(heading, overflow="fold")
     for check in report.checks():
-        result = "[green]passed[/]" if check.passed else "[red]failed[/]"
+        result = "passed" if check.passed else "failed"
         table.add_row(check.name, check.bound, check.measured, result)
     if table.row_count:
         print_table(table)

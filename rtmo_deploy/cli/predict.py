@@ -66,6 +66,7 @@ def predict(
     """Find people in pictures. A picture that cannot be read is reported; the others still get done."""
     from rtmo_deploy.cli.console import download_bar, print_error, print_json, status, stderr
     from rtmo_deploy.errors import InputDataError
+    from rtmo_deploy.progress import Count
 
     files, failures = _find(sources, recursive=recursive)
     names = _target_names(files)
@@ -92,7 +93,7 @@ def predict(
             draw_thr = DRAW_THR if score_thr is None else score_thr
         results: list[dict[str, Any]] = []
         for number, file in enumerate(files, 1):
-            progress(f"{number}/{len(files)} {file.name}")
+            progress(Count("detecting", number, len(files), file.name))
             try:
                 target = vis_out_dir and vis_out_dir / names[file]
                 result = _one(estimator, file, target, score_thr, draw_thr, kpt_thr)

@@ -195,8 +195,7 @@ def open_judge(
         from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 
         dataset = SyntheticPeople(max_images or _JUDGE_COUNT, seed=_JUDGE_SEED, options=SyntheticOptions(people=(1, 6)))
-    progress("judging the float32 model")
-    return Judge(source.artifact, dataset, threads=threads)
+    return Judge(source.artifact, dataset, threads=threads, progress=progress)
 
 
 def _plot(path: Path, result: QuantizeResult, max_ap_drop: float, title: str) -> None:

@@ -62,7 +62,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Compare every file of a release with its manifest; exit 6 if one is missing, changed or extra."""
-    from rtmo_deploy.cli.console import facts_table, print_json, status, stdout
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table, status
     from rtmo_deploy.release.verify import verify_release
 
     with status("comparing"):
@@ -78,7 +78,7 @@ def verify(
         for name in ("changed", "missing", "extra"):
             if getattr(found, name):
                 facts[name] = ", ".join(getattr(found, name))
-        stdout().print(facts_table(facts))
+        print_table(facts_table(facts))
     found.require_ok()
 
 
@@ -102,7 +102,7 @@ def _show_plan(planned: Sequence[Planned], folder: Path, *, as_json: bool) -> No
 
 
 def _show(done: Release, *, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
 
     if as_json:
         from rtmo_deploy.release.manifest import read_manifest
@@ -130,4 +130,4 @@ def _show(done: Release, *, as_json: bool) -> None:
     for result in done.results.values():
         if result.message:
             facts[f"{result.name} ({result.status.value})"] = result.message
-    stdout().print(facts_table(facts))
+    print_table(facts_table(facts))

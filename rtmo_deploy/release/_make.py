@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import GateFailedError, InputDataError, UsageError
+from rtmo_deploy.progress import Count
 from rtmo_deploy.release.results import Job, NotHereError, Outcome
 
 if TYPE_CHECKING:
@@ -192,7 +193,10 @@ def draw(job: Job) -> Outcome:
     count = options["images"]
     dataset = SyntheticPeople(count, seed=options["seed"], options=people)
     written = write_dataset(
-        job.folder, dataset, suffix=".png", progress=lambda done: job.progress(f"drawing picture {done} of {count}")
+        job.folder,
+        dataset,
+        suffix=".png",
+        progress=lambda done: job.progress(Count("writing synthetic images", done, count)),
     )
     names = sorted(path.relative_to(job.folder).as_posix() for path in job.folder.rglob("*.png"))
     facts = {"source": f"{count} drawn pictures, seed {options['seed']}", "generator": GENERATOR_VERSION}

@@ -53,7 +53,7 @@ def print_fitted(console: Console, table: Table) -> None:
     columns = [_Column.of(column) for column in table.columns]
     _print_line(console, table.title, "bold")
     for chosen in _blocks([column.least for column in columns], console.width):
-        block = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP, 0, 0))
+        block = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
         room = console.width - _GAP * (len(chosen) - 1)
         for column, width in zip(chosen, _widths([columns[i] for i in chosen], room), strict=True):
             shown = columns[column]

@@ -121,8 +121,7 @@ def quantize(job: Job) -> Outcome:
     calibration = calibrate(model, pictures, method=Method(options["method"]), progress=job.progress)
     judge = None
     if "judge" in job.inputs:
-        job.progress("judging the float32 model")
-        judge = Judge(model.artifact, dataset_of(job.inputs["judge"]))
+        judge = Judge(model.artifact, dataset_of(job.inputs["judge"]), progress=job.progress)
     output = job.folder / f"{options['file_stem']}.onnx"
     asked = QuantizeOptions(options["max_ap_drop"], bias_correction=options["bias_correction"])
     result = quantize_onnx(model, calibration, output, asked, judge=judge, progress=job.progress)

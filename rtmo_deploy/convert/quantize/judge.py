@@ -17,6 +17,7 @@ import numpy as np
 from rtmo_deploy.companion import read_companion, write_companion
 from rtmo_deploy.errors import ModelError, UsageError
 from rtmo_deploy.measure.accuracy import Detections, judge
+from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.estimator import PoseEstimator
 
 if TYPE_CHECKING:

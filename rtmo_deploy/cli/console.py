@@ -27,6 +27,7 @@ __all__ = [
     "facts_table",
     "print_error",
     "print_json",
+    "print_result",
     "print_table",
     "status",
     "stderr",
@@ -62,6 +63,11 @@ def print_table(table: Table) -> None:
     from rtmo_deploy.cli.tables import print_fitted
 
     print_fitted(stdout(), table)
+
+
+def print_result(text: str, style: str = "green") -> None:
+    """Print one line on stdout that says how it ended; green for success."""
+    stdout().print(text, style=style, soft_wrap=False, overflow="fold")
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.progress import Count
+
+if TYPE_CHECKING:
+    from rtmo_deploy.data.coco import CocoReport
 
 __all__ = ["data_app"]
 
@@ -20,6 +23,7 @@ data_app = typer.Typer(
     no_args_is_help=True,
 )
 
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _GENERATOR = "rtmo-deploy data synth"
 
 
@@ -110,7 +114,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say everything that is wrong or odd in a data set, by file and id; exit 3 if it cannot be used."""
-    from rtmo_deploy.cli.console import print_json, status, stdout
+    from rtmo_deploy.cli.console import facts_table, print_json, print_result, print_table, status, stdout
     from rtmo_deploy.data.coco import check_coco
 
     with status(f"checking {ann}") as say:
@@ -125,14 +129,25 @@ def check(
         print_json("data check", **report.to_dict())
     else:
         for finding in report.findings:
-            stdout().print(str(finding), highlight=False, markup=False, soft_wrap=True)
-        if not report.findings:
-            stdout().print("nothing found", highlight=False)
+            stdout().print(f"{finding.severity}: ", style=_STYLES[finding.severity], end="")
+            stdout().print(str(finding))
         pairs = ", ".join(" / ".join(pair) for pair in report.flip_pairs) or "none"
-        for what, names in (("left and right", pairs), ("unpaired", ", ".join(report.unpaired) or "none")):
-            stdout().print(f"{what}: {names}", highlight=False, markup=False, soft_wrap=True)
+        print_table(facts_table({"left and right": pairs, "unpaired": ", ".join(report.unpaired) or "none"}))
+        print_result(_summary(report), "red" if report.of("error") else "yellow" if report.of("warning") else "green")
     if not report.ok:
         raise typer.Exit(InputDataError.exit_code)
+
+
+def _summary(report: CocoReport) -> str:
+    """Such as '4 images, 13 people, no problems'."""
+    counts = [(len(report.of(severity)), severity) for severity in ("error", "warning")]
+    problems = ", ".join(_count(number, what) for number, what in counts if number) or "no problems"
+    people = f"{report.people} {'person' if report.people == 1 else 'people'}"
+    return f"{_count(report.images, 'image')}, {people}, {problems}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _numbers(text: str, pattern: str, option: str, remedy: str) -> tuple[int, int]:

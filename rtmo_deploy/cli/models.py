@@ -70,15 +70,16 @@ def list_models(as_json: _Json = False) -> None:
     console = stdout()
     for dataset in dict.fromkeys(record.accuracy.dataset for record in records):
         print_table(_table([record for record in records if record.accuracy.dataset == dataset]))
-        console.print()
+    console.print()
     for record in EMBEDDED.values():
         size = "{1}x{0}".format(*record.architecture.input_hw)
         console.print(
             f"With the package: {record.name}, {size}, {len(record.skeleton)} keypoints, "
             f"trained on {record.train_set}; AP {record.ap:.3f} there. See {record.card}",
-            highlight=False,
+            soft_wrap=False,
+            overflow="fold",
         )
-    console.print(_NOTE)
+    console.print(_NOTE, soft_wrap=False)
 
 
 @models_app.command()

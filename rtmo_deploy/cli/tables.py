@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich import box
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -19,10 +20,10 @@ __all__ = ["facts_table", "print_fitted", "result_text"]
 
 _GAP = 2
 #: Columns that a text gets at least, if it is as long: where a line holds it, and where it is prose.
-_WORD, _PROSE = 12, 24
+_WORD, _PROSE = 10, 24
 _NUMBER = re.compile(r"[-+±<>≤≥~]? ?\d[\d.,:x]*(e[-+]?\d+)?( ?(%|px|ms|s|dB|x|[KMG]?i?B))?|-|")
 _STYLES = {
-    **dict.fromkeys(("passed", "fine", "finished"), "green"),
+    **dict.fromkeys(("passed", "ok", "fine", "finished"), "green"),
     **dict.fromkeys(("failed", "broken", "slower", "interrupted"), "bold red"),
     **dict.fromkeys(
         ("warning", "not checked", "not measured", "not verified", "skipped", "not available", "unavailable"), "yellow"
@@ -46,23 +47,52 @@ def facts_table(facts: Mapping[str, str]) -> Table:
 
 
 def print_fitted(console: Console, table: Table) -> None:
-    """Print a table in the console's width. Columns that do not fit follow below, each time beside the first one."""
+    """Print a table in the console's width. Columns that do not fit follow below, beside those that name the rows."""
     if not table.show_header:
-        console.print(table, soft_wrap=False)
+        _print_facts(console, table)
         return
     columns = [_Column.of(column) for column in table.columns]
+    console.print()
     _print_line(console, table.title, "bold")
-    for chosen in _blocks([column.least for column in columns], console.width):
+    for number, chosen in enumerate(_blocks(columns, console.width)):
+        if number:
+            console.print()
         block = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-        room = console.width - _GAP * (len(chosen) - 1)
-        for column, width in zip(chosen, _widths([columns[i] for i in chosen], room), strict=True):
-            shown = columns[column]
-            block.add_column(shown.heading, justify=shown.justify, width=width, overflow="fold")
-        for number, row in enumerate(table.rows):
-            cells = [columns[i].cells[number] for i in chosen]
+        widths = _widths([columns[i] for i in chosen], console.width)
+        for i, width in zip(chosen, widths, strict=True):
+            block.add_column(columns[i].heading, justify=columns[i].justify, width=width, overflow="fold")
+        for place, row in enumerate(table.rows):
+            cells = [_broken(columns[i].cells[place], width) for i, width in zip(chosen, widths, strict=True)]
             block.add_row(*cells, style=row.style, end_section=row.end_section)
         console.print(block, soft_wrap=False)
     _print_line(console, table.caption, "dim")
+
+
+def _print_facts(console: Console, table: Table) -> None:
+    """Names and values; a word that is too long to stand beside its name goes below it."""
+    names, values = (_Column.of(column) for column in table.columns)
+    beside = max(1, console.width - names.natural - _GAP)
+    for name, value in zip(names.cells, values.cells, strict=True):
+        row = Table.grid(padding=(0, _GAP, 0, 0))
+        row.add_column(style="bold", width=min(names.natural, console.width - _GAP - 1), overflow="fold")
+        row.add_column(width=beside, overflow="fold")
+        below = beside < _longest(value.plain.split()) <= console.width - _GAP
+        row.add_row(name, "" if below else _broken(value, beside))
+        console.print(row, soft_wrap=False)
+        if below:
+            console.print(Padding(value, (0, 0, 0, _GAP)), soft_wrap=False)
+
+
+def _broken(text: Text, width: int) -> Text:
+    """The text with line breaks within words that are too long: after a slash or a dash, where there is one."""
+    cuts = []
+    for word in re.finditer(r"\S+", text.plain):
+        start = word.start()
+        while word.end() - start > width:
+            part = text.plain[start : start + width]
+            start += max(part.rfind(mark) for mark in "/\\-_,") + 1 or width
+            cuts.append(start)
+    return Text("\n").join(text.divide(cuts)) if cuts else text
 
 
 def _print_line(console: Console, line: object, style: str) -> None:
@@ -100,20 +130,27 @@ def _longest(texts: object) -> int:
     return max((cell_len(text) for text in texts), default=0)  # type: ignore[attr-defined]
 
 
-def _blocks(least: Sequence[int], width: int) -> list[list[int]]:
-    """Columns that stand side by side; the first one in each block."""
-    blocks: list[list[int]] = [[0]]
-    for column in range(1, len(least)):
-        beside = [*blocks[-1], column]
-        if len(blocks[-1]) > 1 and sum(least[i] for i in beside) + _GAP * (len(beside) - 1) > width:
-            blocks.append([0, column])
-        else:
-            blocks[-1] = beside
+def _blocks(columns: Sequence[_Column], width: int) -> list[list[int]]:
+    """Columns that stand side by side; first, in each block, those that tell the rows apart."""
+    rows = [tuple(column.cells[row].plain for column in columns) for row in range(len(columns[0].cells))]
+    lead = next((n for n in range(1, len(columns)) if len({row[:n] for row in rows}) == len(rows)), 1)
+    if _taken(columns[:lead]) > width / 2:
+        lead = 1
+    blocks = [list(range(lead))]
+    for column in range(lead, len(columns)):
+        if len(blocks[-1]) > lead and _taken([columns[i] for i in [*blocks[-1], column]]) > width:
+            blocks.append(list(range(lead)))
+        blocks[-1].append(column)
     return blocks
 
 
-def _widths(columns: Sequence[_Column], room: int) -> list[int]:
-    """What each column gets of the room: its least, and of the rest what it can use, small wishes first."""
+def _taken(columns: Sequence[_Column]) -> int:
+    return sum(column.least for column in columns) + _GAP * (len(columns) - 1)
+
+
+def _widths(columns: Sequence[_Column], width: int) -> list[int]:
+    """What each column gets: its least, and of the rest what it can use, small wishes first."""
+    room = width - _GAP * (len(columns) - 1)
     widths = [column.least for column in columns]
     while sum(widths) > room and max(widths) > 1:
         widths[widths.index(max(widths))] -= 1

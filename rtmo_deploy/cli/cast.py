@@ -93,9 +93,9 @@ def _print(result: CastResult) -> None:
     if report is None:
         facts["verified"] = "not verified (--no-verify)"
     elif report.not_run:
-        facts["verified"] = f"emulated only, the file itself was not run here: {report.not_run}"
+        facts["verified"] = f"passed, emulated only: the file itself was not run here: {report.not_run}"
     else:
-        facts["verified"] = "emulated, and run as it is"
+        facts["verified"] = "passed: emulated, and run as it is"
     if report is not None:
         facts["largest value"] = f"{report.peak:.4g} ({report.peak_node})"
     facts["time"] = f"{result.seconds:.1f} s"

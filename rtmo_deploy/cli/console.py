@@ -6,9 +6,10 @@ import io
 import json
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
+from rich.highlighter import RegexHighlighter
 
 from rtmo_deploy.cli.progress import download_bar, status
 
@@ -41,6 +42,12 @@ SCHEMA_VERSION = 1
 _NARROWEST = 20
 
 
+class _Notes(RegexHighlighter):
+    """Colours the word that a note begins with."""
+
+    highlights: ClassVar = [r"^(?P<yellow>(Note|Skipped|cfg):)"]
+
+
 def stdout() -> Console:
     """Console of the result. Made anew each time, so that a redirected stream is honoured.
 
@@ -55,7 +62,7 @@ def stdout() -> Console:
 
 def stderr() -> Console:
     """Console of progress, notes and errors."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    return Console(file=sys.stderr, highlighter=_Notes(), soft_wrap=True, markup=False, emoji=False)
 
 
 def print_table(table: Table) -> None:

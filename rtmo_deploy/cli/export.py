@@ -238,9 +238,11 @@ def _print(result: ExportResult, infos: list[Path], differing: dict[str, Any]) -
     for path in infos:
         facts[path.name] = str(path)
     if result.validation is not None:
-        facts["validation"] = f"{len(result.validation.checks)} checks passed"
+        facts["validation"] = f"passed: {len(result.validation.checks)} checks"
     else:
         facts["validation"] = "not verified (--no-verify)"
+    if result.verification is not None:
+        facts["parity"] = f"passed: every bound is met on {len(result.verification.cases)} inputs"
     facts["time"] = f"{result.seconds:.1f} s"
     print_table(facts_table(facts))
     if result.verification is not None:

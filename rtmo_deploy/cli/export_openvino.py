@@ -70,6 +70,8 @@ def _print(source: Path, result: OpenvinoResult) -> None:
         facts["companion"] = f"{artifact.companion.name} (pose vectors to keypoints; stays ONNX)"
     if result.verification is None:
         facts["validation"] = "not verified (--no-verify)"
+    else:
+        facts["parity"] = f"passed: every bound is met on {len(result.verification.cases)} inputs"
     facts["time"] = f"{result.seconds:.1f} s"
     print_table(facts_table(facts))
     if result.verification is not None:

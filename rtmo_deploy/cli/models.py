@@ -143,7 +143,7 @@ def init(
     as_json: _Json = False,
 ) -> None:
     """Write an untrained checkpoint with seeded random weights, for training and for tests."""
-    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.cli.console import print_json, stderr
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo import architecture
 
@@ -164,6 +164,7 @@ def init(
         )
     else:
         typer.echo(written)
+        stderr().print(f"An untrained checkpoint of {arch.name} with {len(skeleton)} keypoints was written.")
 
 
 @models_app.command()

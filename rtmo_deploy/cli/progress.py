@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.progress import Count
 
@@ -89,8 +89,9 @@ def _log() -> Callable[[str], None]:
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Callable[[str], None]]:
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
     from rich.table import Column
+    from rich.text import Text
 
     from rtmo_deploy.cli.console import stderr
 
@@ -98,7 +99,11 @@ def _bar() -> Iterator[Callable[[str], None]]:
         column = Column(no_wrap=True, overflow="ellipsis")
         return TextColumn(f"{{task.{field}}}", markup=False, table_column=column)
 
-    columns = (SpinnerColumn(), texts("description"), BarColumn(20), texts("fields[count]"), texts("fields[detail]"))
+    class CountedBar(BarColumn):
+        def render(self, task: Task) -> Any:
+            return Text() if task.total is None else super().render(task)
+
+    columns = (SpinnerColumn(), texts("description"), CountedBar(20), texts("fields[count]"), texts("fields[detail]"))
     left = _Left()
     with Progress(*columns, console=stderr(), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=None, count="", detail="")

@@ -73,7 +73,7 @@ def verify(
         facts = {
             "release": f"{found.name} ({found.verdict} when it was made)",
             "compared": f"{found.checked} files",
-            "result": "every file is as it was made" if found.ok else "not as it was made",
+            "result": "passed: every file is as it was made" if found.ok else "failed: not as it was made",
         }
         for name in ("changed", "missing", "extra"):
             if getattr(found, name):

@@ -23,10 +23,11 @@ _GAP = 2
 _WORD, _PROSE = 10, 24
 _NUMBER = re.compile(r"[-+±<>≤≥~]? ?\d[\d.,:x]*(e[-+]?\d+)?( ?(%|px|ms|s|dB|x|[KMG]?i?B))?|-|")
 _STYLES = {
-    **dict.fromkeys(("passed", "ok", "fine", "finished"), "green"),
-    **dict.fromkeys(("failed", "broken", "slower", "interrupted"), "bold red"),
+    **dict.fromkeys(("passed", "ok", "fine", "finished", "they agree"), "green"),
+    **dict.fromkeys(("failed", "broken", "slower", "they differ"), "bold red"),
     **dict.fromkeys(
-        ("warning", "not checked", "not measured", "not verified", "skipped", "not available", "unavailable"), "yellow"
+        ("warning", "not checked", "not measured", "not verified", "skipped", "unavailable", "neither found anybody"),
+        "yellow",
     ),
 }
 

@@ -48,9 +48,11 @@ def validate(
     if failed is not None:
         detail = failed.detail.rstrip(".")
         raise ArtifactError(f"It does not pass {failed.name}: {detail}.", remedy=_remedy(file), where=file)
-    if not as_json:
-        print_result(f"passed: {sum(check.ok is True for check in report.checks)} checks")
     skipped = [check.name for check in report.checks if check.ok is None]
+    if not as_json:
+        left_out = f", {len(skipped)} not checked here" if skipped else ""
+        passed = len(report.checks) - len(skipped)
+        print_result(f"passed: {passed} checks{left_out}", "yellow" if skipped else "green")
     if skipped:
         stderr().print(f"Note: not checked here: {', '.join(skipped)}.")
 

@@ -25,7 +25,7 @@ def cast(
             metavar="MODEL.onnx", help="A float32 model as export wrote it, or an INT8 one as quantize wrote it."
         ),
     ],
-    fp16: Annotated[bool, typer.Option("--fp16", help="IEEE half: 11 bits of precision, up to 65504.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="IEEE FP16: 11 bits of precision, up to 65504.")] = False,
     bf16: Annotated[
         bool,
         typer.Option("--bf16", help="bfloat16: 8 bits of precision, the range of float32; raises the opset to 22."),
@@ -38,7 +38,7 @@ def cast(
     force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Let a model compute in half where that is safe; compare it with its source before it is written."""
+    """Convert a model to FP16 or BF16 where that is safe; compare it with its source before it is written."""
     from rtmo_deploy.cli.console import print_json, status
 
     if fp16 == bf16:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.progress import Count
 
@@ -37,16 +38,16 @@ def _data() -> None:
     pass
 
 
-@data_app.command()
+@data_app.command(cls=HelpCommand, short_help="Generate synthetic images with annotations.")
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write: images/ and annotations.json.")],
-    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many pictures.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed; the same one gives the same pictures.")] = 0,
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; the same one gives the same images.")] = 0,
     people: Annotated[
-        str, typer.Option(metavar="LOW-HIGH", help="How many people in a picture, drawn evenly; up to 60.")
+        str, typer.Option(metavar="LOW-HIGH", help="How many people in an image, chosen evenly; up to 60.")
     ] = "0-12",
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size of every picture; without it, sizes as photographs have.")
+        str | None, typer.Option(metavar="HxW", help="Size of every image; without it, sizes as photographs have.")
     ] = None,
     file_format: Annotated[_Format, typer.Option("--format", help="jpg has quality 95; png loses nothing.")] = (
         _Format.JPG
@@ -54,7 +55,7 @@ def synth(
     force: Annotated[bool, typer.Option("--force", help="Write into OUT even if there is something in it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Draw pictures of made-up people with exact COCO keypoints, boxes and visibility."""
+    """Generate synthetic images of people with exact COCO keypoints, boxes and visibility."""
     numbers = _numbers(people, r"(\d+)(?:-(\d+))?", "--people", "Write it like 0-12, or 3 for exactly three.")
     hw = None if size is None else _numbers(size, r"(\d+)x(\d+)", "--size", "Write height x width, like 480x640.")
     _check_folder(out, force=force)
@@ -103,17 +104,17 @@ def synth(
     print_table(facts_table(facts))
 
 
-@data_app.command()
+@data_app.command(cls=HelpCommand, short_help="Check an annotation file and its images.")
 def check(
     ann: Annotated[Path, typer.Option("--ann", metavar="FILE", help="Annotations in COCO's format.")],
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the pictures. [default: do not look at pictures]")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the images. [default: do not look at images]")
     ] = None,
-    category: Annotated[str | None, typer.Option(help="Category that is meant, where there are several.")] = None,
-    read_images: Annotated[bool, typer.Option("--read-images", help="Decode every picture too.")] = False,
+    category: Annotated[str | None, typer.Option(help="Category to use, where there are several.")] = None,
+    read_images: Annotated[bool, typer.Option("--read-images", help="Decode every image too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Say everything that is wrong or odd in a data set, by file and id; exit 3 if it cannot be used."""
+    """Report everything that is wrong or unusual in a data set, by file and id; exit 3 if it cannot be used."""
     from rtmo_deploy.cli.console import facts_table, print_json, print_result, print_table, status, stdout
     from rtmo_deploy.data.coco import check_coco
 

@@ -17,12 +17,10 @@ _STYLES = {"fine": "green", "warning": "yellow", "broken": "bold red", "absent":
 
 
 def doctor(
-    timeout: Annotated[
-        float, typer.Option(metavar="S", min=1, help="Seconds that each look may take; what takes longer is not known.")
-    ] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Timeout of each probe, in seconds.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Look at Python, the runtimes, the GPU and the folders, and say what is broken and how to mend it.
+    """Check Python, the runtimes, the GPU and the folders, and say what is broken and how to mend it.
 
     Each is tried in a process of its own. The exit code is 5 if something that is installed is broken.
     """

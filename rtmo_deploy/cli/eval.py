@@ -35,19 +35,21 @@ def evaluate(
     ann: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Annotations in COCO's keypoint format.", show_default=False)
     ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated images.")] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Judge this results file instead of a model.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="coco|crowdpose", help="Whose rules. [default: by the keypoints]")
+        str | None, typer.Option(metavar="coco|crowdpose", help="Evaluation protocol. [default: by the keypoints]")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write who was found, as a results file in COCO's format.")
+        Path | None, typer.Option(metavar="FILE", help="Write the detections, as a results file in COCO's format.")
     ] = None,
     score_thr: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="People with a score not above this do not count. [default: 0.1; file: none]"),
+        typer.Option(
+            min=0, max=1, help="Detections with a score not above this do not count. [default: 0.1; file: none]"
+        ),
     ] = None,
     sigma: Annotated[
         str | None,
@@ -64,13 +66,13 @@ def evaluate(
         ),
     ] = None,
     category: Annotated[
-        str | None, typer.Option(help="Category that is meant, where several have different keypoints.")
+        str | None, typer.Option(help="Category to use, where several have different keypoints.")
     ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = None,
     imgsz: InputSizeOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
     trust: TrustOption = False,
@@ -291,7 +293,7 @@ def _say_resumed(done: int, total: int) -> None:
     from rtmo_deploy.cli.console import stderr
 
     if done:
-        stderr().print(f"An earlier run had done {done} of {total} pictures; going on from there.")
+        stderr().print(f"An earlier run had done {done} of {total} images; going on from there.")
 
 
 def _show(
@@ -307,7 +309,7 @@ def _show(
         return
     from rich.table import Table
 
-    counts = {"pictures": report.images, "people": report.people, "found": report.detections}
+    counts = {"images": report.images, "people": report.people, "found": report.detections}
     print_table(facts_table({"judged": what, "by": str(ann), **{name: str(count) for name, count in counts.items()}}))
     table = Table()
     table.add_column(f"{report.protocol} protocol")

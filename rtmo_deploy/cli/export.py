@@ -79,7 +79,9 @@ def export(
     nms_thr: Annotated[
         float | None, typer.Option(help="Suppress overlaps above this IoU. [default: the model's, 0.65]")
     ] = None,
-    max_dets: Annotated[int | None, typer.Option(help="Most people in a picture. [default: 1000; fixed: 100]")] = None,
+    max_dets: Annotated[
+        int | None, typer.Option(help="Most detections in an image. [default: 1000; fixed: 100]")
+    ] = None,
     pre_topk: Annotated[
         int | None, typer.Option(help="Candidates before suppression. [default: all; fixed: 300]")
     ] = None,

@@ -27,7 +27,7 @@ def inspect(
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Tell what a checkpoint or an exported model is, from its content alone.
+    """Show what a checkpoint or an exported model is, from its content alone.
 
     An engine is described by the record beside it: nothing is loaded, and neither TensorRT nor a GPU is needed. Neither
     is OpenVINO, for its models.

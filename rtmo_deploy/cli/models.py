@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
 
@@ -54,7 +55,7 @@ def _models(context: typer.Context, as_json: _Json = False) -> None:
         )
 
 
-@models_app.command("list")
+@models_app.command("list", cls=HelpCommand, short_help="List the published models.")
 def list_models(as_json: _Json = False) -> None:
     """List the published models with their published figures."""
     from rtmo_deploy.cli.console import print_json, print_table, stdout
@@ -82,7 +83,7 @@ def list_models(as_json: _Json = False) -> None:
     console.print(_NOTE, soft_wrap=False)
 
 
-@models_app.command()
+@models_app.command(cls=HelpCommand, short_help="Download a checkpoint into the cache, and check it.")
 def download(
     name: _Name,
     force: Annotated[bool, typer.Option("--force", help="Download it even if it is there already.")] = False,
@@ -103,7 +104,7 @@ def download(
         typer.echo(path)
 
 
-@models_app.command()
+@models_app.command(cls=HelpCommand, short_help="Print where a checkpoint is kept.")
 def path(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="A published model; without it, the cache folder.")
@@ -128,7 +129,7 @@ def path(
         typer.echo(where)
 
 
-@models_app.command()
+@models_app.command(cls=HelpCommand, short_help="Write an untrained checkpoint.")
 def init(
     name: Annotated[
         str,
@@ -167,7 +168,7 @@ def init(
         stderr().print(f"An untrained checkpoint of {arch.name} with {len(skeleton)} keypoints was written.")
 
 
-@models_app.command()
+@models_app.command(cls=HelpCommand, short_help="Write a checkpoint's weights alone, to share.")
 def pack(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CKPT", help="A checkpoint; of a training, its last.pth or best.pth.")

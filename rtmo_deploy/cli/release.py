@@ -17,25 +17,23 @@ __all__ = ["release", "verify"]
 
 
 def release(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What is made, measured and demanded.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What is built, measured and required.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Folder of the release. [default: releases/NAME]"),
     ] = None,
     from_step: Annotated[
-        str | None, typer.Option("--from", metavar="STEP", help="Carry out again this step and all that depends on it.")
+        str | None, typer.Option("--from", metavar="STEP", help="Run again this step and all that depends on it.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be carried out, and what is there already.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and what is there already.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="A gate that could not be measured here is a failure.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Make, measure and judge what a recipe asks for; write artifacts, manifest, hashes and a report.
+    """Build, measure and judge what a recipe asks for; write artifacts, manifest, hashes and a report.
 
-    Steps that nothing has changed for are not carried out again, and a run that was killed goes on where it was.
+    Steps that nothing has changed for are not run again, and a run that was killed goes on where it was.
     Exit 6 if a gate did not pass.
     """
     from rtmo_deploy.cli.console import status

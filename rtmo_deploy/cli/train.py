@@ -37,9 +37,9 @@ def train(
         typer.Option(help="Without a recipe or --init: architecture (rtmo-t, rtmo-s, …) trained as published."),
     ] = None,
     ann: Annotated[Path | None, typer.Option(help="Without a recipe: annotations to learn from, COCO format.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their images.")] = None,
     val_ann: Annotated[Path | None, typer.Option(help="Without a recipe: annotations to judge with.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their pictures.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their images.")] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Checkpoint to start from: a file or a model's name. Without a recipe, fine-tune it."),

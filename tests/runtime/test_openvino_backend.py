@@ -348,6 +348,25 @@ def test_an_operator_it_does_not_have(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("limit", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_a_limit_of_the_instruction_set_is_named(little, monkeypatch, limit):
+    class Core:
+        def get_property(self, *_):
+            return ["FP32"]
+
+        def compile_model(self, *_):
+            raise RuntimeError("Exception from src/x.cpp:1:\nbad combination\n")
+
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(openvino_backend, "_core", Core)
+    with pytest.raises(ArtifactError, match="does not accept it: bad combination\\. Export"):
+        openvino_backend.compile_model(None, where="m.xml")
+    monkeypatch.setenv(limit, "SSE41")
+    with pytest.raises(SetupError, match=f"under {limit}=SSE41: bad combination\\. Unset {limit}"):
+        openvino_backend.compile_model(None, where="m.xml")
+
+
 def test_the_tensorrt_plugin(little):
     with pytest.raises(ArtifactError, match="TensorRT plugin"):
         load(replace(little, decode=DecodeContract(DecodeMode.PLUGIN)), "cpu", 1)

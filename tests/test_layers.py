@@ -20,6 +20,7 @@ FOUNDATION = (
     "file_kind",
     "files",
     "guarded",
+    "progress",
     "sides",
     "yaml_file",
     "errors",

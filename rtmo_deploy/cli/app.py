@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
+from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.errors import RtmoDeployError
 
 if TYPE_CHECKING:
@@ -19,30 +20,43 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_EPILOG = "Exit codes: 0 ok, 1 failure, 2 usage, 3 input data, 4 model or artifact, 5 environment, 6 gate failed."
+_EPILOG = """Start with: rtmo-deploy doctor. Help of a command: rtmo-deploy COMMAND --help.
+
+Exit codes: 0 ok, 1 failure, 2 usage, 3 input data, 4 model or artifact, 5 environment, 6 gate failed."""
 
 
-#: Each command: its module in this package, what to take of it (a function, or a Typer application with commands of
-#: its own), and what it does, in the line that the list of commands has for it.
-_COMMANDS: Final = {
-    "export": ("export", "export", "Export a checkpoint to ONNX or OpenVINO, and check it."),
-    "cast": ("cast", "cast", "Let a model compute in FP16 or BF16 where that is safe."),
-    "calibrate": ("calibrate", "calibrate", "Measure the ranges of a model's tensors on pictures."),
-    "quantize": ("quantize", "quantize", "Quantise a float32 ONNX model to INT8."),
-    "build-trt": ("build_trt", "build_trt", "Build a TensorRT engine and audit its precision."),
-    "predict": ("predict", "predict", "Find people in pictures."),
-    "parity": ("parity", "parity", "Compare the people that two models find."),
-    "bench": ("bench", "bench", "Measure latency, models side by side."),
-    "release": ("release", "release", "Make, measure and judge what a recipe asks for."),
-    "verify": ("release", "verify", "Compare a release with its manifest, file by file."),
-    "train": ("train", "train", "Train a model by a recipe."),
-    "inspect": ("inspect", "inspect", "Tell what a checkpoint or a model is."),
-    "validate": ("validate", "validate", "Check an exported model."),
-    "eval": ("eval", "evaluate", "Measure average precision."),
-    "doctor": ("doctor", "doctor", "Tell what works on this machine, and what does not."),
-    "models": ("models", "models_app", "List, download and write models."),
-    "data": ("data", "data_app", "Draw and check data sets."),
+#: Commands by heading of the list of commands. Each: its module in this package, what to take of it (a function, or a
+#: Typer application with commands of its own), and what it does, in the line that the list has for it.
+_SECTIONS: Final = {
+    "Export and optimise": {
+        "export": ("export", "export", "Export a checkpoint to ONNX or OpenVINO, and verify it."),
+        "cast": ("cast", "cast", "Convert an ONNX model to FP16 or BF16 mixed precision."),
+        "calibrate": ("calibrate", "calibrate", "Measure the ranges of a model's tensors on images."),
+        "quantize": ("quantize", "quantize", "Quantise a float32 ONNX model to INT8."),
+        "build-trt": ("build_trt", "build_trt", "Build a TensorRT engine and audit its precision."),
+    },
+    "Run and measure": {
+        "predict": ("predict", "predict", "Detect people and their keypoints in images."),
+        "eval": ("eval", "evaluate", "Measure average precision (AP)."),
+        "bench": ("bench", "bench", "Measure latency, models side by side."),
+        "parity": ("parity", "parity", "Compare the detections of two models."),
+        "inspect": ("inspect", "inspect", "Show what a checkpoint or a model is."),
+        "validate": ("validate", "validate", "Check an exported model."),
+    },
+    "Release": {
+        "release": ("release", "release", "Build, measure and judge what a recipe asks for."),
+        "verify": ("release", "verify", "Compare a release with its manifest, file by file."),
+    },
+    "Train": {
+        "train": ("train", "train", "Train or fine-tune a model."),
+        "data": ("data", "data_app", "Generate and check data sets."),
+    },
+    "Set up": {
+        "doctor": ("doctor", "doctor", "Show what works on this machine, and what does not."),
+        "models": ("models", "models_app", "List, download and write checkpoints."),
+    },
 }
+_COMMANDS: Final = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
 
 
 class _ErrorsToExitCodes(TyperGroup):
@@ -83,7 +97,7 @@ def _command(name: str) -> Command:
         group.name = name
         return group
     alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    alone.command(name=name)(implementation)
+    alone.command(name=name, cls=HelpCommand)(implementation)
     return typer.main.get_command(alone)
 
 
@@ -95,14 +109,16 @@ class _Root(_ErrorsToExitCodes):
         self.commands = _LazyCommands()  # type: ignore[assignment]  # nothing is added to it
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002 - of the base class
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in _COMMANDS.items()])
+        longest = max(map(len, _COMMANDS))
+        for heading, commands in _SECTIONS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(longest), summary) for name, (_, _, summary) in commands.items()])
 
 
 app = typer.Typer(
     name="rtmo-deploy",
     cls=_Root,
-    help="Turn an RTMO pose checkpoint into something a team can ship, and prove.",
+    help="Export, optimise, measure and release RTMO pose models.",
     epilog=_EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,

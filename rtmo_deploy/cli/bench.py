@@ -47,12 +47,14 @@ def bench(
         str | None, typer.Option(metavar="NAME[,NAME...]", help="Runtimes. [default: the one that fits each file]")
     ] = None,
     batch: Annotated[
-        str | None, typer.Option(metavar="N[,N...]", help="Pictures a call. [default: 1, or what the model has fixed]")
+        str | None, typer.Option(metavar="N[,N...]", help="Images a call. [default: 1, or what the model has fixed]")
     ] = None,
     imgsz: InputSizeOption = None,
     people: Annotated[
         str | None,
-        typer.Option(metavar="N[,N...]", help="Draw pictures with so many people, 0 to 60. [default: 1 to 12, mixed]"),
+        typer.Option(
+            metavar="N[,N...]", help="Synthetic images with so many people each, 0 to 60. [default: 1 to 12, mixed]"
+        ),
     ] = None,
     threads: Annotated[
         str | None, typer.Option(metavar="N[,N...]", help="CPU threads. [default: the runtime's choice]")
@@ -64,7 +66,7 @@ def bench(
             "profiler measures: the network alone, batch 1, 10 calls unmeasured and 100 measured."
         ),
     ] = ProtocolChoice.E2E,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures. [default: drawn ones]")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Images. [default: synthetic ones]")] = None,
     duration: Annotated[float, typer.Option(metavar="S", help="Measured seconds for each model in each case.")] = 5.0,
     warmup: Annotated[float, typer.Option(metavar="S", help="Unmeasured seconds before.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that the seconds are split into; models take turns.")] = 10,

@@ -322,7 +322,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _show_preview(source: Path, planned: Preview, *, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, stdout
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
 
     if as_json:
         print_json("build-trt", dry_run=True, model=str(source), **planned.to_dict())
@@ -336,7 +336,7 @@ def _show_preview(source: Path, planned: Preview, *, as_json: bool) -> None:
             "input": "; ".join(planned.profiles),
             "possible here": "no" if planned.problems else "yes",
         }
-        stdout().print(facts_table(facts | _numbered("problem", planned.problems) | _numbered("note", planned.notes)))
+        print_table(facts_table(facts | _numbered("problem", planned.problems) | _numbered("note", planned.notes)))
     if planned.problems:
         raise typer.Exit(SetupError.exit_code)
 
@@ -359,7 +359,7 @@ def _as_dict(result: BuildResult, kept: Path | None) -> dict[str, Any]:
 
 
 def _print(result: BuildResult, kept: Path | None, quantised: QuantizeResult | None) -> None:
-    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
     from rtmo_deploy.cli.quantize import judged
     from rtmo_deploy.files import human_size
 
@@ -386,7 +386,7 @@ def _print(result: BuildResult, kept: Path | None, quantised: QuantizeResult | N
     if kept is not None:
         facts["ONNX"] = str(kept)
     facts["time"] = f"{result.seconds:.1f} s"
-    stdout().print(facts_table(facts | _numbered("note", record.notes) | _numbered("TensorRT warns", result.warnings)))
+    print_table(facts_table(facts | _numbered("note", record.notes) | _numbered("TensorRT warns", result.warnings)))
 
 
 def _counts(counts: Any) -> str:

@@ -34,13 +34,13 @@ _METHODS = (
 )
 MethodOption = Annotated[MethodName, typer.Option(help=_METHODS)]
 OptionalMethodOption = Annotated[MethodName | None, typer.Option(help=f"{_METHODS} [default: mse]")]
-CountOption = Annotated[int | None, typer.Option(min=1, help="Pictures. [default: the set's own; of a folder, 256]")]
+CountOption = Annotated[int | None, typer.Option(min=1, help="Images. [default: the set's own; of a folder, 256]")]
 
 
 def calibrate(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of pictures; with --set, of that set's pictures.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of images; with --set, of that set's images.")
     ] = None,
     set_name: Annotated[
         str | None, typer.Option("--set", metavar="NAME", help="A named set: synthetic, coco-train2017, ...")
@@ -58,7 +58,7 @@ def calibrate(
     force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Measure the ranges of a model's tensors on pictures. Pictures that cannot be read are passed over by name."""
+    """Measure the ranges of a model's tensors on images. Images that cannot be read are skipped, and named."""
     if images is None and set_name is None:
         raise UsageError("There are no pictures to measure on.", remedy="Give --images DIR, or --set NAME.")
     if set_name is None and ann is not None:

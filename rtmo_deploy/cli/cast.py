@@ -25,7 +25,7 @@ def cast(
             metavar="MODEL.onnx", help="A float32 model as export wrote it, or an INT8 one as quantize wrote it."
         ),
     ],
-    fp16: Annotated[bool, typer.Option("--fp16", help="IEEE half: 11 bits of precision, up to 65504.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="IEEE FP16: 11 bits of precision, up to 65504.")] = False,
     bf16: Annotated[
         bool,
         typer.Option("--bf16", help="bfloat16: 8 bits of precision, the range of float32; raises the opset to 22."),
@@ -38,7 +38,7 @@ def cast(
     force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Let a model compute in half where that is safe; compare it with its source before it is written."""
+    """Convert a model to FP16 or BF16 where that is safe; compare it with its source before it is written."""
     from rtmo_deploy.cli.console import print_json, status
 
     if fp16 == bf16:
@@ -76,7 +76,7 @@ def _as_dict(result: CastResult) -> dict[str, Any]:
 
 
 def _print(result: CastResult) -> None:
-    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
     from rtmo_deploy.files import human_size
 
     artifact, report = result.artifact, result.verification
@@ -93,13 +93,13 @@ def _print(result: CastResult) -> None:
     if report is None:
         facts["verified"] = "not verified (--no-verify)"
     elif report.not_run:
-        facts["verified"] = f"emulated only, the file itself was not run here: {report.not_run}"
+        facts["verified"] = f"passed, emulated only: the file itself was not run here: {report.not_run}"
     else:
-        facts["verified"] = "emulated, and run as it is"
+        facts["verified"] = "passed: emulated, and run as it is"
     if report is not None:
         facts["largest value"] = f"{report.peak:.4g} ({report.peak_node})"
     facts["time"] = f"{result.seconds:.1f} s"
-    stdout().print(facts_table(facts))
+    print_table(facts_table(facts))
     if report is not None:
         _print_report(report)
 

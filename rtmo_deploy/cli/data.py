@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.progress import Count
+
+if TYPE_CHECKING:
+    from rtmo_deploy.data.coco import CocoReport
 
 __all__ = ["data_app"]
 
@@ -19,8 +24,7 @@ data_app = typer.Typer(
     no_args_is_help=True,
 )
 
-#: A line of progress is written at every so many pictures.
-_STEP = 200
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _GENERATOR = "rtmo-deploy data synth"
 
 
@@ -34,16 +38,16 @@ def _data() -> None:
     pass
 
 
-@data_app.command()
+@data_app.command(cls=HelpCommand, short_help="Generate synthetic images with annotations.")
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write: images/ and annotations.json.")],
-    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many pictures.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed; the same one gives the same pictures.")] = 0,
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; the same one gives the same images.")] = 0,
     people: Annotated[
-        str, typer.Option(metavar="LOW-HIGH", help="How many people in a picture, drawn evenly; up to 60.")
+        str, typer.Option(metavar="LOW-HIGH", help="How many people in an image, chosen evenly; up to 60.")
     ] = "0-12",
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size of every picture; without it, sizes as photographs have.")
+        str | None, typer.Option(metavar="HxW", help="Size of every image; without it, sizes as photographs have.")
     ] = None,
     file_format: Annotated[_Format, typer.Option("--format", help="jpg has quality 95; png loses nothing.")] = (
         _Format.JPG
@@ -51,7 +55,7 @@ def synth(
     force: Annotated[bool, typer.Option("--force", help="Write into OUT even if there is something in it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Draw pictures of made-up people with exact COCO keypoints, boxes and visibility."""
+    """Generate synthetic images of people with exact COCO keypoints, boxes and visibility."""
     numbers = _numbers(people, r"(\d+)(?:-(\d+))?", "--people", "Write it like 0-12, or 3 for exactly three.")
     hw = None if size is None else _numbers(size, r"(\d+)x(\d+)", "--size", "Write height x width, like 480x640.")
     _check_folder(out, force=force)
@@ -70,14 +74,15 @@ def synth(
         "format": str(file_format),
         "options": options.to_dict(),
     }
-    with status(f"drawing {images} pictures") as say:
-
-        def progress(done: int) -> None:
-            if done % _STEP == 0:
-                say(f"drawing pictures: {done} of {images}")
-
+    with status() as say:
         info = {"description": "Synthetic people", "recipe": recipe}
-        written = write_dataset(out, dataset, suffix=f".{file_format}", info=info, progress=progress)
+        written = write_dataset(
+            out,
+            dataset,
+            suffix=f".{file_format}",
+            info=info,
+            progress=lambda done: say(Count("writing synthetic images", done, images)),
+        )
     if as_json:
         print_json(
             "data synth",
@@ -99,18 +104,18 @@ def synth(
     print_table(facts_table(facts))
 
 
-@data_app.command()
+@data_app.command(cls=HelpCommand, short_help="Check an annotation file and its images.")
 def check(
     ann: Annotated[Path, typer.Option("--ann", metavar="FILE", help="Annotations in COCO's format.")],
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the pictures. [default: do not look at pictures]")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the images. [default: do not look at images]")
     ] = None,
-    category: Annotated[str | None, typer.Option(help="Category that is meant, where there are several.")] = None,
-    read_images: Annotated[bool, typer.Option("--read-images", help="Decode every picture too.")] = False,
+    category: Annotated[str | None, typer.Option(help="Category to use, where there are several.")] = None,
+    read_images: Annotated[bool, typer.Option("--read-images", help="Decode every image too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Say everything that is wrong or odd in a data set, by file and id; exit 3 if it cannot be used."""
-    from rtmo_deploy.cli.console import print_json, status, stdout
+    """Report everything that is wrong or unusual in a data set, by file and id; exit 3 if it cannot be used."""
+    from rtmo_deploy.cli.console import facts_table, print_json, print_result, print_table, status, stdout
     from rtmo_deploy.data.coco import check_coco
 
     with status(f"checking {ann}") as say:
@@ -119,20 +124,31 @@ def check(
             images,
             category=category,
             read_images=read_images,
-            progress=lambda done, total: say(f"reading pictures: {done} of {total}") if done % _STEP == 0 else None,
+            progress=lambda done, total: say(Count("reading images", done, total)),
         )
     if as_json:
         print_json("data check", **report.to_dict())
     else:
         for finding in report.findings:
-            stdout().print(str(finding), highlight=False, markup=False, soft_wrap=True)
-        if not report.findings:
-            stdout().print("nothing found", highlight=False)
+            stdout().print(f"{finding.severity}: ", style=_STYLES[finding.severity], end="")
+            stdout().print(str(finding))
         pairs = ", ".join(" / ".join(pair) for pair in report.flip_pairs) or "none"
-        for what, names in (("left and right", pairs), ("unpaired", ", ".join(report.unpaired) or "none")):
-            stdout().print(f"{what}: {names}", highlight=False, markup=False, soft_wrap=True)
+        print_table(facts_table({"left and right": pairs, "unpaired": ", ".join(report.unpaired) or "none"}))
+        print_result(_summary(report), "red" if report.of("error") else "yellow" if report.of("warning") else "green")
     if not report.ok:
         raise typer.Exit(InputDataError.exit_code)
+
+
+def _summary(report: CocoReport) -> str:
+    """Such as '4 images, 13 people, no problems'."""
+    counts = [(len(report.of(severity)), severity) for severity in ("error", "warning")]
+    problems = ", ".join(_count(number, what) for number, what in counts if number) or "no problems"
+    people = f"{report.people} {'person' if report.people == 1 else 'people'}"
+    return f"{_count(report.images, 'image')}, {people}, {problems}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _numbers(text: str, pattern: str, option: str, remedy: str) -> tuple[int, int]:

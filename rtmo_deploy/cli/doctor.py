@@ -13,18 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-#: Columns of the table where there is room for them.
-_WIDTH = 100
 _STYLES = {"fine": "green", "warning": "yellow", "broken": "bold red", "absent": "dim"}
 
 
 def doctor(
-    timeout: Annotated[
-        float, typer.Option(metavar="S", min=1, help="Seconds that each look may take; what takes longer is not known.")
-    ] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Timeout of each probe, in seconds.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Look at Python, the runtimes, the GPU and the folders, and say what is broken and how to mend it.
+    """Check Python, the runtimes, the GPU and the folders, and say what is broken and how to mend it.
 
     Each is tried in a process of its own. The exit code is 5 if something that is installed is broken.
     """
@@ -45,18 +41,12 @@ def doctor(
 
 
 def _table(report: Report) -> Table:
-    from rich import box
     from rich.table import Table
 
-    from rtmo_deploy.cli.console import stdout
-
     counts = ", ".join(f"{number} {verdict}" for verdict, number in report.counts.items() if number)
-    table = Table(box=box.SIMPLE_HEAD, title=counts, title_justify="left", pad_edge=False)
-    console = stdout()
-    table.width = min(_WIDTH, console.width)
-    table.add_column("", no_wrap=True)
-    table.add_column("what", overflow="fold", max_width=24)
-    table.add_column("finding and remedy", overflow="fold", ratio=1)
+    table = Table(title=counts)
+    for heading in ("", "what", "finding and remedy"):
+        table.add_column(heading)
     area = report.rows[0].area
     for row in report.rows:
         if row.area != area:

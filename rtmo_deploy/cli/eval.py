@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -22,8 +20,6 @@ from rtmo_deploy.cli.options import (
 from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rtmo_deploy.data.coco import CocoKeypoints, CocoReport
     from rtmo_deploy.measure.accuracy import AccuracyReport, Evaluation, Published
     from rtmo_deploy.poses import Skeleton
@@ -39,19 +35,21 @@ def evaluate(
     ann: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Annotations in COCO's keypoint format.", show_default=False)
     ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated images.")] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Judge this results file instead of a model.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="coco|crowdpose", help="Whose rules. [default: by the keypoints]")
+        str | None, typer.Option(metavar="coco|crowdpose", help="Evaluation protocol. [default: by the keypoints]")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write who was found, as a results file in COCO's format.")
+        Path | None, typer.Option(metavar="FILE", help="Write the detections, as a results file in COCO's format.")
     ] = None,
     score_thr: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="People with a score not above this do not count. [default: 0.1; file: none]"),
+        typer.Option(
+            min=0, max=1, help="Detections with a score not above this do not count. [default: 0.1; file: none]"
+        ),
     ] = None,
     sigma: Annotated[
         str | None,
@@ -68,13 +66,13 @@ def evaluate(
         ),
     ] = None,
     category: Annotated[
-        str | None, typer.Option(help="Category that is meant, where several have different keypoints.")
+        str | None, typer.Option(help="Category to use, where several have different keypoints.")
     ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = None,
     imgsz: InputSizeOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
     trust: TrustOption = False,
@@ -242,9 +240,20 @@ def _run(
     save: Path | None,
     journal_dir: Path | None,
 ) -> Evaluation:
+    from rtmo_deploy.cli.console import status
     from rtmo_deploy.measure.accuracy import evaluate_model, save_results
+    from rtmo_deploy.progress import Count
 
-    with _progress() as advance:
+    with status() as say:
+        started = False
+
+        def advance(done: int, total: int) -> None:
+            nonlocal started
+            if not started:
+                _say_resumed(done, total)
+            started = True
+            say(Count("evaluating", done, total))
+
         return evaluate_model(
             estimator,
             data,
@@ -280,47 +289,11 @@ def _journal(save: Path | None, folder: Path | None) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time that is left on a terminal; elsewhere a line for each tenth."""
-    from rtmo_deploy.cli.console import stderr
-
-    console = stderr()
-    started = time.monotonic()
-    if not console.is_terminal:
-        said, first = -1, 0
-
-        def say(done: int, total: int) -> None:
-            nonlocal said, first
-            if said < 0:
-                first = done
-                _say_resumed(done, total)
-            if 10 * done // total > said:
-                said = 10 * done // total
-                left = (time.monotonic() - started) * (total - done) / max(done - first, 1)
-                console.print(f"{done}/{total} pictures" + (f", {left:.0f} s left" if done > first else "") + " ...")
-
-        yield say
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("finding people"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def advance(done: int, total: int) -> None:
-            if bar.tasks[0].total is None:
-                _say_resumed(done, total)
-            bar.update(task, completed=done, total=total)
-
-        yield advance
-
-
 def _say_resumed(done: int, total: int) -> None:
     from rtmo_deploy.cli.console import stderr
 
     if done:
-        stderr().print(f"An earlier run had done {done} of {total} pictures; going on from there.")
+        stderr().print(f"An earlier run had done {done} of {total} images; going on from there.")
 
 
 def _show(
@@ -336,7 +309,7 @@ def _show(
         return
     from rich.table import Table
 
-    counts = {"pictures": report.images, "people": report.people, "found": report.detections}
+    counts = {"images": report.images, "people": report.people, "found": report.detections}
     print_table(facts_table({"judged": what, "by": str(ann), **{name: str(count) for name, count in counts.items()}}))
     table = Table()
     table.add_column(f"{report.protocol} protocol")

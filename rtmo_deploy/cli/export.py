@@ -79,7 +79,9 @@ def export(
     nms_thr: Annotated[
         float | None, typer.Option(help="Suppress overlaps above this IoU. [default: the model's, 0.65]")
     ] = None,
-    max_dets: Annotated[int | None, typer.Option(help="Most people in a picture. [default: 1000; fixed: 100]")] = None,
+    max_dets: Annotated[
+        int | None, typer.Option(help="Most detections in an image. [default: 1000; fixed: 100]")
+    ] = None,
     pre_topk: Annotated[
         int | None, typer.Option(help="Candidates before suppression. [default: all; fixed: 300]")
     ] = None,
@@ -217,10 +219,10 @@ def _as_dict(result: ExportResult, infos: list[Path]) -> dict[str, Any]:
 
 
 def _print(result: ExportResult, infos: list[Path], differing: dict[str, Any]) -> None:
-    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
     from rtmo_deploy.files import human_size
 
-    artifact, console = result.artifact, stdout()
+    artifact = result.artifact
     contract = artifact.input
     size = f"{contract.height}x{contract.width}"
     batch = contract.batch or "dynamic"
@@ -238,11 +240,13 @@ def _print(result: ExportResult, infos: list[Path], differing: dict[str, Any]) -
     for path in infos:
         facts[path.name] = str(path)
     if result.validation is not None:
-        facts["validation"] = f"{len(result.validation.checks)} checks passed"
+        facts["validation"] = f"passed: {len(result.validation.checks)} checks"
     else:
         facts["validation"] = "not verified (--no-verify)"
+    if result.verification is not None:
+        facts["parity"] = f"passed: every bound is met on {len(result.verification.cases)} inputs"
     facts["time"] = f"{result.seconds:.1f} s"
-    console.print(facts_table(facts))
+    print_table(facts_table(facts))
     if result.verification is not None:
         print_parity(result.verification)
 

@@ -55,7 +55,7 @@ def convert(source: Path, output: Path, *, verify: bool, as_json: bool) -> None:
 
 
 def _print(source: Path, result: OpenvinoResult) -> None:
-    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
     from rtmo_deploy.cli.export import print_parity
     from rtmo_deploy.files import human_size
 
@@ -70,7 +70,9 @@ def _print(source: Path, result: OpenvinoResult) -> None:
         facts["companion"] = f"{artifact.companion.name} (pose vectors to keypoints; stays ONNX)"
     if result.verification is None:
         facts["validation"] = "not verified (--no-verify)"
+    else:
+        facts["parity"] = f"passed: every bound is met on {len(result.verification.cases)} inputs"
     facts["time"] = f"{result.seconds:.1f} s"
-    stdout().print(facts_table(facts))
+    print_table(facts_table(facts))
     if result.verification is not None:
         print_parity(result.verification)

@@ -27,12 +27,12 @@ def inspect(
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Tell what a checkpoint or an exported model is, from its content alone.
+    """Show what a checkpoint or an exported model is, from its content alone.
 
     An engine is described by the record beside it: nothing is loaded, and neither TensorRT nor a GPU is needed. Neither
     is OpenVINO, for its models.
     """
-    from rtmo_deploy.cli.console import facts_table, print_json, stdout
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
     from rtmo_deploy.runtime.estimator import is_checkpoint
 
     suffix = file.suffix.lower()
@@ -53,7 +53,7 @@ def inspect(
     for name, entry in facts.get("settings", {}).items():
         texts[name.replace("_", " ")] = f"{_text(entry['value'])} ({entry['source']})"
     texts.pop("settings", None)
-    stdout().print(facts_table(texts))
+    print_table(facts_table(texts))
 
 
 def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:

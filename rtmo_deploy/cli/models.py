@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
 
@@ -54,10 +55,10 @@ def _models(context: typer.Context, as_json: _Json = False) -> None:
         )
 
 
-@models_app.command("list")
+@models_app.command("list", cls=HelpCommand, short_help="List the published models.")
 def list_models(as_json: _Json = False) -> None:
     """List the published models with their published figures."""
-    from rtmo_deploy.cli.console import print_json, stdout
+    from rtmo_deploy.cli.console import print_json, print_table, stdout
     from rtmo_deploy.zoo import EMBEDDED, VARIANTS
     from rtmo_deploy.zoo.cache import cache_dir
 
@@ -68,21 +69,21 @@ def list_models(as_json: _Json = False) -> None:
         print_json("models list", cache_dir=str(cache_dir()), embedded=embedded, models=models)
         return
     console = stdout()
-    console.width = 200  # a narrow terminal wraps the lines itself, and nothing is cut off
     for dataset in dict.fromkeys(record.accuracy.dataset for record in records):
-        table = _table([record for record in records if record.accuracy.dataset == dataset])
-        console.print(table, soft_wrap=False)
+        print_table(_table([record for record in records if record.accuracy.dataset == dataset]))
+    console.print()
     for record in EMBEDDED.values():
         size = "{1}x{0}".format(*record.architecture.input_hw)
         console.print(
             f"With the package: {record.name}, {size}, {len(record.skeleton)} keypoints, "
             f"trained on {record.train_set}; AP {record.ap:.3f} there. See {record.card}",
-            highlight=False,
+            soft_wrap=False,
+            overflow="fold",
         )
-    console.print(_NOTE)
+    console.print(_NOTE, soft_wrap=False)
 
 
-@models_app.command()
+@models_app.command(cls=HelpCommand, short_help="Download a checkpoint into the cache, and check it.")
 def download(
     name: _Name,
     force: Annotated[bool, typer.Option("--force", help="Download it even if it is there already.")] = False,
@@ -103,7 +104,7 @@ def download(
         typer.echo(path)
 
 
-@models_app.command()
+@models_app.command(cls=HelpCommand, short_help="Print where a checkpoint is kept.")
 def path(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="A published model; without it, the cache folder.")
@@ -128,7 +129,7 @@ def path(
         typer.echo(where)
 
 
-@models_app.command()
+@models_app.command(cls=HelpCommand, short_help="Write an untrained checkpoint.")
 def init(
     name: Annotated[
         str,
@@ -143,7 +144,7 @@ def init(
     as_json: _Json = False,
 ) -> None:
     """Write an untrained checkpoint with seeded random weights, for training and for tests."""
-    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.cli.console import print_json, stderr
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo import architecture
 
@@ -164,9 +165,10 @@ def init(
         )
     else:
         typer.echo(written)
+        stderr().print(f"An untrained checkpoint of {arch.name} with {len(skeleton)} keypoints was written.")
 
 
-@models_app.command()
+@models_app.command(cls=HelpCommand, short_help="Write a checkpoint's weights alone, to share.")
 def pack(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CKPT", help="A checkpoint; of a training, its last.pth or best.pth.")
@@ -246,7 +248,6 @@ def _as_dict(record: Variant) -> dict[str, Any]:
 
 def _table(records: list[Variant]) -> Table:
     """The records of one data set, without the columns in which it has nothing."""
-    from rich import box
     from rich.table import Table
 
     from rtmo_deploy.zoo.cache import cached_path
@@ -263,16 +264,10 @@ def _table(records: list[Variant]) -> Table:
     columns["V100 ms"] = [_figure(record.latency_v100_ms, 1) for record in records]
     columns["Cached"] = ["yes" if cached_path(record).is_file() else "no" for record in records]
 
-    table = Table(
-        title=f"Published accuracy on {records[0].accuracy.dataset}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(title=f"Published accuracy on {records[0].accuracy.dataset}")
     shown = {heading: cells for heading, cells in columns.items() if any(cell.strip("-") for cell in cells)}
     for heading in shown:
-        is_number = heading in {*_FIGURES, "V100 ms", "Keypoints"}
-        table.add_column(heading, justify="right" if is_number else "left")
+        table.add_column(heading)
     for row in zip(*shown.values(), strict=True):
         table.add_row(*row)
     return table

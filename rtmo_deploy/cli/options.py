@@ -42,7 +42,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that
 BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     tuple[int, int] | None,
-    typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
+    typer.Option(metavar="H W", help="Letterbox images to this size. [default: the model's own]"),
 ]
 PrecisionOption = Annotated[
     str | None,

@@ -25,38 +25,39 @@ def parity(
     a: Annotated[str, typer.Argument(metavar="A", help="The reference: any model file, or a published model's name.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The model to compare with it.")],
     images: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of pictures, one picture, or a pattern.")
+        str | None, typer.Option(metavar="DIR", help="Folder of images, one image, or a pattern.")
     ] = None,
     synthetic: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Draw this many pictures of people. [default: 16]")
+        int | None, typer.Option(metavar="N", min=1, help="Generate this many synthetic images. [default: 16]")
     ] = None,
     imgsz: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="H W", help="Size of the network input. [default: one that both take]"),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time, where a model leaves the choice.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time, where a model leaves the choice.")] = 4,
     backend_a: Annotated[str | None, typer.Option(help="Runtime of A. [default: what fits the file]")] = None,
     backend_b: Annotated[str | None, typer.Option(help="Runtime of B. [default: what fits the file]")] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Find the first layer where they part, on the worst picture.")
+        bool, typer.Option("--layers", help="Find the first layer where they differ, on the worst image.")
     ] = False,
     show: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write pictures of both, and a page that lists them.")
+        Path | None, typer.Option(metavar="DIR", help="Write images of both, and a page that lists them.")
     ] = None,
     bound_px: Annotated[
         float | None,
         typer.Option(metavar="X", min=0, help="Worst keypoint and box, network pixels. [default: by precision]"),
     ] = None,
     bound_score: Annotated[
-        float | None, typer.Option(metavar="X", min=0, help="Worst score of a person. [default: by precision]")
+        float | None,
+        typer.Option(metavar="X", min=0, help="Worst score difference of a detection. [default: by precision]"),
     ] = None,
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Run two models on the same tensors and compare the people they find. Exit 6 if a bound is not met.
+    """Run two models on the same tensors and compare their detections. Exit 6 if a bound is not met.
 
     The bounds follow from the precisions, as in a release's parity gate; the whole rule is printed.
     """
@@ -134,7 +135,7 @@ def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
 
 
 def _print(report: AgreementReport, shown: Path | None) -> None:
-    from rtmo_deploy.cli.console import facts_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
 
     p, (one, two) = report.people, report.names
     height, width = report.input_hw
@@ -165,7 +166,7 @@ def _print(report: AgreementReport, shown: Path | None) -> None:
         "differ": "they differ: a bound is not met",
         "nobody found": f"neither found anybody{report.above}: no people were compared",
     }[report.verdict]
-    stdout().print(facts_table(facts))
+    print_table(facts_table(facts))
     _print_rule(report)
     _print_pictures(report)
     if report.layers is not None:
@@ -181,7 +182,7 @@ def _print_rule(report: AgreementReport) -> None:
     for heading in ("what", "bound", "measured", "result"):
         table.add_column(heading, overflow="fold")
     for check in report.checks():
-        result = "[green]passed[/]" if check.passed else "[red]failed[/]"
+        result = "passed" if check.passed else "failed"
         table.add_row(check.name, check.bound, check.measured, result)
     if table.row_count:
         print_table(table)
@@ -195,8 +196,8 @@ def _print_pictures(report: AgreementReport) -> None:
     worst = [report.pictures[index] for index in report.worst(LISTED) if any(report.pictures[index].badness())]
     if not worst:
         return
-    table = Table(title="Worst pictures")
-    table.add_column("picture", overflow="fold")
+    table = Table(title="Worst images")
+    table.add_column("image")
     for heading in ("in both", "missed", "extra", "least OKS", "keypoint px", "box px"):
         table.add_column(heading, justify="right")
     for picture in worst:

@@ -34,9 +34,9 @@ def predict(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A checkpoint, an ONNX model, or a published model's name.")
     ],
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, globs.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, globs.")],
     vis_out_dir: Annotated[
-        Path | None, typer.Option(help="Folder for copies of the pictures with the poses drawn in.")
+        Path | None, typer.Option(help="Folder for copies of the images with the poses drawn in.")
     ] = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = None,
@@ -46,7 +46,7 @@ def predict(
     trust: TrustOption = False,
     score_thr: Annotated[
         float | None,
-        typer.Option(min=0, max=1, show_default=False, help="Leave out people with a score not above this."),
+        typer.Option(min=0, max=1, show_default=False, help="Leave out detections with a score not above this."),
     ] = None,
     draw_thr: Annotated[
         float | None,
@@ -54,7 +54,7 @@ def predict(
             min=0,
             max=1,
             show_default=False,
-            help="Draw people with a score above this; results hold the others too. [default: 0.5, or --score-thr]",
+            help="Draw detections with a score above this; results hold the others too. [default: 0.5, or --score-thr]",
         ),
     ] = None,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
@@ -63,9 +63,10 @@ def predict(
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Find people in pictures. A picture that cannot be read is reported; the others still get done."""
+    """Detect people and keypoints in images. An image that cannot be read is reported; the others still get done."""
     from rtmo_deploy.cli.console import download_bar, print_error, print_json, status, stderr
     from rtmo_deploy.errors import InputDataError
+    from rtmo_deploy.progress import Count
 
     files, failures = _find(sources, recursive=recursive)
     names = _target_names(files)
@@ -92,7 +93,7 @@ def predict(
             draw_thr = DRAW_THR if score_thr is None else score_thr
         results: list[dict[str, Any]] = []
         for number, file in enumerate(files, 1):
-            progress(f"{number}/{len(files)} {file.name}")
+            progress(Count("detecting", number, len(files), file.name))
             try:
                 target = vis_out_dir and vis_out_dir / names[file]
                 result = _one(estimator, file, target, score_thr, draw_thr, kpt_thr)
@@ -213,7 +214,7 @@ def _print(results: list[dict[str, Any]], draw_thr: float) -> None:
     from rtmo_deploy.cli.console import print_table
 
     table = Table()
-    table.add_column("picture", overflow="fold")
+    table.add_column("image")
     for heading in ("size", "people", f"above {draw_thr:g}", "best score"):
         table.add_column(heading, justify="right")
     drawn = any(result["drawn"] for result in results)

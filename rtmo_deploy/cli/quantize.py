@@ -30,7 +30,7 @@ def quantize(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
     calib: Annotated[
         str,
-        typer.Option(metavar="SET|DIR|FILE.json", help="Pictures to calibrate with, or what calibrate has written."),
+        typer.Option(metavar="SET|DIR|FILE.json", help="Images to calibrate with, or what calibrate has written."),
     ] = "synthetic",
     count: CountOption = None,
     method: OptionalMethodOption = None,
@@ -39,11 +39,11 @@ def quantize(
         typer.Option(metavar="AP", help="AP that may be lost (AP runs 0 to 1); costly layers revert to FP32."),
     ] = None,
     ann: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Judge by these annotations. [default: drawn people]")
+        Path | None, typer.Option(metavar="FILE", help="Judge by these annotations. [default: synthetic images]")
     ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated images.")] = None,
     max_images: Annotated[
-        int | None, typer.Option(min=1, help="Judge by the first so many pictures. [default: all; drawn, 200]")
+        int | None, typer.Option(min=1, help="Judge by the first so many images. [default: all; synthetic, 200]")
     ] = None,
     no_judge: Annotated[bool, typer.Option("--no-judge", help="Do not compare with the float32 model.")] = False,
     no_bias_correction: Annotated[
@@ -62,7 +62,7 @@ def quantize(
 ) -> None:
     """Quantise a float32 ONNX model to INT8 by Q/DQ pairs, and say what that costs.
 
-    With --max-ap-drop layers are given back until the loss is within it; if it cannot be met, nothing is written.
+    With --max-ap-drop layers revert to FP32 until the loss is within it; if it cannot be met, nothing is written.
     """
     _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
     target = output or model.with_suffix(".int8.onnx")
@@ -195,8 +195,7 @@ def open_judge(
         from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 
         dataset = SyntheticPeople(max_images or _JUDGE_COUNT, seed=_JUDGE_SEED, options=SyntheticOptions(people=(1, 6)))
-    progress("judging the float32 model")
-    return Judge(source.artifact, dataset, threads=threads)
+    return Judge(source.artifact, dataset, threads=threads, progress=progress)
 
 
 def _plot(path: Path, result: QuantizeResult, max_ap_drop: float, title: str) -> None:

@@ -17,25 +17,23 @@ __all__ = ["release", "verify"]
 
 
 def release(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What is made, measured and demanded.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What is built, measured and required.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Folder of the release. [default: releases/NAME]"),
     ] = None,
     from_step: Annotated[
-        str | None, typer.Option("--from", metavar="STEP", help="Carry out again this step and all that depends on it.")
+        str | None, typer.Option("--from", metavar="STEP", help="Run again this step and all that depends on it.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be carried out, and what is there already.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and what is there already.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="A gate that could not be measured here is a failure.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Make, measure and judge what a recipe asks for; write artifacts, manifest, hashes and a report.
+    """Build, measure and judge what a recipe asks for; write artifacts, manifest, hashes and a report.
 
-    Steps that nothing has changed for are not carried out again, and a run that was killed goes on where it was.
+    Steps that nothing has changed for are not run again, and a run that was killed goes on where it was.
     Exit 6 if a gate did not pass.
     """
     from rtmo_deploy.cli.console import status
@@ -62,7 +60,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Compare every file of a release with its manifest; exit 6 if one is missing, changed or extra."""
-    from rtmo_deploy.cli.console import facts_table, print_json, status, stdout
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table, status
     from rtmo_deploy.release.verify import verify_release
 
     with status("comparing"):
@@ -73,12 +71,12 @@ def verify(
         facts = {
             "release": f"{found.name} ({found.verdict} when it was made)",
             "compared": f"{found.checked} files",
-            "result": "every file is as it was made" if found.ok else "not as it was made",
+            "result": "passed: every file is as it was made" if found.ok else "failed: not as it was made",
         }
         for name in ("changed", "missing", "extra"):
             if getattr(found, name):
                 facts[name] = ", ".join(getattr(found, name))
-        stdout().print(facts_table(facts))
+        print_table(facts_table(facts))
     found.require_ok()
 
 
@@ -102,7 +100,7 @@ def _show_plan(planned: Sequence[Planned], folder: Path, *, as_json: bool) -> No
 
 
 def _show(done: Release, *, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
 
     if as_json:
         from rtmo_deploy.release.manifest import read_manifest
@@ -130,4 +128,4 @@ def _show(done: Release, *, as_json: bool) -> None:
     for result in done.results.values():
         if result.message:
             facts[f"{result.name} ({result.status.value})"] = result.message
-    stdout().print(facts_table(facts))
+    print_table(facts_table(facts))

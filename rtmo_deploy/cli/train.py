@@ -37,9 +37,9 @@ def train(
         typer.Option(help="Without a recipe or --init: architecture (rtmo-t, rtmo-s, …) trained as published."),
     ] = None,
     ann: Annotated[Path | None, typer.Option(help="Without a recipe: annotations to learn from, COCO format.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their images.")] = None,
     val_ann: Annotated[Path | None, typer.Option(help="Without a recipe: annotations to judge with.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their pictures.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Without a recipe: folder of their images.")] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Checkpoint to start from: a file or a model's name. Without a recipe, fine-tune it."),
@@ -256,30 +256,17 @@ def _signals(trainer: Trainer) -> Iterator[list[int]]:
 
 
 def _run(trainer: Trainer) -> tuple[bool, int | None]:
-    """Run, with a line of progress on stderr; whether it finished, and the signal that ended it."""
-    from rich import progress as bars
+    """Run, with progress and every validation on stderr; whether it finished, and the signal that ended it."""
+    from rtmo_deploy.cli.console import status, stderr
+    from rtmo_deploy.progress import Count
 
-    from rtmo_deploy.cli.console import stderr
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-        bars.TextColumn("{task.fields[facts]}"),
-    )
-    console = stderr()
-    with bars.Progress(*columns, console=console, disable=not console.is_terminal or not trainer.group.main) as bar:
-        task = bar.add_task("training", total=trainer.steps, completed=trainer.step, facts="")
+    with status() if trainer.group.main else contextlib.nullcontext(lambda _: None) as say:
 
         def report(progress: Progress) -> None:
-            facts = _facts(progress)
-            bar.update(task, completed=progress.step, facts=facts)
-            if progress.report is not None or not console.is_terminal:
-                console.print(
-                    f"step {progress.step}/{progress.steps}, epoch {progress.epoch}: {facts}", highlight=False
-                )
+            facts = f"epoch {progress.epoch}: {_facts(progress)}"
+            say(Count("training", progress.step, progress.steps, facts))
+            if progress.report is not None:
+                stderr().print(f"step {progress.step}/{progress.steps}, {facts}")
 
         with _signals(trainer) as caught:
             finished = trainer.run(report)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["validate"]
 
-_STYLES = {"failed": "bold red", "not checked": "yellow"}
-
 
 def validate(
     file: Annotated[
@@ -32,7 +30,7 @@ def validate(
     """
     from rich.table import Table
 
-    from rtmo_deploy.cli.console import print_json, print_table, status, stderr
+    from rtmo_deploy.cli.console import print_json, print_result, print_table, status, stderr
     from rtmo_deploy.errors import ArtifactError
 
     with status("validating"):
@@ -44,13 +42,17 @@ def validate(
         for heading in ("check", "result", "finding"):
             table.add_column(heading, overflow="fold")
         for check in report.checks:
-            table.add_row(check.name, check.result, check.detail, style=_STYLES.get(check.result))
+            table.add_row(check.name, check.result, check.detail)
         print_table(table)
     failed = next((check for check in report.checks if check.failed), None)
     if failed is not None:
         detail = failed.detail.rstrip(".")
         raise ArtifactError(f"It does not pass {failed.name}: {detail}.", remedy=_remedy(file), where=file)
     skipped = [check.name for check in report.checks if check.ok is None]
+    if not as_json:
+        left_out = f", {len(skipped)} not checked here" if skipped else ""
+        passed = len(report.checks) - len(skipped)
+        print_result(f"passed: {passed} checks{left_out}", "yellow" if skipped else "green")
     if skipped:
         stderr().print(f"Note: not checked here: {', '.join(skipped)}.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import GateFailedError, InputDataError, UsageError
+from rtmo_deploy.progress import Count
 from rtmo_deploy.release.results import Job, NotHereError, Outcome
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ def quantize(job: Job) -> Outcome:
     calibration = calibrate(model, pictures, method=Method(options["method"]), progress=job.progress)
     judge = None
     if "judge" in job.inputs:
-        job.progress("judging the float32 model")
-        judge = Judge(model.artifact, dataset_of(job.inputs["judge"]))
+        judge = Judge(model.artifact, dataset_of(job.inputs["judge"]), progress=job.progress)
     output = job.folder / f"{options['file_stem']}.onnx"
     asked = QuantizeOptions(options["max_ap_drop"], bias_correction=options["bias_correction"])
     result = quantize_onnx(model, calibration, output, asked, judge=judge, progress=job.progress)
@@ -192,7 +192,10 @@ def draw(job: Job) -> Outcome:
     count = options["images"]
     dataset = SyntheticPeople(count, seed=options["seed"], options=people)
     written = write_dataset(
-        job.folder, dataset, suffix=".png", progress=lambda done: job.progress(f"drawing picture {done} of {count}")
+        job.folder,
+        dataset,
+        suffix=".png",
+        progress=lambda done: job.progress(Count("writing synthetic images", done, count)),
     )
     names = sorted(path.relative_to(job.folder).as_posix() for path in job.folder.rglob("*.png"))
     facts = {"source": f"{count} drawn pictures, seed {options['seed']}", "generator": GENERATOR_VERSION}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.progress import Count
 from rtmo_deploy.release._make import _path, dataset_of
 from rtmo_deploy.release.results import Job, NotHereError, Outcome, clean
 
@@ -37,7 +38,7 @@ def accuracy(job: Job) -> Outcome:
         dataset,
         score_thr=options["score_thr"],
         batch=options["batch"],
-        progress=lambda done, total: job.progress(f"judging picture {done} of {total}"),
+        progress=lambda done, total: job.progress(Count("evaluating", done, total)),
     )
     report = found.report.to_dict()
     ap = report["metrics"]["AP"]
@@ -91,7 +92,7 @@ def _draw(report: Any, pictures: Any, job: Job, count: int) -> list[dict[str, An
     times = magnification([report.pictures[index] for index in worst], report.input_hw)
     shown = []
     for number, index in enumerate(worst, 1):
-        job.progress(f"drawing picture {number} of {len(worst)}")
+        job.progress(Count("drawing comparisons", number, len(worst)))
         canvas = pictures.canvas(index, report.input_hw, report.a.placement)
         names = []
         for side, panel in zip("abd", panels(canvas, report.found[index], report.pictures[index], times), strict=True):

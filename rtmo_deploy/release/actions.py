@@ -133,6 +133,8 @@ class RealActions:
         name = step.options.get("source") if step.action == "source" else None
         if name is None:
             return step.files
+        from rtmo_deploy.files import human_size
+        from rtmo_deploy.progress import Count
         from rtmo_deploy.zoo import EMBEDDED
         from rtmo_deploy.zoo.cache import cached_path
         from rtmo_deploy.zoo.download import fetch as fetched
@@ -146,7 +148,7 @@ class RealActions:
             return None
 
         def told(done: int, total: int | None) -> None:
-            progress(f"fetching {name}: {done} of {total or 'an unknown number of'} bytes")
+            progress(Count(f"downloading {name}", done, total, show=human_size))
 
         return {"checkpoint": fetched(record, progress=told)}
 

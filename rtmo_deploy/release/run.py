@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import MissingDependencyError, RtmoDeployError, SetupError
+from rtmo_deploy.progress import Count
 from rtmo_deploy.release.graph import descendants, fingerprint, step_key
 from rtmo_deploy.release.results import Job, NotHereError, Status, StepResult
 
@@ -104,7 +105,7 @@ def run_steps(
             continue
 
         def say(what: str, head: str = head) -> None:
-            progress(f"{head}: {what}")
+            progress(what.under(head) if isinstance(what, Count) else f"{head}: {what}")
 
         started = time.monotonic()
         key = None

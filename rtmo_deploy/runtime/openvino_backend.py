@@ -7,6 +7,7 @@ without a word; each would be a precision that nobody asked for.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ __all__ = [
 #: What may be asked for, and OpenVINO's name for it.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 _CAPABILITY = {"bf16": "BF16"}
+#: Variables that hide part of a CPU from OpenVINO.
+_ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 def load(artifact: Artifact, device: str, threads: int | None, precision: str | None = None) -> OpenvinoBackend:
@@ -184,7 +187,7 @@ def parse_model(source: str | bytes, weights: bytes | None = None, *, where: obj
         return _core().read_model(source) if weights is None else _core().read_model(source, weights)
     except RuntimeError as error:
         raise ArtifactError(
-            f"OpenVINO {ov.__version__.split('-')[0]} does not accept it: {_reason(error)}",
+            f"OpenVINO {ov.__version__.split('-')[0]} does not accept it: {_reason(error)}.",
             remedy="Export or convert it again, or use a newer OpenVINO.",
             where=where,
         ) from error
@@ -214,8 +217,15 @@ def compile_model(model: Any, *, precision: str | None = None, threads: int | No
     try:
         compiled = _core().compile_model(model, "CPU", options)
     except RuntimeError as error:
+        limit = next((name for name in _ISA_LIMITS if os.environ.get(name)), None)
+        if limit is not None:
+            raise SetupError(
+                f"OpenVINO cannot run it under {limit}={os.environ[limit]}: {_reason(error)}.",
+                remedy=f"Unset {limit}, or set it to AVX2 or more.",
+                where=where,
+            ) from error
         raise ArtifactError(
-            f"OpenVINO does not accept it: {_reason(error)}",
+            f"OpenVINO does not accept it: {_reason(error)}.",
             remedy="Export or convert it again, or use a newer OpenVINO.",
             where=where,
         ) from error
@@ -257,8 +267,8 @@ def _audit(model: Any, compiled: Any, precision: str | None, where: object) -> N
         )
     if "int8" in layers and saturates() and not has_narrow_weights(model):
         raise SetupError(
-            "This CPU has no VNNI: its sums of 8-bit products saturate, and OpenVINO would find other people than the "
-            "model does.",
+            "OpenVINO's sums of 8-bit products saturate on this CPU, as on those without VNNI: it would find other "
+            "people than the model does.",
             remedy=f"Ask for fp32 to run it emulated in float32, use a CPU with VNNI, or weights of at most {NARROW} "
             "in magnitude.",
             where=where,
@@ -268,4 +278,4 @@ def _audit(model: Any, compiled: Any, precision: str | None, where: object) -> N
 def _reason(error: RuntimeError) -> str:
     """What OpenVINO says in the end; the lines before tell where in its sources it happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -13,3 +13,9 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of temporary folders stay on one line."""
+    monkeypatch.setenv("COLUMNS", "400")

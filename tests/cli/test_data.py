@@ -21,7 +21,7 @@ def test_from_end_to_end(tmp_path):
     result = synth(out, "--images", 6, "--seed", 5, "--people", "2-4", "--size", "120x160")
     assert result.exit_code == 0, result.output
     assert str(out / "annotations.json") in result.stdout
-    assert "drawing" in result.stderr
+    assert "writing synthetic images: 1 of 6 ..." in result.stderr
     document = json.loads((out / "annotations.json").read_text(encoding="utf-8"))
     recipe = document["info"]["recipe"]
     assert (recipe["seed"], recipe["images"], recipe["generator_version"]) == (5, 6, 2)

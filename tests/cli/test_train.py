@@ -71,7 +71,7 @@ def test_a_run_is_refused_a_second_time_and_resumed(recipe, tmp_path):
         "metrics": None,
         "files": ["last.pth", "log.csv", "curves.png"],
     }
-    assert "step 1/4" in result.stderr
+    assert "training: 1 of 4 (epoch 0: " in result.stderr
     assert "go on with the same command and --resume" in result.stderr
     assert load_recipe(folder / "recipe.yaml") == load_recipe(recipe)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -45,10 +46,10 @@ def first_bias(model):
 def test_a_sound_model(onnx_n):
     result = run(onnx_n)
     assert result.exit_code == 0, result.output
-    rows = [
-        [cell.strip() for cell in line.strip("│ ").split("│")] for line in result.stdout.splitlines() if "│" in line
-    ]
+    cells = [re.split(r"  +", line.strip()) for line in result.stdout.split("─\n")[1].splitlines()]
+    rows = [row for row in cells if len(row) > 2]
     assert [row[1] for row in rows] == ["ok"] * 7
+    assert cells[-1] == ["passed: 7 checks"]
     assert str(onnx_n) in result.stdout
     assert result.stderr == "validating ...\n"
 

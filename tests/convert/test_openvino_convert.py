@@ -231,7 +231,7 @@ def test_a_quantised_model(exported, tmp_path):
     if not saturates():
         assert load(read, "cpu", 1).layers["int8"] == 1
     else:
-        with pytest.raises(SetupError, match="no VNNI"):
+        with pytest.raises(SetupError, match="without VNNI"):
             load(read, "cpu", 1)
 
 

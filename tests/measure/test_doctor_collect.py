@@ -66,7 +66,7 @@ def collected(monkeypatch, **changes):
     answers = ANSWERS | {name.replace("__", " "): answer for name, answer in changes.items()}
     told = []
     facts = collect_facts(progress=told.append, command=(sys.executable, "-S", "-c", FAKE, json.dumps(answers)))
-    assert told[0] == "looking at the processor"
+    assert (told[0].done, told[0].detail) == (0, "the processor")
     return facts
 
 

@@ -160,7 +160,7 @@ def test_where_8_bits_saturate_they_are_refused(tmp_path, monkeypatch):
     path = quantised(tmp_path / "wide.onnx", 127)
     artifact = little_artifact(path, precision="int8")
     monkeypatch.setattr(openvino_backend, "saturates", lambda: True)
-    with pytest.raises(SetupError, match="no VNNI: its sums of 8-bit products saturate") as caught:
+    with pytest.raises(SetupError, match="products saturate on this CPU, as on those without VNNI") as caught:
         load(artifact, "cpu", 1)
     assert caught.value.where == str(path)
     assert load(replace(artifact, path=quantised(tmp_path / "narrow.onnx", 64)), "cpu", 1).precision == "int8"
@@ -346,6 +346,25 @@ def test_an_operator_it_does_not_have(tmp_path):
         load(little_artifact(path), "cpu", 1)
     assert caught.value.where == str(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_a_limit_of_the_instruction_set_is_named(little, monkeypatch, limit):
+    class Core:
+        def get_property(self, *_):
+            return ["FP32"]
+
+        def compile_model(self, *_):
+            raise RuntimeError("Exception from src/x.cpp:1:\nbad combination\n")
+
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(openvino_backend, "_core", Core)
+    with pytest.raises(ArtifactError, match="does not accept it: bad combination\\. Export"):
+        openvino_backend.compile_model(None, where="m.xml")
+    monkeypatch.setenv(limit, "SSE41")
+    with pytest.raises(SetupError, match=f"under {limit}=SSE41: bad combination\\. Unset {limit}"):
+        openvino_backend.compile_model(None, where="m.xml")
 
 
 def test_the_tensorrt_plugin(little):

@@ -9,6 +9,7 @@ from rtmo_deploy.convert.quantize.feed import Feed
 from rtmo_deploy.convert.quantize.ranges import PERCENTILE, Method
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.errors import RtmoDeployError
+from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ def calibrate(
     artifact = source.artifact
 
     def rounds(what: str) -> Feed:
-        return Feed(pictures, artifact.input, lambda done, total: progress(f"{what}: picture {done} of {total}"))
+        return Feed(pictures, artifact.input, lambda done, total: progress(Count(what, done, total)))
 
     feed = rounds("measuring ranges")
     histograms = measure_histograms(source.model, source.placement, feed, where=source.path, threads=threads)

@@ -17,6 +17,7 @@ import numpy as np
 from rtmo_deploy.companion import read_companion, write_companion
 from rtmo_deploy.errors import ModelError, UsageError
 from rtmo_deploy.measure.accuracy import Detections, judge
+from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.estimator import PoseEstimator
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Judge:
         artifact: The float32 model; its companion, if it has one, lies beside it.
         dataset: The pictures.
         threads: Threads an operator may use.
-        progress: Told how many pictures of how many are done.
+        progress: Told how many images the float32 model has done.
 
     Raises:
         UsageError: There is no picture.
@@ -102,19 +103,19 @@ class Judge:
         dataset: PoseDataset,
         *,
         threads: int | None = None,
-        progress: Callable[[int, int], None] = lambda _done, _total: None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         if not len(dataset):
             raise UsageError("There is no picture to judge by.", remedy="Judge by one or more.")
-        self.artifact, self.dataset, self.threads, self.progress = artifact, dataset, threads, progress
+        self.artifact, self.dataset, self.threads = artifact, dataset, threads
         self._fits = _same_keypoints(dataset.skeleton, artifact.skeleton)
         self._sigmas = artifact.skeleton.sigmas or (SIGMA,) * len(artifact.skeleton)
         self._truth: GroundTruth | None = None
-        self._reference = self._people(artifact.path)
+        self._reference = self._people(artifact.path, "judging the float32 model", progress)
         self.baseline = self._verdict(self._reference)
 
-    def __call__(self, model: onnx.ModelProto) -> Verdict:
-        """Judge a model that was made of the float32 one.
+    def __call__(self, model: onnx.ModelProto, *, progress: Callable[[str], None] = lambda _: None) -> Verdict:
+        """Judge a model that was made of the float32 one; ``progress`` is told how many images are done.
 
         Raises:
             ModelError: It does not run, or puts out something that is not a number.
@@ -124,7 +125,7 @@ class Judge:
             path.write_bytes(model.SerializeToString())
             write_companion(self.artifact, read_companion(self.artifact), path)
             try:
-                people = self._people(path)
+                people = self._people(path, "judging the INT8 model", progress)
             except ModelError as error:
                 raise type(error)(
                     f"Quantised, it does not work: {error.finding}",
@@ -133,7 +134,7 @@ class Judge:
                 ) from error
         return self._verdict(people)
 
-    def _people(self, path: Path) -> list[Poses]:
+    def _people(self, path: Path, what: str, progress: Callable[[str], None]) -> list[Poses]:
         estimator = PoseEstimator.open(path, device="cpu", backend="onnxruntime", threads=self.threads)
         found, truth = [], []
         collects = self._truth is None and self._fits
@@ -147,7 +148,7 @@ class Judge:
                 image = sample.image
                 truth += [sample.people] if collects else []
             found += estimator.predict([image], batch=1)
-            self.progress(index + 1, len(self.dataset))
+            progress(Count(what, index + 1, len(self.dataset)))
         if collects:
             from rtmo_deploy.data.ground_truth import GroundTruth
 

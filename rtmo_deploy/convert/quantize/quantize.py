@@ -194,8 +194,7 @@ def quantize_onnx(
         names, verdict = found.chosen.blocks, found.chosen.verdict
     model = model_of(names)
     if judge is not None and verdict is None:
-        progress("judging")
-        verdict = judge(model)
+        verdict = judge(model, progress=progress)
     result = _result(source, calibration, blocks, names, model, judge, verdict, found)
     if found is not None and not found.met:
         return result

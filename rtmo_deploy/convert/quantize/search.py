@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,7 +151,7 @@ def _rank(
     """What each block costs alone; the one to give back first comes first."""
     costs = []
     for number, block in enumerate(blocks, 1):
-        progress(f"judging {block.name} alone in 8 bits ({number} of {len(blocks)})")
+        progress(Count("judging each block alone in INT8", number, len(blocks), block.name))
         verdict = evaluate(frozenset({block.name}))
         drop = baseline_ap - _ap(verdict, baseline_ap)
         costs.append(BlockCost(block.name, block.macs, max(0.0, 1 - verdict.likeness.oks), drop))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError, UsageError
+from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -172,7 +173,7 @@ def _tell(event: dict[str, Any], told: str, progress: Callable[[str], None]) -> 
     """Tell a step unless it was the last one told; phases of the optimiser repeat."""
     text = str(event["text"])
     if event.get("done") and event.get("total", 0) > 1:
-        text = f"{text} ({event['done']} of {event['total']})"
+        text = Count(text, event["done"], event["total"])
     if text != told:
         progress(text)
     return text

@@ -14,6 +14,7 @@ from rtmo_deploy.measure.agreement.pictures import Pictures
 from rtmo_deploy.measure.agreement.report import AgreementReport
 from rtmo_deploy.measure.agreement.sides import Side, choose_size, common_decode, limited, require_same_keypoints
 from rtmo_deploy.measure.agreement.tensors import TensorError
+from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     import os
@@ -103,7 +104,7 @@ def compare_sides(
     comparison = _Comparison(one, two, pictures, size, decode, limits.score_thr)
     for start in range(0, len(pictures), batch):
         stop = min(start + batch, len(pictures))
-        progress(f"comparing people on picture {stop} of {len(pictures)}")
+        progress(Count("comparing detections", stop, len(pictures)))
         comparison.add(range(start, stop))
     report = AgreementReport(
         a=one.summary(),

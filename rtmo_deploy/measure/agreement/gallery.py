@@ -12,6 +12,7 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure.agreement.drawing import magnification, panels
 from rtmo_deploy.measure.agreement.page import Card, page
+from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.draw import write_image
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def write_gallery(
     times = magnification([report.pictures[index] for index in worst], report.input_hw)
     cards = []
     for number, index in enumerate(worst, 1):
-        progress(f"drawing picture {number} of {len(worst)}")
+        progress(Count("drawing comparisons", number, len(worst)))
         canvas = pictures.canvas(index, report.input_hw, report.a.placement)
         drawn = panels(canvas, report.found[index], report.pictures[index], times)
         name = f"{number:03d}.png"

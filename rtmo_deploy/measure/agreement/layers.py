@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy.artifact import Kind
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.agreement.tensors import TensorError
+from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,7 +209,7 @@ def compare_taps(
     wanted = [key for key in common if key not in reasons]
     feeds = one.feeds(wanted) or two.feeds(wanted)
     for chunk in _chunks(wanted, one.taps):
-        progress(f"comparing layers {len(errors) + 1} to {len(errors) + len(chunk)} of {len(wanted)}")
+        progress(Count("comparing layers", len(errors) + len(chunk), len(wanted)))
         a, b = one.read(chunk, images), two.read(chunk, images)
         for key in chunk:
             if a[key].shape == b[key].shape:

@@ -26,6 +26,7 @@ from rtmo_deploy.measure.bench.process import start_worker
 from rtmo_deploy.measure.bench.published import published_latency
 from rtmo_deploy.measure.bench.result import BenchResult, Entry, Opened, with_ratios
 from rtmo_deploy.measure.bench.statistics import Summary
+from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -161,7 +162,7 @@ class _Group:
         rounds = min(options.rounds, V100_ITERATIONS) if v100 else options.rounds
         observers = [self._observe() for _ in sets]
         for turn in range(rounds):
-            self._progress(f"{base}: round {turn + 1} of {rounds}")
+            self._progress(Count(f"measuring {base}, rounds", turn, rounds))
             calls = _share_of(V100_ITERATIONS, rounds, turn) if v100 else None
             for pictures, row, observer in zip(sets, tallies, observers, strict=True):
                 for worker, tally in zip(self._workers, row, strict=True):

@@ -32,9 +32,10 @@ from rtmo_deploy.measure.doctor.parts import (
     Trouble,
     TrtFacts,
 )
+from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 __all__ = ["SAFE_PROVIDERS", "TIMEOUT_S", "collect"]
 
@@ -100,14 +101,14 @@ def collect(
     answers: dict[str, Answer] = {}
 
     def gather(children: Children) -> None:
-        progress(_doing(children.labels))
+        progress(_doing(answers, children.labels))
         for label, answer in children.answers():
             answers[label] = answer
             if label == "onnxruntime":
                 for name in answer.facts.get("providers", ()):
                     if name in SAFE_PROVIDERS:
                         children.add(name, "provider", name)
-            progress(_doing(children.labels))
+            progress(_doing(answers, children.labels))
 
     # Alone and first: the looks after it make the machine busy themselves.
     with Children(timeout, 1, command) as children:
@@ -254,6 +255,6 @@ def _shells(distributions: Mapping[str, str], installed: Mapping[str, bool]) -> 
     return tuple(name for key, group in names.items() if not installed[key] for name in group if name in distributions)
 
 
-def _doing(labels: Sequence[str]) -> str:
+def _doing(answers: Collection[str], labels: Sequence[str]) -> Count:
     names = [_NAMES.get(label, label.removesuffix("ExecutionProvider") + " in ONNX Runtime") for label in labels]
-    return f"looking at {', '.join(names)}" if names else "looking"
+    return Count("checks done", len(answers), None, ", ".join(names))

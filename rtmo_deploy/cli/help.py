@@ -1,0 +1,98 @@
+"""Help pages: options in groups, and examples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from typer._click import Context, HelpFormatter
+
+__all__ = ["EXAMPLES", "HelpCommand"]
+
+#: Headings of options that many commands have, each with the names of its parameters; the others come first.
+_GROUPS: Final = {
+    "Data": "images ann val_ann val_images synthetic people dataset category max_images calib count set_name recursive "
+    "read_images predictions sigma skeleton",
+    "Runtime": "device backend backend_a backend_b threads workers precision trust batch imgsz",
+    "Output": "output out force as_json vis_out_dir save show csv_file html_file md_file plot journal_dir dump_info "
+    "keep_onnx tensorboard",
+}
+_GROUP_OF: Final = {name: group for group, names in _GROUPS.items() for name in names.split()}
+#: Options that are not worth groups.
+_FEW: Final = 10
+
+#: What is shown below a command's options, without the program's name.
+EXAMPLES: Final = {
+    "export": (
+        "export rtmo-s",
+        "export model.pth --decode fixed --static -o model.onnx",
+        "export rtmo-n --format openvino",
+    ),
+    "cast": ("cast model.onnx --fp16",),
+    "calibrate": ("calibrate model.onnx --images photos --count 200",),
+    "quantize": (
+        "quantize model.onnx --calib photos",
+        "quantize model.onnx --ann val.json --images val --max-ap-drop 0.01",
+    ),
+    "build-trt": (
+        "build-trt rtmo-s --fp16",
+        "build-trt model.onnx --int8 --calib photos",
+        "build-trt model.onnx --fp16 --dry-run",
+    ),
+    "predict": ("predict rtmo-s photo.jpg --vis-out-dir drawn", "predict model.onnx photos --json"),
+    "parity": ("parity model.onnx model.fp16.onnx", "parity model.pth model.onnx --images photos --show differences"),
+    "bench": ("bench model.onnx model.int8.onnx", "bench model.onnx --json", "bench model.onnx --baseline before.json"),
+    "release": ("release recipe.yaml --dry-run", "release recipe.yaml"),
+    "verify": ("verify releases/NAME",),
+    "train": (
+        "train --init rtmo-s --ann train.json --images train --epochs 30",
+        "train recipe.yaml --set optimizer.lr=0.001",
+        "train recipe.yaml --resume",
+    ),
+    "inspect": ("inspect model.pth", "inspect model.onnx --json"),
+    "validate": ("validate model.onnx",),
+    "eval": (
+        "eval model.onnx --ann val.json --images val",
+        "eval --predictions results.json --ann val.json",
+    ),
+    "doctor": ("doctor", "doctor --json"),
+    "models download": ("models download rtmo-s",),
+    "models path": ("models path rtmo-s",),
+    "models init": ("models init rtmo-t -o untrained.pth --keypoints 6",),
+    "models pack": ("models pack runs/mine/best.pth -o mine.pth --half",),
+    "data synth": ("data synth people --images 100 --seed 7 --people 1-4",),
+    "data check": ("data check --ann train.json --images train",),
+}
+
+
+class HelpCommand(TyperCommand):
+    """A command whose help page has its options in groups, and examples."""
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write arguments, and options by group."""
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", "Options", *_GROUPS)}
+        shown = [(parameter, parameter.get_help_record(ctx)) for parameter in self.get_params(ctx)]
+        few = len(shown) <= _FEW
+        for parameter, record in shown:
+            if record is None:
+                continue
+            group = "Options" if few else _GROUP_OF.get(parameter.name or "", "Options")
+            sections["Arguments" if parameter.param_type_name == "argument" else group].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the examples."""
+        names, context = [], ctx
+        while context.parent is not None:
+            names.append(context.info_name or "")
+            context = context.parent
+        examples = EXAMPLES.get(" ".join(reversed(names)), ())
+        if examples:
+            with formatter.section("Examples"):
+                for example in examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}rtmo-deploy {example}\n")

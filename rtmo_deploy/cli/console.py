@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from rtmo_deploy.cli.document import SCHEMA_VERSION, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,10 +32,6 @@ __all__ = [
     "stderr",
     "stdout",
 ]
-
-#: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
-SCHEMA_VERSION = 1
-
 
 #: Columns that are written, at least, where there is no terminal.
 WIDE = 200
@@ -71,10 +68,7 @@ def print_json(command: str, **fields: Any) -> None:
     from rtmo_deploy.cli.notes import notes_so_far
 
     notes = notes_so_far()
-    document = {"schema_version": SCHEMA_VERSION, "command": command, **fields}
-    if notes:
-        document["model_notes"] = notes
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    put(command, {**fields, "model_notes": notes} if notes else fields)
 
 
 def print_error(error: RtmoDeployError) -> None:

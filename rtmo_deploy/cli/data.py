@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rtmo_deploy.cli.options import SIZE, Size, parse_size
 from rtmo_deploy.errors import InputDataError, UsageError
 
 __all__ = ["data_app"]
@@ -43,7 +44,8 @@ def synth(
         str, typer.Option(metavar="LOW-HIGH", help="How many people in a picture, drawn evenly; up to 60.")
     ] = "0-12",
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size of every picture; without it, sizes as photographs have.")
+        Size | None,
+        typer.Option(parser=parse_size, metavar=SIZE, help="Size of every image. [default: sizes as photographs have]"),
     ] = None,
     file_format: Annotated[_Format, typer.Option("--format", help="jpg has quality 95; png loses nothing.")] = (
         _Format.JPG
@@ -53,14 +55,13 @@ def synth(
 ) -> None:
     """Draw pictures of made-up people with exact COCO keypoints, boxes and visibility."""
     numbers = _numbers(people, r"(\d+)(?:-(\d+))?", "--people", "Write it like 0-12, or 3 for exactly three.")
-    hw = None if size is None else _numbers(size, r"(\d+)x(\d+)", "--size", "Write height x width, like 480x640.")
     _check_folder(out, force=force)
 
     from rtmo_deploy.cli.console import facts_table, print_json, print_table, status
     from rtmo_deploy.data.coco_writer import write_dataset
     from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 
-    options = SyntheticOptions(size=hw, people=numbers)
+    options = SyntheticOptions(size=size, people=numbers)
     dataset = SyntheticPeople(images, seed=seed, options=options)
     recipe = {
         "generator": _GENERATOR,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
 
@@ -65,9 +65,7 @@ def export(
             "raw: head tensors."
         ),
     ] = Decode.ONNX,
-    imgsz: Annotated[
-        tuple[int, int] | None, typer.Option(metavar="H W", help="Input size. [default: the model's own]")
-    ] = None,
+    imgsz: InputSizeOption = None,
     static: Annotated[bool, typer.Option("--static", help="Bake height, width and batch in.")] = False,
     batch: Annotated[
         int | None, typer.Option(help="Bake this batch size in. [default: dynamic; 1 with --static]")

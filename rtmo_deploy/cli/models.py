@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.options import SIZE, Size, parse_size
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
 
@@ -177,8 +178,8 @@ def pack(
         bool, typer.Option("--ema", help="Take ema_state_dict: mmengine's raw weights; see 'export --help'.")
     ] = False,
     imgsz: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Input size that OUT says it is made for. [default: CKPT's]"),
+        Size | None,
+        typer.Option(parser=parse_size, metavar=SIZE, help="Input size that OUT is made for. [default: CKPT's]"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     as_json: _Json = False,

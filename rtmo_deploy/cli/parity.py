@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, ThreadsOption
+from rtmo_deploy.cli.options import SIZE, DeviceOption, ForceOption, IgnoreCfgOption, Size, ThreadsOption, parse_size
 from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def parity(
         int | None, typer.Option(metavar="N", min=1, help="Draw this many pictures of people. [default: 16]")
     ] = None,
     imgsz: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Size of the network input. [default: one that both take]"),
+        Size | None,
+        typer.Option(parser=parse_size, metavar=SIZE, help="Size of the network input. [default: one that both take]"),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time, where a model leaves the choice.")] = 4,
     backend_a: Annotated[str | None, typer.Option(help="Runtime of A. [default: what fits the file]")] = None,

@@ -21,6 +21,7 @@ FOUNDATION = (
     "files",
     "guarded",
     "sides",
+    "wanted",
     "yaml_file",
     "errors",
     "_version",

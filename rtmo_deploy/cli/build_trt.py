@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
-from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import BUILDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,7 +130,7 @@ def build_trt(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""
-    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.artifact import DecodeMode
     from rtmo_deploy.cli.console import print_json, record_made, status
     from rtmo_deploy.convert.trt.options import BuildOptions
     from rtmo_deploy.runtime.engine_file import Shape, sidecar_path
@@ -162,10 +164,6 @@ def build_trt(
         from rtmo_deploy.runtime.estimator import read_artifact
 
         artifact = read_artifact(source)
-        if artifact.kind not in {Kind.CHECKPOINT, Kind.ONNX}:
-            raise ArtifactError(
-                f"It is of kind {artifact.kind} already.", remedy="Give an ONNX model or a checkpoint.", where=source
-            )
         if calib is not None and artifact.precision != "fp32":
             raise UsageError(
                 f"--calib was given, and the model is {artifact.precision} already.",
@@ -207,7 +205,7 @@ def build_trt(
 def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
     """The file that is meant, and the name that the engine gets where that is not the file's own."""
     from rtmo_deploy.artifact import DecodeMode, Kind
-    from rtmo_deploy.cli.console import download_bar, stderr
+    from rtmo_deploy.cli.console import stderr
 
     if model is None:
         from rtmo_deploy.release.workspace import Workspace
@@ -226,13 +224,8 @@ def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
             return source, str(path.with_suffix(""))
         stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
         return path, ""
-    path = Path(model)
-    if path.suffix or path.exists():
-        return path, ""
-    from rtmo_deploy.zoo.download import resolve_checkpoint
-
-    with download_bar(model) as fetched:
-        return resolve_checkpoint(model, progress=fetched)[0], model
+    path = find_model(model, "build-trt", BUILDABLE)
+    return path, "" if path == Path(model) else model
 
 
 def _beside(name: Path, engine: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rtmo_deploy.cli.given import require_data
 from rtmo_deploy.cli.options import SIZE, Size, parse_size
 from rtmo_deploy.errors import InputDataError, UsageError
 
@@ -111,6 +112,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say everything that is wrong or odd in a data set, by file and id; exit 3 if it cannot be used."""
+    require_data("data check", ann=[ann], images=[images])
     from rtmo_deploy.cli.console import print_json, status, stdout
     from rtmo_deploy.data.coco import check_coco
 

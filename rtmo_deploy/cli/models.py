@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import SIZE, Size, parse_size
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import CHECKPOINT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -189,9 +191,7 @@ def pack(
     from rtmo_deploy.files import human_size, sha256_of
 
     require_free([output], [checkpoint], force=force)
-    from rtmo_deploy.zoo.download import resolve_checkpoint
-
-    path, _ = resolve_checkpoint(checkpoint)
+    path = find_model(checkpoint, "models pack", CHECKPOINT)
     if output.exists() and output.samefile(path):
         raise UsageError("OUT is the checkpoint itself.", remedy="Name another file.", where=output)
     from rtmo_deploy.model import load_checkpoint

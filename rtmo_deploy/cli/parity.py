@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import SIZE, DeviceOption, ForceOption, IgnoreCfgOption, Size, ThreadsOption, parse_size
 from rtmo_deploy.files import require_free
 
@@ -60,7 +61,7 @@ def parity(
 
     The bounds follow from the precisions, as in a release's parity gate; the whole rule is printed.
     """
-    from rtmo_deploy.cli.console import download_bar, print_json, status, stderr
+    from rtmo_deploy.cli.console import print_json, status, stderr
     from rtmo_deploy.errors import ParityError, UsageError
 
     if images is not None and synthetic is not None:
@@ -73,15 +74,11 @@ def parity(
     if show is not None:
         read = [] if images is None else [images, *glob.glob(images, recursive=True)]  # noqa: PTH207
         require_free([show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], [a, b, *read], force=force)
+    paths = [find_model(model, "parity") for model in (a, b)]
     from rtmo_deploy.measure.agreement import bounds_for, compare_sides, write_gallery
     from rtmo_deploy.measure.agreement.sides import Side
-    from rtmo_deploy.runtime.estimator import locate_model
 
     pictures = _pictures(images, synthetic)
-    paths = []
-    for model in (a, b):
-        with download_bar(model) as fetched:
-            paths.append(locate_model(model, progress=fetched))
     with status("opening the first model") as progress:
         one = Side.open(paths[0], device=device, backend=backend_a, threads=threads)
         progress("opening the second model")

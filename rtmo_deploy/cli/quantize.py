@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
+from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +67,8 @@ def quantize(
     With --max-ap-drop layers are given back until the loss is within it; if it cannot be met, nothing is written.
     """
     _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
+    find_model(model, "quantize", ONNX)
+    require_data("quantize", ann=[ann], images=[images])
     target = output or model.with_suffix(".int8.onnx")
     require_free([target, plot], [model, calib, ann, images], force=force)
     from rtmo_deploy.cli.console import status

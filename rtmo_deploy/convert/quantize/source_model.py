@@ -53,10 +53,6 @@ def open_source(path: Path) -> SourceModel:
     Raises:
         ArtifactError: It is no float32 ONNX model of this kind, is quantised already, or has nothing to quantise.
     """
-    if path.suffix.lower() != ".onnx" and path.is_file():
-        raise ArtifactError(
-            "This is no ONNX model.", remedy="Export the checkpoint first: rtmo-deploy export CKPT.", where=path
-        )
     model = load_onnx(path)
     artifact = onnx_artifact(path, model)
     operators = {node.op_type for node in model.graph.node}

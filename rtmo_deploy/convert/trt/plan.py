@@ -79,12 +79,6 @@ def plan_build(source: Path, output: Path | None, options: BuildOptions) -> Buil
         ArtifactError: The model is damaged, is of another precision, or holds what the backend cannot build.
         UsageError: An option does not apply, or a profile lies outside the model.
     """
-    if source.suffix.lower() != ".onnx" and source.is_file():
-        raise ArtifactError(
-            f"An engine is built from an ONNX model, and the suffix is '{source.suffix}'.",
-            remedy="Export the checkpoint first: rtmo-deploy export",
-            where=source,
-        )
     model = load_onnx(source)
     artifact = onnx_artifact(source, model)
     if artifact.kind is not Kind.ONNX:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model, require_data
+from rtmo_deploy.cli.given import find_model, require_data, require_device
 from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption
 from rtmo_deploy.files import require_free
 from rtmo_deploy.wanted import CHECKPOINT
@@ -108,6 +108,7 @@ def bench(
         raise UsageError("--max-slowdown needs something to compare with.", remedy="Give --baseline FILE.json.")
     require_free([csv_file, html_file, md_file], [*(models or ()), images, reference, baseline], force=force)
     require_data("bench", images=[images])
+    require_device(device)
     bound = parse_share(max_slowdown or "5%", "max-slowdown")
     batches = parse_counts(batch, "batch")
     counts = parse_counts(people, "people", least=0)

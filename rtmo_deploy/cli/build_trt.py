@@ -132,7 +132,9 @@ def build_trt(
     """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""
     from rtmo_deploy.artifact import DecodeMode
     from rtmo_deploy.cli.console import print_json, record_made, status
+    from rtmo_deploy.cli.quantize import require_calibration
     from rtmo_deploy.convert.trt.options import BuildOptions
+    from rtmo_deploy.convert.trt.plan import SUFFIX, settle_flavour
     from rtmo_deploy.runtime.engine_file import Shape, sidecar_path
 
     asked = [name for name, given in {"fp32": fp32, "fp16": fp16, "bf16": bf16}.items() if given]
@@ -158,7 +160,13 @@ def build_trt(
         timeout=timeout,
     )
     mode = None if decode is None else DecodeMode(decode.value)
+    if output is not None and output.suffix.lower() != SUFFIX:
+        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {SUFFIX}.")
+    if calib is not None:
+        require_calibration(calib)
     source, named = _locate(model, options.precision)
+    if not dry_run:
+        _require_able(settle_flavour(options)[1])
     with status("reading the model") as progress:
         from rtmo_deploy.convert.trt.preview import preview
         from rtmo_deploy.runtime.estimator import read_artifact
@@ -178,8 +186,7 @@ def build_trt(
             kept_as = planned.output.with_suffix(".onnx") if keep_onnx else None
             require_free([planned.output, sidecar_path(planned.output), kept_as], [source], force=force)
             require_free([timing_cache], [source], force=True)
-            if planned.problems:
-                raise SetupError(planned.problems[0], remedy="--dry-run tells what would be built.")
+            _require_able(planned.problems)
             result, kept, quantised = _make(
                 source,
                 artifact,
@@ -200,6 +207,11 @@ def build_trt(
         print_json("build-trt", **_as_dict(result, kept), quantization=quantised and quantised.to_dict())
     else:
         _print(result, kept, quantised)
+
+
+def _require_able(problems: tuple[str, ...]) -> None:
+    if problems:
+        raise SetupError("This machine cannot build it; --dry-run says what would be built.", remedy=problems[0])
 
 
 def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:

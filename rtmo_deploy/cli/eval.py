@@ -109,7 +109,7 @@ def evaluate(
 
     require_free([save], [model, ann, images], force=force)
     require_data("eval", ann=[ann], images=[images])
-    path = find_model(str(model), "eval")
+    path = find_model(str(model), "eval", device=device, backend=backend, precision=precision)
     threshold = 0.1 if score_thr is None else score_thr
     with status("reading the annotations"):
         data = _read(rules, images)

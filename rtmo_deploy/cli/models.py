@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import SIZE, Size, parse_size
+from rtmo_deploy.cli.options import SIZE, Size, parse_input_size
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
 from rtmo_deploy.wanted import CHECKPOINT
@@ -150,6 +150,7 @@ def init(
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo import architecture
 
+    _require_checkpoint_name(output)
     arch, skeleton = architecture(name), _skeleton(name, keypoints)
     require_free([output], force=force)
     from rtmo_deploy.model import initial_checkpoint
@@ -181,7 +182,7 @@ def pack(
     ] = False,
     imgsz: Annotated[
         Size | None,
-        typer.Option(parser=parse_size, metavar=SIZE, help="Input size that OUT is made for. [default: CKPT's]"),
+        typer.Option(parser=parse_input_size, metavar=SIZE, help="Input size that OUT is made for. [default: CKPT's]"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     as_json: _Json = False,
@@ -190,6 +191,7 @@ def pack(
     from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.files import human_size, sha256_of
 
+    _require_checkpoint_name(output)
     require_free([output], [checkpoint], force=force)
     path = find_model(checkpoint, "models pack", CHECKPOINT)
     if output.exists() and output.samefile(path):
@@ -203,6 +205,11 @@ def pack(
         print_json("models pack", source=str(path), path=str(output), size=size, sha256=sha256_of(output), half=half)
     else:
         typer.echo(f"{output} ({human_size(size)})")
+
+
+def _require_checkpoint_name(output: Path) -> None:
+    if output.suffix not in {".pth", ".safetensors"}:
+        raise UsageError(f"OUT is called {output.name}.", remedy="Give it the suffix .pth or .safetensors.")
 
 
 def _embedded_dict(record: EmbeddedModel) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
     "ThreadsOption",
     "TrustOption",
     "join_sizes",
+    "parse_input_size",
     "parse_size",
 ]
 
@@ -52,6 +53,22 @@ def parse_size(text: str) -> Size:
             f"'{text}' is not a size.", remedy="Write 640 for 640x640, or height and width, as in 480x640 or 480 640."
         )
     return Size(int(found[1]), int(found[2] or found[1]))
+
+
+def parse_input_size(text: str) -> Size:
+    """As :func:`parse_size`, of a network's input.
+
+    Raises:
+        UsageError: It is no size, or a side is not a multiple of 32.
+    """
+    size = parse_size(text)
+    if size.height % 32 or size.width % 32:
+        raise UsageError(
+            f"An input of {size.height}x{size.width} pixels is not possible.",
+            remedy="Height and width must be multiples of 32.",
+            where="--imgsz",
+        )
+    return size
 
 
 def join_sizes(arguments: Sequence[str]) -> list[str]:
@@ -94,7 +111,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that
 BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     Size | None,
-    typer.Option(parser=parse_size, metavar=SIZE, help="Size of the network input. [default: the model's own]"),
+    typer.Option(parser=parse_input_size, metavar=SIZE, help="Size of the network input. [default: the model's own]"),
 ]
 PrecisionOption = Annotated[
     str | None,

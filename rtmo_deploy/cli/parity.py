@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import SIZE, DeviceOption, ForceOption, IgnoreCfgOption, Size, ThreadsOption, parse_size
+from rtmo_deploy.cli.options import (
+    SIZE,
+    DeviceOption,
+    ForceOption,
+    IgnoreCfgOption,
+    Size,
+    ThreadsOption,
+    parse_input_size,
+)
 from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
@@ -33,7 +41,9 @@ def parity(
     ] = None,
     imgsz: Annotated[
         Size | None,
-        typer.Option(parser=parse_size, metavar=SIZE, help="Size of the network input. [default: one that both take]"),
+        typer.Option(
+            parser=parse_input_size, metavar=SIZE, help="Size of the network input. [default: one that both take]"
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time, where a model leaves the choice.")] = 4,
     backend_a: Annotated[str | None, typer.Option(help="Runtime of A. [default: what fits the file]")] = None,
@@ -74,7 +84,10 @@ def parity(
     if show is not None:
         read = [] if images is None else [images, *glob.glob(images, recursive=True)]  # noqa: PTH207
         require_free([show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], [a, b, *read], force=force)
-    paths = [find_model(model, "parity") for model in (a, b)]
+    paths = [
+        find_model(model, "parity", device=device, backend=backend)
+        for model, backend in ((a, backend_a), (b, backend_b))
+    ]
     from rtmo_deploy.measure.agreement import bounds_for, compare_sides, write_gallery
     from rtmo_deploy.measure.agreement.sides import Side
 

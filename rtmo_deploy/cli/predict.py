@@ -72,7 +72,11 @@ def predict(
     names = _target_names(files)
     if vis_out_dir is not None:
         require_free([vis_out_dir / name for name in names.values()], [model, *files], force=force)
-    path = find_model(model, "predict")
+    path = find_model(model, "predict", device=device, backend=backend, precision=precision)
+    if not files:
+        for failure in failures[:-1]:
+            print_error(failure)
+        raise failures[-1]
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
     with status("opening the model") as progress:

@@ -79,5 +79,5 @@ def _remedy(kind: FileKind) -> str:
     if kind is FileKind.OPENVINO:
         return "Copy both files again, or convert the ONNX model again."
     if kind is FileKind.ENGINE:
-        return "Copy the engine and its record again, or build it again with rtmo-deploy build-trt."
+        return "Copy the engine and its record again, or build it again with 'rtmo-deploy build-trt'."
     return "Export it again."

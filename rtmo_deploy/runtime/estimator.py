@@ -214,7 +214,7 @@ def _require_finite(poses: Poses, artifact: Artifact) -> None:
         if not np.isfinite(getattr(poses, name)).all():
             raise ArtifactError(
                 f"Its {name} are not finite on this picture.",
-                remedy="Its weights are damaged, or its precision is too low; rtmo-deploy validate tells more.",
+                remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells more.",
                 where=artifact.path,
             )
 

@@ -121,7 +121,7 @@ def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:
             f"It is not an RTMO model: its inputs are {'; '.join(map(str, shape.inputs)) or 'none'} and its outputs "
             f"{'; '.join(map(str, shape.outputs))}.",
             remedy="RTMO models exported by rtmo-deploy or by MMDeploy are understood; export the checkpoint with "
-            "rtmo-deploy export.",
+            "'rtmo-deploy export'.",
             where=path,
         )
     return _mmdeploy_artifact(path, shape.inputs[0], keypoints[2], _baked_thresholds(model))

@@ -188,7 +188,7 @@ def _real_contract(artifact: Artifact, shape: Signature) -> InputContract:
     if len(fixed) != 4 or fixed[1] not in {3, None}:
         raise ArtifactError(
             f"Its inputs are {'; '.join(map(str, shape.inputs)) or 'none'}, not one picture of 3 channels.",
-            remedy="Export the checkpoint with rtmo-deploy export.",
+            remedy="Export the checkpoint with 'rtmo-deploy export'.",
             where=artifact.path,
         )
     wrong = fixed[2] not in {None, contract.height} or fixed[3] not in {None, contract.width}

@@ -49,7 +49,9 @@ def load_baseline(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict) or document.get("command") != "bench":
         raise UsageError(
-            "It is no result of rtmo-deploy bench.", remedy="Write one with: rtmo-deploy bench MODEL --json", where=path
+            "It is no result of 'rtmo-deploy bench'.",
+            remedy="Write one with: rtmo-deploy bench MODEL --json",
+            where=path,
         )
     version = document.get("result_version")
     if type(version) is not int or version > RESULT_VERSION:

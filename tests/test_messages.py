@@ -47,7 +47,7 @@ def entangled(text: str) -> str | None:
         rest = text[start.start() :]
         if quoted and re.match(r"[^']+'", rest):
             continue
-        if not all(COMMAND.fullmatch(part) for part in rest.split(" && ")):
+        if not all(part == "{}" or COMMAND.fullmatch(part) for part in rest.split(" && ")):
             return rest
     return None
 

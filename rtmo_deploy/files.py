@@ -118,12 +118,15 @@ def _require_writable(output: Path) -> None:
         raise SetupError(
             f"The file could not be written: {folder} is not a folder.", remedy="Name another folder.", where=output
         )
-    if not os.access(folder, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
         raise SetupError(
             f"The file could not be written: {folder} is not writable.",
             remedy="Change its permissions, or name another folder.",
             where=output,
-        )
+        ) from None
 
 
 def _umask() -> int:

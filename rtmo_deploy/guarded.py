@@ -112,7 +112,16 @@ def read_json(path: Path, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
     Raises:
         UnreadableError, OSError: As these two.
     """
-    return parse_json(read_bounded(path, max_bytes=max_bytes), max_depth=max_depth)
+    data = read_bounded(path, max_bytes=max_bytes)
+    try:
+        return parse_json(data, max_depth=max_depth)
+    except UnreadableError:
+        from rtmo_deploy.file_kind import FileKind, kind_of  # which is built on this module
+
+        kind = kind_of(path)
+        if kind in {FileKind.JSON, FileKind.ANNOTATION, FileKind.ENGINE_RECORD, FileKind.TEXT, FileKind.UNKNOWN}:
+            raise
+        raise UnreadableError(f"it is {kind.article}, not JSON") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

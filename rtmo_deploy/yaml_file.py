@@ -12,6 +12,7 @@ import yaml
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.guarded import UnreadableError, read_bounded
+from rtmo_deploy.wanted import RECIPE, require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +141,7 @@ def read_recipe_text(path: Path) -> str:
     Raises:
         UsageError: It is no regular file, too large, not UTF-8 or cannot be read.
     """
+    require(path, RECIPE)
     try:
         return read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig")
     except (UnreadableError, UnicodeDecodeError, OSError) as error:

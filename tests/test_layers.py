@@ -22,6 +22,7 @@ FOUNDATION = (
     "guarded",
     "progress",
     "sides",
+    "wanted",
     "yaml_file",
     "errors",
     "_version",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
+from rtmo_deploy.cli.document import collected, put_error
 from rtmo_deploy.cli.help import HelpCommand
+from rtmo_deploy.cli.options import join_sizes
 from rtmo_deploy.errors import RtmoDeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from typer._click import Command, Context, HelpFormatter
 
@@ -72,7 +76,26 @@ class _ErrorsToExitCodes(TyperGroup):
             from rtmo_deploy.cli.console import print_error
 
             print_error(error)
+            put_error(type(error).__name__, error.exit_code, error.finding, remedy=error.remedy, where=error.where)
             raise typer.Exit(error.exit_code) from None
+
+
+def _exit_code(main: Callable[..., Any]) -> int:
+    """The exit code of a command that is called with ``--json``; puts what it ends with into its document."""
+    try:
+        code = main(standalone_mode=False) or 0
+    except typer.Abort:
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not one of the parser's
+            raise
+        error.show()
+        remedy = f"See: {error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
+        put_error("UsageError", error.exit_code, error.format_message(), remedy=remedy)
+        return int(error.exit_code)
+    if code == 130:
+        put_error("Interrupted", code, "The command was interrupted.")
+    return int(code)
 
 
 class _LazyCommands(Mapping[str, "Command"]):
@@ -107,6 +130,23 @@ class _Root(_ErrorsToExitCodes):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _LazyCommands()  # type: ignore[assignment]  # nothing is added to it
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, join_sizes(args))
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **settings: Any) -> Any:
+        """As of the base class; with ``--json`` among the arguments, an error is a JSON document on stdout as well."""
+        given = list(sys.argv[1:] if args is None else args)
+        main = partial(super().main, args, *more, **settings)
+        if not standalone_mode or "--json" not in given:
+            return main(standalone_mode=standalone_mode)
+        try:
+            with collected(given):
+                code = _exit_code(main)
+        except BrokenPipeError:  # nobody reads the document; the interpreter must not try to write it once more
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+            code = 1
+        sys.exit(code)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002 - of the base class
         longest = max(map(len, _COMMANDS))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model, require_data, require_device
 from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import CHECKPOINT
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BaselineReport, BenchOptions, BenchResult
@@ -107,6 +109,8 @@ def bench(
     if max_slowdown is not None and baseline is None:
         raise UsageError("--max-slowdown needs something to compare with.", remedy="Give --baseline FILE.json.")
     require_free([csv_file, html_file, md_file], [*(models or ()), images, reference, baseline], force=force)
+    require_data("bench", images=[images])
+    require_device(device)
     bound = parse_share(max_slowdown or "5%", "max-slowdown")
     batches = parse_counts(batch, "batch")
     counts = parse_counts(people, "people", least=0)
@@ -125,7 +129,7 @@ def bench(
         seconds=duration,
         warmup_s=warmup,
         rounds=rounds,
-        reference=reference,
+        reference=None if reference is None else find_model(reference, "bench --reference", CHECKPOINT),
         no_reference=no_reference,
         compiled=compiled,
         spinning=Spinning(spinning.value),
@@ -143,16 +147,9 @@ def bench(
 
 
 def _locate(models: list[str] | None) -> tuple[Path, ...]:
-    from rtmo_deploy.cli.console import download_bar
-    from rtmo_deploy.runtime.estimator import locate_model
-
     if not models:
         return (_last_built(),)
-    found = []
-    for model in models:
-        with download_bar(model) as fetched:
-            found.append(locate_model(model, progress=fetched))
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(find_model(model, "bench") for model in models))
 
 
 def _last_built() -> Path:

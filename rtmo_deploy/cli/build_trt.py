@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
-from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import BUILDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,9 +130,11 @@ def build_trt(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""
-    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.artifact import DecodeMode
     from rtmo_deploy.cli.console import print_json, record_made, status
+    from rtmo_deploy.cli.quantize import require_calibration
     from rtmo_deploy.convert.trt.options import BuildOptions
+    from rtmo_deploy.convert.trt.plan import SUFFIX, settle_flavour
     from rtmo_deploy.runtime.engine_file import Shape, sidecar_path
 
     asked = [name for name, given in {"fp32": fp32, "fp16": fp16, "bf16": bf16}.items() if given]
@@ -156,16 +160,18 @@ def build_trt(
         timeout=timeout,
     )
     mode = None if decode is None else DecodeMode(decode.value)
+    if output is not None and output.suffix.lower() != SUFFIX:
+        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {SUFFIX}.")
+    if calib is not None:
+        require_calibration(calib)
     source, named = _locate(model, options.precision)
+    if not dry_run:
+        _require_able(settle_flavour(options)[1])
     with status("reading the model") as progress:
         from rtmo_deploy.convert.trt.preview import preview
         from rtmo_deploy.runtime.estimator import read_artifact
 
         artifact = read_artifact(source)
-        if artifact.kind not in {Kind.CHECKPOINT, Kind.ONNX}:
-            raise ArtifactError(
-                f"It is of kind {artifact.kind} already.", remedy="Give an ONNX model or a checkpoint.", where=source
-            )
         if calib is not None and artifact.precision != "fp32":
             raise UsageError(
                 f"--calib was given, and the model is {artifact.precision} already.",
@@ -180,8 +186,7 @@ def build_trt(
             kept_as = planned.output.with_suffix(".onnx") if keep_onnx else None
             require_free([planned.output, sidecar_path(planned.output), kept_as], [source], force=force)
             require_free([timing_cache], [source], force=True)
-            if planned.problems:
-                raise SetupError(planned.problems[0], remedy="--dry-run tells what would be built.")
+            _require_able(planned.problems)
             result, kept, quantised = _make(
                 source,
                 artifact,
@@ -204,10 +209,15 @@ def build_trt(
         _print(result, kept, quantised)
 
 
+def _require_able(problems: tuple[str, ...]) -> None:
+    if problems:
+        raise SetupError("This machine cannot build it; --dry-run says what would be built.", remedy=problems[0])
+
+
 def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
     """The file that is meant, and the name that the engine gets where that is not the file's own."""
     from rtmo_deploy.artifact import DecodeMode, Kind
-    from rtmo_deploy.cli.console import download_bar, stderr
+    from rtmo_deploy.cli.console import stderr
 
     if model is None:
         from rtmo_deploy.release.workspace import Workspace
@@ -226,13 +236,8 @@ def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
             return source, str(path.with_suffix(""))
         stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
         return path, ""
-    path = Path(model)
-    if path.suffix or path.exists():
-        return path, ""
-    from rtmo_deploy.zoo.download import resolve_checkpoint
-
-    with download_bar(model) as fetched:
-        return resolve_checkpoint(model, progress=fetched)[0], model
+    path = find_model(model, "build-trt", BUILDABLE)
+    return path, "" if path == Path(model) else model
 
 
 def _beside(name: Path, engine: Path) -> Path:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import ForceOption, ThreadsOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration
@@ -65,6 +67,8 @@ def calibrate(
         raise UsageError("--ann belongs to a named set.", remedy="Give --set coco-train2017 with it.")
     if output is not None and output.suffix.lower() != ".json":
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .json.")
+    find_model(model, "calibrate", ONNX)
+    require_data("calibrate", ann=[ann], images=[images])
     name = set_name or (images and images.name) or "folder"
     path = output or model.with_suffix(f".{name}-{method.value}.calibration.json")
     require_free([path], [model, ann, images], force=force)

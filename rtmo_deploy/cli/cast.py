@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import ForceOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.precision import CastResult
@@ -47,6 +49,7 @@ def cast(
     precision = "fp16" if fp16 else "bf16"
     if output is not None and output.suffix.lower() != ".onnx":
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
+    find_model(model, "cast", ONNX)
     target = output or model.with_name(f"{model.stem}.{precision}.onnx")
     require_free([target], [model], force=force)
     with status("loading") as progress:

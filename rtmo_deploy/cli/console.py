@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.console import Console
 from rich.highlighter import RegexHighlighter
 
+from rtmo_deploy.cli.document import SCHEMA_VERSION, put
 from rtmo_deploy.cli.progress import download_bar, status
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ __all__ = [
     "stderr",
     "stdout",
 ]
-
-#: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
-SCHEMA_VERSION = 1
 
 #: Columns that a table gets at least.
 _NARROWEST = 20
@@ -89,10 +86,7 @@ def print_json(command: str, **fields: Any) -> None:
     from rtmo_deploy.cli.notes import notes_so_far
 
     notes = notes_so_far()
-    document = {"schema_version": SCHEMA_VERSION, "command": command, **fields}
-    if notes:
-        document["model_notes"] = notes
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    put(command, {**fields, "model_notes": notes} if notes else fields)
 
 
 def print_error(error: RtmoDeployError) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.given import require_data
 from rtmo_deploy.cli.help import HelpCommand
+from rtmo_deploy.cli.options import SIZE, Size, parse_size
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.progress import Count
 
@@ -47,7 +49,8 @@ def synth(
         str, typer.Option(metavar="LOW-HIGH", help="How many people in an image, chosen evenly; up to 60.")
     ] = "0-12",
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size of every image; without it, sizes as photographs have.")
+        Size | None,
+        typer.Option(parser=parse_size, metavar=SIZE, help="Size of every image. [default: sizes as photographs have]"),
     ] = None,
     file_format: Annotated[_Format, typer.Option("--format", help="jpg has quality 95; png loses nothing.")] = (
         _Format.JPG
@@ -57,14 +60,13 @@ def synth(
 ) -> None:
     """Generate synthetic images of people with exact COCO keypoints, boxes and visibility."""
     numbers = _numbers(people, r"(\d+)(?:-(\d+))?", "--people", "Write it like 0-12, or 3 for exactly three.")
-    hw = None if size is None else _numbers(size, r"(\d+)x(\d+)", "--size", "Write height x width, like 480x640.")
     _check_folder(out, force=force)
 
     from rtmo_deploy.cli.console import facts_table, print_json, print_table, status
     from rtmo_deploy.data.coco_writer import write_dataset
     from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 
-    options = SyntheticOptions(size=hw, people=numbers)
+    options = SyntheticOptions(size=size, people=numbers)
     dataset = SyntheticPeople(images, seed=seed, options=options)
     recipe = {
         "generator": _GENERATOR,
@@ -115,6 +117,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Report everything that is wrong or unusual in a data set, by file and id; exit 3 if it cannot be used."""
+    require_data("data check", ann=[ann], images=[images])
     from rtmo_deploy.cli.console import facts_table, print_json, print_result, print_table, status, stdout
     from rtmo_deploy.data.coco import check_coco
 

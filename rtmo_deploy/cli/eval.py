@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
@@ -95,23 +96,23 @@ def evaluate(
     if predictions is not None:
         if save is not None:
             raise UsageError("The predictions are a file already.", remedy="Leave --save away.")
+        require_data("eval", ann=[ann, predictions])
         report = _judge_file(predictions, rules, score_thr)
         facts: dict[str, Any] = {"predictions": str(predictions), "score_thr": score_thr}
         _show(str(predictions), ann, report, None, facts, as_json=as_json)
         return
     if images is None:
         raise UsageError("A model needs the pictures themselves.", remedy="Give --images DIR.")
-    from rtmo_deploy.cli.console import download_bar, status
+    from rtmo_deploy.cli.console import status
 
     require_free([save], [model, ann, images], force=force)
+    require_data("eval", ann=[ann], images=[images])
+    path = find_model(str(model), "eval", device=device, backend=backend, precision=precision)
     threshold = 0.1 if score_thr is None else score_thr
     with status("reading the annotations"):
         data = _read(rules, images)
     from rtmo_deploy.measure.accuracy import published_figures
-    from rtmo_deploy.runtime.estimator import locate_model
 
-    with download_bar(str(model)) as fetched:
-        path = locate_model(str(model), progress=fetched)
     with status("opening the model"):
         estimator = _open(path, threshold, device, backend, imgsz, threads, precision=precision, trust=trust)
     done = _run(estimator, data, rules, threshold, batch, save, journal_dir)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
+from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import FileKind
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import CHECKPOINT, ONNX, likely_kind
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.export import ExportResult
@@ -53,7 +57,7 @@ def export(
             help="A .pth or .safetensors file, or a published model's name; for openvino also an .onnx file.",
         ),
     ],
-    output_format: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.ONNX,
+    format_name: Annotated[str, typer.Option("--format", metavar="onnx|openvino", help="What to write.")] = "onnx",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: the checkpoint's name, beside it]"),
@@ -65,9 +69,7 @@ def export(
             "raw: head tensors."
         ),
     ] = Decode.ONNX,
-    imgsz: Annotated[
-        tuple[int, int] | None, typer.Option(metavar="H W", help="Input size. [default: the model's own]")
-    ] = None,
+    imgsz: InputSizeOption = None,
     static: Annotated[bool, typer.Option("--static", help="Bake height, width and batch in.")] = False,
     batch: Annotated[
         int | None, typer.Option(help="Bake this batch size in. [default: dynamic; 1 with --static]")
@@ -111,9 +113,10 @@ def export(
 
     --format openvino goes on from there: the ONNX model stays beside the .xml and .bin files made of it.
     """
-    from rtmo_deploy.cli.console import download_bar, print_json, record_made, status, stderr
+    from rtmo_deploy.cli.console import print_json, record_made, status, stderr
     from rtmo_deploy.convert.options import ExportOptions
 
+    output_format = _format(format_name, checkpoint, output)
     settings = {
         "score_thr": score_thr,
         "nms_thr": nms_thr,
@@ -133,7 +136,8 @@ def export(
     )
     suffix = ".xml" if output_format is Format.OPENVINO else ".onnx"
     if output is not None and output.suffix.lower() != suffix:
-        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {suffix}.")
+        other = " or add --format openvino" if output.suffix.lower() == ".xml" else ""
+        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {suffix}{other}.")
     if dump_info and decode is Decode.RAW:
         raise UsageError(
             "--dump-info does not apply to --decode raw: MMDeploy's SDK cannot decode a raw graph.",
@@ -144,9 +148,10 @@ def export(
         from rtmo_deploy.runtime.openvino_backend import import_openvino
 
         import_openvino("Converting to OpenVINO")  # said before anything is exported
-        if Path(checkpoint).suffix.lower() == ".onnx":
+        source = Path(checkpoint)
+        if likely_kind(source) is FileKind.ONNX:
             require_no_onnx_options(context)
-            source = Path(checkpoint)
+            find_model(source, "export", ONNX)
             target = output or source.with_suffix(".xml")
             require_free([target, target.with_suffix(".bin")], [source], force=force)
             convert(source, target, verify=not no_verify, as_json=as_json)
@@ -160,10 +165,7 @@ def export(
         outputs += [target.with_name(f"{name}.json") for name in ("deploy", "pipeline", "detail")]
     require_free(outputs, [checkpoint], force=force)
     target = outputs[0]
-    from rtmo_deploy.zoo.download import resolve_checkpoint
-
-    with download_bar(checkpoint) as fetched:
-        path, _ = resolve_checkpoint(checkpoint, progress=fetched)
+    path = find_model(checkpoint, "export", CHECKPOINT)
     with status("reading the checkpoint") as progress:
         from rtmo_deploy.convert.export import export_onnx
         from rtmo_deploy.model import load_checkpoint
@@ -186,6 +188,27 @@ def export(
         print_json("export", **_as_dict(result, infos), from_cfg=differing, notes=list(loaded.taken.notes))
     else:
         _print(result, infos, differing)
+
+
+def _format(name: str, checkpoint: str, output: Path | None) -> Format:
+    """What is to be written; a TensorRT engine has a command of its own.
+
+    Raises:
+        UsageError: It is nothing that this command writes.
+    """
+    engine = output is not None and output.suffix.lower() in {".engine", ".plan"}
+    if engine or name.lower() in {"engine", "plan", "trt", "tensorrt", "tensorrt-rtx"}:
+        to = f" -o {shlex.quote(str(output))}" if engine else ""
+        raise UsageError(
+            "'export' writes no TensorRT engines; 'build-trt' does, from a checkpoint as well.",
+            remedy=f"Build one with: rtmo-deploy build-trt {shlex.quote(checkpoint)} --fp16{to}",
+        )
+    try:
+        return Format(name.lower())
+    except ValueError:
+        raise UsageError(
+            f"'{name}' is not a format that can be written.", remedy="Choose onnx or openvino.", where="--format"
+        ) from None
 
 
 def _decode_options(decode: Decode, given: dict[str, Any]) -> DecodeOptions:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import IgnoreCfgOption
+from rtmo_deploy.file_kind import FileKind
+from rtmo_deploy.wanted import likely_kind
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rtmo_deploy.artifact import Artifact
 
 __all__ = ["inspect"]
 
 
 def inspect(
-    file: Annotated[
-        Path,
+    model: Annotated[
+        str,
         typer.Argument(
-            metavar="FILE",
-            help="A checkpoint, an ONNX model, an OpenVINO model (.xml), or a TensorRT engine (.engine, .plan).",
+            metavar="MODEL",
+            help="A checkpoint, an ONNX or OpenVINO (.xml) model, a TensorRT engine, or a published model's name.",
         ),
     ],
     ema: Annotated[bool, typer.Option("--ema", help="Look at the checkpoint's ema_state_dict.")] = False,
@@ -33,17 +37,17 @@ def inspect(
     is OpenVINO, for its models.
     """
     from rtmo_deploy.cli.console import facts_table, print_json, print_table
-    from rtmo_deploy.runtime.estimator import is_checkpoint
 
-    suffix = file.suffix.lower()
-    if is_checkpoint(file):
-        facts = _checkpoint_facts(file, ema=ema)
-    elif suffix == ".xml":
+    file = find_model(model, "inspect")
+    kind = likely_kind(file)
+    if kind is FileKind.OPENVINO:
         facts = _openvino_facts(file)
-    elif suffix in {".engine", ".plan"}:
+    elif kind is FileKind.ONNX:
+        facts = _onnx_facts(file)
+    elif kind is FileKind.ENGINE:
         facts = _engine_facts(file)
     else:
-        facts = _onnx_facts(file)
+        facts = _checkpoint_facts(file, ema=ema)
     if as_json:
         print_json("inspect", **facts)
         return

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.help import HelpCommand
+from rtmo_deploy.cli.options import SIZE, Size, parse_input_size
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import CHECKPOINT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -148,6 +151,7 @@ def init(
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo import architecture
 
+    _require_checkpoint_name(output)
     arch, skeleton = architecture(name), _skeleton(name, keypoints)
     require_free([output], force=force)
     from rtmo_deploy.model import initial_checkpoint
@@ -179,8 +183,8 @@ def pack(
         bool, typer.Option("--ema", help="Take ema_state_dict: mmengine's raw weights; see 'export --help'.")
     ] = False,
     imgsz: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Input size that OUT says it is made for. [default: CKPT's]"),
+        Size | None,
+        typer.Option(parser=parse_input_size, metavar=SIZE, help="Input size that OUT is made for. [default: CKPT's]"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     as_json: _Json = False,
@@ -189,10 +193,9 @@ def pack(
     from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.files import human_size, sha256_of
 
+    _require_checkpoint_name(output)
     require_free([output], [checkpoint], force=force)
-    from rtmo_deploy.zoo.download import resolve_checkpoint
-
-    path, _ = resolve_checkpoint(checkpoint)
+    path = find_model(checkpoint, "models pack", CHECKPOINT)
     if output.exists() and output.samefile(path):
         raise UsageError("OUT is the checkpoint itself.", remedy="Name another file.", where=output)
     from rtmo_deploy.model import load_checkpoint
@@ -204,6 +207,11 @@ def pack(
         print_json("models pack", source=str(path), path=str(output), size=size, sha256=sha256_of(output), half=half)
     else:
         typer.echo(f"{output} ({human_size(size)})")
+
+
+def _require_checkpoint_name(output: Path) -> None:
+    if output.suffix not in {".pth", ".safetensors"}:
+        raise UsageError(f"OUT is called {output.name}.", remedy="Give it the suffix .pth or .safetensors.")
 
 
 def _embedded_dict(record: EmbeddedModel) -> dict[str, Any]:

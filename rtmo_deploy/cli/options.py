@@ -3,20 +3,89 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import re
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from rtmo_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 __all__ = [
+    "SIZE",
     "BackendOption",
     "DeviceOption",
     "ForceOption",
     "IgnoreCfgOption",
     "InputSizeOption",
     "PrecisionOption",
+    "Size",
     "ThreadsOption",
     "TrustOption",
+    "join_sizes",
+    "parse_input_size",
+    "parse_size",
 ]
+
+_SIZE_OPTIONS = {"--imgsz", "--size"}
+#: How sizes can be written, as help pages show it.
+SIZE = "S|HxW|H W"
+
+
+class Size(NamedTuple):
+    """Height and width, pixels."""
+
+    height: int
+    width: int
+
+
+def parse_size(text: str) -> Size:
+    """``640`` is 640x640; height x width is ``480x640``, ``480,640`` or ``480 640``.
+
+    Raises:
+        UsageError: It is no such size.
+    """
+    found = re.fullmatch(r"\s*(\d{1,6})(?:\s*[xX*,; ]\s*(\d{1,6}))?\s*", text, re.ASCII)
+    if found is None or int(found[1]) == 0 or (found[2] and int(found[2]) == 0):
+        raise UsageError(
+            f"'{text}' is not a size.", remedy="Write 640 for 640x640, or height and width, as in 480x640 or 480 640."
+        )
+    return Size(int(found[1]), int(found[2] or found[1]))
+
+
+def parse_input_size(text: str) -> Size:
+    """As :func:`parse_size`, of a network's input.
+
+    Raises:
+        UsageError: It is no size, or a side is not a multiple of 32.
+    """
+    size = parse_size(text)
+    if size.height % 32 or size.width % 32:
+        raise UsageError(
+            f"An input of {size.height}x{size.width} pixels is not possible.",
+            remedy="Height and width must be multiples of 32.",
+            where="--imgsz",
+        )
+    return size
+
+
+def join_sizes(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which the two numbers after a size's option are one argument: ``480 640`` becomes ``480,640``."""
+    joined: list[str] = []
+    for argument in arguments:
+        option, _, value = joined[-1].partition("=") if joined else ("", "", "")
+        option = joined[-2] if len(joined) > 1 and not value else option
+        if option in _SIZE_OPTIONS and "--" not in joined and _is_number(value or joined[-1]) and _is_number(argument):
+            joined[-1] += f",{argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+", text, re.ASCII) is not None
 
 
 def _ignore_cfg(context: typer.Context, value: bool) -> bool:
@@ -41,8 +110,10 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that exist; inputs never are.")]
 BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
-    tuple[int, int] | None,
-    typer.Option(metavar="H W", help="Letterbox images to this size. [default: the model's own]"),
+    Size | None,
+    typer.Option(
+        parser=parse_input_size, metavar=SIZE, help="Letterbox images to this size. [default: the model's own]"
+    ),
 ]
 PrecisionOption = Annotated[
     str | None,

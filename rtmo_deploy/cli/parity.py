@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, ThreadsOption
+from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.options import (
+    SIZE,
+    DeviceOption,
+    ForceOption,
+    IgnoreCfgOption,
+    Size,
+    ThreadsOption,
+    parse_input_size,
+)
 from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
@@ -31,8 +40,10 @@ def parity(
         int | None, typer.Option(metavar="N", min=1, help="Generate this many synthetic images. [default: 16]")
     ] = None,
     imgsz: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Size of the network input. [default: one that both take]"),
+        Size | None,
+        typer.Option(
+            parser=parse_input_size, metavar=SIZE, help="Size of the network input. [default: one that both take]"
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time, where a model leaves the choice.")] = 4,
     backend_a: Annotated[str | None, typer.Option(help="Runtime of A. [default: what fits the file]")] = None,
@@ -61,7 +72,7 @@ def parity(
 
     The bounds follow from the precisions, as in a release's parity gate; the whole rule is printed.
     """
-    from rtmo_deploy.cli.console import download_bar, print_json, status, stderr
+    from rtmo_deploy.cli.console import print_json, status, stderr
     from rtmo_deploy.errors import ParityError, UsageError
 
     if images is not None and synthetic is not None:
@@ -74,15 +85,14 @@ def parity(
     if show is not None:
         read = [] if images is None else [images, *glob.glob(images, recursive=True)]  # noqa: PTH207
         require_free([show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], [a, b, *read], force=force)
+    paths = [
+        find_model(model, "parity", device=device, backend=backend)
+        for model, backend in ((a, backend_a), (b, backend_b))
+    ]
     from rtmo_deploy.measure.agreement import bounds_for, compare_sides, write_gallery
     from rtmo_deploy.measure.agreement.sides import Side
-    from rtmo_deploy.runtime.estimator import locate_model
 
     pictures = _pictures(images, synthetic)
-    paths = []
-    for model in (a, b):
-        with download_bar(model) as fetched:
-            paths.append(locate_model(model, progress=fetched))
     with status("opening the first model") as progress:
         one = Side.open(paths[0], device=device, backend=backend_a, threads=threads)
         progress("opening the second model")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
@@ -64,7 +65,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Detect people and keypoints in images. An image that cannot be read is reported; the others still get done."""
-    from rtmo_deploy.cli.console import download_bar, print_error, print_json, status, stderr
+    from rtmo_deploy.cli.console import print_error, print_json, status, stderr
     from rtmo_deploy.errors import InputDataError
     from rtmo_deploy.progress import Count
 
@@ -72,10 +73,13 @@ def predict(
     names = _target_names(files)
     if vis_out_dir is not None:
         require_free([vis_out_dir / name for name in names.values()], [model, *files], force=force)
-    from rtmo_deploy.runtime.estimator import PoseEstimator, locate_model
+    path = find_model(model, "predict", device=device, backend=backend, precision=precision)
+    if not files:
+        for failure in failures[:-1]:
+            print_error(failure)
+        raise failures[-1]
+    from rtmo_deploy.runtime.estimator import PoseEstimator
 
-    with download_bar(model) as fetched:
-        path = locate_model(model, progress=fetched)
     with status("opening the model") as progress:
         estimator = PoseEstimator.open(
             path,

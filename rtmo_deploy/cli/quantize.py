@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
+from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
     from rtmo_deploy.data.sample import PoseDataset
 
-__all__ = ["judged", "open_calibration", "open_judge", "quantize"]
+__all__ = ["judged", "open_calibration", "open_judge", "quantize", "require_calibration"]
 
 #: Seed and number of the drawn pictures that judge where no others are given; apart from those that calibrate, and
 #: from those that the sample model is trained and chosen on.
@@ -65,6 +67,9 @@ def quantize(
     With --max-ap-drop layers revert to FP32 until the loss is within it; if it cannot be met, nothing is written.
     """
     _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
+    find_model(model, "quantize", ONNX)
+    require_data("quantize", ann=[ann], images=[images])
+    require_calibration(calib)
     target = output or model.with_suffix(".int8.onnx")
     require_free([target, plot], [model, calib, ann, images], force=force)
     from rtmo_deploy.cli.console import status
@@ -124,6 +129,25 @@ def _check(
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
 
 
+def require_calibration(calib: str) -> None:
+    """Check that what is given to calibrate with is a named set, a folder or a calibration file.
+
+    Raises:
+        UsageError: It is neither.
+        InputDataError: There is no such file.
+    """
+    from rtmo_deploy.data.calibration import named_sets
+
+    path = Path(calib)
+    if path.suffix.lower() == ".json":
+        require_data("--calib", ann=[path])
+    elif calib not in named_sets() and not path.is_dir():
+        raise UsageError(
+            f"'{calib}' is no calibration set, no folder and no calibration file.",
+            remedy=f"Sets are: {', '.join(named_sets())}; files end in .json.",
+        )
+
+
 def open_calibration(
     source: SourceModel,
     calib: str,
@@ -150,15 +174,7 @@ def open_calibration(
                     remedy=f"Leave --{name} away, or make another calibration.",
                 )
         return given
-    if calib in named_sets():
-        pictures = open_set(calib, count)
-    elif path.is_dir():
-        pictures = folder_pictures(path, count)
-    else:
-        raise UsageError(
-            f"'{calib}' is no calibration set, no folder and no calibration file.",
-            remedy=f"Sets are: {', '.join(named_sets())}; files end in .json.",
-        )
+    pictures = open_set(calib, count) if calib in named_sets() else folder_pictures(path, count)
     chosen = Method((method or MethodName.MSE).value)
     return calibrate_cached(source, pictures, _cache(), method=chosen, threads=threads, progress=progress)[0]
 

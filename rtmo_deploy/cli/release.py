@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import likely_kind
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,6 +47,7 @@ def release(
         from rtmo_deploy.release.schema import load_release
 
         folder = output or Path("releases") / load_release(recipe).name
+        require_free([folder / "manifest.json"], [recipe], force=True)
         if dry_run:
             planned = plan_release(recipe, folder, force=from_step)
         else:
@@ -61,6 +66,13 @@ def verify(
 ) -> None:
     """Compare every file of a release with its manifest; exit 6 if one is missing, changed or extra."""
     from rtmo_deploy.cli.console import facts_table, print_json, print_table, status
+
+    if directory.is_file():
+        raise ArtifactError(
+            f"It is {likely_kind(directory).article}, and 'verify' takes the folder of a release.",
+            remedy="Name the folder that holds manifest.json.",
+            where=directory,
+        )
     from rtmo_deploy.release.verify import verify_release
 
     with status("comparing"):

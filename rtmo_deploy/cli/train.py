@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model, require_data, require_device
 from rtmo_deploy.cli.options import IgnoreCfgOption
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import require_free
+from rtmo_deploy.wanted import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,10 +85,21 @@ def train(
 
     Ctrl-C and SIGTERM end it after the step it is at, with its state written (exit code 130 and 143).
     """
+    require_device(device)
+    if init is not None:
+        find_model(init, "train --init", CHECKPOINT)
+    require_data("train", ann=[ann, val_ann], images=[images, val_images])
     flags = {"model": model, "ann": ann, "images": images, "val_ann": val_ann, "val_images": val_images}
+    from rtmo_deploy.train.log import check_packages
+    from rtmo_deploy.train.sections import CocoSource
+
     length, batch, settings = _length(epochs, batch_size, settings or [], recipe)
     plan = _plan(recipe, flags, init, length, batch, settings)
     folder = out or Path("runs") / plan.name
+    coco = [one for one in (*plan.data.train, plan.data.val) if isinstance(one, CocoSource)]
+    require_data("train", ann=[one.annotations for one in coco], images=[one.images for one in coco])
+    check_packages(tensorboard=tensorboard)
+    require_free([folder / "recipe.yaml"], [recipe], force=True)
     _check_folder(folder, resume=resume, force=force)
 
     import torch

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.file_kind import FileKind
+from rtmo_deploy.wanted import EXPORTED, likely_kind
+
 if TYPE_CHECKING:
     from rtmo_deploy.measure import ValidationReport
 
@@ -33,8 +37,10 @@ def validate(
     from rtmo_deploy.cli.console import print_json, print_result, print_table, status, stderr
     from rtmo_deploy.errors import ArtifactError
 
+    find_model(file, "validate", EXPORTED)
+    kind = likely_kind(file)
     with status("validating"):
-        report = _report(file)
+        report = _report(file, kind)
     if as_json:
         print_json("validate", path=str(file), **report.to_dict())
     else:
@@ -47,7 +53,7 @@ def validate(
     failed = next((check for check in report.checks if check.failed), None)
     if failed is not None:
         detail = failed.detail.rstrip(".")
-        raise ArtifactError(f"It does not pass {failed.name}: {detail}.", remedy=_remedy(file), where=file)
+        raise ArtifactError(f"It does not pass {failed.name}: {detail}.", remedy=_remedy(kind), where=file)
     skipped = [check.name for check in report.checks if check.ok is None]
     if not as_json:
         left_out = f", {len(skipped)} not checked here" if skipped else ""
@@ -57,13 +63,12 @@ def validate(
         stderr().print(f"Note: not checked here: {', '.join(skipped)}.")
 
 
-def _report(file: Path) -> ValidationReport:
-    suffix = file.suffix.lower()
-    if suffix == ".xml":
+def _report(file: Path, kind: FileKind) -> ValidationReport:
+    if kind is FileKind.OPENVINO:
         from rtmo_deploy.measure.validate_openvino import validate_openvino
 
         return validate_openvino(file)
-    if suffix in {".engine", ".plan"}:
+    if kind is FileKind.ENGINE:
         from rtmo_deploy.measure.validate_engine import validate_engine
 
         return validate_engine(file)
@@ -72,10 +77,9 @@ def _report(file: Path) -> ValidationReport:
     return validate_onnx(file)
 
 
-def _remedy(file: Path) -> str:
-    suffix = file.suffix.lower()
-    if suffix == ".xml":
+def _remedy(kind: FileKind) -> str:
+    if kind is FileKind.OPENVINO:
         return "Copy both files again, or convert the ONNX model again."
-    if suffix in {".engine", ".plan"}:
-        return "Copy the engine and its record again, or build it again with rtmo-deploy build-trt."
+    if kind is FileKind.ENGINE:
+        return "Copy the engine and its record again, or build it again with 'rtmo-deploy build-trt'."
     return "Export it again."

@@ -17,6 +17,7 @@ from rtmo_deploy.data._findings import Collector
 from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.guarded import UnreadableError, open_regular
 from rtmo_deploy.poses import Skeleton
+from rtmo_deploy.wanted import ANNOTATIONS, require
 from rtmo_deploy.zoo.skeletons import canonical_name
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def _load(file: Path) -> dict[str, Any]:
             where=file,
         ) from error
 
+    require(file, ANNOTATIONS)
     try:
         with open_regular(file, max_bytes=_MOST_BYTES) as stream:
             document = json.load(stream, object_hook=compact)

@@ -203,7 +203,7 @@ def open_set(
     if annotations is None or images is None:
         raise UsageError(
             f"The set '{name}' is chosen from {record.annotations}, which is not part of rtmo-deploy.",
-            remedy=f"rtmo-deploy calibrate MODEL --set {name} --ann .../{record.annotations} --images DIR",
+            remedy=f"Give both: rtmo-deploy calibrate MODEL --set {name} --ann .../{record.annotations} --images DIR",
         )
     if not images.is_dir():
         raise InputDataError("There is no such folder.", remedy="Give the folder of the pictures.", where=images)

@@ -33,6 +33,7 @@ import cv2
 import numpy as np
 
 from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.file_kind import FileKind, kind_of
 from rtmo_deploy.guarded import open_regular
 
 if TYPE_CHECKING:
@@ -110,7 +111,12 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     try:
         with open_regular(Path(path)) as stream:
             head = stream.read(_HEAD_BYTES)
-            _recognise(head, path)  # before a large file of another kind is read whole
+            if not _is_known(head):  # before a large file of another kind is read whole
+                kind = kind_of(Path(path))
+                what = "in no format that can be read here" if kind is FileKind.UNKNOWN else kind.article
+                remedy = _FORMATS if kind is FileKind.UNKNOWN else "Name an image, or a folder of images."
+                raise _bad(f"It is {what}, not an image.", path, remedy)
+            _recognise(head, path)
             data = head + stream.read(MAX_BYTES)
     except (OSError, ValueError) as error:
         if Path(path).is_dir():
@@ -150,6 +156,11 @@ def _require_size(width: int, height: int, kind: str, where: object, max_pixels:
 
 def _bad(finding: str, where: object, remedy: str = _AGAIN) -> InputDataError:
     return InputDataError(finding, remedy=remedy, where=where)
+
+
+def _is_known(head: bytes) -> bool:
+    """Whether :func:`_recognise` has a word for it."""
+    return not head or any(re.match(pattern, head, re.DOTALL) for pattern, _ in (*_READABLE, *_FOREIGN))
 
 
 def _recognise(head: bytes, where: object) -> str:

@@ -9,6 +9,7 @@ import torch
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.model.reader import write_checkpoint
+from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["pack_checkpoint"]
 
-#: The coarsest level's stride.
-INPUT_MULTIPLE = 32
 _FACTS = ("epoch", "iter")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BACKENDS", "Backend", "BackendRecord", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "BackendRecord", "choose_backend", "open_backend"]
 
 
 class Backend(Protocol):
@@ -102,14 +102,28 @@ def open_backend(
         MissingDependencyError: Its package is not installed.
         SetupError: The device cannot be used. A CPU is never taken in silence in a GPU's place.
     """
+    record = choose_backend(artifact.kind, device, backend=backend, precision=precision, what=artifact.path.name)
+    chosen = () if precision is None else (precision,)
+    opened: Backend = importlib.import_module(record.module).load(artifact, parse_device(device), threads, *chosen)
+    return opened
+
+
+def choose_backend(
+    kind: Kind, device: str = "cpu", *, backend: str | None = None, precision: str | None = None, what: str = ""
+) -> BackendRecord:
+    """The runtime that :func:`open_backend` takes, without importing it; ``what`` names the model in errors.
+
+    Raises:
+        UsageError, MissingDependencyError: As :func:`open_backend`.
+    """
     place = parse_device(device)
-    fitting = [record for record in BACKENDS if artifact.kind in record.kinds]
+    fitting = [record for record in BACKENDS if kind in record.kinds]
     if backend is not None:
         fitting = [record for record in fitting if record.name == backend]
     if not fitting:
-        names = ", ".join(record.name for record in BACKENDS if artifact.kind in record.kinds)
+        names = ", ".join(record.name for record in BACKENDS if kind in record.kinds)
         raise UsageError(
-            f"No backend called '{backend}' runs an artifact of kind {artifact.kind}.",
+            f"No backend called '{backend}' runs an artifact of kind {kind}.",
             remedy=f"Those that do: {names}.",
         )
     record = fitting[0]
@@ -121,12 +135,8 @@ def open_backend(
         )
     if importlib.util.find_spec(record.package) is None:
         extra = "gpu" if place != "cpu" and record.extra == "cpu" else record.extra
-        raise MissingDependencyError(
-            record.package, purpose=f"Running {artifact.path.name or artifact.kind}", extra=extra
-        )
-    chosen = () if precision is None else (precision,)
-    opened: Backend = importlib.import_module(record.module).load(artifact, place, threads, *chosen)
-    return opened
+        raise MissingDependencyError(record.package, purpose=f"Running {what or kind}", extra=extra)
+    return record
 
 
 def parse_device(device: str) -> str:

@@ -63,7 +63,7 @@ def _remedy(name: str) -> str:
     if name == "cudaErrorMemoryAllocation":
         return "Use a smaller batch or picture, or free memory of the GPU."
     if name in {"cudaErrorInsufficientDriver", "cudaErrorNoDevice"}:
-        return "An engine runs on an NVIDIA GPU with a driver that is new enough; nvidia-smi shows both."
+        return "An engine runs on an NVIDIA GPU with a driver that is new enough; 'nvidia-smi' shows both."
     return "If it stays, restart the process: a CUDA context does not recover from every error."
 
 

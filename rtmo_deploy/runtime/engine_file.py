@@ -222,7 +222,7 @@ def read_record(engine: Path) -> EngineRecord:
     except FileNotFoundError as error:
         raise ArtifactError(
             f"Its record {sidecar.name} is missing, and an engine is executable code: nothing tells what this one is.",
-            remedy="Copy both files, or build it again with rtmo-deploy build-trt; --trust loads it anyway.",
+            remedy="Copy both files, or build it again with 'rtmo-deploy build-trt'; --trust loads it anyway.",
             where=engine,
         ) from error
     except UnreadableError as error:
@@ -238,7 +238,7 @@ def read_record(engine: Path) -> EngineRecord:
 def _damaged(sidecar: Path, error: Exception) -> ArtifactError:
     return ArtifactError(
         f"The engine's record is damaged ({type(error).__name__}: {str(error)[:300]}).",
-        remedy="Copy both files again, or build the engine again with rtmo-deploy build-trt.",
+        remedy="Copy both files again, or build the engine again with 'rtmo-deploy build-trt'.",
         where=sidecar,
     )
 
@@ -278,7 +278,7 @@ def require_same_bytes(path: Path, record: EngineRecord) -> None:
         raise ArtifactError(
             f"It is not the engine that its record {sidecar_path(path).name} describes: its SHA-256 begins with "
             f"{found[:12]}, the record says {record.sha256[:12]}. An engine is executable code, so it is not loaded.",
-            remedy="Copy both files again, or build it again with rtmo-deploy build-trt; --trust loads it anyway.",
+            remedy="Copy both files again, or build it again with 'rtmo-deploy build-trt'; --trust loads it anyway.",
             where=path,
         )
 

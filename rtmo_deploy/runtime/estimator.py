@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,52 +10,33 @@ from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.companion import read_companion
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import FileKind
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
+from rtmo_deploy.wanted import CHECKPOINT, MODEL, likely_kind, require
+from rtmo_deploy.zoo.locate import locate_model
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from rtmo_deploy.runtime.decode import Array, Coordinates
-    from rtmo_deploy.zoo.download import ProgressCallback
 
 __all__ = ["PoseEstimator", "is_checkpoint", "locate_model", "open_coordinates", "outputs_to_poses", "read_artifact"]
 
-_CHECKPOINT_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
-_ENGINE_SUFFIXES = {".engine", ".plan"}
-
-
-def locate_model(model: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:
-    """The file that is meant: a path, or a published model by name, fetched if need be.
-
-    Args:
-        model: A path (anything with a suffix, or that exists), or a name such as ``rtmo-s``.
-        progress: Told how many bytes of a download have come, and how many there are.
-
-    Raises:
-        UsageError: It is neither a file nor a published model.
-        DownloadError: It could not be fetched.
-    """
-    path = Path(model)
-    if path.suffix or path.exists():
-        return path
-    from rtmo_deploy.zoo.download import resolve_checkpoint
-
-    return resolve_checkpoint(str(model), progress=progress)[0]
-
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file's suffix is that of a checkpoint."""
-    return path.suffix.lower() in _CHECKPOINT_SUFFIXES
+    """Whether a file is a checkpoint, by its bytes; by its suffix where they do not tell."""
+    return likely_kind(path) in CHECKPOINT.kinds
 
 
 def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
-    """What a file is: a checkpoint, an engine or an OpenVINO model by its suffix, else ONNX.
+    """What a file is: a checkpoint, an engine, an OpenVINO or an ONNX model, by its bytes.
 
     Args:
         path: The file.
@@ -65,26 +45,21 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
     Raises:
         ModelError: It is none of these, damaged, or not to be trusted.
     """
-    if is_checkpoint(path):
+    kind = require(path, MODEL)
+    if kind in CHECKPOINT.kinds:
         from rtmo_deploy.model import load_checkpoint
 
         return load_checkpoint(path).artifact()
-    if path.suffix.lower() in _ENGINE_SUFFIXES:
+    if kind is FileKind.ENGINE:
         from rtmo_deploy.runtime.engine_file import engine_artifact
 
         return engine_artifact(path, trust=trust)
-    if path.suffix.lower() == ".xml":
+    if kind is FileKind.OPENVINO:
         from rtmo_deploy.runtime.openvino_file import openvino_artifact
 
         return openvino_artifact(path)
     from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 
-    if path.suffix.lower() != ".onnx" and path.is_file():
-        raise ArtifactError(
-            f"A model file with the suffix '{path.suffix}' is not known.",
-            remedy="Checkpoints end in .pth or .safetensors, exported models in .onnx or .xml, engines in .engine.",
-            where=path,
-        )
     return onnx_artifact(path, load_onnx(path))
 
 
@@ -239,7 +214,7 @@ def _require_finite(poses: Poses, artifact: Artifact) -> None:
         if not np.isfinite(getattr(poses, name)).all():
             raise ArtifactError(
                 f"Its {name} are not finite on this picture.",
-                remedy="Its weights are damaged, or its precision is too low; rtmo-deploy validate tells more.",
+                remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells more.",
                 where=artifact.path,
             )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.guarded import read_bounded
+from rtmo_deploy.wanted import ONNX, require
 from rtmo_deploy.zoo.skeletons import guessed_from_count
 
 if TYPE_CHECKING:
@@ -53,13 +54,10 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    require(path, ONNX)
     try:
         model = onnx.load_from_string(read_bounded(path, max_bytes=MAX_BYTES))
-    except FileNotFoundError as error:
-        raise ArtifactError("There is no such file.", remedy="Check the path.", where=path) from error
     except OSError as error:
-        if path.is_dir():
-            raise ArtifactError("This is a folder.", remedy="Give an ONNX file.", where=path) from error
         raise ArtifactError(
             f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
         ) from error
@@ -79,9 +77,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def _not_onnx(path: Path) -> ArtifactError:
-    size = path.stat().st_size
-    what = "It is empty." if size == 0 else "It is not an ONNX model, or is cut short."
-    return ArtifactError(what, remedy="Export or copy it again.", where=path)
+    return ArtifactError("It is not an ONNX model, or is cut short.", remedy="Export or copy it again.", where=path)
 
 
 def signature(model: onnx.ModelProto) -> Signature:
@@ -125,7 +121,7 @@ def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:
             f"It is not an RTMO model: its inputs are {'; '.join(map(str, shape.inputs)) or 'none'} and its outputs "
             f"{'; '.join(map(str, shape.outputs))}.",
             remedy="RTMO models exported by rtmo-deploy or by MMDeploy are understood; export the checkpoint with "
-            "rtmo-deploy export.",
+            "'rtmo-deploy export'.",
             where=path,
         )
     return _mmdeploy_artifact(path, shape.inputs[0], keypoints[2], _baked_thresholds(model))

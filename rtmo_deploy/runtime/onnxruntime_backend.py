@@ -143,7 +143,7 @@ def run_session(
             shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
             raise ArtifactError(
                 f"It does not run on {shapes}: {_first_line(error)}",
-                remedy="rtmo-deploy inspect tells what input it takes.",
+                remedy="'rtmo-deploy inspect' tells what input it takes.",
                 where=where,
             ) from error
         raise

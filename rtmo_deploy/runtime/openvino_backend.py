@@ -112,7 +112,7 @@ class OpenvinoBackend:
             raise ArtifactError(
                 f"It does not run on {shape}: it takes float32 (pictures, 3, height, width), both sides multiples of "
                 f"{multiple}.",
-                remedy="rtmo-deploy inspect tells what input it takes.",
+                remedy="'rtmo-deploy inspect' tells what input it takes.",
                 where=self.artifact.path,
             )
         try:
@@ -120,7 +120,7 @@ class OpenvinoBackend:
         except RuntimeError as error:
             raise ArtifactError(
                 f"It does not run on {shape}: {_reason(error)}",
-                remedy="rtmo-deploy inspect tells what input it takes.",
+                remedy="'rtmo-deploy inspect' tells what input it takes.",
                 where=self.artifact.path,
             ) from error
         return {name: results[at] for at, name in enumerate(self._outputs)}

@@ -54,7 +54,7 @@ def openvino_artifact(path: Path) -> Artifact:
     if artifact is None or artifact.kind is not Kind.OPENVINO or _WEIGHTS not in fields:
         raise ArtifactError(
             "It is an OpenVINO model without this project's metadata: what it takes and puts out is not known.",
-            remedy="Convert the ONNX model with rtmo-deploy export MODEL.onnx --format openvino.",
+            remedy="Convert the ONNX model with 'rtmo-deploy export MODEL.onnx --format openvino'.",
             where=path,
         )
     _require_weights(path, fields[_WEIGHTS])

@@ -16,6 +16,7 @@ from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.guarded import open_regular
 from rtmo_deploy.runtime.onnx_file import TensorSpec
+from rtmo_deploy.wanted import OPENVINO, require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,22 +74,19 @@ def read_ir(path: Path) -> OpenvinoIr:
     Raises:
         ArtifactError: There is no such file, it is damaged, or it is not an OpenVINO model.
     """
+    require(path, OPENVINO)
     reader = _Reader()
     try:
         with open_regular(path, max_bytes=MAX_BYTES) as stream:
             reader.parser.ParseFile(stream)
-    except FileNotFoundError as error:
-        raise ArtifactError("There is no such file.", remedy="Check the path.", where=path) from error
     except OSError as error:
-        if path.is_dir():
-            raise ArtifactError("This is a folder.", remedy="Give an .xml file.", where=path) from error
         raise ArtifactError(
             f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
         ) from error
     except (expat.ExpatError, ValueError, KeyError) as error:
-        empty = path.stat().st_size == 0
-        what = "It is empty." if empty else f"It is not an OpenVINO model, or is cut short ({error})."
-        raise ArtifactError(what, remedy="Convert or copy it again.", where=path) from error
+        raise ArtifactError(
+            f"It is not an OpenVINO model, or is cut short ({error}).", remedy="Convert or copy it again.", where=path
+        ) from error
     if not reader.layers:
         raise ArtifactError("It is XML without a graph in it.", remedy="Convert or copy it again.", where=path)
     return OpenvinoIr(

@@ -86,7 +86,7 @@ class TensorRtBackend:
         if found and not is_trusted(artifact):
             raise SetupError(
                 f"It does not fit this machine: {'; '.join(found)}.",
-                remedy="Build it here with rtmo-deploy build-trt: an engine is for one TensorRT and one kind of GPU.",
+                remedy="Build it here with 'rtmo-deploy build-trt': an engine is for one TensorRT and one kind of GPU.",
                 where=artifact.path,
             )
         checked(cuda_runtime().cudaSetDevice(index), f"use GPU {index}")
@@ -157,7 +157,7 @@ class TensorRtBackend:
             raise ArtifactError(
                 f"It does not run on input {tuple(shape)} of {dtype}: it takes (B, 3, H, W) of float32, H and W "
                 f"multiples of {multiple}.",
-                remedy="rtmo-deploy inspect tells what input it takes.",
+                remedy="'rtmo-deploy inspect' tells what input it takes.",
                 where=self.artifact.path,
             )
 
@@ -199,7 +199,7 @@ def _record(artifact: Artifact, plan: bytes) -> EngineRecord | None:
     if not trusted and hashlib.sha256(plan).hexdigest() != record.sha256:
         raise ArtifactError(
             "It changed since its record was read. An engine is executable code, so it is not loaded.",
-            remedy="Build it again with rtmo-deploy build-trt.",
+            remedy="Build it again with 'rtmo-deploy build-trt'.",
             where=artifact.path,
         )
     return record
@@ -226,7 +226,7 @@ def _deserialize(api: TrtApi, plan: bytes, record: EngineRecord | None, path: Pa
     if engine is None:
         raise ArtifactError(
             f"{api.flavour.name} {api.version} does not load it: {'; '.join(said[-2:]) or 'it gives no reason'}",
-            remedy="Build it again on this machine with rtmo-deploy build-trt.",
+            remedy="Build it again on this machine with 'rtmo-deploy build-trt'.",
             where=path,
         )
     return engine, runtime

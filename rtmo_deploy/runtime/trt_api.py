@@ -35,7 +35,7 @@ __all__ = [
 #: What there is to know of the V100, in one sentence.
 VOLTA = (
     "TensorRT 10.4 with CUDA 12 is the last that supports Volta (V100, compute capability 7.0): "
-    "pip install 'tensorrt-cu12==10.4.0'."
+    "pip install 'tensorrt-cu12==10.4.0'"
 )
 
 

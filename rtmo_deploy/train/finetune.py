@@ -62,11 +62,8 @@ def finetune_recipe(
         InputDataError: The annotations are unusable.
         UsageError: A value is not possible.
     """
-    from rtmo_deploy.model.checkpoint import load_checkpoint
     from rtmo_deploy.train.feed import open_source
-    from rtmo_deploy.zoo.download import resolve_checkpoint
 
-    loaded = load_checkpoint(resolve_checkpoint(init)[0])
     dataset = open_source(CocoSource(type="coco", annotations=ann, images=images))
     size = fitting_batch(len(dataset)) if batch is None else batch
     if size > len(dataset):
@@ -74,6 +71,10 @@ def finetune_recipe(
             f"--batch-size is {size}, and {ann} has {len(dataset)} images with keypoints.",
             remedy=f"Give at most {len(dataset)}, or leave it out.",
         )
+    from rtmo_deploy.model.checkpoint import load_checkpoint
+    from rtmo_deploy.zoo.download import resolve_checkpoint
+
+    loaded = load_checkpoint(resolve_checkpoint(init)[0])
     values = _model_values(loaded, ann, images, val_ann, val_images)
     anew = loaded.untrained or len(dataset.skeleton) != loaded.spec.num_keypoints
     lr = float(f"{(UNTRAINED_LR if loaded.untrained else TRAINED_LR) * math.sqrt(size / 16):.2g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import MissingDependencyError, SetupError
@@ -106,11 +107,8 @@ def check_packages(*, tensorboard: bool) -> None:
         importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise MissingDependencyError("matplotlib", purpose="Drawing the curves", extra="train") from error
-    if tensorboard:
-        try:
-            importlib.import_module("torch.utils.tensorboard")
-        except ImportError as error:
-            raise MissingDependencyError("tensorboard", purpose="Writing TensorBoard events", extra="train") from error
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise MissingDependencyError("tensorboard", purpose="Writing TensorBoard events", extra="train")
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -14,7 +14,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import PORTABLE_NAME, atomic_write, is_portable_name
-from rtmo_deploy.model.spec import INPUT_MULTIPLE
 from rtmo_deploy.train._findings import findings, suggestion
 from rtmo_deploy.train.sections import (
     AugmentSection,
@@ -32,6 +31,7 @@ from rtmo_deploy.train.sections import (
 )
 from rtmo_deploy.yaml_file import parse_recipe_text, parse_value, read_recipe_text
 from rtmo_deploy.zoo import ARCHITECTURES
+from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

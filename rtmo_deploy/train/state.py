@@ -116,7 +116,7 @@ def load_state(path: Path) -> dict[str, Any]:
     ) as error:
         raise CheckpointError(
             f"Training cannot go on from this file: {type(error).__name__}: {error}",
-            remedy="Give the last.pth of a run of rtmo-deploy train, or start without --resume.",
+            remedy="Give the last.pth of a run of 'rtmo-deploy train', or start without --resume.",
             where=path,
         ) from error
 

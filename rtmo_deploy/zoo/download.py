@@ -187,7 +187,8 @@ def _offline(variant: Variant, path: Path, found: str | None) -> DownloadError:
         finding += f"expected {variant.sha256_prefix})"
     return DownloadError(
         f"{finding}, and {OFFLINE_VARIABLE} forbids the network.",
-        remedy=f"Unset it, or put {variant.url} there yourself: {path}",
+        remedy=f"Without the network, rtmo-n works: it comes with the package. Or unset {OFFLINE_VARIABLE}, or put "
+        f"{variant.url} there yourself: {path}",
     )
 
 

@@ -149,6 +149,11 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 _BY_NAME = {name: record for record in _RECORDS for name in (record.name, *record.aliases)}
 
 
+def is_known(name: str) -> bool:
+    """Whether it is the name of a model whose checkpoint is published or comes with the package."""
+    return name.lower() in _BY_NAME or name.lower() in EMBEDDED
+
+
 def variant(name: str) -> Variant:
     """The record called ``name`` (``rtmo-s-coco``) or aliased to it (``rtmo-s`` is ``rtmo-s-body7``).
 
@@ -157,7 +162,9 @@ def variant(name: str) -> Variant:
     """
     found = _BY_NAME.get(name.lower())
     if found is None:
-        raise UsageError(f"There is no published model called '{name}'.", remedy=_did_you_mean(name, list(_BY_NAME)))
+        raise UsageError(
+            f"There is no published model called '{name}'.", remedy=_did_you_mean(name, [*EMBEDDED, *_BY_NAME])
+        )
     return found
 
 

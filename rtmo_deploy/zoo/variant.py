@@ -10,7 +10,10 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["Architecture", "EmbeddedModel", "PublishedAccuracy", "Variant"]
+__all__ = ["INPUT_MULTIPLE", "Architecture", "EmbeddedModel", "PublishedAccuracy", "Variant"]
+
+#: Height and width of a network's input are multiples of this.
+INPUT_MULTIPLE = 32
 
 
 @dataclass(frozen=True)

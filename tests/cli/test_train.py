@@ -139,7 +139,7 @@ def test_wrong_calls(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("package", "options"), [("matplotlib", []), ("torch.utils.tensorboard", ["--tensorboard"])])
+@pytest.mark.parametrize(("package", "options"), [("matplotlib", []), ("tensorboard", ["--tensorboard"])])
 def test_missing_packages_are_said_before_the_training(recipe, tmp_path, monkeypatch, package, options):
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)

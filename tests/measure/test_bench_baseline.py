@@ -135,7 +135,7 @@ def test_what_was_written_can_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: d.update(command="eval"), "no result of rtmo-deploy bench"),
+        (lambda d: d.update(command="eval"), "no result of 'rtmo-deploy bench'"),
         (lambda d: d.update(result_version=99), "result version 99"),
         (lambda d: d.update(result_version=True), "result version True"),
         (lambda d: d.pop("machine"), "damaged"),

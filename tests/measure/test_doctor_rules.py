@@ -163,7 +163,7 @@ def test_two_onnxruntimes():
     facts = replace(facts, distributions={**facts.distributions, "onnxruntime": "1.22"})
     row = rows(facts)["ONNX Runtime, twice"]
     assert row.verdict is Verdict.BROKEN
-    assert row.remedy == ("pip uninstall -y onnxruntime onnxruntime-gpu; then: pip install 'rtmo-deploy[gpu]'")
+    assert row.remedy == ("pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'rtmo-deploy[gpu]'")
     facts = laptop(distributions={**laptop().distributions, "onnxruntime-gpu": "1.22"})
     assert rows(facts)["ONNX Runtime, twice"].remedy.endswith("'rtmo-deploy[cpu]'")
 

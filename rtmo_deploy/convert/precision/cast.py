@@ -148,12 +148,12 @@ def _cast(model: onnx.ModelProto, half: HalfType, source: Path) -> tuple[HalfGra
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ArtifactError(
             f"Its {half.name} form is not well formed: {' '.join(str(error).split())[:300]}",
-            remedy="If rtmo-deploy validate finds nothing wrong with it, please report this.",
+            remedy="If 'rtmo-deploy validate' finds nothing wrong with it, please report this.",
             where=source,
         ) from error
     if not cast.half_nodes:
         raise ArtifactError(
-            "Nothing in it can be cast.", remedy="Cast a model as rtmo-deploy export wrote it.", where=source
+            "Nothing in it can be cast.", remedy="Cast a model as 'rtmo-deploy export' wrote it.", where=source
         )
     return cast, dict(counts)
 

@@ -37,7 +37,7 @@ def refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *,
         raise ArtifactError(
             f"It was made by {artifact.producer}; what must stay in float32 is told by the node names that this "
             "project's export gives.",
-            remedy="Export the checkpoint with rtmo-deploy export, and cast that.",
+            remedy="Export the checkpoint with 'rtmo-deploy export', and cast that.",
             where=where,
         )
     if artifact.precision not in {"fp32", "int8"}:
@@ -51,7 +51,7 @@ def refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *,
         has = "Q/DQ pairs" if is_quantized(model) else "no Q/DQ pairs"
         raise ArtifactError(
             f"It has {has}, and says that it is {artifact.precision}.",
-            remedy="Another tool has changed it: cast a model as rtmo-deploy export or quantize wrote it.",
+            remedy="Another tool has changed it: cast what 'rtmo-deploy export' or 'rtmo-deploy quantize' wrote.",
             where=where,
         )
     if any(
@@ -68,14 +68,14 @@ def refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *,
         what = f"{nested.name} ({nested.op_type})" if nested is not None else f"function {model.functions[0].name}"
         raise ArtifactError(
             f"It has a subgraph, {what}, which this pass does not look into.",
-            remedy="Cast the model as rtmo-deploy export wrote it.",
+            remedy="Cast the model as 'rtmo-deploy export' wrote it.",
             where=where,
         )
     names = [node.name for node in nodes]
     if not all(name.startswith("/") for name in names) or len(set(names)) != len(names):
         raise ArtifactError(
             "Nodes have no names, or one name twice; what must stay in float32 is told by them.",
-            remedy="Another tool has taken them away: cast the model as rtmo-deploy export wrote it.",
+            remedy="Another tool has taken them away: cast the model as 'rtmo-deploy export' wrote it.",
             where=where,
         )
     if verify and artifact.decode.mode is DecodeMode.PLUGIN:

@@ -64,7 +64,7 @@ class Histogram:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ArtifactError(
                 "A tensor of it holds values that are not finite, so that it has no range.",
-                remedy="Its weights are damaged, or it is not a float32 model; rtmo-deploy validate tells more.",
+                remedy="Its weights are damaged, or it is not a float32 model; 'rtmo-deploy validate' tells more.",
                 where=where,
             )
         self._extend(low, high)

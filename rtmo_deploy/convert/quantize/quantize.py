@@ -132,7 +132,7 @@ def build(
     if missing:
         raise ArtifactError(
             f"The calibration has no range for {len(missing)} tensors of it, {missing[0]} for one.",
-            remedy="Make it again with rtmo-deploy calibrate.",
+            remedy="Make it again with 'rtmo-deploy calibrate'.",
             where=source.path,
         )
     shifts = {name: np.array(values, np.float32) for name, values in calibration.shifts.items()}
@@ -238,7 +238,7 @@ def _require_valid(report: ValidationReport, output: Path) -> None:
         if not check.ok:
             raise ArtifactError(
                 f"The quantised model does not pass {check.name}: {check.detail}",
-                remedy="Nothing was written. Check the float32 model with rtmo-deploy validate; calibrate it again.",
+                remedy="Nothing was written. Check the float32 model with 'rtmo-deploy validate'; calibrate it again.",
                 where=output,
             )
 

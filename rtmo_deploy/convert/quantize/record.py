@@ -26,7 +26,7 @@ __all__ = ["CODE_VERSION", "Calibration", "Source"]
 SCHEMA_VERSION: Final = 1
 #: Changes whenever the same model and pictures give other numbers.
 CODE_VERSION: Final = 1
-_MEASURE_AGAIN: Final = "Make it again with rtmo-deploy calibrate."
+_MEASURE_AGAIN: Final = "Make it again with 'rtmo-deploy calibrate'."
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,6 @@ def open_source(path: Path) -> SourceModel:
     Raises:
         ArtifactError: It is no float32 ONNX model of this kind, is quantised already, or has nothing to quantise.
     """
-    if path.suffix.lower() != ".onnx" and path.is_file():
-        raise ArtifactError(
-            "This is no ONNX model.", remedy="Export the checkpoint first: rtmo-deploy export CKPT.", where=path
-        )
     model = load_onnx(path)
     artifact = onnx_artifact(path, model)
     operators = {node.op_type for node in model.graph.node}
@@ -71,7 +67,7 @@ def open_source(path: Path) -> SourceModel:
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].dtype != "float32":
         raise ArtifactError(
             f"Its inputs are no single float32 picture tensor: {'; '.join(map(str, inputs)) or 'none'}.",
-            remedy="Export the checkpoint with rtmo-deploy export.",
+            remedy="Export the checkpoint with 'rtmo-deploy export'.",
             where=path,
         )
     try:
@@ -81,13 +77,13 @@ def open_source(path: Path) -> SourceModel:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactError(
-            f"It is not well formed: {detail}", remedy="rtmo-deploy validate tells more; export it again.", where=path
+            f"It is not well formed: {detail}", remedy="'rtmo-deploy validate' tells more; export it again.", where=path
         ) from error
     layers = candidates(view)
     if not layers:
         raise ArtifactError(
             "There is no convolution with a fixed float32 weight in it, so there is nothing to quantise.",
-            remedy="Give a model exported by rtmo-deploy export.",
+            remedy="Give a model exported by 'rtmo-deploy export'.",
             where=path,
         )
     return SourceModel(path, sha256_of(path), model, artifact, view, place(view, layers), macs)

@@ -210,8 +210,8 @@ def _judge(
     raise ArtifactError(
         f"{asked} was asked for, and of the {total} convolutions of the {what} {right} compute in it "
         f"({', '.join(others) or 'others: none'}; for one, {wrong}). The engine is not written.",
-        remedy="The types are those of the ONNX graph: cast it with rtmo-deploy cast, quantise it with rtmo-deploy "
-        "quantize, or ask for what it is.",
+        remedy="The types are those of the ONNX graph: cast it with 'rtmo-deploy cast', quantise it with "
+        "'rtmo-deploy quantize', or ask for what it is.",
         where=where,
     )
 

@@ -79,12 +79,6 @@ def plan_build(source: Path, output: Path | None, options: BuildOptions) -> Buil
         ArtifactError: The model is damaged, is of another precision, or holds what the backend cannot build.
         UsageError: An option does not apply, or a profile lies outside the model.
     """
-    if source.suffix.lower() != ".onnx" and source.is_file():
-        raise ArtifactError(
-            f"An engine is built from an ONNX model, and the suffix is '{source.suffix}'.",
-            remedy="Export the checkpoint first: rtmo-deploy export",
-            where=source,
-        )
     model = load_onnx(source)
     artifact = onnx_artifact(source, model)
     if artifact.kind is not Kind.ONNX:
@@ -194,7 +188,7 @@ def _real_contract(artifact: Artifact, shape: Signature) -> InputContract:
     if len(fixed) != 4 or fixed[1] not in {3, None}:
         raise ArtifactError(
             f"Its inputs are {'; '.join(map(str, shape.inputs)) or 'none'}, not one picture of 3 channels.",
-            remedy="Export the checkpoint with rtmo-deploy export.",
+            remedy="Export the checkpoint with 'rtmo-deploy export'.",
             where=artifact.path,
         )
     wrong = fixed[2] not in {None, contract.height} or fixed[3] not in {None, contract.width}

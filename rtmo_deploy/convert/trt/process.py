@@ -210,7 +210,7 @@ def _failure(event: dict[str, Any], job: Job, where: Path) -> RtmoDeployError:
     else:
         finding = f"{job.backend} cannot build it: {message}."
     return ArtifactError(
-        finding, remedy="Export it with rtmo-deploy export --decode fixed, which every backend builds.", where=where
+        finding, remedy="Export it with 'rtmo-deploy export --decode fixed', which every backend builds.", where=where
     )
 
 

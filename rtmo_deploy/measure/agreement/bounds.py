@@ -117,7 +117,7 @@ BOUNDS: Final[Mapping[str, AgreementBounds]] = {
         score_thr=WORKING_SCORE,
         tensor=None,
         layer_snr_db=12.0,
-        why="256 levels a tensor; rtmo-deploy eval tells what it costs in accuracy",
+        why="256 levels a tensor; 'rtmo-deploy eval' tells what it costs in accuracy",
     ),
 }
 #: What is taken for a precision that is not in the table; the report says so.

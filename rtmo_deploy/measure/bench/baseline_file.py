@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.guarded import read_json
 from rtmo_deploy.measure.bench.result import RESULT_VERSION
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ def load_baseline(path: Path) -> dict[str, Any]:
         UsageError: It is not there, or not such a file, or of a newer release.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        document = read_json(path, max_bytes=1 << 28)
+    except OSError as error:  # UnreadableError too
         raise UsageError(
-            f"The baseline cannot be read: {error.strerror or error}.", remedy="Check the path.", where=path
-        ) from error
-    except ValueError as error:
-        raise UsageError(
-            f"The baseline is no JSON: {error}.", remedy="Write one with: rtmo-deploy bench ... --json", where=path
+            f"The baseline cannot be read: {error.strerror or error}.",
+            remedy="Write one with: rtmo-deploy bench MODEL --json",
+            where=path,
         ) from error
     if not isinstance(document, dict) or document.get("command") != "bench":
         raise UsageError(
-            "It is no result of rtmo-deploy bench.", remedy="Write one with: rtmo-deploy bench ... --json", where=path
+            "It is no result of 'rtmo-deploy bench'.",
+            remedy="Write one with: rtmo-deploy bench MODEL --json",
+            where=path,
         )
     version = document.get("result_version")
     if type(version) is not int or version > RESULT_VERSION:

@@ -175,8 +175,8 @@ def warnings_of(machine: Machine, load: Load, device: str) -> list[str]:
         index = int(device.partition(":")[2] or 0)
         if not load.gpus:
             found.append(
-                "The GPU's clocks, temperature and throttling are not known: nvidia-ml-py is not installed "
-                "(pip install nvidia-ml-py), or there is no driver."
+                "The GPU's clocks, temperature and throttling are not known: there is no driver, or "
+                "nvidia-ml-py is not installed: pip install nvidia-ml-py"
             )
         found += [text for gpu in load.gpus if gpu.index == index for text in _gpu_warnings(gpu)]
     return found

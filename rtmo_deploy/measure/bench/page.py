@@ -57,7 +57,7 @@ def to_html(result: BenchResult, baseline: BaselineReport | None = None) -> str:
     """The page."""
     body = [
         "<h1>Benchmark</h1>",
-        f'<p class="dim">{_text(result.started)}, rtmo-deploy bench, protocol {_text(result.options.protocol)}</p>',
+        f'<p class="dim">{_text(result.started)}; rtmo-deploy, protocol {_text(result.options.protocol)}</p>',
     ]
     tables = result_tables(result)
     notes = list(result.warnings)

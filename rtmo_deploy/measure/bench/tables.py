@@ -218,7 +218,7 @@ def to_csv(result: BenchResult) -> str:
 
 def to_markdown(result: BenchResult, baseline: BaselineReport | None = None) -> str:
     """Tables as GitHub and GitLab show them."""
-    lines = ["# Benchmark", "", f"{result.started}, rtmo-deploy bench.", ""]
+    lines = ["# Benchmark", "", f"{result.started}, measured by rtmo-deploy.", ""]
     lines += [f"- **{name}**: {_escaped(text)}" for name, text in facts(result).items()]
     lines += ["", *(f"> **Note**: {_escaped(text)}  " for text in result.warnings)]
     tables = result_tables(result)

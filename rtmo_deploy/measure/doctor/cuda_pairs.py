@@ -163,8 +163,8 @@ def _onnxruntime_and_libraries(facts: Facts) -> list[Row]:
     told = " and ".join(f"{name} brings CUDA {major}" for name, major in brought.items())
     finding = f"ONNX Runtime is for CUDA {wanted}; {told}, and its CUDA provider did not run."
     remedy = (
-        "Bring the libraries it was built for (pip install 'onnxruntime-gpu[cuda,cudnn]'), or install an "
-        f"onnxruntime-gpu for CUDA {max(brought.values())}."
+        f"Install an onnxruntime-gpu for CUDA {max(brought.values())}, or the libraries that it was built for: "
+        "pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
     return [bad_pair("ONNX Runtime and CUDA", finding, remedy)]
 
@@ -196,7 +196,7 @@ def _cudnns(facts: Facts) -> list[Row]:
         "provider finds the wrong one, or none."
     )
     newer = "onnxruntime-gpu" if brought > wanted else "torch"
-    remedy = f"pip install --upgrade {newer}, so that both are for cuDNN {max(brought, wanted)}."
+    remedy = f"Have both for cuDNN {max(brought, wanted)}: pip install --upgrade {newer}"
     return [bad_pair("cuDNN, twice", finding, remedy, broken=not _works(facts, "ONNX Runtime") and bool(facts.gpus))]
 
 

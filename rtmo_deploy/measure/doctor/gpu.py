@@ -48,7 +48,7 @@ def _driver(facts: Facts) -> Row:
     if driver.error:
         return _driver_error(facts, driver, text)
     if driver.trouble is not None:
-        return troubled(_AREA, name, driver.trouble, "Does nvidia-smi work? If not, install the driver again.")
+        return troubled(_AREA, name, driver.trouble, "Does 'nvidia-smi' work? If not, install the driver again.")
     if not driver.gpus:
         return Row(_AREA, name, Verdict.WARNING, f"{text}; it shows no GPU.", _unhide(facts))
     return Row(_AREA, name, Verdict.FINE, f"{text}.")
@@ -62,14 +62,14 @@ def _driver_error(facts: Facts, driver: DriverFacts, text: str) -> Row:
     finding = f"{text}; it cannot be used: {driver.error} (CUDA error {driver.code})."
     if driver.code == _NO_DEVICE and (facts.hidden is not None or not facts.nvidia_card):
         return Row(_AREA, name, Verdict.WARNING, finding, _unhide(facts))
-    remedy = "Does nvidia-smi work? After an update of the driver, restart; else install it again."
+    remedy = "Does 'nvidia-smi' work? After an update of the driver, restart; else install it again."
     return Row(_AREA, name, Verdict.BROKEN, finding, remedy)
 
 
 def _unhide(facts: Facts) -> str:
     if facts.hidden is not None:
         return f"CUDA_VISIBLE_DEVICES is '{facts.hidden}': unset it if a GPU should be used."
-    return "If a GPU should be there: does nvidia-smi show it? A container has to be given it."
+    return "If a GPU should be there: does 'nvidia-smi' show it? A container has to be given it."
 
 
 def _gpu(gpu: GpuFacts) -> Row:

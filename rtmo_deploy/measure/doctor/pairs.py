@@ -36,7 +36,7 @@ def _two_onnxruntimes(facts: Facts) -> list[Row]:
         return []
     finding = f"{' and '.join(found)} share one module: what was installed last has overwritten the other."
     extra = "gpu" if facts.gpus and "onnxruntime-gpu" in found else "cpu"
-    remedy = f"pip uninstall -y {' '.join(found)}; then: {install_line(extra)}"
+    remedy = f"pip uninstall -y {' '.join(found)} && {install_line(extra)}"
     return [bad_pair("ONNX Runtime, twice", finding, remedy)]
 
 
@@ -45,7 +45,7 @@ def _two_opencvs(facts: Facts) -> list[Row]:
     if len(found) < 2:
         return []
     finding = f"{' and '.join(found)} share one module: what was installed last has overwritten the other."
-    remedy = f"pip uninstall -y {' '.join(found)}; then: pip install 'opencv-python-headless>=4.10,<5'"
+    remedy = f"pip uninstall -y {' '.join(found)} && pip install 'opencv-python-headless>=4.10,<5'"
     return [bad_pair("OpenCV, twice", finding, remedy, broken=False)]
 
 

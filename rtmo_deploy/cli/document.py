@@ -1,0 +1,62 @@
+"""The one JSON document that a command prints with ``--json``: its result, its error, or both.
+
+Help pages import this module: it loads neither Rich nor NumPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["SCHEMA_VERSION", "collected", "put", "put_error"]
+
+#: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
+SCHEMA_VERSION = 1
+#: Commands that have commands of their own.
+_GROUPS = {"data", "models"}
+_open: list[dict[str, Any]] = []
+
+
+@contextlib.contextmanager
+def collected(arguments: Sequence[str]) -> Iterator[None]:
+    """Print at the end, as one document, what the command that these arguments call puts meanwhile."""
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    name = " ".join(words[: 2 if words[:1] and words[0] in _GROUPS else 1])
+    document = {"schema_version": SCHEMA_VERSION, "command": name}
+    empty = dict(document)
+    _open.append(document)
+    try:
+        yield
+    except Exception as error:
+        put_error(type(error).__name__, 1, str(error))
+        raise
+    finally:
+        _open.remove(document)
+        if document != empty:
+            _write(document)
+
+
+def put(command: str, fields: dict[str, Any]) -> None:
+    """Print the result of a command; inside :func:`collected`, when the command has ended."""
+    document = {"schema_version": SCHEMA_VERSION, "command": command, **fields}
+    if _open:
+        _open[-1].update(document)
+    else:
+        _write(document)
+
+
+def put_error(kind: str, exit_code: int, message: str, *, remedy: str = "", where: str | None = None) -> None:
+    """Add the error that a command ended with; nothing outside :func:`collected`."""
+    if _open:
+        error = {"type": kind, "exit_code": exit_code, "where": where, "message": message, "remedy": remedy or None}
+        _open[-1].setdefault("error", error)
+
+
+def _write(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,146 @@
+"""What a file must be where one is taken, and the error that names what it is instead."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.errors import ArtifactError, CheckpointError, InputDataError, RtmoDeployError, UsageError
+from rtmo_deploy.file_kind import FileKind, kind_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "ANNOTATIONS",
+    "BUILDABLE",
+    "CHECKPOINT",
+    "EXPORTED",
+    "MODEL",
+    "ONNX",
+    "OPENVINO",
+    "RECIPE",
+    "Wanted",
+    "likely_kind",
+    "require",
+]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A kind of file that is taken.
+
+    Attributes:
+        words: How a sentence names it.
+        kinds: What a file's bytes may be.
+        error: What is raised for any other.
+        remedy: What to do where nothing better is known.
+    """
+
+    words: str
+    kinds: frozenset[FileKind]
+    error: type[RtmoDeployError]
+    remedy: str = "Check the path and the order of the arguments."
+
+
+# What no checkpoint holds, such as a program or a foreign pickle, is explained by the checkpoint's reader.
+_CHECKPOINTS = frozenset(
+    {FileKind.TORCH, FileKind.TORCH_LEGACY, FileKind.SAFETENSORS, FileKind.TORCHSCRIPT, FileKind.PICKLE}
+)
+_EXPORTED = frozenset({FileKind.ONNX, FileKind.OPENVINO, FileKind.ENGINE})
+_EXPORT = "Make one with: rtmo-deploy export CKPT"
+
+CHECKPOINT = Wanted("a checkpoint (.pth, .safetensors)", _CHECKPOINTS, CheckpointError)
+ONNX = Wanted("an ONNX model", frozenset({FileKind.ONNX}), ArtifactError, _EXPORT)
+EXPORTED = Wanted("an ONNX model, an OpenVINO model (.xml) or a TensorRT engine", _EXPORTED, ArtifactError, _EXPORT)
+MODEL = Wanted("a checkpoint, an ONNX or OpenVINO (.xml) model or an engine", _CHECKPOINTS | _EXPORTED, ArtifactError)
+BUILDABLE = Wanted("an ONNX model or a checkpoint", _CHECKPOINTS | {FileKind.ONNX}, ArtifactError)
+# Of a file in no known format, the reader of text says what is wrong.
+ANNOTATIONS = Wanted(
+    "an annotation file (JSON in COCO's format)",
+    frozenset({FileKind.ANNOTATION, FileKind.JSON, FileKind.UNKNOWN}),
+    InputDataError,
+)
+OPENVINO = Wanted(
+    "an OpenVINO model (.xml)", frozenset({FileKind.OPENVINO}), ArtifactError, _EXPORT + " --format openvino"
+)
+RECIPE = Wanted(
+    "a recipe (YAML)",
+    frozenset({FileKind.RECIPE, FileKind.YAML, FileKind.TEXT, FileKind.JSON, FileKind.UNKNOWN}),
+    UsageError,
+    "Recipes to begin with are in the folder recipes of the repository.",
+)
+
+_BY_SUFFIX = {
+    ".onnx": FileKind.ONNX,
+    ".xml": FileKind.OPENVINO,
+    ".engine": FileKind.ENGINE,
+    ".plan": FileKind.ENGINE,
+    ".safetensors": FileKind.SAFETENSORS,
+    **dict.fromkeys((".pth", ".pt", ".ckpt"), FileKind.TORCH),
+}
+_REMEDIES = {
+    FileKind.EMPTY: "Copy or download it again.",
+    FileKind.LFS_POINTER: "Fetch the file itself with: git lfs pull",
+    FileKind.HTML: "A web page was saved in place of the download: fetch the file itself.",
+    FileKind.SPECIAL: "Name a regular file.",
+    FileKind.ENGINE_RECORD: "Name the engine that it lies beside.",
+    **dict.fromkeys(
+        (
+            *(FileKind.ZIP, FileKind.TAR, FileKind.GZIP, FileKind.BZIP2, FileKind.XZ, FileKind.ZSTD),
+            FileKind.SEVEN_ZIP,
+        ),
+        "Unpack it first.",
+    ),
+}
+
+
+def likely_kind(path: Path) -> FileKind:
+    """What a file is by its bytes; by its suffix where they do not tell, or where there is no file."""
+    try:
+        kind = kind_of(path)
+    except OSError:
+        kind = FileKind.UNKNOWN
+    named = _BY_SUFFIX.get(path.suffix.lower(), kind)
+    # The first bytes of a checkpoint that was cut short are those of any archive.
+    return named if kind is FileKind.UNKNOWN or (kind is FileKind.ZIP and named is FileKind.TORCH) else kind
+
+
+def require(path: Path, wanted: Wanted, by: str = "") -> FileKind:
+    """Check, from a file's first and last bytes, that it is what is wanted.
+
+    Args:
+        path: The file.
+        wanted: What it must be. Its reader finds out whether it is whole.
+        by: The command that takes it, for the message.
+
+    Returns:
+        What it is: one of ``wanted.kinds``.
+
+    Raises:
+        RtmoDeployError: ``wanted.error``: it is something else, does not exist or cannot be read.
+    """
+    if not os.path.exists(path):  # noqa: PTH110 - a name that no file can have is none
+        raise wanted.error("There is no such file.", remedy="Check the path.", where=path)
+    kind = likely_kind(path)
+    if kind in wanted.kinds:
+        return kind
+    taken = f"and '{by}' takes {wanted.words}" if by else f"not {wanted.words}"
+    what, remedy = _said(path, kind, wanted)
+    raise wanted.error(f"It is {what}, {taken}.", remedy=remedy, where=path)
+
+
+def _said(path: Path, kind: FileKind, wanted: Wanted) -> tuple[str, str]:
+    """How the file is named, and what to do instead."""
+    model = path.with_suffix(".xml")
+    if kind is FileKind.UNKNOWN and path.suffix.lower() == ".bin" and model.is_file():
+        return "the weights of an OpenVINO model", f"Name the model itself: {model}"
+    if kind in _CHECKPOINTS and FileKind.ONNX in wanted.kinds:
+        return kind.article, f"Export it first: rtmo-deploy export {shlex.quote(str(path))}"
+    if kind in _EXPORTED and wanted.kinds & {*_CHECKPOINTS, FileKind.ONNX}:
+        return kind.article, "Name the model that it was made from."
+    if kind is FileKind.FOLDER and wanted is not RECIPE:
+        return kind.article, "Name a file in it."
+    return kind.article, _REMEDIES.get(kind, wanted.remedy)

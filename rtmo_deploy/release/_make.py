@@ -195,7 +195,7 @@ def draw(job: Job) -> Outcome:
         job.folder, dataset, suffix=".png", progress=lambda done: job.progress(f"drawing picture {done} of {count}")
     )
     names = sorted(path.relative_to(job.folder).as_posix() for path in job.folder.rglob("*.png"))
-    facts = {"source": f"{count} drawn pictures, seed {options['seed']}", "generator": GENERATOR_VERSION}
+    facts = {"source": f"{count} synthetic images, seed {options['seed']}", "generator": GENERATOR_VERSION}
     return Outcome((written.path.name, *names), {**facts, "people": written.people})
 
 

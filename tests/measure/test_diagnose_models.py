@@ -108,10 +108,13 @@ def flipped(weight):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (weights(DEEP, corrupted), f"The two part at the layer {DEEP}"),
-        (swapped, "left and right are swapped. The first model's left_wrist is where the second has right_wrist"),
-        (weights(STEM, flipped), "when it is given its channels reversed: it expects RGB"),
-        (padded, "The second model's people are the first's shifted by "),
+        (weights(DEEP, corrupted), f"The first layer below the bound is {DEEP}"),
+        (
+            swapped,
+            "were swapped: the first model's left_wrist is nearest to where the second has right_wrist",
+        ),
+        (weights(STEM, flipped), "when it is given its channels reversed (RGB)"),
+        (padded, "The second model's keypoints fit the first's shifted by "),
     ],
     ids=["a corrupted weight", "a swapped pair", "RGB for BGR", "another letterbox"],
 )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GateResult", "GateStatus", "evaluate_gates"]
 
+#: The step that judges the source.
+SOURCE_AP = f"accuracy:{SOURCE}"
+
 
 class GateStatus(StrEnum):
     """What became of a gate.
@@ -100,6 +103,9 @@ def _accuracy(gate: AccuracyGate, results: Mapping[str, StepResult]) -> list[Gat
         name, bound = f"accuracy: {gate.artifact}, AP", f"at least {gate.ap_min:g}"
         ready = _not_ready(name, "accuracy", bound, own)
         judged = ready or _bounded(name, "accuracy", bound, own.facts.get("ap"), gate.ap_min, least=True)
+        ap = results[SOURCE_AP].facts.get("ap") if gate.artifact != SOURCE and SOURCE_AP in results else None
+        if judged.status is GateStatus.FAILED and ap is not None:
+            judged = replace(judged, message=f"{judged.message}; AP of source {ap:.4f}")
         found.append(_explained(judged, own, gate.against or SOURCE, results))
     if gate.ap_drop_max is not None:
         against = gate.against or SOURCE
@@ -114,6 +120,8 @@ def _accuracy(gate: AccuracyGate, results: Mapping[str, StepResult]) -> list[Gat
         if ready is None and other.facts.get("ap") == 0:
             ready = _unmeasured(name, "accuracy", bound, f"'{against}' has an AP of 0: there is nothing to lose")
         judged = ready or _bounded(name, "accuracy", bound, drop, gate.ap_drop_max)
+        if judged.value is not None:
+            judged = replace(judged, measured=f"{drop:.4f} ({other.facts['ap']:.4f} - {own.facts['ap']:.4f})")
         found.append(_explained(judged, own, against, results, other.facts.get("causes", ())))
     return found
 
@@ -141,7 +149,11 @@ def _explained(
             told += [f"{pair['a']} and {pair['b']}: {one}" for one in found]
     if not told and name not in (SOURCE, against):
         told = [f"compare '{against}' and '{name}' with: rtmo-deploy parity --layers"]
-    return replace(gate, message="; ".join([gate.message, *told]))
+    return replace(gate, message=_joined([gate.message, *told]))
+
+
+def _joined(sentences: Sequence[str]) -> str:
+    return "; ".join(one.removesuffix(".") for one in sentences)
 
 
 def _people(result: StepResult) -> str:
@@ -178,10 +190,10 @@ def _parity(result: StepResult) -> GateResult:
     measured = "; ".join(f"{check['name']}: {check['measured']}" for check in checks) or _people(result)
     failures, notes = list(facts.get("failures", ())), facts.get("notes", ())
     if facts.get("verdict") == "agree" and not failures:
-        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, message=" ".join(notes))
+        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, message=_joined(notes))
     if facts.get("verdict") == "nobody found" and not failures:
-        return _unmeasured(name, "parity", bound, " ".join(notes) or "no people were compared")
-    message = "; ".join([*failures, *facts.get("causes", ()), *notes]) or "they differ"
+        return _unmeasured(name, "parity", bound, _joined(notes) or "no people were compared")
+    message = _joined([*failures, *facts.get("causes", ()), *notes]) or "they differ"
     return GateResult(name, "parity", GateStatus.FAILED, bound, measured, message=message)
 
 

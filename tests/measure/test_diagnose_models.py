@@ -151,8 +151,8 @@ def right(sample, drawn):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (swapped, "The annotated left_wrist is where the model has right_wrist"),
-        (weights(STEM, flipped), "People are found better with the channels reversed"),
+        (swapped, "the annotated left_wrist is nearest to where the model has right_wrist"),
+        (weights(STEM, flipped), "People fit the annotations better with red and blue exchanged"),
         (weights(DEEP, corrupted), None),  # judging cannot tell; parity names the layer
     ],
     ids=["a swapped pair", "RGB for BGR", "a corrupted weight"],

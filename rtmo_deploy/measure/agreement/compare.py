@@ -131,7 +131,7 @@ def compare_sides(
         except RtmoDeployError as error:
             notes.append(f"Their layers were not compared: {error.finding}")
         else:
-            causes.append(found.told())
+            (causes if found.first else notes).append(found.told())
     return replace(report, notes=tuple(notes), causes=tuple(causes), layers=found)
 
 

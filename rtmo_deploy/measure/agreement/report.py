@@ -167,8 +167,8 @@ class AgreementReport:
         excused = p.missed + p.extra - len(strays)
         near = f" ({excused} more within {bounds.margin:g} of the score threshold)" if excused else ""
         return Check(
-            f"people in one model only{self.above}",
-            f"at most {allowed} ({100 * bounds.unmatched:g} % of {p.people_a})",
+            f"people{self.above}",
+            f"at most {allowed} in one model only ({100 * bounds.unmatched:g} % of {p.people_a})",
             f"{p.matched} matched, {missed} missed, {len(strays) - missed} extra{near}",
             len(strays) <= allowed,
             f"{told} on {where}, bound {allowed}",

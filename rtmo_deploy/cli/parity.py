@@ -68,12 +68,14 @@ def parity(
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Run two models on the same tensors and compare their detections. Exit 6 if a bound is not met.
+    """Run two models on the same tensors and compare their detections.
+
+    Exit 6 if a bound is not met, 3 if no people were compared.
 
     The bounds follow from the precisions, as in a release's parity gate; the whole rule is printed.
     """
     from rtmo_deploy.cli.console import print_json, status, stderr
-    from rtmo_deploy.errors import ParityError, UsageError
+    from rtmo_deploy.errors import InputDataError, ParityError, UsageError
 
     if images is not None and synthetic is not None:
         raise UsageError("--images and --synthetic exclude each other.", remedy="Give one of them.")
@@ -122,6 +124,8 @@ def parity(
             f"{report.names[1]} differs from {report.names[0]} by more than a bound: {'; '.join(failures[:3])}{more}.",
             remedy=_remedy(report, layers=layers, show=show),
         )
+    if report.verdict == "nobody found":
+        raise InputDataError(report.told, remedy="Give images in which a trained model finds people.")
 
 
 def _pictures(images: str | None, synthetic: int | None) -> Pictures:
@@ -136,10 +140,7 @@ def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
     if report.causes:
         return report.causes[0]
     if report.layers is not None:
-        first = report.layers.first
-        if first is not None:
-            return f"They part at {first.name}."
-        return "No layer parts: look at what comes after the network, thresholds and decoding."
+        return report.layers.told()
     wanted = [option for option, given in (("--layers", layers), ("--show DIR", show is not None)) if not given]
     return f"Look closer with {' and '.join(wanted)}, or set other bounds." if wanted else "Or set other bounds."
 
@@ -171,11 +172,7 @@ def _print(report: AgreementReport, shown: Path | None) -> None:
         facts[name] = f"worst difference {_n(error.max_abs)} of {_n(error.magnitude)}, {_n(error.snr_db)} dB"
     if shown is not None:
         facts["shown in"] = str(shown)
-    facts["verdict"] = {
-        "agree": "they agree: every bound is met",
-        "differ": "they differ: a bound is not met",
-        "nobody found": f"neither found anybody{report.above}: no people were compared",
-    }[report.verdict]
+    facts["verdict"] = report.told
     print_table(facts_table(facts))
     _print_rule(report)
     _print_pictures(report)
@@ -226,12 +223,7 @@ def _print_layers(found: LayerReport) -> None:
     from rtmo_deploy.cli.console import print_table, stdout
 
     first = found.first
-    ending = "no layer parts" if first is None else f"they part at {first.name}"
-    table = Table(
-        title=f"Layers on {found.picture}: {ending}",
-        caption=f"Parted: less than {found.threshold_db:g} dB of signal over error. Found by {found.by}; "
-        "--json has every tensor.",
-    )
+    table = Table(title=found.told(), caption=f"dB: signal over error. Found by {found.by}; --json has every tensor.")
     table.add_column("layer", overflow="fold")
     table.add_column("operator")
     for heading in ("dB", "lost dB", "worst difference"):

@@ -125,7 +125,7 @@ def _show(done: Release, *, as_json: bool) -> None:
         table = Table(title="Gates")
         for heading in ("gate", "result", "bound", "measured", "note"):
             table.add_column(heading)
-        for gate in done.gates:
+        for gate in done.ranked_gates:
             table.add_row(gate.name, gate.status.value, gate.bound, gate.measured or "-", gate.message)
         print_table(table)
     counts: dict[str, int] = {}

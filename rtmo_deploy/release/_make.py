@@ -198,7 +198,7 @@ def draw(job: Job) -> Outcome:
         progress=lambda done: job.progress(Count("writing synthetic images", done, count)),
     )
     names = sorted(path.relative_to(job.folder).as_posix() for path in job.folder.rglob("*.png"))
-    facts = {"source": f"{count} drawn pictures, seed {options['seed']}", "generator": GENERATOR_VERSION}
+    facts = {"source": f"{count} synthetic images, seed {options['seed']}", "generator": GENERATOR_VERSION}
     return Outcome((written.path.name, *names), {**facts, "people": written.people})
 
 

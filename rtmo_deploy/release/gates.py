@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GateResult", "GateStatus", "evaluate_gates"]
 
+#: The step that judges the source.
+SOURCE_AP = f"accuracy:{SOURCE}"
+
 
 class GateStatus(StrEnum):
     """What became of a gate.
@@ -100,6 +103,9 @@ def _accuracy(gate: AccuracyGate, results: Mapping[str, StepResult]) -> list[Gat
         name, bound = f"accuracy: {gate.artifact}, AP", f"at least {gate.ap_min:g}"
         ready = _not_ready(name, "accuracy", bound, own)
         judged = ready or _bounded(name, "accuracy", bound, own.facts.get("ap"), gate.ap_min, least=True)
+        ap = results[SOURCE_AP].facts.get("ap") if gate.artifact != SOURCE and SOURCE_AP in results else None
+        if judged.status is GateStatus.FAILED and ap is not None:
+            judged = replace(judged, message=f"{judged.message}; AP of source {ap:.4f}")
         found.append(_explained(judged, own, gate.against or SOURCE, results))
     if gate.ap_drop_max is not None:
         against = gate.against or SOURCE
@@ -111,17 +117,31 @@ def _accuracy(gate: AccuracyGate, results: Mapping[str, StepResult]) -> list[Gat
         other = results[f"accuracy:{against}"]
         ready = _not_ready(name, "accuracy", bound, own, other)
         drop = _difference(other.facts.get("ap"), own.facts.get("ap"))
+        if ready is None and other.facts.get("ap") == 0:
+            ready = _unmeasured(name, "accuracy", bound, f"'{against}' has an AP of 0: there is nothing to lose")
         judged = ready or _bounded(name, "accuracy", bound, drop, gate.ap_drop_max)
-        found.append(_explained(judged, own, against, results))
+        if judged.value is not None:
+            judged = replace(judged, measured=f"{drop:.4f} ({other.facts['ap']:.4f} - {own.facts['ap']:.4f})")
+        found.append(_explained(judged, own, against, results, other.facts.get("causes", ())))
     return found
 
 
-def _explained(gate: GateResult, own: StepResult, against: str, results: Mapping[str, StepResult]) -> GateResult:
-    """A failed gate on AP with what was measured that may lead to the cause: by the judge, else by parity."""
+def _explained(
+    gate: GateResult,
+    own: StepResult,
+    against: str,
+    results: Mapping[str, StepResult],
+    other_causes: Sequence[str] = (),
+) -> GateResult:
+    """A failed gate on AP with what was measured that may lead to the cause: by the judge, else by parity.
+
+    What was found of the model that it is held against too (``other_causes``) is no cause of a loss.
+    """
     if gate.status is not GateStatus.FAILED:
         return gate
     name = own.step.inputs["model"]
-    told = list(own.facts.get("causes", ()))
+    shared = {cause.split(" (")[0] for cause in other_causes}
+    told = [cause for cause in own.facts.get("causes", ()) if cause.split(" (")[0] not in shared]
     for result in results.values() if not told else ():
         pair = result.step.inputs
         if result.step.action == "parity" and result.good and name in pair.values():
@@ -129,7 +149,11 @@ def _explained(gate: GateResult, own: StepResult, against: str, results: Mapping
             told += [f"{pair['a']} and {pair['b']}: {one}" for one in found]
     if not told and name not in (SOURCE, against):
         told = [f"compare '{against}' and '{name}' with: rtmo-deploy parity --layers"]
-    return replace(gate, message="; ".join([gate.message, *told]))
+    return replace(gate, message=_joined([gate.message, *told]))
+
+
+def _joined(sentences: Sequence[str]) -> str:
+    return "; ".join(one.removesuffix(".") for one in sentences)
 
 
 def _people(result: StepResult) -> str:
@@ -163,14 +187,13 @@ def _parity(result: StepResult) -> GateResult:
     ready = _not_ready(name, "parity", bound, result)
     if ready is not None:
         return ready
-    measured = "; ".join([_people(result), *(f"{check['name']}: {check['measured']}" for check in checks)])
+    measured = "; ".join(f"{check['name']}: {check['measured']}" for check in checks) or _people(result)
     failures, notes = list(facts.get("failures", ())), facts.get("notes", ())
     if facts.get("verdict") == "agree" and not failures:
-        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, message=" ".join(notes))
+        return GateResult(name, "parity", GateStatus.PASSED, bound, measured, message=_joined(notes))
     if facts.get("verdict") == "nobody found" and not failures:
-        why = "; ".join(["neither model found anybody on these images", *notes])
-        return _unmeasured(name, "parity", bound, why)
-    message = "; ".join([*failures, *facts.get("causes", ()), *notes]) or "they differ"
+        return _unmeasured(name, "parity", bound, _joined(notes) or "no people were compared")
+    message = _joined([*failures, *facts.get("causes", ()), *notes]) or "they differ"
     return GateResult(name, "parity", GateStatus.FAILED, bound, measured, message=message)
 
 
@@ -260,7 +283,7 @@ def _baseline(path: Path, artifact: str, facts: Mapping[str, Any]) -> tuple[list
         machine, protocol = known["machine"], known["protocol"]
         entries = [entry for entry in known["entries"] if entry["artifact"] == artifact]
         for entry in entries:
-            case_of(entry)
+            case_of(entry), entry["interference"]["lost"]
             [float(value) for value in entry["rounds_ms"]]
         there = str(machine["fingerprint"])
     except FileNotFoundError:

@@ -60,7 +60,9 @@ def _gate(gate: GateResult, *, strict: bool) -> str:
 def _step(result: StepResult, *, strict: bool) -> str:
     tags = {Status.FAILED: "error", Status.UNAVAILABLE: "error" if strict else "skipped", Status.BLOCKED: "skipped"}
     seconds = 0.0 if result.status is Status.CACHED else result.seconds
-    return _case(f"step.{result.step.action}", result.name, seconds, tags.get(result.status, ""), result.message, "")
+    return _case(
+        f"step.{result.step.action}", result.name, seconds, tags.get(result.status, ""), result.message, result.message
+    )
 
 
 def _case(kind: str, name: str, seconds: float, tag: str, message: str, output: str) -> str:

@@ -76,7 +76,7 @@ def percentiles(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Markup:
     for value in (0.0, most / 2, most):
         anchor = "start" if value == 0 else "end" if value == most else "middle"
         parts.append(el("text", f"{value:g} ms", x=at(value), y=bottom + 16, class_="tick", text_anchor=anchor))
-    note = "bar: least to the highest percentile that is given; dot: median; marks: p90 and p95"
+    note = "bar: min to the highest percentile given; dot: median; marks: p90, p95"
     parts.append(el("text", note, x=left, y=bottom + 36, class_="tick"))
     return _svg(title, bottom + 44, parts)
 

@@ -61,6 +61,12 @@ class Release:
     folder: Path
 
     @property
+    def ranked_gates(self) -> list[GateResult]:
+        """All gates, those that failed first and those that passed last."""
+        order = (GateStatus.FAILED, GateStatus.BLOCKED, GateStatus.NOT_MEASURED, GateStatus.PASSED)
+        return sorted(self.gates, key=lambda gate: order.index(gate.status))
+
+    @property
     def failed_gates(self) -> list[GateResult]:
         """Gates that stand in the way."""
         bad = {GateStatus.FAILED} | ({GateStatus.NOT_MEASURED, GateStatus.BLOCKED} if self.strict else set())

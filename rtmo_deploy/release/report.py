@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.files import human_size
+from rtmo_deploy.measure.bench.interference import BUSY
 from rtmo_deploy.release.gates import GateStatus
 from rtmo_deploy.release.markup import Markup, el, join, table
 from rtmo_deploy.release.plots import bars, curves, percentiles, provenance
@@ -16,7 +17,6 @@ from rtmo_deploy.release.summary import sentence
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from rtmo_deploy.release.gates import GateResult
     from rtmo_deploy.release.manifest import FileEntry
     from rtmo_deploy.release.release import Release
     from rtmo_deploy.release.results import StepResult
@@ -73,18 +73,12 @@ def report_html(release: Release, files: Sequence[FileEntry]) -> str:
 
 def _banner(release: Release) -> Markup:
     """The verdict, what it rests on, and the names of what did not pass."""
-    named = [f"{gate.status.value}: {gate.name}" for gate in _by_weight(release) if gate.status != GateStatus.PASSED]
+    named = [f"{gate.status.value}: {gate.name}" for gate in release.ranked_gates if gate.status != GateStatus.PASSED]
     named += [f"{result.status.value}: step {result.name}" for result in release.results.values() if not result.good]
     listed = el("ul", *(el("li", text) for text in named)) if named else None
     return el(
         "div", el("b", release.verdict), el("span", sentence(release)), listed, class_=f"verdict {release.verdict}"
     )
-
-
-def _by_weight(release: Release) -> list[GateResult]:
-    """Gates, those that failed first and those that passed last."""
-    order = (GateStatus.FAILED, GateStatus.BLOCKED, GateStatus.NOT_MEASURED, GateStatus.PASSED)
-    return sorted(release.gates, key=lambda gate: order.index(gate.status))
 
 
 def _section(title: str, *children: object) -> Markup:
@@ -98,10 +92,19 @@ def _state(status: str) -> Markup:
 def _gates(release: Release) -> Markup:
     if not release.gates:
         return _section("Gates", el("p", "The recipe has none: nothing here was held against a bound."))
-    gates = _by_weight(release)
-    rows = [(gate.name, _state(gate.status.value), gate.bound, gate.measured or "-", gate.message) for gate in gates]
+    gates = release.ranked_gates
+    rows = [
+        (gate.name, _state(gate.status.value), *map(_lines, (gate.bound, gate.measured or "-", gate.message)))
+        for gate in gates
+    ]
     marks = [f"row {gate.status.value}" for gate in gates]
     return _section("Gates", table(("gate", "result", "bound", "measured", "note"), rows, marks=marks))
+
+
+def _lines(text: str) -> Markup:
+    """The parts of a text on a line each."""
+    first, *others = text.split("; ")
+    return join((first, *(part for one in others for part in ("; ", el("br"), one))))
 
 
 def _of(release: Release, action: str) -> list[StepResult]:
@@ -135,9 +138,7 @@ def _accuracy(release: Release) -> Markup | None:
     if measured:
         facts = measured[0].facts
         data = release.results[measured[0].step.inputs["data"]].facts.get("source", "")
-        note = (
-            f"{facts.get('images')} pictures ({data}), {facts.get('people')} people, {facts.get('protocol')} protocol."
-        )
+        note = f"{facts.get('images')} images ({data}), {facts.get('people')} people, {facts.get('protocol')} protocol."
     return _section(
         "Accuracy",
         el("p", f"{note} AP runs from 0 to 1.", class_="dim"),
@@ -161,7 +162,9 @@ def _latencies(release: Release) -> Iterable[Markup]:
         what = "from file to people" if options["protocol"] == "e2e" else "by MMDeploy's protocol: network and its NMS"
         parts = [el("p", f"Milliseconds a call on {options['device']}, {what}.", class_="dim")]
         parts += [el("p", f"Note: {warning}") for warning in facts.get("warnings", ())]
-        yield _section(title, *parts, *_sweeps(facts["entries"]), _latency_table(facts["entries"]))
+        if not facts.get("busy"):  # a picture of times that other work disturbed is a picture of that work
+            parts += _sweeps(facts["entries"])
+        yield _section(title, *parts, _latency_table(facts["entries"]))
 
 
 def _sweeps(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
@@ -177,8 +180,9 @@ def _sweeps(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
                 total = entry["total_ms"]
                 series.setdefault(_label(entry), []).append((case[field], total["p50"], total["p95"] or total["p50"]))
         if any(len(line) > 1 for line in series.values()):
-            label = "people in the picture" if field == "people" else "pictures in a batch"
+            label = "people in the image" if field == "people" else "images in a batch"
             found += [el("h3", f"Against {label}"), curves(f"Latency against {label}", label, series)]
+            found.append(el("p", "Line: median. Band: up to the 95th percentile, where it is given.", class_="dim"))
     if entries:
         rows = {_label(entry): entry["total_ms"] for entry in entries if entry["case"] == entries[0]["case"]}
         found += [el("h3", f"Percentiles, {case_of(entries[0])}"), percentiles("Percentiles of latency", rows)]
@@ -197,12 +201,12 @@ def _latency_table(entries: Sequence[Mapping[str, Any]]) -> Markup:
         ratio = entry.get("ratio")
         low, high = (ratio.get("low"), ratio.get("high")) if ratio else (None, None)
         busy = (entry.get("interference") or {}).get("busy")
-        missing = "not measured: machine busy" if busy else "reference"
+        missing = "reference" if entry["contender"].get("reference") else BUSY if busy else "-"
         text = missing if not ratio else f"{ratio['value']:.2f}"
         text += "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
         total = entry["total_ms"]
         rows.append((_label(entry), case_of(entry), *(_ms(total[name]) for name in names), total["n"], text))
-    return table(("contender", "case", *names, "n", "ratio"), rows, numbers=range(2, 10))
+    return table(("contender", "case", *names, "n", "ratio"), rows, numbers=range(2, 9))
 
 
 def _ms(value: float | None) -> str:

@@ -121,7 +121,7 @@ class StepResult:
         facts: What it found out.
         versions: Packages that it depends on.
         seconds: How long it took, when it was carried out.
-        message: Why it failed, is not available, or is blocked.
+        message: Why it failed, is not available, or is blocked; of a good one, what it could not measure.
         exit_code: Of the error, 0 if there was none.
     """
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import MissingDependencyError, RtmoDeployError, SetupError
+from rtmo_deploy.measure.bench.interference import BUSY
 from rtmo_deploy.progress import Count
 from rtmo_deploy.release.graph import descendants, fingerprint, step_key
 from rtmo_deploy.release.results import Job, NotHereError, Status, StepResult
@@ -122,6 +123,8 @@ def run_steps(
                     outcome = actions.run(step, Job(folder, step.options, inputs, external, say))
                     versions = actions.versions(step.action)
                     result = store.keep(step, key, folder, outcome, versions, time.monotonic() - started)
+            if result.facts.get("busy"):
+                result = replace(result, message=f"ratios {BUSY}")
             say(f"{result.status} ({result.seconds:.1f} s)")
         except (NotHereError, MissingDependencyError) as error:
             result = _ended(step, Status.UNAVAILABLE, error, key, store, time.monotonic() - started)

@@ -38,7 +38,7 @@ linear-gradient(270deg,var(--dim),transparent) 100% 0/10px 100% no-repeat scroll
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th{text-align:left;font-weight:600;color:var(--dim);border-bottom:2px solid var(--edge);padding:6px 10px 6px 0}
 td{border-bottom:1px solid var(--edge);padding:7px 10px 7px 0;vertical-align:top;overflow-wrap:break-word;
-min-width:5.5em}
+min-width:7em}td.number{min-width:0}.row td:first-child{min-width:12em}.row td:nth-child(2){min-width:0}
 td code{display:block;min-width:16em}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .state{font-weight:600;white-space:nowrap}.passed>.state,.state.passed,.state.done,.state.cached{color:var(--good)}

@@ -31,7 +31,9 @@ def summary_markdown(release: Release) -> str:
     lines = [f"## {_plain(release.recipe.name)}: {release.verdict}", ""]
     lines += [f"{_plain(sentence(release))}", ""]
     if release.gates:
-        rows = [(gate.name, _SIGNS[gate.status], gate.bound, gate.measured, gate.message) for gate in release.gates]
+        rows = [
+            (gate.name, _SIGNS[gate.status], gate.bound, gate.measured, gate.message) for gate in release.ranked_gates
+        ]
         lines += [*_table(("gate", "result", "bound", "measured", "note"), rows), ""]
     made = [result for result in release.results.values() if result.step.kind == "artifact"]
     rows = [
@@ -62,6 +64,7 @@ def sentence(release: Release) -> str:
         if (count := sum(result.status is status for result in release.results.values()))
     ]
     text += f" {len(release.results)} steps" + (f": {', '.join(ended)}." if ended else ", all carried out.")
+    text += "".join(f" {one.name}: {one.message}." for one in release.results.values() if one.good and one.message)
     return text + (" Strict: what was not measured is a failure." if release.strict else "")
 
 

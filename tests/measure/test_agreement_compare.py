@@ -12,7 +12,7 @@ import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError, InputDataError, UsageError
-from rtmo_deploy.measure.agreement import BOUNDS, Pictures, Side, TensorError, compare_models, compare_sides
+from rtmo_deploy.measure.agreement import BOUNDS, Pictures, Side, TensorError, bounds_for, compare_models, compare_sides
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.zoo import COCO_17
 
@@ -129,17 +129,37 @@ def test_some_may_be_missed_at_low_precision(pictures):
     assert compare_sides(side(count=3), side(eight, count=2), pictures).failures()[0].endswith("bound 1")
 
 
+def test_people_who_are_all_excused_are_no_agreement(pictures):
+    """Rounding decides about those near the threshold; where there are no others, nothing was compared."""
+    just = ARTIFACT.decode.score_thr + 5e-5
+    report = compare_sides(side(count=1, score=just), side(count=0), pictures)
+    assert (report.verdict, report.nobody, report.failures()) == ("nobody found", False, [])
+    assert report.told.startswith("No people were compared: 5 missed and 0 extra on 5 images, all within 0.0001 of")
+
+
+def test_bounds_of_ones_own_are_told(pictures):
+    usual = bounds_for("fp32", "fp32")
+    assert compare_sides(side(), side(), pictures, bounds=usual).notes == ()
+    own = replace(usual, oks_mean=0.8, unmatched=0.1, keypoint_max_px=0.01, score=None)
+    (note,) = compare_sides(side(), side(), pictures, bounds=own).notes
+    assert note == (
+        "Bounds set for this comparison: worst keypoint, px: 0.01 (usually 0.05: tighter); mean OKS at least 0.8 "
+        "(usually 0.9999: looser); worst score: any (usually 0.0001: looser); share of people in one model only: 0.1 "
+        "(usually 0: looser)."
+    )
+
+
 def test_nobody_found_is_not_agreement(pictures):
     report = compare_sides(side(count=0), side(count=0), pictures)
     assert (report.verdict, report.nobody, report.failures()) == ("nobody found", True, [])
-    assert report.to_dict()["verdict"] == "nobody found"
+    assert (report.to_dict()["verdict"], report.to_dict()["ok"]) == ("nobody found", False)
     (note,) = report.notes
-    assert "Neither model found anybody on 5 images" in note
+    assert "Neither model found anybody on 5 images: no people were compared." in note
     assert "--images" in note
     folder = replace(pictures, drawn=False)
     (note,) = compare_sides(side(count=0), side(count=0), folder).notes
     assert "--images" not in note
-    assert "people on them" in note
+    assert "people in them" in note
 
 
 def test_what_is_not_finite_fails_even_if_both_are(pictures):
@@ -180,7 +200,8 @@ def test_placement_is_told(pictures):
 def test_an_unknown_precision_is_told(pictures):
     report = compare_sides(side(), side(replace(ARTIFACT, precision="fp7")), pictures)
     assert "no bounds for fp7" in report.notes[0]
-    assert compare_sides(side(), side(replace(ARTIFACT, precision="fp7")), pictures, bounds=BOUNDS["fp16"]).notes == ()
+    (note,) = compare_sides(side(), side(replace(ARTIFACT, precision="fp7")), pictures, bounds=BOUNDS["fp16"]).notes
+    assert note.startswith("Bounds set for this comparison: ")
 
 
 def test_sizes(pictures):
@@ -210,16 +231,16 @@ def test_swapped_keypoints_are_recognised(pictures):
     report = compare_sides(side(), two, pictures)
     (cause,) = report.causes
     assert cause.startswith(
-        "Keypoints come in another order: left and right are swapped. The first model's left_shoulder is where the "
+        "Keypoints fit in another order, as if left and right were swapped: the first model's left_shoulder is nearest "
     )
-    assert cause.endswith("right_shoulder, right_shoulder is where the second has left_shoulder.")
+    assert cause.endswith("where the second has left_shoulder (median over 15 people).")
 
 
 def test_a_shift_is_recognised(pictures):
     two = side()
     two.backend.keypoints = two.backend.keypoints + np.array([7.5, -7.5, 0], np.float32)
     report = compare_sides(side(), two, pictures)
-    assert report.causes[0].startswith("The second model's people are the first's shifted by +7.50, -7.50 px")
+    assert report.causes[0].startswith("The second model's keypoints fit the first's shifted by +7.50, -7.50 px")
 
 
 def test_reversed_channels_are_recognised(pictures):
@@ -240,7 +261,7 @@ def test_reversed_channels_are_recognised(pictures):
     found = compare_sides(one, two, replace(pictures, read=lambda _: blue))
     assert found.people.people_b == 0
     assert found.causes == (
-        "The second model finds 12 of 12 people again when it is given its channels reversed: it expects RGB.",
+        "The second model finds 12 of 12 people again when it is given its channels reversed (RGB), else 0.",
     )
 
 

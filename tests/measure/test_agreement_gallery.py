@@ -93,7 +93,7 @@ def test_the_folder(tmp_path):
     page = Page(text)
     # Worst first: somebody missed, then the larger error.
     assert re.findall(r"<h3>&lt;(\d)&gt;&amp;\.png</h3>", text) == ["2", "1", "0"]
-    assert page.text.index("A bound is not met.") < page.text.index("Figures")
+    assert page.text.index("They differ: a bound is not met.") < page.text.index("Figures")
     assert "3 people missed" not in page.text
     assert "1 people missed and 0 extra on <2>&.png" in page.text
     drawn = cv2.imread(str(path.parent / "001.png"))
@@ -126,7 +126,7 @@ def test_layers_are_listed_with_the_first_one_marked(tmp_path):
     )
     report, pictures = report_of([(somebody(), somebody())], layers=layers)
     text = write_gallery(report, pictures, tmp_path).read_text(encoding="utf-8")
-    assert "The first layer where they part is /y/Mul" in Page(text).text
+    assert "The first layer below the bound is /y/Mul" in Page(text).text
     assert re.search(r"<tr class=first><td><code>/y/Mul</code>", text)
 
 
@@ -151,7 +151,7 @@ def test_a_file_in_the_way(tmp_path):
 def test_nobody_is_drawn_too(tmp_path):
     none = Poses.empty(COCO_17)
     report, pictures = report_of([(none, none)])
-    assert "Neither found anybody" in write_gallery(report, pictures, tmp_path).read_text(encoding="utf-8")
+    assert "Neither model found anybody" in write_gallery(report, pictures, tmp_path).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

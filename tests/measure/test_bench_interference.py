@@ -17,7 +17,7 @@ from rtmo_deploy.measure.bench.statistics import Ratio
 def observed(others, *, steal=0, switches=0, own=1.0, cpu=0.005):
     """Ten turns of a second on two cores."""
     ticks = iter([Ticks(0, 0, 0), Ticks(200, round(100 * own) + others + steal, steal)] * 10)
-    watch = Observer(lambda: next(ticks), lambda: [(0.005, cpu)] * 2, 2)
+    watch = Observer(lambda: next(ticks), lambda: [(0.005, cpu)] * 2)
     for _ in range(10):
         watch.begin()
         watch.end({"cpu_s": own, "switches": switches})
@@ -40,7 +40,7 @@ def test_what_makes_a_machine_busy(found, word):
 
 
 def test_a_system_that_tells_nothing_is_no_quiet_one():
-    watch = Observer(lambda: None, lambda: [(0.005, None)], 2)
+    watch = Observer(lambda: None, lambda: [(0.005, None)])
     watch.begin()
     watch.end({})
     assert watch.result() == Interference()

@@ -108,10 +108,13 @@ def flipped(weight):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (weights(DEEP, corrupted), f"The two part at the layer {DEEP}"),
-        (swapped, "left and right are swapped. The first model's left_wrist is where the second has right_wrist"),
-        (weights(STEM, flipped), "when it is given its channels reversed: it expects RGB"),
-        (padded, "The second model's people are the first's shifted by "),
+        (weights(DEEP, corrupted), f"The first layer below the bound is {DEEP}"),
+        (
+            swapped,
+            "were swapped: the first model's left_wrist is nearest to where the second has right_wrist",
+        ),
+        (weights(STEM, flipped), "when it is given its channels reversed (RGB)"),
+        (padded, "The second model's keypoints fit the first's shifted by "),
     ],
     ids=["a corrupted weight", "a swapped pair", "RGB for BGR", "another letterbox"],
 )
@@ -148,8 +151,8 @@ def right(sample, drawn):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (swapped, "The annotated left_wrist is where the model has right_wrist"),
-        (weights(STEM, flipped), "People are found better with the channels reversed"),
+        (swapped, "the annotated left_wrist is nearest to where the model has right_wrist"),
+        (weights(STEM, flipped), "People fit the annotations better with red and blue exchanged"),
         (weights(DEEP, corrupted), None),  # judging cannot tell; parity names the layer
     ],
     ids=["a swapped pair", "RGB for BGR", "a corrupted weight"],

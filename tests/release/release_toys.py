@@ -63,15 +63,17 @@ class ToyActions:
         change: Step to figures that it finds instead.
         salt: What else the bytes of an artifact depend on.
         pause: Seconds that each step takes.
+        busy: Why the machine is busy.
     """
 
-    def __init__(self, fail=None, ap=None, change=None, pause=0.0, slow=1.0):
+    def __init__(self, fail=None, ap=None, change=None, pause=0.0, slow=1.0, busy=()):
         self.ran = []
         self.fail = fail or {}
         self.ap = {**AP, **(ap or {})}
         self.change = change or {}
         self.pause = pause
         self.slow = slow
+        self.busy = list(busy)
         self.package = "1"
 
     def check(self, steps):
@@ -159,15 +161,22 @@ class ToyActions:
                 entries.append(
                     {
                         "artifact": name,
-                        "contender": {"label": name, "backend": "toy", "model": f"{name}.onnx"},
+                        "contender": {
+                            "label": name,
+                            "backend": "toy",
+                            "model": f"{name}.onnx",
+                            "reference": number == 0,
+                        },
                         "case": case,
                         "total_ms": total,
                         "stages_ms": {},
                         "rounds_ms": [median, median * 1.01, median * 0.99],
-                        "ratio": ratio,
+                        "ratio": None if self.busy else ratio,
+                        "interference": {"busy": self.busy, "lost": 0.0},
                     }
                 )
         facts = {"protocol": step.options["protocol"], "machine": self.machine(), "entries": entries, "warnings": []}
+        facts["busy"] = bool(self.busy)
         name = f"{step.options['name']}.json"
         (job.folder / name).write_text(json.dumps(facts))
         return Outcome((name,), facts)

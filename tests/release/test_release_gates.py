@@ -40,6 +40,7 @@ LATENCY = "latency:\n  - contenders: [source, onnx]\n    gates:\n      - "
         ("ap_drop_max: 0.2", NAN, "failed"),
         ("ap_drop_max: 0.2", float("-inf"), "failed"),
         ("ap_drop_max: 0.2", None, "not measured"),
+        ("ap_drop_max: 0.2", 0.0, "not measured"),
     ],
 )
 def test_accuracy(tmp_path, bound, ap, status):
@@ -51,7 +52,7 @@ def test_accuracy(tmp_path, bound, ap, status):
     head = RECIPE[: RECIPE.index("accuracy:")]
     recipe = parse_release(head + ACCURACY + f"{{artifact: fp16, {bound}}}\n", where=tmp_path / "r.yaml")
     steps = build_steps(recipe, tmp_path)
-    facts = {"accuracy:source": {"ap": 0.6}, "accuracy:fp16": {"ap": ap}}
+    facts = {"accuracy:source": {"ap": 0.6 * (ap != 0)}, "accuracy:fp16": {"ap": ap}}
     results = {step.name: StepResult(step, Status.DONE, facts=facts.get(step.name, {})) for step in steps}
     (gate,) = evaluate_gates(recipe, steps, results, ToyActions(), tmp_path)
     assert gate.status == status, gate
@@ -117,12 +118,21 @@ def test_a_failed_gate_on_ap_leads_to_the_cause(tmp_path):
     assert found[name].message == (
         "beyond the bound; source and onnx: parity measured 7 matched, 0 missed, 0 extra, mean OKS 1.0000"
     )
-    told = {"parity:source:onnx": {"verdict": "differ", "failures": ["far"], "causes": ["The two part at x."]}}
+    told = {
+        "parity:source:onnx": {
+            "verdict": "differ",
+            "failures": ["far"],
+            "causes": ["The first layer below the bound is x."],
+        }
+    }
     found, _ = gates(tmp_path / "b", both, ap={"onnx": 0.1}, change=told)
-    assert found[name].message == "beyond the bound; source and onnx: The two part at x."
-    told["accuracy:onnx"] = {"causes": ["Left and right are swapped."]}
+    assert found[name].message == "beyond the bound; source and onnx: The first layer below the bound is x."
+    told["accuracy:onnx"] = {"causes": ["Left and right are swapped (mean OKS 0.2)."]}
     found, _ = gates(tmp_path / "c", both, ap={"onnx": 0.1}, change=told)
-    assert found[name].message == "beyond the bound; Left and right are swapped."
+    assert found[name].message == "beyond the bound; Left and right are swapped (mean OKS 0.2)."
+    told["accuracy:source"] = {"causes": ["Left and right are swapped (mean OKS 0.1)."]}
+    found, _ = gates(tmp_path / "f", both, ap={"onnx": 0.1}, change=told)
+    assert found[name].message == "beyond the bound; source and onnx: The first layer below the bound is x."
     gate, _ = only(tmp_path / "d", section, change={"accuracy:onnx": {"causes": ["Swapped."]}})
     assert (gate.status, gate.message) == ("passed", "")
 
@@ -131,6 +141,25 @@ def test_parity_passes_with_what_a_reader_should_know(tmp_path):
     section = "parity:\n  - {a: source, b: onnx, synthetic: 2}\n"
     gate, _ = only(tmp_path, section, change={"parity:source:onnx": {"notes": ["Clients put pictures elsewhere."]}})
     assert (gate.status, gate.message) == ("passed", "Clients put pictures elsewhere.")
+
+
+@pytest.mark.parametrize("bound", ["against: source, max_ratio: 9", "p95_ms: 9999", "baseline: old.json, max_ratio: 9"])
+def test_a_busy_machine_passes_no_gate(tmp_path, bound):
+    """And every form of the report says it in the same words."""
+    section = LATENCY + f"{{artifact: onnx, {bound}}}\n"
+    only(tmp_path, section)
+    (tmp_path / "old.json").write_text((tmp_path / "out" / "latency" / "latency.json").read_text())
+    gate, release = only(tmp_path, section + "    duration: 2\n", busy=["others used 80% of the cores"])
+    assert (gate.status, gate.message) == ("not measured", "machine busy: others used 80% of the cores")
+    assert release.verdict == "incomplete"
+    for name in ("report.html", "summary.md", "junit.xml", "manifest.json"):
+        text = (release.folder / name).read_text()
+        assert "ratios not measured: machine busy" in text, name
+        assert "machine busy: others used 80% of the cores" in text, name
+    page = (release.folder / "report.html").read_text()
+    assert "Percentiles" not in page  # no plot of disturbed times
+    assert ">not measured: machine busy<" in page
+    assert ">reference<" in page
 
 
 @pytest.mark.parametrize(
@@ -172,6 +201,8 @@ def test_a_baseline_is_a_file_of_an_earlier_release(tmp_path):
     gate = only(tmp_path, section)[0]
     assert gate.status == "not measured"
     assert "another machine" in gate.message
-    for text in ("{", "[]", '{"machine": {}, "protocol": 1, "entries": [{}]}'):
+    unknown = json.loads(old)
+    del unknown["entries"][-1]["interference"]  # how busy the machine was is not known
+    for text in (json.dumps(unknown), "{", "[]", '{"machine": {}, "protocol": 1, "entries": [{}]}'):
         (tmp_path / "old.json").write_text(text)
         assert "no latency file" in only(tmp_path, section)[0].message

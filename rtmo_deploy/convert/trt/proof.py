@@ -71,8 +71,8 @@ class EngineProof:
     def sentence(self) -> str:
         """What was compared, for a person to read."""
         people = self.agreement.people
-        if self.agreement.nobody:
-            found = f"nobody found by either on {people.pictures} drawn pictures, so no people were compared"
+        if not people.matched:
+            found = f"nobody found by both on {people.pictures} synthetic images, so no people were compared"
         else:
             found = f"{people.matched} people on {people.pictures} pictures, keypoints within "
             found += f"{people.keypoint_px_max:.3g} px, scores within {people.score_max:.2g}"

@@ -172,7 +172,7 @@ def _order(
     if len(rows) < LEAST_PEOPLE:
         return []
     a, b, labelled = (np.stack(part) for part in zip(*rows, strict=True))
-    return order_told(a, b, skeleton, labelled=labelled, sides=("The annotated", "the model"))
+    return order_told(a, b, skeleton, labelled=labelled, sides=("the annotated", "the model"))
 
 
 def _channels(
@@ -187,8 +187,5 @@ def _channels(
         return []
     if gain.mean() < CERTAIN * gain.std(ddof=1) / np.sqrt(len(gain)):
         return []
-    text = (
-        "People are found better with the channels reversed: the model expects RGB where it is given BGR, or the other "
-        "way round"
-    )
-    return [f"{text} (mean OKS {before.mean():.2f}, {after.mean():.2f} with them reversed)."]
+    text = f"People fit the annotations better with red and blue exchanged in {some} images"
+    return [f"{text} (mean OKS {before.mean():.2f}, {after.mean():.2f} with them exchanged)."]

@@ -49,8 +49,8 @@ Inputs = tuple[str, "Callable[[NDArray[np.float32]], NDArray[np.float32]]"]
 
 #: What else a network may have been made for, and how to feed it then.
 INPUTS: Final[tuple[Inputs, ...]] = (
-    ("its channels reversed: it expects RGB", lambda x: x[:, ::-1]),
-    ("values from 0 to 1: it divides nothing by 255 itself", lambda x: x / np.float32(255)),
+    ("its channels reversed (RGB)", lambda x: x[:, ::-1]),
+    ("values from 0 to 1", lambda x: x / np.float32(255)),
     ("its channels reversed and values from 0 to 1", lambda x: x[:, ::-1] / np.float32(255)),
 )
 
@@ -97,7 +97,7 @@ def order_told(
     skeleton: Skeleton,
     *,
     labelled: NDArray[np.bool_] | None = None,
-    sides: tuple[str, str] = ("The first model's", "the second"),
+    sides: tuple[str, str] = ("the first model's", "the second"),
 ) -> list[str]:
     """Whether keypoints come in another order.
 
@@ -125,11 +125,11 @@ def order_told(
     sides_only = bool((nearest[wrong] == np.array(skeleton.flip_indices())[wrong]).all())
     if set(nearest[wrong]) != set(wrong) and not (sides_only and len(a) >= CROWD):
         return []  # no exchange of places: they are other people, or it is chance
-    swapped = ": left and right are swapped" if sides_only else ""
+    swapped = ", as if left and right were swapped" if sides_only else ""
     names, (first, second) = skeleton.keypoints, sides
-    told = ", ".join(f"{names[i]} is where {second} has {names[nearest[i]]}" for i in wrong[:NAMED])
+    told = ", ".join(f"{names[i]} is nearest to where {second} has {names[nearest[i]]}" for i in wrong[:NAMED])
     more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-    return [f"Keypoints come in another order{swapped}. {first} {told}{more}."]
+    return [f"Keypoints fit in another order{swapped}: {first} {told}{more} (median over {len(a)} people)."]
 
 
 def _moved(a: Points, b: Points) -> Move | None:
@@ -140,8 +140,8 @@ def _moved(a: Points, b: Points) -> Move | None:
 def _told(move: Move | None) -> list[str]:
     if move is None:
         return []
-    where = "look at the letterbox's padding and scale, at strides and cell centres"
-    return [f"The second model's people are the first's {move}: {where}."]
+    where = "Check the letterbox's padding and scale, strides and cell centres"
+    return [f"The second model's keypoints fit the first's {move}. {where}."]
 
 
 def _alone(a: Points, b: Points, skeleton: Skeleton) -> list[str]:
@@ -152,9 +152,8 @@ def _alone(a: Points, b: Points, skeleton: Skeleton) -> list[str]:
     if not 0 < len(wrong) <= len(skeleton) / 4 or others.max(initial=0.0) > LEFT * apart[wrong].min():
         return []
     told = ", ".join(f"{skeleton.keypoints[i]} ({apart[i]:.3g} px)" for i in wrong)
-    verb = "differs" if len(wrong) == 1 else "differ"
-    rest = f"the median of the other keypoints by at most {others.max(initial=0.0):.2g} px"
-    return [f"Only {told} {verb}, {rest}: look at the weights for these keypoints alone, at the network's end."]
+    rest = f"the others at most {others.max(initial=0.0):.2g} px"
+    return [f"Median distances over {len(a)} people: {told}, {rest}. Check the head's weights of these keypoints."]
 
 
 def _other_input(
@@ -175,7 +174,7 @@ def _other_input(
         if now <= MOST * people:
             continue
         if 2 * same < now:
-            return [f"The second model finds {now} of {people} people again when it is given {words}."]
+            return [f"The second model finds {now} of {people} people again when it is given {words}, else {same}."]
         after = _apart(reference, found, sigmas)
         if now >= same and before > LEAST_INPUT_PX and after <= LEFT * before:
             text = f"The second model's keypoints are {before:.2g} px off (median), and {after:.2g} px when it is given"

@@ -118,7 +118,7 @@ def compare_sides(
         odd=(tuple(comparison.odd[0]), tuple(comparison.odd[1])),
         found=tuple(comparison.found),
     )
-    notes += _notes(report, one.artifact, two.artifact, pictures, given=bounds is not None)
+    notes += _notes(report, one.artifact, two.artifact, pictures)
     causes: list[str] = []
     if report.failures() and not any(report.odd):
         progress("looking for a cause")
@@ -132,7 +132,7 @@ def compare_sides(
         except RtmoDeployError as error:
             notes.append(f"Their layers were not compared: {error.finding}")
         else:
-            causes.append(found.told())
+            (causes if found.first else notes).append(found.told())
     return replace(report, notes=tuple(notes), causes=tuple(causes), layers=found)
 
 
@@ -203,8 +203,9 @@ def _layers(comparison: _Comparison, report: AgreementReport, progress: Callable
     )
 
 
-def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Pictures, *, given: bool) -> list[str]:
-    notes = []
+def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Pictures) -> list[str]:
+    changed = report.bounds.against(bounds_for(one.precision, two.precision))
+    notes = [f"Bounds set for this comparison: {'; '.join(changed)}."] if changed else []
     if report.a.sha256 == report.b.sha256:
         notes.append("Both are the same file.")
     if one.input.placement != two.input.placement:
@@ -215,17 +216,13 @@ def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Pict
     if one.skeleton.keypoints != two.skeleton.keypoints:
         notes.append(f"Their keypoints have other names ({one.skeleton.name} and {two.skeleton.name}).")
     unknown = sorted({artifact.precision for artifact in (one, two)} - BOUNDS.keys())
-    if unknown and not given:
+    if unknown and not changed:
         notes.append(f"There are no bounds for {', '.join(unknown)}; those of {LOOSEST} are used.")
-    if report.nobody:
+    if report.verdict == "nobody found":
         remedy = (
-            "Drawn people are found by trained networks: an untrained one finds nobody. Give photographs with --images,"
-            " or look into the networks with --layers."
+            "An untrained model finds nobody. Give photographs with --images, or look into the networks with --layers."
             if pictures.drawn
-            else "Give pictures with people on them, or look into the networks with --layers."
+            else "Give images with people in them."
         )
-        notes.append(
-            f"Neither model found anybody{report.above} on {len(report.pictures)} images, so no people were compared. "
-            f"{remedy}"
-        )
+        notes.append(f"{report.told} {remedy}")
     return notes

@@ -99,12 +99,15 @@ class LayerReport:
         return sorted(losing, key=lambda layer: layer.loss_db or 0.0, reverse=True)[:NAMED]
 
     def told(self) -> str:
-        """Where they part, in a sentence."""
-        first = self.first
+        """Which layer is the first below the bound, in a sentence."""
+        first, compared = self.first, sum(layer.error is not None for layer in self.layers)
+        bound = f"bound {self.threshold_db:g} dB, on {self.picture}"
         if first is None or first.error is None:
-            return "No layer parts: look at what comes after the network, thresholds and decoding."
-        how = f"{first.error.snr_db:.0f} dB" if math.isfinite(first.error.snr_db) else "what is not finite"
-        return f"The two part at the layer {first.name} ({first.op}; {how} where {self.threshold_db:g} dB are usual)."
+            missing = len(self.layers) - compared
+            left = f"; {missing} could not be compared" if missing else ""
+            return f"None of {compared} compared layers is below the bound ({bound}){left}."
+        how = f"{first.error.snr_db:.0f} dB" if math.isfinite(first.error.snr_db) else "not finite"
+        return f"The first layer below the bound is {first.name} ({first.op}; {how}, {bound})."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

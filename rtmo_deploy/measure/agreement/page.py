@@ -100,9 +100,6 @@ def _explained(report: AgreementReport, times: int) -> str:
 
 def _head(report: AgreementReport) -> str:
     kind = {"agree": "agree", "differ": "differ"}.get(report.verdict, "nobody")
-    words = {"agree": "Every bound is met.", "differ": "A bound is not met."}
-    nothing = f"Neither found anybody{report.above}: no people were compared."
-    verdict = words.get(report.verdict, nothing)
     items = [*report.failures(), *report.causes, *report.notes]
     listed = "".join(f"<li>{escape(item)}</li>" for item in items)
     height, width = report.input_hw
@@ -114,7 +111,7 @@ def _head(report: AgreementReport) -> str:
     )
     one, two = map(escape, report.names)
     return (
-        f'<h1>Parity of {one} and {two}</h1><p class="verdict {kind}">{verdict}</p>'
+        f'<h1>Parity of {one} and {two}</h1><p class="verdict {kind}">{escape(report.told)}</p>'
         + (f"<ul>{listed}</ul>" if listed else "")
         + '<div class="scroll"><table><tr><th>model</th><th>file</th><th>what</th><th>decode</th><th>run by</th>'
         f"<th>sha256</th></tr>{rows}</table></div>"
@@ -170,9 +167,8 @@ def _layers(report: AgreementReport) -> str:
         + "</tr>"
         for layer in rows
     )
-    told = "No layer parts" if first is None else f"The first layer where they part is {first.name}"
     return (
-        f"<h2>Layers</h2><p>{escape(told)} (below {found.threshold_db:g} dB, on {escape(found.picture)}).</p>"
+        f"<h2>Layers</h2><p>{escape(found.told())}</p>"
         f'<details><summary>{len(rows)} layers</summary><div class="scroll"><table><tr><th>layer</th><th></th>'
         f'<th class="number">signal over error, dB</th><th class="number">worst difference</th></tr>{body}</table>'
         "</div></details>"

@@ -101,10 +101,23 @@ class AgreementReport:
 
     @property
     def verdict(self) -> str:
-        """``agree``, ``differ``, or ``nobody found``."""
+        """``agree``, ``differ``, or ``nobody found``: no people were compared, which never passes."""
         if self.failures():
             return "differ"
-        return "nobody found" if self.nobody else "agree"
+        return "agree" if self.people.matched else "nobody found"
+
+    @property
+    def told(self) -> str:
+        """The verdict in a sentence."""
+        if self.verdict == "differ":
+            return "They differ: a bound is not met."
+        if self.verdict == "agree":
+            return "They agree: every bound is met."
+        where = f"{self.above} on {len(self.pictures)} images"
+        if self.nobody:
+            return f"Neither model found anybody{where}: no people were compared."
+        p, near = self.people, f"all within {self.bounds.margin:g} of the score threshold"
+        return f"No people were compared: {p.missed} missed and {p.extra} extra{where}, {near}, nobody in both."
 
     def worst(self, count: int | None = None) -> list[int]:
         """Indices of the pictures, worst first."""
@@ -154,9 +167,9 @@ class AgreementReport:
         excused = p.missed + p.extra - len(strays)
         near = f" ({excused} more within {bounds.margin:g} of the score threshold)" if excused else ""
         return Check(
-            f"people in one model only{self.above}",
-            f"at most {allowed} ({100 * bounds.unmatched:g} % of {p.people_a})",
-            f"{missed} missed, {len(strays) - missed} extra{near}",
+            f"people{self.above}",
+            f"at most {allowed} in one model only ({100 * bounds.unmatched:g} % of {p.people_a})",
+            f"{p.matched} matched, {missed} missed, {len(strays) - missed} extra{near}",
             len(strays) <= allowed,
             f"{told} on {where}, bound {allowed}",
         )
@@ -195,7 +208,7 @@ class AgreementReport:
         failures = self.failures()
         return {
             "verdict": self.verdict,
-            "ok": not failures,
+            "ok": self.verdict == "agree",
             "failures": failures,
             "checks": [check.to_dict() for check in self.checks()],
             "causes": list(self.causes),

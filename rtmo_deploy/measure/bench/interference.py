@@ -98,12 +98,10 @@ class Observer:
     Args:
         ticks: Reads the system's core time; another one in tests.
         probe: Does a fixed piece of work on every core and gives (seconds, core seconds) of each thread.
-        cores: Logical cores that the ticks are of.
     """
 
     ticks: Callable[[], Ticks | None] = lambda: read_ticks(Path("/"))
     probe: Callable[[], list[tuple[float, float | None]]] = lambda: spin()  # noqa: PLW0108  defined below
-    cores: int = field(default_factory=lambda: os.cpu_count() or 1)
     _before: Ticks | None = None
     _total: float = 0.0
     _busy: float = 0.0

@@ -162,11 +162,10 @@ def warnings_of(machine: Machine, load: Load, device: str) -> list[str]:
     found = []
     if load.busy is not None and load.busy > BUSY_SHARE:
         found.append(
-            f"The machine was busy: others used {load.busy:.0%} of its cores before the run. Times and ratios may be "
-            "wrong for it."
+            f"Before the run others used {load.busy:.0%} of the cores; the times hold for a machine as busy as that."
         )
     elif load.busy is None and load.average is not None and load.average > BUSY_SHARE * machine.cores_total:
-        found.append(f"The machine may have been busy: its load average was {load.average:.1f} before the run.")
+        found.append(f"The load average was {load.average:.1f} before the run, on {machine.cores_total} cores.")
     if load.steal is not None and load.steal > STEAL_SHARE:
         found.append(f"A hypervisor took {load.steal:.0%} of the core time away during the run.")
     if machine.governor not in {None, "performance"}:

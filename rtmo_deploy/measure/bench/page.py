@@ -87,8 +87,10 @@ def to_html(result: BenchResult, baseline: BaselineReport | None = None) -> str:
 
 
 def plots(result: BenchResult) -> list[tuple[str, str, str]]:
-    """Title, SVG and caption of each plot that the result has the points for."""
-    found = []
+    """Title, SVG and caption of each plot that the result has the points for; none of a busy machine's times."""
+    found: list[tuple[str, str, str]] = []
+    if any(entry.interference.reasons for entry in result.entries):
+        return found
     if result.options.protocol.value == "e2e":
         bars = [
             (f"{entry.label}: {entry.case}", [(name, one.p50) for name, one in entry.stages.items() if name != DRAW])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerLink", "WorkerProcess", "start_worker"]
 
-WORKER_COMMAND = (sys.executable, "-m", "rtmo_deploy.measure.bench.worker")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "rtmo_deploy.measure.bench.worker")
 #: Characters of a dead worker's last words that are told.
 LAST_WORDS = 600
 #: Seconds that a worker has to end after it was told to.

@@ -263,7 +263,10 @@ def _notes(entries: Sequence[Entry], sets: Sequence[PictureSet], options: BenchO
                 "busy machine, and no ratio is given. Measure again when nothing else runs."
             )
     if entries and not all(entry.interference.observed for entry in entries):
-        notes.append("This system does not tell what other processes use: only a spin loop watched for interference.")
+        notes.append(
+            "What other processes used was not measured: the system does not tell, or the turns were too short. Only a "
+            "spin loop between the turns watched for interference."
+        )
     if options.rounds == 1 and len(entries) > 1:
         notes.append("One round gives no interval.")
     for case, numbers in _people_found(entries).items():

@@ -92,13 +92,14 @@ class Worker:
         What was found is told picture by picture: a slower contender sees fewer of them in its time.
         """
         step = self._step(command)
+        cpu, switches = time.process_time(), _switches()
         for _ in range(SETTLE):
             step()
         self._position = int(command["start"])
         stages: dict[str, list[float]] = {}
         totals: list[float] = []
         people: dict[str, int] = {}
-        started, cpu, switches = time.perf_counter(), time.process_time(), _switches()
+        started = time.perf_counter()
         while not totals or (
             len(totals) < command["calls"]
             if command["calls"] is not None

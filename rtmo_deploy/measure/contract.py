@@ -25,6 +25,8 @@ def contract_findings(artifact: Artifact, inputs: Sequence[TensorSpec], outputs:
         outputs: Its output tensors.
     """
     real, wrong = compare(artifact, inputs, outputs)
+    if len(inputs) == 1 and inputs[0].name != "input":
+        wrong.append(f"its input is called {inputs[0].name}, not input")
     return [*wrong, *differences(artifact, real)]
 
 

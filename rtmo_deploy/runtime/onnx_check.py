@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.guarded import UnreadableError, open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     import onnx
@@ -95,7 +95,7 @@ def check_graph(model: onnx.ModelProto) -> None:
             raise ValueError(f"{value.name[:100]!r} has a side that is negative or too large")
     for tensor in _tensors(graph):
         _check_tensor(tensor)
-    _check_names(graph, frozenset())
+    _check_names(graph, frozenset(), _opsets(model))
     _check_sizes(model)
 
 
@@ -175,7 +175,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
-def _check_names(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
+def _check_names(graph: onnx.GraphProto, outer: frozenset[str], opsets: Mapping[str, int]) -> None:
     known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     for names in ([value.name for value in graph.input], [tensor.name for tensor in graph.initializer]):
         if len(names) != len(set(names)) or "" in names:
@@ -183,11 +183,12 @@ def _check_names(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
     for node in graph.node:
         if node.op_type in _ENDLESS:
             raise ValueError(f"it has a {node.op_type}, which no RTMO has and which could run for ever")
+        _check_operator(node, opsets)
         for name in node.input:
             if name and name not in known and name not in outer:
                 raise ValueError(f"{name[:100]!r} is used before it is computed")
         for inner in _subgraphs([node]):
-            _check_names(inner, outer | known)
+            _check_names(inner, outer | known, opsets)
         made = [name for name in node.output if name]
         twice = known.intersection(made)
         if twice or len(made) != len(set(made)):
@@ -196,6 +197,40 @@ def _check_names(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
     for value in graph.output:
         if value.name not in known and value.name not in outer:
             raise ValueError(f"its output {value.name[:100]!r} is not computed")
+
+
+def _opsets(model: onnx.ModelProto) -> dict[str, int]:
+    import onnx
+
+    if not 3 <= model.ir_version <= onnx.IR_VERSION:
+        raise ValueError(
+            f"its IR version is {model.ir_version}; this ONNX {onnx.__version__} knows 3 to {onnx.IR_VERSION}"
+        )
+    opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= opsets.get("", 0) <= newest:
+        raise ValueError(f"it is of opset {opsets.get('')}; this ONNX {onnx.__version__} knows 1 to {newest}")
+    return opsets
+
+
+def _check_operator(node: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
+    import onnx
+
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    kind = f"{node.name[:100]} ({node.op_type[:100]})"
+    if domain not in opsets:
+        raise ValueError(f"its node {kind} is of the domain {domain[:100]!r}, of which it has no operator set")
+    if domain:
+        return
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets[""])
+    except onnx.defs.SchemaError:
+        raise ValueError(f"no operator of opset {opsets['']} is its node {kind}") from None
+    if not (
+        schema.min_input <= len(node.input) <= schema.max_input
+        and schema.min_output <= len(node.output) <= schema.max_output
+    ):
+        raise ValueError(f"its node {kind} has {len(node.input)} inputs and {len(node.output)} outputs")
 
 
 def takes(model: onnx.ModelProto, sides: tuple[int, int, int]) -> bool:
@@ -211,7 +246,7 @@ def _check_sizes(model: onnx.ModelProto) -> None:
     sides = (fixed[0] or 1, fixed[2] or USUAL_SIDE, fixed[3] or USUAL_SIDE)
     inferred = _infer(model, sides, strict=False)
     most = max(MAX_NUMBERS, MAX_TIMES_INPUT * 3 * math.prod(sides))
-    for value in () if inferred is None else inferred.graph.value_info:
+    for value in () if inferred is None else (*inferred.graph.value_info, *inferred.graph.output):
         shape = [dim.dim_value if dim.HasField("dim_value") else 1 for dim in value.type.tensor_type.shape.dim]
         if math.prod(shape) > most or any(side < 0 for side in shape):
             raise ValueError(f"its tensor {value.name[:100]!r} would have {'x'.join(map(str, shape[:8]))} numbers")

@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["QUANTIZED", "Signature", "TensorSpec", "load_onnx", "onnx_artifact", "signature"]
+__all__ = ["Signature", "TensorSpec", "load_onnx", "onnx_artifact", "signature"]
 
 #: protobuf reads no larger message.
 MAX_BYTES = 2**31 - 1
-#: Operators of an INT8 graph.
-QUANTIZED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
-)
 #: Input size a file without metadata and with a dynamic input is run at.
 DEFAULT_SIDE = 640
 
@@ -135,22 +131,7 @@ def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:
     if said is not None and said.kind is not Kind.ONNX:
         raise ArtifactError(f"Its metadata is of a file of kind {said.kind}.", remedy="Export it again.", where=path)
     said = said or _foreign_artifact(path, model, shape)
-    real = _by_shapes(by_graph(said, shape.inputs, shape.outputs), model, said.input)
-    return noted(said, replace(real, precision=_precision(model, said.precision)))
-
-
-def _precision(model: onnx.ModelProto, said: str) -> str:
-    """The precision that is recorded, unless the graph was quantised or cast afterwards."""
-    import onnx
-
-    types = {tensor.data_type for tensor in model.graph.initializer}
-    there = {
-        "int8": any(node.op_type in QUANTIZED for node in model.graph.node),
-        "fp16": onnx.TensorProto.FLOAT16 in types,
-        "bf16": onnx.TensorProto.BFLOAT16 in types,
-    }
-    found = [name for name, has in there.items() if has]
-    return said if set(found) <= set(said.split("+")) else "+".join(found)
+    return noted(said, _by_shapes(by_graph(said, shape.inputs, shape.outputs), model, said.input))
 
 
 def _by_shapes(artifact: Artifact, model: onnx.ModelProto, said: InputContract) -> Artifact:

@@ -12,7 +12,7 @@ from rtmo_deploy.convert.quantize.macs import MacCount, count_macs
 from rtmo_deploy.convert.quantize.placement import GraphView, Placement, candidates, place
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.runtime.onnx_file import QUANTIZED, load_onnx, onnx_artifact, signature
+from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
 
 __all__ = ["SourceModel", "open_source"]
+
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +60,8 @@ def open_source(path: Path) -> SourceModel:
     model = load_onnx(path)
     artifact = onnx_artifact(path, model)
     operators = {node.op_type for node in model.graph.node}
-    if artifact.kind is not Kind.ONNX or artifact.precision != "fp32" or operators & QUANTIZED:
-        precision = "quantised" if operators & QUANTIZED else artifact.precision
+    if artifact.kind is not Kind.ONNX or artifact.precision != "fp32" or operators & _QUANTIZED:
+        precision = "quantised" if operators & _QUANTIZED else artifact.precision
         raise ArtifactError(
             f"This model is {precision} already; its float32 form is needed.",
             remedy="Quantise the file it was made from; casts to fp16 come after the quantisation.",

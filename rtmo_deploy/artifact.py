@@ -33,6 +33,7 @@ __all__ = [
     "InputContract",
     "Kind",
     "Parent",
+    "check_contracts",
     "installed_versions",
     "made_with",
 ]
@@ -42,6 +43,8 @@ SCHEMA_VERSION = 1
 MAX_VALUE = 2**20
 #: What no model comes near, and no reader needs to allocate for.
 MAX_SIDE, MAX_BATCH, MAX_AREA, MAX_ROWS, MAX_KEYPOINTS, MAX_TEXT = 2**14, 2**12, 2**26, 2**20, 1024, 1000
+#: Pixels of one input; 8 times those of the largest that RTMO was trained for are 2**22.
+MAX_PIXELS = 2**23
 _PREFIX = "rtmo_deploy."
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
@@ -156,6 +159,7 @@ class Artifact:
         producer: Who wrote it: ``rtmo-deploy``, or ``mmdeploy`` by its shape.
         domain: What kind of images it was trained on: ``synthetic``, or None where nothing is recorded.
         untrained: Its weights are an initialisation.
+        corrected: What its metadata said otherwise than its graph, whose values stand here; not written to files.
     """
 
     path: Path
@@ -173,6 +177,7 @@ class Artifact:
     producer: str = "rtmo-deploy"
     domain: str | None = None
     untrained: bool = False
+    corrected: tuple[str, ...] = ()
 
     @property
     def note(self) -> str | None:
@@ -185,9 +190,9 @@ class Artifact:
             MODEL_LOG.warning(self.note)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of everything but the path."""
+        """JSON-ready form of everything but the path and ``corrected``."""
         data = asdict(replace(self, versions=dict(self.versions)))
-        del data["path"]
+        del data["path"], data["corrected"]
         data["skeleton"] = self.skeleton.to_dict()
         data["schema_version"] = SCHEMA_VERSION
         return data
@@ -287,7 +292,7 @@ def _short(text: str) -> str:
 
 def _check(artifact: Artifact) -> None:
     """Refuse, with a ValueError, values that nothing could be done with."""
-    _check_contracts(artifact.input, artifact.decode)
+    check_contracts(artifact.input, artifact.decode)
     texts = {name: getattr(artifact, name) for name in ("architecture", "precision", "producer")}
     for key, text in {**texts, "variant": artifact.variant or "", **artifact.versions}.items():
         _text(key, text)
@@ -299,7 +304,8 @@ def _check(artifact: Artifact) -> None:
         _check_parent(parent)
 
 
-def _check_contracts(contract: InputContract, decode: DecodeContract) -> None:
+def check_contracts(contract: InputContract, decode: DecodeContract) -> None:
+    """Refuse, with a ValueError, sizes and settings that nothing could be done with."""
     _count("height", contract.height, MAX_SIDE)
     _count("width", contract.width, MAX_SIDE)
     _count("multiple", contract.multiple, 1024)
@@ -308,7 +314,8 @@ def _check_contracts(contract: InputContract, decode: DecodeContract) -> None:
     _count("batch", contract.batch, MAX_BATCH, optional=True)
     for name in ("max_dets", "pre_topk", "nms_rounds"):
         _count(name, getattr(decode, name), MAX_ROWS, optional=True)
-    if contract.height * contract.width * (contract.batch or 1) > MAX_AREA:
+    pixels = contract.height * contract.width
+    if pixels > MAX_PIXELS or pixels * (contract.batch or 1) > MAX_AREA:
         raise ValueError(f"{contract.batch or 1}x{contract.height}x{contract.width} pixels are too many")
     if contract.multiple % 32:
         raise ValueError(f"multiple is {contract.multiple}, and the network's strides need multiples of 32")

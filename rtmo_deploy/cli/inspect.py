@@ -95,6 +95,7 @@ def _onnx_facts(file: Path) -> dict[str, Any]:
         "sha256": sha256_of(file),
         "size": file.stat().st_size,
         **_common(artifact),
+        "differs": list(artifact.corrected),
         "inputs": [str(spec) for spec in shape.inputs],
         "outputs": [str(spec) for spec in shape.outputs],
         "nodes": len(model.graph.node),

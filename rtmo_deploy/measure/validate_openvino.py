@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.files import human_size, sha256_of
-from rtmo_deploy.measure.contract import companion_finding, contract_findings
+from rtmo_deploy.measure.contract import companion_finding
 from rtmo_deploy.measure.validate import Check, ValidationReport, run_checks, run_shapes, until_failed
 from rtmo_deploy.runtime.openvino_file import weights_path
 from rtmo_deploy.runtime.openvino_ir import ir_artifact, read_ir
@@ -55,7 +55,7 @@ def openvino_findings(path: Path, ir: OpenvinoIr, artifact: Artifact) -> list[st
     """
     weights, companion = _check_weights(path, ir), companion_finding(artifact)
     found = [weights.detail] if weights.failed else []
-    return [*found, *contract_findings(artifact, ir.inputs, ir.outputs), *([companion] if companion else [])]
+    return [*artifact.corrected, *found, *([companion] if companion else [])]
 
 
 def _steps(path: Path, ir: OpenvinoIr) -> Iterator[Check]:
@@ -72,8 +72,7 @@ def _steps(path: Path, ir: OpenvinoIr) -> Iterator[Check]:
         yield Check("metadata", True, f"{artifact.architecture}, {artifact.precision}, decode {artifact.decode.mode}")
     yield _check_weights(path, ir)
     if artifact is not None:
-        found = contract_findings(artifact, ir.inputs, ir.outputs)
-        yield Check("input and outputs", not found, "; ".join(found) or "as the metadata says")
+        yield Check("input and outputs", True, "; ".join(artifact.corrected) or "as the metadata says")
         if artifact.companion is not None:
             wrong = companion_finding(artifact)
             yield Check("companion", wrong is None, wrong or f"{artifact.companion.name} is the one it was made with")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.guarded import read_bounded
+from rtmo_deploy.runtime.contract import by_graph, noted
+from rtmo_deploy.runtime.onnx_check import check_graph, load_weights, takes
 from rtmo_deploy.wanted import ONNX, require
 from rtmo_deploy.zoo.skeletons import guessed_from_count
 
@@ -49,7 +51,8 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """Parse an ONNX file.
 
     Raises:
-        ArtifactError: There is no such file, it is not ONNX or is cut short, or the file with its weights is missing.
+        ArtifactError: There is no such file, it is not ONNX, is cut short or damaged, or the file with its weights is
+            missing or another.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -66,14 +69,24 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     if not model.graph.node or not model.opset_import:
         raise _not_onnx(path)
     try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ArtifactError(
-            f"A part of its weights is kept in another file, which cannot be read: {error}",
-            remedy="Copy all files of the model together.",
-            where=path,
-        ) from error
+        load_weights(model, path.parent)
+    except OSError as error:
+        raise _without_weights(path, error.strerror or error) from error
+    except ValueError as error:
+        raise _without_weights(path, error) from error
+    try:
+        check_graph(model)
+    except ValueError as error:
+        raise ArtifactError(f"Its graph is damaged: {error}.", remedy="Export or copy it again.", where=path) from error
     return model
+
+
+def _without_weights(path: Path, reason: object) -> ArtifactError:
+    return ArtifactError(
+        f"A part of its weights is kept in another file, which cannot be read: {reason}.",
+        remedy="Copy all files of the model together.",
+        where=path,
+    )
 
 
 def _not_onnx(path: Path) -> ArtifactError:
@@ -102,16 +115,40 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:
-    """What a parsed ONNX file is: by its metadata, or by its shape if MMDeploy made it.
+    """What a parsed ONNX file is: by its graph and its metadata, or by its graph alone if MMDeploy made it.
+
+    Where the metadata and the graph differ in what goes in or comes out, the graph decides.
 
     Raises:
         ArtifactError: Neither this project's nor MMDeploy's RTMO.
     """
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    known = Artifact.from_metadata(path, metadata)
-    if known is not None:
-        return known
     shape = signature(model)
+    said = Artifact.from_metadata(path, {entry.key: entry.value for entry in model.metadata_props})
+    if said is not None and said.kind is not Kind.ONNX:
+        raise ArtifactError(f"Its metadata is of a file of kind {said.kind}.", remedy="Export it again.", where=path)
+    said = said or _foreign_artifact(path, model, shape)
+    return noted(said, _by_shapes(by_graph(said, shape.inputs, shape.outputs), model, said.input))
+
+
+def _by_shapes(artifact: Artifact, model: onnx.ModelProto, said: InputContract) -> Artifact:
+    """A graph whose input was declared dynamic afterwards may have its old sizes baked in."""
+    contract = artifact.input
+    height, width, step = contract.height, contract.width, contract.multiple if contract.dynamic_hw else 0
+    others = (height + step, width + 2 * step)
+    if (contract.batch is not None and not step) or takes(model, (contract.batch or 3, *others)):
+        return artifact
+    batches = [contract.batch] if contract.batch else [said.batch or 1, 1]
+    baked = next((batch for batch in batches if takes(model, (batch, height, width))), None)
+    if baked is None:
+        return artifact  # what ONNX cannot follow is not judged by it
+    if contract.batch is None and not takes(model, (baked + 1, height, width)):
+        contract = replace(contract, batch=baked)
+    if step and not takes(model, (baked, *others)):
+        contract = replace(contract, dynamic_hw=False)
+    return replace(artifact, input=contract)
+
+
+def _foreign_artifact(path: Path, model: onnx.ModelProto, shape: Signature) -> Artifact:
     outputs = {spec.name: spec.shape for spec in shape.outputs}
     dets, keypoints = outputs.get("dets", ()), outputs.get("keypoints", ())
     # In MMDeploy's own files the last side of dets is dynamic, if only by name.

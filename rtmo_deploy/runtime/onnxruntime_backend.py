@@ -108,8 +108,7 @@ def open_session(
     try:
         session = ort.InferenceSession(source, options, providers=providers)
     except Exception as error:
-        # onnxruntime raises a dozen unrelated classes, all straight from Exception, and no common one.
-        if type(error).__module__.startswith("onnxruntime"):
+        if _of_onnxruntime(error):
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} does not accept it: {_first_line(error)}",
                 remedy="Export it again, or use a newer ONNX Runtime.",
@@ -139,7 +138,7 @@ def run_session(
     try:
         return dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:
-        if type(error).__module__.startswith("onnxruntime"):
+        if _of_onnxruntime(error):
             shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
             raise ArtifactError(
                 f"It does not run on {shapes}: {_first_line(error)}",
@@ -147,6 +146,13 @@ def run_session(
                 where=where,
             ) from error
         raise
+
+
+def _of_onnxruntime(error: Exception) -> bool:
+    """It raises a dozen unrelated classes straight from Exception, and what its own libraries raise as it comes."""
+    return type(error).__module__.startswith("onnxruntime") or isinstance(
+        error, RuntimeError | ValueError | MemoryError | OSError
+    )
 
 
 def _first_line(error: Exception) -> str:

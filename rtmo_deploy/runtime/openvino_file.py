@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.runtime.openvino_ir import SECTION, read_ir
+from rtmo_deploy.runtime.openvino_ir import SECTION, ir_artifact, read_ir
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rtmo_deploy.artifact import Artifact
 
 __all__ = ["SECTION", "metadata_fields", "openvino_artifact", "weights_path"]
 
@@ -48,16 +49,15 @@ def openvino_artifact(path: Path) -> Artifact:
         ArtifactError: There is no such file, it is damaged, not an OpenVINO model or not of this project; or its .bin
             file is missing or another.
     """
-    fields = read_ir(path).section
-    metadata = {_PREFIX + key: value for key, value in fields.items()}
-    artifact = Artifact.from_metadata(path, metadata)
-    if artifact is None or artifact.kind is not Kind.OPENVINO or _WEIGHTS not in fields:
+    ir = read_ir(path)
+    artifact = ir_artifact(path, ir)
+    if artifact is None or _WEIGHTS not in ir.section:
         raise ArtifactError(
             "It is an OpenVINO model without this project's metadata: what it takes and puts out is not known.",
             remedy="Convert the ONNX model with 'rtmo-deploy export MODEL.onnx --format openvino'.",
             where=path,
         )
-    _require_weights(path, fields[_WEIGHTS])
+    _require_weights(path, ir.section[_WEIGHTS])
     return artifact
 
 

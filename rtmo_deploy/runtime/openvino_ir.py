@@ -15,6 +15,7 @@ from xml.parsers import expat
 from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.guarded import open_regular
+from rtmo_deploy.runtime.contract import by_graph, noted
 from rtmo_deploy.runtime.onnx_file import TensorSpec
 from rtmo_deploy.wanted import OPENVINO, require
 
@@ -101,17 +102,19 @@ def read_ir(path: Path) -> OpenvinoIr:
 
 
 def ir_artifact(path: Path, ir: OpenvinoIr) -> Artifact | None:
-    """What the metadata says the model is; None without metadata. Whether the weights fit is not looked at.
+    """What the model is by its graph and its metadata; None without metadata. The weights are not looked at.
+
+    Where both differ in what goes in or comes out, the graph decides.
 
     Raises:
-        ArtifactError: The metadata is damaged, of a newer release, or of another kind of file.
+        ArtifactError: The metadata is damaged, of a newer release, of another kind of file or of another model.
     """
     artifact = Artifact.from_metadata(path, {f"{SECTION}.{key}": value for key, value in ir.section.items()})
     if artifact is not None and artifact.kind is not Kind.OPENVINO:
         raise ArtifactError(
             f"Its metadata speaks of a file of kind {artifact.kind}.", remedy="Convert the model again.", where=path
         )
-    return artifact
+    return None if artifact is None else noted(artifact, by_graph(artifact, ir.inputs, ir.outputs))
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from toy_networks import RAW
 
 from rtmo_deploy.artifact import DecodeMode, Kind
 from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
@@ -71,10 +72,13 @@ def _little(path, **changes):
 
     weight = numpy_helper.from_array(np.random.default_rng(0).normal(0, 0.1, (64, 3, 3, 3)).astype(np.float32), "w")
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["input", "w"], ["out"], pads=[1, 1, 1, 1])],
+        [
+            helper.make_node("Conv", ["input", "w"], ["out"], pads=[1, 1, 1, 1]),
+            *(helper.make_node("Identity", ["out"], [name]) for name in RAW),
+        ],
         "little",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["b", 3, "h", "w"])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in RAW],
         [weight],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])

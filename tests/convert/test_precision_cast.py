@@ -283,12 +283,14 @@ def test_quantized(exported, tmp_path):
     )
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     copy.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["input", "s"], ["q"], name="/q"))
+    copy.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "s"))
     refused(write(copy, tmp_path / "q2.onnx"), tmp_path, "It has Q/DQ pairs, and says that it is fp32")
 
 
 def test_subgraphs_are_refused_by_name(exported, tmp_path):
     copy = onnx.ModelProto.FromString(exported(OPTIONS["fixed"]).graph.SerializeToString())
     inner = onnx.helper.make_graph([], "inner", [], [])
+    copy.graph.initializer.append(onnx.numpy_helper.from_array(np.bool_(1), "c"))
     copy.graph.node.append(
         onnx.helper.make_node("If", ["c"], ["r"], name="/x/If", then_branch=inner, else_branch=inner)
     )

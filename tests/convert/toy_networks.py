@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONVOLUTIONS = 3
+RAW = ("cls_scores", "bbox_preds", "kpt_vis", "pose_vecs")
 _CASTS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -67,7 +68,10 @@ def toy(
     nodes[-1].output[0] = "maps"
     source = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch or "b", 3, side or "h", side or "w"])
     maps = helper.make_tensor_value_info("maps", TensorProto.FLOAT, [batch or "b", 16, None, None])
-    graph = helper.make_graph(nodes, "toy", [source], [maps], weights)
+    # Metadata says what it puts out: a raw graph's four tensors, which stand beside the maps.
+    nodes += [helper.make_node("Identity", ["maps"], [name]) for name in RAW]
+    named = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in RAW]
+    graph = helper.make_graph(nodes, "toy", [source], [maps, *named], weights)
     opset = 22 if precision == "bf16" else 17
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 

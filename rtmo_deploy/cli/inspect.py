@@ -75,6 +75,7 @@ def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
         "weights_from": contents.source,
         "has_ema": contents.has_ema,
         "stored_dtype": contents.stored_dtype,
+        "absent": list(loaded.absent),
         "meta": contents.meta,
     }
 

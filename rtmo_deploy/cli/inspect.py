@@ -66,6 +66,7 @@ def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
         "sha256": loaded.sha256,
         "size": file.stat().st_size,
         **_common(loaded.artifact()),
+        "variant_known_by": loaded.variant and loaded.variant.known_by,
         "settings": loaded.taken.listing(),
         "notes": list(loaded.taken.notes),
         "deepen": spec.deepen,

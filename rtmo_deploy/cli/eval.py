@@ -324,7 +324,8 @@ def _show(
         table.add_row(name, *cells)
     print_table(table)
     print_table(facts_table({"sigmas from": report.sigmas_from, "sigmas": _list(report.sigmas)}))
-    for note in report.notes:
+    taken = [f"taken for {published.model} by {published.known_by}."] if published and published.known_by else []
+    for note in (*taken, *report.notes):
         stderr().print(f"Note: {note}")
 
 

@@ -70,6 +70,7 @@ def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
         "sha256": loaded.sha256,
         "size": file.stat().st_size,
         **_common(loaded.artifact()),
+        "variant_known_by": loaded.variant and loaded.variant.known_by,
         "settings": loaded.taken.listing(),
         "notes": list(loaded.taken.notes),
         "deepen": spec.deepen,
@@ -79,6 +80,7 @@ def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
         "weights_from": contents.source,
         "has_ema": contents.has_ema,
         "stored_dtype": contents.stored_dtype,
+        "absent": list(loaded.absent),
         "meta": contents.meta,
     }
 

@@ -33,7 +33,8 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="A published model; '
 
 _NOTE = (
     "V100 ms: as published, for one V100, ONNX Runtime, batch 1; what it includes was never stated.\n"
-    "Cached: the file is there; its hash is checked whenever it is used."
+    "Cached: the file is there. At each use it is checked for damage, not for forgery (8 hex digits of its\n"
+    "SHA-256 are published), and against the whole SHA-256 of its first download."
 )
 #: Heading in the listing -> field of the published accuracy.
 _FIGURES = {
@@ -92,7 +93,11 @@ def download(
     force: Annotated[bool, typer.Option("--force", help="Download it even if it is there already.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Download a published checkpoint into the cache, check it, and print its path."""
+    """Download a published checkpoint into the cache, and print its path.
+
+    It is checked for damage, not for forgery: 8 hex digits of its SHA-256 are published. The whole SHA-256 of the first
+    download is recorded beside the file, and a file that differs from it is refused later.
+    """
     from rtmo_deploy.cli.console import download_bar, print_json
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo.download import fetch, published

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.guarded import UnreadableError, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,14 +86,10 @@ def read_strings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     decoded: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
-            decoded[key] = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
+            decoded[key] = parse_json(text, max_depth=_DEEPEST // 2)
+        except UnreadableError:
             decoded[key] = text
     return decoded | read_facts(decoded, path)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def _is_fact(value: Any) -> bool:

@@ -146,7 +146,7 @@ _INERT_NAMES: dict[str, str] = {
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.numeric": "_frombuffer",
     "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
-    "torch": "device Tensor",
+    "torch": "device Tensor per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric",
     "torch.nn.parameter": "Parameter Buffer",
     "torch.torch_version": "TorchVersion",
 }
@@ -156,7 +156,7 @@ _KNOWN = {
     *(f"{module}.{name}" for module, names in _INERT_NAMES.items() for name in names.split()),
 }
 # Only ever Inert: whatever of these packages a file names, none of it is imported.
-_INERT_PACKAGES = frozenset({"mmengine", "mmpose", "mmcv", "mmdet", "mmyolo", "addict"})
+_INERT_PACKAGES = frozenset({"rtmo_deploy", "mmengine", "mmpose", "mmcv", "mmdet", "mmyolo", "addict"})
 
 
 def is_known(module: str, name: str) -> bool:

@@ -8,9 +8,12 @@ checked when its bytes are fetched.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "DTYPES",
@@ -34,7 +37,8 @@ _MAX_DIMS = 16
 
 _DTYPE_NAMES = (
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
-    "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2",
+    "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    "float8_e8m0fnu", "float4_e2m1fn_x2", "complex32", "complex64", "complex128",
 )  # fmt: skip
 DTYPES: dict[str, torch.dtype] = {
     f"torch.{name}": getattr(torch, name) for name in _DTYPE_NAMES if hasattr(torch, name)
@@ -50,6 +54,11 @@ STORAGES: dict[str, torch.dtype] = {
     "torch.CharStorage": torch.int8,
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
+    "torch.ComplexFloatStorage": torch.complex64,
+    "torch.ComplexDoubleStorage": torch.complex128,
+    "torch.QInt8Storage": torch.int8,
+    "torch.QUInt8Storage": torch.uint8,
+    "torch.QInt32Storage": torch.int32,
     "torch.UntypedStorage": torch.uint8,
     "torch.storage.UntypedStorage": torch.uint8,
 }
@@ -212,7 +221,16 @@ def storage_of(reference: Any) -> StorageRef:
     return StorageRef(key, STORAGES[kind], numel)
 
 
-TENSOR_BUILDERS = {
+def _other(kind: str) -> Callable[[tuple[Any, ...]], Inert]:
+    return lambda _arguments: Inert(f"{kind} tensor")
+
+
+TENSOR_BUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+    "torch._utils._rebuild_qtensor": _other("quantized"),
+    "torch._utils._rebuild_sparse_tensor": _other("sparse"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _other("meta"),
+    "torch._utils._rebuild_nested_tensor": _other("nested"),
+    "torch.serialization._get_layout": _other("layout of a sparse"),
     "torch._utils._rebuild_tensor": _tensor_v1,
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,

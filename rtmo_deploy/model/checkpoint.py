@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.model._meaning import skeleton_of
+from rtmo_deploy.model._fit import SIGMAS, fitted, unwrapped
+from rtmo_deploy.model._meaning import UNKNOWN_SIGMA, skeleton_of
 from rtmo_deploy.model.dcc import DCC
 from rtmo_deploy.model.head import KeypointSigmas
 from rtmo_deploy.model.layers import SinePositionalEncoding
@@ -45,6 +46,7 @@ class LoadedCheckpoint:
         variant: The published checkpoint that the file is, by its hash; None otherwise.
         taken: Settings, input size and thresholds, and where each was taken from.
         contents: What else was read from the file.
+        absent: Tensors that only training uses and the file lacks; they are those of an untrained network.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class LoadedCheckpoint:
     variant: Variant | None
     taken: Taken
     contents: CheckpointContents
+    absent: tuple[str, ...] = ()
 
     @property
     def spec(self) -> NetworkSpec:
@@ -118,23 +121,32 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
         CheckpointError: The file is damaged, unsafe, incomplete, of another model, or its config asks for what the
             network here cannot do.
     """
-    contents = read_checkpoint(path, ema=ema)
+    contents = unwrapped(path, read_checkpoint(path, ema=ema))
     spec = _recognise(path, contents.tensors)
     variant = identify_published(sha256 := sha256_of(path))
     ignored = os.environ.get(IGNORE_CFG) == "1" if ignore_cfg is None else ignore_cfg
     taken = take(path, contents, spec, variant, ignore_cfg=ignored)
-    model = _build(path, contents.tensors, replace(spec, settings=taken.settings))
+    spec = replace(spec, settings=taken.settings)
+    state, absent = fitted(path, contents.tensors, spec)
+    model = _build(spec, state)
     if contents.stored_dtype in {"float16", "bfloat16"}:
         _restore_constants(model)
+    skeleton = _skeleton(contents.meta, variant, model, known=SIGMAS not in absent)
+    if absent:
+        MODEL_LOG.warning(
+            f"{path}: {len(absent)} tensors that only training uses are absent, {absent[0]} the first. "
+            "Inference does not need them; a training that starts from this file starts them untrained."
+        )
     loaded = LoadedCheckpoint(
         path=path,
         sha256=sha256,
         model=model.eval(),
-        skeleton=skeleton_of(contents.meta, variant, model.head.loss_oks.sigmas.tolist()),
+        skeleton=skeleton,
         input_hw=taken.input_hw,
         variant=variant,
         taken=taken,
         contents=contents,
+        absent=tuple(absent),
     )
     loaded.artifact().log_note()
     return loaded
@@ -184,31 +196,22 @@ def _recognise(path: Path, tensors: Mapping[str, torch.Tensor]) -> NetworkSpec:
         ) from error
 
 
-def _build(path: Path, tensors: Mapping[str, torch.Tensor], spec: NetworkSpec) -> RTMO:
+def _build(spec: NetworkSpec, state: Mapping[str, torch.Tensor]) -> RTMO:
     with torch.device("meta"):
         model = RTMO(spec)
-    expected = model.state_dict()
-    missing = [key for key in expected if key not in tensors]
-    extra = [key for key in tensors if key not in expected]
-    misshapen = [
-        f"{key} is {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected
-        if key in tensors and tensors[key].shape != expected[key].shape
-    ]
-    if missing or extra or misshapen:
-        findings = [
-            _listing("missing", missing),
-            _listing("unknown", extra),
-            _listing("of the wrong shape", misshapen),
-        ]
-        raise CheckpointError(
-            f"It looks like RTMO with deepen={spec.deepen:g}, widen={spec.widen:g}, {spec.num_keypoints} "
-            f"keypoints, but {'; '.join(text for text in findings if text)}.",
-            remedy="The file is incomplete or of a modified network; take it from where it was trained again.",
-            where=path,
-        )
-    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    model.load_state_dict(dict(state), strict=True, assign=True)
     return model
+
+
+def _skeleton(meta: Mapping[str, Any], variant: Variant | None, model: RTMO, *, known: bool) -> Skeleton:
+    """What the keypoints mean; where the file has no sigmas (``known``), the model gets those of the meaning."""
+    sigmas = model.head.loss_oks.sigmas
+    if not known:
+        sigmas.fill_(UNKNOWN_SIGMA)
+    skeleton = skeleton_of(meta, variant, sigmas.tolist())
+    if not known and skeleton.sigmas:
+        sigmas.copy_(torch.tensor(skeleton.sigmas))
+    return skeleton
 
 
 def _restore_constants(model: RTMO) -> None:
@@ -221,13 +224,6 @@ def _restore_constants(model: RTMO) -> None:
     known = KeypointSigmas(spec.num_keypoints)
     if torch.allclose(known.sigmas, model.head.loss_oks.sigmas, rtol=5e-3):
         model.head.loss_oks = known
-
-
-def _listing(what: str, items: list[str]) -> str:
-    if not items:
-        return ""
-    shown = ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
-    return f"{len(items)} tensor{'s are' if len(items) > 1 else ' is'} {what}: {shown}"
 
 
 def _own(meta: Mapping[str, Any]) -> Mapping[str, Any]:

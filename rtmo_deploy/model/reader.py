@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model._checkpoint_meta import config_of, read_facts, read_strings
-from rtmo_deploy.model._containers import identify, open_file, open_torch_file
-from rtmo_deploy.model.unpickle import TensorRef, kind_of, quoted
+from rtmo_deploy.model._containers import identify, open_torch_file
+from rtmo_deploy.model._safetensors import read_safetensors, unreadable_dtype
+from rtmo_deploy.model._state import FORMAT_REMEDY, SAVE_STATE, choose, names_of, tensor_refs
+from rtmo_deploy.model.unpickle import Inert, TensorRef, kind_of, quoted
 from rtmo_deploy.model.writer import write_checkpoint
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointContents", "check_finite", "read_checkpoint", "write_checkpoint"]
 
-# Tensors may share numbers (tied weights, broadcast views). Past this multiple of the file, they are refused.
+# Tensors may share numbers (tied weights, broadcast views), and float8 grows to float32. Past this multiple of the
+# file, they are refused.
 _MAX_GROWTH = 4
-_FORMAT_REMEDY = "Give a checkpoint with a 'state_dict', as MMEngine and this project write it."
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +38,13 @@ class CheckpointContents:
     """What a checkpoint file holds.
 
     Attributes:
-        tensors: The chosen state dict on the CPU, in the file's order, without ``module.`` before its keys.
+        tensors: The chosen state dict on the CPU, in the file's order, without ``module.`` before its keys and
+            ``_orig_mod.`` in them.
             Floating-point tensors are float32, whatever they were stored as; the others are as stored. No
             two of them share memory.
-        source: Where in the file it was: "state_dict", "ema_state_dict", "root" (the file is a bare state
-            dict) or "safetensors".
-        has_ema: Whether the file has an ``ema_state_dict`` as well.
+        source: Where in the file it was: "state_dict", "ema_state_dict", "model", "ema.module" and so on, "root" (the
+            file is a bare state dict) or "safetensors".
+        has_ema: Whether the file has an ``ema_state_dict`` (or ``ema``) as well.
         stored_dtype: What most floating-point values were stored as, for example "float16".
         meta: Facts from the file's ``meta``, ready for JSON, as many as are there: ``epoch``, ``iter``,
             ``time``, ``seed``, ``experiment_name``, ``mmengine_version``, ``mmpose_version``,
@@ -71,7 +73,7 @@ def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = F
 
     Args:
         path: The file.
-        ema: Take ``ema_state_dict`` instead of ``state_dict``.
+        ema: Take ``ema_state_dict`` instead of ``state_dict``. Without, it is taken only if there is nothing else.
         allow_non_finite: Accept NaN and Inf among the weights.
 
     Raises:
@@ -116,21 +118,18 @@ def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 def _read_torch(file: TorchFile, path: Path, *, ema: bool) -> CheckpointContents:
     root = file.root
     if not isinstance(root, dict):
+        whole = isinstance(root, Inert)
         raise CheckpointError(
-            f"The file holds a pickled {kind_of(root)}, not a checkpoint's dictionary.",
-            remedy="Save the weights alone: torch.save({'state_dict': model.state_dict()}, ...).",
+            f"The file holds a pickled {kind_of(root)}, not a checkpoint's dictionary"
+            f"{': a whole model, saved by torch.save(model). Nothing of it was run' if whole else ''}.",
+            remedy=SAVE_STATE,
             where=path,
         )
-    has_ema = isinstance(root.get("ema_state_dict"), dict)
-    source, state = _choose(root, path, ema=ema)
-    refs = _tensor_refs(state, source, path)
-    if source == "ema_state_dict":
-        refs = _model_entries(refs)
-    if not refs:
-        raise CheckpointError(f"Its {source} is empty.", remedy=_FORMAT_REMEDY, where=path)
+    source, state, has_ema = choose(root, path, ema=ema)
+    refs = tensor_refs(state, source, path)
     meta = root.get("meta") if source != "root" else None
     return CheckpointContents(
-        tensors=_load(file, {name: refs[key] for name, key in _names(refs, path).items()}, path),
+        tensors=_load(file, {name: refs[key] for name, key in names_of(refs, path).items()}, path),
         source=source,
         has_ema=has_ema,
         stored_dtype=_usual_dtype((ref.dtype, ref.nbytes // ref.dtype.itemsize) for ref in refs.values()),
@@ -139,66 +138,8 @@ def _read_torch(file: TorchFile, path: Path, *, ema: bool) -> CheckpointContents
     )
 
 
-def _choose(root: dict[Any, Any], path: Path, *, ema: bool) -> tuple[str, dict[Any, Any]]:
-    wanted = "ema_state_dict" if ema else "state_dict"
-    state = root.get(wanted)
-    if isinstance(state, dict):
-        return wanted, state
-    if wanted in root:
-        raise CheckpointError(f"Its {wanted} is a {kind_of(state)}.", remedy=_FORMAT_REMEDY, where=path)
-    if ema:
-        raise CheckpointError(
-            "The file has no ema_state_dict; only training checkpoints of MMEngine's EMAHook have one.",
-            remedy="Read it without asking for EMA: published checkpoints hold the averaged weights already.",
-            where=path,
-        )
-    if root and all(isinstance(value, TensorRef) for value in root.values()):
-        return "root", root
-    found = ", ".join(quoted(key) for key in list(root)[:8] if isinstance(key, str)) or "nothing"
-    hint = " Or ask for the EMA weights it does have." if isinstance(root.get("ema_state_dict"), dict) else ""
-    raise CheckpointError(
-        f"There is no state_dict in this file; it has {found}.", remedy=_FORMAT_REMEDY + hint, where=path
-    )
-
-
-def _tensor_refs(state: dict[Any, Any], source: str, path: Path) -> dict[str, TensorRef]:
-    for key, value in state.items():
-        if type(key) is not str or type(value) is not TensorRef:
-            name = quoted(key) if type(key) is str else f"of type {kind_of(key)}"
-            raise CheckpointError(
-                f"The entry {name} of its {source} is not a named tensor but a {kind_of(value)}.",
-                remedy=_FORMAT_REMEDY,
-                where=path,
-            )
-    return state
-
-
-def _model_entries(refs: dict[str, TensorRef]) -> dict[str, TensorRef]:
-    """Leave out what an averaged model keeps for itself, like its counter ``steps``."""
-    if any(key.startswith("module.") for key in refs):
-        return {key: ref for key, ref in refs.items() if key.startswith("module.")}
-    return {key: ref for key, ref in refs.items() if key != "steps"}
-
-
-def _names(keys: Iterable[str], path: Path) -> dict[str, str]:
-    """From each name to its key in the file, where wrappers may have put ``module.`` before it."""
-    names: dict[str, str] = {}
-    for key in keys:
-        name = key
-        while name.startswith("module."):
-            name = name.removeprefix("module.")
-        if name in names:
-            raise CheckpointError(
-                f"The tensor {quoted(name)} is there twice, with and without 'module.' before its name.",
-                remedy="Save the state dict of one model alone.",
-                where=path,
-            )
-        names[name] = key
-    return names
-
-
 def _load(file: TorchFile, refs: Mapping[str, TensorRef], path: Path) -> dict[str, torch.Tensor]:
-    if sum(ref.nbytes for ref in refs.values()) > _MAX_GROWTH * file.size:
+    if sum(map(_loaded_bytes, refs.values())) > _MAX_GROWTH * file.size:
         raise CheckpointError(
             "Its tensors claim to have many times more values than the file has bytes.",
             remedy="The file is damaged or hostile; get it from its source again.",
@@ -214,21 +155,36 @@ def _load(file: TorchFile, refs: Mapping[str, TensorRef], path: Path) -> dict[st
         if uses[key]:
             shared[key] = raw
         tensors[name] = _assemble(raw, ref, owned=not uses[key] and raw.numel() == ref.nbytes)
+        if _must_widen(tensors[name]):
+            tensors[name] = _widened(name, tensors[name], path)
     return tensors
 
 
+def _loaded_bytes(ref: TensorRef) -> int:
+    """Bytes of a tensor in memory, where floating-point values are float32."""
+    count = ref.nbytes // ref.dtype.itemsize
+    return count * (torch.float32.itemsize if ref.dtype.is_floating_point else ref.dtype.itemsize)
+
+
 def _assemble(raw: torch.Tensor, ref: TensorRef, *, owned: bool) -> torch.Tensor:
-    """The tensor a reference describes, float32 if it has a fraction, in memory of its own."""
+    """The tensor a reference describes, as it is stored; in memory of its own where it need not be widened."""
     width = ref.dtype.itemsize
     flat = raw.ne(0) if ref.dtype == torch.bool else raw[: raw.numel() // width * width].view(ref.dtype)
     tensor = torch.as_strided(flat, ref.size, ref.stride, ref.offset)
     if _must_widen(tensor):
-        return tensor.to(torch.float32, memory_format=torch.contiguous_format)
+        return tensor
     return tensor.contiguous() if owned else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _must_widen(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dtype != torch.float32
+
+
+def _widened(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    try:
+        return tensor.to(torch.float32, memory_format=torch.contiguous_format)
+    except (NotImplementedError, RuntimeError):  # float4: two values in a byte
+        raise unreadable_dtype(name, tensor.dtype, path) from None
 
 
 def _usual_dtype(counted: Iterable[tuple[torch.dtype, int]]) -> str:
@@ -249,26 +205,14 @@ def _read_safetensors(path: Path, *, ema: bool) -> CheckpointContents:
             remedy="Read it without asking for EMA, or give the training checkpoint (.pth).",
             where=path,
         )
-    with open_file(path):
-        pass
     tensors: dict[str, torch.Tensor] = {}
     stored: list[tuple[torch.dtype, int]] = []
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            for name, key in _names(file.keys(), path).items():
-                # A copy: what safetensors gives is a window on the file, and changes when the file does.
-                tensor = file.get_tensor(key)
-                stored.append((tensor.dtype, tensor.numel()))
-                tensors[name] = tensor.float() if _must_widen(tensor) else tensor.clone()
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"The safetensors file is damaged or was cut short: {quoted(str(error))}.",
-            remedy="Fetch or copy the file again, and compare its size or SHA-256 with the source.",
-            where=path,
-        ) from None
+    found, metadata = read_safetensors(path)
+    for name, tensor in found:
+        stored.append((tensor.dtype, tensor.numel()))
+        tensors[name] = _widened(name, tensor, path) if _must_widen(tensor) else tensor.clone()
     if not tensors:
-        raise CheckpointError("The file holds no tensors.", remedy=_FORMAT_REMEDY, where=path)
+        raise CheckpointError("The file holds no tensors.", remedy=FORMAT_REMEDY, where=path)
     facts = read_strings(metadata, path)
     config = config_of(facts)
     facts.pop("cfg", None)

@@ -134,7 +134,7 @@ def recognise(shapes: Mapping[str, Sequence[int]]) -> NetworkSpec:
 
     Raises:
         UnrecognisedStateDictError: A tensor that tells a number of the spec is not there or contradicts the others.
-            Whether all the other tensors fit is for ``load_state_dict(strict=True)`` to say.
+            Whether all the other tensors fit is said elsewhere.
     """
 
     def shape(key: str, rank: int) -> Sequence[int]:

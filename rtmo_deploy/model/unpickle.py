@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 __all__ = ["Inert", "StorageRef", "TensorRef", "interpret", "kind_of", "quoted"]
 
 # A training checkpoint of RTMO-l takes about 200 thousand instructions.
-_MAX_INSTRUCTIONS = 3_000_000
+_MAX_INSTRUCTIONS = 1_000_000
+# Bytes of a refused pickle in which a layer of torch.nn is looked for.
+_HINT = 1 << 20
 
 
 def interpret(stream: BinaryIO, where: Path) -> tuple[Any, dict[str, StorageRef]]:
@@ -65,10 +67,20 @@ def interpret(stream: BinaryIO, where: Path) -> tuple[Any, dict[str, StorageRef]
     Raises:
         CheckpointError: The pickle is damaged, or asks for something no checkpoint needs.
     """
+    start = stream.tell()
     machine = _Machine(stream)
     try:
         return machine.run(), machine.storages
     except RefusedError as refused:
+        stream.seek(start)
+        if b"torch.nn.modules." in stream.read(_HINT):
+            raise CheckpointError(
+                f"The file holds a whole model, saved by torch.save(model): it asks for {refused}, which is code. "
+                "Nothing was run.",
+                remedy="If you trust its source, load it in the program that wrote it, and save the weights alone: "
+                "torch.save({'state_dict': model.state_dict()}, ...).",
+                where=where,
+            ) from None
         raise CheckpointError(
             f"The pickle in this file asks for {refused}, which no RTMO checkpoint needs. Nothing was run.",
             remedy="Do not open this file with torch.load either. If you trust its source, load it in "

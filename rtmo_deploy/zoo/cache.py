@@ -113,8 +113,10 @@ def without_credentials(url: str) -> str:
 def identify_published(sha256: str) -> Variant | None:
     """The published checkpoint whose file has this SHA-256 (64 hex digits), or None.
 
-    Upstream publishes the first 8 digits of each hash, in the file's name, and no more: enough to recognise a
-    file and to notice a damaged one, not enough to prove that nobody forged it.
+    Where only the first 8 digits are known, as upstream publishes them in the file's name, they are compared: enough to
+    recognise a file and to notice a damaged one, no proof that nobody forged it.
     """
     digits = sha256.lower()
-    return next((record for record in VARIANTS.values() if digits.startswith(record.sha256_prefix)), None)
+    return next(
+        (record for record in VARIANTS.values() if digits.startswith(record.sha256 or record.sha256_prefix)), None
+    )

@@ -1,8 +1,9 @@
 """Getting a checkpoint: from the cache, from the publisher, or from where the caller says it is.
 
-A file stands under its published name only after its hash was checked. Until then it is ``<name>.part``,
-beside it; a download that was interrupted is continued by the next one. Processes that want the same file
-wait for each other at a lock file, and those that come late find the file there.
+A file stands under its published name only after it was checked against the 8 published digits of its hash (for
+damage, not for forgery) and against the whole hash of its first download (:mod:`rtmo_deploy.zoo.trust`). Until then it
+is ``<name>.part``, beside it; a download that was interrupted is continued by the next one. Processes that want the
+same file wait for each other at a lock file, and those that come late find the file there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rtmo_deploy.zoo.cache import (
     without_credentials,
 )
 from rtmo_deploy.zoo.records import ARCHITECTURES, EMBEDDED, variant
+from rtmo_deploy.zoo.trust import require_trusted, trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +40,10 @@ _log = logging.getLogger(__name__)
 
 
 def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: bool = False) -> Path:
-    """The path of the checkpoint of ``variant`` in the cache, downloaded if need be, its hash checked.
+    """The path of the checkpoint of ``variant`` in the cache, downloaded if need be.
+
+    It is checked for damage, not for forgery: 8 hex digits of its SHA-256 are published. The whole SHA-256 is recorded
+    at its first use, and a file that differs from it is refused.
 
     Args:
         variant: Which checkpoint.
@@ -47,27 +52,30 @@ def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: 
         force: Download it even if the cached file is good.
 
     Raises:
-        DownloadError: It could not be fetched, what came has another hash, or the network is forbidden.
+        DownloadError: It could not be fetched, what came or is there has another hash, or the network is forbidden.
         SetupError: The cache cannot be written to, the disk is full, or a variable makes no sense.
     """
     path = cached_path(variant)
     with _disk_errors_explained(path):
-        found = _found_prefix(path, variant)
-        if found == variant.sha256_prefix and not force:
-            return path
+        found = _sha256(path)
+        if found and _is_whole(found, variant):
+            require_trusted(path, found, pinned=variant.sha256, what="The cached file")
+            if not force:
+                trust(path, found, variant.url)
+                return path
         if is_offline():
             raise _offline(variant, path, found)
-        if found not in {None, variant.sha256_prefix}:
+        if found and not _is_whole(found, variant):
             _log.warning(
                 "%s is damaged (its SHA-256 begins with %s, expected %s); it is fetched again.",
                 path,
-                found,
+                found[:8],
                 variant.sha256_prefix,
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
             # Another process may have fetched it while this one waited.
-            if force or _found_prefix(path, variant) != variant.sha256_prefix:
+            if force or not ((found := _sha256(path)) and _is_whole(found, variant)):
                 _download(variant, path, progress)
     return path
 
@@ -87,7 +95,7 @@ def resolve_checkpoint(
     Raises:
         CheckpointError: The argument is a path, and there is no file.
         UsageError: It is neither a file nor the name of a published model.
-        DownloadError, SetupError: As :func:`fetch`.
+        DownloadError, SetupError: As :func:`fetch`; a model that comes with the package has changed.
     """
     path = Path(name_or_path)
     try:
@@ -102,6 +110,7 @@ def resolve_checkpoint(
         ) from error
     embedded = EMBEDDED.get(name_or_path.lower())
     if embedded is not None:
+        _require_packed(embedded)
         return embedded.path, embedded
     try:
         record = published(name_or_path)
@@ -118,6 +127,15 @@ def resolve_checkpoint(
             ) from None
         raise UsageError(f"'{name_or_path}' is neither a file nor a published model.", remedy=error.remedy) from None
     return fetch(record, progress=progress), record
+
+
+def _require_packed(model: EmbeddedModel) -> None:
+    if model.sha256 is not None and sha256_of(model.path) != model.sha256:
+        raise SetupError(
+            f"The file of '{model.name}', which comes with the package, has changed or is damaged.",
+            remedy="Install the package again.",
+            where=model.path,
+        )
 
 
 def published(name: str) -> Variant:
@@ -143,9 +161,14 @@ def published(name: str) -> Variant:
     )
 
 
-def _found_prefix(path: Path, variant: Variant) -> str | None:
-    """The beginning of the file's SHA-256, as long as the published one; None where there is no file."""
-    return sha256_of(path)[: len(variant.sha256_prefix)] if path.is_file() else None
+def _sha256(path: Path) -> str | None:
+    """The file's SHA-256; None where there is no file."""
+    return sha256_of(path) if path.is_file() else None
+
+
+def _is_whole(sha256: str | None, variant: Variant) -> bool:
+    """Whether the file is not damaged: its SHA-256 begins as published."""
+    return sha256 is not None and sha256.startswith(variant.sha256_prefix)
 
 
 def _download(variant: Variant, path: Path, progress: ProgressCallback | None) -> None:
@@ -157,33 +180,39 @@ def _download(variant: Variant, path: Path, progress: ProgressCallback | None) -
         f"or put the file there yourself: {path}"
     )
     transfer = Transfer(url, part, remedy=remedy, progress=progress)
-    found = _found_prefix(part, variant)
-    if found != variant.sha256_prefix:  # else it was whole already, and only its renaming was interrupted
+    found = _sha256(part)
+    if not _is_whole(found, variant):  # else it was whole already, and only its renaming was interrupted
         transfer.run()
-        found = _found_prefix(part, variant)
-    if found != variant.sha256_prefix and transfer.joined:
+        found = _sha256(part)
+    if not _is_whole(found, variant) and transfer.joined:
         _log.warning("%s: the parts do not fit together; fetching it again in one go.", path.name)
         part.unlink()
         transfer.run()
-        found = _found_prefix(part, variant)
-    if found != variant.sha256_prefix:
-        part.unlink()
+        found = _sha256(part)
+    if found is None or not _is_whole(found, variant):
+        part.unlink(missing_ok=True)
         raise DownloadError(
-            f"What came is not the published file: its SHA-256 begins with {found}, expected "
+            f"What came is not the published file: its SHA-256 begins with {(found or '')[:8]}, expected "
             f"{variant.sha256_prefix}. It was removed; a proxy or a mirror may have sent something else.",
             remedy=remedy,
             where=without_credentials(url),
         )
+    try:
+        require_trusted(path, found, pinned=variant.sha256, what="What came")
+    except DownloadError:
+        part.unlink()
+        raise
     part.replace(path)
+    trust(path, found, without_credentials(url))
 
 
 def _offline(variant: Variant, path: Path, found: str | None) -> DownloadError:
     if found is None:
         finding = f"'{variant.name}' is not in the cache"
-    elif found == variant.sha256_prefix:
+    elif _is_whole(found, variant):
         finding = f"'{variant.name}' is in the cache, but was asked for anew"
     else:
-        finding = f"The cached '{variant.name}' is damaged (its SHA-256 begins with {found}, "
+        finding = f"The cached '{variant.name}' is damaged (its SHA-256 begins with {found[:8]}, "
         finding += f"expected {variant.sha256_prefix})"
     return DownloadError(
         f"{finding}, and {OFFLINE_VARIABLE} forbids the network.",

@@ -142,7 +142,16 @@ VARIANTS: dict[str, Variant] = {record.name: record for record in _RECORDS}
 EMBEDDED: dict[str, EmbeddedModel] = {
     record.name: record
     for record in (
-        EmbeddedModel("rtmo-n", RTMO_N, COCO_17, "synthetic people", ap=0.658, ap50=0.908, domain="synthetic"),
+        EmbeddedModel(
+            "rtmo-n",
+            RTMO_N,
+            COCO_17,
+            "synthetic people",
+            ap=0.658,
+            ap50=0.908,
+            domain="synthetic",
+            sha256="ebde5010ca441a54feadc1e0f41727f07d722f9f7eb2cac65ae3f1a502d10123",
+        ),
     )
 }
 

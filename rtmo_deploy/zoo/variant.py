@@ -66,6 +66,7 @@ class Variant:
         score_thr: People with a score not above this are dropped.
         nms_thr: Of two people whose boxes overlap by more than this IoU, the lower score is dropped.
         aliases: Shorter names that resolve to this record.
+        sha256: The whole SHA-256 of the file (64 hex digits), where it is known; upstream publishes 8 digits.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Variant:
     score_thr: float = 0.1
     nms_thr: float = 0.65
     aliases: tuple[str, ...] = ()
+    sha256: str | None = None
 
     @property
     def input_hw(self) -> tuple[int, int]:
@@ -88,6 +90,11 @@ class Variant:
     def file_name(self) -> str:
         """File name of the published checkpoint."""
         return urlsplit(self.url).path.rsplit("/", 1)[-1]
+
+    @property
+    def known_by(self) -> str:
+        """By what a file is taken for this one."""
+        return "its SHA-256" if self.sha256 else "8 hex digits of its SHA-256, which is no proof against forgery"
 
     @property
     def sha256_prefix(self) -> str:
@@ -107,6 +114,7 @@ class EmbeddedModel:
         ap: AP on the held-out set that its card describes.
         ap50: AP50 there.
         domain: What kind of images that is; its checkpoint says the same.
+        sha256: The whole SHA-256 of its checkpoint, 64 hex digits.
     """
 
     name: str
@@ -116,6 +124,7 @@ class EmbeddedModel:
     ap: float
     ap50: float
     domain: str | None = None
+    sha256: str | None = None
 
     @property
     def path(self) -> Path:

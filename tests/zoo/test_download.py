@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,16 @@ import pytest
 import rtmo_deploy.zoo
 from rtmo_deploy.errors import CheckpointError, DownloadError, SetupError, UsageError
 from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
-from rtmo_deploy.zoo.cache import cache_dir, cached_path, download_url, is_offline, without_credentials
+from rtmo_deploy.zoo.cache import (
+    cache_dir,
+    cached_path,
+    download_url,
+    identify_published,
+    is_offline,
+    without_credentials,
+)
 from rtmo_deploy.zoo.download import fetch, published, resolve_checkpoint
+from rtmo_deploy.zoo.trust import record_path
 
 PAYLOAD = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(40_000))  # 1.28 MB
 DIGITS = hashlib.sha256(PAYLOAD).hexdigest()[:8]
@@ -153,14 +161,14 @@ def umask():
     return mask
 
 
-def test_a_good_cached_file_costs_no_request_and_writes_nothing(server, cache):
+def test_a_good_cached_file_costs_no_request_and_writes_only_its_record(server, cache):
     record = toy(server.url)
     cache.mkdir()
     (cache / record.file_name).write_bytes(PAYLOAD)
     before = (cache / record.file_name).stat().st_mtime_ns
     assert fetch(record, progress=lambda *_: pytest.fail("no download was due")) == cache / record.file_name
     assert not server.requests
-    assert [path.name for path in cache.iterdir()] == [record.file_name]
+    assert {path.name for path in cache.iterdir()} == {record.file_name, record_path(cache / record.file_name).name}
     assert (cache / record.file_name).stat().st_mtime_ns == before
 
 
@@ -444,6 +452,96 @@ def test_a_full_disk(server, cache):
     assert visible(cache) == []
 
 
+# -- trust on first use: FORGED shares the one digit that "is published" with PAYLOAD
+
+FORGED = next(
+    forged
+    for forged in (PAYLOAD + bytes([number]) for number in range(256))
+    if hashlib.sha256(forged).hexdigest()[0] == DIGITS[0]
+)
+WHOLE, OF_FORGED = hashlib.sha256(PAYLOAD).hexdigest(), hashlib.sha256(FORGED).hexdigest()
+
+
+def test_the_whole_hash_is_recorded_at_the_first_download(server, cache):
+    record = toy(server.url)
+    path = fetch(record)
+    stored = json.loads(record_path(path).read_text(encoding="utf-8"))
+    assert stored == {"schema_version": 1, "file": record.file_name, "sha256": WHOLE, "url": record.url}
+    assert not [name for name in visible(cache) if name != record.file_name]
+
+
+@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_cached_file_that_was_forged_is_refused(server, cache, monkeypatch, offline, force):
+    record = toy(server.url, DIGITS[0])
+    path = fetch(record)
+    path.write_bytes(FORGED)
+    monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "1" if offline else "0")
+    with pytest.raises(DownloadError, match="The cached file has changed") as caught:
+        fetch(record, force=force)
+    for part in (WHOLE, OF_FORGED, str(record_path(path)), "accept the change"):
+        assert part in str(caught.value)
+    assert len(server.requests) == 1
+    record_path(path).unlink()  # what the remedy says
+    monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "0")
+    assert fetch(record).read_bytes() == FORGED
+    assert json.loads(record_path(path).read_text(encoding="utf-8"))["sha256"] == OF_FORGED
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_download_that_was_forged_is_refused(server, cache, cached):
+    record = toy(server.url, DIGITS[0])
+    path = fetch(record)
+    if not cached:
+        path.unlink()
+    server.payload = FORGED
+    with pytest.raises(DownloadError, match="What came has changed"):
+        fetch(record, force=True)
+    assert visible(cache) == ([record.file_name] if cached else [])
+    assert not cached or path.read_bytes() == PAYLOAD
+    assert json.loads(record_path(path).read_text(encoding="utf-8"))["sha256"] == WHOLE
+
+
+def test_a_file_put_there_is_trusted_from_its_first_use(server, cache):
+    record = toy(server.url, DIGITS[0])
+    cache.mkdir()
+    (cache / record.file_name).write_bytes(PAYLOAD)
+    fetch(record)
+    (cache / record.file_name).write_bytes(FORGED)
+    with pytest.raises(DownloadError, match="has changed"):
+        fetch(record)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"sha256": "12"}', b'{"sha256": 7}', b"\xff", b"[" * 100_000])
+def test_a_damaged_record_is_not_taken_for_none(server, cache, content):
+    path = fetch(toy(server.url))
+    record_path(path).write_bytes(content)
+    with pytest.raises(DownloadError, match="record of a downloaded file's SHA-256 is damaged") as caught:
+        fetch(toy(server.url))
+    assert str(record_path(path)) in str(caught.value)
+
+
+def test_a_known_whole_hash_stands_above_the_record(server, cache):
+    pinned = replace(toy(server.url, DIGITS[0]), sha256=OF_FORGED)
+    with pytest.raises(DownloadError, match=f"the known one is {OF_FORGED}"):
+        fetch(pinned)
+    assert visible(cache) == []
+    server.payload = FORGED
+    assert fetch(pinned).read_bytes() == FORGED
+
+
+def test_what_a_file_is_known_by(monkeypatch):
+    record = VARIANTS["rtmo-s-coco"]
+    digits = record.sha256_prefix.ljust(64, "0")
+    assert identify_published(digits) is record
+    assert "no proof" in record.known_by
+    pinned = replace(record, sha256=record.sha256_prefix.ljust(64, "1"))
+    monkeypatch.setitem(VARIANTS, record.name, pinned)
+    assert identify_published(digits) is None
+    assert identify_published(pinned.sha256) is pinned
+    assert pinned.known_by == "its SHA-256"
+
+
 def test_two_processes_at_once(server, cache):
     code = (
         "import sys, json\n"
@@ -552,6 +650,11 @@ class TestResolve:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "rtmo-n").write_bytes(b"mine")
         assert resolve_checkpoint("rtmo-n") == (Path("rtmo-n"), None)
+
+    def test_a_packed_model_that_was_changed(self, monkeypatch):
+        monkeypatch.setitem(EMBEDDED, "rtmo-n", replace(EMBEDDED["rtmo-n"], sha256="0" * 64))
+        with pytest.raises(SetupError, match=r"has changed or is damaged\. Install the package again"):
+            resolve_checkpoint("rtmo-n")
 
     def test_a_path_that_cannot_be_looked_at(self):
         with pytest.raises(CheckpointError):

@@ -36,12 +36,14 @@ class Published:
         dataset: What they were measured on, such as ``COCO val2017``.
         protocol: Whose rules.
         metrics: Figures by name, fractions of 1.
+        known_by: By what the file was taken for that checkpoint.
     """
 
     model: str
     dataset: str
     protocol: ProtocolName
     metrics: Mapping[str, float]
+    known_by: str = ""
 
 
 def published_figures(artifact: Artifact, sha256: str) -> Published | None:
@@ -62,4 +64,4 @@ def published_figures(artifact: Artifact, sha256: str) -> Published | None:
         value = getattr(record, field)
         if value is not None:
             figures[name] = value
-    return Published(variant.name, record.dataset, protocol, figures)
+    return Published(variant.name, record.dataset, protocol, figures, variant.known_by)

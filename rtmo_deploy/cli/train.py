@@ -86,7 +86,7 @@ def train(
     length, batch, settings = _length(epochs, batch_size, settings or [], recipe)
     plan = _plan(recipe, flags, init, length, batch, settings)
     folder = out or Path("runs") / plan.name
-    _check_folder(folder, resume=resume, force=force)
+    own_recipe = _check_folder(folder, plan, recipe, resume=resume, force=force)
 
     import torch
 
@@ -110,7 +110,8 @@ def train(
         if group.main:
             from rtmo_deploy.train.recipe import save_recipe
 
-            save_recipe(folder / "recipe.yaml", plan)
+            if not own_recipe:
+                save_recipe(folder / "recipe.yaml", plan)
             _print_schedule(trainer)
         finished, caught = _run(trainer)
     finally:
@@ -215,14 +216,34 @@ def _print_schedule(trainer: Trainer) -> None:
         stderr().print(f"Schedule: {line}")
 
 
-def _check_folder(folder: Path, *, resume: bool, force: bool) -> None:
-    held = any((folder / name).is_file() for name in ("last.pth", "best.pth", "final.pth", "log.csv"))
+def _check_folder(folder: Path, plan: Recipe, recipe: Path | None, *, resume: bool, force: bool) -> bool:
+    """Refuse to write over a run or over what the run reads; whether the recipe given is the folder's own already.
+
+    Raises:
+        UsageError, SetupError: The run cannot be written there.
+    """
+    from rtmo_deploy.files import require_free
+    from rtmo_deploy.train.recipe import load_recipe
+    from rtmo_deploy.train.state import RUN_FILES
+
+    stored = folder / "recipe.yaml"
+    own = recipe is not None and stored.exists() and stored.samefile(recipe)
+    if own and not resume and load_recipe(stored) != plan:
+        raise UsageError(
+            "The recipe is in the run's folder, and options change it.",
+            remedy="Choose another folder with --out, or change the recipe.",
+            where=stored,
+        )
+    outputs = [folder / name for name in RUN_FILES] + ([] if own else [stored])
+    held = any(path.is_file() for path in outputs)
     if held and not resume and not force:
         raise UsageError(
             "This folder holds a run already.",
             remedy="Go on with it with --resume, choose another folder with --out, or overwrite it with --force.",
             where=folder,
         )
+    require_free(outputs, [recipe, *plan.inputs], force=True)
+    return own
 
 
 @contextlib.contextmanager

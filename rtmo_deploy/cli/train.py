@@ -99,8 +99,7 @@ def train(
     coco = [one for one in (*plan.data.train, plan.data.val) if isinstance(one, CocoSource)]
     require_data("train", ann=[one.annotations for one in coco], images=[one.images for one in coco])
     check_packages(tensorboard=tensorboard)
-    require_free([folder / "recipe.yaml"], [recipe], force=True)
-    _check_folder(folder, resume=resume, force=force)
+    own_recipe = _check_folder(folder, plan, recipe, resume=resume, force=force)
 
     import torch
 
@@ -124,7 +123,8 @@ def train(
         if group.main:
             from rtmo_deploy.train.recipe import save_recipe
 
-            save_recipe(folder / "recipe.yaml", plan)
+            if not own_recipe:
+                save_recipe(folder / "recipe.yaml", plan)
             _print_schedule(trainer)
         finished, caught = _run(trainer)
     finally:
@@ -229,14 +229,33 @@ def _print_schedule(trainer: Trainer) -> None:
         stderr().print(f"Schedule: {line}")
 
 
-def _check_folder(folder: Path, *, resume: bool, force: bool) -> None:
-    held = any((folder / name).is_file() for name in ("last.pth", "best.pth", "final.pth", "log.csv"))
+def _check_folder(folder: Path, plan: Recipe, recipe: Path | None, *, resume: bool, force: bool) -> bool:
+    """Refuse to write over a run or over what the run reads; whether the recipe given is the folder's own already.
+
+    Raises:
+        UsageError, SetupError: The run cannot be written there.
+    """
+    from rtmo_deploy.train.recipe import load_recipe
+    from rtmo_deploy.train.state import RUN_FILES
+
+    stored = folder / "recipe.yaml"
+    own = recipe is not None and stored.exists() and stored.samefile(recipe)
+    if own and not resume and load_recipe(stored) != plan:
+        raise UsageError(
+            "The recipe is in the run's folder, and options change it.",
+            remedy="Choose another folder with --out, or change the recipe.",
+            where=stored,
+        )
+    outputs = [folder / name for name in RUN_FILES] + ([] if own else [stored])
+    held = any(path.is_file() for path in outputs)
     if held and not resume and not force:
         raise UsageError(
             "This folder holds a run already.",
             remedy="Go on with it with --resume, choose another folder with --out, or overwrite it with --force.",
             where=folder,
         )
+    require_free(outputs, [recipe, *plan.inputs], force=True)
+    return own
 
 
 @contextlib.contextmanager

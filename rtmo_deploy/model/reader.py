@@ -21,16 +21,18 @@ from rtmo_deploy.model.unpickle import Inert, TensorRef, kind_of, quoted
 from rtmo_deploy.model.writer import write_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from rtmo_deploy.model._containers import TorchFile
 
-__all__ = ["CheckpointContents", "check_finite", "read_checkpoint", "write_checkpoint"]
+__all__ = ["CheckpointContents", "check_finite", "read_checkpoint", "read_entries", "write_checkpoint"]
 
 # Tensors may share numbers (tied weights, broadcast views), and float8 grows to float32. Past this multiple of the
 # file, they are refused.
 _MAX_GROWTH = 4
+# Values in the entries that read_entries gives, and how deep they lie in each other.
+_MAX_VALUES, _MAX_DEPTH = 1_000_000, 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,44 @@ def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = F
     if not allow_non_finite:
         check_finite(contents.tensors, path)
     return contents
+
+
+def read_entries(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Top-level entries of a file of ``torch.save``: dicts, lists, text, numbers and tensors, None for a missing one.
+
+    Raises:
+        CheckpointError: It is no such file, is damaged, or an entry holds something else or is nested too deep.
+        SetupError: The file may not be read.
+    """
+    form = identify(path)
+    if form == "safetensors":
+        raise CheckpointError("A .safetensors file has weights alone.", remedy="Give a .pth file.", where=path)
+    refs: dict[str, TensorRef] = {}
+    count = 0
+
+    def plain(value: Any, depth: int, tensor: Callable[[TensorRef], Any]) -> Any:
+        nonlocal count
+        count += 1
+        if depth > _MAX_DEPTH or count > _MAX_VALUES:
+            raise CheckpointError("Its entries are nested too deep or too many.", remedy=FORMAT_REMEDY, where=path)
+        if isinstance(value, TensorRef):
+            return tensor(value)
+        if isinstance(value, dict) and all(type(key) in (str, int) for key in value):
+            return {key: plain(one, depth + 1, tensor) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(one, depth + 1, tensor) for one in value]
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        raise CheckpointError(f"It holds a {kind_of(value)}.", remedy=FORMAT_REMEDY, where=path)
+
+    with open_torch_file(path, form) as file:
+        root = file.root if isinstance(file.root, dict) else {}
+        chosen = {name: root.get(name) for name in names}
+        plain(chosen, 0, lambda ref: refs.setdefault(str(id(ref)), ref))
+        tensors = _load(file, refs, path)
+    count = 0
+    found: dict[str, Any] = plain(chosen, 0, lambda ref: tensors[str(id(ref))])
+    return found
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.guarded import UnreadableError, read_json
 from rtmo_deploy.release.results import Status, case_of
 from rtmo_deploy.release.schema import SOURCE
 
@@ -25,6 +25,7 @@ __all__ = ["GateResult", "GateStatus", "evaluate_gates"]
 
 #: The step that judges the source.
 SOURCE_AP = f"accuracy:{SOURCE}"
+MAX_BASELINE = 64 << 20
 
 
 class GateStatus(StrEnum):
@@ -279,22 +280,33 @@ def _worst_ratio(
 def _baseline(path: Path, artifact: str, facts: Mapping[str, Any]) -> tuple[list[Any], str]:
     """The entries of a file that an earlier release wrote, or why it cannot be compared with."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        machine, protocol = known["machine"], known["protocol"]
-        entries = [entry for entry in known["entries"] if entry["artifact"] == artifact]
-        for entry in entries:
-            case_of(entry), entry["interference"]["lost"]
-            [float(value) for value in entry["rounds_ms"]]
-        there = str(machine["fingerprint"])
+        known = read_json(path, max_bytes=MAX_BASELINE)
+        machine, protocol, there = known["machine"], known["protocol"], str(known["machine"]["fingerprint"])
+        entries = [_known_entry(entry) for entry in known["entries"] if entry["artifact"] == artifact]
     except FileNotFoundError:
         return [], f"there is no {path.name}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [], f"{path.name} is no latency file of a release ({type(error).__name__})"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        why = str(error) if isinstance(error, UnreadableError) else type(error).__name__
+        return [], f"{path.name} is no latency file of a release ({why})"
     if there != facts["machine"]["fingerprint"]:
         return [], f"{path.name} was measured on another machine ({machine.get('cpu', 'unknown')})"
     if protocol != facts["protocol"]:
         return [], f"{path.name} was measured by protocol {protocol}"
     return entries, ""
+
+
+def _known_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What is compared of an earlier release's entry; ValueError or TypeError where it is none."""
+    rounds = [float(value) for value in entry["rounds_ms"]]
+    interference = entry.get("interference", {})
+    lost = float(interference.get("lost", 0.0))
+    case = {name: entry["case"].get(name) for name in ("batch", "threads", "people")}
+    if not rounds or min(rounds) <= 0 or not 0 <= lost < 1:
+        raise ValueError("times must be positive")
+    if type(case["batch"]) is not int or any(value is not None and type(value) is not int for value in case.values()):
+        raise TypeError("a case is made of counts")
+    busy = [str(why) for why in interference.get("busy", ())]
+    return {"case": case, "rounds_ms": rounds, "interference": {"lost": lost, "busy": busy}}
 
 
 def _not_ready(name: str, kind: str, bound: str, *needed: StepResult) -> GateResult | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.guarded import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST",
+    "MAX_BYTES",
     "SCHEMA_VERSION",
     "SUMS",
     "UNFINISHED",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
+MAX_BYTES: Final = 64 << 20
 MANIFEST: Final = "manifest.json"
 SUMS: Final = "SHA256SUMS"
 #: Names of all files that are a release's own; it is there while the folder is written.
@@ -138,7 +140,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, max_bytes=MAX_BYTES)
     except FileNotFoundError as error:
         unfinished = (folder / ".cache").is_dir() or (folder / UNFINISHED).is_file()
         raise ArtifactError(
@@ -146,7 +148,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             remedy="Run the recipe again: it goes on where it was." if unfinished else "Name the folder of one.",
             where=path,
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(data, dict) or type(data.get("schema_version")) is not int:
         raise _damaged(path, "it has no schema version")
@@ -161,6 +163,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise _damaged(path, f"'{name}' is missing or no {kind.__name__}")
     for entry in data["files"]:
         _check_entry(entry, path)
+    if len({entry["path"] for entry in data["files"]}) < len(data["files"]):
+        raise _damaged(path, "it names a file twice")
     return data
 
 
@@ -169,7 +173,7 @@ def _check_entry(entry: Any, where: Path) -> None:
         raise _damaged(where, "an entry of 'files' is no mapping")
     name, sha256, size = entry.get("path"), entry.get("sha256"), entry.get("size")
     if not isinstance(name, str) or not is_inside(name):
-        raise _damaged(where, f"{name!r} is no path, or leads out of the folder")
+        raise _damaged(where, f"{str(name)[:200]!r} is no path, or leads out of the folder")
     if not isinstance(sha256, str) or len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
         raise _damaged(where, f"the hash of {name} is none")
     if type(size) is not int or size < 0:
@@ -178,7 +182,7 @@ def _check_entry(entry: Any, where: Path) -> None:
 
 def is_inside(name: str) -> bool:
     """Whether a name with ``/`` is one of a file within the folder, and plainly written."""
-    if not name or "\\" in name or "\0" in name or ":" in name:
+    if not name or not name.isprintable() or "\\" in name or ":" in name:
         return False
     plain = PurePosixPath(name)
     return not plain.is_absolute() and ".." not in plain.parts and str(plain) == name and name != "."

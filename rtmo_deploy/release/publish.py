@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.files import atomic_write, require_free, sha256_of
+from rtmo_deploy.guarded import read_json
 from rtmo_deploy.release.junit import junit_xml
 from rtmo_deploy.release.manifest import (
     MANIFEST,
+    MAX_BYTES,
     SUMS,
     UNFINISHED,
     FileEntry,
@@ -29,16 +31,21 @@ from rtmo_deploy.release.manifest import (
     sums_text,
 )
 from rtmo_deploy.release.report import report_html
+from rtmo_deploy.release.store import RECORD
 from rtmo_deploy.release.summary import summary_markdown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rtmo_deploy.release.release import Release
     from rtmo_deploy.release.results import StepResult
+    from rtmo_deploy.release.schema import ReleaseRecipe
 
-__all__ = ["publish", "require_own_folder"]
+__all__ = ["known_names", "publish", "require_no_loss", "require_own_folder"]
 
 ARTIFACTS: Final = "artifacts"
 LATENCY: Final = "latency"
+REPORTS: Final = ("recipe.yaml", "junit.xml", "summary.md", "report.html")
 STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
 
@@ -57,7 +64,8 @@ def require_own_folder(folder: Path) -> None:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise SetupError(f"It cannot be looked into: {error.strerror}.", where=folder) from error
-    if names and not names & {MANIFEST, UNFINISHED, ".cache", ".lock"}:
+    ours = names <= {".cache", ".lock"} or UNFINISHED in names or any(folder.glob(f".cache/*/{RECORD}"))
+    if not ours and not _written_before(folder):
         raise UsageError(
             f"The folder holds other things ('{min(names)}' for one).",
             remedy="Give an empty or a new folder with --output.",
@@ -65,10 +73,46 @@ def require_own_folder(folder: Path) -> None:
         )
 
 
-def publish(release: Release) -> None:
-    """Write a release's folder.
+def require_no_loss(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -> None:
+    """Refuse to write over an input, through a link, or over a file that no release wrote.
+
+    Args:
+        folder: The release's folder.
+        names: Files to be written or removed in it.
+        inputs: Files and folders that the release is made of.
 
     Raises:
+        UsageError: One of them would be lost.
+        SetupError: The folder cannot be written to.
+    """
+    before = _written_before(folder)
+    for name in names:
+        path = folder / name
+        if path.parent.exists() and path.parent.resolve() != (folder.resolve() / name).parent:
+            raise UsageError("There is a link in the release's folder.", remedy="Remove it.", where=path.parent)
+        if before and name not in before and os.path.lexists(path):
+            raise UsageError(
+                "No release wrote this file, and this one would write over it.",
+                remedy="Move it away, or give another --output.",
+                where=path,
+            )
+        require_free([path], inputs, force=True)
+
+
+def known_names(recipe: ReleaseRecipe) -> list[str]:
+    """Files of a release that are known before anything is made."""
+    return [*REPORTS, *(f"{LATENCY}/{section.name}.json" for section in recipe.latency)]
+
+
+def publish(release: Release, inputs: Iterable[Path]) -> None:
+    """Write a release's folder.
+
+    Args:
+        release: The release.
+        inputs: Files and folders that it was made of, which are not written over.
+
+    Raises:
+        UsageError: A file that is not the release's own would be lost.
         SetupError: It cannot be written to, or the disk is full.
         ArtifactError: Two steps made different files of one name.
     """
@@ -84,6 +128,7 @@ def publish(release: Release) -> None:
         FileEntry(name, hashlib.sha256(data).hexdigest(), len(data), kind) for name, (kind, data) in texts.items()
     ]
     manifest = json.dumps(build_manifest(release, files), indent=1, allow_nan=False) + "\n"
+    require_no_loss(folder, {entry.path for entry in files} | _written_before(folder), inputs)
     try:
         _remove_old(folder, {entry.path for entry in files})
         for entry in files:
@@ -164,11 +209,11 @@ def _written_before(folder: Path) -> set[str]:
     names: set[str] = set()
     for name in (MANIFEST, UNFINISHED):  # which is a list, or the manifest that was there before
         try:
-            listed: Any = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, RecursionError):
+            listed: Any = read_json(folder / name, max_bytes=MAX_BYTES)
+        except OSError:
             continue  # nothing is removed on the word of a damaged file
         if isinstance(listed, dict):
-            files = listed.get("files")
+            files = listed.get("files") if "rtmo_deploy" in listed else None
             listed = [one.get("path") for one in files if isinstance(one, dict)] if isinstance(files, list) else []
         if isinstance(listed, list):
             names |= {one for one in listed if isinstance(one, str) and is_inside(one)}

@@ -19,11 +19,12 @@ from rtmo_deploy.release.schema import SOURCE, load_release
 from rtmo_deploy.release.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from rtmo_deploy.release.actions import Actions
     from rtmo_deploy.release.gates import GateResult
+    from rtmo_deploy.release.graph import Step
     from rtmo_deploy.release.results import StepResult
     from rtmo_deploy.release.run import Planned
     from rtmo_deploy.release.schema import ReleaseRecipe
@@ -161,14 +162,16 @@ def run_release(
         UsageError: The recipe is wrong, the folder holds other things, or there is no step called ``force``.
         SetupError: Another release is at work in the folder, or it cannot be written to.
     """
-    from rtmo_deploy.release.publish import publish, require_own_folder
+    from rtmo_deploy.release.publish import known_names, publish, require_no_loss, require_own_folder
 
     actions = actions or RealActions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    recipe = load_release(recipe_file)
+    recipe, recipe_text = load_release(recipe_file), recipe_file.read_bytes()
     steps = build_steps(recipe, recipe_file.parent)
     actions.check(steps)
     require_own_folder(folder)
+    inputs = _inputs(recipe, recipe_file, steps, folder)
+    require_no_loss(folder, known_names(recipe), inputs)
     with locked(folder):
         store = Store(folder / CACHE_NAME)
         store.clean()
@@ -176,7 +179,7 @@ def run_release(
         gates = evaluate_gates(recipe, steps, results, actions, recipe_file.parent)
         release = Release(
             recipe=recipe,
-            recipe_text=recipe_file.read_bytes(),
+            recipe_text=recipe_text,
             results=results,
             gates=tuple(gates),
             strict=strict,
@@ -186,5 +189,14 @@ def run_release(
             folder=folder,
         )
         progress("writing the release")
-        publish(release)
+        publish(release, inputs)
     return release
+
+
+def _inputs(recipe: ReleaseRecipe, recipe_file: Path, steps: Sequence[Step], folder: Path) -> list[Path]:
+    """What a release reads; not a recipe that is the released copy, which is written as it is."""
+    copy = folder / "recipe.yaml"
+    own = [] if copy.exists() and copy.samefile(recipe_file) else [recipe_file]
+    gates = [gate for section in recipe.latency for gate in section.gates]
+    baselines = [recipe_file.parent / gate.baseline for gate in gates if gate.baseline is not None]
+    return [*own, *baselines, *(path for step in steps for path in step.files.values())]

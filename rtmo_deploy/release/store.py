@@ -6,6 +6,7 @@ it is on the disk. What is there is therefore whole; and it is used only if each
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import SetupError
 from rtmo_deploy.files import sha256_of
+from rtmo_deploy.guarded import read_json
+from rtmo_deploy.release.manifest import is_inside
 from rtmo_deploy.release.results import FileRecord, Outcome, Status, StepResult, clean
 
 if TYPE_CHECKING:
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+MAX_RECORD: Final = 64 << 20
 RECORD: Final = "record.json"
 _PART: Final = ".part-"
 
@@ -44,10 +48,14 @@ class Store:
         """The stored result; None where there is none, or where a file of it was changed or is gone."""
         place = self.folder / key
         try:
-            record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+            record = read_json(place / RECORD, max_bytes=MAX_RECORD)
+            if record.pop("digest") != _digest(record):
+                return None
             if record["schema_version"] != SCHEMA_VERSION or record["key"] != key:
                 return None
             files = tuple(FileRecord(str(one["name"]), str(one["sha256"]), int(one["size"])) for one in record["files"])
+            if not all(is_inside(file.name) for file in files):
+                return None
             for file in files:
                 path = place / file.name
                 if path.stat().st_size != file.size or sha256_of(path) != file.sha256:
@@ -106,7 +114,7 @@ class Store:
                 "versions": dict(versions),
                 "seconds": round(seconds, 3),
             }
-            text = json.dumps(record, indent=1, allow_nan=False)
+            text = json.dumps({**record, "digest": _digest(record)}, indent=1, allow_nan=False)
             (work / RECORD).write_text(text + "\n", encoding="utf-8")
             for path in [*(work / file.name for file in files), work / RECORD]:
                 with path.open("rb") as stream:
@@ -133,7 +141,7 @@ class Store:
 
     def clean(self) -> None:
         """Remove what killed runs have left."""
-        for left in self.folder.glob(f".*{_PART}*"):
+        for left in self.folder.glob(f".{'[0-9a-f]' * 16}{_PART}*"):
             shutil.rmtree(left, ignore_errors=True)
 
     def _explained(self, error: OSError) -> SetupError:
@@ -142,3 +150,8 @@ class Store:
             remedy="Check that the folder is writable and has space left; what was finished before is kept.",
             where=error.filename or self.folder,
         )
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record without its digest: one that was damaged is not used."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.release.manifest import MANIFEST, SUMS, UNFINISHED, read_manifest
+from rtmo_deploy.guarded import read_bounded
+from rtmo_deploy.release.manifest import MANIFEST, MAX_BYTES, SUMS, UNFINISHED, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,13 +96,18 @@ def verify_release(folder: Path) -> Verification:
     try:
         for name, entry in listed.items():
             path = folder / name
-            if not path.is_file() and not path.is_symlink():
+            if not os.path.lexists(path):
                 missing.append(name)
-            elif path.is_symlink() or path.stat().st_size != entry["size"] or sha256_of(path) != entry["sha256"]:
+            elif not _is_plain(path, folder) or (path.stat().st_size, sha256_of(path)) != (
+                entry["size"],
+                entry["sha256"],
+            ):
                 changed.append(name)
         _check_sums(folder, listed, missing, changed)
         present = {
-            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+            os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+            for path in folder.rglob("*")
+            if path.is_symlink() or not path.is_dir()
         }
     except OSError as error:
         raise ArtifactError(
@@ -119,14 +126,22 @@ def verify_release(folder: Path) -> Verification:
     )
 
 
+def _is_plain(path: Path, folder: Path) -> bool:
+    """Whether it is a regular file, with no link on the way from the folder."""
+    return path.is_file() and path.resolve() == folder.resolve() / path.relative_to(folder)
+
+
 def _check_sums(folder: Path, listed: Mapping[str, Any], missing: list[str], changed: list[str]) -> None:
     """SHA256SUMS must say what the manifest says, and know the manifest itself."""
     path = folder / SUMS
-    if not path.is_file():
+    if not os.path.lexists(path):
         missing.append(SUMS)
         return
+    if linked := [name for name in (MANIFEST, SUMS) if not _is_plain(folder / name, folder)]:
+        changed += linked
+        return
     found: dict[str, str] = {}
-    for line in path.read_bytes().split(b"\n")[:-1]:
+    for line in read_bounded(path, max_bytes=MAX_BYTES).split(b"\n")[:-1]:
         digest, gap, name = line.partition(b"  ")
         found[name.decode("utf-8", "replace") if gap else ""] = digest.decode("ascii", "replace")
     own = sha256_of(folder / MANIFEST)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.guarded import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,6 +30,7 @@ __all__ = ["Entry", "Workspace"]
 SCHEMA_VERSION: Final = 1
 #: The oldest entries beyond these are forgotten.
 MOST_ENTRIES: Final = 200
+MAX_BYTES: Final = 16 << 20
 _LOCK_SECONDS: Final = 30.0
 
 
@@ -117,10 +119,10 @@ class Workspace:
             ArtifactError: The record is damaged or of a newer release.
         """
         try:
-            data = json.loads(self.file.read_text(encoding="utf-8"))
+            data = read_json(self.file, max_bytes=MAX_BYTES)
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise self._damaged(str(error)) from error
         if isinstance(data, dict) and isinstance(data.get("schema_version"), int):
             if data["schema_version"] > SCHEMA_VERSION:
@@ -243,6 +245,8 @@ class Workspace:
 
 def _entry(data: dict[str, Any]) -> Entry:
     entry = Entry(**{**data, "parents": tuple(data.get("parents", ()))})
+    if not all(isinstance(parent, str) for parent in entry.parents):
+        raise TypeError("parents are no text")
     for name in ("path", "kind", "precision", "decode", "sha256", "command", "made", "version", "source"):
         if not isinstance(getattr(entry, name), str):
             raise TypeError(f"{name} is no text")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import importlib
 import importlib.util
+import math
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.errors import MissingDependencyError, SetupError
+from rtmo_deploy.errors import MissingDependencyError, ModelError, SetupError
 from rtmo_deploy.files import atomic_write
+from rtmo_deploy.guarded import UnreadableError, read_bounded
+from rtmo_deploy.train.criterion import TERMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Log", "check_packages", "draw_curves", "read_log"]
 
 FIGURES = ("AP", "AP50", "AP75", "AR")
+MAX_BYTES = 64 << 20
 
 
 class Log:
@@ -118,11 +122,32 @@ def _tensorboard(folder: Path, step: int) -> Any:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Rows of a ``log.csv``; a last row that was cut off is left out."""
-    if not path.is_file():
+    """Rows of a ``log.csv``, none where there is no file; a last row that was cut off is left out.
+
+    Raises:
+        ModelError: It is no log of a training, or is damaged.
+    """
+    try:
+        text = read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8").rpartition("\n")[0]
+        lines = csv.reader(text.splitlines())
+        names = next(lines, [])
+        known = {"step", "epoch", "lr", "pictures_per_second", "loss", *TERMS, "heatmap", *FIGURES}
+        if text and ("step" not in names or len(set(names)) < len(names) or not known.issuperset(names)):
+            raise UnreadableError("its header is missing or another")
+        rows = [dict(zip(names, values, strict=True)) for values in lines]
+        for row in rows:
+            if not row["step"].isdecimal() or not all(math.isfinite(float(value or 0)) for value in row.values()):
+                raise UnreadableError("a row has something else than numbers")
+    except FileNotFoundError:
         return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [row for row in csv.DictReader(whole.splitlines()) if None not in row.values() and row["step"].isdigit()]
+    except (OSError, ValueError, csv.Error) as error:
+        why = str(error) if isinstance(error, UnreadableError) else "it is not the table that a training writes"
+        raise ModelError(
+            f"The log of this run cannot be continued: {why}.",
+            remedy="Move it away; the run then goes on without its earlier rows.",
+            where=path,
+        ) from error
+    return rows
 
 
 def draw_curves(log: Path, picture: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,19 +16,25 @@ from rtmo_deploy.data.coco import CocoKeypoints
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.accuracy.protocol import require_people
 from rtmo_deploy.model.checkpoint import save_checkpoint
-from rtmo_deploy.model.settings import Settings
 from rtmo_deploy.train.augment import random_size
 from rtmo_deploy.train.auxiliary import KeypointHeatmaps
 from rtmo_deploy.train.criterion import TERMS, Criterion
 from rtmo_deploy.train.distributed import Group, synchronise_norms
 from rtmo_deploy.train.feed import Batches, build_feed, in_order, loader, open_source
-from rtmo_deploy.train.log import Log, check_packages
+from rtmo_deploy.train.log import Log, check_packages, read_log
 from rtmo_deploy.train.loss_module import LossModule
 from rtmo_deploy.train.meter import Meter
 from rtmo_deploy.train.optimize import ModelAverage, Schedule, build_optimizer
+from rtmo_deploy.train.restore import (
+    check_network,
+    check_optimizer,
+    check_progress,
+    check_scaler,
+    check_tensors,
+)
 from rtmo_deploy.train.stages import is_judged, loss_options
 from rtmo_deploy.train.start import initial_skeleton, starting_model
-from rtmo_deploy.train.state import check_same_recipe, clear_folder, load_state, save_state
+from rtmo_deploy.train.state import check_same_recipe, clear_folder, load_state, save_state, unusable
 from rtmo_deploy.train.targets import resize
 from rtmo_deploy.train.validate import validate_model
 
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.accuracy import AccuracyReport
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
+    from rtmo_deploy.train.state import State
     from rtmo_deploy.train.targets import Targets
 
 __all__ = ["Progress", "RunOptions", "Trainer"]
@@ -125,18 +133,14 @@ class Trainer:
         if group.main:
             check_packages(tensorboard=options.tensorboard)
         last = options.out / "last.pth"
-        resumed = load_state(last) if options.resume and last.is_file() else None
-        feed = build_feed(recipe, initial_skeleton(recipe) if resumed is None else resumed["skeleton"])
+        resumed = load_state(last) if options.resume and os.path.lexists(last) else None
+        feed = build_feed(recipe, initial_skeleton(recipe) if resumed is None else resumed.skeleton)
         self.skeleton = feed.skeleton
         self.batches = Batches(recipe, feed, rank=group.rank, world=group.world)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.steps = recipe.epochs * self.steps_per_epoch
         self.val = _open_val(recipe, feed.skeleton)
-        if resumed is not None:
-            check_same_recipe(resumed["progress"]["recipe"], recipe, last)
-        stored = resumed["progress"].get("settings") if resumed is not None else None
-        settings = Settings.from_dict(stored) if isinstance(stored, dict) else None
-        model = starting_model(recipe, self.skeleton, init=resumed is None, settings=settings)
+        model = starting_model(recipe, self.skeleton) if resumed is None else resumed.model.train()
         self.model = model.to(group.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = ModelAverage(self.model, recipe.ema)
@@ -150,7 +154,7 @@ class Trainer:
         self.step, self.best = 0, -1.0
         self.history: list[dict[str, Any]] = []
         if resumed is not None:
-            self._restore(resumed)
+            self._restore(resumed, last)
         joint = {"divisor": group.divisor} if group.world > 1 else {}
         self.criterion = Criterion(self.model.head, loss_options(recipe, 0), **joint)
         self._module = LossModule(self.model, self.criterion, self._autocast, self.auxiliary)
@@ -290,7 +294,6 @@ class Trainer:
                     "step": self.step,
                     "epoch": self.step // self.steps_per_epoch,
                     "best": self.best,
-                    "settings": self.average.model.spec.settings.to_dict(),
                     "history": self.history,
                     "pending": pending,
                     "recipe": self.recipe.model_dump(mode="json"),
@@ -301,18 +304,27 @@ class Trainer:
             )
         self.group.barrier()
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["ema_state_dict"])
-        self.average.model.load_state_dict(state["state_dict"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        if self.auxiliary is not None and state["auxiliary"]:
-            self.auxiliary.load_state_dict(state["auxiliary"])
-        progress = state["progress"]
+    def _restore(self, state: State, path: Path) -> None:
+        """Go on from a state; nothing is changed unless all of it fits this run."""
+        try:
+            progress = check_progress(state.progress, self.steps, self.steps_per_epoch)
+            check_same_recipe(progress["recipe"], self.recipe, path)
+            check_network(state.model.spec, self.recipe, self.skeleton)
+            moments = check_optimizer(state.parts["optimizer"], self.optimizer, skipped=self.scaler.is_enabled())
+            scale = check_scaler(state.parts["scaler"], self.scaler)
+            auxiliary = state.parts["auxiliary"]
+            if self.auxiliary is not None:
+                check_tensors(auxiliary, self.auxiliary.state_dict(), "auxiliary layers")
+            read_log(path.with_name("log.csv"))
+        except ValueError as error:
+            raise unusable(path, str(error)) from error
+        self.average.model.load_state_dict(state.average.state_dict())
+        self.optimizer.load_state_dict(moments)
+        self.scaler.load_state_dict(scale)
+        if self.auxiliary is not None:
+            self.auxiliary.load_state_dict(auxiliary)
         self.step, self.best, self.history = progress["step"], progress["best"], progress["history"]
-        if "pending" in progress:
-            self.meter.restore(progress["pending"])
+        self.meter.restore(progress["pending"])
 
     def _write_model(self, path: Path) -> None:
         facts = {

@@ -158,6 +158,13 @@ class Recipe(Section):
         """``synthetic`` where every training set is; whatever the starting weights have seen."""
         return "synthetic" if all(isinstance(source, SyntheticSource) for source in self.data.train) else None
 
+    @property
+    def inputs(self) -> list[str | Path]:
+        """Files and folders that a run reads, and the initial checkpoint's name."""
+        sources = [one for one in (*self.data.train, self.data.val) if isinstance(one, CocoSource)]
+        paths = [path for source in sources for path in (source.annotations, source.images)]
+        return [*([] if self.model.init is None else [self.model.init]), *paths]
+
     def is_plain(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, is one of the plain ones at the end."""
         return epoch >= self.epochs - self.augment.plain_epochs

@@ -15,17 +15,30 @@ from rtmo_deploy.zoo import ARCHITECTURES
 from rtmo_deploy.zoo.download import resolve_checkpoint
 
 if TYPE_CHECKING:
-    from rtmo_deploy.model.settings import Settings
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["initial_skeleton", "starting_model"]
+__all__ = ["initial_skeleton", "is_network_of", "starting_model"]
 
 #: Factor on what attention is computed from, where a recipe asks for a calm start.
 CALM = 0.2
 
 
-def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True, settings: Settings | None = None) -> RTMO:
+def recipe_network(recipe: Recipe, num_keypoints: int) -> NetworkSpec:
+    """The network that a recipe names; a checkpoint's own settings and widths are not in it."""
+    section = recipe.model
+    if section.architecture is not None:
+        return NetworkSpec.of(ARCHITECTURES[section.architecture], num_keypoints)
+    return NetworkSpec(section.deepen or 0.0, section.widen or 0.0, num_keypoints, section.hidden_dim)
+
+
+def is_network_of(spec: NetworkSpec, recipe: Recipe) -> bool:
+    """Whether a network is the recipe's, whatever its keypoints, settings and widths of single parts."""
+    wanted = recipe_network(recipe, spec.num_keypoints)
+    return all(getattr(spec, name) == getattr(wanted, name) for name in ("deepen", "widen", "hidden_dim"))
+
+
+def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
     """The network a run begins with, in training mode.
 
     From a checkpoint every tensor of the same name and shape is taken. With another number of keypoints those are
@@ -35,30 +48,22 @@ def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True, set
     Args:
         recipe: Its ``model`` and ``seed`` are read.
         skeleton: Keypoints to predict; its OKS sigmas, where it has any, become the model's.
-        init: Read the checkpoint; a run that goes on has its weights elsewhere.
-        settings: The network's settings in a run that goes on; else those of ``init``.
 
     Raises:
         CheckpointError: ``init`` cannot be read.
         UsageError: ``init`` is of another network than the recipe names.
         DownloadError: ``init`` is a published model's name, and it cannot be fetched.
     """
-    section, num_keypoints = recipe.model, len(skeleton)
-    if section.architecture is not None:
-        spec = NetworkSpec.of(ARCHITECTURES[section.architecture], num_keypoints)
-    else:
-        spec = NetworkSpec(section.deepen or 0.0, section.widen or 0.0, num_keypoints, section.hidden_dim)
-    loaded = load_checkpoint(resolve_checkpoint(section.init)[0]) if section.init is not None and init else None
+    section, spec = recipe.model, recipe_network(recipe, len(skeleton))
+    loaded = load_checkpoint(resolve_checkpoint(section.init)[0]) if section.init is not None else None
     if loaded is not None:
-        theirs = loaded.spec
-        ours = replace(theirs, num_keypoints=num_keypoints, settings=spec.settings)
-        if ours != spec:
+        if not is_network_of(loaded.spec, recipe):
             raise UsageError(
                 f"The recipe's model and its 'init' differ: {section.init} is {loaded.architecture}.",
                 remedy="Name that architecture in the recipe, or another checkpoint.",
             )
-        settings = theirs.settings
-    model = RTMO(spec if settings is None else replace(spec, settings=settings))
+        spec = replace(loaded.spec, num_keypoints=len(skeleton))
+    model = RTMO(spec)
     initialise(model, recipe.seed)
     if skeleton.sigmas:
         model.head.loss_oks.sigmas.copy_(torch.tensor(skeleton.sigmas))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.files import atomic_write
+from rtmo_deploy.model.checkpoint import load_checkpoint
+from rtmo_deploy.model.reader import read_entries
 from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["RUN_FILES", "check_same_recipe", "clear_folder", "load_state", "save_state"]
+__all__ = ["RUN_FILES", "State", "check_same_recipe", "clear_folder", "load_state", "save_state", "unusable"]
 
 #: What a run writes into its folder, besides its recipe.
 RUN_FILES = ("last.pth", "best.pth", "final.pth", "log.csv", "curves.png")
@@ -80,45 +82,54 @@ def save_state(
         torch.save(contents, stream)
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_state` wrote, without running code from it.
+@dataclass(frozen=True, eq=False)
+class State:
+    """What :func:`save_state` wrote, checked as far as the file alone can tell.
 
-    Returns:
-        ``state_dict``, ``ema_state_dict`` (without the prefix), ``optimizer``, ``scaler``, ``auxiliary``,
-        ``progress`` and ``skeleton``.
+    Attributes:
+        model: The network as it is trained; ``average``: the averaged one.
+        skeleton: Keypoints.
+        progress: Plain data, as it was given.
+        parts: ``optimizer``, ``scaler`` and ``auxiliary`` as they stand in the file.
+    """
+
+    model: RTMO
+    average: RTMO
+    skeleton: Skeleton
+    progress: dict[str, Any]
+    parts: dict[str, Any]
+
+
+def load_state(path: Path) -> State:
+    """Read what :func:`save_state` wrote, without running code from it.
 
     Raises:
         CheckpointError: The file is damaged or was written by something else.
+        SetupError: It may not be read.
     """
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-        facts = contents["meta"]["rtmo_deploy"]
-        raw = {key.removeprefix("module."): value for key, value in contents["ema_state_dict"].items()}
-        raw.pop("steps")
-        return {
-            "state_dict": contents["state_dict"],
-            "ema_state_dict": raw,
-            "optimizer": contents["optimizer"],
-            "scaler": contents["scaler"],
-            "auxiliary": contents.get("auxiliary"),
-            "progress": facts["progress"],
-            "skeleton": Skeleton.from_dict(facts["skeleton"]),
-        }
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise CheckpointError(
-            f"Training cannot go on from this file: {type(error).__name__}: {error}",
-            remedy="Give the last.pth of a run of 'rtmo-deploy train', or start without --resume.",
-            where=path,
-        ) from error
+        raw, average = load_checkpoint(path, ema=True), load_checkpoint(path)
+        facts = average.contents.meta.get("rtmo_deploy", {})
+        if not isinstance(facts.get("progress"), dict):
+            raise unusable(path, "rtmo-deploy train did not write it")
+        skeleton = Skeleton.from_dict(facts["skeleton"])
+        parts = read_entries(path, ("optimizer", "scaler", "auxiliary"))
+    except CheckpointError as error:
+        raise unusable(path, error.finding) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise unusable(path, "its keypoints are damaged") from error
+    if skeleton != average.skeleton or raw.spec != average.spec:
+        raise unusable(path, "its weights, its averaged weights and its keypoints do not belong together")
+    return State(raw.model, average.model, skeleton, facts["progress"], parts)
+
+
+def unusable(path: Path, why: str) -> CheckpointError:
+    """The error of a state that a run cannot go on from; ``why`` is a clause."""
+    return CheckpointError(
+        f"Training cannot go on from this file: {why.removesuffix('.')}.",
+        remedy="Start from the best.pth beside it with --init, in another folder; or train anew, without --resume.",
+        where=path,
+    )
 
 
 def check_same_recipe(stored: dict[str, Any], recipe: Recipe, path: Path) -> None:
@@ -147,6 +158,6 @@ def clear_folder(folder: Path, *, keep_run: bool) -> None:
 
     Otherwise a new run that is killed before its first ``last.pth`` would go on from the old one's.
     """
-    names = () if keep_run else RUN_FILES
-    for path in [*(folder / name for name in names), *folder.glob(".*.part")]:
+    left = [path for name in RUN_FILES for path in folder.glob(f".{name}.*.part")]
+    for path in left if keep_run else [*left, *(folder / name for name in RUN_FILES)]:
         path.unlink(missing_ok=True)

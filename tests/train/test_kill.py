@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on(tmp_path):
     folder = tmp_path / "killed"
     for stop_at, moment, saved in ((3, "writing", 2), (4, "step", 3), (5, "written", 4)):
         assert drive(folder, tmp_path / "driver.py", stop_at, moment) == moment
-        assert load_state(folder / "last.pth")["progress"]["step"] == saved
+        assert load_state(folder / "last.pth").progress["step"] == saved
         assert load_checkpoint(folder / "last.pth").model is not None
         if moment != "step":
             assert list(folder.glob(".last.pth.*.part"))
@@ -122,6 +122,6 @@ def test_a_signal_ends_a_run_with_its_state_written(tmp_path, number, code):
     assert "--resume" in err
     assert "Traceback" not in err
     assert "stopped" in out
-    step = load_state(tmp_path / "run" / "last.pth")["progress"]["step"]
+    step = load_state(tmp_path / "run" / "last.pth").progress["step"]
     assert f"Stopped at step {step} of 800" in err
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["meta"]["iter"] == step

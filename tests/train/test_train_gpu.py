@@ -29,8 +29,8 @@ def test_the_loss_is_the_cpus(tmp_path, precision, tolerance):
     for name, value in expected[0].terms.items():
         assert found[0].terms[name] == pytest.approx(value, rel=tolerance, abs=1e-3), name
     state = load_state(tmp_path / "cuda" / "last.pth")
-    assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
-    assert bool(state["scaler"]) == (precision == "fp16")
+    assert all(torch.isfinite(value).all() for value in state.average.state_dict().values())
+    assert bool(state.parts["scaler"]) == (precision == "fp16")
 
 
 def test_a_run_goes_on_on_a_gpu(tmp_path):

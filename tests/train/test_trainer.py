@@ -94,7 +94,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(straight, tmp_path, stop):
     first._train_step = stopping
     assert not first.run()
     assert not (tmp_path / "final.pth").exists()
-    assert load_state(tmp_path / "last.pth")["progress"]["step"] == stop
+    assert load_state(tmp_path / "last.pth").progress["step"] == stop
     again = trainer(tmp_path, toy_recipe(**BUSY), resume=True)
     assert again.step == stop
     assert again.run()
@@ -177,8 +177,8 @@ def test_a_loss_that_is_not_a_number_is_never_saved(tmp_path):
         run.run()
     assert caught.value.exit_code == 1
     state = load_state(tmp_path / "last.pth")
-    assert state["progress"]["step"] == 3
-    assert all(torch.isfinite(value).all() for value in state["ema_state_dict"].values())
+    assert state.progress["step"] == 3
+    assert all(torch.isfinite(value).all() for value in state.model.state_dict().values())
 
 
 @pytest.mark.parametrize(

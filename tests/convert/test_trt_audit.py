@@ -195,6 +195,26 @@ def test_every_profile_counts():
         audit("fp16", typed("HALF", "HALF"), layers, 2)
 
 
+def test_channels_that_pad_the_input_are_no_weights():
+    """TensorRT-RTX pads 3 channels of a static input to 4 with a constant that is larger than the weights."""
+    name, weights = ("/c0",), LayerTensor("int8", (16, 4, 6, 6))
+    zeros = LayerTensor("int8", (1, 1, 256, 256))
+    picture, padded = LayerTensor("fp32", (1, 3, 256, 256)), LayerTensor("int8", (1, 4, 256, 256))
+    pad = EngineLayer("pad", "kgen", (picture,), (zeros,), (padded,), name)
+    network = typed("INT8")
+
+    def computed(source):
+        layers = [pad, EngineLayer("conv", "correlation", (source,), (weights,), (), name)]
+        given = {"/c0": (16, 3, 6, 6)}
+        return audit_precision(
+            "int8", {"/c0": "Conv"}, network, layers, source="a table", where=Path("m"), weights=given
+        )
+
+    assert computed(padded).engine["convolutions"] == {"int8": 1}
+    with pytest.raises(ArtifactError, match="1 in mixed fp32/int8"):
+        computed(picture)
+
+
 def test_layers_that_no_table_names_are_counted_as_unseen():
     found = audit("fp16", typed("HALF", "HALF", "HALF"), built("fp16", "fp16"), 3)
     assert found.engine["convolutions"] == {"fp16": 2, "unseen": 1}

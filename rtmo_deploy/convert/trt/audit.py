@@ -3,7 +3,7 @@
 Counted are the convolutions, and beside them the matrix products: twice, in the strongly typed network before the
 build, and in the layers of the engine after it. A layer of an engine says which ONNX nodes it computes; of the layers
 that name a convolution, the one that holds its weights computes it, and the types of its weights and input are the
-types it computes in.
+types it computes in. Other layers may hold larger constants for it: of a static input, the channels that pad it.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def audit_precision(
     *,
     source: str,
     where: Path,
+    weights: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Audit:
     """Count what computes in which type, and refuse an engine that is not what was asked for.
 
@@ -85,12 +86,13 @@ def audit_precision(
         layers: Of the engine; empty if they are not known.
         source: Where the engine's layers were read.
         where: What errors name.
+        weights: Shape of each named convolution's weights, ``(O, I, ...)``.
 
     Raises:
         ArtifactError: The engine, or the network, computes in something else.
     """
     before = _network_types(network)
-    after = _engine_types(operators, layers)
+    after = _engine_types(operators, layers, weights or {})
     seen = sum(kind != "unseen" for kind in after.get("convolutions", {}).values())
     trusted = bool(layers) and 2 * seen >= len(after.get("convolutions", {}))
     audit = Audit(
@@ -128,7 +130,9 @@ def _network_types(network: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     return found
 
 
-def _engine_types(operators: Mapping[str, str], layers: Sequence[EngineLayer]) -> dict[str, dict[str, str]]:
+def _engine_types(
+    operators: Mapping[str, str], layers: Sequence[EngineLayer], weights: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, str]]:
     naming: dict[str, list[EngineLayer]] = {}
     for layer in layers:
         for name in layer.onnx:
@@ -136,12 +140,17 @@ def _engine_types(operators: Mapping[str, str], layers: Sequence[EngineLayer]) -
     found: dict[str, dict[str, str]] = {group: {} for group in _TYPED.values()}
     for name, operator in operators.items():
         if operator in _COUNTED:
-            found[_COUNTED[operator]][name] = _computed_in(naming.get(name, []), weighted=operator == "Conv")
+            found[_COUNTED[operator]][name] = _computed_in(
+                naming.get(name, []), weighted=operator == "Conv", weight=weights.get(name, ())
+            )
     return found
 
 
-def _computed_in(layers: Sequence[EngineLayer], *, weighted: bool) -> str:
+def _computed_in(layers: Sequence[EngineLayer], *, weighted: bool, weight: tuple[int, ...]) -> str:
     """Type that an ONNX node computes in, given the layers that name it."""
+
+    def holds(layer: EngineLayer) -> bool:  # the input channels may be padded
+        return any((c.dims[:1], c.dims[2:]) == (weight[:1], weight[2:]) for c in layer.constants if len(c.dims) > 2)
 
     def largest(layer: EngineLayer) -> int:
         return max((constant.volume for constant in layer.constants), default=0)
@@ -149,6 +158,7 @@ def _computed_in(layers: Sequence[EngineLayer], *, weighted: bool) -> str:
     if not layers:
         return "unseen"
     # With several profiles it is there once for each.
+    layers = [layer for layer in layers if holds(layer)] or layers
     most = max(map(largest, layers))
     return _join({_layer_type(layer, weighted=weighted) for layer in layers if largest(layer) == most})
 

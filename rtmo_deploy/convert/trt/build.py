@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.artifact import Kind, Parent
 from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.trt.audit import Audit, audit_precision
-from rtmo_deploy.convert.trt.graph_checks import PLUGIN, nodes_of, operators_of
+from rtmo_deploy.convert.trt.graph_checks import PLUGIN, nodes_of, operators_of, weights_of
 from rtmo_deploy.convert.trt.job import Job
 from rtmo_deploy.convert.trt.layers import parse_inspector, parse_layer_table
 from rtmo_deploy.convert.trt.plan import BuildPlan, plan_build
@@ -233,6 +233,7 @@ def _audit(plan: BuildPlan, answer: ChildAnswer) -> Audit:
         layers,
         source=source,
         where=plan.source,
+        weights=weights_of(plan.model),
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.runtime.trt_api import Flavour
 
-__all__ = ["check_graph", "nodes_of", "operators_of"]
+__all__ = ["check_graph", "nodes_of", "operators_of", "weights_of"]
 
 #: Candidates that TensorRT's top-k takes.
 MAX_TOPK = 3840
@@ -40,6 +40,19 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def operators_of(model: onnx.ModelProto) -> dict[str, str]:
     """Name of each node, and its operator."""
     return {node.name: node.op_type for node in nodes_of(model.graph) if node.name}
+
+
+def weights_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Name of each convolution with fixed weights, and their shape; 8-bit ones are behind a DequantizeLinear."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in {"DequantizeLinear", "Cast"} and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+    return {
+        node.name: shapes[node.input[1]]
+        for node in nodes_of(model.graph)
+        if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in shapes
+    }
 
 
 def check_graph(

@@ -82,7 +82,11 @@ _BY_SUFFIX = {
     ".safetensors": FileKind.SAFETENSORS,
     **dict.fromkeys((".pth", ".pt", ".ckpt"), FileKind.TORCH),
 }
-_UNSURE = {(FileKind.ZIP, FileKind.TORCH), (FileKind.TEXT, FileKind.ENGINE)}
+_UNSURE = {
+    (FileKind.ZIP, FileKind.TORCH),
+    (FileKind.XML, FileKind.OPENVINO),
+    (FileKind.TEXT, FileKind.ENGINE),
+}
 _REMEDIES = {
     FileKind.EMPTY: "Copy or download it again.",
     FileKind.LFS_POINTER: "Fetch the file itself with: git lfs pull",
@@ -106,7 +110,7 @@ def likely_kind(path: Path) -> FileKind:
     except OSError:
         kind = FileKind.UNKNOWN
     named = _BY_SUFFIX.get(path.suffix.lower(), kind)
-    # A checkpoint that was cut short begins as any archive does, and what an engine begins with is NVIDIA's affair.
+    # What was cut short begins as any archive or XML does, and what an engine begins with is NVIDIA's affair.
     tells = kind is not FileKind.UNKNOWN and (kind, named) not in _UNSURE
     return kind if tells else named
 

@@ -23,6 +23,7 @@ __all__ = [
     "OPENVINO",
     "RECIPE",
     "Wanted",
+    "described",
     "likely_kind",
     "require",
 ]
@@ -81,6 +82,11 @@ _BY_SUFFIX = {
     ".safetensors": FileKind.SAFETENSORS,
     **dict.fromkeys((".pth", ".pt", ".ckpt"), FileKind.TORCH),
 }
+_UNSURE = {
+    (FileKind.ZIP, FileKind.TORCH),
+    (FileKind.XML, FileKind.OPENVINO),
+    (FileKind.TEXT, FileKind.ENGINE),
+}
 _REMEDIES = {
     FileKind.EMPTY: "Copy or download it again.",
     FileKind.LFS_POINTER: "Fetch the file itself with: git lfs pull",
@@ -104,8 +110,17 @@ def likely_kind(path: Path) -> FileKind:
     except OSError:
         kind = FileKind.UNKNOWN
     named = _BY_SUFFIX.get(path.suffix.lower(), kind)
-    # The first bytes of a checkpoint that was cut short are those of any archive.
-    return named if kind is FileKind.UNKNOWN or (kind is FileKind.ZIP and named is FileKind.TORCH) else kind
+    # What was cut short begins as any archive or XML does, and what an engine begins with is NVIDIA's affair.
+    tells = kind is not FileKind.UNKNOWN and (kind, named) not in _UNSURE
+    return kind if tells else named
+
+
+def described(path: Path) -> str:
+    """How a sentence names what a file is, with its article."""
+    kind = likely_kind(path)
+    if kind is FileKind.UNKNOWN and path.suffix.lower() == ".bin" and path.with_suffix(".xml").is_file():
+        return "the weights of an OpenVINO model"
+    return kind.article
 
 
 def require(path: Path, wanted: Wanted, by: str = "") -> FileKind:
@@ -128,19 +143,16 @@ def require(path: Path, wanted: Wanted, by: str = "") -> FileKind:
     if kind in wanted.kinds:
         return kind
     taken = f"and '{by}' takes {wanted.words}" if by else f"not {wanted.words}"
-    what, remedy = _said(path, kind, wanted)
-    raise wanted.error(f"It is {what}, {taken}.", remedy=remedy, where=path)
+    raise wanted.error(f"It is {described(path)}, {taken}.", remedy=_remedy(path, kind, wanted), where=path)
 
 
-def _said(path: Path, kind: FileKind, wanted: Wanted) -> tuple[str, str]:
-    """How the file is named, and what to do instead."""
-    model = path.with_suffix(".xml")
-    if kind is FileKind.UNKNOWN and path.suffix.lower() == ".bin" and model.is_file():
-        return "the weights of an OpenVINO model", f"Name the model itself: {model}"
+def _remedy(path: Path, kind: FileKind, wanted: Wanted) -> str:
+    if described(path) != kind.article:
+        return f"Name the model itself: {path.with_suffix('.xml')}"
     if kind in _CHECKPOINTS and FileKind.ONNX in wanted.kinds:
-        return kind.article, f"Export it first: rtmo-deploy export {shlex.quote(str(path))}"
+        return f"Export it first: rtmo-deploy export {shlex.quote(str(path))}"
     if kind in _EXPORTED and wanted.kinds & {*_CHECKPOINTS, FileKind.ONNX}:
-        return kind.article, "Name the model that it was made from."
+        return "Name the model that it was made from."
     if kind is FileKind.FOLDER and wanted is not RECIPE:
-        return kind.article, "Name a file in it."
-    return kind.article, _REMEDIES.get(kind, wanted.remedy)
+        return "Name a file in it."
+    return _REMEDIES.get(kind, wanted.remedy)

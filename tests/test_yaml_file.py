@@ -52,7 +52,7 @@ def test_what_is_refused(parse, text, finding):
 def test_fifos_folders_and_bytes(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "latin").write_bytes(b"name: \xe9\n")
-    for name, finding in (("fifo", "it is a FIFO"), (".", "it is a folder"), ("latin", "not UTF-8")):
+    for name, finding in (("fifo", "a FIFO"), (".", "It is a folder"), ("latin", "not UTF-8")):
         with pytest.raises(UsageError, match=finding):
             load_recipe(tmp_path / name)
 

@@ -111,11 +111,12 @@ def evaluate(
     threshold = 0.1 if score_thr is None else score_thr
     with status("reading the annotations"):
         data = _read(rules, images)
+    journal = _journal(save, journal_dir)
     from rtmo_deploy.measure.accuracy import published_figures
 
     with status("opening the model"):
         estimator = _open(path, threshold, device, backend, imgsz, threads, precision=precision, trust=trust)
-    done = _run(estimator, data, rules, threshold, batch, save, journal_dir)
+    done = _run(estimator, data, rules, threshold, batch, save, journal)
     facts = {
         "model": str(path),
         "model_sha256": _sha256(path),
@@ -181,11 +182,15 @@ def _sigmas(text: str | None) -> float | list[float] | None:
 
 def _read(rules: _Rules, images: Path) -> CocoKeypoints:
     from rtmo_deploy.data.coco import CocoKeypoints
+    from rtmo_deploy.measure.accuracy import choose_protocol, choose_sigmas
 
     data = CocoKeypoints(
         rules.ann, images, skeleton=rules.skeleton, category=rules.category, max_images=rules.max_images
     )
     _print_warnings(data.report)
+    choose_protocol(rules.protocol, data.skeleton, data.ground_truth())
+    if rules.sigmas is not None:
+        choose_sigmas(rules.sigmas, data.skeleton)
     return data
 
 
@@ -239,7 +244,7 @@ def _run(
     score_thr: float,
     batch: int,
     save: Path | None,
-    journal_dir: Path | None,
+    journal: Path,
 ) -> Evaluation:
     from rtmo_deploy.cli.console import status
     from rtmo_deploy.measure.accuracy import evaluate_model, save_results
@@ -263,7 +268,7 @@ def _run(
             told=rules.skeleton is not None,
             score_thr=score_thr,
             batch=batch,
-            journal=_journal(save, journal_dir),
+            journal=journal,
             progress=advance,
             finished=None if save is None else lambda found: save_results(save, found, data.ground_truth()),
         )

@@ -157,6 +157,8 @@ def export(
             convert(source, target, verify=not no_verify, as_json=as_json)
             return
     own = os.path.isfile(checkpoint)  # noqa: PTH113 - a name that no file can have is none
+    if own:
+        find_model(checkpoint, "export", CHECKPOINT)
     target = output or (Path(checkpoint).with_suffix(".onnx") if own else Path(f"{checkpoint}.onnx"))
     outputs = [target.with_suffix(".onnx")]
     if output_format is Format.OPENVINO:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import InputDataError, SetupError
-from rtmo_deploy.wanted import ANNOTATIONS, CHECKPOINT, MODEL, Wanted, likely_kind, require
+from rtmo_deploy.wanted import ANNOTATIONS, CHECKPOINT, MODEL, Wanted, described, likely_kind, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,5 +86,5 @@ def require_data(by: str, *, ann: Iterable[Path | None] = (), images: Iterable[P
         if folder is not None and not folder.is_dir():
             what = "There is no such folder."
             if folder.exists():
-                what = f"It is {likely_kind(folder).article}, and '{by}' takes a folder of images here."
+                what = f"It is {described(folder)}, and '{by}' takes a folder of images here."
             raise InputDataError(what, remedy="Name the folder that holds the images.", where=folder)

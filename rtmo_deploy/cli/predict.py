@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -75,9 +75,7 @@ def predict(
         require_free([vis_out_dir / name for name in names.values()], [model, *files], force=force)
     path = find_model(model, "predict", device=device, backend=backend, precision=precision)
     if not files:
-        for failure in failures[:-1]:
-            print_error(failure)
-        raise failures[-1]
+        _refuse_all(path, failures, as_json=as_json)
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
     with status("opening the model") as progress:
@@ -113,7 +111,7 @@ def predict(
             device=estimator.backend.device,
             skeleton=estimator.artifact.skeleton.to_dict(),
             images=results,
-            failed=[{"path": failure.where, "error": str(failure)} for failure in failures],
+            failed=_listed(failures),
         )
     else:
         _print(results, draw_thr)
@@ -124,15 +122,30 @@ def predict(
         raise typer.Exit(InputDataError.exit_code)
 
 
+def _refuse_all(model: Path, failures: list[InputDataError], *, as_json: bool) -> NoReturn:
+    from rtmo_deploy.cli.console import print_error, print_json
+
+    if as_json:
+        print_json("predict", model=str(model), images=[], failed=_listed(failures))
+    for failure in failures[:-1]:
+        print_error(failure)
+    raise failures[-1]
+
+
+def _listed(failures: list[InputDataError]) -> list[dict[str, Any]]:
+    return [{"path": failure.where, "error": str(failure)} for failure in failures]
+
+
 def _find(sources: list[str], *, recursive: bool) -> tuple[list[Path], list[InputDataError]]:
     """The files that are meant; a source that means none does not stop the others."""
-    from rtmo_deploy.data.images import find_images
+    from rtmo_deploy.data.images import find_images, require_image
     from rtmo_deploy.errors import InputDataError
 
     files: dict[Path, None] = {}
     failures: list[InputDataError] = []
     for source in sources:
         try:
+            require_image(source)
             files.update(dict.fromkeys(find_images([source], recursive=recursive)))
         except InputDataError as error:
             failures.append(error)

@@ -9,7 +9,7 @@ import typer
 
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import require_free
-from rtmo_deploy.wanted import likely_kind
+from rtmo_deploy.wanted import described
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ def verify(
 
     if directory.is_file():
         raise ArtifactError(
-            f"It is {likely_kind(directory).article}, and 'verify' takes the folder of a release.",
+            f"It is {described(directory)}, and 'verify' takes the folder of a release.",
             remedy="Name the folder that holds manifest.json.",
             where=directory,
         )

@@ -18,6 +18,7 @@ libjpeg may print a line.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import os
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "decode_image", "find_images", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "find_images", "read_image", "require_image"]
 
 _SUFFIX_LIST: Final = (
     ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
@@ -80,6 +81,7 @@ _FOREIGN: Final = (
 )
 _AGAIN: Final = "Copy or download it again, or save it anew as JPEG or PNG."
 _CONVERT: Final = "Convert it to JPEG or PNG (8 bits a channel) first."
+_EXTRACT: Final = "Extract its frames as JPEG or PNG first."
 _SHRINK: Final = "Shrink it or cut it into pieces first."
 _FORMATS: Final = "Use JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000."
 _CUT_OFF: Final = "This {} is cut off: its end is missing."
@@ -111,12 +113,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     try:
         with open_regular(Path(path)) as stream:
             head = stream.read(_HEAD_BYTES)
-            if not _is_known(head):  # before a large file of another kind is read whole
-                kind = kind_of(Path(path))
-                what = "in no format that can be read here" if kind is FileKind.UNKNOWN else kind.article
-                remedy = _FORMATS if kind is FileKind.UNKNOWN else "Name an image, or a folder of images."
-                raise _bad(f"It is {what}, not an image.", path, remedy)
-            _recognise(head, path)
+            _check_head(head, path)  # before a large file of another kind is read whole
             data = head + stream.read(MAX_BYTES)
     except (OSError, ValueError) as error:
         if Path(path).is_dir():
@@ -158,9 +155,24 @@ def _bad(finding: str, where: object, remedy: str = _AGAIN) -> InputDataError:
     return InputDataError(finding, remedy=remedy, where=where)
 
 
-def _is_known(head: bytes) -> bool:
-    """Whether :func:`_recognise` has a word for it."""
-    return not head or any(re.match(pattern, head, re.DOTALL) for pattern, _ in (*_READABLE, *_FOREIGN))
+def require_image(path: str | os.PathLike[str]) -> None:
+    """Check, by its first bytes, that a file is an image that can be read here; nothing is decoded.
+
+    Raises:
+        InputDataError: It is something else.
+    """
+    with contextlib.suppress(OSError, ValueError), open_regular(Path(path)) as stream:  # read_image says why
+        _check_head(stream.read(_HEAD_BYTES), path)
+
+
+def _check_head(head: bytes, path: str | os.PathLike[str]) -> None:
+    if not head or any(re.match(pattern, head, re.DOTALL) for pattern, _ in (*_READABLE, *_FOREIGN)):
+        _recognise(head, path)
+        return
+    kind = kind_of(Path(path))
+    what = "in no format that can be read here" if kind is FileKind.UNKNOWN else kind.article
+    remedy = _FORMATS if kind is FileKind.UNKNOWN else "Name an image, or a folder of images."
+    raise _bad(f"It is {what}, not an image.", path, remedy)
 
 
 def _recognise(head: bytes, where: object) -> str:
@@ -171,7 +183,7 @@ def _recognise(head: bytes, where: object) -> str:
             return kind
     for pattern, what in _FOREIGN:
         if re.match(pattern, head, re.DOTALL):
-            raise _bad(f"This is {what}.", where, _CONVERT)
+            raise _bad(f"This is {what}.", where, _EXTRACT if what == "a video" else _CONVERT)
     raise _bad("This is not a picture in a format that can be read here.", where, _FORMATS)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.train.recipe import CocoSource, parse_values, published_values
+from rtmo_deploy.train.recipe import parse_values, published_values
 
 if TYPE_CHECKING:
     from rtmo_deploy.model.checkpoint import LoadedCheckpoint
@@ -62,9 +62,9 @@ def finetune_recipe(
         InputDataError: The annotations are unusable.
         UsageError: A value is not possible.
     """
-    from rtmo_deploy.train.feed import open_source
+    from rtmo_deploy.data.coco import CocoKeypoints
 
-    dataset = open_source(CocoSource(type="coco", annotations=ann, images=images))
+    dataset = CocoKeypoints(ann, images, only_annotated=True)
     size = fitting_batch(len(dataset)) if batch is None else batch
     if size > len(dataset):
         raise UsageError(

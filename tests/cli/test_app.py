@@ -178,8 +178,16 @@ def test_a_real_run(onnx_n, pictures, tmp_path):
     assert "Warning" not in done.stderr
 
 
+@pytest.fixture
+def model(tmp_path):
+    """What begins like an ONNX model."""
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"\x08\x08\x12\x00")
+    return path
+
+
 @pytest.mark.parametrize("error", sorted(subclasses(errors.RtmoDeployError), key=lambda kind: kind.__name__))
-def test_every_error_becomes_its_exit_code(monkeypatch, error):
+def test_every_error_becomes_its_exit_code(monkeypatch, model, error):
     def fail(*_):
         if error is errors.MissingDependencyError:
             raise error("torch", purpose="Testing", extra="cpu")
@@ -188,7 +196,7 @@ def test_every_error_becomes_its_exit_code(monkeypatch, error):
     import rtmo_deploy.measure
 
     monkeypatch.setattr(rtmo_deploy.measure, "validate_onnx", fail)
-    result = run("validate", "x.onnx")
+    result = run("validate", model)
     assert result.exit_code == error.exit_code
     assert result.stdout == ""
     if error is not errors.MissingDependencyError:
@@ -204,13 +212,13 @@ def test_json_is_json(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_bug_is_not_dressed_up_as_an_error(monkeypatch):
+def test_a_bug_is_not_dressed_up_as_an_error(monkeypatch, model):
     import rtmo_deploy.measure
 
     def fail(*_):
         raise ZeroDivisionError
 
     monkeypatch.setattr(rtmo_deploy.measure, "validate_onnx", fail)
-    result = run("validate", "x.onnx")
+    result = run("validate", model)
     assert isinstance(result.exception, ZeroDivisionError)
     assert app_module.app.pretty_exceptions_enable is False

@@ -149,6 +149,8 @@ def test_garbage(tmp_path, name, content):
     for option in ((), ("--json",)):
         result = run(tmp_path / name, *option)
         assert result.exit_code == 4
-        assert result.stdout == ""
+        assert bool(result.stdout) is bool(option)
+        if option:
+            assert json.loads(result.stdout)["error"]["where"] == str(tmp_path / name)
         assert result.stderr.startswith(f"Error: {tmp_path / name}: ")
         assert len(result.stderr.splitlines()) == 1

@@ -83,7 +83,7 @@ def test_no_model_at_all(tmp_path, content):
         (tmp_path / "x.onnx").write_bytes(content)
     result = run(tmp_path / "x.onnx", "--json")
     assert result.exit_code == 4
-    assert result.stdout == ""
+    assert json.loads(result.stdout)["error"]["where"] == str(tmp_path / "x.onnx")
     assert f"Error: {tmp_path / 'x.onnx'}: " in result.stderr
 
 

@@ -290,7 +290,7 @@ def test_a_graph_cut_short(pair, share):
 def test_another_file(tmp_path, text):
     path = tmp_path / "x.xml"
     path.write_text(text)
-    with pytest.raises(ArtifactError, match="It is not an OpenVINO model, or is cut short"):
+    with pytest.raises(ArtifactError, match="not an OpenVINO model"):
         openvino_artifact(path)
 
 
@@ -324,7 +324,7 @@ def test_spoilt_metadata(tmp_path, little, old, new, message):
 def test_no_file_or_a_folder(tmp_path):
     with pytest.raises(ArtifactError, match="There is no such file"):
         openvino_artifact(tmp_path / "x.xml")
-    with pytest.raises(ArtifactError, match="This is a folder"):
+    with pytest.raises(ArtifactError, match="It is a folder"):
         openvino_artifact(tmp_path)
 
 

@@ -283,7 +283,7 @@ def test_a_truncated_model_is_refused(tmp_path):
 def test_other_files_and_names_are_refused(tmp_path):
     other = tmp_path / "m.pth"
     other.write_bytes(b"x")
-    with pytest.raises(ArtifactError, match="built from an ONNX model"):
+    with pytest.raises(ArtifactError, match="not an ONNX model"):
         plan_build(other, None, BuildOptions(backend="tensorrt-rtx"))
     path = write_toy(tmp_path / "m.onnx")
     with pytest.raises(UsageError, match=r"suffix \.engine"):

@@ -47,7 +47,7 @@ def mmdeploy_like(joints=17, columns="Reshapedets_dim_2", sides=(640, 640), thre
 class TestDamaged:
     @pytest.mark.parametrize(
         ("content", "finding"),
-        [(b"", "It is empty"), (b"hello" * 50, "not an ONNX model"), (b"\x00" * 1000, "not an ONNX model")],
+        [(b"", "It is an empty file"), (b"hello" * 50, "It is a text file"), (b"\x00" * 1000, "not an ONNX model")],
     )
     def test_no_onnx(self, tmp_path, content, finding):
         path = tmp_path / "x.onnx"
@@ -69,10 +69,10 @@ class TestDamaged:
         with pytest.raises(ArtifactError, match="There is no such file"):
             read_artifact(tmp_path / "x.onnx")
         (tmp_path / "x.onnx").mkdir()
-        with pytest.raises(ArtifactError, match="This is a folder"):
+        with pytest.raises(ArtifactError, match="It is a folder"):
             read_artifact(tmp_path / "x.onnx")
-        (tmp_path / "x.tflite").write_bytes(b"x")
-        with pytest.raises(ArtifactError, match=r"suffix '\.tflite' is not known"):
+        (tmp_path / "x.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+        with pytest.raises(ArtifactError, match="It is in no format that is known here, not a checkpoint"):
             read_artifact(tmp_path / "x.tflite")
 
     def test_weights_in_another_file(self, tmp_path, onnx_n, pictures):

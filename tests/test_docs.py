@@ -1,0 +1,116 @@
+"""Commands of README and docs: each is one that the program takes, and those that can run here do, with small files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.options import join_sizes
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GROUP = typer.main.get_command(app)
+#: README's ``bash`` blocks are run by test_readme.py; of the ``console`` blocks these are run here, in this order.
+RUN = [
+    "rtmo-deploy export rtmo-s.pth --decode fixed",
+    "rtmo-deploy build-trt rtmo-s.onnx --dry-run",
+    "rtmo-deploy eval ckpt.onnx --ann person_keypoints_val2017.json --images val2017/ --save found.json",
+    "rtmo-deploy eval --predictions found.json --ann person_keypoints_val2017.json",
+]
+GPU = "needs a GPU, or TensorRT"
+DATASET = "needs COCO, and days on a GPU"
+NOT_RUN = {
+    "rtmo-deploy export ckpt.pth --format onnx": "tests/test_readme.py runs it",
+    "rtmo-deploy build-trt --fp16": GPU,
+    "rtmo-deploy build-trt rtmo-s.pth --fp16": GPU,
+    "rtmo-deploy build-trt rtmo-s.int8.onnx --int8": GPU,
+    "rtmo-deploy build-trt rtmo-s.int8.fp16.onnx --int8": GPU,
+    "rtmo-deploy bench --device cuda:0": GPU,
+    "rtmo-deploy train recipes/train/rtmo-s-coco.yaml --device cuda": DATASET,
+    "torchrun --nproc-per-node 8 -m rtmo_deploy train recipes/train/rtmo-s-coco.yaml --device cuda": DATASET,
+    "rtmo-deploy train --init rtmo-s --ann people/annotations.json --images people/images --epochs 30": (
+        "needs the network, and takes minutes; tests/cli/test_train.py fine-tunes rtmo-n"
+    ),
+    "rtmo-deploy doctor": "tests/cli/test_doctor_command.py runs it",
+    "rtmo-deploy doctor --json > machine.json": "tests/cli/test_doctor_command.py runs it",
+    "rtmo-deploy doctor --timeout 300": "tests/cli/test_doctor_command.py runs it",
+    "rtmo-deploy release recipes/quickstart.yaml": "tests/test_readme.py runs it",
+    "rtmo-deploy verify releases/quickstart": "tests/cli/test_release_command.py verifies a release",
+    "pip download --no-deps --dest wheels tensorrt_cu12_bindings==10.4.0": "needs the network",
+    "RTMO_DEPLOY_TENSORRT_BINDINGS=wheels pytest tests/convert/test_plugin_tensorrt.py": "needs those wheels",
+    "pip install nvidia-cuda-nvrtc-cu12==12.1.105": "needs the network",
+    "python -m rtmo_deploy.convert.plugins": "needs that compiler",
+    'python -c "import json; from rtmo_deploy.release.schema import recipe_schema; '
+    'print(json.dumps(recipe_schema(), indent=2))"': "tests/release compare the schema with its file",
+}
+
+
+def fenced(kind: str) -> list[str]:
+    """Commands of the blocks of one kind, of all pages, without comments."""
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    ]
+    lines = [re.sub(r"\s+#\s.*", "", line) for block in blocks for line in block.splitlines()]
+    if kind == "console":
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return [part.strip() for line in lines for part in line.split("&&") if part.strip()]
+
+
+def inline() -> list[str]:
+    """Commands in running text: a command's name, perhaps with some of its arguments."""
+    return [found for page in PAGES for found in re.findall(r"`(rtmo-deploy [a-z][^`]*)`", page.read_text("utf-8"))]
+
+
+def command_of(words: list[str]) -> tuple[object, list[str]]:
+    """The command that is called, and its arguments; an unknown one is a KeyError."""
+    command, rest = GROUP.commands[words[0]], words[1:]
+    below = getattr(command, "commands", {})
+    return (below[rest[0]], rest[1:]) if below and rest else (command, rest)
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(fenced("console") + fenced("bash")))
+def test_a_command_in_a_block_is_understood(line: str) -> None:
+    words = shlex.split(line.partition(" > ")[0])
+    start = next((i for i, word in enumerate(words) if word in {"rtmo-deploy", "rtmo_deploy"}), None)
+    if start is None:
+        assert words[0] in {"pip", "pytest", "python"} or "=" in words[0], line
+        return
+    command, arguments = command_of(words[start + 1 :])
+    with command.make_context(words[start + 1], join_sizes(arguments)):  # raises for what it does not take
+        pass
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(inline()))
+def test_a_command_in_a_sentence_is_there(line: str) -> None:
+    command, arguments = command_of(shlex.split(line)[1:])
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in arguments if word.startswith("-")} <= known | {"--help"}
+
+
+def test_every_command_runs_or_has_a_reason_not_to() -> None:
+    assert set(fenced("console")) == set(RUN) | set(NOT_RUN)
+    assert not set(RUN) & set(NOT_RUN)
+
+
+def test_the_commands_run(checkpoint_n: Path, onnx_n: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(checkpoint_n, "rtmo-s.pth")
+    shutil.copy(onnx_n, "ckpt.onnx")
+    made = CliRunner().invoke(app, shlex.split("data synth made --images 2 --seed 7 --people 2 --size 256"))
+    assert made.exit_code == 0, made.output
+    Path("made/annotations.json").rename("person_keypoints_val2017.json")
+    Path("made/images").rename("val2017")
+    for line in RUN:
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        expected = {0, 5} if "--dry-run" in line else {0}
+        assert done.exit_code in expected, f"{line}\n{done.output}"
+        assert done.stdout.strip(), line

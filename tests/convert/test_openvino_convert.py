@@ -22,6 +22,8 @@ from rtmo_deploy.runtime.onnx_file import onnx_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, open_session, run_session
 from rtmo_deploy.runtime.openvino_file import openvino_artifact, weights_path
 
+pytestmark = pytest.mark.usefixtures("openvino_compiles")
+
 pytest.importorskip("openvino", reason="needs openvino")
 
 from rtmo_deploy.convert import openvino as convert_module

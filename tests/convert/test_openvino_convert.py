@@ -22,8 +22,6 @@ from rtmo_deploy.runtime.onnx_file import onnx_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, open_session, run_session
 from rtmo_deploy.runtime.openvino_file import openvino_artifact, weights_path
 
-pytestmark = pytest.mark.usefixtures("openvino_compiles")
-
 pytest.importorskip("openvino", reason="needs openvino")
 
 from rtmo_deploy.convert import openvino as convert_module
@@ -31,6 +29,8 @@ from rtmo_deploy.convert import openvino_verify
 from rtmo_deploy.convert.openvino import convert_openvino
 from rtmo_deploy.runtime.openvino_backend import load
 from rtmo_deploy.runtime.openvino_int8 import saturates
+
+pytestmark = pytest.mark.usefixtures("openvino_compiles")
 
 OPTIONS = {
     "onnx": ExportOptions(decode=OnnxDecodeOptions()),

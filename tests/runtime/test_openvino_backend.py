@@ -19,12 +19,12 @@ from rtmo_deploy.runtime.estimator import outputs_to_poses, read_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, open_session, run_session
 from rtmo_deploy.zoo import COCO_17
 
-pytestmark = pytest.mark.usefixtures("openvino_compiles")
-
 pytest.importorskip("openvino", reason="needs openvino")
 
 from rtmo_deploy.runtime import openvino_backend, openvino_int8
 from rtmo_deploy.runtime.openvino_backend import load, parse_model
+
+pytestmark = pytest.mark.usefixtures("openvino_compiles")
 
 
 @pytest.fixture(scope="module")

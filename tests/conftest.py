@@ -51,6 +51,21 @@ def onnx_n(checkpoint_n: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
+def openvino_compiles(request: pytest.FixtureRequest) -> None:
+    """Skips where a limit of the instruction set leaves OpenVINO too little to compile a network."""
+    if not {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"} & set(os.environ):
+        return
+    from rtmo_deploy.errors import SetupError
+    from rtmo_deploy.runtime.backends import open_backend
+    from rtmo_deploy.runtime.estimator import read_artifact
+
+    try:
+        open_backend(read_artifact(request.getfixturevalue("onnx_n")), "cpu", backend="openvino")
+    except SetupError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Five PNG files of different sizes, each with somebody in it for ``checkpoint_n``."""
     folder = tmp_path_factory.mktemp("pictures")

@@ -220,7 +220,7 @@ def _print_pictures(report: AgreementReport) -> None:
 def _print_layers(found: LayerReport) -> None:
     from rich.table import Table
 
-    from rtmo_deploy.cli.console import print_table, stdout
+    from rtmo_deploy.cli.console import facts_table, print_table
 
     first = found.first
     table = Table(title=found.told(), caption=f"dB: signal over error. Found by {found.by}; --json has every tensor.")
@@ -239,7 +239,7 @@ def _print_layers(found: LayerReport) -> None:
     print_table(table)
     if found.losses:
         told = ", ".join(f"{layer.name} ({layer.loss_db or 0:.1f} dB)" for layer in found.losses)
-        stdout().print(f"Most is lost in: {told}")
+        print_table(facts_table({"most is lost in": told}))
 
 
 def _n(value: float | None) -> str:

@@ -31,6 +31,8 @@ from rtmo_deploy.convert.openvino import convert_openvino
 from rtmo_deploy.runtime.openvino_backend import load
 from rtmo_deploy.runtime.openvino_int8 import saturates
 
+pytestmark = pytest.mark.usefixtures("openvino_compiles")
+
 OPTIONS = {
     "onnx": ExportOptions(decode=OnnxDecodeOptions()),
     "fixed": ExportOptions(decode=FixedDecodeOptions()),

@@ -45,7 +45,7 @@ def test_an_answer(tmp_path):
         {"event": "done", "version": "1.7"},
     ]
     answer = run(tmp_path, f"for e in {events!r}: print(json.dumps(e), flush=True)", progress=told.append)
-    assert told == ["parsing", "Building engine (3 of 6)"]
+    assert told == ["parsing", "Building engine: 3 of 6"]
     assert answer.warnings == ["mind"]
     assert answer.network == {"inputs": [["input", "FLOAT", [1]]]}
     assert answer.done == {"version": "1.7"}

@@ -635,9 +635,9 @@ def test_run_lengths_of_an_absurd_size(tmp_path):
 def test_colliding_ids_take_no_time(tmp_path):
     people = [person(number * (2**61 - 1) * 4096, 1, joints=1) for number in range(20_000)]
     path = write(tmp_path, document([image(1)], people, [category(["a"])]), pictures=False)
-    begin = time.monotonic()
+    begin = time.process_time()
     check_coco(path)
-    assert time.monotonic() - begin < 8
+    assert time.process_time() - begin < 8
 
 
 _JSON = st.recursive(

@@ -24,6 +24,8 @@ pytest.importorskip("openvino", reason="needs openvino")
 from rtmo_deploy.runtime import openvino_backend, openvino_int8
 from rtmo_deploy.runtime.openvino_backend import load, parse_model
 
+pytestmark = pytest.mark.usefixtures("openvino_compiles")
+
 
 @pytest.fixture(scope="module")
 def opened(onnx_n):

@@ -94,7 +94,7 @@ def _gates(release: Release) -> Markup:
         return _section("Gates", el("p", "The recipe has none: nothing here was held against a bound."))
     gates = release.ranked_gates
     rows = [
-        (gate.name, _state(gate.status.value), *map(_lines, (gate.bound, gate.measured or "-", gate.message)))
+        (gate.name, _state(gate.status.value), *map(_lines, (gate.bound, gate.measured or "-", gate.message or "-")))
         for gate in gates
     ]
     marks = [f"row {gate.status.value}" for gate in gates]

@@ -59,7 +59,7 @@ figure{margin:0}figure img{display:block;width:100%;height:auto;border-radius:4p
 dl{display:grid;grid-template-columns:minmax(8em,max-content) 1fr;gap:4px 18px;margin:8px 0}dt{color:var(--dim)}
 dd{margin:0;overflow-wrap:anywhere}footer{margin-top:48px;border-top:1px solid var(--edge);padding-top:10px}
 @media (max-width:600px){
-.wide::before{content:"scroll sideways \2192";display:block;position:sticky;left:0;
+.wide::before{content:"scroll sideways";display:block;position:sticky;left:0;
 width:max-content;color:var(--dim);font-size:.8rem}
 .wide:has(.row)::before{content:none}.wide:has(.row) thead{position:absolute;left:-999em}
 .row td,.row td:nth-child(2){display:block;border:0;border-left:4px solid var(--good);padding:3px 8px}

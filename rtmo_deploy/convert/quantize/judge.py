@@ -48,7 +48,7 @@ class Likeness:
         matched: People in both.
         missed: People only in the first.
         extra: People only in the second.
-        oks: Mean similarity of the first's people to theirs in the second, 0 for the missed; None where there is nobody.
+        oks: Mean similarity of the first's people to theirs in the second, 0 for the missed; None of nobody.
         score_ratio: Median of the second's score over the first's, of those in both; None where there is nobody.
         keypoint_px: Mean distance of their keypoints, pixels of the original picture; None where there is nobody.
     """

@@ -160,3 +160,20 @@ def test_intervals_cover_what_the_bounds_let_through():
             ratio = paired_ratio(b, a).widened(interference.lost)
             covered += ratio.low <= TRUE_RATIO <= ratio.high
         assert covered >= 0.93 * 400, (others, covered)
+
+
+def test_a_turn_counts_all_of_its_own_core_time():
+    """Also of the call that settles the caches: else it would count as other processes'."""
+    spent = 0.01
+
+    class Pipeline:
+        def call(self, chosen):
+            until = time.process_time() + spent
+            while time.process_time() < until:
+                pass
+            return {"network": 1.0}, 1.0, [0] * len(chosen)
+
+    one = worker.Worker()
+    one._pipeline = Pipeline()
+    command = {"command": "measure", "pictures": ["a.jpg"], "whole": True, "seconds": 0, "calls": 3, "start": 0}
+    assert one.answer(command)["cpu_s"] >= (3 + worker.SETTLE) * spent

@@ -145,8 +145,8 @@ def test_bounds_of_ones_own_are_told(pictures):
     own = replace(usual, oks_mean=0.8, unmatched=0.1, keypoint_max_px=0.01, score=None)
     (note,) = compare_sides(side(), side(), pictures, bounds=own).notes
     assert note == (
-        "Bounds set for this comparison: worst keypoint, px: 0.01 (usually 0.05: tighter); mean OKS at least 0.8 "
-        "(usually 0.9999: looser); worst score: any (usually 0.0001: looser); share of people in one model only: 0.1 "
+        "Bounds set for this comparison: worst keypoint, px: 0.01 (usually 0.05: tighter); mean OKS, at least: 0.8 "
+        "(usually 0.9999: looser); worst score: none (usually 0.0001: looser); share of people in one model only: 0.1 "
         "(usually 0: looser)."
     )
 

@@ -257,13 +257,13 @@ def judged(result: QuantizeResult) -> dict[str, str]:
     if result.baseline is None or result.verdict is None:
         return {"cost": "not judged (--no-judge)"}
     likeness = result.verdict.likeness
-    ap = "not known: the annotations do not fit the model"
+    ap = "not measured: no annotated people that fit the model"
     if result.baseline.ap is not None and result.verdict.ap is not None:
         ap = f"{result.baseline.ap:.4f} in float32, {result.verdict.ap:.4f} in INT8"
     return {
         "AP": ap,
         "people": f"{likeness.matched} of the float32 model's found again, {likeness.missed} missed, "
-        f"{likeness.extra} extra; mean OKS {likeness.oks:.4f}",
+        f"{likeness.extra} extra" + ("" if likeness.oks is None else f"; mean OKS {likeness.oks:.4f}"),
         "scores": "-" if likeness.score_ratio is None else f"median ratio INT8 / float32 {likeness.score_ratio:.4f}",
         "keypoints": "-" if likeness.keypoint_px is None else f"{likeness.keypoint_px:.2f} px apart on average",
     }
@@ -286,7 +286,7 @@ def _print_frontier(result: QuantizeResult) -> None:
             f"{100 * point.macs / result.share.network:.1f} %",
             "-" if point.verdict.ap is None else f"{point.verdict.ap:.4f}",
             f"{point.ap_drop:.4f}",
-            f"{point.verdict.likeness.oks:.4f}",
+            "-" if point.verdict.likeness.oks is None else f"{point.verdict.likeness.oks:.4f}",
             "-" if ratio is None else f"{ratio:.4f}",
         )
     print_table(table)

@@ -83,12 +83,14 @@ def parity(job: Job) -> Outcome:
 
 
 def _draw(report: Any, pictures: Any, job: Job, count: int) -> list[dict[str, Any]]:
-    """The first model's people, the second's and the differences, on the worst pictures; JPEG files."""
+    """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
     import cv2
 
+    from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
     from rtmo_deploy.measure.agreement.drawing import magnification, panels
 
-    worst = report.worst(count) if count else []
+    seen = [at for at in report.worst() if any((people.scores > WORKING_SCORE).any() for people in report.found[at])]
+    worst = (seen or report.worst())[:count]
     times = magnification([report.pictures[index] for index in worst], report.input_hw)
     shown = []
     for number, index in enumerate(worst, 1):

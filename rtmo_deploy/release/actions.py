@@ -86,10 +86,10 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "accuracy": Action(
         _measure.accuracy,
         ("torch", "openvino", "numpy", "opencv-python-headless", "faster-coco-eval", *_ORT, *_TRT),
-        revision=3,
+        revision=4,
     ),
     "parity": Action(
-        _measure.parity, ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT), revision=4
+        _measure.parity, ("torch", "openvino", "numpy", "opencv-python-headless", *_ORT, *_TRT), revision=5
     ),
     "latency": Action(
         _measure.latency,

@@ -154,7 +154,7 @@ def _explained(
 
 
 def _joined(sentences: Sequence[str]) -> str:
-    return "; ".join(one.removesuffix(".") for one in sentences)
+    return "; ".join([*(one.removesuffix(".") for one in sentences[:-1]), *sentences[-1:]])
 
 
 def _people(result: StepResult) -> str:

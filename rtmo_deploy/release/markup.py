@@ -53,13 +53,19 @@ def table(
         head: Headings.
         rows: Cells.
         numbers: Columns that are set right.
-        marks: Class of each row.
+        marks: Class of each row; on a narrow screen such rows are cards.
     """
     right = set(numbers)
 
     def cells(tag: str, row: Sequence[object]) -> Markup:
         return join(
-            el(tag, value, class_="number" if at in right else None, scope="col" if tag == "th" else None)
+            el(
+                tag,
+                value,
+                class_="number" if at in right else None,
+                scope="col" if tag == "th" else None,
+                data_label=head[at] if marks and tag == "td" else None,
+            )
             for at, value in enumerate(row)
         )
 

@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.files import human_size
+from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
 from rtmo_deploy.measure.bench.interference import BUSY
 from rtmo_deploy.release.gates import GateStatus
 from rtmo_deploy.release.markup import Markup, el, join, table
@@ -94,7 +95,7 @@ def _gates(release: Release) -> Markup:
         return _section("Gates", el("p", "The recipe has none: nothing here was held against a bound."))
     gates = release.ranked_gates
     rows = [
-        (gate.name, _state(gate.status.value), *map(_lines, (gate.bound, gate.measured or "-", gate.message)))
+        (gate.name, _state(gate.status.value), *map(_lines, (gate.bound, gate.measured or "-", gate.message or "-")))
         for gate in gates
     ]
     marks = [f"row {gate.status.value}" for gate in gates]
@@ -233,6 +234,9 @@ def _parity(release: Release) -> Markup | None:
             parts.append(el("p", _state(result.status.value), f": {result.message}"))
             continue
         facts = result.facts
+        counted = facts.get("bounds", {}).get("score_thr") or "the models' own threshold"
+        told = f"{facts.get('source', 'images')}; people with a score above {counted} count."
+        parts.append(el("p", f"{told} Shown are the worst images, with people above {WORKING_SCORE:g}.", class_="dim"))
         people = facts.get("people", {})
         names = ("matched", "missed", "extra", "oks_mean", "keypoint_px_p99", "keypoint_px_max", "score_max")
         cells = [_number(people.get(name)) for name in names]

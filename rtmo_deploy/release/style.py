@@ -59,8 +59,13 @@ figure{margin:0}figure img{display:block;width:100%;height:auto;border-radius:4p
 dl{display:grid;grid-template-columns:minmax(8em,max-content) 1fr;gap:4px 18px;margin:8px 0}dt{color:var(--dim)}
 dd{margin:0;overflow-wrap:anywhere}footer{margin-top:48px;border-top:1px solid var(--edge);padding-top:10px}
 @media (max-width:600px){
-.wide::after{content:"scroll sideways";display:block;position:sticky;left:0;
+.wide::before{content:"scroll sideways";display:block;position:sticky;left:0;
 width:max-content;color:var(--dim);font-size:.8rem}
+.wide:has(.row)::before{content:none}.wide:has(.row) thead{position:absolute;left:-999em}
+.row td,.row td:nth-child(2){display:block;border:0;border-left:4px solid var(--good);padding:3px 8px}
+.row.failed td{border-left-color:var(--bad)}.row.not td,.row.blocked td{border-left-color:var(--warn)}
+.row td:first-child{font-weight:600;padding-top:9px}.row td:last-child{margin-bottom:10px;padding-bottom:9px}
+.row td:nth-child(n+3)::before{content:attr(data-label) ": ";color:var(--dim)}
 td:last-child:not(.number){min-width:14em}
 body{padding:16px 14px 48px}h1{font-size:1.4rem}.trio{grid-template-columns:1fr}
 dl{grid-template-columns:1fr}dt{margin-top:6px}}

@@ -446,7 +446,7 @@ def test_likeness():
     expected = np.exp(-9 / (2 * areas[:, None] * np.square(2 * np.array(sigmas)))).mean(1)
     assert found.oks == pytest.approx(expected.sum() / 3, rel=1e-4)
     nobody = Poses.empty(COCO_17)
-    assert likeness([nobody], [nobody], sigmas) == Likeness(0, 0, 0, 1.0, None, None)
+    assert likeness([nobody], [nobody], sigmas) == Likeness(0, 0, 0, None, None, None)
     assert likeness([nobody], [one], sigmas).extra == 3
     assert likeness([one], [nobody], sigmas).oks == 0
 

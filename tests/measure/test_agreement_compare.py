@@ -134,7 +134,9 @@ def test_people_who_are_all_excused_are_no_agreement(pictures):
     just = ARTIFACT.decode.score_thr + 5e-5
     report = compare_sides(side(count=1, score=just), side(count=0), pictures)
     assert (report.verdict, report.nobody, report.failures()) == ("nobody found", False, [])
-    assert report.told.startswith("No people were compared: 5 missed and 0 extra on 5 images, all within 0.0001 of")
+    assert report.told == "No people were compared: 5 missed, 0 extra on 5 images, nobody in both."
+    every = replace(report.bounds, unmatched=1.0)
+    assert compare_sides(side(count=1), side(count=0), pictures, bounds=every).verdict == "nobody found"
 
 
 def test_bounds_of_ones_own_are_told(pictures):
@@ -143,8 +145,8 @@ def test_bounds_of_ones_own_are_told(pictures):
     own = replace(usual, oks_mean=0.8, unmatched=0.1, keypoint_max_px=0.01, score=None)
     (note,) = compare_sides(side(), side(), pictures, bounds=own).notes
     assert note == (
-        "Bounds set for this comparison: worst keypoint, px: 0.01 (usually 0.05: tighter); mean OKS at least 0.8 "
-        "(usually 0.9999: looser); worst score: any (usually 0.0001: looser); share of people in one model only: 0.1 "
+        "Bounds set for this comparison: worst keypoint, px: 0.01 (usually 0.05: tighter); mean OKS, at least: 0.8 "
+        "(usually 0.9999: looser); worst score: none (usually 0.0001: looser); share of people in one model only: 0.1 "
         "(usually 0: looser)."
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from rtmo_deploy.measure.agreement import (
 )
 from rtmo_deploy.measure.agreement.drawing import difference_panel, magnification
 from rtmo_deploy.poses import Poses
+from rtmo_deploy.release._measure import _draw
 from rtmo_deploy.zoo import COCO_17
 
 HW = (96, 128)
@@ -194,3 +196,15 @@ def test_what_is_not_a_number_is_left_out():
     picture = compare_picture("x", one, two, COCO_17.sigmas, 0.1)
     canvas = np.full((96, 128, 3), 128, np.uint8)
     assert difference_panel(canvas, (one, two), picture, magnification([picture], HW)).shape == canvas.shape
+
+
+def test_a_release_shows_images_on_which_somebody_is_drawn(tmp_path):
+    """The worst image may be one of people below the drawing threshold, whom nobody would see."""
+    faint = replace(somebody(), scores=np.array([0.3], np.float32))
+    report, pictures = report_of([(faint, faint[:0]), (somebody(), somebody(1, 0.5))])
+    assert report.worst()[0] == 0
+    job = SimpleNamespace(folder=tmp_path, progress=lambda _: None)
+    assert [shown["name"] for shown in _draw(report, pictures, job, 2)] == ["<1>&.png"]
+    report, pictures = report_of([(faint, faint[:0])])
+    assert [shown["name"] for shown in _draw(report, pictures, job, 2)] == ["<0>&.png"]
+    assert _draw(report, pictures, job, 0) == []

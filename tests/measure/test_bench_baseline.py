@@ -54,6 +54,15 @@ def test_the_bound_is_the_bound():
     assert compared(now, before, 0.19).verdict == "slower"
 
 
+def test_a_baseline_that_does_not_say_how_busy_its_machine_was_passes_nothing():
+    before = simple(20.0, 40.0).to_dict()
+    for one in before["entries"]:
+        del one["interference"]
+    report = compare_with_baseline(simple(20.0, 40.0).to_dict(), before, 0.05)
+    assert report.verdict == "not measured"
+    assert {row.reason for row in report.rows} == {"how busy the machine was then is not known"}
+
+
 def test_a_busier_machine_is_told():
     report = compared(simple(40.0, 80.0, seed=5), simple(20.0, 40.0))
     assert report.verdict == "slower"

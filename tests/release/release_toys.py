@@ -141,6 +141,7 @@ class ToyActions:
         people = {"matched": 7, "missed": 0, "extra": 0, "oks_mean": 1.0, "keypoint_px_p99": 0.001}
         facts = {
             "verdict": "agree",
+            "bounds": {"score_thr": 0.5},
             "failures": [],
             "causes": [],
             "people": people,

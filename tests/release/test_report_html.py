@@ -54,6 +54,7 @@ def test_all_that_was_judged_is_text(failed, page):
         for text in (gate.name, gate.status.value, gate.bound, gate.measured, gate.message):
             assert text in said
     assert "left & right were swapped" in said
+    assert "people with a score above 0.5 count. Shown are the worst images, with people above 0.5." in said
     for result in failed.results.values():
         assert result.name in said
         assert result.message in said

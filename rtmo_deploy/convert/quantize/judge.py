@@ -49,7 +49,7 @@ class Likeness:
         matched: People in both.
         missed: People only in the first.
         extra: People only in the second.
-        oks: Mean similarity of the first's people to theirs in the second, 0 for the missed; 1 where there is nobody.
+        oks: Mean similarity of the first's people to theirs in the second, 0 for the missed; None of nobody.
         score_ratio: Median of the second's score over the first's, of those in both; None where there is nobody.
         keypoint_px: Mean distance of their keypoints, pixels of the original picture; None where there is nobody.
     """
@@ -57,7 +57,7 @@ class Likeness:
     matched: int
     missed: int
     extra: int
-    oks: float
+    oks: float | None
     score_ratio: float | None
     keypoint_px: float | None
 
@@ -195,7 +195,7 @@ def likeness(reference: Sequence[Poses], other: Sequence[Poses], sigmas: Sequenc
         matched=len(similarity),
         missed=missed,
         extra=extra,
-        oks=sum(similarity) / people if people else 1.0,
+        oks=sum(similarity) / people if people else None,
         score_ratio=float(np.median(ratios)) if ratios else None,
         keypoint_px=float(np.mean(distances)) if distances else None,
     )

@@ -154,7 +154,8 @@ def _rank(
         progress(Count("judging each block alone in INT8", number, len(blocks), block.name))
         verdict = evaluate(frozenset({block.name}))
         drop = baseline_ap - _ap(verdict, baseline_ap)
-        costs.append(BlockCost(block.name, block.macs, max(0.0, 1 - verdict.likeness.oks), drop))
+        oks = verdict.likeness.oks
+        costs.append(BlockCost(block.name, block.macs, 0.0 if oks is None else max(0.0, 1 - oks), drop))
     floor = NOISE * max(cost.cost for cost in costs)
 
     def urgency(cost: BlockCost) -> tuple[bool, float]:

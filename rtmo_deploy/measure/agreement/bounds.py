@@ -50,16 +50,16 @@ class AgreementBounds:
         return asdict(self)
 
     def against(self, usual: AgreementBounds) -> list[str]:
-        """Each bound that is not the usual one, in words: ``mean OKS at least 0.8 (usually 0.9: looser)``."""
+        """Each bound that is not the usual one, in words: ``mean OKS, at least: 0.8 (usually 0.9: looser)``."""
         told = []
         for name, words in _WORDS.items():
             own, other = getattr(self, name), getattr(usual, name)
             if own == other:
                 continue
             wider = own is None or (other is not None and (own < other) == (name in _AT_LEAST))
-            what = f"{words} {'any' if own is None else f'{own:g}'}"
+            what = f"{words}: {'none' if own is None else f'{own:g}'}"
             told.append(
-                f"{what} (usually {'any' if other is None else f'{other:g}'}: {'looser' if wider else 'tighter'})"
+                f"{what} (usually {'none' if other is None else f'{other:g}'}: {'looser' if wider else 'tighter'})"
             )
         return told
 
@@ -139,12 +139,12 @@ LOOSEST: Final = "int8"
 #: Where less is looser; with a higher threshold fewer people count, which is called looser too.
 _AT_LEAST: Final = frozenset({"oks_mean", "layer_snr_db"})
 _WORDS: Final[Mapping[str, str]] = {
-    "keypoint_p99_px": "99 of 100 keypoints within, px:",
-    "keypoint_max_px": "worst keypoint, px:",
-    "oks_mean": "mean OKS at least",
-    "box_px": "worst box, px:",
-    "score": "worst score:",
-    "unmatched": "share of people in one model only:",
+    "keypoint_p99_px": "99 of 100 keypoints within, px",
+    "keypoint_max_px": "worst keypoint, px",
+    "oks_mean": "mean OKS, at least",
+    "box_px": "worst box, px",
+    "score": "worst score",
+    "unmatched": "share of people in one model only",
     "score_thr": "people count above a score of",
 }
 

@@ -29,9 +29,15 @@ body { margin: 0 auto; max-width: 84rem; padding: 1.5rem 1rem 4rem; background: 
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .verdict { font-weight: 600; } .agree { color: var(--good); } .differ { color: var(--bad); }
 .nobody { color: var(--warn); } .soft { color: var(--soft); }
-h1, h3, td:first-child { overflow-wrap: anywhere; }
+h1, h3 { overflow-wrap: anywhere; }
+th, td { min-width: 5rem; overflow-wrap: break-word; } td:first-child { min-width: 9rem; }
+td code { display: block; min-width: 15rem; }
 ul { padding-left: 1.2rem; margin: .5rem 0; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background:
+  linear-gradient(90deg, var(--paper) 30%, transparent) 0 0 / 40px 100% no-repeat local,
+  linear-gradient(270deg, var(--paper) 30%, transparent) 100% 0 / 40px 100% no-repeat local,
+  linear-gradient(90deg, var(--soft), transparent) 0 0 / 10px 100% no-repeat scroll,
+  linear-gradient(270deg, var(--soft), transparent) 100% 0 / 10px 100% no-repeat scroll; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; }

@@ -83,7 +83,7 @@ class Pictures:
         people = SyntheticPeople(count, seed=seed, options=SyntheticOptions(people=(1, 8)))
         return cls(
             tuple(f"synthetic-{index}" for index in range(count)),
-            f"drawn people, generator {GENERATOR_VERSION}, seed {seed}",
+            f"synthetic images, generator {GENERATOR_VERSION}, seed {seed}",
             True,
             lambda index: people[index].image,
         )

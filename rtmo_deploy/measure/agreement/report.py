@@ -116,8 +116,9 @@ class AgreementReport:
         where = f"{self.above} on {len(self.pictures)} images"
         if self.nobody:
             return f"Neither model found anybody{where}: no people were compared."
-        p, near = self.people, f"all within {self.bounds.margin:g} of the score threshold"
-        return f"No people were compared: {p.missed} missed and {p.extra} extra{where}, {near}, nobody in both."
+        return (
+            f"No people were compared: {self.people.missed} missed, {self.people.extra} extra{where}, nobody in both."
+        )
 
     def worst(self, count: int | None = None) -> list[int]:
         """Indices of the pictures, worst first."""

@@ -166,6 +166,8 @@ def _change_of_ratios(
 def _busy(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
     """Why a time on a busy machine is not compared; empty if neither was."""
     for document, when in ((entry, "now"), (old or {}, "then")):
+        if document and "interference" not in document:
+            return f"how busy the machine was {when} is not known"
         reasons = document.get("interference", {}).get("busy", ())
         if reasons:
             return f"machine busy {when}: {'; '.join(reasons)}"
@@ -210,10 +212,7 @@ def _notes(
     elif any(row.slower for row in rows):
         drift = _drift(result, baseline)
         if drift is not None and drift.low is not None and drift.low > 1:
-            notes.append(
-                f"The reference itself takes {drift} times as long as in the baseline: the machine may have been "
-                "busier, or what all contenders share is slower."
-            )
+            notes.append(f"The reference itself takes {drift} times as long as in the baseline.")
     here = {key_of(entry) for entry in result["entries"]}
     gone = [entry for entry in baseline["entries"] if key_of(entry) not in here]
     if gone:

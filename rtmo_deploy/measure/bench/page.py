@@ -36,10 +36,15 @@ h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2
 .dim, caption, figcaption { color: var(--dim); } .verdict { font-size: 1.2rem; font-weight: 600; }
 .bad { color: var(--bad); } .good { color: var(--good); }
 .warn { background: var(--warn); padding: .6rem .9rem; border-radius: 6px; margin: .5rem 0; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; padding-top: .4rem; font-size: .9rem; }
+.scroll { overflow-x: auto; background:
+  linear-gradient(90deg, var(--bg) 30%, transparent) 0 0 / 40px 100% no-repeat local,
+  linear-gradient(270deg, var(--bg) 30%, transparent) 100% 0 / 40px 100% no-repeat local,
+  linear-gradient(90deg, var(--dim), transparent) 0 0 / 10px 100% no-repeat scroll,
+  linear-gradient(270deg, var(--dim), transparent) 100% 0 / 10px 100% no-repeat scroll; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+caption { caption-side: bottom; text-align: left; max-width: 40rem; padding-top: .4rem; font-size: .9rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; } th { background: var(--soft); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .75rem 0; }
 dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
 code { overflow-wrap: anywhere; font-size: .85rem; }

@@ -174,8 +174,8 @@ def baseline_table(report: BaselineReport) -> Table:
 
 
 def blamed(row: RowVerdict) -> str:
-    """`` (most of it in letterbox: +4.1 ms)``; empty where no stage can be blamed."""
-    return f" (most of it in {row.stage}: +{milliseconds(row.stage_ms)} ms)" if row.stage_ms is not None else ""
+    """`` (letterbox grew most: +4.1 ms)``; empty where no stage can be blamed."""
+    return f" ({row.stage} grew most: +{milliseconds(row.stage_ms)} ms)" if row.stage_ms is not None else ""
 
 
 def percent_change(row: RowVerdict) -> str:

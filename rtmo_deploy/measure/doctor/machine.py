@@ -51,7 +51,7 @@ def _processor(facts: Facts) -> Row:
 def _busy(facts: Facts) -> Row:
     name, cpu = "load", facts.cpu
     if cpu.notes:
-        remedy = "Measure when it is quiet; compare ratios rather than times."
+        remedy = "Measure when it is quiet: bench gives no ratios on a busy machine."
         return Row(_AREA, name, Verdict.WARNING, " ".join(cpu.notes), remedy)
     if cpu.trouble is not None:
         return troubled(_AREA, name, cpu.trouble, "Times of bench may be longer than they could be.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.guarded import read_json
 from rtmo_deploy.measure.bench.result import RESULT_VERSION
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SAME_CONTENDER", "case_of", "key_of", "load_baseline", "require_comparable"]
 
+#: Bytes of a baseline.
+MAX_BYTES = 2**28
 #: Options that must be the same for any number to be compared.
 SAME_OPTIONS = ("device", "images", "picture_hw", "spinning")
 #: What must be the same of a contender.
@@ -40,14 +42,12 @@ def load_baseline(path: Path) -> dict[str, Any]:
         UsageError: It is not there, or not such a file, or of a newer release.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, max_bytes=MAX_BYTES)
     except OSError as error:
         raise UsageError(
-            f"The baseline cannot be read: {error.strerror or error}.", remedy="Check the path.", where=path
-        ) from error
-    except ValueError as error:
-        raise UsageError(
-            f"The baseline is no JSON: {error}.", remedy="Write one with: rtmo-deploy bench ... --json", where=path
+            f"The baseline cannot be read: {error.strerror or error}.",
+            remedy="Write one with: rtmo-deploy bench ... --json",
+            where=path,
         ) from error
     if not isinstance(document, dict) or document.get("command") != "bench":
         raise UsageError(

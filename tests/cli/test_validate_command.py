@@ -48,7 +48,7 @@ def test_a_sound_model(onnx_n):
     rows = [
         [cell.strip() for cell in line.strip("│ ").split("│")] for line in result.stdout.splitlines() if "│" in line
     ]
-    assert [row[1] for row in rows] == ["ok"] * 7
+    assert [row[1] for row in rows] == ["ok"] * 8
     assert str(onnx_n) in result.stdout
     assert result.stderr == "validating ...\n"
 
@@ -73,7 +73,7 @@ def test_a_broken_model(broken):
     assert result.exit_code == 4
     document = json.loads(result.stdout, parse_constant=no_constants)
     assert document["ok"] is False
-    assert [check["ok"] for check in document["checks"]] == [True, True, True, False]
+    assert [check["ok"] for check in document["checks"]] == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage" * 50])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "PREFIX",
     "Artifact",
     "DecodeContract",
     "DecodeMode",
@@ -45,7 +46,8 @@ MAX_VALUE = 2**20
 MAX_SIDE, MAX_BATCH, MAX_AREA, MAX_ROWS, MAX_KEYPOINTS, MAX_TEXT = 2**14, 2**12, 2**26, 2**20, 1024, 1000
 #: Pixels of one input; 8 times those of the largest that RTMO was trained for are 2**22.
 MAX_PIXELS = 2**23
-_PREFIX = "rtmo_deploy."
+#: Of the keys that are ours.
+PREFIX = "rtmo_deploy."
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
@@ -199,7 +201,7 @@ class Artifact:
 
     def to_metadata(self) -> dict[str, str]:
         """Keys and values for an ONNX file's ``metadata_props``."""
-        own = {_PREFIX + key: json.dumps(value) for key, value in self.to_dict().items()}
+        own = {PREFIX + key: json.dumps(value) for key, value in self.to_dict().items()}
         shared = {
             "task": "pose",
             "author": "rtmo-deploy",
@@ -222,10 +224,10 @@ class Artifact:
         Raises:
             ArtifactError: They are there and are damaged, or are of a newer release.
         """
-        if _PREFIX + "schema_version" not in metadata:
+        if PREFIX + "schema_version" not in metadata:
             return None
         try:
-            data = {key[len(_PREFIX) :]: _parse(value) for key, value in metadata.items() if key.startswith(_PREFIX)}
+            data = {key[len(PREFIX) :]: _parse(value) for key, value in metadata.items() if key.startswith(PREFIX)}
             _count("schema_version", data["schema_version"], MAX_ROWS)
             if data["schema_version"] > SCHEMA_VERSION:
                 raise ArtifactError(

@@ -50,11 +50,12 @@ class RtmoDeployError(Exception):
     exit_code: int = 1
 
     def __init__(self, finding: str, *, remedy: str = "", where: object = None) -> None:
-        self.finding = finding
+        # A file may hold lone surrogates, which no terminal prints.
+        self.finding = finding.encode("utf-8", "backslashreplace").decode()
         self.remedy = remedy
         self.where = None if where is None else str(where)
         head = f"{self.where}: " if self.where else ""
-        super().__init__(f"{head}{finding} {remedy}".strip())
+        super().__init__(f"{head}{self.finding} {remedy}".strip())
 
 
 class TrainingError(RtmoDeployError):

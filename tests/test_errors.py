@@ -63,3 +63,8 @@ def test_a_missing_package_names_the_line_that_installs_it(extra):
         "Testing needs the package 'thing', which is not installed. "
         f"Install it with: pip install 'rtmo-deploy[{extra}]'"
     )
+
+
+def test_a_finding_can_be_printed():
+    error = RtmoDeployError("It says \ud800.")
+    assert str(error).encode() == error.finding.encode() == b"It says \\ud800."

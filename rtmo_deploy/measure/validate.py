@@ -6,12 +6,14 @@ What a check is, and how runs are judged, is shared with the checks of OpenVINO 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from rtmo_deploy.artifact import PREFIX
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError
-from rtmo_deploy.runtime.onnx_file import load_onnx, signature
+from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,13 +78,14 @@ class ValidationReport:
 
 
 def validate_onnx(path: Path) -> ValidationReport:
-    """Check an ONNX file, whoever made it.
+    """Check an ONNX file, whoever made it: this project's metadata, if it has any, and as :func:`validate_model`.
 
     Raises:
         ArtifactError: The file cannot be read as ONNX at all.
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    return validate_model(load_onnx(path), path)
+    model = load_onnx(path)
+    return until_failed(chain(_check_metadata(model, path), _steps(model, path)))
 
 
 def validate_model(model: onnx.ModelProto, path: Path) -> ValidationReport:
@@ -111,6 +114,17 @@ def _steps(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
     yield _check_structure(model)
     yield _check_shapes(model)
     yield from _check_runs(model, path)
+
+
+def _check_metadata(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
+    if not any(entry.key.startswith(PREFIX) for entry in model.metadata_props):
+        return
+    try:
+        artifact = onnx_artifact(path, model)
+    except ArtifactError as error:
+        yield Check("metadata", False, error.finding)
+        return
+    yield Check("metadata", True, "; ".join(artifact.corrected) or f"{artifact.architecture}, {artifact.precision}")
 
 
 def _check_structure(model: onnx.ModelProto) -> Check:

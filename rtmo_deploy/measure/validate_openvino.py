@@ -53,7 +53,7 @@ def openvino_findings(path: Path, ir: OpenvinoIr, artifact: Artifact) -> list[st
         ir: What stands in it.
         artifact: What its metadata says.
     """
-    weights, companion = _check_weights(path, ir), companion_finding(artifact)
+    weights, companion = _check_weights(path, ir, artifact), companion_finding(artifact)
     found = [weights.detail] if weights.failed else []
     return [*artifact.corrected, *found, *([companion] if companion else [])]
 
@@ -70,7 +70,7 @@ def _steps(path: Path, ir: OpenvinoIr) -> Iterator[Check]:
         yield Check("metadata", None, "another tool made it: what it is, and of which weights, is not recorded")
     else:
         yield Check("metadata", True, f"{artifact.architecture}, {artifact.precision}, decode {artifact.decode.mode}")
-    yield _check_weights(path, ir)
+    yield _check_weights(path, ir, artifact)
     if artifact is not None:
         yield Check("input and outputs", True, "; ".join(artifact.corrected) or "as the metadata says")
         if artifact.companion is not None:
@@ -79,7 +79,7 @@ def _steps(path: Path, ir: OpenvinoIr) -> Iterator[Check]:
     yield from _check_openvino(path, ir, artifact)
 
 
-def _check_weights(path: Path, ir: OpenvinoIr) -> Check:
+def _check_weights(path: Path, ir: OpenvinoIr, artifact: Artifact | None) -> Check:
     weights = weights_path(path)
     try:
         size = weights.stat().st_size
@@ -91,6 +91,8 @@ def _check_weights(path: Path, ir: OpenvinoIr) -> Check:
     recorded = ir.section.get("weights_sha256")
     if recorded is None:
         return Check("weights", None, f"{weights.name} is long enough; no SHA-256 is recorded to compare it with")
+    if artifact is not None and artifact.corrected:
+        return Check("weights", None, f"{weights.name} is long enough; the model was changed after it was converted")
     if json.dumps(found) != recorded:
         return Check(
             "weights",

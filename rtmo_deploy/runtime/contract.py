@@ -73,8 +73,9 @@ def compare(
         return artifact, wrong
     said, sides = artifact.input, [fixed(side) for side in inputs[0].shape]
     # A batch that a graph has baked in shows in its outputs even where its input is declared dynamic.
-    batches = {side for spec in outputs if (side := _side(spec, 0)) is not None} | ({sides[0]} - {None})
-    rows = {side for spec in outputs if spec.name in _wanted(artifact) and (side := _side(spec, 1)) is not None}
+    named = [spec for spec in outputs if spec.name in _wanted(artifact)]
+    batches = {side for spec in named if (side := _side(spec, 0)) is not None} | ({sides[0]} - {None})
+    rows = {side for spec in named if (side := _side(spec, 1)) is not None}
     if len(batches) > 1 or len(rows) > 1:
         tensors = ", ".join(map(_text, (*inputs, *outputs)))
         return artifact, [f"its tensors do not fit together: {tensors}"]

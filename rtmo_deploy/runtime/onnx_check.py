@@ -224,7 +224,7 @@ def _check_operator(node: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
         return
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets[""])
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # a TypeError: its name is not UTF-8
         raise ValueError(f"no operator of opset {opsets['']} is its node {kind}") from None
     if not (
         schema.min_input <= len(node.input) <= schema.max_input

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.guarded import open_regular
 from rtmo_deploy.runtime.cuda_device import checked, cuda_runtime, require_gpu
 from rtmo_deploy.runtime.cuda_memory import Arena, new_stream
 from rtmo_deploy.runtime.device_array import DeviceArray, as_device_array
@@ -185,7 +186,8 @@ class TensorRtBackend:
 
 def _read_plan(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path) as stream:
+            return stream.read()
     except OSError as error:
         raise ArtifactError(f"It cannot be read: {error.strerror or error}.", where=path) from error
 

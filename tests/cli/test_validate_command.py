@@ -48,8 +48,8 @@ def test_a_sound_model(onnx_n):
     assert result.exit_code == 0, result.output
     cells = [re.split(r"  +", line.strip()) for line in result.stdout.split("─\n")[1].splitlines()]
     rows = [row for row in cells if len(row) > 2]
-    assert [row[1] for row in rows] == ["ok"] * 7
-    assert cells[-1] == ["passed: 7 checks"]
+    assert [row[1] for row in rows] == ["ok"] * 8
+    assert cells[-1] == ["passed: 8 checks"]
     assert str(onnx_n) in result.stdout
     assert result.stderr == "validating ...\n"
 
@@ -74,7 +74,7 @@ def test_a_broken_model(broken):
     assert result.exit_code == 4
     document = json.loads(result.stdout, parse_constant=no_constants)
     assert document["ok"] is False
-    assert [check["ok"] for check in document["checks"]] == [True, True, True, False]
+    assert [check["ok"] for check in document["checks"]] == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage" * 50])

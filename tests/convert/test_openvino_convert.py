@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from toy_networks import RAW
 
 from rtmo_deploy.artifact import DecodeMode, Kind
 from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
@@ -73,20 +72,33 @@ def _little(path, **changes):
     from rtmo_deploy.zoo import COCO_17
 
     weight = numpy_helper.from_array(np.random.default_rng(0).normal(0, 0.1, (64, 3, 3, 3)).astype(np.float32), "w")
+    constants = {
+        "last": np.array([3]),
+        "five": np.ones((1, 2, 5), np.float32),
+        "points": np.ones((1, 2, 17, 3), np.float32),
+    }
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["input", "w"], ["out"], pads=[1, 1, 1, 1]),
-            *(helper.make_node("Identity", ["out"], [name]) for name in RAW),
+            helper.make_node("ReduceMax", ["out"], ["top"], axes=[1, 2, 3]),
+            helper.make_node("Squeeze", ["top", "last"], ["flat"]),
+            helper.make_node("Mul", ["flat", "five"], ["dets"]),
+            helper.make_node("Mul", ["top", "points"], ["keypoints"]),
         ],
         "little",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["b", 3, "h", "w"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in RAW],
-        [weight],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("dets", "keypoints")],
+        [weight, *(numpy_helper.from_array(value, name) for name, value in constants.items())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     artifact = Artifact(
-        path, Kind.ONNX, 'odd "<&>" näme', COCO_17, InputContract(32, 32), DecodeContract(DecodeMode.RAW)
+        path,
+        Kind.ONNX,
+        'odd "<&>" näme',
+        COCO_17,
+        InputContract(32, 32),
+        DecodeContract(DecodeMode.FIXED, max_dets=2),
     )
     helper.set_model_props(model, replace(artifact, **changes).to_metadata())
     onnx.save(model, path)
@@ -309,7 +321,7 @@ def test_a_model_of_somebody_else(tmp_path):
     [
         ('<schema_version value="1"', '<schema_version value="99"', "schema version 99"),
         ('<decode value="', '<decode value="!', "metadata is damaged"),
-        ("&quot;openvino&quot;", "&quot;onnx&quot;", "without this project's metadata"),
+        ("&quot;openvino&quot;", "&quot;onnx&quot;", "a file of kind onnx"),
         ("<weights_sha256 ", "<weights_md5 ", "without this project's metadata"),
     ],
 )

@@ -81,11 +81,11 @@ def test_an_edited_file_is_refused(tmp_path, change):
     ("content", "words"),
     [
         (b"", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"\xff\xfe", "not UTF-8"),
         (b"[1]", "no calibration"),
         (b"{}", "no calibration"),
         (b'{"schema_version": 99, "thresholds": {}, "source": {}}', "schema version is 99"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested deeper than 64"),
     ],
 )
 def test_what_is_no_calibration(tmp_path, content, words):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy.convert.quantize.ranges import Method
 from rtmo_deploy.errors import ArtifactError, InputDataError
 from rtmo_deploy.files import atomic_write
+from rtmo_deploy.guarded import UnreadableError, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CODE_VERSION", "Calibration", "Source"]
 
+#: Bytes of a calibration.
+MAX_BYTES: Final = 2**26
 SCHEMA_VERSION: Final = 1
 #: Changes whenever the same model and pictures give other numbers.
 CODE_VERSION: Final = 1
@@ -116,13 +119,13 @@ class Calibration:
             InputDataError: It cannot be read, is no calibration, or is not as it was written.
         """
         try:
-            document = json.loads(path.read_bytes())
+            document = read_json(path, max_bytes=MAX_BYTES)
+        except UnreadableError as error:
+            raise _damaged(str(error), path) from error
         except OSError as error:
             raise InputDataError(
                 f"The calibration cannot be opened: {error.strerror or error}.", remedy="Check its name.", where=path
             ) from error
-        except (ValueError, RecursionError) as error:
-            raise _damaged("it is not JSON", path) from error
         if not isinstance(document, dict) or "thresholds" not in document or "source" not in document:
             raise _damaged("it is no calibration", path)
         if document.get("schema_version") != SCHEMA_VERSION:
@@ -131,7 +134,7 @@ class Calibration:
             raise _damaged("its content is not what was written: it was edited or cut", path)
         try:
             return _parsed(document)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _damaged(f"{type(error).__name__}: {error}", path) from error
 
 

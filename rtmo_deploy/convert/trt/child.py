@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.convert.trt.job import Job
 from rtmo_deploy.errors import RtmoDeployError
+from rtmo_deploy.guarded import read_bounded
 from rtmo_deploy.runtime.cuda_device import find_gpu
 from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, load_api
 
@@ -28,6 +29,8 @@ __all__ = ["main"]
 
 #: Steps of a phase of the optimiser are told this far apart, seconds.
 _PAUSE = 0.2
+#: Bytes of a timing cache.
+MAX_CACHE = 2**28
 
 
 class _FailedError(Exception):
@@ -225,7 +228,11 @@ def _load_cache(config: Any, job: Job) -> Any:
     if not job.timing_cache_out:
         return None
     path = Path(job.timing_cache_in) if job.timing_cache_in else None
-    cache = config.create_timing_cache(path.read_bytes() if path is not None else b"")
+    try:
+        content = read_bounded(path, max_bytes=MAX_CACHE) if path is not None else b""
+    except OSError as error:
+        raise _FailedError("timing-cache", f"it cannot be read: {error.strerror or error}") from error
+    cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise _FailedError("timing-cache", "it is damaged, or of another GPU or TensorRT")
     return cache

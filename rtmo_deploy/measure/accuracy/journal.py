@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.errors import SetupError
+from rtmo_deploy.guarded import open_regular, parse_json
 from rtmo_deploy.measure.accuracy.detections import Detections
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+            open_regular(path).close()
             self._stream: BufferedRandom = path.open("r+b")
             if self._stream.readline() == head:
                 end = self._read(len(head))
@@ -67,9 +69,9 @@ class Journal:
             if not line.endswith(b"\n"):
                 break
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 number, found = record["batch"], _unpacked(record, self._joints)
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, OverflowError):
                 break
             self.done[int(number)] = found
             end += len(line)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SAME_CONTENDER", "case_of", "key_of", "load_baseline", "require_comparable"]
 
+#: Bytes of a baseline.
+MAX_BYTES = 2**28
 #: Options that must be the same for any number to be compared.
 SAME_OPTIONS = ("device", "images", "picture_hw", "spinning")
 #: What must be the same of a contender.
@@ -40,7 +42,7 @@ def load_baseline(path: Path) -> dict[str, Any]:
         UsageError: It is not there, or not such a file, or of a newer release.
     """
     try:
-        document = read_json(path, max_bytes=1 << 28)
+        document = read_json(path, max_bytes=MAX_BYTES)
     except OSError as error:  # UnreadableError too
         raise UsageError(
             f"The baseline cannot be read: {error.strerror or error}.",

@@ -156,7 +156,9 @@ _KNOWN = {
     *(f"{module}.{name}" for module, names in _INERT_NAMES.items() for name in names.split()),
 }
 # Only ever Inert: whatever of these packages a file names, none of it is imported.
-_INERT_PACKAGES = frozenset({"rtmo_deploy", "mmengine", "mmpose", "mmcv", "mmdet", "mmyolo", "addict"})
+_INERT_PACKAGES = frozenset({"mmengine", "mmpose", "mmcv", "mmdet", "mmyolo", "addict"})
+
+_NETWORKS = ("torch.nn.modules.", "rtmo_deploy.model.")
 
 
 def is_known(module: str, name: str) -> bool:
@@ -164,4 +166,4 @@ def is_known(module: str, name: str) -> bool:
     full = f"{module}.{name}"
     if not name.isidentifier() or not all(map(str.isidentifier, module.split("."))) or len(full) > 200:
         return False
-    return full in _KNOWN or module.partition(".")[0] in _INERT_PACKAGES or module.startswith("torch.nn.modules.")
+    return full in _KNOWN or module.partition(".")[0] in _INERT_PACKAGES or module.startswith(_NETWORKS)

@@ -146,7 +146,8 @@ _INERT_NAMES: dict[str, str] = {
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.numeric": "_frombuffer",
     "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
-    "torch": "device Tensor per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric",
+    "torch": "device Tensor qint8 quint8 qint32 "
+    "per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric",
     "torch.nn.parameter": "Parameter Buffer",
     "torch.torch_version": "TorchVersion",
 }

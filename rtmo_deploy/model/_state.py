@@ -78,7 +78,9 @@ def _has_tensors(state: dict[Any, Any]) -> bool:
 
 
 def _bare(root: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
-    return {"root": root} if root and all(isinstance(value, TensorRef) for value in root.values()) else {}
+    """The file's dictionary itself, if most of it is tensors."""
+    tensors = sum(isinstance(value, TensorRef) for value in root.values())
+    return {"root": root} if 2 * tensors > len(root) else {}
 
 
 def tensor_refs(state: dict[Any, Any], where: str, path: Path) -> dict[str, TensorRef]:

@@ -129,7 +129,7 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
     with torch.device("meta"):
         model = RTMO(replace(spec, settings=taken.settings))
     absent = fit(path, model, contents.tensors)
-    if contents.stored_dtype in {"float16", "bfloat16"}:
+    if contents.stored_dtype not in {"float32", "float64"}:
         _restore_constants(model)
     skeleton = _skeleton(contents.meta, variant, model, known=SIGMAS not in absent)
     if absent:

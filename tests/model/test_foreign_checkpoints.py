@@ -217,6 +217,11 @@ def test_a_tensor_of_another_type_is_named(tmp_path: Path, state: State, kind: s
     assert words in text
 
 
+def test_a_bare_state_dict_with_another_entry(tmp_path: Path, state: State) -> None:
+    text = refusal(saved(tmp_path / "x.pth", state | {"head.scale": (torch.ones(1), 3)}))
+    assert "The entry 'head.scale' of its root is not a named tensor but a tuple" in text
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.uint8])
 def test_safetensors_with_a_tensor_of_another_type(tmp_path: Path, state: State, dtype: torch.dtype) -> None:
     state[STEM] = state[STEM].to(dtype)

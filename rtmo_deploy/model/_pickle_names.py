@@ -139,6 +139,7 @@ BUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
 _INERT_NAMES: dict[str, str] = {
     "builtins": "set frozenset slice complex bytearray bytes object list dict tuple range int float str bool",
     "collections": "Counter deque",
+    "argparse": "Namespace",
     "datetime": "datetime date time timedelta timezone",
     "pathlib": "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath",
     "pathlib._local": "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath",
@@ -157,7 +158,12 @@ _KNOWN = {
     *(f"{module}.{name}" for module, names in _INERT_NAMES.items() for name in names.split()),
 }
 # Only ever Inert: whatever of these packages a file names, none of it is imported.
-_INERT_PACKAGES = frozenset({"mmengine", "mmpose", "mmcv", "mmdet", "mmyolo", "addict"})
+_INERT_PACKAGES = frozenset(
+    {
+        *("mmengine", "mmpose", "mmcv", "mmdet", "mmyolo", "addict"),
+        *("lightning", "lightning_fabric", "pytorch_lightning", "omegaconf"),  # hyperparameters beside a state dict
+    }
+)
 
 _NETWORKS = ("torch.nn.modules.", "rtmo_deploy.model.")
 

@@ -164,6 +164,8 @@ def open_torch_file(path: Path, form: Literal["zip", "legacy"]) -> Iterator[Torc
 
 # -- the zip archive
 
+_MOST_RECORDS = 20_000
+_CHUNK = 1 << 20
 # Everything that zipfile raises on archives that contradict themselves.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -177,6 +179,9 @@ _ZIP_ERRORS = (
 
 
 def _open_zip(stream: BinaryIO, path: Path) -> TorchFile:
+    # Each entry of the table of contents begins so. Counted before zipfile makes an object of each.
+    if sum(part.count(b"PK\x01\x02") for part in iter(lambda: stream.read(_CHUNK), b"")) > _MOST_RECORDS:
+        _damaged(path, f"it has more than {_MOST_RECORDS:,} records")
     size = stream.seek(0, 2)
     try:
         archive = zipfile.ZipFile(stream)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.reader import CheckpointContents
     from rtmo_deploy.model.spec import NetworkSpec
 
-__all__ = ["SIGMAS", "fitted", "unwrapped"]
+__all__ = ["SIGMAS", "fit", "unwrapped"]
 
 SIGMAS = "head.loss_oks.sigmas"
 _STEM = "backbone.stem.conv.conv.weight"
@@ -51,30 +51,30 @@ def unwrapped(path: Path, contents: CheckpointContents) -> CheckpointContents:
     return replace(contents, tensors={key.removeprefix(prefixes[0]): value for key, value in contents.tensors.items()})
 
 
-def fitted(
-    path: Path, tensors: Mapping[str, torch.Tensor], spec: NetworkSpec
-) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The state dict of a network of ``spec``, and the names of absent tensors that only training uses.
+def fit(path: Path, model: RTMO, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Give a network on the meta device the tensors of a checkpoint.
 
-    These start as a training from scratch starts them (seed 0).
+    Those that only training uses may be absent: they start as a training from scratch starts them (seed 0).
+
+    Returns:
+        Names of the absent ones, but counters of batches.
 
     Raises:
         CheckpointError: A tensor is missing, unknown, or of another shape or type; the message names it.
     """
-    with torch.device("meta"):
-        expected = RTMO(spec).state_dict()
-    found = dict(tensors)
-    _check(path, found, expected, spec)
+    expected, found = model.state_dict(), dict(tensors)
+    _check(path, found, expected, model.spec)
     absent = [key for key in expected if key not in found]
     if absent:
-        fresh = RTMO(spec)
+        fresh = RTMO(model.spec)
         initialise(fresh, 0)
         state = fresh.state_dict()
         found |= {key: state[key] for key in absent}
     for key in expected:
         if key.endswith(_COUNTER):
             found[key] = found[key].to(torch.int64)
-    return found, [key for key in absent if not key.endswith(_COUNTER)]
+    model.load_state_dict(found, strict=True, assign=True)
+    return [key for key in absent if not key.endswith(_COUNTER)]
 
 
 def _check(

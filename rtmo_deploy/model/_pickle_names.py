@@ -139,6 +139,7 @@ BUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
 _INERT_NAMES: dict[str, str] = {
     "builtins": "set frozenset slice complex bytearray bytes object list dict tuple range int float str bool",
     "collections": "Counter deque",
+    "argparse": "Namespace",
     "datetime": "datetime date time timedelta timezone",
     "pathlib": "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath",
     "pathlib._local": "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath",
@@ -146,7 +147,8 @@ _INERT_NAMES: dict[str, str] = {
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.numeric": "_frombuffer",
     "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
-    "torch": "device Tensor per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric",
+    "torch": "device Tensor qint8 quint8 qint32 "
+    "per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric",
     "torch.nn.parameter": "Parameter Buffer",
     "torch.torch_version": "TorchVersion",
 }
@@ -156,7 +158,14 @@ _KNOWN = {
     *(f"{module}.{name}" for module, names in _INERT_NAMES.items() for name in names.split()),
 }
 # Only ever Inert: whatever of these packages a file names, none of it is imported.
-_INERT_PACKAGES = frozenset({"rtmo_deploy", "mmengine", "mmpose", "mmcv", "mmdet", "mmyolo", "addict"})
+_INERT_PACKAGES = frozenset(
+    {
+        *("mmengine", "mmpose", "mmcv", "mmdet", "mmyolo", "addict"),
+        *("lightning", "lightning_fabric", "pytorch_lightning", "omegaconf"),  # hyperparameters beside a state dict
+    }
+)
+
+_NETWORKS = ("torch.nn.modules.", "rtmo_deploy.model.")
 
 
 def is_known(module: str, name: str) -> bool:
@@ -164,4 +173,4 @@ def is_known(module: str, name: str) -> bool:
     full = f"{module}.{name}"
     if not name.isidentifier() or not all(map(str.isidentifier, module.split("."))) or len(full) > 200:
         return False
-    return full in _KNOWN or module.partition(".")[0] in _INERT_PACKAGES or module.startswith("torch.nn.modules.")
+    return full in _KNOWN or module.partition(".")[0] in _INERT_PACKAGES or module.startswith(_NETWORKS)

@@ -16,7 +16,7 @@ __all__ = ["FORMAT_REMEDY", "SAVE_STATE", "choose", "names_of", "tensor_refs"]
 FORMAT_REMEDY = "Give a checkpoint with a 'state_dict', as MMEngine and this project write it."
 SAVE_STATE = "Save the weights alone, where it was made: torch.save({'state_dict': model.state_dict()}, ...)."
 MAX_TENSORS = 20_000
-_USUAL = ("state_dict", "model_state_dict", "model")
+_USUAL = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 _EMA = ("ema_state_dict", "ema", "ema_model", "model_ema")
 _INNER = (*_USUAL, *_EMA, "module")
 _DEPTH = 3
@@ -78,7 +78,9 @@ def _has_tensors(state: dict[Any, Any]) -> bool:
 
 
 def _bare(root: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
-    return {"root": root} if root and all(isinstance(value, TensorRef) for value in root.values()) else {}
+    """The file's dictionary itself, if most of it is tensors."""
+    tensors = sum(isinstance(value, TensorRef) for value in root.values())
+    return {"root": root} if 2 * tensors > len(root) else {}
 
 
 def tensor_refs(state: dict[Any, Any], where: str, path: Path) -> dict[str, TensorRef]:

@@ -12,7 +12,7 @@ from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.model._fit import SIGMAS, fitted, unwrapped
+from rtmo_deploy.model._fit import SIGMAS, fit, unwrapped
 from rtmo_deploy.model._meaning import UNKNOWN_SIGMA, skeleton_of
 from rtmo_deploy.model.dcc import DCC
 from rtmo_deploy.model.head import KeypointSigmas
@@ -126,10 +126,10 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
     variant = identify_published(sha256 := sha256_of(path))
     ignored = os.environ.get(IGNORE_CFG) == "1" if ignore_cfg is None else ignore_cfg
     taken = take(path, contents, spec, variant, ignore_cfg=ignored)
-    spec = replace(spec, settings=taken.settings)
-    state, absent = fitted(path, contents.tensors, spec)
-    model = _build(spec, state)
-    if contents.stored_dtype in {"float16", "bfloat16"}:
+    with torch.device("meta"):
+        model = RTMO(replace(spec, settings=taken.settings))
+    absent = fit(path, model, contents.tensors)
+    if contents.stored_dtype not in {"float32", "float64"}:
         _restore_constants(model)
     skeleton = _skeleton(contents.meta, variant, model, known=SIGMAS not in absent)
     if absent:
@@ -194,13 +194,6 @@ def _recognise(path: Path, tensors: Mapping[str, torch.Tensor]) -> NetworkSpec:
             remedy="Give a checkpoint of rtmo-t, -s, -m or -l, or one that was trained from them.",
             where=path,
         ) from error
-
-
-def _build(spec: NetworkSpec, state: Mapping[str, torch.Tensor]) -> RTMO:
-    with torch.device("meta"):
-        model = RTMO(spec)
-    model.load_state_dict(dict(state), strict=True, assign=True)
-    return model
 
 
 def _skeleton(meta: Mapping[str, Any], variant: Variant | None, model: RTMO, *, known: bool) -> Skeleton:

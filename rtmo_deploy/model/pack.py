@@ -27,7 +27,8 @@ def pack_checkpoint(
     """Write the weights of a checkpoint without optimiser, raw weights and the training's state.
 
     Args:
-        checkpoint: The loaded checkpoint; what was loaded (averaged or raw weights) is what is written.
+        checkpoint: The loaded checkpoint; what was loaded (averaged or raw weights) is what is written. What it
+            lacks is not written.
         output: ``.pth`` or ``.safetensors``; appears whole or not at all.
         half: Store matrices and convolution kernels as float16. Vectors (biases, the norms' statistics and gains)
             stay float32: they are a hundredth of the file, and a variance may lie outside float16's range.
@@ -45,7 +46,7 @@ def pack_checkpoint(
             f"An input of {input_hw[0]}x{input_hw[1]} pixels is not possible.",
             remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
         )
-    state = checkpoint.model.state_dict()
+    state = {key: value for key, value in checkpoint.model.state_dict().items() if key not in checkpoint.absent}
     if half:
         limit = torch.finfo(torch.float16).max
         for key, tensor in state.items():

@@ -43,7 +43,8 @@ def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
 
     From a checkpoint every tensor of the same name and shape is taken. With another number of keypoints those are
     all but the ones that have a row for each keypoint: offsets, visibilities, deviations, position encodings and the
-    layer that makes keypoint features; these start from the seed.
+    layer that makes keypoint features; these start from the seed, as do those that the checkpoint lacks because only
+    training uses them.
 
     Args:
         recipe: Its ``model`` and ``seed`` are read.
@@ -73,7 +74,7 @@ def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
         return model
     state = model.state_dict()
     for key, tensor in loaded.model.state_dict().items():
-        if state[key].shape == tensor.shape and not key.endswith("loss_oks.sigmas"):
+        if state[key].shape == tensor.shape and not key.endswith("loss_oks.sigmas") and key not in loaded.absent:
             state[key] = tensor
     model.load_state_dict(state)
     return model

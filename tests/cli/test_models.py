@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
+from rtmo_deploy.zoo.trust import record_path
 
 PAYLOAD = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
@@ -177,6 +178,24 @@ def test_download_as_json(toy, cache):
         "sha256": SHA256,
         "size_bytes": len(PAYLOAD),
     }
+
+
+def test_a_file_that_differs_from_the_first_download_is_refused(toy, cache):
+    assert run("download", "toy").exit_code == 0
+    record = record_path(cache / toy.file_name)
+    record.write_text(record.read_text(encoding="utf-8").replace(SHA256, "0" * 64), encoding="utf-8")
+    result = run("download", "toy")
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert "The cached file has changed" in result.stderr
+    record.unlink()
+    assert run("download", "toy").exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["download", "--help"]])
+def test_the_check_is_called_what_it_is(cache, arguments):
+    text = " ".join(run(*arguments).stdout.split())
+    assert "checked for damage, not for forgery" in text
+    assert "8 hex digits of its SHA-256 are published" in text
 
 
 def test_offline_a_cached_file_is_found_but_not_forced(toy, cache, monkeypatch):

@@ -36,6 +36,7 @@ class Reader:
         read: The reader. Anything that it raises but an ``RtmoDeployError`` is a finding.
         prepare: Writes what must stand beside the file, once for a folder.
         mutators: Edits that know the format, beside those of :mod:`mutators`.
+        weight: Its part of a long run's cases beside the others'; less for a slow reader.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Reader:
     read: Callable[[Path], object]
     prepare: Callable[[Path], object] | None = None
     mutators: tuple[Mutator, ...] = ()
+    weight: float = 1.0
 
 
 READERS: dict[str, Reader] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,55 @@ def _network() -> dict[str, torch.Tensor]:
     return RTMO(NetworkSpec(0.1, 0.0625, 2, 32)).state_dict()
 
 
+_DTYPES = (
+    torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.int8, torch.int64, torch.uint16,
+    torch.bool, torch.complex64,
+)  # fmt: skip
+
+
+def edit_state(data: bytes, rng: random.Random) -> bytes:
+    """Change tensors of a state dict: type, shape, values, name; or wrap it."""
+    content = torch.load(io.BytesIO(data), weights_only=True)
+    state = content["state_dict"]
+    keys = list(state)
+    chosen = keys if rng.random() < 0.1 else rng.sample(keys, rng.choice((1, 1, 2, 10)))
+    edit, dtype, size = rng.randrange(8), rng.choice(_DTYPES), rng.choice((0, 1, 3, 7, 40))
+    for key in chosen:
+        tensor = state[key]
+        match edit:
+            case 0:
+                state[key] = tensor.to(dtype)
+            case 1 if tensor.ndim:
+                state[key] = tensor[:1].expand(size, *tensor.shape[1:])
+            case 2:
+                state[key] = tensor.reshape(rng.choice(((-1,), (1, *tensor.shape), (*tensor.shape, 1))))
+            case 3:
+                state[key] = torch.full_like(
+                    tensor, rng.choice((0, -1, 100, 1e30 if tensor.is_floating_point() else 9))
+                )
+            case 4:
+                del state[key]
+            case 5:
+                state[rng.choice((rng.choice(keys), key + "x", "a." + key, "\ud800", ""))] = state.pop(key)
+            case 6:
+                state[key] = rng.choice((None, 1, [tensor], {"x": tensor}, tensor.to_sparse(), tensor.to("meta")))
+            case _:
+                prefix = rng.choice(("module.", "_orig_mod.", "model.", "a.b."))
+                state[prefix + key] = state.pop(key)
+    return _torch_file(rng.choice((content, state, {"model": state}, {"ema": state, "x": 1})), legacy=False)
+
+
 register(Reader("checkpoint", ".pth", _small, read_checkpoint))
 register(
     Reader("checkpoint-safetensors", ".safetensors", lambda folder: [_safetensors(folder, _few())], read_checkpoint)
 )
 register(
-    Reader("network", ".pth", lambda _: [_torch_file(_content(_network()), legacy=False)], load_checkpoint),
+    Reader(
+        "network",
+        ".pth",
+        lambda _: [_torch_file(_content(_network()), legacy=False)],
+        load_checkpoint,
+        mutators=(edit_state, edit_state),
+        weight=0.05,
+    ),
 )

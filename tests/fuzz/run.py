@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import resource
 import signal
 import subprocess
@@ -128,8 +129,9 @@ def main() -> int:
         print(fuzzer.path, outcome, finding)
         return int(bool(finding))
     names = given.reader or sorted(load_readers())
-    each = -(-given.count // len(names))
-    batches = [(name, first, min(first + BATCH, each)) for name in names for first in range(0, each, BATCH)]
+    weights = {name: load_readers()[name].weight for name in names}
+    each = {name: math.ceil(given.count * weight / sum(weights.values())) for name, weight in weights.items()}
+    batches = [(name, first, min(first + BATCH, each[name])) for name in names for first in range(0, each[name], BATCH)]
     total = {name: Counter[str]() for name in names}
     slow, seconds, all_findings = Counter[str](), Counter[str](), []
     with ThreadPoolExecutor(given.jobs) as pool:
@@ -148,7 +150,7 @@ def main() -> int:
                 print(finding, flush=True)
             print(f"{name}: {sum(seconds.values()):.0f} s, {len(all_findings)} findings", file=sys.stderr, flush=True)
     for name in names:
-        print(f"{name}: {each} cases in {seconds[name]:.0f} s, slowest {slow[name]:.2f} s, {dict(total[name])}")
+        print(f"{name}: {each[name]} cases in {seconds[name]:.0f} s, slowest {slow[name]:.2f} s, {dict(total[name])}")
     return int(bool(all_findings))
 
 

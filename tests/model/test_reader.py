@@ -584,6 +584,14 @@ def test_an_archive_cannot_be_larger_inside_than_outside(tmp_path: Path, depth: 
         read_checkpoint(tmp_path / "x.pth")
 
 
+def test_an_archive_with_more_records_than_any_checkpoint(tmp_path: Path) -> None:
+    entry = b"PK\x01\x02" + bytes(42)
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 20_001, 20_001, len(entry) * 20_001, 4, 0)
+    (tmp_path / "x.pth").write_bytes(b"PK\x03\x04" + entry * 20_001 + end)
+    with pytest.raises(CheckpointError, match="more than 20,000 records"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
 def test_an_encrypted_archive_is_called_so(tmp_path: Path) -> None:
     content = bytearray(_zip_of({"x/data.pkl": b"N."}))
     content[content.index(b"PK\x01\x02") + 8] |= 1

@@ -318,6 +318,8 @@ HARMLESS: dict[str, bytes] = {
     + tupled(number(1), b")", named("numpy", "dtype"), b"\x89", b"C\x00")
     + b"b",
     "a config": named("mmengine.config.config", "ConfigDict") + b")\x81(" + text("k") + b"Nu",
+    "hyperparameters": named("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81(" + text("lr") + b"Nu",
+    "arguments": named("argparse", "Namespace") + b")\x81" + dictionary(lr=b"N") + b"b",
     "a function that would run": called(named("mmengine.utils", "call_command"), TOUCH),
     "set": called(named("builtins", "set"), b"]"),
     "slice": called(named("builtins", "slice"), b"N", b"N", b"N"),

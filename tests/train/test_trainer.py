@@ -288,6 +288,19 @@ def test_fine_tuning_to_other_keypoints(tmp_path):
         starting_model(toy_recipe(model={**model, "init": str(tmp_path / "bad.pth")}), COCO_17)
 
 
+def test_fine_tuning_from_a_file_without_training_only_tensors(tmp_path):
+    source = RTMO(NetworkSpec(0.33, 0.125, 17, 32))
+    initialise(source, 7)
+    absent = ("loss_oks", "out_kpt_reg", "sigma_fc", "num_batches_tracked")
+    left = {key: value for key, value in source.state_dict().items() if not any(part in key for part in absent)}
+    torch.save(left, tmp_path / "x.pth")
+    model = {"deepen": 0.33, "widen": 0.125, "hidden_dim": 32, "init": str(tmp_path / "x.pth")}
+    made = starting_model(toy_recipe(model=model), COCO_17).state_dict()
+    fresh = starting_model(toy_recipe(), COCO_17).state_dict()
+    for name, value in made.items():
+        assert torch.equal(value, left.get(name, fresh[name])), name
+
+
 @pytest.mark.parametrize("sigmas", [None, [0.02, 0.03, 0.04, 0.05, 0.06]])
 def test_keypoints_of_no_convention(tmp_path, sigmas):
     drawn = SyntheticPeople(4, seed=5, options=SyntheticOptions(size=(64, 64), people=(1, 2)))

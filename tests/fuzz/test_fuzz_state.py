@@ -1,0 +1,15 @@
+"""Mutated states and logs of a training: it goes on, or refuses by a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from driver import sweep
+
+
+@pytest.mark.parametrize(("name", "count"), [("state", 150), ("log", 100)])
+def test_mutated_files(tmp_path: Path, name: str, count: int) -> None:
+    counts = sweep(name, tmp_path, count)
+    assert counts["refused"] > count / 4
+    assert counts["read"] > 0

@@ -197,6 +197,11 @@ class Trainer:
     def _run(self, log: Log | None, report: Callable[[Progress], None]) -> bool:
         begin, saved, first = time.monotonic(), time.monotonic(), self.step
         recipe, options = self.recipe, self.options
+        if self.step == 0 and recipe.model.init is not None and self.val is not None:
+            # What the checkpoint is worth on these data: best.pth is never worse than it.
+            started = self._validate(-1)
+            if log:
+                report(Progress(0, self.steps, 0, {}, 0.0, started))
         stream = iter(loader(self.batches, start=self.step * recipe.accumulate, workers=options.workers))
         while self.step < self.steps:
             epoch = self.step // self.steps_per_epoch

@@ -27,12 +27,10 @@ __all__ = [
 Side = Annotated[int, Field(gt=0, le=8192)]
 Size = tuple[Side, Side]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
-#: Upper bound of rates, weights and factors; a value beyond it is a slip.
-LARGEST = 1e4
 Count = Annotated[int, Field(ge=0, le=60)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(gt=0, le=10)]
-Weight = Annotated[float, Field(ge=0, le=LARGEST)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 def _ordered(pair: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -134,7 +132,7 @@ class CocoSource(Section):
     type: Literal["coco"]
     annotations: Path
     images: Path
-    ratio: float | None = Field(None, gt=0, le=LARGEST)
+    ratio: float | None = Field(None, gt=0, le=10_000)
     mapping: str | Mapping | None = None
 
     @field_validator("annotations", "images")
@@ -234,12 +232,12 @@ class OptimizerSection(Section):
             suits the convolutions, its likelihood hardly falls.
     """
 
-    lr: float = Field(0.004, gt=0, le=LARGEST)
+    lr: float = Field(0.004, gt=0)
     base_batch: int = Field(256, gt=0, le=1 << 20)
     weight_decay: Weight = 0.05
-    clip: float = Field(0.1, gt=0, le=LARGEST)
-    encoder_lr: float = Field(0.05, gt=0, le=LARGEST)
-    classifier_lr: float = Field(1.0, gt=0, le=LARGEST)
+    clip: float = Field(0.1, gt=0)
+    encoder_lr: float = Field(0.05, gt=0)
+    classifier_lr: float = Field(1.0, gt=0)
 
 
 class ScheduleSection(Section):

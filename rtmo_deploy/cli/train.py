@@ -346,7 +346,7 @@ def _print_result(trainer: Trainer, folder: Path, *, finished: bool, as_json: bo
         facts["last judged"] = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if v is not None)
         first = trainer.history[0]
         unbeaten = first["step"] == 0 and first["metrics"]["AP"] == trainer.best
-        facts["best AP"] = (
-            f"{trainer.best:.3f}{' (of the initial checkpoint; no epoch was better)' if unbeaten else ''}"
+        facts["best AP"] = f"{trainer.best:.3f}" + (
+            " (of the initial checkpoint; no epoch was better)" if unbeaten else ""
         )
     print_table(facts_table(facts))

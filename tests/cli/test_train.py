@@ -181,16 +181,14 @@ def test_fine_tuning_needs_a_checkpoint_and_annotations_alone(people, checkpoint
 
 def test_the_initial_checkpoint_is_judged_too(people, checkpoint_n, tmp_path):
     out = tmp_path / "run"
-    val = ["--val-ann", people[1]]
-    result = run(
-        "--init", checkpoint_n, *people, *val, "--epochs", 1, "--set", "optimizer.lr=1e-9", "--out", out, *SMALL
-    )
+    flags = ["--val-ann", people[1], "--epochs", 1, "--set", "optimizer.lr=1e-9", "--out", out]
+    result = run("--init", checkpoint_n, *people, *flags, *SMALL)
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("step ")]
     assert lines[0].startswith("step 0/1, epoch 0: before the training | AP 0.")
     state = torch.load(out / "last.pth", weights_only=True)["meta"]["rtmo_deploy"]["progress"]
     assert [(row["epoch"], row["step"]) for row in state["history"]] == [(0, 0), (1, 1)]
-    before = [row["metrics"]["AP"] for row in state["history"]][0]
+    before = state["history"][0]["metrics"]["AP"]
     assert state["best"] >= before > 0
     if state["best"] == before:
         assert "of the initial checkpoint" in " ".join(result.stdout.split())

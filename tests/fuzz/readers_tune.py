@@ -145,24 +145,21 @@ def _logs(_folder: Path) -> list[bytes]:
     return [head + row * 3]
 
 
+def spoil_tensor(optimizer: dict[str, Any], rng: random.Random) -> None:
+    """Give a moment another type, shape or values."""
+    moments = optimizer["state"][rng.randrange(20)]
+    tensor = moments[key := rng.choice(list(moments))]
+    spoiled = (tensor.int(), tensor.double(), tensor * float("nan"), tensor[None], tensor.reshape(-1)[:0], -tensor - 1)
+    moments[key] = rng.choice(spoiled)
+
+
 def edit_state(data: bytes, rng: random.Random) -> bytes:
     """Edit a value of the record, of the optimizer or of the whole."""
     contents = torch.load(io.BytesIO(data), weights_only=True)
-    node = rng.choice((contents, contents["meta"]["rtmo_deploy"], contents["optimizer"], contents["optimizer"]))
     if rng.random() < 0.3:
-        moments = contents["optimizer"]["state"][rng.randrange(20)]
-        tensor = moments[key := rng.choice(list(moments))]
-        spoiled = (
-            tensor.int(),
-            tensor.double(),
-            tensor * float("nan"),
-            tensor[None],
-            tensor.reshape(-1)[:0],
-            -tensor - 1,
-        )
-        moments[key] = rng.choice(spoiled)
+        spoil_tensor(contents["optimizer"], rng)
     else:
-        edit_value(node, rng)
+        edit_value(rng.choice((contents, contents["meta"]["rtmo_deploy"], contents["optimizer"])), rng)
     packed = io.BytesIO()
     torch.save(contents, packed)
     return packed.getvalue()

@@ -315,9 +315,9 @@ class Trainer:
             progress = check_progress(state.progress, self.steps, self.steps_per_epoch)
             check_same_recipe(progress["recipe"], self.recipe, path)
             check_network(state.model.spec, self.recipe, self.skeleton)
-            moments = check_optimizer(state.parts["optimizer"], self.optimizer, skipped=self.scaler.is_enabled())
-            scale = check_scaler(state.parts["scaler"], self.scaler)
-            auxiliary = state.parts["auxiliary"]
+            moments = check_optimizer(state.parts.get("optimizer"), self.optimizer, skipped=self.scaler.is_enabled())
+            scale = check_scaler(state.parts.get("scaler"), self.scaler)
+            auxiliary = state.parts.get("auxiliary")
             if self.auxiliary is not None:
                 check_tensors(auxiliary, self.auxiliary.state_dict(), "auxiliary layers")
             read_log(path.with_name("log.csv"))

@@ -165,6 +165,8 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     for field_name, kind in _FIELDS.items():
         if not isinstance(data.get(field_name), kind):
             raise _damaged(path, f"'{field_name}' is missing or no {kind.__name__}")
+    if not (data["name"] + data["verdict"]).isprintable():
+        raise _damaged(path, "its name or its verdict is no text")
     for entry in data["files"]:
         _check_entry(entry, path)
     if len({entry["path"] for entry in data["files"]}) < len(data["files"]):

@@ -225,6 +225,8 @@ def test_an_unfinished_release_says_so(folder):
         {"files": [{"path": "a", "sha256": "0", "size": 1}]},
         {"files": [{"path": "a", "sha256": "0" * 64, "size": -1}]},
         {"verdict": 3},
+        {"verdict": "\ud800"},
+        {"name": "\x1b[2J"},
     ],
 )
 def test_a_manifest_that_is_none(folder, change):

@@ -74,7 +74,7 @@ def require_free(
         UsageError: An output is an input, is given twice, is a folder, or exists and ``force`` is not set.
         SetupError: An output cannot be written where it is asked to be.
     """
-    read = [Path(path) for path in inputs if path is not None and Path(path).exists()]
+    read = [Path(path) for path in inputs if path is not None and os.path.exists(path)]  # noqa: PTH110 - never raises
     written: set[str] = set()
     for output in outputs:
         if output is None:

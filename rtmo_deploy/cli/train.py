@@ -308,7 +308,7 @@ def _run(trainer: Trainer) -> tuple[bool, int | None]:
 
 def _facts(progress: Progress) -> str:
     terms = " ".join(f"{name} {value:.3f}" for name, value in progress.terms.items())
-    text = f"{terms} | {progress.pictures_per_second:.1f} pictures/s"
+    text = f"{terms} | {progress.pictures_per_second:.1f} pictures/s" if progress.step else "before the training"
     if progress.report is not None:
         figures = progress.report.metrics
         shown = (f"{name} {figures[name]:.3f}" for name in ("AP", "AP50") if figures.get(name) is not None)
@@ -343,5 +343,9 @@ def _print_result(trainer: Trainer, folder: Path, *, finished: bool, as_json: bo
     }
     if metrics:
         facts["last judged"] = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if v is not None)
-        facts["best AP"] = f"{trainer.best:.3f}"
+        first = trainer.history[0]
+        unbeaten = first["step"] == 0 and first["metrics"]["AP"] == trainer.best
+        facts["best AP"] = f"{trainer.best:.3f}" + (
+            " (of the initial checkpoint; no epoch was better)" if unbeaten else ""
+        )
     print_table(facts_table(facts))

@@ -132,16 +132,20 @@ def sums_text(files: Iterable[FileEntry]) -> str:
     return "".join(f"{entry.sha256}  {entry.path}\n" for entry in sorted(files, key=lambda entry: entry.path))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     """Read and check a manifest; of its files only that paths stay within the folder.
+
+    Args:
+        folder: The release's folder.
+        name: The manifest in it.
 
     Raises:
         ArtifactError: It is not there, is damaged, or is of a newer release.
     """
-    path = folder / MANIFEST
+    path = folder / name
     try:
         data = read_json(path, max_bytes=MAX_BYTES)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         unfinished = (folder / ".cache").is_dir() or (folder / UNFINISHED).is_file()
         raise ArtifactError(
             "There is no manifest: this release was not finished." if unfinished else "This is no release's folder.",
@@ -149,7 +153,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             where=path,
         ) from error
     except OSError as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, error.strerror or str(error)) from error
     if not isinstance(data, dict) or type(data.get("schema_version")) is not int:
         raise _damaged(path, "it has no schema version")
     if data["schema_version"] > SCHEMA_VERSION:
@@ -158,9 +162,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             remedy="Upgrade rtmo-deploy.",
             where=path,
         )
-    for name, kind in _FIELDS.items():
-        if not isinstance(data.get(name), kind):
-            raise _damaged(path, f"'{name}' is missing or no {kind.__name__}")
+    for field_name, kind in _FIELDS.items():
+        if not isinstance(data.get(field_name), kind):
+            raise _damaged(path, f"'{field_name}' is missing or no {kind.__name__}")
+    if not (data["name"] + data["verdict"]).isprintable():
+        raise _damaged(path, "its name or its verdict is no text")
     for entry in data["files"]:
         _check_entry(entry, path)
     if len({entry["path"] for entry in data["files"]}) < len(data["files"]):

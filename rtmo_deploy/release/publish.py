@@ -28,6 +28,7 @@ from rtmo_deploy.release.manifest import (
     FileEntry,
     build_manifest,
     is_inside,
+    read_manifest,
     sums_text,
 )
 from rtmo_deploy.release.report import report_html
@@ -210,11 +211,10 @@ def _written_before(folder: Path) -> set[str]:
     for name in (MANIFEST, UNFINISHED):  # which is a list, or the manifest that was there before
         try:
             listed: Any = read_json(folder / name, max_bytes=MAX_BYTES)
-        except OSError:
+            if isinstance(listed, dict):
+                listed = [entry["path"] for entry in read_manifest(folder, name)["files"]]
+        except (OSError, ArtifactError):
             continue  # nothing is removed on the word of a damaged file
-        if isinstance(listed, dict):
-            files = listed.get("files") if "rtmo_deploy" in listed else None
-            listed = [one.get("path") for one in files if isinstance(one, dict)] if isinstance(files, list) else []
         if isinstance(listed, list):
             names |= {one for one in listed if isinstance(one, str) and is_inside(one)}
     return names

@@ -136,9 +136,11 @@ def _wrong_names(recipe: ReleaseRecipe) -> Iterator[Problem]:
         seen[name.lower()] = name
     titles: set[str] = set()
     for index, section in enumerate(recipe.latency):
-        if section.name in titles:
+        if not is_portable_name(section.name, 40):
+            yield ("latency", index, "name"), PORTABLE_NAME.format(40)
+        elif section.name.lower() in titles:
             yield ("latency", index, "name"), f"two benchmarks are called '{section.name}'"
-        titles.add(section.name)
+        titles.add(section.name.lower())
 
 
 def _wrong_references(recipe: ReleaseRecipe) -> list[Problem]:

@@ -134,7 +134,7 @@ class Workspace:
             try:
                 return [_entry(one) for one in data["made"]]
             except (KeyError, TypeError, ValueError) as error:
-                raise self._damaged(f"{type(error).__name__}: {error}") from error
+                raise self._damaged("an entry of it is none") from error
         raise self._damaged("it is no record")
 
     def last(

@@ -197,6 +197,11 @@ class Trainer:
     def _run(self, log: Log | None, report: Callable[[Progress], None]) -> bool:
         begin, saved, first = time.monotonic(), time.monotonic(), self.step
         recipe, options = self.recipe, self.options
+        if self.step == 0 and recipe.model.init is not None and self.val is not None:
+            # What the checkpoint is worth on these data: best.pth is never worse than it.
+            started = self._validate(-1)
+            if log:
+                report(Progress(0, self.steps, 0, {}, 0.0, started))
         stream = iter(loader(self.batches, start=self.step * recipe.accumulate, workers=options.workers))
         while self.step < self.steps:
             epoch = self.step // self.steps_per_epoch
@@ -310,9 +315,9 @@ class Trainer:
             progress = check_progress(state.progress, self.steps, self.steps_per_epoch)
             check_same_recipe(progress["recipe"], self.recipe, path)
             check_network(state.model.spec, self.recipe, self.skeleton)
-            moments = check_optimizer(state.parts["optimizer"], self.optimizer, skipped=self.scaler.is_enabled())
-            scale = check_scaler(state.parts["scaler"], self.scaler)
-            auxiliary = state.parts["auxiliary"]
+            moments = check_optimizer(state.parts.get("optimizer"), self.optimizer, skipped=self.scaler.is_enabled())
+            scale = check_scaler(state.parts.get("scaler"), self.scaler)
+            auxiliary = state.parts.get("auxiliary")
             if self.auxiliary is not None:
                 check_tensors(auxiliary, self.auxiliary.state_dict(), "auxiliary layers")
             read_log(path.with_name("log.csv"))

@@ -25,6 +25,7 @@ from rtmo_deploy.train.sections import (
     ScheduleSection,
     SecondStageSection,
     Section,
+    Seed,
     Size,
     Source,
     SyntheticSource,
@@ -82,10 +83,10 @@ class Recipe(Section):
 
     schema_version: Literal[1] = 1
     name: str = Field(max_length=60)
-    seed: int = Field(0, ge=0)
-    epochs: int = Field(600, gt=0)
-    batch: int = Field(256, gt=0)
-    accumulate: int = Field(1, gt=0)
+    seed: Seed = 0
+    epochs: int = Field(600, gt=0, le=1_000_000)
+    batch: int = Field(256, gt=0, le=1 << 20)
+    accumulate: int = Field(1, gt=0, le=1 << 20)
     input: Size = (640, 640)
     grow: tuple[tuple[int, float], ...] = ()
     ema: float = Field(2e-4, gt=0, le=1)

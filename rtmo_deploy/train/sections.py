@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path  # noqa: TC003  pydantic reads the annotations at run time
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rtmo_deploy.zoo import ARCHITECTURES
 
@@ -24,14 +24,39 @@ __all__ = [
     "SyntheticSource",
 ]
 
-Size = tuple[int, int]
+Side = Annotated[int, Field(gt=0, le=8192)]
+Size = tuple[Side, Side]
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
+Count = Annotated[int, Field(ge=0, le=60)]
+Level = Annotated[int, Field(ge=0, le=255)]
+Share = Annotated[float, Field(gt=0, le=10)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+def _ordered(pair: tuple[float, float] | None) -> tuple[float, float] | None:
+    if pair is not None and pair[0] > pair[1]:
+        raise ValueError("the first must not be greater than the second")
+    return pair
+
+
 Mapping = tuple[tuple[int | str, int | str], ...]
 
 
 class Section(BaseModel):
     """Base of all: unknown fields are refused, and a section cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switch(cls, values: Any) -> Any:
+        """True is no 1 where a number is asked for."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            parts = value if isinstance(value, list | tuple) else [value]
+            if field is not None and field.annotation is not bool and any(isinstance(part, bool) for part in parts):
+                raise ValueError(f"'{name}' takes no true and no false")
+        return values
 
 
 class ModelSection(Section):
@@ -48,9 +73,9 @@ class ModelSection(Section):
     """
 
     architecture: str | None = None
-    deepen: float | None = Field(None, gt=0)
-    widen: float | None = Field(None, gt=0)
-    hidden_dim: int = Field(256, ge=32, multiple_of=32)
+    deepen: float | None = Field(None, gt=0, le=4)
+    widen: float | None = Field(None, ge=1 / 64, le=4)
+    hidden_dim: int = Field(256, ge=32, le=2048, multiple_of=32)
     init: str | None = None
     calm: bool = False
 
@@ -83,12 +108,12 @@ class SyntheticSource(Section):
     """
 
     type: Literal["synthetic"]
-    images: int = Field(gt=0)
-    seed: int = Field(0, ge=0)
+    images: int = Field(gt=0, le=10_000_000)
+    seed: Seed = 0
     fresh: bool = False
     size: Size | None = None
-    people: tuple[int, int] = (0, 6)
-    height: tuple[float, float] | None = None
+    people: Annotated[tuple[Count, Count], AfterValidator(_ordered)] = (0, 6)
+    height: Annotated[tuple[Share, Share] | None, AfterValidator(_ordered)] = None
     truncated: float = Field(0.2, ge=0, le=1)
     clutter: float = Field(1.0, ge=0, le=10)
     occluded: float = Field(0.3, ge=0, le=1)
@@ -107,7 +132,7 @@ class CocoSource(Section):
     type: Literal["coco"]
     annotations: Path
     images: Path
-    ratio: float | None = Field(None, gt=0)
+    ratio: float | None = Field(None, gt=0, le=10_000)
     mapping: str | Mapping | None = None
 
     @field_validator("annotations", "images")
@@ -185,13 +210,13 @@ class AugmentSection(Section):
     mosaic: float | None = Field(None, ge=0, le=1)
     mixup: float | None = Field(None, ge=0, le=1)
     flip: float | None = Field(None, ge=0, le=1)
-    shift: float | None = Field(None, ge=0)
-    rotate: float | None = Field(None, ge=0)
-    scale: tuple[float, float] | None = None
-    hsv: tuple[int, int, int] | None = None
+    shift: float | None = Field(None, ge=0, le=1)
+    rotate: float | None = Field(None, ge=0, le=360)
+    scale: Annotated[tuple[Share, Share] | None, AfterValidator(_ordered)] = None
+    hsv: tuple[Level, Level, Level] | None = None
     plain_epochs: int = Field(20, ge=0)
     plain_window: bool = False
-    multi_scale: tuple[int, int] | None = (480, 800)
+    multi_scale: Annotated[Size | None, AfterValidator(_ordered)] = (480, 800)
 
 
 class OptimizerSection(Section):
@@ -208,8 +233,8 @@ class OptimizerSection(Section):
     """
 
     lr: float = Field(0.004, gt=0)
-    base_batch: int = Field(256, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    base_batch: int = Field(256, gt=0, le=1 << 20)
+    weight_decay: Weight = 0.05
     clip: float = Field(0.1, gt=0)
     encoder_lr: float = Field(0.05, gt=0)
     classifier_lr: float = Field(1.0, gt=0)
@@ -231,30 +256,30 @@ class ScheduleSection(Section):
     warmup: float = Field(5, ge=0)
     switch: int | None = Field(280, ge=0)
     rise: int | None = Field(None, gt=0)
-    min_lr: float = Field(2e-4, ge=0)
-    second_lr: float = Field(5e-4, ge=0)
+    min_lr: Weight = 2e-4
+    second_lr: Weight = 5e-4
     constant: int = Field(20, ge=0)
 
 
 class LossSection(Section):
     """Weights of the loss terms; see :class:`rtmo_deploy.train.criterion.LossOptions`."""
 
-    cls: float = Field(1.0, ge=0)
-    bbox: float = Field(5.0, ge=0)
-    oks: float = Field(30.0, ge=0)
-    vis: float = Field(1.0, ge=0)
-    mle: float = Field(1.0, ge=0)
-    bbox_aux: float = Field(1.0, ge=0)
-    overlaps_power: float = Field(0.5, gt=0)
+    cls: Weight = 1.0
+    bbox: Weight = 5.0
+    oks: Weight = 30.0
+    vis: Weight = 1.0
+    mle: Weight = 1.0
+    bbox_aux: Weight = 1.0
+    overlaps_power: float = Field(0.5, gt=0, le=10)
     keypoint_center: bool = True
     least_cells: int = Field(1, ge=1, le=10)
-    heatmap: float = Field(0.0, ge=0)
+    heatmap: Weight = 0.0
 
 
 class SecondStageSection(Section):
     """What the loss changes to at ``schedule.switch``; the coordinate classifier then teaches the proxy."""
 
-    mle: float = Field(5.0, ge=0)
-    oks: float = Field(10.0, ge=0)
-    cls: float | None = Field(None, ge=0)
-    overlaps_power: float | None = Field(None, gt=0)
+    mle: Weight = 5.0
+    oks: Weight = 10.0
+    cls: Weight | None = None
+    overlaps_power: float | None = Field(None, gt=0, le=10)

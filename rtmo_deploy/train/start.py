@@ -35,7 +35,8 @@ def recipe_network(recipe: Recipe, num_keypoints: int) -> NetworkSpec:
 def is_network_of(spec: NetworkSpec, recipe: Recipe) -> bool:
     """Whether a network is the recipe's, whatever its keypoints, settings and widths of single parts."""
     wanted = recipe_network(recipe, spec.num_keypoints)
-    return all(getattr(spec, name) == getattr(wanted, name) for name in ("deepen", "widen", "hidden_dim"))
+    shapes = ("stage_channels", "stage_blocks", "hidden_dim")
+    return all(getattr(spec, name) == getattr(wanted, name) for name in shapes)
 
 
 def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -178,6 +179,22 @@ def test_fine_tuning_needs_a_checkpoint_and_annotations_alone(people, checkpoint
     )
 
 
+def test_the_initial_checkpoint_is_judged_too(people, checkpoint_n, tmp_path):
+    out = tmp_path / "run"
+    flags = ["--val-ann", people[1], "--epochs", 1, "--set", "optimizer.lr=1e-9", "--out", out]
+    result = run("--init", checkpoint_n, *people, *flags, *SMALL)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("step ")]
+    assert lines[0].startswith("step 0/1, epoch 0: before the training | AP 0.")
+    state = torch.load(out / "last.pth", weights_only=True)["meta"]["rtmo_deploy"]["progress"]
+    assert [(row["epoch"], row["step"]) for row in state["history"]] == [(0, 0), (1, 1)]
+    before = state["history"][0]["metrics"]["AP"]
+    assert state["best"] >= before > 0
+    if state["best"] == before:
+        assert "of the initial checkpoint" in " ".join(result.stdout.split())
+        assert load_checkpoint(out / "best.pth").contents.meta["rtmo_deploy"]["step"] == 0
+
+
 def test_what_was_trained_on_synthetic_people_alone_says_so(recipe, tmp_path):
     result = run(recipe, "--out", tmp_path / "run", *SMALL)
     assert result.exit_code == 0, result.output
@@ -204,4 +221,71 @@ def test_wrong_fine_tuning(people, checkpoint_n, tmp_path):
     refused(run(*call, "--val-images", tmp_path), 2, "--val-images was given without --val-ann")
     refused(run(*call, "--set", "schedule.min_lr=0.1"), 2, "'schedule.min_lr' 0.1 is above 'optimizer.lr'", "lower")
     refused(run(*call, "--epochs", 3, "--set", "schedule.switch=3"), 2, "'schedule.switch' is 3")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_writes_over_none_of_its_inputs(recipe, people, tmp_path, checkpoint_n):
+    def unchanged(path, *arguments, code=2, words="one of the inputs"):
+        before = path.read_bytes()
+        for force in ((), ("--force",), ("--resume",)):
+            result = run(*arguments, *force, *SMALL, "--stop-after", 0)
+            refused(result, code, *((words,) if force else ()))
+            assert path.read_bytes() == before
+            assert sorted(path.parent.iterdir()) == there
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("best.pth", "last.pth", "final.pth"):
+        init = folder / name
+        init.write_bytes(checkpoint_n.read_bytes())
+        there = sorted(folder.iterdir())
+        unchanged(init, "--init", init, *people, "--out", folder)
+        init.unlink()
+    annotations = folder / "log.csv"
+    annotations.write_bytes(people[1].read_bytes())
+    there = [annotations]
+    unchanged(annotations, "--init", checkpoint_n, "--ann", annotations, *people[2:], "--out", folder)
+    annotations.unlink()
+    for source in people[3].iterdir():
+        shutil.copy(source, folder)
+    image = folder / "curves.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n")
+    there = sorted(folder.iterdir())
+    unchanged(image, "--init", checkpoint_n, *people[:2], "--images", folder, "--out", folder)
+
+
+def test_a_recipe_in_the_runs_own_folder_stays_as_it_is(recipe, tmp_path):
+    recipe.write_text("# mine\n" + recipe.read_text())
+    text = recipe.read_text()
+    refused(run(recipe, "--out", tmp_path, *SMALL, "--set", "seed=3"), 2, "options change it")
+    result = run(recipe, "--out", tmp_path, *SMALL, "--stop-after", 0)
+    assert result.exit_code == 0, result.output
+    assert recipe.read_text() == text
+    other = tmp_path / "other.yaml"
+    other.write_text(text)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("# somebody's\n")
+    refused(run(other, "--out", tmp_path / "run", *SMALL), 2, "holds a run already")
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    (tmp_path / "run" / "last.pth").mkdir()
+    refused(run(other, "--out", tmp_path / "run", *SMALL), 2, "This is a folder")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("name=../../../x", "a name is made of"),
+        ("name=CON", "keeps for devices"),
+        ("epochs=true", "'epochs' takes no true"),
+        ("input=[64, true]", "'input' takes no true"),
+        ("seed=1000000000000000000", "less than"),
+        ("model.widen=1000000", "less than or equal to 4"),
+        ("data.train.0.size=[1000000000, 1]", "less than or equal to 8192"),
+        ("data.train.0.people=[2, 1]", "must not be greater"),
+        ("optimizer.lr=.inf", "must be finite"),
+        (f"model.init={'x' * 5000}", "too long"),
+    ],
+)
+def test_settings_beyond_reason(recipe, tmp_path, setting, words):
+    refused(run(recipe, "--out", tmp_path / "run", *SMALL, "--set", setting), 4 if "init" in setting else 2, words)
     assert not (tmp_path / "run").exists()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from release_toys import RECIPE, ToyActions, make
+
+from rtmo_deploy.release.gates import _baseline
 
 NAN = float("nan")
 
@@ -206,3 +209,33 @@ def test_a_baseline_is_a_file_of_an_earlier_release(tmp_path):
     for text in (json.dumps(unknown), "{", "[]", '{"machine": {}, "protocol": 1, "entries": [{}]}'):
         (tmp_path / "old.json").write_text(text)
         assert "no latency file" in only(tmp_path, section)[0].message
+
+
+HOSTILE = {
+    "deep": "[" * 100_000,
+    "Infinity": '{"protocol": Infinity}',
+    "binary": "\0\0",
+    "a list": "[]",
+    "no times": '{"machine": {"fingerprint": "toy"}, "protocol": "paired", "entries": [{"artifact": "onnx", "case": '
+    '{"batch": 1}, "rounds_ms": []}]}',
+    "negative times": '{"machine": {"fingerprint": "toy"}, "protocol": "paired", "entries": [{"artifact": "onnx", '
+    '"case": {"batch": 1}, "rounds_ms": [-1]}]}',
+    "a case of text": '{"machine": {"fingerprint": "toy"}, "protocol": "paired", "entries": [{"artifact": "onnx", '
+    '"case": {"batch": "1"}, "rounds_ms": [1]}]}',
+    "all lost": '{"machine": {"fingerprint": "toy"}, "protocol": "paired", "entries": [{"artifact": "onnx", "case": '
+    '{"batch": 1}, "rounds_ms": [1], "interference": {"lost": 1}}]}',
+}
+
+
+@pytest.mark.parametrize("kind", [*HOSTILE, "fifo", "endless"])
+def test_a_baseline_that_is_none(tmp_path, kind):
+    path = tmp_path / "baseline.json"
+    if kind in HOSTILE:
+        path.write_text(HOSTILE[kind])
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    entries, why = _baseline(path, "onnx", {"machine": {"fingerprint": "toy"}, "protocol": "paired"})
+    assert entries == []
+    assert "is no latency file of a release" in why

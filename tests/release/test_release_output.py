@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 
 import pytest
 from release_toys import RECIPE, ToyActions, make
 
-from rtmo_deploy.errors import ArtifactError, GateFailedError
+from rtmo_deploy.errors import ArtifactError, GateFailedError, UsageError
 from rtmo_deploy.release.manifest import read_manifest
+from rtmo_deploy.release.release import run_release
 from rtmo_deploy.release.verify import verify_release
 
 NASTY = 'Toys & <script>alert("x")</script> ]]> \u0007 "quoted"'
@@ -222,6 +225,8 @@ def test_an_unfinished_release_says_so(folder):
         {"files": [{"path": "a", "sha256": "0", "size": 1}]},
         {"files": [{"path": "a", "sha256": "0" * 64, "size": -1}]},
         {"verdict": 3},
+        {"verdict": "\ud800"},
+        {"name": "\x1b[2J"},
     ],
 )
 def test_a_manifest_that_is_none(folder, change):
@@ -257,3 +262,106 @@ def test_a_manifest_that_was_edited_is_named(folder):
     path.write_text(text.replace('"verdict": "passed"', '"verdict": "glossy"'))
     assert verify_release(folder).changed == ("manifest.json (or its line in SHA256SUMS)",)
     assert read_manifest(folder)["verdict"] == "glossy"
+
+
+def test_a_manifest_of_strange_names(folder):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("a\nb", "\ud800", "a/../../b", "..", "a\\b", "C:x", "\u202ex", "a//b"):
+        path.write_text(json.dumps({**manifest, "files": [{**manifest["files"][0], "path": name}]}))
+        with pytest.raises(ArtifactError, match="damaged") as caught:
+            verify_release(folder)
+        str(caught.value).encode()
+    path.write_text(json.dumps({**manifest, "files": manifest["files"][:1] * 2}))
+    with pytest.raises(ArtifactError, match="names a file twice"):
+        verify_release(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"schema_version": 1, "files": Infinity}', "\0", "1" * 5000, '"\\ud800"']
+)
+def test_a_manifest_that_is_no_json(folder, text):
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match="damaged"):
+        verify_release(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "report.html", "artifacts/toy-onnx.onnx"])
+def test_no_fifo_or_device_of_a_release_is_read(folder, name):
+    path = folder / name
+    for make_other in (lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
+        path.unlink()
+        make_other()
+        found, error = looked_at(folder)
+        assert (error is not None) == (name == "manifest.json")
+        assert error is not None or name in found.changed
+
+
+def test_a_folder_that_is_a_link_is_not_followed(folder):
+    (folder / "artifacts").rename(folder.parent / "elsewhere")
+    (folder / "artifacts").symlink_to(folder.parent / "elsewhere")
+    found = verify_release(folder)
+    assert "artifacts/toy-onnx.onnx" in found.changed
+    with pytest.raises(UsageError, match="a link in the release's folder"):
+        make(folder.parent, SMALLER, actions=ToyActions())
+    assert (folder.parent / "elsewhere" / "toy-fp16.onnx").exists()
+
+
+def test_a_name_that_is_no_text_can_be_shown(folder):
+    (folder / os.fsdecode(b"a\xffb")).write_text("x")
+    assert verify_release(folder).extra == ("a\\xffb",)
+
+
+SMALLER = RECIPE.replace("  fp16: {make: cast, from: fixed}\n", "").replace(
+    "    - {artifact: fp16, ap_drop_max: 0.005}\n", ""
+)
+
+
+@pytest.mark.parametrize("names", [["toy.txt"], [".cache/pip/x"], ["manifest.json", "a.txt"], ["report.html"]])
+def test_a_folder_of_somebody_elses_files_is_left_alone(tmp_path, names):
+    for name in names:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text('{"files": [{"path": "a.txt"}]}')
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    actions = ToyActions()
+    with pytest.raises(UsageError, match="holds other things"):
+        make(tmp_path, actions=actions)
+    assert not actions.ran
+    assert all((tmp_path / "out" / name).is_file() for name in names)
+
+
+def test_a_file_that_no_release_wrote_is_not_replaced(folder):
+    for name in ("latency/more.json", "artifacts/toy-more.onnx"):
+        (folder / name).write_text("mine")
+    text = RECIPE.replace("name: cpu", "name: more")
+    actions = ToyActions()
+    with pytest.raises(UsageError, match=r"more\.json: No release wrote this file"):
+        make(folder.parent, text, actions=actions)
+    assert not actions.ran
+    (folder / "latency" / "more.json").unlink()
+    with pytest.raises(UsageError, match=r"toy-more\.onnx: No release wrote this file"):
+        make(folder.parent, RECIPE.replace("  onnx: {make: export}", "  onnx: {make: export}\n  more: {make: export}"))
+    assert (folder / "artifacts" / "toy-more.onnx").read_text() == "mine"
+    assert verify_release(folder).extra == ("artifacts/toy-more.onnx",)
+
+
+def test_a_release_writes_over_none_of_its_inputs(folder):
+    text = RECIPE.replace(
+        "      - {artifact: onnx, p95_ms: 50}", "      - {artifact: onnx, baseline: BASE, max_ratio: 2}"
+    )
+    with pytest.raises(UsageError, match=r"cpu\.json: This is one of the inputs"):
+        make(folder.parent, text.replace("BASE", "out/latency/cpu.json"))
+    shutil.copy(folder / "recipe.yaml", folder.parent / "again.yaml")
+    (folder.parent / "out" / "ckpt.pth").write_bytes(b"weights")
+    assert run_release(folder / "recipe.yaml", folder, actions=ToyActions()).verdict == "passed"
+
+
+@pytest.mark.parametrize("change", ["digest", "key", "facts", "files"])
+def test_a_step_record_that_was_edited_is_not_used(folder, change):
+    for path in (folder / ".cache").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        record[change] = [{"name": "../../x", "sha256": "0", "size": 1}] if change == "files" else "x"
+        path.write_text(json.dumps(record))
+    actions = ToyActions()
+    assert make(folder.parent, actions=actions).verdict == "passed"
+    assert len(actions.ran) == 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -93,7 +94,16 @@ def test_a_moved_file_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"schema_version": 1}', '{"schema_version": 1, "made": [{}]}', '{"schema_version": "1"}'],
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"schema_version": 1}',
+        '{"schema_version": 1, "made": [{}]}',
+        '{"schema_version": "1"}',
+        "[" * 100_000,
+    ],
 )
 def test_a_damaged_record_is_refused_and_kept(tmp_path: Path, text: str) -> None:
     workspace = Workspace(tmp_path)
@@ -143,3 +153,17 @@ def test_processes_at_once_lose_nothing(tmp_path: Path) -> None:
     found = {entry.path for entry in Workspace(tmp_path).entries()}
     assert found == {f"{number}-{i}.onnx" for number in range(3) for i in range(10)}
     assert {path.name for path in (tmp_path / ".rtmo-deploy").iterdir()} <= {"workspace.json", "workspace.lock"}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless", "folder"])
+def test_a_record_that_is_no_file(tmp_path: Path, kind: str) -> None:
+    path = Workspace(tmp_path).file
+    path.parent.mkdir()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ArtifactError, match="damaged"):
+        Workspace(tmp_path).entries()

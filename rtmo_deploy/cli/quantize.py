@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
     from rtmo_deploy.data.sample import PoseDataset
 
-__all__ = ["judged", "open_calibration", "open_judge", "quantize"]
+__all__ = ["judged", "open_calibration", "open_judge", "quantize", "require_calibration"]
 
 #: Seed and number of the drawn pictures that judge where no others are given; apart from those that calibrate, and
 #: from those that the sample model is trained and chosen on.
@@ -67,6 +67,7 @@ def quantize(
     _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
     target = output or model.with_suffix(".int8.onnx")
     require_free([target, plot], [model, calib, ann, images], force=force)
+    require_calibration(calib)
     from rtmo_deploy.cli.console import status
 
     with status("reading the model") as progress:
@@ -124,6 +125,18 @@ def _check(
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
 
 
+def require_calibration(calib: str) -> None:
+    """Refuse what is no set, folder or file, before anything slow."""
+    from rtmo_deploy.data.calibration import named_sets
+
+    path = Path(calib)
+    if not (calib in named_sets() or path.is_dir() or (path.suffix.lower() == ".json" and path.exists())):
+        raise UsageError(
+            f"'{calib}' is no calibration set, no folder and no calibration file.",
+            remedy=f"Sets are: {', '.join(named_sets())}; files end in .json.",
+        )
+
+
 def open_calibration(
     source: SourceModel,
     calib: str,
@@ -150,15 +163,7 @@ def open_calibration(
                     remedy=f"Leave --{name} away, or make another calibration.",
                 )
         return given
-    if calib in named_sets():
-        pictures = open_set(calib, count)
-    elif path.is_dir():
-        pictures = folder_pictures(path, count)
-    else:
-        raise UsageError(
-            f"'{calib}' is no calibration set, no folder and no calibration file.",
-            remedy=f"Sets are: {', '.join(named_sets())}; files end in .json.",
-        )
+    pictures = open_set(calib, count) if calib in named_sets() else folder_pictures(path, count)
     chosen = Method((method or MethodName.MSE).value)
     return calibrate_cached(source, pictures, _cache(), method=chosen, threads=threads, progress=progress)[0]
 

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.spec import NetworkSpec
     from rtmo_deploy.zoo import Variant
 
-__all__ = ["DEFAULT_INPUT_HW", "IGNORE_CFG", "Taken", "take"]
+__all__ = ["DEFAULT_INPUT_HW", "Taken", "take"]
 
 #: Input size of a network whose shape is nobody's published one.
 DEFAULT_INPUT_HW = (640, 640)
-#: Set to 1, configs inside checkpoints are not followed.
-IGNORE_CFG = "RTMO_DEPLOY_IGNORE_CFG"
 DEFAULT_SCORE_THR, DEFAULT_NMS_THR = 0.1, 0.65
 
 

@@ -15,9 +15,11 @@ from rtmo_deploy.zoo import ARCHITECTURES
 from rtmo_deploy.zoo.download import resolve_checkpoint
 
 if TYPE_CHECKING:
+    from rtmo_deploy.model.checkpoint import LoadedCheckpoint
     from rtmo_deploy.model.settings import Settings
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
+    from rtmo_deploy.train.sections import ModelSection
 
 __all__ = ["initial_skeleton", "starting_model"]
 
@@ -48,7 +50,7 @@ def starting_model(recipe: Recipe, skeleton: Skeleton, *, init: bool = True, set
         spec = NetworkSpec.of(ARCHITECTURES[section.architecture], num_keypoints)
     else:
         spec = NetworkSpec(section.deepen or 0.0, section.widen or 0.0, num_keypoints, section.hidden_dim)
-    loaded = load_checkpoint(resolve_checkpoint(section.init)[0]) if section.init is not None and init else None
+    loaded = _load(section) if section.init is not None and init else None
     if loaded is not None:
         theirs = loaded.spec
         ours = replace(theirs, num_keypoints=num_keypoints, settings=spec.settings)
@@ -82,7 +84,13 @@ def initial_skeleton(recipe: Recipe) -> Skeleton | None:
     """
     if recipe.model.init is None:
         return None
-    return load_checkpoint(resolve_checkpoint(recipe.model.init)[0]).skeleton
+    return _load(recipe.model).skeleton
+
+
+def _load(section: ModelSection) -> LoadedCheckpoint:
+    """What a recipe starts from."""
+    assert section.init is not None
+    return load_checkpoint(resolve_checkpoint(section.init)[0], ignore_cfg=True if section.ignore_cfg else None)
 
 
 @torch.no_grad()

@@ -142,6 +142,10 @@ def build_trt(
         raise UsageError(f"--{' and --'.join(asked)} were given.", remedy="Give one of them.")
     if calib is not None and not int8:
         raise UsageError("--calib was given without --int8: nothing is calibrated.", remedy="Add --int8, or drop it.")
+    if calib is not None:
+        from rtmo_deploy.cli.quantize import require_calibration
+
+        require_calibration(calib)
     around = asked[0] if int8 and asked else None
     if int8:
         asked = ["int8"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -91,10 +90,9 @@ def _is_number(text: str) -> bool:
 def _ignore_cfg(context: typer.Context, value: bool) -> bool:
     """Set the variable that whoever opens a checkpoint reads, child processes too, until the command ends."""
     if value and not context.resilient_parsing:
-        name = "RTMO_DEPLOY_IGNORE_CFG"
-        before = os.environ.get(name)
-        os.environ[name] = "1"
-        context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+        from rtmo_deploy.zoo.ignore_cfg import ignoring_cfg
+
+        context.with_resource(ignoring_cfg())
     return value
 
 

@@ -12,6 +12,8 @@ __all__ = ["DecodeOptions", "ExportOptions", "FixedDecodeOptions", "OnnxDecodeOp
 OPSETS = range(17, 21)
 #: TensorRT's top-k takes no more.
 MAX_TOPK = 3840
+#: Candidates that enter the unrolled suppression where nobody says.
+FIXED_TOPK = 300
 INPUT_MULTIPLE = 32
 MIN_SCORE_THR = 0.0001
 
@@ -62,25 +64,30 @@ class FixedDecodeOptions:
         score_thr: Scores must be above this, 0.0001 to 1; None for what the model has.
         nms_thr: Overlaps above this IoU are suppressed, 0 to 1; None for what the model has.
         max_dets: Rows of output; people beyond are dropped, lowest scores first.
-        pre_topk: Candidates that enter the suppression, best scores first.
+        pre_topk: Candidates that enter the suppression, best scores first; None for what the model has, at most 300.
         rounds: Rounds of the suppression, even; see :class:`rtmo_deploy.convert.decode.FixedDecode`.
     """
 
     score_thr: float | None = None
     nms_thr: float | None = None
     max_dets: int = 100
-    pre_topk: int = 300
+    pre_topk: int | None = None
     rounds: int = 16
 
     def __post_init__(self) -> None:
         _check_thresholds(self.score_thr, self.nms_thr)
-        _check_count("pre_topk", self.pre_topk, MAX_TOPK)
-        _check_count("max_dets", self.max_dets, self.pre_topk, "pre_topk")
+        _check_count("pre_topk", self.candidates, MAX_TOPK)
+        _check_count("max_dets", self.max_dets, self.candidates, "pre_topk")
         if self.rounds < 2 or self.rounds % 2:
             raise UsageError(
                 f"The suppression cannot have {self.rounds} rounds.",
                 remedy="Give an even number from 2: with an odd one a person could be lost where chains are longer.",
             )
+
+    @property
+    def candidates(self) -> int:
+        """Candidates that enter the suppression."""
+        return FIXED_TOPK if self.pre_topk is None else self.pre_topk
 
     def contract(self) -> DecodeContract:
         """What the artifact records."""
@@ -88,7 +95,7 @@ class FixedDecodeOptions:
             DecodeMode.FIXED,
             *_thresholds(self.score_thr, self.nms_thr),
             max_dets=self.max_dets,
-            pre_topk=self.pre_topk,
+            pre_topk=self.candidates,
             nms_rounds=self.rounds,
         )
 
@@ -100,17 +107,20 @@ class RawDecodeOptions:
     Attributes:
         score_thr: Recorded for the consumer; None for what the model has.
         nms_thr: Recorded for the consumer; None for what the model has.
+        pre_topk: Recorded for the consumer; None for what the model has.
     """
 
     score_thr: float | None = None
     nms_thr: float | None = None
+    pre_topk: int | None = None
 
     def __post_init__(self) -> None:
         _check_thresholds(self.score_thr, self.nms_thr)
 
     def contract(self) -> DecodeContract:
         """What the artifact records."""
-        return DecodeContract(DecodeMode.RAW, *_thresholds(self.score_thr, self.nms_thr))
+        thresholds = _thresholds(self.score_thr, self.nms_thr)
+        return DecodeContract(DecodeMode.RAW, *thresholds, pre_topk=self.pre_topk)
 
 
 DecodeOptions = OnnxDecodeOptions | FixedDecodeOptions | RawDecodeOptions
@@ -160,8 +170,11 @@ class ExportOptions:
             own["score_thr"] = score_thr
         if decode.nms_thr is None:
             own["nms_thr"] = nms_thr
-        if pre_topk is not None and isinstance(decode, OnnxDecodeOptions) and decode.pre_topk is None:
+        if pre_topk is not None and decode.pre_topk is None:
             own["pre_topk"] = pre_topk
+            if isinstance(decode, FixedDecodeOptions):
+                own["pre_topk"] = min(pre_topk, FIXED_TOPK)
+                own["max_dets"] = min(decode.max_dets, pre_topk)
         return replace(self, decode=replace(decode, **own))  # type: ignore[arg-type]
 
     @property

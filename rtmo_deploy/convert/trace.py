@@ -128,10 +128,10 @@ def _decoder(model: RTMO, options: ExportOptions, height: int, width: int) -> nn
             score_thr=contract.score_thr,
             nms_thr=contract.nms_thr,
             max_dets=decode.max_dets,
-            pre_topk=decode.pre_topk,
+            pre_topk=decode.candidates,
             rounds=decode.rounds,
             # A dynamic input may have as few as 5 cells; a static one has what it has.
-            pad=max(decode.pre_topk - cells_of(height, width), 0) if options.static else decode.pre_topk,
+            pad=max(decode.candidates - cells_of(height, width), 0) if options.static else decode.candidates,
         )
     return RawDecode(model)
 

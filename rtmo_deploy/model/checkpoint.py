@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,9 @@ from rtmo_deploy.model.layers import SinePositionalEncoding
 from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint, write_checkpoint
 from rtmo_deploy.model.rtmo import RTMO
 from rtmo_deploy.model.spec import NetworkSpec, UnrecognisedStateDictError, recognise
-from rtmo_deploy.model.taken import DEFAULT_INPUT_HW, IGNORE_CFG, Taken, take
+from rtmo_deploy.model.taken import DEFAULT_INPUT_HW, Taken, take
 from rtmo_deploy.zoo.download import identify_published
+from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,7 +124,7 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
     contents = unwrapped(path, read_checkpoint(path, ema=ema))
     spec = _recognise(path, contents.tensors)
     variant = identify_published(sha256 := sha256_of(path))
-    ignored = os.environ.get(IGNORE_CFG) == "1" if ignore_cfg is None else ignore_cfg
+    ignored = cfg_is_ignored() if ignore_cfg is None else ignore_cfg
     taken = take(path, contents, spec, variant, ignore_cfg=ignored)
     with torch.device("meta"):
         model = RTMO(replace(spec, settings=taken.settings))

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rtmo_deploy.model.config_fields import NO, Fields, UnsupportedConfigError, plain
 from rtmo_deploy.model.mmengine_config import HIDDEN, ParsedConfig, Unreadable, parse_config
-from rtmo_deploy.model.settings import ACTIVATIONS
 
 __all__ = ["MIN_SCORE_THR", "ConfigFacts", "UnsupportedConfigError", "read_config"]
 
@@ -21,9 +21,14 @@ MIN_SCORE_THR = 0.0001
 INPUT_MULTIPLE = 32
 _MAX_SIDE = 16384
 _PAD = 114
-_NO = object()
-_NORMS = {"BN", "BN2d", "SyncBN", "MMSyncBN"}
-_SYNONYMS = {"Swish": "SiLU", "Hardswish": "HSwish"}
+#: Steps of a test pipeline that change nothing but by the fields that are looked at, or only the annotations.
+_STEPS = {"LoadImage", "LoadImageFromFile", "BottomupResize", "PackPoseInputs", "GetBBoxCenterScale"}
+#: What the tensors show as well.
+_SHAPE = {
+    "num_keypoints": "model.head.num_keypoints",
+    "hidden_dim": "model.neck.hidden_dim",
+    "num_bins": "model.head.dcc_cfg.num_bins",
+}
 #: Fields that must have one of these values where they are given. Order of the fields: as in a config.
 _FIXED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("type", ("BottomupPoseEstimator",)),
@@ -72,20 +77,6 @@ _FIXED: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 
 
-class UnsupportedConfigError(ValueError):
-    """A field has a value that the network here cannot follow.
-
-    Attributes:
-        field: The field, for example ``model.backbone.act_cfg.type``.
-        supported: What is supported instead.
-    """
-
-    def __init__(self, field: str, value: Any, supported: str) -> None:
-        text = repr(value)
-        super().__init__(f"{field} is {text if len(text) <= 80 else text[:77] + '...'}")
-        self.field, self.supported = field, supported
-
-
 @dataclass
 class ConfigFacts:
     """What was taken.
@@ -95,6 +86,7 @@ class ConfigFacts:
         input_hw: Height and width, pixels.
         score_thr, nms_thr: Thresholds of the decoding.
         pre_topk: Candidates that enter the suppression.
+        shape: What the tensors show too: ``num_keypoints``, ``hidden_dim``, ``num_bins``; as far as it is given.
         notes: What could not be read or was adapted.
     """
 
@@ -103,6 +95,7 @@ class ConfigFacts:
     score_thr: float | None = None
     nms_thr: float | None = None
     pre_topk: int | None = None
+    shape: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -112,19 +105,23 @@ def read_config(config: Any) -> ConfigFacts:
     Raises:
         UnsupportedConfigError: It asks for what the network here cannot do.
     """
+    if isinstance(config, bytes):
+        config = config.decode(errors="replace")
     if isinstance(config, str):
         parsed = parse_config(config)
     elif isinstance(config, Mapping):
         parsed = ParsedConfig(dict(config))
     else:
         return ConfigFacts(notes=["the config is neither text nor a dict"])
-    fields = _Fields(parsed.values)
+    fields = Fields(parsed.values)
     facts = ConfigFacts(notes=parsed.notes)
     if "model" not in parsed.values:
         facts.notes.append("the config has no 'model' that can be read")
     for name, allowed in _FIXED:
         fields.fixed(f"model.{name}", allowed)
     _network(fields, facts.settings)
+    shape = {name: fields.get(path) for name, path in _SHAPE.items()}
+    facts.shape = {name: value for name, value in shape.items() if value is not NO}
     _normalisation(fields, facts.settings)
     _thresholds(fields, facts)
     _input(fields, facts)
@@ -132,98 +129,7 @@ def read_config(config: Any) -> ConfigFacts:
     return facts
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, numbers of equal value as one."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-class _Fields:
-    """Looks fields up by their dotted path; notes those that cannot be read."""
-
-    def __init__(self, root: Mapping[Any, Any]) -> None:
-        self.root = root
-        self.notes: list[str] = []
-
-    def get(self, path: str) -> Any:
-        """The value, or ``_NO`` where it is not given or cannot be read."""
-        value: Any = self.root
-        for key in path.split("."):
-            if isinstance(value, Unreadable):
-                break
-            if not isinstance(value, Mapping):
-                return _NO
-            if key not in value:
-                if HIDDEN not in value:
-                    return _NO
-                value = value[HIDDEN]
-                break
-            value = value[key]
-        if isinstance(value, Unreadable):
-            note = f"{path} cannot be read ({value.reason}); its default is taken"
-            if len(self.notes) < 20 and not any(value.reason in known for known in self.notes):
-                self.notes.append(note)
-            return _NO
-        return _plain(value)
-
-    def fixed(self, path: str, allowed: tuple[Any, ...]) -> None:
-        """Refuse a value that is none of these."""
-        value = self.get(path)
-        if value is _NO:
-            return
-        shown = value.rsplit(".", 1)[-1] if isinstance(value, str) and path.endswith(".type") else value
-        if not any(shown == one and isinstance(shown, bool) == isinstance(one, bool) for one in allowed):
-            raise UnsupportedConfigError(path, value, " or ".join(map(repr, allowed)))
-
-    def number(self, path: str, low: float, high: float, *, whole: bool = False) -> float | None:
-        """A number within bounds."""
-        value = self.get(path)
-        if value is _NO:
-            return None
-        kinds = (int,) if whole else (int, float)
-        if type(value) not in kinds or not low <= value <= high:
-            kind = "a whole number" if whole else "a number"
-            raise UnsupportedConfigError(path, value, f"{kind} from {low:g} to {high:g}")
-        return int(value) if whole else float(value)
-
-    def act(self, path: str) -> str | None:
-        """An activation's config, as the name of a setting."""
-        value = self.get(path)
-        if value is _NO:
-            return None
-        names = ", ".join([*ACTIVATIONS, "LeakyReLU"])
-        if value is None:
-            return "none"
-        kind = self.get(f"{path}.type")
-        if not isinstance(value, dict) or not isinstance(kind, str):
-            raise UnsupportedConfigError(path, value, f"dict(type=...) with {names}")
-        kind = kind.rsplit(".", 1)[-1]
-        kind = _SYNONYMS.get(kind, kind)
-        known = {"type", "inplace"} | ({"negative_slope"} if kind == "LeakyReLU" else set())
-        if extra := [key for key in value if key not in known]:
-            raise UnsupportedConfigError(f"{path}.{extra[0]}", value[extra[0]], "its absence")
-        if kind == "LeakyReLU":
-            slope = self.number(f"{path}.negative_slope", 0, 10)
-            return f"LeakyReLU({0.01 if slope is None else slope!r})"
-        if kind not in ACTIVATIONS:
-            raise UnsupportedConfigError(f"{path}.type", kind, names)
-        return kind
-
-    def norm(self, path: str, part: str, settings: dict[str, Any]) -> None:
-        """A BatchNorm's config."""
-        value = self.get(path)
-        if value is _NO:
-            return
-        kind = self.get(f"{path}.type")
-        if not isinstance(kind, str) or kind.rsplit(".", 1)[-1] not in _NORMS:
-            raise UnsupportedConfigError(path, value, "BatchNorm: dict(type='BN', eps=..., momentum=...)")
-        self.fixed(f"{path}.affine", (True,))
-        self.fixed(f"{path}.track_running_stats", (True,))
-        for name, default in (("eps", 1e-5), ("momentum", 0.1)):
-            number = self.number(f"{path}.{name}", 1e-12 if name == "eps" else 0, 1)
-            settings[f"{part}_{name}"] = default if number is None else number
-
-
-def _network(fields: _Fields, settings: dict[str, Any]) -> None:
+def _network(fields: Fields, settings: dict[str, Any]) -> None:
     encoder = "model.neck.encoder_cfg"
     paths = {
         "backbone_act": "model.backbone.act_cfg",
@@ -256,12 +162,12 @@ def _network(fields: _Fields, settings: dict[str, Any]) -> None:
         settings["attention_heads"] = int(heads)
 
 
-def _normalisation(fields: _Fields, settings: dict[str, Any]) -> None:
+def _normalisation(fields: Fields, settings: dict[str, Any]) -> None:
     base = "model.data_preprocessor"
     mean, std = (_channels(fields, f"{base}.{name}") for name in ("mean", "std"))
     if (mean is None) != (std is None):
         raise UnsupportedConfigError(
-            f"{base}.{'mean' if std is None else 'std'}", list(mean or std or ()), "mean and std together"
+            f"{base}.{'mean' if std is None else 'std'}", list(mean or std or ()), "mean and std together, as numbers"
         )
     if mean is not None and std is not None:
         if min(std) <= 0:
@@ -269,14 +175,14 @@ def _normalisation(fields: _Fields, settings: dict[str, Any]) -> None:
         settings["mean"], settings["std"] = mean, std
     for name in ("bgr_to_rgb", "rgb_to_bgr"):
         value = fields.get(f"{base}.{name}")
-        if value is not _NO:
+        if value is not NO:
             fields.fixed(f"{base}.{name}", (True, False))
             settings["rgb"] = settings.get("rgb", False) or value
 
 
-def _channels(fields: _Fields, path: str) -> tuple[float, float, float] | None:
+def _channels(fields: Fields, path: str) -> tuple[float, float, float] | None:
     value = fields.get(path)
-    if value is _NO or value is None:
+    if value is NO or value is None:
         return None
     numbers = value if isinstance(value, list) else []
     good = all(type(item) in (int, float) and abs(item) < 1e9 and math.isfinite(item) for item in numbers)
@@ -286,28 +192,32 @@ def _channels(fields: _Fields, path: str) -> tuple[float, float, float] | None:
     return (first, second, third)
 
 
-def _thresholds(fields: _Fields, facts: ConfigFacts) -> None:
+def _thresholds(fields: Fields, facts: ConfigFacts) -> None:
     facts.score_thr = fields.number("model.test_cfg.score_thr", 0, 1)
     if facts.score_thr is not None and facts.score_thr < MIN_SCORE_THR:
         facts.notes.append(f"model.test_cfg.score_thr is {facts.score_thr:g}; {MIN_SCORE_THR} is the lowest here")
         facts.score_thr = MIN_SCORE_THR
     facts.nms_thr = fields.number("model.test_cfg.nms_thr", 0, 1)
+    given = fields.get("model.test_cfg")
+    if isinstance(given, dict) and not given.keys() & {"score_thr", HIDDEN}:
+        facts.notes.append("model.test_cfg has no score_thr: the reference's default, 0.01, is taken")
+        facts.score_thr = 0.01
     most = fields.number("model.test_cfg.nms_pre", 1, 1e9, whole=True)
     # The reference's own default, above the number of cells of any usual input, is no limit.
     facts.pre_topk = int(most) if most is not None and most < 100_000 else None
 
 
-def _input(fields: _Fields, facts: ConfigFacts) -> None:
+def _input(fields: Fields, facts: ConfigFacts) -> None:
     resize = _resize(fields)
     path = "model.test_cfg.input_size"
     size, other = _size(path, fields.get(path)), None
     if resize is not None:
         name, values = resize
-        other = _size(f"{name}.input_size", _plain(values.get("input_size", _NO)))
+        other = _size(f"{name}.input_size", plain(values.get("input_size", NO)))
         for key, allowed in (("resize_mode", ("fit",)), ("use_udp", (False,)), ("aug_scales", (None, []))):
             if key in values and values[key] not in allowed and not isinstance(values[key], Unreadable):
                 raise UnsupportedConfigError(f"{name}.{key}", values[key], repr(allowed[0]))
-        pad = _plain(values.get("pad_val", 0))
+        pad = plain(values.get("pad_val", 0))
         if not isinstance(pad, Unreadable) and pad not in (_PAD, [_PAD], [_PAD] * 3):
             raise UnsupportedConfigError(f"{name}.pad_val", pad, f"grey {_PAD}")
     if size is None:
@@ -323,24 +233,35 @@ def _input(fields: _Fields, facts: ConfigFacts) -> None:
         )
 
 
-def _resize(fields: _Fields) -> tuple[str, dict[Any, Any]] | None:
-    """The first BottomupResize of the pipelines that testing uses."""
+def _resize(fields: Fields) -> tuple[str, dict[Any, Any]] | None:
+    """The BottomupResize of the first pipeline that testing uses; what else changes the image is refused or told."""
     for path in (
         "test_dataloader.dataset.pipeline",
         "test_pipeline",
         "val_dataloader.dataset.pipeline",
         "val_pipeline",
     ):
+        found = None
         steps = fields.get(path)
         for number, step in enumerate(steps if isinstance(steps, list) else []):
-            if isinstance(step, dict) and str(step.get("type")).rsplit(".", 1)[-1] == "BottomupResize":
-                return f"{path}[{number}]", step
+            if not isinstance(step, dict):
+                continue
+            name, kind = f"{path}[{number}]", str(step.get("type")).rsplit(".", 1)[-1]
+            if kind == "BottomupResize":
+                found = found or (name, step)
+            elif kind not in _STEPS:
+                fields.note(f"{name} is {kind[:40]}, which is not followed")
+            for key, allowed in (("color_type", "color"), ("channel_order", "bgr")):
+                if step.get(key, allowed) != allowed:
+                    raise UnsupportedConfigError(f"{name}.{key}", step[key], repr(allowed))
+        if found:
+            return found
     return None
 
 
 def _size(path: str, value: Any) -> tuple[int, int] | None:
     """(W, H), or one side, to (H, W)."""
-    if value is _NO or value is None or isinstance(value, Unreadable):
+    if value is NO or value is None or isinstance(value, Unreadable):
         return None
     sides = [value, value] if type(value) is int else value
     whole = isinstance(sides, list) and len(sides) == 2 and all(type(side) is int for side in sides)

@@ -28,7 +28,11 @@ _NUMBERS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
 }
+_MAX_POWER = 64
+#: Names of JSON's constants, for a config that is JSON text.
+_JSON = {"true": True, "false": False, "null": None}
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,14 @@ class Unreadable:
 
     Attributes:
         reason: Why, with the line.
+        name: The last part of an imported name, which a ``type`` may be.
     """
 
     reason: str
+    name: str = ""
+
+    def __repr__(self) -> str:
+        return f"<not read: {self.reason}>"
 
 
 @dataclass
@@ -56,7 +65,7 @@ class ParsedConfig:
 
 
 def parse_config(text: str) -> ParsedConfig:
-    """Read the assignments of literals, ``dict(...)``, earlier names and plain arithmetic.
+    """Read the assignments of literals, ``dict(...)``, earlier names and plain arithmetic; or one dict, as JSON has it.
 
     Imports, other calls, loops, f-strings and ``_base_`` are not executed: what depends on them is unreadable, and a
     note says so. Size, depth and time are bounded; no text raises.
@@ -66,12 +75,16 @@ def parse_config(text: str) -> ParsedConfig:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(text)
+            tree = ast.parse(text.removeprefix("\ufeff"))
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else type(error).__name__
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         return ParsedConfig(notes=[f"the config is not Python that can be parsed ({reason}{line})"])
     reader = _Reader()
+    match tree.body:
+        case [ast.Expr(value=ast.Dict() as whole)]:
+            reader.values.update(_JSON)
+            return ParsedConfig(reader.value(whole, 0), reader.result.notes)
     for statement in tree.body:
         reader.statement(statement)
     return reader.result
@@ -86,10 +99,14 @@ class _Reader:
     def statement(self, node: ast.stmt) -> None:
         """Take an assignment; say what else is there, and forget what it may have changed."""
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                self._assign(name, value)
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                self._assign(name, value)
+            case ast.Assign(targets=targets, value=value) if all(map(_is_named, targets)):
+                found = self.value(value, 0)
+                for target in targets:
+                    self._assign(target, found)
+            case ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value):
+                self._assign(target, self.value(value, 0))
+            case ast.AugAssign(target=ast.Name(id=name), op=op, value=value) if name in self.values:
+                self.values[name] = _combined(op, self.values[name], self.value(value, 0), node.lineno)
             case ast.Assign(targets=[ast.Subscript() as target], value=value) if self._put(target, value):
                 pass
             case ast.Expr(value=ast.Constant()) | ast.Pass():
@@ -97,15 +114,24 @@ class _Reader:
             case ast.Import() | ast.ImportFrom():
                 self._note(node, "imports are not executed")
                 for alias in node.names:
-                    self.values[alias.asname or alias.name] = Unreadable(f"imported in line {node.lineno}")
+                    last = alias.name.rpartition(".")[2]
+                    self.values[alias.asname or alias.name] = Unreadable(f"imported in line {node.lineno}", last)
+            case ast.With(items=[ast.withitem(context_expr=ast.Call(func=ast.Name(id="read_base")))]):
+                self._note(node, "what 'read_base' imports is not followed: what the config inherits is unknown")
             case _:
                 self._note(node, f"{_kind(node)} is not executed")
                 self._forget(node)
 
-    def _assign(self, name: str, value: ast.expr) -> None:
-        self.values[name] = self.value(value, 0)
-        if name == "_base_":
-            self.result.notes.append("'_base_' is not followed: what the config inherits is unknown")
+    def _assign(self, target: ast.expr, value: Any) -> None:
+        """``name = value``, or ``a, b = value``."""
+        if isinstance(target, ast.Tuple | ast.List):
+            items = value if isinstance(value, list) and len(value) == len(target.elts) else None
+            for number, part in enumerate(target.elts):
+                self._assign(part, items[number] if items else Unreadable(f"line {target.lineno}: not unpacked"))
+        elif isinstance(target, ast.Name):
+            self.values[target.id] = value
+            if target.id == "_base_" and value:
+                self.result.notes.append("'_base_' is not followed: what the config inherits is unknown")
 
     def _put(self, target: ast.Subscript, value: ast.expr) -> bool:
         """``name['a']['b'] = value``, where all of it can be read."""
@@ -144,8 +170,15 @@ class _Reader:
                 return [self.value(item, deeper) for item in items]
             case ast.Dict(keys=keys, values=values):
                 return self._dict(zip(keys, values, strict=True), deeper)
-            case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords) if "dict" not in self.values:
-                return self._dict(((ast.Constant(k.arg) if k.arg else None, k.value) for k in keywords), deeper)
+            case ast.Call(func=ast.Name(id="dict"), args=args, keywords=keywords) if (
+                "dict" not in self.values and len(args) < 2
+            ):
+                named = [(ast.Constant(k.arg) if k.arg else None, k.value) for k in keywords]
+                return self._dict([*self._pairs(args), *named], deeper)
+            case ast.Attribute(value=owner, attr=name):
+                known = self.value(owner, deeper)
+                imported = isinstance(known, Unreadable) and known.name
+                return Unreadable(f"line {node.lineno}: an attribute is not looked up", name if imported else "")
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() | ast.Not() as sign, operand=operand):
                 return _signed(sign, self.value(operand, deeper), node.lineno)
             case ast.BinOp(left=left, op=op, right=right):
@@ -154,6 +187,15 @@ class _Reader:
                 return _item(self.value(container, deeper), self.value(key, deeper), node.lineno)
             case _:
                 return Unreadable(f"line {node.lineno}: {_kind(node)} is not executed")
+
+    def _pairs(self, args: list[ast.expr]) -> list[tuple[ast.expr | None, ast.expr]]:
+        """What ``dict`` is given by position: a list of pairs, or a dict."""
+        match args:
+            case [ast.List(elts=items) | ast.Tuple(elts=items)] if all(
+                isinstance(item, ast.Tuple | ast.List) and len(item.elts) == 2 for item in items
+            ):
+                return [(item.elts[0], item.elts[1]) for item in items if isinstance(item, ast.Tuple | ast.List)]
+        return [(None, arg) for arg in args]
 
     def _dict(self, items: Any, depth: int) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
@@ -166,11 +208,19 @@ class _Reader:
                     result[HIDDEN] = value if isinstance(value, Unreadable) else Unreadable("'**' of no dict")
                 continue
             key = key_node.value if isinstance(key_node, ast.Constant) else self.value(key_node, depth)
+            if key == "type" and isinstance(value, Unreadable) and value.name:
+                value = value.name  # an imported class
             if isinstance(key, str | int | float | bool | None):
                 result[key] = value
             else:
                 result[HIDDEN] = Unreadable(f"line {value_node.lineno}: a key that cannot be read")
         return result
+
+
+def _is_named(target: ast.expr) -> bool:
+    if isinstance(target, ast.Tuple | ast.List):
+        return all(map(_is_named, target.elts))
+    return isinstance(target, ast.Name)
 
 
 def _number(value: Any) -> bool:
@@ -186,7 +236,8 @@ def _signed(sign: ast.unaryop, value: Any, line: int) -> Any:
 
 
 def _combined(op: ast.operator, left: Any, right: Any, line: int) -> Any:
-    if type(op) in _NUMBERS and _number(left) and _number(right):
+    bounded = not isinstance(op, ast.Pow) or (abs(right) <= _MAX_POWER if _number(right) else False)
+    if type(op) in _NUMBERS and _number(left) and _number(right) and bounded:
         try:
             return _NUMBERS[type(op)](left, right)
         except (ArithmeticError, ValueError):
@@ -196,6 +247,8 @@ def _combined(op: ast.operator, left: Any, right: Any, line: int) -> Any:
     )
     if isinstance(op, ast.Add) and together and len(left) + len(right) <= _MAX_ITEMS:
         return left + right
+    if isinstance(op, ast.Mult) and isinstance(left, list) and type(right) is int and len(left) * right <= _MAX_ITEMS:
+        return left * right
     return Unreadable(f"line {line}: arithmetic that is not evaluated")
 
 

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.spec import NetworkSpec
     from rtmo_deploy.zoo import Variant
 
-__all__ = ["DEFAULT_INPUT_HW", "IGNORE_CFG", "Taken", "take"]
+__all__ = ["DEFAULT_INPUT_HW", "Taken", "take"]
 
 #: Input size of a network whose shape is nobody's published one.
 DEFAULT_INPUT_HW = (640, 640)
-#: Set to 1, configs inside checkpoints are not followed.
-IGNORE_CFG = "RTMO_DEPLOY_IGNORE_CFG"
 DEFAULT_SCORE_THR, DEFAULT_NMS_THR = 0.1, 0.65
 
 
@@ -65,7 +63,7 @@ class Taken:
 
     def thresholds(self) -> dict[str, float]:
         """The thresholds that are not the published ones, for a record."""
-        known = {"score_thr": DEFAULT_SCORE_THR, "nms_thr": DEFAULT_NMS_THR}
+        known = {"score_thr": DEFAULT_SCORE_THR, "nms_thr": DEFAULT_NMS_THR, "pre_topk": None}
         return {name: getattr(self, name) for name, value in known.items() if getattr(self, name) != value}
 
     def differing(self, input_hw: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -130,7 +128,13 @@ def take(
             remedy="--ignore-cfg (in Python: ignore_cfg=True) leaves the config aside; results may then be wrong.",
             where=path,
         )
-    return Taken(settings=checked, sources=sources, notes=tuple(facts.notes), **found)
+    shape = {name: getattr(spec, name) for name in facts.shape}
+    notes = [
+        f"the config's {name} is {str(given)[:40]}, and the tensors have {shape[name]}: is it another model's?"
+        for name, given in facts.shape.items()
+        if given != (list(shape[name]) if name == "num_bins" else shape[name])
+    ]
+    return Taken(settings=checked, sources=sources, notes=(*facts.notes, *notes), **found)
 
 
 def _of_config(facts: ConfigFacts) -> dict[str, Any]:
@@ -147,4 +151,7 @@ def _of_record(record: dict[str, Any]) -> dict[str, Any]:
         value = record.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= 1:
             found[name] = float(value)
+    most = record.get("pre_topk")
+    if type(most) is int and 0 < most < 100_000:
+        found["pre_topk"] = most
     return found

@@ -17,6 +17,7 @@ from rtmo_deploy.release.results import Status
 from rtmo_deploy.release.run import locked, plan_steps, run_steps
 from rtmo_deploy.release.schema import SOURCE, load_release
 from rtmo_deploy.release.store import Store
+from rtmo_deploy.zoo.ignore_cfg import ignoring_cfg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +129,8 @@ def plan_release(
     recipe = load_release(recipe_file)
     steps = build_steps(recipe, recipe_file.parent)
     actions.check(steps)
-    return plan_steps(steps, Store(folder / CACHE_NAME), actions, force=force)
+    with ignoring_cfg(recipe.ignore_cfg):
+        return plan_steps(steps, Store(folder / CACHE_NAME), actions, force=force)
 
 
 def run_release(
@@ -172,7 +174,7 @@ def run_release(
     require_own_folder(folder)
     inputs = _inputs(recipe, recipe_file, steps, folder)
     require_no_loss(folder, known_names(recipe), inputs)
-    with locked(folder):
+    with locked(folder), ignoring_cfg(recipe.ignore_cfg):
         store = Store(folder / CACHE_NAME)
         store.clean()
         results = run_steps(steps, store, actions, force=force, progress=progress)

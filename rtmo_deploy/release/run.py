@@ -13,6 +13,8 @@ from rtmo_deploy.measure.bench.interference import BUSY
 from rtmo_deploy.progress import Count
 from rtmo_deploy.release.graph import descendants, fingerprint, step_key
 from rtmo_deploy.release.results import Job, NotHereError, Status, StepResult
+from rtmo_deploy.release.schema import SOURCE
+from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -146,6 +148,8 @@ def _key(step: Step, results: Mapping[str, StepResult], external: Mapping[str, P
     inputs = {role: results[name].identity() for role, name in step.inputs.items()}
     files = {role: fingerprint(path) for role, path in external.items()}
     facts: dict[str, Any] = {"versions": dict(actions.versions(step.action)), "revision": actions.revision(step.action)}
+    if cfg_is_ignored() and SOURCE in (step.name, *step.inputs.values()):
+        facts["ignore_cfg"] = True
     if actions.depends_on_machine(step):
         facts["machine"] = actions.machine()["fingerprint"]
     return step_key(step, inputs, files, facts)

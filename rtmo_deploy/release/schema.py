@@ -39,6 +39,7 @@ class ReleaseRecipe(Section):
         schema_version: 2. AP ran from 0 to 100 in version 1: a recipe of version 1 is taken only without bounds on AP.
         name: What files are called: letters, digits, ``.``, ``_``, ``-``.
         source: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
+        ignore_cfg: Do not follow the config inside the checkpoint: take the published models' settings.
         artifacts: What is made, by name.
         accuracy: AP and bounds on it.
         parity: Pairs of models that must find the same people.
@@ -49,6 +50,7 @@ class ReleaseRecipe(Section):
     schema_version: Literal[1, 2] = 2
     name: str = Field(pattern=PLAIN_NAME, max_length=60)
     source: str = Field(min_length=1)
+    ignore_cfg: bool = False
     artifacts: dict[str, Artifact] = Field(min_length=1, max_length=100)
     accuracy: AccuracySection | None = None
     parity: tuple[ParitySection, ...] = ()

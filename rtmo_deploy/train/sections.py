@@ -67,6 +67,7 @@ class ModelSection(Section):
         deepen, widen, hidden_dim: Factors of a network that the zoo does not have, instead of ``architecture``.
         init: A checkpoint to start from: a published name, or a file, looked up from the recipe's folder first. With
             another number of keypoints, the layers that depend on it start anew. Null for seeded weights.
+        ignore_cfg: Do not follow the config inside ``init``: take the published models' settings.
         calm: Start the coordinate classifier with an attention that does nothing yet. As the reference starts it, its
             heatmaps have one sharp peak each, anywhere, and learn slowly to move it: a training of some hundred
             thousand pictures ends before they do.
@@ -77,6 +78,7 @@ class ModelSection(Section):
     widen: float | None = Field(None, ge=1 / 64, le=4)
     hidden_dim: int = Field(256, ge=32, le=2048, multiple_of=32)
     init: str | None = None
+    ignore_cfg: bool = False
     calm: bool = False
 
     @field_validator("architecture")

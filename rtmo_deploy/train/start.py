@@ -15,8 +15,10 @@ from rtmo_deploy.zoo import ARCHITECTURES
 from rtmo_deploy.zoo.download import resolve_checkpoint
 
 if TYPE_CHECKING:
+    from rtmo_deploy.model.checkpoint import LoadedCheckpoint
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
+    from rtmo_deploy.train.sections import ModelSection
 
 __all__ = ["initial_skeleton", "is_network_of", "starting_model"]
 
@@ -57,7 +59,7 @@ def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
         DownloadError: ``init`` is a published model's name, and it cannot be fetched.
     """
     section, spec = recipe.model, recipe_network(recipe, len(skeleton))
-    loaded = load_checkpoint(resolve_checkpoint(section.init)[0]) if section.init is not None else None
+    loaded = _load(section) if section.init is not None else None
     if loaded is not None:
         if not is_network_of(loaded.spec, recipe):
             raise UsageError(
@@ -89,7 +91,13 @@ def initial_skeleton(recipe: Recipe) -> Skeleton | None:
     """
     if recipe.model.init is None:
         return None
-    return load_checkpoint(resolve_checkpoint(recipe.model.init)[0]).skeleton
+    return _load(recipe.model).skeleton
+
+
+def _load(section: ModelSection) -> LoadedCheckpoint:
+    """What a recipe starts from."""
+    assert section.init is not None
+    return load_checkpoint(resolve_checkpoint(section.init)[0], ignore_cfg=True if section.ignore_cfg else None)
 
 
 @torch.no_grad()

@@ -126,6 +126,12 @@ def test_what_makes_no_sense_is_refused(raw, arguments, code, said):
     assert not list(raw.parent.glob("*.engine*"))
 
 
+def test_calibration_images_are_looked_for_before_the_checkpoint_is_read(tmp_path):
+    result = run(tmp_path / "missing.pth", *RTX, "--int8", "--calib", "nowhere")
+    assert result.exit_code == 2
+    assert "'nowhere' is no calibration set" in result.stderr
+
+
 def test_a_model_with_nms_is_refused_with_the_remedy(onnx_n):
     result = run(onnx_n, *RTX)
     assert result.exit_code == 4
@@ -160,3 +166,28 @@ def test_the_whole_chain_from_a_checkpoint(checkpoint_n, tmp_path, precision):
     kept = onnx.load(target.with_suffix(".onnx"))
     assert len(kept.graph.node) > 100
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["checkpoint", "raw"])
+def test_int8_is_quantised_judged_cast_and_built(given, checkpoint_n, raw, pictures, tmp_path, monkeypatch):
+    """At 256x256 alone: the engine's input layers are padded there, which is no convolution in FP32."""
+    monkeypatch.setattr("rtmo_deploy.cli.quantize._JUDGE_COUNT", 2)
+    source, rest = (checkpoint_n, "fp16") if given == "checkpoint" else (raw, "fp32")
+    target = tmp_path / "n.engine"
+    options = (*RTX, "--int8", "--calib", pictures[0].parent, "--max", "1x256x256", "--json")
+    result = run(source, *options, *([] if rest == "fp16" else ["--fp32"]), "-k", "-o", target)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    made = "int8+fp16" if rest == "fp16" else "int8"
+    assert document["record"]["artifact"]["precision"] == made
+    counts = document["record"]["precision"]["engine"]["convolutions"]
+    assert counts["int8"] == document["quantization"]["layers"] == 74
+    assert not any("mixed" in kind for kind in counts)
+    assert document["quantization"]["int8"]["against_fp32"]["matched"] > 0
+    assert "synthetic images" not in result.stderr
+    assert read_artifact(tmp_path / "n.onnx").precision == made
+    assert read_record(target).artifact.precision == made
+    again = run(tmp_path / "n.onnx", *options)
+    assert again.exit_code == 2
+    assert f"the model is {made} already" in again.stderr

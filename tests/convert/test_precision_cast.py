@@ -419,9 +419,31 @@ def test_deviation_of_what_is_not_a_number():
     exact = deviation([poses(points)], [poses(points)], (100, 100))
     case = HalfCase(1, 100, 100, emulated=True, deviation=d, weights=exact)
     words = "a keypoint's score inf off, bound 0.003 (input 1x3x100x100, emulated)"
-    assert case.failures(BOUNDS["fp16"]) == [words]
+    mean = "keypoints' scores on average inf off, bound 1 (input 1x3x100x100, emulated)"
+    assert case.failures(BOUNDS["fp16"]) == [words, mean]
     # Infinitely far is too far even where the weights alone are.
-    assert replace(case, weights=d).failures(BOUNDS["fp16"]) == [words.replace("0.003", "inf")]
+    assert replace(case, weights=d).failures(BOUNDS["fp16"]) == [
+        words.replace("0.003", "inf"),
+        mean.replace("bound 1", "bound inf"),
+    ]
+
+
+def test_a_flipped_keypoint_score_is_rounding_around_eight_bits_and_many_are_not():
+    points = np.full((1, 17, 2), 50, np.float32)
+
+    def from_half(*scores):  # the keypoints' scores in the reference are 0.5
+        other = poses(points)
+        object.__setattr__(other, "keypoint_scores", np.array([scores], np.float32))
+        return deviation([poses(points)], [other], (100, 100))
+
+    exact, flipped, shifted = from_half(*[0.5] * 17), from_half(1.2, *[0.5] * 16), from_half(*[0.8] * 17)
+
+    def failures(found):
+        case = HalfCase(1, 100, 100, emulated=True, deviation=found, weights=exact)
+        return [text.split(" off")[0] for text in case.failures(BOUNDS["int8+fp16"])]
+
+    assert failures(flipped) == []
+    assert failures(shifted) == ["keypoints' scores on average 0.3"]
 
 
 def test_an_ill_conditioned_network_may_be_further_off():

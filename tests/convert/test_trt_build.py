@@ -284,24 +284,40 @@ def test_an_output_that_cannot_be_written(tmp_path):
     assert files(tmp_path) == ["a.engine", "toy.onnx"]
 
 
+#: A child that has written half a plan and is not done, however slow the machine is.
+HALF_DONE = """
+import time
+from pathlib import Path
+from rtmo_deploy.convert.trt import child
+def build(job, events):
+    Path(job.plan).write_bytes(b"half")
+    events("progress", text="building")
+    time.sleep(600)
+child._build = build
+child.main()
+"""
 BUILD = """
 import sys
 from pathlib import Path
-from rtmo_deploy.convert.trt import BuildOptions, build_engine
+from rtmo_deploy.convert.trt.build import build_planned, plan_build
+from rtmo_deploy.convert.trt.options import BuildOptions
 def tell(text):
     if text == "building":
         print("building", flush=True)
-build_engine(Path(sys.argv[1]), None, BuildOptions(backend="tensorrt-rtx"), progress=tell)
+options = BuildOptions(backend="tensorrt-rtx")
+plan = plan_build(Path(sys.argv[1]), None, options)
+build_planned(plan, options, progress=tell, command=[sys.executable, "-c", sys.argv[2]])
 """
 
 
 def test_a_build_that_is_killed_leaves_no_half_file(tmp_path):
     source = write_toy(tmp_path / "toy.onnx")
     parent = subprocess.Popen(
-        [sys.executable, "-c", BUILD, str(source)], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+        [sys.executable, "-c", BUILD, str(source), HALF_DONE], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == "building\n"
+    assert len(files(tmp_path)) == 2
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()

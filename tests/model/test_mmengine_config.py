@@ -31,6 +31,11 @@ def test_literals_names_and_arithmetic() -> None:
         "a = f'{1}'",
         "a = 1\nfor i in 'xy':\n    a = i",
         "a = 9 ** 9 ** 9",
+        "a = 2 ** 65",
+        "a = [1] * 10 ** 9",
+        "a = 'x' * 9",
+        "a, b = 1",
+        "a = float('nan')",
         "a = 1 / 0",
         "a = b",
         "a = 1\ndef f():\n    global a\n    a = 2\n",
@@ -96,6 +101,87 @@ def test_what_code_changes_is_unknown_and_noted() -> None:
 
 def test_a_base_is_noted() -> None:
     assert any("_base_" in note for note in read_config("_base_ = ['x.py']\nmodel = dict()").notes)
+    assert any("read_base" in note for note in read_config("with read_base():\n    from .x import *\nmodel = {}").notes)
+    assert read_config("_base_ = None\nmodel = dict()").notes == []
+
+
+_RELU = "backbone=dict(act_cfg=dict(type='ReLU'))"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        f"model = dict({_RELU})",
+        f"model = dict({_RELU})".encode(),
+        f"\ufeffmodel = dict({_RELU})\r\n",
+        {"model": {"backbone": {"act_cfg": {"type": "ReLU"}}}},
+        '{"model": {"backbone": {"use_depthwise": false, "conv_cfg": null, "act_cfg": {"type": "ReLU"}}}}',
+        "{'model': {'backbone': {'act_cfg': {'type': 'ReLU', 'inplace': True}}}}",
+        "model = dict([('backbone', dict(act_cfg=dict(type='ReLU')))])",
+        f"model = dict(dict({_RELU}), neck=dict())",
+        "act, size = 'ReLU', 64\nmodel = dict(backbone=dict(act_cfg=dict(type=act)))",
+        "one = two = dict(type='ReLU')\nmodel = dict(backbone=dict(act_cfg=two))",
+        "act = 'Re'\nact += 'LU'\nmodel = dict(backbone=dict(act_cfg=dict(type=act)))",
+        "model = dict(backbone=dict(_delete_=True, act_cfg=dict(type='mmcv.ReLU', _scope_='mmpose', _delete_=True)))",
+        "from torch.nn import ReLU\nmodel = dict(backbone=dict(act_cfg=dict(type=ReLU)))",
+        "import torch.nn as nn\nmodel = dict(backbone=dict(act_cfg=dict(type=nn.modules.ReLU)))",
+    ],
+)
+def test_a_config_is_followed_however_it_is_written(config: Any) -> None:
+    assert read_config(config).settings == {"backbone_act": "ReLU"}
+
+
+def test_arithmetic_that_configs_have() -> None:
+    text = (
+        "model = dict(data_preprocessor=dict(mean=[127.5] * 3, std=[58.5]), backbone=dict(norm_cfg=dict(type='SyncBN', "
+    )
+    facts = read_config(text + "eps=10**-5)))")
+    assert (facts.settings["mean"], facts.settings["std"]) == ((127.5,) * 3, (58.5,) * 3)
+    assert facts.settings["backbone_eps"] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model = [1]", "model is not a dict"),
+        ("model = dict(backbone='CSPDarknet')", "model.backbone is not a dict"),
+        ("model:\n  backbone: {type: CSPDarknet}\n", "is not Python that can be parsed"),
+        ("", "no 'model' that can be read"),
+        ("model = dict(data_preprocessor=dict(mean=[x, 1, 1], std=[x, 1, 1]))", "mean cannot be read (line 1"),
+        ("test_pipeline = [dict(type='Normalize')]\nmodel = dict()", "test_pipeline[0] is Normalize"),
+        ("model = dict(test_cfg=dict(nms_thr=0.5))", "no score_thr: the reference's default, 0.01"),
+    ],
+)
+def test_what_is_not_followed_is_said(text: str, said: str) -> None:
+    assert any(said in note for note in read_config(text).notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("model = dict(neck=dict(act_cfg=dict(type='Mish')))", "model.neck.act_cfg.type"),
+        ("model = dict(neck=dict(act_cfg=dict(type='ReLU' if x else 'SiLU')))", "model.neck.act_cfg"),
+        ("model = dict(head=dict(head_module_cfg=dict(norm_cfg=None)))", "model.head.head_module_cfg.norm_cfg"),
+        ("model = dict(backbone=dict(norm_cfg=dict(type='BN', num_groups=3)))", "model.backbone.norm_cfg.num_groups"),
+        ("model = dict(data_preprocessor=dict(mean=[0, 0, 0], std=[1, -1, 1]))", "model.data_preprocessor.std"),
+        ("model = dict(data_preprocessor=dict(mean=0, std=1))", "model.data_preprocessor.mean"),
+        ("model = dict(data_preprocessor=dict(mean=[1, 1, 1], std=[1, y, 1]))", "model.data_preprocessor.mean"),
+        ("model = dict(data_preprocessor=dict(mean=[1, 1, 1], std=[1, 1e999, 1]))", "model.data_preprocessor.std"),
+        ("model = dict(test_cfg=dict(input_size=(3, 640, 640)))", "model.test_cfg.input_size"),
+        ("model = dict(test_cfg=dict(input_size='640x640'))", "model.test_cfg.input_size"),
+        ("model = dict(test_cfg=dict(score_thr=1.5))", "model.test_cfg.score_thr"),
+        ("model = dict(test_cfg=dict(score_thr='0.3'))", "model.test_cfg.score_thr"),
+        ("model = dict(test_cfg=dict(score_thr=0.3, nms_pre=-1))", "model.test_cfg.nms_pre"),
+        (
+            "test_pipeline = [dict(type='LoadImage', color_type='grayscale')]\nmodel = dict()",
+            "test_pipeline[0].color_type",
+        ),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_by_its_field(text: str, field: str) -> None:
+    with pytest.raises(UnsupportedConfigError) as caught:
+        read_config(text)
+    assert caught.value.field == field
 
 
 def test_sizes_are_width_then_height_and_the_pipeline_stands_in() -> None:

@@ -100,6 +100,30 @@ def test_an_export_keeps_it(name: str, detections: dict[str, Any], tmp_path: Pat
     compare(found, detections, name, pixels=0.1)
 
 
+@pytest.mark.parametrize("mode", ["fixed", "raw"])
+def test_other_decoders_keep_thresholds_and_candidates(mode: str, detections: dict[str, Any], tmp_path: Path) -> None:
+    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions, export_onnx
+    from rtmo_deploy.runtime.backends import open_backend
+    from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
+
+    decode = FixedDecodeOptions() if mode == "fixed" else RawDecodeOptions()
+    loaded = load_checkpoint(written("thresholds", tmp_path / "v.pth"))
+    artifact = export_onnx(loaded, tmp_path / "v.onnx", ExportOptions(decode=decode), verify=False).artifact
+    assert (artifact.decode.score_thr, artifact.decode.nms_thr, artifact.decode.pre_topk) == (0.3, 0.3, 20)
+    companion = artifact.companion and open_coordinates((tmp_path / artifact.companion.name).read_bytes())
+    outputs = open_backend(artifact)(make.images())
+    compare(outputs_to_poses(outputs, (128, 160), artifact, companion)[0], detections, "thresholds", pixels=0.1)
+    assert ExportOptions(decode=FixedDecodeOptions(pre_topk=300)).of_model(
+        score_thr=0.1, nms_thr=0.6, pre_topk=20
+    ).decode == FixedDecodeOptions(0.1, 0.6, pre_topk=300)
+
+
+def test_a_config_of_another_model_is_noticed(tmp_path: Path) -> None:
+    text = CONFIGS["published"].replace("num_keypoints=17", "num_keypoints=14")
+    notes = load_checkpoint(written("published", tmp_path / "v.pth", text)).taken.notes
+    assert notes == ("the config's num_keypoints is 14, and the tensors have 17: is it another model's?",)
+
+
 @pytest.mark.parametrize("name", ["normalised", "leaky", "eps", "heads", "padding", "thresholds"])
 def test_a_checkpoint_written_again_keeps_it(name: str, tmp_path: Path) -> None:
     first = load_checkpoint(written(name, tmp_path / "v.pth"))
@@ -112,11 +136,8 @@ def test_a_checkpoint_written_again_keeps_it(name: str, tmp_path: Path) -> None:
     )
     again = load_checkpoint(tmp_path / "w.pth")
     assert again.spec == first.spec
-    assert (again.input_hw, again.taken.score_thr, again.taken.nms_thr) == (
-        first.input_hw,
-        first.taken.score_thr,
-        first.taken.nms_thr,
-    )
+    assert again.input_hw == first.input_hw
+    assert again.taken.thresholds() == first.taken.thresholds()
 
 
 @pytest.mark.parametrize(

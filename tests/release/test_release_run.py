@@ -19,6 +19,7 @@ from rtmo_deploy.release.release import plan_release, run_release
 from rtmo_deploy.release.results import Status
 from rtmo_deploy.release.run import locked
 from rtmo_deploy.release.verify import verify_release
+from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored
 
 ROOT = Path(__file__).parents[2]
 ALL = [
@@ -51,6 +52,22 @@ def done(tmp_path):
     assert actions.ran == ALL
     assert release.verdict == "passed", release.gates
     return tmp_path
+
+
+def test_a_recipe_may_ignore_the_config_inside_its_checkpoint(done):
+    seen = {}
+
+    class Actions(ToyActions):
+        def run(self, step, job):
+            seen[step.name] = cfg_is_ignored()
+            return super().run(step, job)
+
+    make(done, RECIPE.replace("source: ckpt.pth", "source: ckpt.pth\nignore_cfg: true"), actions=Actions())
+    assert {"source", "onnx", "fixed", "accuracy:source"} <= seen.keys()
+    assert "pictures" not in seen
+    assert all(seen.values())
+    assert not cfg_is_ignored()
+    assert again(done) == []
 
 
 def test_nothing_is_done_twice(done):

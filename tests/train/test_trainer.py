@@ -283,6 +283,11 @@ def test_fine_tuning_to_other_keypoints(tmp_path):
     assert_same(weights(same), weights(source))
     with pytest.raises(UsageError, match="'init' differ"):
         starting_model(toy_recipe(model={"architecture": "rtmo-s", "init": str(tmp_path / "17.pth")}), COCO_17)
+    cfg = "model = dict(backbone=dict(act_cfg=dict(type='ReLU')))"
+    torch.save({"state_dict": source.state_dict(), "meta": {"cfg": cfg}}, tmp_path / "cfg.pth")
+    for ignored, act in ((False, "ReLU"), (True, "SiLU")):
+        recipe = toy_recipe(model={**model, "init": str(tmp_path / "cfg.pth"), "ignore_cfg": ignored})
+        assert starting_model(recipe, COCO_17).spec.settings.backbone_act == act
     (tmp_path / "bad.pth").write_bytes(b"no")
     with pytest.raises(CheckpointError):
         starting_model(toy_recipe(model={**model, "init": str(tmp_path / "bad.pth")}), COCO_17)

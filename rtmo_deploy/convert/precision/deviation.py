@@ -34,6 +34,7 @@ class Deviation:
         box_max: The worst.
         score_max: Worst person score of matched people.
         keypoint_score_max: Worst keypoint score of matched people.
+        keypoint_score_mean: Mean difference of matched people's keypoint scores.
     """
 
     people: int
@@ -45,6 +46,7 @@ class Deviation:
     box_max: float
     score_max: float
     keypoint_score_max: float
+    keypoint_score_mean: float
 
     @classmethod
     def worst(cls, found: Sequence[Deviation]) -> Deviation:
@@ -98,6 +100,7 @@ def _deviation(reference: Sequence[Poses], other: Sequence[Poses], input_hw: tup
         box_max=worst["boxes"],
         score_max=worst["scores"],
         keypoint_score_max=worst["visible"],
+        keypoint_score_mean=mean["visible"],
     )
 
 

@@ -53,8 +53,12 @@ class Job:
 
     def remove_temporaries(self) -> None:
         """Remove the files of this job, and their folder if nothing else is in it."""
-        paths = [Path(self.plan), *([Path(self.timing_cache_out)] if self.timing_cache_out else [])]
-        for path in paths:
-            path.unlink(missing_ok=True)
+        folder = Path(self.plan).parent
+        # Under another name, so that a thread that is about to write finds no folder any more.
         with contextlib.suppress(OSError):
-            paths[0].parent.rmdir()
+            folder = folder.rename(folder.with_name(f"{folder.name}.gone"))
+        for name in (self.plan, self.timing_cache_out):
+            if name:
+                (folder / Path(name).name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption
+from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption, MaxPixelsOption
 from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def bench(
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write every stage as a line.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one page with plots.")] = None,
     md_file: Annotated[Path | None, typer.Option("--md", metavar="FILE", help="Write tables in Markdown.")] = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.files import require_free
 
@@ -123,6 +123,7 @@ def build_trt(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and whether this machine can; exit 0 or 5.")
     ] = False,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import ForceOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
 
@@ -55,6 +55,7 @@ def calibrate(
         typer.Option("-o", "--output", help="File to write. [default: MODEL.<set>-<method>.calibration.json, beside]"),
     ] = None,
     threads: ThreadsOption = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rtmo_deploy.cli.options import MaxPixelsOption
 from rtmo_deploy.errors import InputDataError, UsageError
 
 __all__ = ["data_app"]
@@ -107,6 +108,7 @@ def check(
     ] = None,
     category: Annotated[str | None, typer.Option(help="Category that is meant, where there are several.")] = None,
     read_images: Annotated[bool, typer.Option("--read-images", help="Decode every picture too.")] = False,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say everything that is wrong or odd in a data set, by file and id; exit 3 if it cannot be used."""

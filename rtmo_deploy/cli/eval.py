@@ -15,6 +15,7 @@ from rtmo_deploy.cli.options import (
     ForceOption,
     IgnoreCfgOption,
     InputSizeOption,
+    MaxPixelsOption,
     PrecisionOption,
     ThreadsOption,
     TrustOption,
@@ -82,6 +83,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
     ] = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

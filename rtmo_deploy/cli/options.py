@@ -13,19 +13,31 @@ __all__ = [
     "ForceOption",
     "IgnoreCfgOption",
     "InputSizeOption",
+    "MaxPixelsOption",
     "PrecisionOption",
     "ThreadsOption",
     "TrustOption",
 ]
 
 
+def _set(context: typer.Context, name: str, value: str) -> None:
+    """Set a variable that readers consult, in child processes too, until the command ends."""
+    if context.resilient_parsing:
+        return
+    before = os.environ.get(name)
+    os.environ[name] = value
+    context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+
+
 def _ignore_cfg(context: typer.Context, value: bool) -> bool:
-    """Set the variable that whoever opens a checkpoint reads, child processes too, until the command ends."""
-    if value and not context.resilient_parsing:
-        name = "RTMO_DEPLOY_IGNORE_CFG"
-        before = os.environ.get(name)
-        os.environ[name] = "1"
-        context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+    if value:
+        _set(context, "RTMO_DEPLOY_IGNORE_CFG", "1")
+    return value
+
+
+def _max_pixels(context: typer.Context, value: int | None) -> int | None:
+    if value is not None:
+        _set(context, "RTMO_DEPLOY_MAX_PIXELS", str(value))
     return value
 
 
@@ -43,6 +55,15 @@ BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what
 InputSizeOption = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="H W", help="Letterbox pictures to this size. [default: the model's own]"),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        callback=_max_pixels,
+        help="Refuse images with more pixels. [default: RTMO_DEPLOY_MAX_PIXELS, or 67108864]",
+    ),
 ]
 PrecisionOption = Annotated[
     str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, ThreadsOption
+from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.files import require_free
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def parity(
     bound_score: Annotated[
         float | None, typer.Option(metavar="X", min=0, help="Worst score of a person. [default: by precision]")
     ] = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

@@ -13,6 +13,7 @@ from rtmo_deploy.cli.options import (
     ForceOption,
     IgnoreCfgOption,
     InputSizeOption,
+    MaxPixelsOption,
     PrecisionOption,
     ThreadsOption,
     TrustOption,
@@ -59,6 +60,7 @@ def predict(
     ] = None,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

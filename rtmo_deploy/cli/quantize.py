@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.files import require_free
 
@@ -56,6 +56,7 @@ def quantize(
         Path | None, typer.Option(metavar="FILE", help="Draw AP against the share in INT8, as PNG; with --max-ap-drop.")
     ] = None,
     threads: ThreadsOption = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

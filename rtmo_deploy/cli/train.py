@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import IgnoreCfgOption
+from rtmo_deploy.cli.options import IgnoreCfgOption, MaxPixelsOption
 from rtmo_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def train(
         float | None, typer.Option(min=0, help="Seconds after which to write the state and end; go on with --resume.")
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:

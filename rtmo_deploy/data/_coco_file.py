@@ -75,6 +75,8 @@ def _read(
         )
     known = [identity(one.get("id")) for one in categories]
     ids = {one for one in known if one is not None}
+    if len(ids) < len(known) and None in known:
+        found.add("category-id")
     people = People(images.index, len(own), ids if categories else None, found)
     for place, entry in enumerate(entries):
         people.read(entry, place)

@@ -10,6 +10,7 @@ import typer
 
 from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption, MaxPixelsOption
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BaselineReport, BenchOptions, BenchResult
@@ -105,14 +106,15 @@ def bench(
 
     if max_slowdown is not None and baseline is None:
         raise UsageError("--max-slowdown needs something to compare with.", remedy="Give --baseline FILE.json.")
-    require_free([csv_file, html_file, md_file], [*(models or ()), images, reference, baseline], force=force)
     bound = parse_share(max_slowdown or "5%", "max-slowdown")
     batches = parse_counts(batch, "batch")
     counts = parse_counts(people, "people", least=0)
     sweep = parse_counts(threads, "threads") or (None,)
     backends = tuple(dict.fromkeys(name.strip() for name in backend.split(","))) if backend else ()
+    measured = _locate(models)
+    require_free([csv_file, html_file, md_file], files_of(*measured, reference, images, baseline), force=force)
     options = BenchOptions(
-        models=_locate(models),
+        models=measured,
         backends=backends,
         device=device,
         batches=batches,

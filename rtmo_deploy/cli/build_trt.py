@@ -13,6 +13,7 @@ import typer
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,8 +180,8 @@ def build_trt(
         planned = preview(source, artifact, output, options, mode, around=around)
         if not dry_run:
             kept_as = planned.output.with_suffix(".onnx") if keep_onnx else None
-            require_free([planned.output, sidecar_path(planned.output), kept_as], [source], force=force)
-            require_free([timing_cache], [source], force=True)
+            require_free([planned.output, sidecar_path(planned.output), kept_as], files_of(source, calib), force=force)
+            require_free([timing_cache], files_of(source, calib), force=True)
             if planned.problems:
                 raise SetupError(planned.problems[0], remedy="--dry-run tells what would be built.")
             result, kept, quantised = _make(

@@ -11,6 +11,7 @@ import typer
 from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration
@@ -68,7 +69,7 @@ def calibrate(
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .json.")
     name = set_name or (images and images.name) or "folder"
     path = output or model.with_suffix(f".{name}-{method.value}.calibration.json")
-    require_free([path], [model, ann, images], force=force)
+    require_free([path], files_of(model, ann, images), force=force)
     from rtmo_deploy.cli.console import status
 
     with status("reading the model") as progress:

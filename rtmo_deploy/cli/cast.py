@@ -10,6 +10,7 @@ import typer
 from rtmo_deploy.cli.options import ForceOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.precision import CastResult
@@ -48,7 +49,7 @@ def cast(
     if output is not None and output.suffix.lower() != ".onnx":
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
     target = output or model.with_name(f"{model.stem}.{precision}.onnx")
-    require_free([target], [model], force=force)
+    require_free([target], files_of(model), force=force)
     with status("loading") as progress:
         from rtmo_deploy.convert.precision import cast_onnx
 

@@ -21,6 +21,7 @@ from rtmo_deploy.cli.options import (
     TrustOption,
 )
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def evaluate(
         raise UsageError("A model needs the pictures themselves.", remedy="Give --images DIR.")
     from rtmo_deploy.cli.console import download_bar, status
 
-    require_free([save], [model, ann, images], force=force)
+    require_free([save], files_of(model, ann, images, skeleton), force=force)
     threshold = 0.1 if score_thr is None else score_thr
     with status("reading the annotations"):
         data = _read(rules, images)

@@ -12,6 +12,7 @@ import typer
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.export import ExportResult
@@ -146,7 +147,7 @@ def export(
             require_no_onnx_options(context)
             source = Path(checkpoint)
             target = output or source.with_suffix(".xml")
-            require_free([target, target.with_suffix(".bin")], [source], force=force)
+            require_free([target, target.with_suffix(".bin")], files_of(source), force=force)
             convert(source, target, verify=not no_verify, as_json=as_json)
             return
     own = os.path.isfile(checkpoint)  # noqa: PTH113 - a name that no file can have is none
@@ -154,6 +155,8 @@ def export(
     outputs = [target.with_suffix(".onnx")]
     if output_format is Format.OPENVINO:
         outputs += [target.with_suffix(".xml"), target.with_suffix(".bin")]
+    if decode is Decode.RAW:
+        outputs += [target.with_name(f"{target.stem}.dcc.onnx")]
     if dump_info:
         outputs += [target.with_name(f"{name}.json") for name in ("deploy", "pipeline", "detail")]
     require_free(outputs, [checkpoint], force=force)

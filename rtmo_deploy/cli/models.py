@@ -10,6 +10,7 @@ import typer
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -187,7 +188,7 @@ def pack(
     from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.files import human_size, sha256_of
 
-    require_free([output], [checkpoint], force=force)
+    require_free([output], files_of(checkpoint), force=force)
     from rtmo_deploy.zoo.download import resolve_checkpoint
 
     path, _ = resolve_checkpoint(checkpoint)

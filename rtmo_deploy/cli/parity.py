@@ -11,6 +11,7 @@ import typer
 
 from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
@@ -73,7 +74,9 @@ def parity(
         raise UsageError("This is a file.", remedy="Name a folder for the pictures.", where=show)
     if show is not None:
         read = [] if images is None else [images, *glob.glob(images, recursive=True)]  # noqa: PTH207
-        require_free([show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], [a, b, *read], force=force)
+        require_free(
+            [show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], files_of(a, b, *read), force=force
+        )
     from rtmo_deploy.measure.agreement import bounds_for, compare_sides, write_gallery
     from rtmo_deploy.measure.agreement.sides import Side
     from rtmo_deploy.runtime.estimator import locate_model

@@ -19,6 +19,7 @@ from rtmo_deploy.cli.options import (
     TrustOption,
 )
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.errors import InputDataError
@@ -72,7 +73,7 @@ def predict(
     files, failures = _find(sources, recursive=recursive)
     names = _target_names(files)
     if vis_out_dir is not None:
-        require_free([vis_out_dir / name for name in names.values()], [model, *files], force=force)
+        require_free([vis_out_dir / name for name in names.values()], files_of(model, *files), force=force)
     from rtmo_deploy.runtime.estimator import PoseEstimator, locate_model
 
     with download_bar(model) as fetched:

@@ -11,6 +11,7 @@ from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOpt
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,7 @@ def quantize(
     """
     _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
     target = output or model.with_suffix(".int8.onnx")
-    require_free([target, plot], [model, calib, ann, images], force=force)
+    require_free([target, plot], files_of(model, calib, ann, images), force=force)
     from rtmo_deploy.cli.console import status
 
     with status("reading the model") as progress:

@@ -77,7 +77,7 @@ def synth(
             if done % _STEP == 0:
                 say(f"drawing pictures: {done} of {images}")
 
-        info = {"description": "Synthetic people", "recipe": recipe}
+        info = {"description": "Synthetic people", "domain": "synthetic", "recipe": recipe}
         written = write_dataset(out, dataset, suffix=f".{file_format}", info=info, progress=progress)
     if as_json:
         print_json(

@@ -49,6 +49,7 @@ class CocoFile:
         labels: ``(M,)`` objects, the id of each annotation, for messages.
         annotations: Number of annotations in the file, usable or not.
         found: What is wrong with it.
+        domain: ``synthetic`` where its ``info`` says so, else None.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class CocoFile:
     labels: NDArray[np.object_]
     annotations: int
     found: Collector
+    domain: str | None = None
 
 
 def _number(value: object) -> float:

@@ -82,6 +82,9 @@ def _read(
         people.read(entry, place)
         entries[place] = None  # its memory is needed for the arrays
     parsed = _in_order(people.file(file, skeleton or own, images, len(entries)), own)
+    info = document.get("info")
+    if isinstance(info, dict) and info.get("domain") == "synthetic":
+        parsed = replace(parsed, domain="synthetic")
     numbers = [one for one in known if isinstance(one, int)]
     return replace(parsed, truth=replace(parsed.truth, category_id=numbers[0])) if numbers else parsed
 

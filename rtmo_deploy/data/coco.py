@@ -81,6 +81,7 @@ class CocoKeypoints:
         self.image_dir = Path(image_dir)
         self.file = parsed.path
         self.skeleton: Skeleton = parsed.skeleton
+        self.domain = parsed.domain
         self._strict = strict
         parsed = with_right_sizes(parsed, self.image_dir)
         keep = existing_pictures(parsed, self.image_dir)

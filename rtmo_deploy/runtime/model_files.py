@@ -32,7 +32,7 @@ def files_of(*inputs: str | Path | None) -> Iterator[Path]:
             continue
         path = Path(one)
         yield path
-        if path.suffix.lower() == ".engine":
+        if path.suffix.lower() in {".engine", ".plan"}:
             yield sidecar_path(path)
         if path.suffix.lower() == ".xml":
             yield path.with_suffix(".bin")

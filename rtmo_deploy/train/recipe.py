@@ -153,11 +153,6 @@ class Recipe(Section):
                 f"'schedule.second_lr' {plan.second_lr:g} is below 'schedule.min_lr' {plan.min_lr:g}, where it ends"
             )
 
-    @property
-    def domain(self) -> str | None:
-        """``synthetic`` where every training set is; whatever the starting weights have seen."""
-        return "synthetic" if all(isinstance(source, SyntheticSource) for source in self.data.train) else None
-
     def is_plain(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, is one of the plain ones at the end."""
         return epoch >= self.epochs - self.augment.plain_epochs

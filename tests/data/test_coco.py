@@ -428,7 +428,7 @@ def test_errors_are_raised_or_left_out(tmp_path, content, kind, ids, caplog):
         (document(people=spoilt(num_keypoints=3)), "num-keypoints", (2,), 2),
         (document(people=spoilt(num_keypoints=0)), "num-keypoints-zero", (2,), 1),
         (document(people=spoilt(keypoints=zeros())), "num-keypoints-zero", (2,), 1),
-        (document(people=[]), "nobody", (), 0),
+        (document(people=[]), "no-annotations", (), 0),
         (document(images=[image(1), image(2, width=0)]), "image-value", (2,), 3),
         (document(images=[image(1), image(2, width=2**20, height=2**20)]), "image-value", (2,), 3),
     ],

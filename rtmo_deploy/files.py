@@ -123,6 +123,8 @@ class _Inputs:
             return False  # a broken link
         if _identity(output) in self._files:
             return True
+        if not self._folders:
+            return False
         folders = (*output.absolute().parents, *output.resolve().parents)
         if self._folders.isdisjoint(map(_identity, folders)):
             return False

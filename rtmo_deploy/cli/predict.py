@@ -102,6 +102,8 @@ def predict(
             except InputDataError as error:
                 failures.append(error)
             else:
+                if not as_json:  # the table needs no more; thousands of images would fill the memory
+                    result["people"] = [{"score": person["score"]} for person in result["people"]]
                 results.append(result)
     if as_json:
         print_json(
@@ -143,12 +145,13 @@ def _target_names(files: list[Path]) -> dict[Path, str]:
 
     names: dict[Path, str] = {}
     taken: set[str] = set()
+    copies: dict[str, int] = {}
     for file in files:
         suffix = file.suffix if file.suffix.lower() in WRITABLE_SUFFIXES else f"{file.suffix}.png"
-        name, count = f"{file.stem}{suffix}", 1
+        name = first = f"{file.stem}{suffix}"
         while name.lower() in taken:
-            count += 1
-            name = f"{file.stem}_{count}{suffix}"
+            copies[first] = copies.get(first, 1) + 1
+            name = f"{file.stem}_{copies[first]}{suffix}"
         taken.add(name.lower())
         names[file] = name
     return names

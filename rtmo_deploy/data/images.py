@@ -370,7 +370,8 @@ def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
             finding, remedy = "No picture matches this pattern.", "Check it; '**' stands for any depth."
             matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
             pictures = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
-        pictures = [path for path in pictures if path.is_file()]  # no folder named x.jpg, no broken link
+        # No folder named x.jpg, no broken link; a FIFO or a device stays, and its reader says what it is.
+        pictures = [path for path in pictures if path.exists() and not path.is_dir()]
     except OSError as error:
         raise _bad(f"It cannot be searched: {error.strerror}.", source, "Check its permissions.") from error
     if not pictures:

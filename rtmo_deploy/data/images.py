@@ -180,7 +180,9 @@ def decode_image(data: bytes, *, where: object = "picture", max_pixels: int | No
 
 def _require_size(width: int, height: int, kind: str, where: object, max_pixels: int) -> None:
     most = max_pixels // (2 if kind in _HEAVY else _PLAIN if kind == "plain PNM" else 1)
-    if width * height > most or max(width, height) > MAX_SIDE:
+    if max(width, height) > MAX_SIDE:
+        raise _bad(f"It has {width}x{height} pixels; a side of at most {MAX_SIDE:,} is read.", where, _SHRINK)
+    if width * height > most:
         raise _bad(f"It has {width}x{height} = {width * height:,} pixels; at most {most:,} are read.", where, _RAISE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,14 +68,15 @@ def require_free(
 
     Args:
         outputs: Files that will be written; None for an output that was not asked for.
-        inputs: Files and folders that are read; None or the name of a published model protects nothing.
+        inputs: Files and folders that are read; None or the name of a published model protects nothing. They are
+            asked for when an output exists.
         force: Replace an output that exists. An input is never replaced, nor is an image in a folder of inputs.
 
     Raises:
         UsageError: An output is an input, is given twice, is a folder, or exists and ``force`` is not set.
         SetupError: An output cannot be written where it is asked to be.
     """
-    read = [Path(path) for path in inputs if path is not None and os.path.exists(path)]  # noqa: PTH110 - never raises
+    protected: _Inputs | None = None
     written: set[str] = set()
     for output in outputs:
         if output is None:
@@ -88,7 +90,9 @@ def require_free(
             continue
         if output.is_dir():
             raise UsageError("This is a folder.", remedy="Name a file.", where=output)
-        if any(_holds(path, output) for path in read):
+        if protected is None:  # only now: listing the files of a model reads it
+            protected = _Inputs(inputs)
+        if protected.hold(output):
             raise UsageError(
                 "This is one of the inputs, which no command writes over.",
                 remedy="Give the output another name or another folder.",
@@ -100,16 +104,38 @@ def require_free(
             )
 
 
-def _holds(read: Path, output: Path) -> bool:
-    """Whether an existing output is an input, or an image in a folder of inputs."""
-    if not output.exists():
-        return False  # a broken link
-    if not read.is_dir():
-        return read.samefile(output)
-    from rtmo_deploy.file_kind import kind_of  # its reader needs this module
+class _Inputs:
+    """Files and folders that are read, by what the file system knows them by."""
 
-    folders = (*output.parents, *output.resolve().parents)
-    return kind_of(output).is_image and any(folder.samefile(read) for folder in folders)
+    def __init__(self, paths: Iterable[str | Path | None]) -> None:
+        self._files: set[tuple[int, int]] = set()
+        self._folders: set[tuple[int, int]] = set()
+        for path in paths:
+            with contextlib.suppress(OSError, ValueError):  # the name of a published model is no file
+                if path is not None:
+                    status = os.stat(path)  # noqa: PTH116 - of a text as well
+                    known = self._folders if stat.S_ISDIR(status.st_mode) else self._files
+                    known.add((status.st_dev, status.st_ino))
+
+    def hold(self, output: Path) -> bool:
+        """Whether an existing output is an input, or an image in a folder of inputs."""
+        if not output.exists():
+            return False  # a broken link
+        if _identity(output) in self._files:
+            return True
+        if not self._folders:
+            return False
+        folders = (*output.absolute().parents, *output.resolve().parents)
+        if self._folders.isdisjoint(map(_identity, folders)):
+            return False
+        from rtmo_deploy.file_kind import kind_of  # its reader needs this module
+
+        return kind_of(output).is_image
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _require_writable(output: Path) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtmo_deploy.cli.given import find_model, require_data, require_device
-from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption
+from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption, MaxPixelsOption
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.wanted import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def bench(
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write every stage as a line.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one page with plots.")] = None,
     md_file: Annotated[Path | None, typer.Option("--md", metavar="FILE", help="Write tables in Markdown.")] = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -108,7 +110,7 @@ def bench(
 
     if max_slowdown is not None and baseline is None:
         raise UsageError("--max-slowdown needs something to compare with.", remedy="Give --baseline FILE.json.")
-    require_free([csv_file, html_file, md_file], [*(models or ()), images, reference, baseline], force=force)
+    require_free([csv_file, html_file, md_file], files_of(*(models or ()), images, reference, baseline), force=force)
     require_data("bench", images=[images])
     require_device(device)
     bound = parse_share(max_slowdown or "5%", "max-slowdown")
@@ -116,8 +118,10 @@ def bench(
     counts = parse_counts(people, "people", least=0)
     sweep = parse_counts(threads, "threads") or (None,)
     backends = tuple(dict.fromkeys(name.strip() for name in backend.split(","))) if backend else ()
+    measured = _locate(models)
+    require_free([csv_file, html_file, md_file], files_of(*measured, reference, images, baseline), force=force)
     options = BenchOptions(
-        models=_locate(models),
+        models=measured,
         backends=backends,
         device=device,
         batches=batches,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.wanted import BUILDABLE
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def build_trt(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and whether this machine can; exit 0 or 5.")
     ] = False,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -142,10 +144,6 @@ def build_trt(
         raise UsageError(f"--{' and --'.join(asked)} were given.", remedy="Give one of them.")
     if calib is not None and not int8:
         raise UsageError("--calib was given without --int8: nothing is calibrated.", remedy="Add --int8, or drop it.")
-    if calib is not None:
-        from rtmo_deploy.cli.quantize import require_calibration
-
-        require_calibration(calib)
     around = asked[0] if int8 and asked else None
     if int8:
         asked = ["int8"]
@@ -188,8 +186,8 @@ def build_trt(
         planned = preview(source, artifact, output, options, mode, around=around)
         if not dry_run:
             kept_as = planned.output.with_suffix(".onnx") if keep_onnx else None
-            require_free([planned.output, sidecar_path(planned.output), kept_as], [source], force=force)
-            require_free([timing_cache], [source], force=True)
+            require_free([planned.output, sidecar_path(planned.output), kept_as], files_of(source, calib), force=force)
+            require_free([timing_cache], files_of(source, calib), force=True)
             _require_able(planned.problems)
             result, kept, quantised = _make(
                 source,

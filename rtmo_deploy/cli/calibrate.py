@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.given import find_model, require_data
-from rtmo_deploy.cli.options import ForceOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def calibrate(
         typer.Option("-o", "--output", help="File to write. [default: MODEL.<set>-<method>.calibration.json, beside]"),
     ] = None,
     threads: ThreadsOption = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
@@ -71,7 +73,7 @@ def calibrate(
     require_data("calibrate", ann=[ann], images=[images])
     name = set_name or (images and images.name) or "folder"
     path = output or model.with_suffix(f".{name}-{method.value}.calibration.json")
-    require_free([path], [model, ann, images], force=force)
+    require_free([path], files_of(model, ann, images), force=force)
     from rtmo_deploy.cli.console import status
 
     with status("reading the model") as progress:

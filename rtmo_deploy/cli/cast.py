@@ -11,6 +11,7 @@ from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import ForceOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def cast(
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
     find_model(model, "cast", ONNX)
     target = output or model.with_name(f"{model.stem}.{precision}.onnx")
-    require_free([target], [model], force=force)
+    require_free([target], files_of(model), force=force)
     with status("loading") as progress:
         from rtmo_deploy.convert.precision import cast_onnx
 

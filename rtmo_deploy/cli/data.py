@@ -11,7 +11,7 @@ import typer
 
 from rtmo_deploy.cli.given import require_data
 from rtmo_deploy.cli.help import HelpCommand
-from rtmo_deploy.cli.options import SIZE, Size, parse_size
+from rtmo_deploy.cli.options import SIZE, MaxPixelsOption, Size, parse_size
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.progress import Count
 
@@ -77,7 +77,7 @@ def synth(
         "options": options.to_dict(),
     }
     with status() as say:
-        info = {"description": "Synthetic people", "recipe": recipe}
+        info = {"description": "Synthetic people", "domain": "synthetic", "recipe": recipe}
         written = write_dataset(
             out,
             dataset,
@@ -114,6 +114,7 @@ def check(
     ] = None,
     category: Annotated[str | None, typer.Option(help="Category to use, where there are several.")] = None,
     read_images: Annotated[bool, typer.Option("--read-images", help="Decode every image too.")] = False,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Report everything that is wrong or unusual in a data set, by file and id; exit 3 if it cannot be used."""

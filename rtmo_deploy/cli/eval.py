@@ -14,11 +14,13 @@ from rtmo_deploy.cli.options import (
     ForceOption,
     IgnoreCfgOption,
     InputSizeOption,
+    MaxPixelsOption,
     PrecisionOption,
     ThreadsOption,
     TrustOption,
 )
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.data.coco import CocoKeypoints, CocoReport
@@ -81,6 +83,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
     ] = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -105,7 +108,7 @@ def evaluate(
         raise UsageError("A model needs the pictures themselves.", remedy="Give --images DIR.")
     from rtmo_deploy.cli.console import status
 
-    require_free([save], [model, ann, images], force=force)
+    require_free([save], files_of(model, ann, images, skeleton), force=force)
     require_data("eval", ann=[ann], images=[images])
     path = find_model(str(model), "eval", device=device, backend=backend, precision=precision)
     threshold = 0.1 if score_thr is None else score_thr

@@ -15,6 +15,7 @@ from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOptio
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import FileKind
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.wanted import CHECKPOINT, ONNX, likely_kind
 
 if TYPE_CHECKING:
@@ -153,18 +154,14 @@ def export(
             require_no_onnx_options(context)
             find_model(source, "export", ONNX)
             target = output or source.with_suffix(".xml")
-            require_free([target, target.with_suffix(".bin")], [source], force=force)
+            require_free([target, target.with_suffix(".bin")], files_of(source), force=force)
             convert(source, target, verify=not no_verify, as_json=as_json)
             return
     own = os.path.isfile(checkpoint)  # noqa: PTH113 - a name that no file can have is none
     if own:
         find_model(checkpoint, "export", CHECKPOINT)
     target = output or (Path(checkpoint).with_suffix(".onnx") if own else Path(f"{checkpoint}.onnx"))
-    outputs = [target.with_suffix(".onnx")]
-    if output_format is Format.OPENVINO:
-        outputs += [target.with_suffix(".xml"), target.with_suffix(".bin")]
-    if dump_info:
-        outputs += [target.with_name(f"{name}.json") for name in ("deploy", "pipeline", "detail")]
+    outputs = _outputs(target, output_format, decode, dump_info=dump_info)
     require_free(outputs, [checkpoint], force=force)
     target = outputs[0]
     path = find_model(checkpoint, "export", CHECKPOINT)
@@ -190,6 +187,18 @@ def export(
         print_json("export", **_as_dict(result, infos), from_cfg=differing, notes=list(loaded.taken.notes))
     else:
         _print(result, infos, differing)
+
+
+def _outputs(target: Path, output_format: Format, decode: Decode, *, dump_info: bool) -> list[Path]:
+    """Every file that an export writes; the ONNX model is the first."""
+    outputs = [target.with_suffix(".onnx")]
+    if output_format is Format.OPENVINO:
+        outputs += [target.with_suffix(".xml"), target.with_suffix(".bin")]
+    if decode is Decode.RAW:
+        outputs += [target.with_name(f"{target.stem}.dcc.onnx")]
+    if dump_info:
+        outputs += [target.with_name(f"{name}.json") for name in ("deploy", "pipeline", "detail")]
+    return outputs
 
 
 def _format(name: str, checkpoint: str, output: Path | None) -> Format:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["convert", "require_no_onnx_options"]
 
 #: Options that still mean something where the ONNX model is there already.
-_OWN = {"checkpoint", "format_name", "output", "no_verify", "as_json"}
+_OWN = {"checkpoint", "format_name", "output", "no_verify", "force", "as_json"}
 
 
 def require_no_onnx_options(context: typer.Context) -> None:

@@ -13,6 +13,7 @@ from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.options import SIZE, Size, parse_input_size
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.wanted import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def pack(
     from rtmo_deploy.files import human_size, sha256_of
 
     _require_checkpoint_name(output)
-    require_free([output], [checkpoint], force=force)
+    require_free([output], files_of(checkpoint), force=force)
     path = find_model(checkpoint, "models pack", CHECKPOINT)
     if output.exists() and output.samefile(path):
         raise UsageError("OUT is the checkpoint itself.", remedy="Name another file.", where=output)

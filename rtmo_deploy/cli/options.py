@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -19,6 +20,7 @@ __all__ = [
     "ForceOption",
     "IgnoreCfgOption",
     "InputSizeOption",
+    "MaxPixelsOption",
     "PrecisionOption",
     "Size",
     "ThreadsOption",
@@ -87,12 +89,26 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"-?\d+", text, re.ASCII) is not None
 
 
+def _set(context: typer.Context, name: str, value: str) -> None:
+    """Set a variable that readers consult, in child processes too, until the command ends."""
+    if context.resilient_parsing:
+        return
+    before = os.environ.get(name)
+    os.environ[name] = value
+    context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+
+
 def _ignore_cfg(context: typer.Context, value: bool) -> bool:
-    """Set the variable that whoever opens a checkpoint reads, child processes too, until the command ends."""
     if value and not context.resilient_parsing:
         from rtmo_deploy.zoo.ignore_cfg import ignoring_cfg
 
         context.with_resource(ignoring_cfg())
+    return value
+
+
+def _max_pixels(context: typer.Context, value: int | None) -> int | None:
+    if value is not None:
+        _set(context, "RTMO_DEPLOY_MAX_PIXELS", str(value))
     return value
 
 
@@ -111,6 +127,15 @@ InputSizeOption = Annotated[
     Size | None,
     typer.Option(
         parser=parse_input_size, metavar=SIZE, help="Letterbox images to this size. [default: the model's own]"
+    ),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        callback=_max_pixels,
+        help="Refuse images with more pixels. [default: RTMO_DEPLOY_MAX_PIXELS, or 67108864]",
     ),
 ]
 PrecisionOption = Annotated[

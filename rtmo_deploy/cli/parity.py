@@ -15,11 +15,13 @@ from rtmo_deploy.cli.options import (
     DeviceOption,
     ForceOption,
     IgnoreCfgOption,
+    MaxPixelsOption,
     Size,
     ThreadsOption,
     parse_input_size,
 )
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
@@ -64,6 +66,7 @@ def parity(
         float | None,
         typer.Option(metavar="X", min=0, help="Worst score difference of a detection. [default: by precision]"),
     ] = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -86,7 +89,9 @@ def parity(
         raise UsageError("This is a file.", remedy="Name a folder for the pictures.", where=show)
     if show is not None:
         read = [] if images is None else [images, *glob.glob(images, recursive=True)]  # noqa: PTH207
-        require_free([show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], [a, b, *read], force=force)
+        require_free(
+            [show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], files_of(a, b, *read), force=force
+        )
     paths = [
         find_model(model, "parity", device=device, backend=backend)
         for model, backend in ((a, backend_a), (b, backend_b))

@@ -14,11 +14,13 @@ from rtmo_deploy.cli.options import (
     ForceOption,
     IgnoreCfgOption,
     InputSizeOption,
+    MaxPixelsOption,
     PrecisionOption,
     ThreadsOption,
     TrustOption,
 )
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.errors import InputDataError
@@ -60,6 +62,7 @@ def predict(
     ] = None,
     kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -72,7 +75,7 @@ def predict(
     files, failures = _find(sources, recursive=recursive)
     names = _target_names(files)
     if vis_out_dir is not None:
-        require_free([vis_out_dir / name for name in names.values()], [model, *files], force=force)
+        require_free([vis_out_dir / name for name in names.values()], files_of(model, *files), force=force)
     path = find_model(model, "predict", device=device, backend=backend, precision=precision)
     if not files:
         _refuse_all(path, failures, as_json=as_json)
@@ -102,6 +105,8 @@ def predict(
             except InputDataError as error:
                 failures.append(error)
             else:
+                if not as_json:  # the table needs no more; thousands of images would fill the memory
+                    result["people"] = [{"score": person["score"]} for person in result["people"]]
                 results.append(result)
     if as_json:
         print_json(
@@ -158,12 +163,13 @@ def _target_names(files: list[Path]) -> dict[Path, str]:
 
     names: dict[Path, str] = {}
     taken: set[str] = set()
+    copies: dict[str, int] = {}
     for file in files:
         suffix = file.suffix if file.suffix.lower() in WRITABLE_SUFFIXES else f"{file.suffix}.png"
-        name, count = f"{file.stem}{suffix}", 1
+        name = first = f"{file.stem}{suffix}"
         while name.lower() in taken:
-            count += 1
-            name = f"{file.stem}_{count}{suffix}"
+            copies[first] = copies.get(first, 1) + 1
+            name = f"{file.stem}_{copies[first]}{suffix}"
         taken.add(name.lower())
         names[file] = name
     return names

@@ -9,9 +9,10 @@ import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
 from rtmo_deploy.cli.given import find_model, require_data
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def quantize(
         Path | None, typer.Option(metavar="FILE", help="Draw AP against the share in INT8, as PNG; with --max-ap-drop.")
     ] = None,
     threads: ThreadsOption = None,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -71,7 +73,7 @@ def quantize(
     require_data("quantize", ann=[ann], images=[images])
     require_calibration(calib)
     target = output or model.with_suffix(".int8.onnx")
-    require_free([target, plot], [model, calib, ann, images], force=force)
+    require_free([target, plot], files_of(model, calib, ann, images), force=force)
     from rtmo_deploy.cli.console import status
 
     with status("reading the model") as progress:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtmo_deploy.cli.given import find_model, require_data, require_device
-from rtmo_deploy.cli.options import IgnoreCfgOption
+from rtmo_deploy.cli.options import IgnoreCfgOption, MaxPixelsOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import require_free
 from rtmo_deploy.wanted import CHECKPOINT
@@ -78,6 +78,7 @@ def train(
         float | None, typer.Option(min=0, help="Seconds after which to write the state and end; go on with --resume.")
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:

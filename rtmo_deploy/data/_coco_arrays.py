@@ -13,6 +13,7 @@ import numpy as np
 
 from rtmo_deploy.data._packed import Packed
 from rtmo_deploy.data.ground_truth import GroundTruth
+from rtmo_deploy.data.images import max_pixels_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,8 +29,8 @@ __all__ = ["CocoFile", "Images", "People", "compact", "identity", "printable"]
 _NUMBERS: Final = frozenset((int, float, bool))
 #: Coordinates beyond this are no places in a picture.
 _HUGE: Final = 1e7
-#: An image of more pixels has no known size: masks of that size are made.
-_MOST_PIXELS: Final = 1 << 28
+#: A larger area counts as none: COCO's tools leave such people out of every figure.
+_LARGEST_AREA: Final = 1e10
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class CocoFile:
         labels: ``(M,)`` objects, the id of each annotation, for messages.
         annotations: Number of annotations in the file, usable or not.
         found: What is wrong with it.
+        domain: ``synthetic`` where its ``info`` says so, else None.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class CocoFile:
     labels: NDArray[np.object_]
     annotations: int
     found: Collector
+    domain: str | None = None
 
 
 def _number(value: object) -> float:
@@ -118,6 +121,7 @@ class Images:
         self.names: list[bytes] = []
         self.sizes: list[tuple[int, int]] = []
         self.crowd_index: list[float] = []
+        most = max_pixels_allowed()  # masks of the given size are made
         for place, entry in enumerate(entries):
             one = identity(entry.get("id")) if isinstance(entry, dict) else None
             label = f"#{place}" if one is None else one
@@ -130,7 +134,7 @@ class Images:
                 continue
             given = [entry.get(side) for side in ("height", "width")]
             height, width = map(_number, given)
-            sound = 1 <= height < _HUGE and 1 <= width < _HUGE and height * width <= _MOST_PIXELS
+            sound = 1 <= height < _HUGE and 1 <= width < _HUGE and height * width <= most
             if any(isinstance(value, str) for value in (*given, entry.get("crowdIndex"))):
                 found.add("image-text", label)
             elif not sound and given != [None, None]:
@@ -177,16 +181,18 @@ class People:
         points, box = self._keypoints(entry, label), self._box(entry, label)
         if points is None or box is None:
             return
-        area, crowd = _number(entry.get("area")), _number(entry.get("iscrowd") or 0)
-        given = _number(entry.get("num_keypoints"))
+        given = entry.get("iscrowd")
+        area, crowd = _number(entry.get("area")), 0.0 if given is None else _number(given)
         if any(isinstance(entry.get(key), str) for key in ("area", "num_keypoints")):
             self.found.add("annotation-text", label)
             return
-        if crowd not in (0, 1) or entry.get("iscrowd") == "":
+        if crowd not in (0, 1):
             self.found.add("crowd-value", label)
             return
-        if entry.get("area") is not None and not area > 0:
+        if entry.get("area") is not None and not 0 < area <= _LARGEST_AREA:
             self.found.add("area", label)
+            area = math.nan
+        given = _number(entry.get("num_keypoints"))
         # The number of keypoints: -1 where there is something, and it is no such number.
         given = -1.0 if entry.get("num_keypoints") is not None and not 0 <= given <= self.joints else given
         self.rows.append((self.images[image], box, area, given, crowd == 1))
@@ -205,8 +211,10 @@ class People:
 
     @staticmethod
     def _is_text(one: int | str, known: Collection[int | str]) -> bool:
-        """Whether an id is the text of a number that is known."""
-        return isinstance(one, str) and one.strip().isdecimal() and len(one) < 20 and int(one) in known
+        """Whether an id is the text of a number that is known, or a number that is known as text."""
+        if not isinstance(one, str):
+            return str(one) in known
+        return one.strip().isdecimal() and len(one) < 20 and int(one) in known
 
     def _label(self, entry: Any, place: int) -> int | str:
         label = identity(entry.get("id")) if isinstance(entry, dict) else None
@@ -252,7 +260,8 @@ class People:
         crowd = np.array([row[4] for row in self.rows], bool)
         boxes = np.array([row[1] for row in self.rows], np.float64).reshape(-1, 4)
         labelled = (points[..., 2] > 0).sum(1)
-        count = np.where(given >= 0, given, labelled).astype(np.int32)
+        # Who has no labelled keypoint cannot be judged by keypoints, whatever num_keypoints says.
+        count = np.where((given >= 0) & (labelled > 0), given, labelled).astype(np.int32)
         differs = usable & ~np.isnan(given) & (given != labelled)
         zero = (given == 0) | (labelled == 0)
         for kind, rows in (
@@ -304,7 +313,8 @@ class People:
         unread = np.isnan(flags).any(1)
         if unread.any():
             self.found.add("keypoint-text", *labels[unread])
-        sound = np.clip(np.rint(np.nan_to_num(flags, nan=0.0)), 0, 2)
+        sound = np.nan_to_num(flags, nan=0.0)
+        sound = np.where(sound > 0, np.clip(np.rint(sound), 1, 2), 0)
         odd = (sound != flags).any(1) & ~unread
         if odd.any():
             self.found.add("keypoint-flag", *labels[odd])

@@ -109,8 +109,8 @@ def check_pictures(
 
 def report(parsed: CocoFile, people: int) -> CocoReport:
     """What was found, with the number of people to learn."""
-    if not people:
-        parsed.found.add("nobody")
+    if not people and not any(finding.severity == "error" for finding in parsed.found.findings()):
+        parsed.found.add("nobody" if parsed.annotations else "no-annotations")
     return CocoReport(
         parsed.path, parsed.truth.num_images, parsed.annotations, people, parsed.found.findings(), parsed.skeleton
     )

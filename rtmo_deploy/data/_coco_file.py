@@ -76,11 +76,16 @@ def _read(
         )
     known = [identity(one.get("id")) for one in categories]
     ids = {one for one in known if one is not None}
+    if len(ids) < len(known) and None in known:
+        found.add("category-id")
     people = People(images.index, len(own), ids if categories else None, found)
     for place, entry in enumerate(entries):
         people.read(entry, place)
         entries[place] = None  # its memory is needed for the arrays
     parsed = _in_order(people.file(file, skeleton or own, images, len(entries)), own)
+    info = document.get("info")
+    if isinstance(info, dict) and info.get("domain") == "synthetic":
+        parsed = replace(parsed, domain="synthetic")
     numbers = [one for one in known if isinstance(one, int)]
     return replace(parsed, truth=replace(parsed.truth, category_id=numbers[0])) if numbers else parsed
 

@@ -45,7 +45,7 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "keypoint-count": ("error", "annotation", "the keypoints are not three numbers for each keypoint of the category"),
     "keypoint-value": ("error", "annotation", "a labelled keypoint is not at a finite place"),
     "keypoint-text": ("error", "annotation", "a visibility flag is not a number"),
-    "keypoint-flag": ("warning", "annotation", "a flag is not 0, 1 or 2; the nearest of them is taken"),
+    "keypoint-flag": ("warning", "annotation", "a flag is not 0, 1 or 2; above 0 the keypoint is labelled"),
     "keypoint-far": (
         "warning",
         "annotation",
@@ -60,13 +60,19 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "box-value": ("error", "annotation", "the box is not four finite numbers"),
     "box-none": ("warning", "annotation", "there is no box; left out"),
     "box-empty": ("warning", "annotation", "the box is empty, or outside the picture; not learned"),
-    "area": ("warning", "annotation", "the area is not a positive number; 0.53 of the box is taken for it"),
+    "area": (
+        "warning",
+        "annotation",
+        "the area is not a number above 0 and up to 1e10; 0.53 of the box is taken for it",
+    ),
     "segmentation": ("warning", "annotation", "the segmentation cannot be read; the box stands in for it"),
     "crowd": ("note", "annotation", f"crowds; {_BOUND_FOR_IGNORE}"),
     "no-keypoints": ("note", "annotation", f"people without labelled keypoints; {_BOUND_FOR_IGNORE}"),
     "skeleton": ("warning", "file", "the category's skeleton names keypoints that do not exist; those edges are left"),
     "flip-pairs": ("error", "file", "the category's flip pairs are not pairs of its keypoints"),
-    "nobody": ("warning", "file", "there is nobody to learn in the file"),
+    "category-id": ("error", "file", "the id of the category is neither a whole number nor text"),
+    "nobody": ("error", "file", "no annotation has the category, labelled keypoints and a box, and is no crowd"),
+    "no-annotations": ("warning", "file", "there are no annotations"),
 }
 
 

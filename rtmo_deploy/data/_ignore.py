@@ -46,7 +46,7 @@ def _polygons(segmentation: object, size: tuple[int, int]) -> NDArray[np.uint8] 
     from faster_coco_eval.core import mask as rle
 
     rows = cast("Sequence[Any]", segmentation) if isinstance(segmentation, list) else []
-    area = np.zeros(size, np.uint8)
+    outlines: list[list[float]] = []
     for row in rows:
         try:
             points = np.asarray(row, np.float64)
@@ -56,9 +56,11 @@ def _polygons(segmentation: object, size: tuple[int, int]) -> NDArray[np.uint8] 
             return None
         # The work grows with the outline, so a slip far outside must not count.
         far = float(max(size))
-        outline = np.clip(points, -far, 2 * far).tolist()
-        area |= rle.decode(rle.frPyObjects([outline], *size))[..., 0]
-    return area if rows else None
+        outlines.append(np.clip(points, -far, 2 * far).tolist())
+    if not outlines:
+        return None
+    area: NDArray[np.uint8] = rle.decode(rle.merge(rle.frPyObjects(outlines, *size)))
+    return area
 
 
 def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> NDArray[np.uint8] | None:

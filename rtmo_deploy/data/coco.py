@@ -81,6 +81,7 @@ class CocoKeypoints:
         self.image_dir = Path(image_dir)
         self.file = parsed.path
         self.skeleton: Skeleton = parsed.skeleton
+        self.domain = parsed.domain
         self._strict = strict
         parsed = with_right_sizes(parsed, self.image_dir)
         keep = existing_pictures(parsed, self.image_dir)
@@ -209,6 +210,9 @@ def read_ground_truth(
         InputDataError: The file cannot be used, or has errors.
     """
     parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
+    sizes = parsed.sizes[parsed.truth.image]
+    corners, far = clipped_boxes(parsed.truth.boxes, sizes), far_outside(parsed.truth.keypoints, sizes)
+    learned_people(parsed.truth, corners, far, parsed.found, parsed.labels)
     found = report(parsed, parsed.truth.num_people)
     found.require_ok()
     return parsed.truth, parsed.skeleton, found

@@ -179,6 +179,7 @@ def write_dataset(
             sample = dataset[index]
             name = f"{index + 1:012d}{suffix}"
             encoded = cv2.imencode(suffix, sample.image, parameters)[1]
+            (folder / "images" / name).unlink(missing_ok=True)  # a link to another file
             (folder / "images" / name).write_bytes(encoded.tobytes())
             height, width = sample.image.shape[:2]
             entries.append(CocoEntry(index + 1, name, height, width, sample.people))

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Final, cast
 import cv2
 import numpy as np
 
-from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import FileKind, kind_of
 from rtmo_deploy.guarded import open_regular
 
@@ -43,7 +43,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "decode_image", "find_images", "read_image", "require_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS_VARIABLE",
+    "decode_image",
+    "find_images",
+    "max_pixels_allowed",
+    "read_image",
+    "require_image",
+]
 
 _SUFFIX_LIST: Final = (
     ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
@@ -53,13 +61,18 @@ IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
 
 MAX_SIDE: Final = 1_000_000
 MAX_PIXELS: Final = 2**26
-"""Pixels that an image may have: 67 million, 8192x8192. More is refused from its header, before it is decoded."""
+"""Pixels that an image may have unless the environment says otherwise: 67 million, 8192x8192. More is refused from the
+header, before anything is decoded."""
+MAX_PIXELS_VARIABLE: Final = "RTMO_DEPLOY_MAX_PIXELS"
+"""Environment variable of another bound; ``--max-pixels`` sets it."""
 MAX_BYTES: Final = 2**29
 MAX_SCANS: Final = 500
 """Scans of a progressive JPEG; encoders write some ten. Each takes the time of a decode."""
 _MAX_SCANNED: Final = 2**31  # pixels times scans
 _MAX_PARTS: Final = 200_000  # segments of a JPEG, chunks of a PNG
-_HEAVY: Final = frozenset(["JPEG2000", "AVIF"])  # decoders that take twice the memory of the others
+_HEAVY: Final = frozenset(["JPEG2000", "AVIF", "WEBP"])  # decoders that take twice the memory of the others
+_PLAIN: Final = 16  # a PNM in decimal text is decoded number by number: so many times fewer pixels are read
+_MAX_INFLATED: Final = 2**21  # bytes of a PNG's compressed data whose expansion is not looked at: at most 2 GiB
 
 _READABLE: Final = (
     (rb"\xff\xd8\xff", "JPEG"),
@@ -83,6 +96,7 @@ _AGAIN: Final = "Copy or download it again, or save it anew as JPEG or PNG."
 _CONVERT: Final = "Convert it to JPEG or PNG (8 bits a channel) first."
 _EXTRACT: Final = "Extract its frames as JPEG or PNG first."
 _SHRINK: Final = "Shrink it or cut it into pieces first."
+_RAISE: Final = f"Shrink it, or allow more with --max-pixels (or {MAX_PIXELS_VARIABLE})."
 _FORMATS: Final = "Use JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000."
 _CUT_OFF: Final = "This {} is cut off: its end is missing."
 _HEAD_BYTES: Final = 64
@@ -92,16 +106,42 @@ _JPEG_MARKER: Final = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_ESSENTIAL: Final = frozenset([b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"])
 
-_PHOTOMETRIC: Final = 262  # TIFF tag: 0 stands for "white is zero"
+# Magic number, width, height and (not in bitmaps) the greatest value, comments before each. Pillow reads byte by byte.
+_PNM_FIELD: Final = rb"(?:(?:\s|#[^\r\n]*[\r\n])+\d+)"
+_PNM_HEADER: Final = re.compile(rb"P(?:[14]%b{2}|[2356]%b{3})\s" % (_PNM_FIELD, _PNM_FIELD))
+_MAX_PNM_HEADER: Final = 4096
+# TIFF tags. A photometric interpretation of 0 stands for "white is zero".
+_PHOTOMETRIC: Final = 262
+_TILE_WIDTH: Final = 322
+_TILE_HEIGHT: Final = 323
 _PILLOW_LOCK: Final = threading.Lock()  # warnings.catch_warnings changes the whole process
 
 
-def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def max_pixels_allowed() -> int:
+    """Pixels that an image may have: what ``RTMO_DEPLOY_MAX_PIXELS`` says, or :data:`MAX_PIXELS`.
+
+    Raises:
+        UsageError: The variable is not a positive whole number.
+    """
+    text = os.environ.get(MAX_PIXELS_VARIABLE, "")
+    if not text:
+        return MAX_PIXELS
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:30]) < 2**62):
+        raise UsageError(
+            f"'{text[:30]}' is not a number of pixels.",
+            remedy="Give a positive whole number, such as 100000000.",
+            where=MAX_PIXELS_VARIABLE,
+        )
+    return int(text)
+
+
+def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """The pixels of a picture file, whatever its suffix says.
 
     Args:
         path: A JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000 file.
-        max_pixels: Refuse an image with more than this, before it is decoded.
+        max_pixels: Refuse an image with more pixels, before it is decoded (JPEG 2000, AVIF and WebP: half as many).
+            None for :func:`max_pixels_allowed`.
 
     Returns:
         ``(h, w, 3)`` uint8, BGR, upright (EXIF orientation applied), contiguous; as ``cv2.imread`` gives it
@@ -112,30 +152,34 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     """
     try:
         with open_regular(Path(path)) as stream:
-            head = stream.read(_HEAD_BYTES)
-            _check_head(head, path)  # before a large file of another kind is read whole
-            data = head + stream.read(MAX_BYTES)
+            _check_head(stream.read(_HEAD_BYTES), path)  # before a large file of another kind is read whole
+            if stream.seek(0, os.SEEK_END) > MAX_BYTES:
+                raise _bad(f"The file has more than {MAX_BYTES >> 20} MiB.", path, _SHRINK)
+            stream.seek(0)
+            data = stream.read(MAX_BYTES)
     except (OSError, ValueError) as error:
-        if Path(path).is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - False for a name that no file can have
             raise _bad("This is a folder.", path, "Name an image in it.") from error
         reason = getattr(error, "strerror", None) or error
         raise _bad(f"The file cannot be opened: {reason}.", path, "Check the name and the permissions.") from error
-    if len(data) > MAX_BYTES:
-        raise _bad(f"The file has more than {MAX_BYTES >> 20} MiB.", path, _SHRINK)
     return decode_image(data, where=path, max_pixels=max_pixels)
 
 
-def decode_image(data: bytes, *, where: object = "picture", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, where: object = "picture", max_pixels: int | None = None) -> NDArray[np.uint8]:
     """The pixels of a picture file's bytes; as :func:`read_image`, with ``where`` as its name in errors.
 
     Raises:
         InputDataError: The bytes are empty, cut off, damaged, too large, or no such picture.
     """
+    if max_pixels is None:
+        max_pixels = max_pixels_allowed()
     kind = _recognise(data[:_HEAD_BYTES], where)
     if kind not in ("JPEG", "PNG"):
         return _decode_with_pillow(data, kind, where, max_pixels)
     data, height, width = _whole_jpeg(data, where) if kind == "JPEG" else _whole_png(data, where)
     _require_size(width, height, kind, where, max_pixels)
+    if kind == "PNG":
+        _require_no_more_data(data, height, width, where)
     try:
         image = cast("NDArray[np.uint8] | None", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
     except (cv2.error, MemoryError) as error:
@@ -146,9 +190,11 @@ def decode_image(data: bytes, *, where: object = "picture", max_pixels: int = MA
 
 
 def _require_size(width: int, height: int, kind: str, where: object, max_pixels: int) -> None:
-    most = max_pixels // 2 if kind in _HEAVY else max_pixels
-    if width * height > most or max(width, height) > MAX_SIDE:
-        raise _bad(f"It is {width}x{height} pixels; at most {most:,} are decoded.", where, _SHRINK)
+    most = max_pixels // (2 if kind in _HEAVY else _PLAIN if kind == "plain PNM" else 1)
+    if max(width, height) > MAX_SIDE:
+        raise _bad(f"It has {width}x{height} pixels; a side of at most {MAX_SIDE:,} is read.", where, _SHRINK)
+    if width * height > most:
+        raise _bad(f"It has {width}x{height} = {width * height:,} pixels; at most {most:,} are read.", where, _RAISE)
 
 
 def _bad(finding: str, where: object, remedy: str = _AGAIN) -> InputDataError:
@@ -229,6 +275,27 @@ def _whole_png(data: bytes, where: object) -> tuple[bytes, int, int]:
     return b"".join(kept), int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
 
 
+def _require_no_more_data(data: bytes, height: int, width: int, where: object) -> None:
+    """Refuse a PNG (essential chunks) that holds far more rows than its header says: libpng inflates them all."""
+    if len(data) <= _MAX_INFLATED:
+        return
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(data[25], 4)
+    left = 2 * height * (width * channels * data[24] // 8 + 8)  # interlaced rows have more ends
+    inflate, view, at = zlib.decompressobj(), memoryview(data), 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(view[at : at + 4])
+        part: bytes | memoryview = view[at + 8 : end - 4] if view[at + 4 : at + 8] == b"IDAT" else b""
+        try:
+            while part and not inflate.eof:
+                left -= len(inflate.decompress(part, 2**20))
+                part = inflate.unconsumed_tail
+                if left < 0:
+                    raise _bad("This PNG is damaged: it holds more rows than its header says.", where)
+        except zlib.error as error:
+            raise _bad(f"This PNG is damaged: {error}.", where) from error
+        at = end
+
+
 def _webp_size(data: bytes) -> tuple[int, int]:
     """Width and height by the header: Pillow allocates the canvas of a WebP before it tells its size."""
     if data[12:16] == b"VP8X":
@@ -240,27 +307,33 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _decode_with_pillow(data: bytes, kind: str, where: object, max_pixels: int) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps, UnidentifiedImageError
 
     try:
         with _PILLOW_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata and sizes; what matters is an error
             if kind == "WEBP":
                 _require_size(*_webp_size(data), kind, where, max_pixels)
-            source = Image.open(io.BytesIO(data), formats=[kind])
-            _require_size(*source.size, kind, where, max_pixels)
-            picture = ImageOps.exif_transpose(source)
+            if kind == "PPM" and not _PNM_HEADER.match(data[:_MAX_PNM_HEADER]):
+                raise _bad("This PNM is damaged: it has no size in its beginning.", where)
+            source = _opened(data, kind)
+            plain = kind == "PPM" and data[1:2] in b"123"
+            _require_size(*source.size, "plain PNM" if plain else kind, where, max_pixels)
+            if kind == "TIFF":
+                tags = source.getexif()
+                _require_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1), kind, where, max_pixels)
+            photometric = source.getexif().get(_PHOTOMETRIC)
+            picture = source
+            ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode == "F" or (picture.mode == "I" and kind != "PPM"):
                 finding = f"The samples of this {kind} are not unsigned numbers of 8 or 16 bits."
                 raise _bad(finding, where, _CONVERT)
             if picture.mode.startswith("I"):  # I;16 and its kin; Pillow brings PGM to 16 bits in mode I
                 grey = (np.asarray(picture) >> 8).astype(np.uint8)
-                if kind == "TIFF" and source.getexif().get(_PHOTOMETRIC) == 0:  # left to us at 16 bits
+                if kind == "TIFF" and photometric == 0:  # left to us at 16 bits
                     grey = 255 - grey
                 return np.repeat(grey[..., None], 3, axis=2)
             return _bgr(picture)
-    except Image.DecompressionBombError as error:
-        raise _bad(f"This {kind} has more pixels than can be decoded.", where, _SHRINK) from error
     except (
         *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
         *(RuntimeError, MemoryError, struct.error),
@@ -268,6 +341,17 @@ def _decode_with_pillow(data: bytes, kind: str, where: object, max_pixels: int) 
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its layout is unknown" if unknown else str(error) or repr(error)
         raise _bad(f"This {kind} is damaged or of a rare kind: {reason}.", where) from error
+
+
+def _opened(data: bytes, kind: str) -> Image.Image:
+    """An image of which the header is read. Pillow's own bound is set aside: ours comes next."""
+    from PIL import Image
+
+    own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return Image.open(io.BytesIO(data), formats=[kind])
+    finally:
+        Image.MAX_IMAGE_PIXELS = own
 
 
 def _bgr(picture: Image.Image) -> NDArray[np.uint8]:
@@ -319,7 +403,8 @@ def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
             finding, remedy = "No picture matches this pattern.", "Check it; '**' stands for any depth."
             matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
             pictures = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
-        pictures = [path for path in pictures if path.is_file()]  # no folder named x.jpg, no broken link
+        # No folder named x.jpg, no broken link; a FIFO or a device stays, and its reader says what it is.
+        pictures = [path for path in pictures if path.exists() and not path.is_dir()]
     except OSError as error:
         raise _bad(f"It cannot be searched: {error.strerror}.", source, "Check its permissions.") from error
     if not pictures:

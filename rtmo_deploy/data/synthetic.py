@@ -128,6 +128,8 @@ class SyntheticPeople:
         options: What the pictures are like.
     """
 
+    domain = "synthetic"
+
     def __init__(self, count: int, *, seed: int, options: SyntheticOptions | None = None) -> None:
         if count < 0 or seed < 0:
             raise UsageError(f"{count} pictures of seed {seed} cannot be drawn.", remedy="Neither may be negative.")

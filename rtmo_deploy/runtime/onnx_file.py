@@ -47,12 +47,11 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
 
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file.
+def parse_onnx(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file; weights in other files are left there.
 
     Raises:
-        ArtifactError: There is no such file, it is not ONNX, is cut short or damaged, or the file with its weights is
-            missing or another.
+        ArtifactError: There is no such file, or it is not ONNX or is cut short.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -68,6 +67,17 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise _not_onnx(path) from error
     if not model.graph.node or not model.opset_import:
         raise _not_onnx(path)
+    return model
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file and the files with its weights.
+
+    Raises:
+        ArtifactError: There is no such file, it is not ONNX, is cut short or damaged, or the file with its weights is
+            missing or another.
+    """
+    model = parse_onnx(path)
     try:
         load_weights(model, path.parent)
     except OSError as error:

@@ -71,10 +71,12 @@ class Feed:
     Attributes:
         parts: The datasets, with the number of samples an epoch takes of each, and whether each is endless.
         skeleton: Keypoints of all.
+        domain: ``synthetic`` where every dataset is; whatever the starting weights have seen.
     """
 
     parts: tuple[tuple[PoseDataset, int, bool], ...]
     skeleton: Skeleton
+    domain: str | None = None
 
     @property
     def epoch_size(self) -> int:
@@ -159,7 +161,8 @@ def build_feed(recipe: Recipe, initial: Skeleton | None = None) -> Feed:
         skeleton = _with_pairs(skeleton, recipe.data.flip_pairs)
     elif any(augment_options(recipe.augment, recipe.input, plain=plain).flip for plain in (False, True)):
         _require_pairs(skeleton)
-    return Feed(tuple(parts), skeleton)
+    synthetic = all(getattr(dataset, "domain", None) == "synthetic" for dataset in datasets)
+    return Feed(tuple(parts), skeleton, "synthetic" if synthetic else None)
 
 
 def _names(skeleton: Skeleton) -> list[str]:

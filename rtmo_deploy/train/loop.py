@@ -305,7 +305,7 @@ class Trainer:
                 },
                 scaler=self.scaler.state_dict() if self.scaler.is_enabled() else None,
                 auxiliary=self.auxiliary.state_dict() if self.auxiliary else None,
-                domain=self.recipe.domain,
+                domain=self.batches.feed.domain,
             )
         self.group.barrier()
 
@@ -334,7 +334,7 @@ class Trainer:
     def _write_model(self, path: Path) -> None:
         facts = {
             "trained": True,
-            "domain": self.recipe.domain,
+            "domain": self.batches.feed.domain,
             "recipe": self.recipe.name,
             "seed": self.recipe.seed,
             "step": self.step,

@@ -155,11 +155,6 @@ class Recipe(Section):
             )
 
     @property
-    def domain(self) -> str | None:
-        """``synthetic`` where every training set is; whatever the starting weights have seen."""
-        return "synthetic" if all(isinstance(source, SyntheticSource) for source in self.data.train) else None
-
-    @property
     def inputs(self) -> list[str | Path]:
         """Files and folders that a run reads, and the initial checkpoint's name."""
         sources = [one for one in (*self.data.train, self.data.val) if isinstance(one, CocoSource)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.predict import _target_names
 from rtmo_deploy.runtime import PoseEstimator, read_image
 from rtmo_deploy.runtime.draw import draw_poses
 
@@ -270,3 +273,21 @@ def test_a_photograph_is_never_drawn_over(onnx_n, pictures, tmp_path, force):
         assert result.exit_code == 2
         assert "one of the inputs" in result.stderr
     assert mine.read_bytes() == pictures[0].read_bytes()
+
+
+def test_a_folder_goes_on_after_files_that_are_no_images(onnx_n, folder):
+    os.mkfifo(folder / "fifo.jpg")
+    (folder / "bomb.png").write_bytes(cv2.imencode(".png", np.zeros((300, 400, 3), np.uint8))[1].tobytes())
+    document = document_of(run(onnx_n, folder, "--max-pixels", 100_000, "--json"), code=3)
+    assert [Path(image["path"]).name for image in document["images"]] == ["a.png", "d.png"]
+    failed = {Path(one["path"]).name: one["error"] for one in document["failed"]}
+    assert sorted(failed) == ["b.png", "bomb.png", "c.jpg", "fifo.jpg"]
+    assert "400x300 = 120,000 pixels; at most 100,000 are read" in failed["bomb.png"]
+    assert "it is a FIFO" in failed["fifo.jpg"]
+    assert "RTMO_DEPLOY_MAX_PIXELS" not in os.environ
+
+
+def test_thousands_of_images_of_one_name_take_no_time(tmp_path):
+    names = _target_names([tmp_path / str(number) / "x.jpg" for number in range(5000)])
+    assert len(set(names.values())) == 5000
+    assert list(names.values())[:3] == ["x.jpg", "x_2.jpg", "x_3.jpg"]

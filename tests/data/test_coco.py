@@ -376,6 +376,13 @@ HUGE_PLACE = [10**400, 3, 2, *zeros(16)]
         (document(people=spoilt(iscrowd="0")), "crowd-value", (2,)),
         (document(people=spoilt(iscrowd=2)), "crowd-value", (2,)),
         (document(people=spoilt(iscrowd=[1])), "crowd-value", (2,)),
+        (document(people=spoilt(iscrowd=[])), "crowd-value", (2,)),
+        (
+            document(images=[image(1), image("2", file_name="2.png")], people=spoilt(image_id=2)),
+            "annotation-text",
+            (2,),
+        ),
+        (document(images=[image(1), image(2, file_name="x" * 5000)]), "image-missing", (2,)),
         (document(people=spoilt(keypoints=[7, 3, "2", *zeros(16)])), "keypoint-text", (2,)),
         (document(people=spoilt(keypoints=[7, 3, None, *zeros(16)])), "keypoint-text", (2,)),
         (document(people=spoilt(keypoints=[7, 3, float("nan"), *zeros(16)])), "keypoint-text", (2,)),
@@ -426,9 +433,12 @@ def test_errors_are_raised_or_left_out(tmp_path, content, kind, ids, caplog):
         (document(people=spoilt(bbox=[5, 5, 9, -1])), "box-empty", (2,), 1),
         (document(people=spoilt(bbox=[WIDTH, 5, 9, 9])), "box-empty", (2,), 1),
         (document(people=spoilt(num_keypoints=3)), "num-keypoints", (2,), 2),
+        (document(people=spoilt(area=1e300)), "area", (2,), 2),
+        (document(people=spoilt(keypoints=[7, 8, 0.4, *zeros(16)])), "keypoint-flag", (2,), 2),
+        (document(people=spoilt(keypoints=None)), "num-keypoints-zero", (2,), 1),
         (document(people=spoilt(num_keypoints=0)), "num-keypoints-zero", (2,), 1),
         (document(people=spoilt(keypoints=zeros())), "num-keypoints-zero", (2,), 1),
-        (document(people=[]), "nobody", (), 0),
+        (document(people=[]), "no-annotations", (), 0),
         (document(images=[image(1), image(2, width=0)]), "image-value", (2,), 3),
         (document(images=[image(1), image(2, width=2**20, height=2**20)]), "image-value", (2,), 3),
     ],
@@ -670,3 +680,50 @@ def test_any_value_anywhere_is_used_or_refused(tmp_path_factory, where, field, v
         json.dumps(report.to_dict()).encode()
     with contextlib.suppress(InputDataError):
         read_ground_truth(folder / "people.json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "category_fields", "kind"),
+    [
+        ({"keypoints": zeros()}, {}, "nobody"),  # num_keypoints says 17: nothing to judge by all the same
+        ({"keypoints": None}, {}, "nobody"),
+        ({"iscrowd": 1.0}, {}, "nobody"),
+        ({"category_id": 2}, {}, "nobody"),
+        ({}, {"id": None}, "category-id"),
+        ({}, {"id": True}, "category-id"),
+        ({}, {"id": "1"}, "annotation-text"),
+    ],
+)
+def test_a_file_of_nobody_is_refused_by_all_who_read_it(tmp_path, fields, category_fields, kind):
+    people = [person(number, 1, **fields) for number in (1, 2)]
+    path = write(tmp_path, document(people=people, categories=[category(**category_fields)]))
+    assert kind in kinds(check_coco(path))
+    for read in (read_ground_truth, lambda file: CocoKeypoints(file, tmp_path / "pictures")):
+        with pytest.raises(InputDataError, match=f"(?i){KINDS[kind][2]}"):
+            read(path)
+
+
+def test_all_who_read_a_file_find_the_same(tmp_path):
+    far = person(3, 2, keypoints=[1e6, 3, 2, *zeros(16)])
+    content = document(people=[person(1, 1), person(2, 1, bbox=[5, 5, -9, 9]), far, person(4, 2, area=-1)])
+    path = write(tmp_path, content)
+    found = kinds(check_coco(path))
+    assert {"box-empty", "keypoint-far", "area"} <= set(found)
+    assert kinds(read_ground_truth(path)[2]) == found == kinds(CocoKeypoints(path, tmp_path / "pictures").report)
+
+
+def test_thousands_of_polygons_take_no_time(tmp_path):
+    side = 1500
+    crowd = person(1, 1, iscrowd=1, segmentation=[[1, 1, 9, 1, 9, 9]] * 5000)
+    square = image(1, width=side, height=side)
+    path = write(tmp_path, document(images=[square], people=[crowd, person(2, 1)]))
+    data = CocoKeypoints(path, tmp_path / "pictures")
+    begin = time.process_time()
+    assert 20 < data.ignored(0, (side, side)).sum() < 64
+    assert time.process_time() - begin < 3
+
+
+@pytest.mark.parametrize(("info", "domain"), [({"domain": "synthetic"}, "synthetic"), ({"domain": 1}, None), (7, None)])
+def test_a_synthetic_file_says_so(tmp_path, info, domain):
+    path = write(tmp_path, {**document(), "info": info})
+    assert CocoKeypoints(path, tmp_path / "pictures").domain == domain

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, features
 
 from rtmo_deploy.data import images as media
 from rtmo_deploy.data.images import decode_image, find_images, read_image
-from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.errors import InputDataError, UsageError
 
 Picture = NDArray[np.uint8]
 
@@ -473,9 +473,9 @@ def test_too_many_pixels(capfd: pytest.CaptureFixture[str]) -> None:
     wide = png(line, 0).replace(struct.pack(">II", 8, 1), struct.pack(">II", 2_000_000, 1))
     tall = png(line, 0).replace(struct.pack(">II", 8, 1), struct.pack(">II", 60_000, 60_000))
     for data in (bytes(jpeg), bytes(bmp), *(_with_header_checksum(item) for item in (wide, tall))):
-        with pytest.raises(InputDataError, match=r"(at most [\d,]+ are|more pixels than can be) decoded.*Shrink it"):
+        with pytest.raises(InputDataError, match=r"at most [\d,]+ (are|is) read.*Shrink it"):
             decode_image(data)
-    with pytest.raises(InputDataError, match="It is 60000x60000 pixels"):
+    with pytest.raises(InputDataError, match="It has 60000x60000 = 3,600,000,000 pixels"):
         decode_image(_with_header_checksum(tall))
     assert capfd.readouterr() == ("", "")
 
@@ -642,7 +642,8 @@ def _png_header(width: int, height: int) -> bytes:
 
 class TestBounds:
     def test_a_png_with_too_many_pixels_is_not_decoded(self) -> None:
-        with pytest.raises(InputDataError, match=r"It is 32000x32000 pixels; at most 67,108,864 are decoded"):
+        message = r"It has 32000x32000 = 1,024,000,000 pixels; at most 67,108,864 are read\..* --max-pixels"
+        with pytest.raises(InputDataError, match=message):
             decode_image(_png_header(32000, 32000))
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000"])
@@ -650,14 +651,14 @@ class TestBounds:
         stream = io.BytesIO()
         Image.new("RGB", (40, 30), (1, 2, 3)).save(stream, kind)
         assert decode_image(stream.getvalue(), max_pixels=2400).shape == (30, 40, 3)
-        with pytest.raises(InputDataError, match="It is 40x30 pixels"):
+        with pytest.raises(InputDataError, match="It has 40x30 = 1,200 pixels"):
             decode_image(stream.getvalue(), max_pixels=1199)
 
     @pytest.mark.parametrize("lossless", [True, False])
     def test_the_size_of_a_webp(self, lossless: bool) -> None:
         stream = io.BytesIO()
         Image.new("RGBA" if lossless else "RGB", (40, 30)).save(stream, "WEBP", lossless=lossless)
-        with pytest.raises(InputDataError, match="It is 40x30 pixels"):
+        with pytest.raises(InputDataError, match="It has 40x30 = 1,200 pixels"):
             decode_image(stream.getvalue(), max_pixels=1199)
 
     def test_a_jpeg_of_a_thousand_scans(self) -> None:
@@ -667,6 +668,71 @@ class TestBounds:
         scan = whole.rindex(b"\xff\xda")
         with pytest.raises(InputDataError, match="scans of 16x16 pixels: it takes too long"):
             decode_image(whole[:scan] + whole[scan:-2] * 1000 + b"\xff\xd9")
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_the_environment_sets_the_bound(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = encode_rgb(kind)
+        monkeypatch.setenv("RTMO_DEPLOY_MAX_PIXELS", str(RGB.shape[0] * RGB.shape[1]))
+        assert decode_image(data).shape == RGB.shape
+        monkeypatch.setenv("RTMO_DEPLOY_MAX_PIXELS", "100")
+        with pytest.raises(InputDataError, match="at most 100 are read"):
+            decode_image(data)
+
+    @pytest.mark.parametrize("text", ["x", "-1", "0", "1e9", "9" * 5000, "\u0663"])
+    def test_a_bound_that_is_no_number(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RTMO_DEPLOY_MAX_PIXELS", text)
+        with pytest.raises(UsageError, match="is not a number of pixels"):
+            decode_image(encode_rgb("PNG"))
+
+    def test_a_png_with_more_rows_than_it_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(media, "_MAX_INFLATED", 1000)
+        size = struct.pack(">IIBBBBB", 10, 10, 8, 0, 0, 0, 0)
+
+        def made(rows: int) -> bytes:
+            body = zlib.compress(bytes(11 * 10 + rows))
+            chunks = [(b"IHDR", size), (b"IDAT", body), (b"IEND", b"")]
+            return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+        with pytest.raises(InputDataError, match="more rows than its header says"):
+            decode_image(made(2**22))
+        assert decode_image(made(0)).shape == (10, 10, 3)
+
+    def test_a_large_png_is_read_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        noise = np.random.default_rng(0).integers(0, 255, (80, 60, 3), np.uint8)
+        for data in (encode(Image.fromarray(noise), "PNG"), png(noise[..., :1].repeat(4, 2), 6)):
+            before = decode_image(data)
+            monkeypatch.setattr(media, "_MAX_INFLATED", 10)
+            np.testing.assert_array_equal(decode_image(data), before)
+
+    def test_a_tile_larger_than_the_image(self) -> None:
+        data = tiff(GREY, 1)
+        for old, new in ((339, 322), (278, 323)):  # two tags become the size of a tile
+            at = data.index(struct.pack("<HH", old, 4))
+            data = data[:at] + struct.pack("<HHII", new, 4, 1, 30_000) + data[at + 12 :]
+        with pytest.raises(InputDataError, match="It has 30000x30000 = 900,000,000 pixels"):
+            decode_image(data)
+
+    @pytest.mark.parametrize("magic", [b"P3", b"P2", b"P1"])
+    def test_plain_text_pixels_have_a_bound_of_their_own(self, magic: bytes) -> None:
+        with pytest.raises(InputDataError, match="at most 4,194,304 are read"):
+            decode_image(magic + b"\n8000 8000\n255\n" + b"1 " * 1000)
+
+    @pytest.mark.parametrize("start", [b"P6\n#", b"P6\n3 #", b"P6\n3 3\n#", b"P6\n" + b" " * 100])
+    def test_a_pnm_with_an_endless_header(self, start: bytes) -> None:
+        with pytest.raises(InputDataError, match="no size in its beginning"):
+            decode_image(start + b"x" * 10_000)
+
+    @pytest.mark.parametrize("name", ["x" * 5000, "\ud800.png", "a\0.png"])
+    def test_a_name_that_no_file_has(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputDataError, match="cannot be opened"):
+            read_image(tmp_path / name)
+
+    def test_a_large_file_is_not_read(self, tmp_path: Path) -> None:
+        with (tmp_path / "x.tif").open("wb") as stream:
+            stream.write(tiff(GREY, 1))
+            stream.truncate(media.MAX_BYTES + 1)
+        with pytest.raises(InputDataError, match="more than 512 MiB"):
+            read_image(tmp_path / "x.tif")
 
     def test_a_fifo_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "x.png")

@@ -229,6 +229,14 @@ def test_single_settings_replace_the_presets():
 # Left and right
 
 
+def test_synthetic_annotation_files_make_a_synthetic_model(coco, tmp_path):
+    made = SyntheticPeople(4, seed=1, options=SyntheticOptions(size=(64, 64), people=(1, 1)))
+    write_dataset(tmp_path / "made", made, info={"domain": "synthetic"})
+    mine, drawn = coco_source(tmp_path / "made"), {"type": "synthetic", "images": 4, "size": [64, 64]}
+    for sources, domain in (([mine], "synthetic"), ([mine, drawn], "synthetic"), ([mine, coco_source(coco)], None)):
+        assert build_feed(toy_recipe(data={"train": sources})).domain == domain
+
+
 def named(folder, names, **fields):
     """A source whose category has these keypoints."""
     folder.mkdir(exist_ok=True)

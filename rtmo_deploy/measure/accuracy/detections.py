@@ -221,8 +221,8 @@ class _Entries:
             self.faults.append(f"#{place} has no list of {3 * self.joints} finite numbers as keypoints")
         elif score is None:
             self.faults.append(f"#{place} has no finite number as its score")
-        elif box is None and entry.get("bbox"):
-            self.faults.append(f"#{place} has a bbox that is not four finite numbers")
+        elif entry.get("bbox") and (box is None or min(box[2:]) < 0):
+            self.faults.append(f"#{place} has a bbox that is not four finite numbers, or of a negative size")
         else:
             self.image.append(self.index[image])
             self.scores.append(score[0])
@@ -235,4 +235,4 @@ def _numbers(values: Any, count: int) -> list[float] | None:
         return None
     if not all(type(value) is int or type(value) is float for value in values):
         return None
-    return values if all(abs(value) < 1e12 for value in values) else None
+    return values if all(-1e12 < value < 1e12 for value in values) else None  # NaN is not

@@ -33,6 +33,8 @@ MAX_DETECTIONS: Final = 20
 CROWD_EDGES: Final = (0.2, 0.8)
 #: Share of a box that stands for a person's area where there is none.
 AREA_OF_BOX: Final = 0.53
+#: COCO's tools leave larger people out of every figure.
+LARGEST_AREA: Final = 1e10
 
 _AREAS: Final = {"": 0, "(M)": 1, "(L)": 2}
 
@@ -120,6 +122,8 @@ def judge(
         notes.append("The predictions have no boxes: their sizes, for (M) and (L), are the extents of their keypoints.")
     if name == "coco" and not (truth.areas > 0).all():
         notes.append("Where no area is annotated, it is 0.53 of the box.")
+    if not len(detections):
+        notes.append("There are no detections.")
     return AccuracyReport(
         metrics=metrics,
         protocol=name,
@@ -176,6 +180,7 @@ class _Evaluator:
     def _wanted(self, truth: GroundTruth) -> list[dict[str, Any]]:
         boxes = truth.boxes
         areas = np.where(truth.areas > 0, truth.areas, AREA_OF_BOX * boxes[:, 2] * boxes[:, 3])
+        areas = np.minimum(areas, LARGEST_AREA)
         columns = zip(
             self._rank[truth.image].tolist(),
             boxes.tolist(),

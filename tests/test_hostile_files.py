@@ -11,16 +11,24 @@ from typing import Any
 import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
-from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.convert.quantize.record import Calibration
+from rtmo_deploy.convert.trt.child import _FailedError, _load_cache
+from rtmo_deploy.convert.trt.job import Job
+from rtmo_deploy.errors import ArtifactError, InputDataError, RtmoDeployError, UsageError
+from rtmo_deploy.measure.accuracy.detections import _numbers
+from rtmo_deploy.measure.accuracy.journal import Journal
+from rtmo_deploy.measure.bench.baseline_file import load_baseline
 from rtmo_deploy.runtime.engine_file import MAX_RECORD, read_record, sidecar_path
 from rtmo_deploy.runtime.onnx_file import load_onnx
 from rtmo_deploy.runtime.openvino_ir import read_ir
+from rtmo_deploy.runtime.tensorrt_backend import _read_plan
 from rtmo_deploy.zoo import COCO_17
 
 PATH = Path("model.onnx")
 SOUND = Artifact(
     PATH, Kind.ONNX, "rtmo-n", COCO_17, InputContract(256, 256), DecodeContract(DecodeMode.ONNX), versions={"a": "1"}
 )
+JOB = Job("tensorrt", "m.onnx", "m.engine", (), timing_cache_out="out")
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -103,6 +111,45 @@ def test_a_device_is_not_read(tmp_path: Path, read: Any) -> None:
     link.symlink_to("/dev/zero")
     with pytest.raises(ArtifactError, match="it is a device, not a regular file"):
         read(link)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_other_files_of_users_that_are_fifos(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for read in (
+        load_baseline,
+        Calibration.load,
+        _read_plan,
+        lambda path: Journal(path, {}, 17),
+        lambda path: _load_cache(None, replace(JOB, timing_cache_in=str(path))),
+    ):
+        with pytest.raises((RtmoDeployError, _FailedError), match="it is a FIFO, not a regular file"):
+            read(fifo)
+
+
+@pytest.mark.parametrize("content", [DEEP, '{"command": "bench", "x": 1e999}', "\xff", "{", "9" * 5000])
+def test_hostile_baselines_and_calibrations(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_baseline(path)
+    with pytest.raises(InputDataError, match="cannot be used"):
+        Calibration.load(path)
+
+
+def test_numbers_that_no_float_holds() -> None:
+    assert _numbers([10**400], 1) is None
+    assert _numbers([1, 2.5], 2) == [1, 2.5]
+
+
+def test_a_journal_with_numbers_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal(path, {}, 17):
+        pass
+    path.write_bytes(path.read_bytes() + b'{"batch": Infinity}\n' + DEEP.encode() + b"\n")
+    with Journal(path, {}, 17) as journal:
+        assert journal.done == {}
 
 
 def test_deep_xml(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.runtime.cuda_device import Gpu
 from rtmo_deploy.runtime.engine_file import (
     AHEAD_OF_TIME,
@@ -228,3 +229,32 @@ def test_the_profile_tuned_for_the_nearest_size_is_taken():
 )
 def test_a_batch_is_cut_into_what_the_engine_takes(count, least, most, runs):
     assert split_batch(count, least, most) == runs
+
+
+def test_a_variants_facts_go_through_a_record(record):
+    """A custom skeleton, letterbox, thresholds and origin: nothing is left out on the way."""
+    skeleton = Skeleton(
+        "two",
+        ("l", "r"),
+        edges=((0, 1),),
+        flip_pairs=((0, 1),),
+        sigmas=(0.03, 0.04),
+        keypoint_colours=("#010203", "#040506"),
+        edge_colours=("#070809",),
+        source="dataset_meta",
+    )
+    artifact = replace(
+        record.artifact,
+        architecture="deepen=0.5 widen=0.33",
+        skeleton=skeleton,
+        input=InputContract(192, 256, 4, False, "top-left", 0, 64),
+        decode=DecodeContract(DecodeMode.FIXED, 0.3, 0.4, 50, 200, 8, 1, junk_rows=True),
+        variant="v",
+        companion=Parent("c.onnx", "1" * 64),
+        domain="synthetic",
+        untrained=True,
+    )
+    told = json.loads(json.dumps(replace(record, artifact=artifact).to_dict()))
+    again = EngineRecord.from_dict(artifact.path, told).artifact
+    assert again.to_dict() == artifact.to_dict()
+    assert Artifact.from_metadata(artifact.path, artifact.to_metadata()) == again == artifact

@@ -71,7 +71,7 @@ MAX_SCANS: Final = 500
 _MAX_SCANNED: Final = 2**31  # pixels times scans
 _MAX_PARTS: Final = 200_000  # segments of a JPEG, chunks of a PNG
 _HEAVY: Final = frozenset(["JPEG2000", "AVIF", "WEBP"])  # decoders that take twice the memory of the others
-_PLAIN: Final = 16  # a PNM in decimal text is decoded number by number: so many times fewer pixels are read
+_PLAIN: Final = 64  # a PNM in decimal text is decoded number by number: so many times fewer pixels are read
 _MAX_INFLATED: Final = 2**21  # bytes of a PNG's compressed data whose expansion is not looked at: at most 2 GiB
 
 _READABLE: Final = (

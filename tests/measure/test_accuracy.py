@@ -307,9 +307,13 @@ def test_nobody_at_all():
 @pytest.mark.parametrize("fields", [{"num_keypoints": 0}, {"iscrowd": 1}, {"category_id": 9}])
 def test_a_file_in_which_nobody_counts(tmp_path, fields):
     path = write(tmp_path, document([image(1)], [person(1, 1, **fields)]), pictures=False)
-    truth, skeleton, _ = read_ground_truth(path)
-    with pytest.raises(InputDataError, match="nobody to find"):
-        judge(truth, Detections.from_poses([as_poses(some_people(1))], 17), skeleton)
+    with pytest.raises(InputDataError, match="No annotation has the category, labelled keypoints and a box"):
+        read_ground_truth(path)
+
+
+def test_no_detections_are_said():
+    data = Drawn([some_people(1)])
+    assert evaluate_poses(data, [Poses.empty(COCO_17)]).notes[-1] == "There are no detections."
 
 
 def test_guessed_sigmas_are_refused(tmp_path):

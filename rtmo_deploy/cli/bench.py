@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,15 +108,13 @@ def bench(
     if max_slowdown is not None and baseline is None:
         raise UsageError("--max-slowdown needs something to compare with.", remedy="Give --baseline FILE.json.")
     require_free([csv_file, html_file, md_file], [*(models or ()), images, reference, baseline], force=force)
-    require_data("bench", images=[images])
-    require_device(device)
     bound = parse_share(max_slowdown or "5%", "max-slowdown")
     batches = parse_counts(batch, "batch")
     counts = parse_counts(people, "people", least=0)
     sweep = parse_counts(threads, "threads") or (None,)
     backends = tuple(dict.fromkeys(name.strip() for name in backend.split(","))) if backend else ()
     options = BenchOptions(
-        models=_locate(models),
+        models=tuple(map(Path, models or ("the last",))),
         backends=backends,
         device=device,
         batches=batches,
@@ -127,12 +126,16 @@ def bench(
         seconds=duration,
         warmup_s=warmup,
         rounds=rounds,
-        reference=None if reference is None else find_model(reference, "bench --reference", CHECKPOINT),
+        reference=reference,
         no_reference=no_reference,
         compiled=compiled,
         spinning=Spinning(spinning.value),
     )
+    require_data("bench", images=[images])
+    require_device(device)
     before = _baseline(baseline, options)
+    found = None if reference is None else find_model(reference, "bench --reference", CHECKPOINT)
+    options = replace(options, models=_locate(models), reference=found)
     with status("getting ready") as progress:
         from rtmo_deploy.measure.bench import run_bench
 

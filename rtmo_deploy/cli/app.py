@@ -64,7 +64,7 @@ _COMMANDS: Final = {name: entry for section in _SECTIONS.values() for name, entr
 
 
 class _ErrorsToExitCodes(TyperGroup):
-    """Prints the project's own errors as a paragraph and exits with their code; anything else is a bug."""
+    """Prints the project's own errors as a paragraph, and with ``--json`` as a document; exits with their code."""
 
     def invoke(self, ctx: Context) -> Any:
         from rtmo_deploy.cli.notes import model_notes
@@ -79,6 +79,23 @@ class _ErrorsToExitCodes(TyperGroup):
             put_error(type(error).__name__, error.exit_code, error.finding, remedy=error.remedy, where=error.where)
             raise typer.Exit(error.exit_code) from None
 
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, join_sizes(args))
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **settings: Any) -> Any:
+        """As of the base class; with ``--json`` among the arguments, an error is a JSON document on stdout as well."""
+        given = list(sys.argv[1:] if args is None else args)
+        main = partial(super().main, args, *more, **settings)
+        if not standalone_mode or "--json" not in given:
+            return main(standalone_mode=standalone_mode)
+        try:
+            with collected(given):
+                code = _exit_code(main)
+        except BrokenPipeError:  # nobody reads the document; the interpreter must not try to write it once more
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+            code = 1
+        sys.exit(code)
+
 
 def _exit_code(main: Callable[..., Any]) -> int:
     """The exit code of a command that is called with ``--json``; puts what it ends with into its document."""
@@ -89,10 +106,11 @@ def _exit_code(main: Callable[..., Any]) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of the parser's
             raise
-        error.show()
-        remedy = f"See: {error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
-        put_error("UsageError", error.exit_code, error.format_message(), remedy=remedy)
-        return int(error.exit_code)
+        parsed: Any = error
+        parsed.show()
+        remedy = f"See: {parsed.ctx.command_path} --help" if getattr(parsed, "ctx", None) else ""
+        put_error("UsageError", parsed.exit_code, parsed.format_message(), remedy=remedy)
+        return int(parsed.exit_code)
     if code == 130:
         put_error("Interrupted", code, "The command was interrupted.")
     return int(code)
@@ -130,23 +148,6 @@ class _Root(_ErrorsToExitCodes):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _LazyCommands()  # type: ignore[assignment]  # nothing is added to it
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, join_sizes(args))
-
-    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **settings: Any) -> Any:
-        """As of the base class; with ``--json`` among the arguments, an error is a JSON document on stdout as well."""
-        given = list(sys.argv[1:] if args is None else args)
-        main = partial(super().main, args, *more, **settings)
-        if not standalone_mode or "--json" not in given:
-            return main(standalone_mode=standalone_mode)
-        try:
-            with collected(given):
-                code = _exit_code(main)
-        except BrokenPipeError:  # nobody reads the document; the interpreter must not try to write it once more
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-            code = 1
-        sys.exit(code)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002 - of the base class
         longest = max(map(len, _COMMANDS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -111,17 +112,13 @@ def bench(
     if max_slowdown is not None and baseline is None:
         raise UsageError("--max-slowdown needs something to compare with.", remedy="Give --baseline FILE.json.")
     require_free([csv_file, html_file, md_file], files_of(*(models or ()), images, reference, baseline), force=force)
-    require_data("bench", images=[images])
-    require_device(device)
     bound = parse_share(max_slowdown or "5%", "max-slowdown")
     batches = parse_counts(batch, "batch")
     counts = parse_counts(people, "people", least=0)
     sweep = parse_counts(threads, "threads") or (None,)
     backends = tuple(dict.fromkeys(name.strip() for name in backend.split(","))) if backend else ()
-    measured = _locate(models)
-    require_free([csv_file, html_file, md_file], files_of(*measured, reference, images, baseline), force=force)
     options = BenchOptions(
-        models=measured,
+        models=tuple(map(Path, models or ("the last",))),
         backends=backends,
         device=device,
         batches=batches,
@@ -133,12 +130,17 @@ def bench(
         seconds=duration,
         warmup_s=warmup,
         rounds=rounds,
-        reference=None if reference is None else find_model(reference, "bench --reference", CHECKPOINT),
+        reference=reference,
         no_reference=no_reference,
         compiled=compiled,
         spinning=Spinning(spinning.value),
     )
+    require_data("bench", images=[images])
+    require_device(device)
     before = _baseline(baseline, options)
+    found = None if reference is None else find_model(reference, "bench --reference", CHECKPOINT)
+    options = replace(options, models=_locate(models), reference=found)
+    require_free([csv_file, html_file, md_file], files_of(*options.models, found), force=force)
     with status("getting ready") as progress:
         from rtmo_deploy.measure.bench import run_bench
 

@@ -89,7 +89,6 @@ def train(
     require_device(device)
     if init is not None:
         find_model(init, "train --init", CHECKPOINT)
-    require_data("train", ann=[ann, val_ann], images=[images, val_images])
     flags = {"model": model, "ann": ann, "images": images, "val_ann": val_ann, "val_images": val_images}
     from rtmo_deploy.train.log import check_packages
     from rtmo_deploy.train.sections import CocoSource
@@ -205,6 +204,7 @@ def _made_plan(flags: dict[str, Any], init: str | None, epochs: int | None, batc
         )
     if flags["val_images"] is not None and flags["val_ann"] is None:
         raise UsageError("--val-images was given without --val-ann.", remedy="Give both, or --val-ann alone.")
+    require_data("train", ann=[flags["ann"], flags["val_ann"]], images=[flags["images"], flags["val_images"]])
     data = {name: flags[name] for name in ("ann", "images", "val_ann", "val_images")}
     if init is None:
         from rtmo_deploy.train.recipe import published_recipe, with_settings

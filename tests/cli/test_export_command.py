@@ -181,8 +181,8 @@ def test_beside_the_checkpoint_and_unverified_if_asked(checkpoint_n, tmp_path):
     ("arguments", "words"),
     [
         (("--imgsz", "100", "128"), "multiples of 32"),
-        (("--imgsz", "0", "32"), "multiples of 32"),
-        (("--imgsz", "64"), "requires 2"),
+        (("--imgsz", "0", "32"), "is not a size"),
+        (("--imgsz", "64x"), "is not a size"),
         (("--opset", "16"), "Opset 16"),
         (("--opset", "21"), "Opset 21"),
         (("--batch", "0"), "batch is 0"),

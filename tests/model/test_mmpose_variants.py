@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from rtmo_deploy.data.calibration import Picture
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model import RTMO, NetworkSpec, load_checkpoint, save_checkpoint
 from rtmo_deploy.model.settings import Settings
@@ -84,8 +85,12 @@ def test_without_its_config_a_variant_finds_others(detections: dict[str, Any], t
 
 
 @pytest.mark.parametrize(
-    "name", ["relu", "leaky", "ffn_relu", "normalised", "mean_only", "thresholds", "padding", "bins", "widen"]
-)
+    "name",
+    [
+        "relu", "leaky", "normalised", "thresholds", "padding", "bins", "widen",
+        "eps", "heads", "temperature", "deepen", "ffn_width",
+    ],
+)  # fmt: skip
 def test_an_export_keeps_it(name: str, detections: dict[str, Any], tmp_path: Path) -> None:
     from rtmo_deploy.convert import export_onnx
     from rtmo_deploy.runtime.backends import open_backend
@@ -98,6 +103,50 @@ def test_an_export_keeps_it(name: str, detections: dict[str, Any], tmp_path: Pat
         assert (artifact.decode.score_thr, artifact.decode.nms_thr, artifact.decode.pre_topk) == (0.3, 0.3, 20)
     found = outputs_to_poses(open_backend(artifact)(make.images()), (128, 160), artifact)[0]
     compare(found, detections, name, pixels=0.1)
+
+
+class Scenes:
+    """What calibrates."""
+
+    name = "scenes"
+
+    def __len__(self) -> int:
+        return 2
+
+    def read(self, index: int) -> Picture:
+        images = make.images()
+        return Picture(f"scene-{index}", np.ascontiguousarray(images[0].transpose(1, 2, 0)[:: 1 - 2 * index], np.uint8))
+
+    def picture_name(self, index: int) -> str:
+        return f"scene-{index}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+def test_fp16_and_int8_keep_input_normalisation_thresholds_and_skeleton(
+    detections: dict[str, Any], tmp_path: Path
+) -> None:
+    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, export_onnx
+    from rtmo_deploy.convert.precision import cast_onnx
+    from rtmo_deploy.convert.quantize import calibrate, open_source, quantize_onnx
+    from rtmo_deploy.runtime.backends import open_backend
+    from rtmo_deploy.runtime.estimator import outputs_to_poses
+
+    text = CONFIGS["normalised"].replace("nms_thr=0.65", "nms_thr=0.6, nms_pre=250")
+    loaded = load_checkpoint(written("normalised", tmp_path / "v.pth", text))
+    options = ExportOptions(decode=FixedDecodeOptions())
+    source = export_onnx(loaded, tmp_path / "v.onnx", options, verify=False).artifact
+    assert (source.decode.nms_thr, source.decode.pre_topk) == (0.6, 250)
+    cast_onnx(source.path, tmp_path / "half.onnx", "fp16", verify=False)  # made-up weights amplify any rounding
+    model = open_source(source.path)
+    quantize_onnx(model, calibrate(model, Scenes(), threads=1), tmp_path / "int8.onnx")
+    expected = detections["normalised.scores"]
+    for name, atol in (("half", 2e-3), ("int8", 0.1)):
+        made = read_artifact(tmp_path / f"{name}.onnx")
+        assert (made.decode, made.skeleton, made.input) == (source.decode, source.skeleton, source.input)
+        found = outputs_to_poses(open_backend(made)(make.images()), (128, 160), made)[0]
+        np.testing.assert_allclose(found.scores[:5], expected[:5], atol=atol)
 
 
 @pytest.mark.parametrize("mode", ["fixed", "raw"])

@@ -6,7 +6,7 @@ Every check raises ValueError with a clause that says what is wrong, and returns
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
@@ -106,11 +106,11 @@ def _check_tensor(stored: Any, own: torch.Tensor, what: str) -> None:
         raise ValueError(f"there is NaN or Inf among the {what} in it")
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 1 << 31
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from rtmo_deploy.model.init import initialise
 from rtmo_deploy.model.settings import Settings
+from rtmo_deploy.train.log import read_log
 from rtmo_deploy.train.state import load_state
 from rtmo_deploy.zoo import COCO_17
 
@@ -23,11 +25,11 @@ RECIPE = toy_recipe(model=SMALL, loss={"heatmap": 1.0}, data={"train": [syntheti
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """The folder of a run that stopped after its first step, and what its last.pth holds."""
+    """The folder of a run that stopped after its first step, what its last.pth holds, and that as it is read."""
     folder = tmp_path_factory.mktemp("stopped")
     run = trainer(folder, RECIPE, stop_after=0.0, log_every=1)
     assert not run.run()
-    return folder, torch.load(folder / "last.pth", weights_only=True)
+    return folder, torch.load(folder / "last.pth", weights_only=True), load_state(folder / "last.pth")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,26 @@ def drop(*way):
 PROGRESS = ("meta", "rtmo_deploy", "progress")
 MOMENT = ("optimizer", "state", 0, "exp_avg")
 WEIGHT = "head.dcc.pos_enc"
+#: Weights and record, which only the file shows.
+FILE_DAMAGE = {
+    "no averaged weights": drop("state_dict"),
+    "no raw weights": drop("ema_state_dict"),
+    "a weight gone": drop("ema_state_dict", f"module.{WEIGHT}"),
+    "a weight that is NaN": put("ema_state_dict", f"module.{WEIGHT}", value=lambda weight: weight / 0),
+    "an averaged weight that is NaN": put("state_dict", WEIGHT, value=lambda weight: weight * math.nan),
+    "a weight of another shape": put("ema_state_dict", f"module.{WEIGHT}", value=torch.zeros(3)),
+    "a weight of text": put("state_dict", WEIGHT, value="weight"),
+    "no record": drop("meta", "rtmo_deploy"),
+    "no meta": put("meta", value=7),
+    "no progress": drop(*PROGRESS),
+    "progress a list": put(*PROGRESS, value=[1]),
+    "no keypoints": put("meta", "rtmo_deploy", "skeleton", value=None),
+    "other keypoints": put("meta", "rtmo_deploy", "skeleton", "keypoints", value=["a", "b"]),
+    "a keypoint's sigma of text": put("meta", "rtmo_deploy", "skeleton", "sigmas", value=["x"] * 17),
+    "unknown settings": put("meta", "rtmo_deploy", "settings", value={"backbone_act": "os.system"}),
+    "heads that do not divide": put("meta", "rtmo_deploy", "settings", value={"attention_heads": 7}),
+}
+#: What an intact file may hold beside them.
 DAMAGE = {
     "no optimizer": drop("optimizer"),
     "an optimizer of text": put("optimizer", value="adam"),
@@ -87,22 +109,6 @@ DAMAGE = {
     "a name that no optimizer has": put("optimizer", "state", 0, value=lambda one: {**one, "evil": 1}),
     "no auxiliary layers": put("auxiliary", value=None),
     "auxiliary layers of another shape": put("auxiliary", "predict.weight", value=torch.zeros(2)),
-    "no averaged weights": drop("state_dict"),
-    "no raw weights": drop("ema_state_dict"),
-    "a weight gone": drop("ema_state_dict", f"module.{WEIGHT}"),
-    "a weight that is NaN": put("ema_state_dict", f"module.{WEIGHT}", value=lambda weight: weight / 0),
-    "an averaged weight that is NaN": put("state_dict", WEIGHT, value=lambda weight: weight * math.nan),
-    "a weight of another shape": put("ema_state_dict", f"module.{WEIGHT}", value=torch.zeros(3)),
-    "a weight of text": put("state_dict", WEIGHT, value="weight"),
-    "no record": drop("meta", "rtmo_deploy"),
-    "no meta": put("meta", value=7),
-    "no progress": drop(*PROGRESS),
-    "progress a list": put(*PROGRESS, value=[1]),
-    "no keypoints": put("meta", "rtmo_deploy", "skeleton", value=None),
-    "other keypoints": put("meta", "rtmo_deploy", "skeleton", "keypoints", value=["a", "b"]),
-    "a keypoint's sigma of text": put("meta", "rtmo_deploy", "skeleton", "sigmas", value=["x"] * 17),
-    "unknown settings": put("meta", "rtmo_deploy", "settings", value={"backbone_act": "os.system"}),
-    "heads that do not divide": put("meta", "rtmo_deploy", "settings", value={"attention_heads": 7}),
     "no step": drop(*PROGRESS, "step"),
     "no recipe": put(*PROGRESS, "recipe", value=[]),
     "history a number": put(*PROGRESS, "history", value=3),
@@ -126,23 +132,35 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_state_is_refused_and_changes_nothing(stopped, fresh, tmp_path, damage):
-    contents = copy.deepcopy(stopped[1])
-    DAMAGE[damage](contents)
-    torch.save(contents, path := tmp_path / "last.pth")
-    run, before = fresh
+def refused(run, state, path, before):
     with pytest.raises(CheckpointError, match=r"cannot go on from this file: .*--init, in another folder") as caught:
-        run._restore(load_state(path), path)
+        run._restore(state() if callable(state) else state, path)
     assert len(str(caught.value)) < 600
     assert_same(weights(run.average.model), before)
     assert (run.step, run.best, run.history, len(run.optimizer.state)) == (0, -1.0, [], 0)
 
 
-@pytest.mark.parametrize("damage", ["a moment of another shape", "a weight that is NaN", "no progress"])
+@pytest.mark.parametrize("damage", FILE_DAMAGE)
+def test_a_damaged_file_is_refused_and_changes_nothing(stopped, fresh, tmp_path, damage):
+    contents = copy.deepcopy(stopped[1])
+    FILE_DAMAGE[damage](contents)
+    torch.save(contents, path := tmp_path / "last.pth")
+    refused(fresh[0], lambda: load_state(path), path, fresh[1])
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_is_refused_and_changes_nothing(stopped, fresh, damage):
+    folder, _, state = stopped
+    contents = {"meta": {"rtmo_deploy": {"progress": state.progress}}, **state.parts}
+    DAMAGE[damage](contents := copy.deepcopy(contents))
+    progress = contents.pop("meta")["rtmo_deploy"]["progress"]
+    refused(fresh[0], replace(state, progress=progress, parts=contents), folder / "last.pth", fresh[1])
+
+
+@pytest.mark.parametrize("damage", ["a moment of another shape", "no progress"])
 def test_a_run_does_not_begin_from_a_damaged_state(stopped, tmp_path, damage):
     contents = copy.deepcopy(stopped[1])
-    DAMAGE[damage](contents)
+    {**DAMAGE, **FILE_DAMAGE}[damage](contents)
     with pytest.raises(CheckpointError, match=r"cannot go on from this file"):
         resumed(tmp_path, contents)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
@@ -202,17 +220,14 @@ def test_a_variants_settings_and_widths_stay(tmp_path):
     initialise(source, 3)
     save_checkpoint(tmp_path / "variant.pth", source, skeleton=COCO_17, input_hw=(64, 64))
     wanted = load_checkpoint(tmp_path / "variant.pth").spec
-    assert (wanted.neck_widen, wanted.settings) == (0.125, settings)
+    assert (wanted.csp_hidden, wanted.ffn_channels, wanted.settings) == (spec.csp_hidden, 48, settings)
     recipe = toy_recipe(model={**SMALL, "init": str(tmp_path / "variant.pth")}, data={"train": [synthetic(images=4)]})
-    assert trainer(tmp_path / "whole", recipe).run()
     assert not trainer(tmp_path / "run", recipe, stop_after=0.0).run()
     (tmp_path / "variant.pth").unlink()  # a run that goes on has all it needs
     again = trainer(tmp_path / "run", recipe, resume=True)
     assert again.step == 1
     assert again.run()
-    for folder in ("whole", "run"):
-        assert load_checkpoint(tmp_path / folder / "final.pth").spec == wanted
-    assert (tmp_path / "whole" / "final.pth").read_bytes() == (tmp_path / "run" / "final.pth").read_bytes()
+    assert load_checkpoint(tmp_path / "run" / "final.pth").spec == wanted
 
 
 LOG = "step,epoch,lr,pictures_per_second,loss,cls\n1,0,0.1,5,2.5,1\n"
@@ -234,15 +249,22 @@ LOGS = {
 
 
 @pytest.mark.parametrize("damage", LOGS)
-def test_a_damaged_log_is_said_before_the_training(stopped, tmp_path, damage):
-    (tmp_path / "log.csv").write_bytes(LOGS[damage])
+def test_a_damaged_log_is_refused(tmp_path, damage):
+    path = tmp_path / "log.csv"
+    path.write_bytes(LOGS[damage])
     with pytest.raises(ModelError, match=r"log of this run cannot be continued: .*Move it away") as caught:
-        resumed(tmp_path, stopped[1])
+        read_log(path)
     assert caught.value.exit_code == 4
-    assert (tmp_path / "log.csv").read_bytes() == LOGS[damage]
 
 
-def test_a_log_that_is_a_fifo(stopped, tmp_path):
+def test_a_damaged_log_is_said_before_the_training(stopped, tmp_path):
+    (tmp_path / "log.csv").write_bytes(LOGS["binary"])
+    with pytest.raises(ModelError, match="log of this run cannot be continued"):
+        resumed(tmp_path, stopped[1])
+    assert (tmp_path / "log.csv").read_bytes() == LOGS["binary"]
+
+
+def test_a_log_that_is_a_fifo(tmp_path):
     os.mkfifo(tmp_path / "log.csv")
     with pytest.raises(ModelError, match="it is a FIFO"):
-        resumed(tmp_path, stopped[1])
+        read_log(tmp_path / "log.csv")

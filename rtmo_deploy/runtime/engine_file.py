@@ -215,7 +215,8 @@ def read_record(engine: Path) -> EngineRecord:
         ArtifactError: There is no such engine, no record, or the record is damaged.
     """
     if not engine.is_file():
-        raise ArtifactError("There is no such engine.", remedy="Check the path.", where=engine)
+        finding = "It is not a regular file." if engine.exists() else "There is no such engine."
+        raise ArtifactError(finding, remedy="Check the path.", where=engine)
     sidecar = sidecar_path(engine)
     try:
         return EngineRecord.from_dict(engine, read_json(sidecar, max_bytes=MAX_RECORD))

@@ -87,7 +87,7 @@ def _little(path, **changes):
         ],
         "little",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["b", 3, "h", "w"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("dets", "keypoints")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("dets", "keypoints", "out")],
         [weight, *(numpy_helper.from_array(value, name) for name, value in constants.items())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])

@@ -81,7 +81,7 @@ def test_an_edited_file_is_refused(tmp_path, change):
     ("content", "words"),
     [
         (b"", "not JSON"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xfe", "not JSON"),
         (b"[1]", "no calibration"),
         (b"{}", "no calibration"),
         (b'{"schema_version": 99, "thresholds": {}, "source": {}}', "schema version is 99"),

@@ -68,16 +68,16 @@ def toy(
     nodes[-1].output[0] = "maps"
     source = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch or "b", 3, side or "h", side or "w"])
     maps = helper.make_tensor_value_info("maps", TensorProto.FLOAT, [batch or "b", 16, None, None])
-    # Metadata says what it puts out: a raw graph's four tensors, which stand beside the maps.
-    nodes += [helper.make_node("Identity", ["maps"], [name]) for name in RAW]
-    named = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in RAW]
-    graph = helper.make_graph(nodes, "toy", [source], [maps, *named], weights)
+    graph = helper.make_graph(nodes, "toy", [source], [maps], weights)
     opset = 22 if precision == "bf16" else 17
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def describe(model: onnx.ModelProto, path: Path, precision: str, **contract: Any) -> Path:
-    """Write a model with metadata that says what it is."""
+    """Write a model with metadata that says what it is; it puts out a raw graph's four tensors beside the maps."""
+    if len(model.graph.output) == 1:
+        model.graph.node.extend(helper.make_node("Identity", ["maps"], [name], name=f"/{name}") for name in RAW)
+        model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in RAW)
     size = {"height": 64, "width": 64, **contract}
     artifact = Artifact(
         path, Kind.ONNX, "toy", COCO_17, InputContract(**size), DecodeContract(DecodeMode.RAW), precision=precision

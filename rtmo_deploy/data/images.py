@@ -258,7 +258,7 @@ def _require_no_more_data(data: bytes, height: int, width: int, where: object) -
     inflate, view, at = zlib.decompressobj(), memoryview(data), 8
     while at < len(data):
         end = at + 12 + int.from_bytes(view[at : at + 4])
-        part: bytes | memoryview = view[at + 8 : end - 4] if view[at + 4 : at + 8] == b"IDAT" else b""
+        part: bytes | memoryview = view[at + 8 : end - 4] if bytes(view[at + 4 : at + 8]) == b"IDAT" else b""
         try:
             while part and not inflate.eof:
                 left -= len(inflate.decompress(part, 2**20))

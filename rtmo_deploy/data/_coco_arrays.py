@@ -13,7 +13,7 @@ import numpy as np
 
 from rtmo_deploy.data._packed import Packed
 from rtmo_deploy.data.ground_truth import GroundTruth
-from rtmo_deploy.data.images import max_pixels_allowed
+from rtmo_deploy.data.images import MAX_PIXELS, max_pixels_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -109,7 +109,7 @@ def printable(text: str) -> bool:
 def _packed(segmentation: object) -> bytes:
     try:
         return json.dumps(segmentation).encode()
-    except RecursionError:
+    except (RecursionError, TypeError):  # TypeError: keypoints within it, which are no list any more
         return b"false"
 
 
@@ -121,7 +121,7 @@ class Images:
         self.names: list[bytes] = []
         self.sizes: list[tuple[int, int]] = []
         self.crowd_index: list[float] = []
-        most = max_pixels_allowed()  # masks of the given size are made
+        most = max(MAX_PIXELS, max_pixels_allowed())  # masks of the given size are made
         for place, entry in enumerate(entries):
             one = identity(entry.get("id")) if isinstance(entry, dict) else None
             label = f"#{place}" if one is None else one

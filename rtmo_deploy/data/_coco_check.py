@@ -11,7 +11,7 @@ import numpy as np
 
 from rtmo_deploy.data._findings import CocoReport
 from rtmo_deploy.data._ignore import fill_segmentation
-from rtmo_deploy.data.images import read_image
+from rtmo_deploy.data.images import TooManyPixelsError, read_image
 from rtmo_deploy.errors import InputDataError
 
 if TYPE_CHECKING:
@@ -98,8 +98,9 @@ def check_pictures(
     for done, index in enumerate(indices.tolist(), 1):
         try:
             shape = read_image(folder / picture_name(parsed, index)).shape[:2]
-        except InputDataError:
-            parsed.found.add("image-unreadable", ids[index])
+        except InputDataError as error:
+            large = isinstance(error, TooManyPixelsError)
+            parsed.found.add("image-large" if large else "image-unreadable", ids[index])
         else:
             if parsed.sizes[index].all() and tuple(parsed.sizes[index]) != shape:
                 parsed.found.add("image-size", ids[index])

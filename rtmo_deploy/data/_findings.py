@@ -27,6 +27,7 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "image-id-duplicate": ("error", "image", "the id occurs more than once"),
     "image-missing": ("error", "image", "the file is not in the picture folder"),
     "image-unreadable": ("error", "image", "the picture cannot be read"),
+    "image-large": ("error", "image", "the image has more pixels than are read; allow more with --max-pixels"),
     "image-size": ("error", "image", "the picture is not as large as the annotations say"),
     "image-value": ("warning", "image", "the size is not two positive numbers; taken as unknown"),
     "image-text": ("error", "image", "the width, height or crowdIndex is text, not a number"),
@@ -71,7 +72,11 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "skeleton": ("warning", "file", "the category's skeleton names keypoints that do not exist; those edges are left"),
     "flip-pairs": ("error", "file", "the category's flip pairs are not pairs of its keypoints"),
     "category-id": ("error", "file", "the id of the category is neither a whole number nor text"),
-    "nobody": ("error", "file", "no annotation has the category, labelled keypoints and a box, and is no crowd"),
+    "nobody": (
+        "error",
+        "file",
+        "there is nobody to find or to learn: no annotation of the category has labelled keypoints and is no crowd",
+    ),
     "no-annotations": ("warning", "file", "there are no annotations"),
 }
 

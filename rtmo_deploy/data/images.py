@@ -19,7 +19,6 @@ libjpeg may print a line.
 from __future__ import annotations
 
 import contextlib
-import glob
 import io
 import os
 import re
@@ -33,31 +32,25 @@ from typing import TYPE_CHECKING, Final, cast
 import cv2
 import numpy as np
 
+from rtmo_deploy.data._image_files import IMAGE_SUFFIXES, find_images
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import FileKind, kind_of
 from rtmo_deploy.guarded import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from numpy.typing import NDArray
     from PIL import Image
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS_VARIABLE",
+    "TooManyPixelsError",
     "decode_image",
     "find_images",
     "max_pixels_allowed",
     "read_image",
     "require_image",
 ]
-
-_SUFFIX_LIST: Final = (
-    ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
-)
-IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
-"""Lower-case suffixes that are taken for images when a folder is searched; a HEIC is found and then refused by name."""
 
 MAX_SIDE: Final = 1_000_000
 MAX_PIXELS: Final = 2**26
@@ -115,6 +108,10 @@ _PHOTOMETRIC: Final = 262
 _TILE_WIDTH: Final = 322
 _TILE_HEIGHT: Final = 323
 _PILLOW_LOCK: Final = threading.Lock()  # warnings.catch_warnings changes the whole process
+
+
+class TooManyPixelsError(InputDataError):
+    """An image has more pixels than are read."""
 
 
 def max_pixels_allowed() -> int:
@@ -194,7 +191,8 @@ def _require_size(width: int, height: int, kind: str, where: object, max_pixels:
     if max(width, height) > MAX_SIDE:
         raise _bad(f"It has {width}x{height} pixels; a side of at most {MAX_SIDE:,} is read.", where, _SHRINK)
     if width * height > most:
-        raise _bad(f"It has {width}x{height} = {width * height:,} pixels; at most {most:,} are read.", where, _RAISE)
+        finding = f"It has {width}x{height} = {width * height:,} pixels; at most {most:,} are read."
+        raise TooManyPixelsError(finding, remedy=_RAISE, where=where)
 
 
 def _bad(finding: str, where: object, remedy: str = _AGAIN) -> InputDataError:
@@ -362,64 +360,3 @@ def _bgr(picture: Image.Image) -> NDArray[np.uint8]:
         strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
         image[top : top + rows] = np.asarray(strip.convert("RGB"))[..., ::-1]
     return image
-
-
-def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> list[Path]:
-    """The picture files that are meant, without duplicates, in the order of the sources, each source sorted.
-
-    A source is, in this order of precedence: an existing file, taken whatever its name is; an existing
-    folder, of which files with a known picture suffix are taken; a glob pattern (``*``, ``?``, ``[...]``,
-    ``**`` for any depth), of which matching files are taken, only those with a known suffix unless the
-    pattern ends in a suffix of its own. Hidden files and folders (``.name``) are skipped unless they are
-    named.
-
-    Args:
-        sources: Files, folders and patterns.
-        recursive: Whether to search folders inside folders. Links to folders are not followed.
-
-    Raises:
-        InputDataError: A source that exists nowhere or holds no picture; a folder that cannot be read.
-    """
-    found: dict[str, Path] = {}
-    for source in [sources] if isinstance(sources, str | Path) else sources:
-        for path in _pictures_of(os.fspath(source), recursive=recursive):
-            # Without dots and double slashes, but without following links as resolve() would.
-            found.setdefault(os.path.abspath(path), path)  # noqa: PTH100
-    return list(found.values())
-
-
-def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
-    path = Path(source)
-    pictures: list[Path] = []
-    finding, remedy = "There is no such file or folder.", "Check the name."
-    try:
-        if source and path.exists() and not path.is_dir():
-            return [path]  # a FIFO or a device too: its reader says what it is
-        if source and path.is_dir():
-            finding = "There is no picture in this folder."
-            remedy = "Search the folders in it as well, or check the suffixes of the files."
-            pictures = _known(_files_in(path, recursive=recursive))
-        elif glob.has_magic(source):
-            finding, remedy = "No picture matches this pattern.", "Check it; '**' stands for any depth."
-            matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
-            pictures = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
-        # No folder named x.jpg, no broken link; a FIFO or a device stays, and its reader says what it is.
-        pictures = [path for path in pictures if path.exists() and not path.is_dir()]
-    except OSError as error:
-        raise _bad(f"It cannot be searched: {error.strerror}.", source, "Check its permissions.") from error
-    if not pictures:
-        raise _bad(finding, source or "''", remedy)
-    return sorted(pictures)
-
-
-def _known(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def _files_in(folder: Path, *, recursive: bool) -> Iterable[Path]:
-    def stop(error: OSError) -> None:
-        raise error
-
-    for root, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        yield from (Path(root, name) for name in names if not name.startswith("."))

@@ -723,6 +723,18 @@ def test_thousands_of_polygons_take_no_time(tmp_path):
     assert time.process_time() - begin < 3
 
 
+def test_an_annotation_within_a_segmentation(tmp_path):
+    path = write(tmp_path, document(people=[person(1, 1, iscrowd=1, segmentation=[person(2, 1)]), person(3, 1)]))
+    assert kinds(check_coco(path))["segmentation"] == (1,)
+
+
+def test_images_with_too_many_pixels_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("RTMO_DEPLOY_MAX_PIXELS", str(HEIGHT * WIDTH))
+    content = document(images=[image(1), image(2, height=2 * HEIGHT)])
+    report = check_coco(write(tmp_path, content), tmp_path / "pictures", read_images=True)
+    assert kinds(report) == {"image-large": (2,)}
+
+
 @pytest.mark.parametrize(("info", "domain"), [({"domain": "synthetic"}, "synthetic"), ({"domain": 1}, None), (7, None)])
 def test_a_synthetic_file_says_so(tmp_path, info, domain):
     path = write(tmp_path, {**document(), "info": info})

@@ -307,7 +307,7 @@ def test_nobody_at_all():
 @pytest.mark.parametrize("fields", [{"num_keypoints": 0}, {"iscrowd": 1}, {"category_id": 9}])
 def test_a_file_in_which_nobody_counts(tmp_path, fields):
     path = write(tmp_path, document([image(1)], [person(1, 1, **fields)]), pictures=False)
-    with pytest.raises(InputDataError, match="No annotation has the category, labelled keypoints and a box"):
+    with pytest.raises(InputDataError, match="nobody to find or to learn"):
         read_ground_truth(path)
 
 

@@ -204,13 +204,13 @@ def _made_plan(flags: dict[str, Any], init: str | None, epochs: int | None, batc
         )
     if flags["val_images"] is not None and flags["val_ann"] is None:
         raise UsageError("--val-images was given without --val-ann.", remedy="Give both, or --val-ann alone.")
-    require_data("train", ann=[flags["ann"], flags["val_ann"]], images=[flags["images"], flags["val_images"]])
     data = {name: flags[name] for name in ("ann", "images", "val_ann", "val_images")}
     if init is None:
         from rtmo_deploy.train.recipe import published_recipe, with_settings
 
         plan = published_recipe(flags["model"], **data)
         return plan if batch is None else with_settings(plan, [f"batch={batch}"])
+    require_data("train", ann=[flags["ann"], flags["val_ann"]], images=[flags["images"], flags["val_images"]])
     from rtmo_deploy.train.finetune import DEFAULT_EPOCHS, finetune_recipe
 
     plan = finetune_recipe(init, **data, epochs=epochs or DEFAULT_EPOCHS, batch=batch)

@@ -309,10 +309,10 @@ def test_a_file_without_names(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "not JSON"),
+        ("", "It is an empty file, not an annotation file"),
         ('{"images": [', "not JSON, or cut off"),
         ("[]", "not an object"),
-        ("3", "not an object"),
+        ("3", "It is a text file, not an annotation file"),
         ("[" * 100_000, "cannot be read"),
         ('{"images": []}', "no list 'annotations'"),
         ('{"images": {}, "annotations": []}', "no list 'images'"),
@@ -328,12 +328,12 @@ def test_what_is_no_annotation_file(tmp_path, content, reason):
 
 
 def test_what_cannot_be_opened(tmp_path):
-    with pytest.raises(InputDataError, match="cannot be opened"):
+    with pytest.raises(InputDataError, match="There is no such file"):
         CocoKeypoints(tmp_path / "nothing.json", tmp_path)
-    with pytest.raises(InputDataError, match="cannot be opened"):
+    with pytest.raises(InputDataError, match="It is a folder"):
         check_coco(tmp_path)
     path = tmp_path / "binary.json"
-    path.write_bytes(b"\x80\xff\x00")
+    path.write_bytes(b"\x00\xff\x80")
     with pytest.raises(InputDataError, match="not text"):
         check_coco(path)
 

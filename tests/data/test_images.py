@@ -436,9 +436,9 @@ def test_nonsense_after_a_true_start(start: bytes, rest: bytes) -> None:
     ("data", "finding"),
     [
         (b"", "The file is empty"),
-        (b"hello, world", "not a picture in a format"),
-        (b"\0" * 500, "not a picture in a format"),
-        (b'{"images": []}', "not a picture in a format"),
+        (b"hello, world", "It is a text file, not an image"),
+        (b"\0" * 500, "no format that can be read here, not an image"),
+        (b'{"images": []}', "It is an annotation file .JSON., not an image"),
         (b"%PDF-1.7", "a PDF document"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG, XML or HTML text"),
         (b"  <!DOCTYPE html>", "an SVG, XML or HTML text"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,10 @@ __all__ = ["NO", "Fields", "UnsupportedConfigError", "plain"]
 #: A value that is not given, or cannot be read.
 NO = object()
 _NORMS = {"BN", "BN2d", "SyncBN", "MMSyncBN"}
+_LONGEST = 64
+#: Bounded, whatever a value holds.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 3, 8, 80, 80
 #: Keys that steer how configs are merged and built, and say nothing of a layer.
 _OF_MMENGINE = frozenset({"_delete_", "_scope_"})
 _NORM_KEYS = {"type", "eps", "momentum", "affine", "track_running_stats", "requires_grad", *_OF_MMENGINE}
@@ -28,14 +33,16 @@ class UnsupportedConfigError(ValueError):
     """
 
     def __init__(self, field: str, value: Any, supported: str) -> None:
-        text = repr(value)
+        text = _SHORT.repr(value)
         super().__init__(f"{field} is {text if len(text) <= 80 else text[:77] + '...'}")
         self.field, self.supported = field, supported
 
 
-def plain(value: Any) -> Any:
-    """Tuples as lists, numbers of equal value as one."""
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+def plain(value: Any, depth: int = 3) -> Any:
+    """Tuples as lists; what no field has, long or deep lists, as it is (a list may hold another many times)."""
+    if isinstance(value, list | tuple) and len(value) <= _LONGEST and depth:
+        return [plain(item, depth - 1) for item in value]
+    return value
 
 
 class Fields:

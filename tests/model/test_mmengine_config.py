@@ -59,11 +59,21 @@ def test_code_is_not_run_but_told(text: str) -> None:
         "x" * 3_000_000,
         "a = [" + "1," * 500_000 + "]",
         "a = dict(" * 90 + ")" * 90,
+        "a = [0] * 99_999\n" + "a = [a] * 99_999\n" * 9,
     ],
 )
 def test_hostile_text_is_bounded(text: str) -> None:
     result = parse_config(text)
     assert result.notes or "a" in result.values
+
+
+@pytest.mark.parametrize("line", ["a = [a, a]\n", "a = dict(x=a, y=a)\n", "a = [a] * 99_999\n"])
+@pytest.mark.parametrize(
+    "where", ["data_preprocessor=dict(mean=a)", "backbone=dict(act_cfg=a)", "test_cfg=dict(input_size=a)"]
+)
+def test_a_value_that_holds_itself_many_times_is_refused_at_once(line: str, where: str) -> None:
+    with pytest.raises(UnsupportedConfigError):
+        read_config("a = 0\n" + line * 50 + f"model = dict({where})\n")
 
 
 @given(st.text(max_size=200))

@@ -164,7 +164,7 @@ def _precision(artifact: Artifact, asked: str | None) -> str:
     if asked == "int8":
         raise ArtifactError(
             f"int8 was asked for, and the model is {artifact.precision}: an engine has the types of its graph.",
-            remedy="Quantise it first: rtmo-deploy quantize MODEL.onnx --calib SET",
+            remedy="Quantise the FP32 model: rtmo-deploy quantize MODEL.onnx --calib SET",
             where=artifact.path,
         )
     if artifact.precision == "fp32":

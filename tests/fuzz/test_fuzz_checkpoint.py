@@ -8,7 +8,7 @@ import pytest
 from driver import sweep
 
 
-@pytest.mark.parametrize(("name", "count"), [("checkpoint", 120), ("checkpoint-safetensors", 80), ("network", 50)])
+@pytest.mark.parametrize(("name", "count"), [("checkpoint", 130), ("checkpoint-safetensors", 95), ("network", 25)])
 def test_mutated_files(tmp_path: Path, name: str, count: int) -> None:
     counts = sweep(name, tmp_path, count)
     assert counts["refused"] > count / 4

@@ -6,7 +6,7 @@ Every check raises ValueError with a clause that says what is wrong, and returns
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
@@ -31,12 +31,13 @@ def check_network(spec: NetworkSpec, recipe: Recipe, skeleton: Skeleton) -> None
         raise ValueError("its weights are of another network than the recipe's")
 
 
-def check_tensors(stored: Any, own: Mapping[str, torch.Tensor], what: str) -> None:
+def check_tensors(stored: Any, own: Mapping[str, torch.Tensor], what: str) -> dict[str, torch.Tensor]:
     """Names, shapes, types and finite values of a state dict."""
     if not isinstance(stored, dict) or stored.keys() != own.keys():
         raise ValueError(f"the {what} in it are missing or others")
     for name, tensor in own.items():
         _check_tensor(stored[name], tensor, what)
+    return stored
 
 
 def check_optimizer(stored: Any, optimizer: torch.optim.Optimizer, *, skipped: bool) -> dict[str, Any]:
@@ -106,11 +107,11 @@ def _check_tensor(stored: Any, own: torch.Tensor, what: str) -> None:
         raise ValueError(f"there is NaN or Inf among the {what} in it")
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 1 << 31
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
 
 

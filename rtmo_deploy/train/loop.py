@@ -317,9 +317,9 @@ class Trainer:
             check_network(state.model.spec, self.recipe, self.skeleton)
             moments = check_optimizer(state.parts.get("optimizer"), self.optimizer, skipped=self.scaler.is_enabled())
             scale = check_scaler(state.parts.get("scaler"), self.scaler)
+            auxiliary: Any = state.parts.get("auxiliary")
             if self.auxiliary is not None:
-                own = self.auxiliary.state_dict()
-                auxiliary = check_tensors(state.parts.get("auxiliary"), own, "auxiliary layers")
+                check_tensors(auxiliary, self.auxiliary.state_dict(), "auxiliary layers")
             read_log(path.with_name("log.csv"))
         except ValueError as error:
             raise unusable(path, str(error)) from error

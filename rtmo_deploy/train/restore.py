@@ -31,13 +31,12 @@ def check_network(spec: NetworkSpec, recipe: Recipe, skeleton: Skeleton) -> None
         raise ValueError("its weights are of another network than the recipe's")
 
 
-def check_tensors(stored: Any, own: Mapping[str, torch.Tensor], what: str) -> dict[str, torch.Tensor]:
+def check_tensors(stored: Any, own: Mapping[str, torch.Tensor], what: str) -> None:
     """Names, shapes, types and finite values of a state dict."""
     if not isinstance(stored, dict) or stored.keys() != own.keys():
         raise ValueError(f"the {what} in it are missing or others")
     for name, tensor in own.items():
         _check_tensor(stored[name], tensor, what)
-    return stored
 
 
 def check_optimizer(stored: Any, optimizer: torch.optim.Optimizer, *, skipped: bool) -> dict[str, Any]:

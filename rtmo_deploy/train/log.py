@@ -122,7 +122,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Rows of a ``log.csv``, none where there is no file; a last row that was cut off is left out.
+    """Rows of a ``log.csv``, none where there is no file; a row that was cut off is left out.
 
     Raises:
         ModelError: It is no log of a training, or is damaged.
@@ -134,7 +134,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
         known = {"step", "epoch", "lr", "pictures_per_second", "loss", *TERMS, "heatmap", *FIGURES}
         if text and ("step" not in names or len(set(names)) < len(names) or not known.issuperset(names)):
             raise UnreadableError("its header is missing or another")
-        rows = [dict(zip(names, values, strict=True)) for values in lines]
+        rows = [dict(zip(names, values, strict=True)) for values in lines if len(values) >= len(names)]
         for row in rows:
             if not row["step"].isdecimal() or not all(math.isfinite(float(value or 0)) for value in row.values()):
                 raise UnreadableError("a row has something else than numbers")

@@ -18,7 +18,7 @@ from rtmo_deploy.errors import RtmoDeployError
 from rtmo_deploy.train.state import load_state
 
 
-@pytest.mark.parametrize(("name", "count"), [("state", 8), ("log", 100)])
+@pytest.mark.parametrize(("name", "count"), [("state", 4), ("log", 100)])
 def test_mutated_files(tmp_path: Path, name: str, count: int) -> None:
     counts = sweep(name, tmp_path, count)
     assert counts["refused"] > count / 4

@@ -238,7 +238,6 @@ LOGS = {
     "an unknown column": LOG.replace("cls", "luck").encode(),
     "a column twice": LOG.replace("loss", "lr").encode(),
     "a row too long": LOG.encode() + b"2,0,0.1,5,2.5,1,9\n3,0,0,0,0,0\n",
-    "a row too short": LOG.encode() + b"2\n3,0,0,0,0,0\n",
     "text in a row": LOG.encode() + b"2,0,0.1,five,2.5,1\n",
     "a step of text": LOG.encode() + "\u00b2,0,0.1,5,2.5,1\n".encode(),
     "a step without end": LOG.encode() + b"9" * 5000 + b",0,0.1,5,2.5,1\n",
@@ -255,6 +254,11 @@ def test_a_damaged_log_is_refused(tmp_path, damage):
     with pytest.raises(ModelError, match=r"log of this run cannot be continued: .*Move it away") as caught:
         read_log(path)
     assert caught.value.exit_code == 4
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path):
+    (tmp_path / "log.csv").write_text(LOG + "2,0\n3,0,0.1,5,2.5,1\n4,0,0.")
+    assert [row["step"] for row in read_log(tmp_path / "log.csv")] == ["1", "3"]
 
 
 def test_a_damaged_log_is_said_before_the_training(stopped, tmp_path):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["Signature", "TensorSpec", "load_onnx", "onnx_artifact", "signature"]
+__all__ = ["Signature", "TensorSpec", "load_onnx", "onnx_artifact", "parse_onnx", "signature"]
 
 #: protobuf reads no larger message.
 MAX_BYTES = 2**31 - 1
@@ -53,11 +53,8 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         ArtifactError: There is no such file, it is not ONNX, is cut short or damaged, or the file with its weights is
             missing or another.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
     try:
-        model = onnx.load_from_string(read_bounded(path, max_bytes=MAX_BYTES))
+        content = read_bounded(path, max_bytes=MAX_BYTES)
     except FileNotFoundError as error:
         raise ArtifactError("There is no such file.", remedy="Check the path.", where=path) from error
     except OSError as error:
@@ -66,10 +63,24 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise ArtifactError(
             f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
         ) from error
+    return parse_onnx(content, path)
+
+
+def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
+    """Parse the content of an ONNX file; ``path`` is what errors name, and where its weights are looked for.
+
+    Raises:
+        ArtifactError: As :func:`load_onnx`.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_from_string(content)
     except (DecodeError, ValueError) as error:
-        raise _not_onnx(path) from error
+        raise _not_onnx(content, path) from error
     if not model.graph.node or not model.opset_import:
-        raise _not_onnx(path)
+        raise _not_onnx(content, path)
     try:
         load_weights(model, path.parent)
     except OSError as error:
@@ -91,9 +102,8 @@ def _without_weights(path: Path, reason: object) -> ArtifactError:
     )
 
 
-def _not_onnx(path: Path) -> ArtifactError:
-    size = path.stat().st_size
-    what = "It is empty." if size == 0 else "It is not an ONNX model, or is cut short."
+def _not_onnx(content: bytes, path: Path) -> ArtifactError:
+    what = "It is empty." if not content else "It is not an ONNX model, or is cut short."
     return ArtifactError(what, remedy="Export or copy it again.", where=path)
 
 

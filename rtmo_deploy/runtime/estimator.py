@@ -239,10 +239,13 @@ def _companion(artifact: Artifact) -> Coordinates | None:
 
 def open_coordinates(model: Path | bytes, *, where: object = None) -> Coordinates:
     """The classifier of a ``raw`` graph's companion file, as a function; runs on the CPU."""
+    from rtmo_deploy.runtime.onnx_file import load_onnx, parse_onnx
     from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 
     name = where or model
-    session = open_session(model, where=name)
+    # It comes with a stranger's model: checked as that is.
+    checked = load_onnx(model) if isinstance(model, Path) else parse_onnx(model, Path(str(name)))
+    session = open_session(checked.SerializeToString(), where=name)
 
     def run(pose_vecs: Array, boxes: Array, priors: Array) -> Array:
         feeds = {"pose_vecs": pose_vecs, "boxes": boxes, "priors": priors}

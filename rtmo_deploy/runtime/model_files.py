@@ -25,7 +25,7 @@ def files_of(*inputs: str | Path | None) -> Iterator[Path]:
     """
     from rtmo_deploy.runtime.engine_file import sidecar_path
     from rtmo_deploy.runtime.estimator import read_artifact
-    from rtmo_deploy.runtime.onnx_file import parse_onnx
+    from rtmo_deploy.runtime.onnx_file import read_graph
 
     for one in inputs:
         if one is None:
@@ -40,7 +40,7 @@ def files_of(*inputs: str | Path | None) -> Iterator[Path]:
             continue
         try:
             if path.suffix.lower() == ".onnx":
-                yield from (path.parent / name for name in _external(parse_onnx(path).graph))
+                yield from (path.parent / name for name in _external(read_graph(path).graph))
             companion = read_artifact(path).companion
         except (RtmoDeployError, OSError):
             continue

@@ -265,7 +265,7 @@ def _infer(model: onnx.ModelProto, sides: tuple[int, int, int], *, strict: bool 
             put = bare.graph.input.add()
             put.CopyFrom(value)
             dims = put.type.tensor_type.shape.dim
-            for dim, side in zip(dims, (sides[0], 3, *sides[1:]), strict=False):
+            for dim, side in zip(dims, (sides[0], 3, *sides[1:]) if len(dims) == 4 else (), strict=False):
                 dim.dim_value = side
     for value in model.graph.output:
         bare.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["Signature", "TensorSpec", "load_onnx", "onnx_artifact", "signature"]
+__all__ = ["Signature", "TensorSpec", "load_onnx", "onnx_artifact", "parse_onnx", "signature"]
 
 #: protobuf reads no larger message.
 MAX_BYTES = 2**31 - 1
@@ -47,29 +47,6 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
 
-def parse_onnx(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file; weights in other files are left there.
-
-    Raises:
-        ArtifactError: There is no such file, or it is not ONNX or is cut short.
-    """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    require(path, ONNX)
-    try:
-        model = onnx.load_from_string(read_bounded(path, max_bytes=MAX_BYTES))
-    except OSError as error:
-        raise ArtifactError(
-            f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
-        ) from error
-    except (DecodeError, ValueError) as error:
-        raise _not_onnx(path) from error
-    if not model.graph.node or not model.opset_import:
-        raise _not_onnx(path)
-    return model
-
-
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Parse an ONNX file and the files with its weights.
 
@@ -77,7 +54,48 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         ArtifactError: There is no such file, it is not ONNX, is cut short or damaged, or the file with its weights is
             missing or another.
     """
-    model = parse_onnx(path)
+    return parse_onnx(_content(path), path)
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file; weights in other files are left there.
+
+    Raises:
+        ArtifactError: There is no such file, or it is not ONNX or is cut short.
+    """
+    return _parse(_content(path), path)
+
+
+def _content(path: Path) -> bytes:
+    require(path, ONNX)
+    try:
+        return read_bounded(path, max_bytes=MAX_BYTES)
+    except OSError as error:
+        raise ArtifactError(
+            f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
+        ) from error
+
+
+def _parse(content: bytes, path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_from_string(content)
+    except (DecodeError, ValueError) as error:
+        raise _not_onnx(content, path) from error
+    if not model.graph.node or not model.opset_import:
+        raise _not_onnx(content, path)
+    return model
+
+
+def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
+    """Parse the content of an ONNX file; ``path`` is what errors name, and where its weights are looked for.
+
+    Raises:
+        ArtifactError: As :func:`load_onnx`.
+    """
+    model = _parse(content, path)
     try:
         load_weights(model, path.parent)
     except OSError as error:
@@ -99,8 +117,9 @@ def _without_weights(path: Path, reason: object) -> ArtifactError:
     )
 
 
-def _not_onnx(path: Path) -> ArtifactError:
-    return ArtifactError("It is not an ONNX model, or is cut short.", remedy="Export or copy it again.", where=path)
+def _not_onnx(content: bytes, path: Path) -> ArtifactError:
+    what = "It is empty." if not content else "It is not an ONNX model, or is cut short."
+    return ArtifactError(what, remedy="Export or copy it again.", where=path)
 
 
 def signature(model: onnx.ModelProto) -> Signature:

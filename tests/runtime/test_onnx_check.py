@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.runtime.estimator import open_coordinates
 from rtmo_deploy.runtime.onnx_file import load_onnx
 
 if TYPE_CHECKING:
@@ -163,3 +164,11 @@ def test_weights_in_other_files(tmp_path: Path, entries: dict[str, str], finding
         tensor.external_data.add(key=key, value=value)
     with pytest.raises(ArtifactError, match=finding):
         load_onnx(written(folder, made))
+
+
+def test_a_companion_is_checked_as_the_model_is(tmp_path: Path) -> None:
+    made = model()
+    made.graph.initializer[0].dims[0] = 2**40
+    for companion in (made.SerializeToString(), written(tmp_path, made)):
+        with pytest.raises(ArtifactError, match=r"raw\.onnx: |x\.onnx: "):
+            open_coordinates(companion, where=tmp_path / "raw.onnx" if isinstance(companion, bytes) else None)

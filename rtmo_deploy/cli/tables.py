@@ -21,7 +21,7 @@ __all__ = ["facts_table", "print_fitted", "result_text"]
 _GAP = 2
 #: Columns that a text gets at least, if it is as long: where a line holds it, and where it is prose.
 _WORD, _PROSE = 10, 24
-#: Columns that prose gets at most, where there is more room than is good to read.
+#: Columns that the last column gets at most, where there is more room than is good to read.
 _LINE = 66
 _NUMBER = re.compile(r"[-+±<>≤≥~]? ?\d[\d.,:x]*(e[-+]?\d+)?( ?(%|px|ms|s|dB|x|[KMG]?i?B))?|-|")
 _STYLES = {
@@ -55,6 +55,8 @@ def print_fitted(console: Console, table: Table) -> None:
         _print_facts(console, table)
         return
     columns = [_Column.of(column) for column in table.columns]
+    last = columns[-1]  # where prose stands
+    columns[-1] = last._replace(natural=max(last.least, min(last.natural, _LINE)))
     console.print()
     _print_line(console, table.title, "bold")
     for number, chosen in enumerate(_blocks(columns, console.width)):
@@ -122,7 +124,6 @@ class _Column(NamedTuple):
             least = _longest(cell.plain for cell in cells)
         else:
             words = _longest(word for text in (heading, *cells) for word in text.plain.split())
-            natural = max(words, min(natural, _LINE))
             least = max(min(words, _PROSE), min(natural, _WORD if natural <= 2 * _PROSE else _PROSE))
         justify = "right" if numbers and any(cell.plain for cell in cells) else column.justify
         return cls(heading, cells, justify, natural, max(least, _longest(heading.plain.split()), 1))

@@ -72,7 +72,7 @@ def test_the_same_file(onnx_n, scenes):
     assert result.exit_code == 0, result.output
     assert "They agree" in result.stdout
     assert re.search(r"keypoints, px +mean 0, median 0, 99 % 0", result.stdout)
-    assert "Worst pictures" not in result.stdout
+    assert "Worst images" not in result.stdout
     assert "Note: Both are the same file." in result.stderr
 
 

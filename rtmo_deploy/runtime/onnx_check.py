@@ -129,7 +129,7 @@ def _size(tensor: onnx.TensorProto) -> int:
     import onnx
 
     name = tensor.name[:100]
-    numeric = onnx.helper.get_all_tensor_dtypes() - {  # type: ignore[no-untyped-call]
+    numeric = onnx.helper.get_all_tensor_dtypes() - {
         onnx.TensorProto.STRING,
         onnx.TensorProto.COMPLEX64,
         onnx.TensorProto.COMPLEX128,

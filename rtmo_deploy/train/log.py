@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.errors import MissingDependencyError, ModelError, SetupError
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.guarded import UnreadableError, read_bounded
-from rtmo_deploy.train.criterion import TERMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,6 +130,8 @@ def read_log(path: Path) -> list[dict[str, str]]:
         text = read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8").rpartition("\n")[0]
         lines = csv.reader(text.splitlines())
         names = next(lines, [])
+        from rtmo_deploy.train.criterion import TERMS  # imports PyTorch
+
         known = {"step", "epoch", "lr", "pictures_per_second", "loss", *TERMS, "heatmap", *FIGURES}
         if text and ("step" not in names or len(set(names)) < len(names) or not known.issuperset(names)):
             raise UnreadableError("its header is missing or another")

@@ -108,7 +108,7 @@ def test_the_json_document(monkeypatch):
     assert result.exit_code == 5
     assert result.asked["timeout"] == 7
     document = json.loads(result.stdout)
-    assert set(document) == {"schema_version", "command", "ok", "counts", "rows", "facts"}
+    assert set(document) == {"schema_version", "command", "ok", "counts", "rows", "facts", "error"}
     assert (document["schema_version"], document["command"], document["ok"]) == (1, "doctor", False)
     assert {tuple(row) for row in document["rows"]} == {("area", "name", "verdict", "finding", "remedy")}
     assert document["counts"]["broken"] == sum(row["verdict"] == "broken" for row in document["rows"]) == 1

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANNOTATIONS",
     "BUILDABLE",
+    "CALIBRATION",
     "CHECKPOINT",
     "EXPORTED",
     "MODEL",
@@ -63,6 +64,9 @@ ANNOTATIONS = Wanted(
     "an annotation file (JSON in COCO's format)",
     frozenset({FileKind.ANNOTATION, FileKind.JSON, FileKind.UNKNOWN}),
     InputDataError,
+)
+CALIBRATION = Wanted(
+    "a calibration file (JSON)", frozenset({FileKind.JSON, FileKind.UNKNOWN, FileKind.TEXT}), InputDataError
 )
 OPENVINO = Wanted(
     "an OpenVINO model (.xml)", frozenset({FileKind.OPENVINO}), ArtifactError, _EXPORT + " --format openvino"

@@ -13,7 +13,7 @@ from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOptio
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.files import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import ONNX
+from rtmo_deploy.wanted import CALIBRATION, ONNX, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +142,7 @@ def require_calibration(calib: str) -> None:
 
     path = Path(calib)
     if path.suffix.lower() == ".json":
-        require_data("--calib", ann=[path])
+        require(path, CALIBRATION, "--calib")
     elif calib not in named_sets() and not path.is_dir():
         raise UsageError(
             f"'{calib}' is no calibration set, no folder and no calibration file.",

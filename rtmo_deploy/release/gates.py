@@ -298,8 +298,8 @@ def _baseline(path: Path, artifact: str, facts: Mapping[str, Any]) -> tuple[list
 def _known_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What is compared of an earlier release's entry; ValueError or TypeError where it is none."""
     rounds = [float(value) for value in entry["rounds_ms"]]
-    interference = entry.get("interference", {})
-    lost = float(interference.get("lost", 0.0))
+    interference = entry["interference"]
+    lost = float(interference["lost"])
     case = {name: entry["case"].get(name) for name in ("batch", "threads", "people")}
     if not rounds or min(rounds) <= 0 or not 0 <= lost < 1:
         raise ValueError("times must be positive")

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
@@ -55,11 +56,12 @@ CLASHES = [
 def write_model(path: Path) -> None:
     """An ONNX model with its weights in ``weights.onnx`` and a companion ``m.dcc.onnx``."""
     kernel = np.zeros((4, 3, 1, 1), np.float32).tobytes()
+    raw = ("cls_scores", "bbox_preds", "kpt_vis", "pose_vecs")
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["input", "w"], ["maps"])],
+        [helper.make_node("Conv", ["input", "w"], [name]) for name in raw],
         "g",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["b", 3, "h", "w"])],
-        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["b", 4, "h", "w"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in raw],
         [helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 1, 1], kernel, raw=True)],
     )
     companion = path.with_name("m.dcc.onnx")
@@ -82,8 +84,10 @@ def write_model(path: Path) -> None:
 def files(tmp_path: Path) -> Path:
     """A folder with one file of each kind that commands read; commands run in it."""
     write_model(tmp_path / "m.onnx")
-    for name in ("m.pth", "m.xml", "m.bin", "m.engine", "ann.json", "calib.json", "base.json"):
+    for name in ("m.xml", "m.bin", "m.engine", "calib.json", "base.json"):
         (tmp_path / name).write_text(f"what {name} holds")
+    torch.save({"weights": 1}, tmp_path / "m.pth")
+    (tmp_path / "ann.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     sidecar_path(tmp_path / "m.engine").write_text("{}")
     (tmp_path / "s.json").write_text(json.dumps({"keypoints": ["a", "b"]}))
     (tmp_path / "images").mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from toy_networks import write_toy
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
@@ -147,11 +148,11 @@ def test_rows_with_other_numbers_of_people_are_counted(opened):
 
 def test_the_reference_is_the_checkpoint_that_lies_beside(tmp_path):
     checkpoint, model = tmp_path / "a.pth", tmp_path / "a.onnx"
-    checkpoint.write_bytes(b"weights")
+    torch.save({"weights": 1}, checkpoint)
     artifact = side(str(model), Kind.ONNX, Made()).artifact
     artifact = replace(artifact, parents=(Parent("a.pth", sha256_of(checkpoint)),))
     assert find_reference(artifact) == checkpoint
-    checkpoint.write_bytes(b"other weights")
+    torch.save({"weights": 2}, checkpoint)
     assert find_reference(artifact) == model
     checkpoint.unlink()
     assert find_reference(artifact) == model

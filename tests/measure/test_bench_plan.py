@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
 from rtmo_deploy.errors import ArtifactError, CheckpointError, ModelError, UsageError
@@ -18,9 +19,13 @@ from rtmo_deploy.zoo import COCO_17
 
 def write_onnx(path, *parents, **changes):
     """A file that says what it is, and does nothing."""
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [other])
+    sizes = {"dets": ["batch", "people", 5], "keypoints": ["batch", "people", 17, 3]}
+    value, *others = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sides)
+        for name, sides in {"input": ["batch", 3, "height", "width"], **sizes}.items()
+    )
+    nodes = [onnx.helper.make_node("Identity", ["input"], [name]) for name in sizes]
+    graph = onnx.helper.make_graph(nodes, "g", [value], others)
     model = onnx.helper.make_model(graph)
     artifact = Artifact(
         path,
@@ -39,7 +44,7 @@ def write_onnx(path, *parents, **changes):
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / "n.pth"
-    path.write_bytes(b"weights")
+    torch.save({"weights": 1}, path)
     return path
 
 
@@ -75,7 +80,7 @@ def test_it_is_found_through_generations(tmp_path, checkpoint):
 
 def test_another_file_of_that_name_is_not_it(tmp_path, checkpoint):
     model = write_onnx(tmp_path / "n.onnx", checkpoint)
-    checkpoint.write_bytes(b"other weights")
+    torch.save({"weights": 2}, checkpoint)
     plan = plan_of(model)
     assert labels(plan) == ["n.onnx (onnxruntime)"]
     assert "--reference FILE" in plan.notes[0]

@@ -156,7 +156,7 @@ def test_a_file_that_is_no_text(tmp_path):
     (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not UTF-8"):
         load_release(tmp_path / "r.yaml")
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file"):
         load_release(tmp_path / "other.yaml")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_EPILOG = """Start with: rtmo-deploy doctor. Help of a command: rtmo-deploy COMMAND --help.
+_EPILOG = """Start with 'rtmo-deploy doctor'. Help of a command: 'rtmo-deploy COMMAND --help'.
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 input data, 4 model or artifact, 5 environment, 6 gate failed."""
 

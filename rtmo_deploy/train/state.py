@@ -109,9 +109,11 @@ def load_state(path: Path) -> State:
     """
     try:
         raw, average = load_checkpoint(path, ema=True), load_checkpoint(path)
+        if not average.contents.has_ema or average.contents.source != "state_dict":
+            raise unusable(path, "its weights or its averaged weights are missing")
         facts = average.contents.meta.get("rtmo_deploy", {})
         if not isinstance(facts.get("progress"), dict):
-            raise unusable(path, "rtmo-deploy train did not write it")
+            raise unusable(path, "'rtmo-deploy train' did not write it")
         skeleton = Skeleton.from_dict(facts["skeleton"])
         parts = read_entries(path, ("optimizer", "scaler", "auxiliary"))
     except CheckpointError as error:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
-from rtmo_deploy.errors import ArtifactError, CheckpointError, ModelError, UsageError
+from rtmo_deploy.errors import ArtifactError, ModelError, UsageError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.bench import BenchOptions
 from rtmo_deploy.measure.bench.plan import plan_contenders
@@ -19,12 +19,15 @@ from rtmo_deploy.zoo import COCO_17
 
 def write_onnx(path, *parents, **changes):
     """A file that says what it is, and does nothing."""
-    sizes = {"dets": ["batch", "people", 5], "keypoints": ["batch", "people", 17, 3]}
+    contract = changes.get("input", InputContract(64, 96))
+    batch = contract.batch or "batch"
+    sides = ["height", "width"] if contract.dynamic_hw else [64, 96]
+    outputs = {"dets": [batch, "people", 5], "keypoints": [batch, "people", 17, 3]}
     value, *others = (
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sides)
-        for name, sides in {"input": ["batch", 3, "height", "width"], **sizes}.items()
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in {"input": [batch, 3, *sides], **outputs}.items()
     )
-    nodes = [onnx.helper.make_node("Identity", ["input"], [name]) for name in sizes]
+    nodes = [onnx.helper.make_node("Identity", ["input"], [name]) for name in outputs]
     graph = onnx.helper.make_graph(nodes, "g", [value], others)
     model = onnx.helper.make_model(graph)
     artifact = Artifact(
@@ -137,7 +140,7 @@ def test_what_is_not_there(tmp_path):
         plan_of(tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="no such file"):
         plan_of(tmp_path / "m.pth")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(ModelError, match="no such file"):
         plan_of(write_onnx(tmp_path / "n.onnx"), reference=tmp_path / "nowhere.pth")
     with pytest.raises(UsageError, match="is no checkpoint"):
         plan_of(write_onnx(tmp_path / "n.onnx"), reference=Path("n.onnx"))

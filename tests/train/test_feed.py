@@ -177,7 +177,6 @@ def test_keypoints_are_translated(coco, mapping, tmp_path):
         ({"batch": 16}, "less than the batch"),
         ({"data": {"train": [synthetic()], "skeleton": "crowdpose-14"}}, "17 keypoints, the model 14"),
         ({"data": {"train": [synthetic()], "sigmas": [0.1] * 3}}, "3 sigmas for 17"),
-        ({"data": {"train": [synthetic(people=[3, 1])]}}, "cannot be drawn"),
     ],
 )
 def test_what_does_not_fit_is_said(changes, complaint):

@@ -42,14 +42,9 @@ def test_there_are_modules_to_import():
     assert {"rtmo_deploy", "rtmo_deploy.cli.app", "rtmo_deploy.runtime.onnxruntime_backend"} <= set(modules())
 
 
-@pytest.mark.parametrize("package", OPTIONAL)
-def test_without_an_optional_package(package):
-    done = import_all([package])
-    assert done.returncode == 0, done.stderr
-
-
-def test_without_what_is_imported_late():
-    done = import_all(LAZY)
+@pytest.mark.parametrize("packages", [OPTIONAL, LAZY], ids=["optional", "late"])
+def test_without_packages_that_a_part_of_the_work_needs(packages):
+    done = import_all(packages)
     assert done.returncode == 0, done.stderr
 
 

@@ -331,7 +331,7 @@ def test_fixed_mode(decoder: Callable[..., Decoder], height: int, width: int, ki
 
 
 @given(height=SIDES, width=SIDES, kinds=PICTURES, seed=SEEDS, rounds=st.sampled_from([2, 4]))
-@settings(SCENES, max_examples=100)
+@settings(SCENES, max_examples=50)
 def test_fixed_mode_past_its_rounds(
     decoder: Callable[..., Decoder], height: int, width: int, kinds: list[str], seed: int, rounds: int
 ) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, InputContract, Kind, Parent, made_with
+from rtmo_deploy.artifact import Artifact, InputContract, Kind, Parent, check_contracts, made_with
 from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.convert.trace import trace_coordinates, trace_network
-from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError
+from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure import ValidationReport, validate_model
 
@@ -64,6 +64,7 @@ def export_onnx(
         progress: Told of each step.
 
     Raises:
+        UsageError: The input, batch or number of detections is larger than any command reads.
         ArtifactError: The exported model is not well formed.
         ParityError: It does not compute what PyTorch computes. Nothing is written.
         MissingDependencyError: ONNX Runtime is not installed.
@@ -77,9 +78,16 @@ def export_onnx(
     if verify:
         _need_onnxruntime()
     input_hw = options.input_hw or checkpoint.input_hw
+    artifact = _describe(checkpoint, output, options, input_hw)
+    try:
+        check_contracts(artifact.input, artifact.decode)
+    except ValueError as error:  # no command would read the model
+        raise UsageError(
+            f"No such model can be exported: {error}.",
+            remedy="Choose a smaller input (--imgsz), batch or number of detections.",
+        ) from error
     progress("tracing and simplifying")
     model = trace_network(checkpoint.model, options, input_hw)
-    artifact = _describe(checkpoint, output, options, input_hw)
     companion = _companion(checkpoint, artifact, options, progress)
     if companion is not None:
         model_bytes, parent = companion

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -495,6 +495,18 @@ def test_placement_is_recorded(exported: Export) -> None:
 def test_options_that_make_no_sense(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ExportOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"input_hw": (4096, 4096)}, {"static": True, "batch": 4096}],
+)
+def test_a_model_that_no_command_would_read_is_not_exported(
+    checkpoint: LoadedCheckpoint, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="No such model can be exported"):
+        export_onnx(checkpoint, tmp_path / "m.onnx", ExportOptions(**wrong))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("decode", [OnnxDecodeOptions, FixedDecodeOptions, RawDecodeOptions])

@@ -41,7 +41,7 @@ def test_the_schedule_of_a_trained_checkpoint(checkpoint_n, data, epochs):
     if epochs > 1:
         assert not recipe.is_plain(0)
     steps = rates(recipe, 2)
-    assert max(steps) <= recipe.optimizer.lr == 2e-5
+    assert max(steps) <= recipe.optimizer.lr == 1e-4
     if epochs >= 3:
         peak = steps.index(max(steps))
         assert peak <= 0.1 * len(steps) + 1

@@ -80,7 +80,9 @@ def test_every_command_runs(folder: Path) -> None:
 def test_python_snippets_run(folder: Path) -> None:
     if not (folder / "ckpt.onnx").exists():
         makers = [
-            command for command in commands() if "init" in command or command.startswith("rtmo-deploy export ckpt")
+            command
+            for command in commands()
+            if command.endswith("ckpt.pth") or command.startswith("rtmo-deploy export ckpt")
         ]
         for command in makers:
             assert run(command, folder).returncode == 0

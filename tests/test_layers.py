@@ -17,6 +17,7 @@ FOUNDATION = (
     "poses",
     "artifact",
     "companion",
+    "environment",
     "file_kind",
     "files",
     "guarded",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -62,13 +61,10 @@ def parse_input_size(text: str) -> Size:
     Raises:
         UsageError: It is no size, or a side is not a multiple of 32.
     """
+    from rtmo_deploy.zoo.variant import require_input_size
+
     size = parse_size(text)
-    if size.height % 32 or size.width % 32:
-        raise UsageError(
-            f"An input of {size.height}x{size.width} pixels is not possible.",
-            remedy="Height and width must be multiples of 32.",
-            where="--imgsz",
-        )
+    require_input_size(size, where="--imgsz")
     return size
 
 
@@ -89,15 +85,6 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"-?\d+", text, re.ASCII) is not None
 
 
-def _set(context: typer.Context, name: str, value: str) -> None:
-    """Set a variable that readers consult, in child processes too, until the command ends."""
-    if context.resilient_parsing:
-        return
-    before = os.environ.get(name)
-    os.environ[name] = value
-    context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
-
-
 def _ignore_cfg(context: typer.Context, value: bool) -> bool:
     if value and not context.resilient_parsing:
         from rtmo_deploy.zoo.ignore_cfg import ignoring_cfg
@@ -107,8 +94,10 @@ def _ignore_cfg(context: typer.Context, value: bool) -> bool:
 
 
 def _max_pixels(context: typer.Context, value: int | None) -> int | None:
-    if value is not None:
-        _set(context, "RTMO_DEPLOY_MAX_PIXELS", str(value))
+    if value is not None and not context.resilient_parsing:
+        from rtmo_deploy.environment import variable
+
+        context.with_resource(variable("RTMO_DEPLOY_MAX_PIXELS", str(value)))
     return value
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from rtmo_deploy.artifact import DecodeContract, DecodeMode
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.zoo.variant import require_input_size
 
 __all__ = ["DecodeOptions", "ExportOptions", "FixedDecodeOptions", "OnnxDecodeOptions", "RawDecodeOptions"]
 
@@ -14,7 +15,6 @@ OPSETS = range(17, 21)
 MAX_TOPK = 3840
 #: Candidates that enter the unrolled suppression where nobody says.
 FIXED_TOPK = 300
-INPUT_MULTIPLE = 32
 MIN_SCORE_THR = 0.0001
 
 
@@ -155,12 +155,7 @@ class ExportOptions:
         if self.batch is not None:
             _check_count("batch", self.batch, 4096)
         if self.input_hw is not None:
-            for side in self.input_hw:
-                if side < INPUT_MULTIPLE or side % INPUT_MULTIPLE:
-                    raise UsageError(
-                        f"An input of {self.input_hw[0]}x{self.input_hw[1]} pixels is not possible.",
-                        remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
-                    )
+            require_input_size(self.input_hw)
 
     def of_model(self, *, score_thr: float, nms_thr: float, pre_topk: int | None) -> ExportOptions:
         """These options with what the model has where nothing else was asked for."""

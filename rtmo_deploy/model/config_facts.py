@@ -13,12 +13,12 @@ from typing import Any
 
 from rtmo_deploy.model.config_fields import NO, Fields, UnsupportedConfigError, plain
 from rtmo_deploy.model.mmengine_config import HIDDEN, ParsedConfig, Unreadable, parse_config
+from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
 
 __all__ = ["MIN_SCORE_THR", "ConfigFacts", "UnsupportedConfigError", "read_config"]
 
 #: Lowest score threshold: 0 would make a detection of every cell of the grid.
 MIN_SCORE_THR = 0.0001
-INPUT_MULTIPLE = 32
 _MAX_SIDE = 16384
 _PAD = 114
 #: Steps of a test pipeline that change nothing but by the fields that are looked at, or only the annotations.

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.errors import CheckpointError, UsageError
+from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model.reader import write_checkpoint
-from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
+from rtmo_deploy.zoo.variant import require_input_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,11 +41,8 @@ def pack_checkpoint(
         CheckpointError: A weight is too large for float16.
         SetupError: The file cannot be written.
     """
-    if input_hw is not None and any(side < INPUT_MULTIPLE or side % INPUT_MULTIPLE for side in input_hw):
-        raise UsageError(
-            f"An input of {input_hw[0]}x{input_hw[1]} pixels is not possible.",
-            remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
-        )
+    if input_hw is not None:
+        require_input_size(input_hw)
     state = {key: value for key, value in checkpoint.model.state_dict().items() if key not in checkpoint.absent}
     if half:
         limit = torch.finfo(torch.float16).max

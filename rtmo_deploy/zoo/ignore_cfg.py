@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
+from rtmo_deploy.environment import variable
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 __all__ = ["IGNORE_CFG", "cfg_is_ignored", "ignoring_cfg"]
 
@@ -20,15 +22,6 @@ def cfg_is_ignored() -> bool:
     return os.environ.get(IGNORE_CFG) == "1"
 
 
-@contextmanager
-def ignoring_cfg(ignore: bool = True) -> Iterator[None]:
+def ignoring_cfg(ignore: bool = True) -> AbstractContextManager[None]:
     """Within the block, configs inside checkpoints are not followed, in child processes neither."""
-    before = os.environ.get(IGNORE_CFG)
-    if ignore:
-        os.environ[IGNORE_CFG] = "1"
-    try:
-        yield
-    finally:
-        if ignore:
-            os.environ.pop(IGNORE_CFG)
-            os.environ.update({} if before is None else {IGNORE_CFG: before})
+    return variable(IGNORE_CFG, "1") if ignore else nullcontext()

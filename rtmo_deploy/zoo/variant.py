@@ -7,13 +7,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from rtmo_deploy.errors import UsageError
+
 if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["INPUT_MULTIPLE", "Architecture", "EmbeddedModel", "PublishedAccuracy", "Variant"]
+__all__ = [
+    "INPUT_MULTIPLE",
+    "Architecture",
+    "EmbeddedModel",
+    "PublishedAccuracy",
+    "Variant",
+    "require_input_size",
+]
 
 #: Height and width of a network's input are multiples of this.
 INPUT_MULTIPLE = 32
+
+
+def require_input_size(size_hw: tuple[int, int], *, where: str | None = None) -> None:
+    """Refuse a height and width, in pixels, that no network takes; ``where`` is what the error names.
+
+    Raises:
+        UsageError: A side is not a positive multiple of 32.
+    """
+    if any(side < INPUT_MULTIPLE or side % INPUT_MULTIPLE for side in size_hw):
+        raise UsageError(
+            f"An input of {size_hw[0]}x{size_hw[1]} pixels is not possible.",
+            remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
+            where=where,
+        )
 
 
 @dataclass(frozen=True)

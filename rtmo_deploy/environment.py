@@ -1,0 +1,24 @@
+"""Environment variables that readers consult, set for a while."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["variable"]
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Within the block an environment variable has this value, in child processes too."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        os.environ.update({} if before is None else {name: before})

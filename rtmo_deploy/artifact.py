@@ -26,19 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = [
-    "PREFIX",
-    "Artifact",
-    "DecodeContract",
-    "DecodeMode",
-    "InputContract",
-    "Kind",
-    "Parent",
-    "check_contracts",
-    "installed_versions",
-    "made_with",
-]
-
 SCHEMA_VERSION = 1
 #: Characters of one metadata value; ours have some thousand.
 MAX_VALUE = 2**20

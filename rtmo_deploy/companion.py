@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["read_companion", "refuse_companion", "write_companion"]
-
 #: A coordinate classifier has some ten MiB.
 MAX_BYTES = 2**28
 

@@ -22,21 +22,6 @@ reaches the command line is a bug in this project.
 
 from __future__ import annotations
 
-__all__ = [
-    "ArtifactError",
-    "CheckpointError",
-    "DownloadError",
-    "GateFailedError",
-    "InputDataError",
-    "MissingDependencyError",
-    "ModelError",
-    "ParityError",
-    "RtmoDeployError",
-    "SetupError",
-    "TrainingError",
-    "UsageError",
-]
-
 
 class RtmoDeployError(Exception):
     """Base of every error raised on purpose.

@@ -16,8 +16,6 @@ from rtmo_deploy.guarded import UnreadableError, open_regular
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["FileKind", "kind_of"]
-
 _WINDOW = 1 << 16
 
 

@@ -15,8 +15,6 @@ from rtmo_deploy.errors import SetupError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["PORTABLE_NAME", "atomic_write", "human_size", "is_portable_name", "require_free", "sha256_of"]
-
 #: What :func:`is_portable_name` asks for, as an error says it; ``{}`` is the greatest length.
 PORTABLE_NAME = (
     "a name is made of at most {} letters, digits, '.', '_' and '-', a letter or digit first, no '.' last, "

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
-__all__ = ["UnreadableError", "open_regular", "parse_json", "read_bounded", "read_json"]
-
 #: Nesting of lists and objects that JSON may have unless the caller says otherwise.
 MAX_DEPTH = 64
 _KINDS = {

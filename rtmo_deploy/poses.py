@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Poses", "Side", "Skeleton"]
-
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Count"]
-
 
 class Count(str):
     """How many of how many are done; a text, so that it may be given wherever a progress message is taken.

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Mirror", "Side", "mirror_of", "side_of"]
-
 Side = Literal["left", "right", "centre"]
 
 #: Words of a name: ``LEye`` is L, Eye; ``kneeL1`` is knee, L, 1; ``left_eye`` is left, eye.

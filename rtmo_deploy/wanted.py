@@ -13,22 +13,6 @@ from rtmo_deploy.file_kind import FileKind, kind_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = [
-    "ANNOTATIONS",
-    "BUILDABLE",
-    "CALIBRATION",
-    "CHECKPOINT",
-    "EXPORTED",
-    "MODEL",
-    "ONNX",
-    "OPENVINO",
-    "RECIPE",
-    "Wanted",
-    "described",
-    "likely_kind",
-    "require",
-]
-
 
 @dataclass(frozen=True)
 class Wanted:

@@ -17,8 +17,6 @@ from rtmo_deploy.wanted import RECIPE, require
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["parse_recipe_text", "parse_value", "read_recipe_text"]
-
 MAX_BYTES = 1_000_000
 #: Sections within sections; the deepest recipe that makes sense has six.
 MAX_DEPTH = 20

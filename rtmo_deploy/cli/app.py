@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from typer._click import Command, Context, HelpFormatter
 
-__all__ = ["app"]
-
 _EPILOG = """Start with 'rtmo-deploy doctor'. Help of a command: 'rtmo-deploy COMMAND --help'.
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 input data, 4 model or artifact, 5 environment, 6 gate failed."""

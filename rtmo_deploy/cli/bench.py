@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BaselineReport, BenchOptions, BenchResult
     from rtmo_deploy.measure.bench.tables import Table
 
-__all__ = ["bench"]
-
 
 class ProtocolChoice(StrEnum):
     """What is inside a number."""
@@ -105,7 +103,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure models side by side, each in a process of its own, in turns."""
-    from rtmo_deploy.cli.console import status
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.errors import UsageError
     from rtmo_deploy.measure.bench.options import BenchOptions, Protocol, Spinning, parse_counts, parse_share
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.trt.options import BuildOptions
     from rtmo_deploy.convert.trt.preview import Preview
 
-__all__ = ["build_trt"]
-
 
 class Decode(StrEnum):
     """Where people are made of head outputs."""
@@ -133,7 +131,8 @@ def build_trt(
 ) -> None:
     """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""
     from rtmo_deploy.artifact import DecodeMode
-    from rtmo_deploy.cli.console import print_json, record_made, status
+    from rtmo_deploy.cli.console import print_json, record_made
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.cli.quantize import require_calibration
     from rtmo_deploy.convert.trt.options import BuildOptions
     from rtmo_deploy.convert.trt.plan import SUFFIX, settle_flavour

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration
     from rtmo_deploy.data.calibration import CalibrationPictures
 
-__all__ = ["CountOption", "MethodName", "MethodOption", "OptionalMethodOption", "calibrate", "report_skipped"]
-
 
 class MethodName(StrEnum):
     """How the range of a tensor is chosen."""
@@ -74,7 +72,7 @@ def calibrate(
     name = set_name or (images and images.name) or "folder"
     path = output or model.with_suffix(f".{name}-{method.value}.calibration.json")
     require_free([path], files_of(model, ann, images), force=force)
-    from rtmo_deploy.cli.console import status
+    from rtmo_deploy.cli.progress import status
 
     with status("reading the model") as progress:
         from rtmo_deploy.convert.quantize import Method, open_source

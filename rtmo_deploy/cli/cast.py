@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.precision import CastResult
     from rtmo_deploy.convert.precision.report import HalfReport
 
-__all__ = ["cast"]
-
 
 def cast(
     model: Annotated[
@@ -42,7 +40,8 @@ def cast(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Convert a model to FP16 or BF16 where that is safe; compare it with its source before it is written."""
-    from rtmo_deploy.cli.console import print_json, status
+    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.cli.progress import status
 
     if fp16 == bf16:
         what = "Both --fp16 and --bf16 were given." if fp16 else "Neither --fp16 nor --bf16 was given."

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.console import Console
 from rich.highlighter import RegexHighlighter
 
-from rtmo_deploy.cli.document import SCHEMA_VERSION, put
-from rtmo_deploy.cli.progress import download_bar, status
+from rtmo_deploy.cli.document import put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,19 +20,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.errors import RtmoDeployError
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "download_bar",
-    "facts_table",
-    "print_error",
-    "print_json",
-    "print_result",
-    "print_table",
-    "status",
-    "stderr",
-    "stdout",
-]
 
 #: Columns that a table gets at least.
 _NARROWEST = 20

@@ -18,8 +18,6 @@ from rtmo_deploy.progress import Count
 if TYPE_CHECKING:
     from rtmo_deploy.data.coco import CocoReport
 
-__all__ = ["data_app"]
-
 data_app = typer.Typer(
     help="Make data sets to train, calibrate and measure with.",
     rich_markup_mode=None,
@@ -62,7 +60,8 @@ def synth(
     numbers = _numbers(people, r"(\d+)(?:-(\d+))?", "--people", "Write it like 0-12, or 3 for exactly three.")
     _check_folder(out, force=force)
 
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table, status
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.data.coco_writer import write_dataset
     from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 
@@ -119,7 +118,8 @@ def check(
 ) -> None:
     """Report everything that is wrong or unusual in a data set, by file and id; exit 3 if it cannot be used."""
     require_data("data check", ann=[ann], images=[images])
-    from rtmo_deploy.cli.console import facts_table, print_json, print_result, print_table, status, stdout
+    from rtmo_deploy.cli.console import facts_table, print_json, print_result, print_table, stdout
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.data.coco import check_coco
 
     with status(f"checking {ann}") as say:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.doctor import Report, Row
 
-__all__ = ["doctor"]
-
 _STYLES = {"fine": "green", "warning": "yellow", "broken": "bold red", "absent": "dim"}
 
 
@@ -24,7 +22,8 @@ def doctor(
 
     Each is tried in a process of its own. The exit code is 5 if something that is installed is broken.
     """
-    from rtmo_deploy.cli.console import print_json, print_table, status
+    from rtmo_deploy.cli.console import print_json, print_table
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.errors import SetupError
     from rtmo_deploy.measure.doctor import collect, judge
 

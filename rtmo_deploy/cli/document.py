@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["SCHEMA_VERSION", "collected", "put", "put_error"]
-
 #: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
 #: Commands that have commands of their own.

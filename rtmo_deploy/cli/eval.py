@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     model: Annotated[
@@ -106,7 +104,7 @@ def evaluate(
         return
     if images is None:
         raise UsageError("A model needs the pictures themselves.", remedy="Give --images DIR.")
-    from rtmo_deploy.cli.console import status
+    from rtmo_deploy.cli.progress import status
 
     require_free([save], files_of(model, ann, images, skeleton), force=force)
     require_data("eval", ann=[ann], images=[images])
@@ -249,7 +247,7 @@ def _run(
     save: Path | None,
     journal: Path,
 ) -> Evaluation:
-    from rtmo_deploy.cli.console import status
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.measure.accuracy import evaluate_model, save_results
     from rtmo_deploy.progress import Count
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.options import DecodeOptions
     from rtmo_deploy.convert.verify import VerificationReport
 
-__all__ = ["export", "print_parity"]
-
 
 class Format(StrEnum):
     """What a checkpoint can be exported to."""
@@ -114,7 +112,8 @@ def export(
 
     --format openvino goes on from there: the ONNX model stays beside the .xml and .bin files made of it.
     """
-    from rtmo_deploy.cli.console import print_json, record_made, status, stderr
+    from rtmo_deploy.cli.console import print_json, record_made, stderr
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.convert.options import ExportOptions
 
     output_format = _format(format_name, checkpoint, output)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.openvino import OpenvinoResult
 
-__all__ = ["convert", "require_no_onnx_options"]
-
 #: Options that still mean something where the ONNX model is there already.
 _OWN = {"checkpoint", "format_name", "output", "no_verify", "force", "as_json"}
 
@@ -35,7 +33,8 @@ def require_no_onnx_options(context: typer.Context) -> None:
 
 def convert(source: Path, output: Path, *, verify: bool, as_json: bool) -> None:
     """Convert, and print what came of it."""
-    from rtmo_deploy.cli.console import print_json, status
+    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.convert.openvino import convert_openvino
 
     with status("loading OpenVINO") as progress:

@@ -13,8 +13,6 @@ from rtmo_deploy.wanted import ANNOTATIONS, CHECKPOINT, MODEL, Wanted, described
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["find_model", "require_data", "require_device"]
-
 
 def find_model(
     text: str | Path,
@@ -35,7 +33,7 @@ def find_model(
     """
     if device is not None:
         require_device(device)
-    from rtmo_deploy.cli.console import download_bar
+    from rtmo_deploy.cli.progress import download_bar
     from rtmo_deploy.zoo.locate import locate_model
 
     with download_bar(os.fspath(text)) as fetched:

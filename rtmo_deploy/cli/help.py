@@ -9,8 +9,6 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
-__all__ = ["EXAMPLES", "HelpCommand"]
-
 #: Headings of options that many commands have, each with the names of its parameters; the others come first.
 _GROUPS: Final = {
     "Data": "images ann val_ann val_images synthetic people dataset category max_images calib count set_name recursive "

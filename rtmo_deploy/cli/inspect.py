@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["inspect"]
-
 
 def inspect(
     model: Annotated[

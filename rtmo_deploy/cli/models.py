@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo import EmbeddedModel, Variant
 
-__all__ = ["models_app"]
-
 models_app = typer.Typer(
     help="List the published models, download their checkpoints, write untrained ones.",
     rich_markup_mode=None,
@@ -99,7 +97,8 @@ def download(
     It is checked for damage, not for forgery: 8 hex digits of its SHA-256 are published. The whole SHA-256 of the first
     download is recorded beside the file, and a file that differs from it is refused later.
     """
-    from rtmo_deploy.cli.console import download_bar, print_json
+    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.cli.progress import download_bar
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo.download import fetch, published
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["model_notes", "notes_so_far"]
-
 #: The same logger as ``rtmo_deploy.artifact.MODEL_LOG``, whose module loads NumPy.
 _MODEL_LOG = logging.getLogger("rtmo_deploy.model_notes")
 

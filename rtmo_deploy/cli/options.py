@@ -12,23 +12,6 @@ from rtmo_deploy.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "SIZE",
-    "BackendOption",
-    "DeviceOption",
-    "ForceOption",
-    "IgnoreCfgOption",
-    "InputSizeOption",
-    "MaxPixelsOption",
-    "PrecisionOption",
-    "Size",
-    "ThreadsOption",
-    "TrustOption",
-    "join_sizes",
-    "parse_input_size",
-    "parse_size",
-]
-
 _SIZE_OPTIONS = {"--imgsz", "--size"}
 #: How sizes can be written, as help pages show it.
 SIZE = "S|HxW|H W"

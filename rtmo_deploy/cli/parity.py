@@ -26,8 +26,6 @@ from rtmo_deploy.runtime.model_files import files_of
 if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
 
-__all__ = ["parity"]
-
 #: Pictures that the table lists.
 LISTED = 5
 
@@ -77,7 +75,8 @@ def parity(
 
     The bounds follow from the precisions, as in a release's parity gate; the whole rule is printed.
     """
-    from rtmo_deploy.cli.console import print_json, status, stderr
+    from rtmo_deploy.cli.console import print_json, stderr
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.errors import InputDataError, ParityError, UsageError
 
     if images is not None and synthetic is not None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime import PoseEstimator
 
-__all__ = ["predict"]
-
 #: Who is drawn unless asked otherwise: at a model's own threshold of 0.1, built for measuring AP, many are nobody.
 DRAW_THR = 0.5
 
@@ -68,7 +66,8 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Detect people and keypoints in images. An image that cannot be read is reported; the others still get done."""
-    from rtmo_deploy.cli.console import print_error, print_json, status, stderr
+    from rtmo_deploy.cli.console import print_error, print_json, stderr
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.errors import InputDataError
     from rtmo_deploy.progress import Count
 
@@ -143,7 +142,8 @@ def _listed(failures: list[InputDataError]) -> list[dict[str, Any]]:
 
 def _find(sources: list[str], *, recursive: bool) -> tuple[list[Path], list[InputDataError]]:
     """The files that are meant; a source that means none does not stop the others."""
-    from rtmo_deploy.data.images import find_images, require_image
+    from rtmo_deploy.data._image_files import find_images
+    from rtmo_deploy.data.images import require_image
     from rtmo_deploy.errors import InputDataError
 
     files: dict[Path, None] = {}

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.zoo.download import ProgressCallback
 
-__all__ = ["EVERY_S", "download_bar", "status"]
-
 #: Seconds between two lines of one count in a log.
 EVERY_S = 5.0
 

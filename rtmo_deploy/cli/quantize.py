@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
     from rtmo_deploy.data.sample import PoseDataset
 
-__all__ = ["judged", "open_calibration", "open_judge", "quantize", "require_calibration"]
-
 #: Seed and number of the drawn pictures that judge where no others are given; apart from those that calibrate, and
 #: from those that the sample model is trained and chosen on.
 _JUDGE_SEED = 4000
@@ -74,7 +72,7 @@ def quantize(
     require_calibration(calib)
     target = output or model.with_suffix(".int8.onnx")
     require_free([target, plot], files_of(model, calib, ann, images), force=force)
-    from rtmo_deploy.cli.console import status
+    from rtmo_deploy.cli.progress import status
 
     with status("reading the model") as progress:
         from rtmo_deploy.convert.quantize import QuantizeOptions, open_source, quantize_onnx
@@ -138,7 +136,7 @@ def require_calibration(calib: str) -> None:
         UsageError: It is neither.
         InputDataError: There is no such file.
     """
-    from rtmo_deploy.data.calibration import named_sets
+    from rtmo_deploy.data._calibration_record import named_sets
 
     path = Path(calib)
     if path.suffix.lower() == ".json":
@@ -160,7 +158,8 @@ def open_calibration(
 ) -> Calibration:
     """What is given, or what was measured before in the same way, or a new measurement."""
     from rtmo_deploy.convert.quantize import Calibration, Method, calibrate_cached
-    from rtmo_deploy.data.calibration import folder_pictures, named_sets, open_set
+    from rtmo_deploy.data._calibration_record import named_sets
+    from rtmo_deploy.data.calibration import folder_pictures, open_set
 
     path = Path(calib)
     if path.suffix.lower() == ".json":

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.release import Release
     from rtmo_deploy.release.run import Planned
 
-__all__ = ["release", "verify"]
-
 
 def release(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What is built, measured and required.")],
@@ -40,7 +38,7 @@ def release(
     Steps that nothing has changed for are not run again, and a run that was killed goes on where it was.
     Exit 6 if a gate did not pass.
     """
-    from rtmo_deploy.cli.console import status
+    from rtmo_deploy.cli.progress import status
 
     with status("reading the recipe") as progress:
         from rtmo_deploy.release.release import plan_release, run_release
@@ -65,7 +63,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Compare every file of a release with its manifest; exit 6 if one is missing, changed or extra."""
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table, status
+    from rtmo_deploy.cli.console import facts_table, print_json, print_table
+    from rtmo_deploy.cli.progress import status
 
     if directory.is_file():
         raise ArtifactError(

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
     from rich.table import Column
 
-__all__ = ["facts_table", "print_fitted", "result_text"]
-
 _GAP = 2
 #: Columns that a text gets at least, if it is as long: where a line holds it, and where it is prose.
 _WORD, _PROSE = 10, 24

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.train.loop import Progress, Trainer
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["train"]
-
 #: torchrun passes a terminal's Ctrl-C on to processes that got it themselves: seconds in which it is the same one.
 ECHO = 2.0
 
@@ -291,7 +289,8 @@ def _signals(trainer: Trainer) -> Iterator[list[int]]:
 
 def _run(trainer: Trainer) -> tuple[bool, int | None]:
     """Run, with progress and every validation on stderr; whether it finished, and the signal that ended it."""
-    from rtmo_deploy.cli.console import status, stderr
+    from rtmo_deploy.cli.console import stderr
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.progress import Count
 
     with status() if trainer.group.main else contextlib.nullcontext(lambda _: None) as say:

@@ -14,8 +14,6 @@ from rtmo_deploy.wanted import EXPORTED, likely_kind
 if TYPE_CHECKING:
     from rtmo_deploy.measure import ValidationReport
 
-__all__ = ["validate"]
-
 
 def validate(
     file: Annotated[
@@ -34,7 +32,8 @@ def validate(
     """
     from rich.table import Table
 
-    from rtmo_deploy.cli.console import print_json, print_result, print_table, status, stderr
+    from rtmo_deploy.cli.console import print_json, print_result, print_table, stderr
+    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.errors import ArtifactError
 
     find_model(file, "validate", EXPORTED)

@@ -21,8 +21,6 @@ from rtmo_deploy.convert.fuse import fold_linear_bn
 from rtmo_deploy.convert.onnx_ops import reshape, split
 from rtmo_deploy.model.dcc import DCC, KEYPOINT_CHANNELS
 
-__all__ = ["ExportCoordinates"]
-
 #: Logit of a bin that is not there; within FP16's range, and the reference clamps logits to it too.
 MASKED = -5e4
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.network import HeadMaps
     from rtmo_deploy.model.rtmo import RTMO
 
-__all__ = ["FixedDecode", "OnnxDecode", "RawDecode"]
-
 
 class GridPriors(nn.Module):
     """Centres of all cells: ``(P, 2)`` x, y in pixels, level by level, row by row."""

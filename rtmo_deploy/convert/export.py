@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.verify import VerificationReport
     from rtmo_deploy.model import LoadedCheckpoint
 
-__all__ = ["ExportResult", "export_onnx"]
-
 
 @dataclass(frozen=True)
 class ExportResult:

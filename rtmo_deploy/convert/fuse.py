@@ -20,8 +20,6 @@ from rtmo_deploy.model.neck import RepVGGBlock
 if TYPE_CHECKING:
     from rtmo_deploy.model.rtmo import RTMO
 
-__all__ = ["fold_linear_bn", "fuse"]
-
 
 def fuse(model: RTMO) -> RTMO:
     """A fused copy of ``model`` in eval mode; ``model`` itself is untouched.

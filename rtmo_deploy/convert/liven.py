@@ -25,17 +25,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = [
-    "Shift",
-    "case_shapes",
-    "choose_shift",
-    "classifier_nodes",
-    "level_shift",
-    "logit_threshold",
-    "open_exact",
-    "shift_biases",
-]
-
 #: What is added to the logits of each level.
 Shift = tuple[float, ...]
 

@@ -11,8 +11,6 @@ from rtmo_deploy._version import __version__
 if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["write_metadata"]
-
 
 def write_metadata(model: onnx.ModelProto, artifact: Artifact) -> None:
     """Put what an artifact knows of itself into a model, in place, replacing what stood there."""

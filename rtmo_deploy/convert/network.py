@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.neck import ChannelMapper, HybridEncoder
     from rtmo_deploy.model.rtmo import RTMO
 
-__all__ = ["ExportHead", "ExportNetwork", "HeadMaps"]
-
 
 SQRT2 = math.sqrt(2)
 

@@ -16,22 +16,6 @@ from rtmo_deploy.model.nms import non_maximum_suppression
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "arange",
-    "gather_nd",
-    "input_limits",
-    "length",
-    "members_before",
-    "nms_op",
-    "one_hot",
-    "reshape",
-    "reshape_like",
-    "scatter_rows",
-    "sort_descending",
-    "split",
-    "top_at_most",
-]
-
 _Context = Any
 _Graph = Any
 

@@ -18,14 +18,13 @@ from rtmo_deploy.errors import MissingDependencyError, ParityError, SetupError, 
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 from rtmo_deploy.runtime.openvino_backend import import_openvino, parse_model, require_no_plugin
-from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_path
+from rtmo_deploy.runtime.openvino_file import metadata_fields, weights_path
+from rtmo_deploy.runtime.openvino_ir import SECTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rtmo_deploy.convert.openvino_verify import OpenvinoReport
-
-__all__ = ["OpenvinoResult", "convert_openvino"]
 
 #: Precision of a float32 graph whose weights are kept in 16 bits; it is computed in float32.
 COMPRESSED = "fp16-weights"

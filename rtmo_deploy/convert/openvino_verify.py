@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.liven import Shift
 
-__all__ = ["OpenvinoReport", "verify_openvino"]
-
 #: Batch, height, width of dynamic graphs.
 SHAPES = ((1, 256, 256), (2, 192, 320))
 #: What passes where one side rounds and the other does not, or rounds elsewhere: 16-bit weights, 8 and 16 bit graphs.

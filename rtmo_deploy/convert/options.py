@@ -8,8 +8,6 @@ from rtmo_deploy.artifact import DecodeContract, DecodeMode
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.zoo.variant import require_input_size
 
-__all__ = ["DecodeOptions", "ExportOptions", "FixedDecodeOptions", "OnnxDecodeOptions", "RawDecodeOptions"]
-
 OPSETS = range(17, 21)
 #: TensorRT's top-k takes no more.
 MAX_TOPK = 3840

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["constants_to_initializers", "name_nodes", "simplify"]
-
 #: onnxsim turns a MatMul and Add of rank 3 into Reshape, Gemm and five nodes that compute the shape to go back to:
 #: 25 nodes more on RTMO, for nothing. BatchNorm is already folded, in float64.
 _SKIPPED = ["fuse_matmul_add_bias_into_gemm_batched", "fuse_bn_into_conv"]

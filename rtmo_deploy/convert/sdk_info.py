@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["dump_sdk_info"]
-
 #: The release of MMDeploy whose layout is written; its SDK compares it with its own.
 LAYOUT_VERSION = "1.3.1"
 

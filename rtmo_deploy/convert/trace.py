@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.options import ExportOptions
     from rtmo_deploy.model import RTMO
 
-__all__ = ["OUTPUTS", "cells_of", "trace_coordinates", "trace_network"]
-
 _Shapes = dict[str, tuple[int | str, ...]]
 
 OUTPUTS = {

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.model.head import HeadOutputs
 
-__all__ = ["VerificationReport", "verify_export"]
-
 #: Batch, height, width of dynamic graphs: square, wide, tall; none is what was traced.
 SHAPES = ((1, 256, 256), (2, 192, 320), (5, 256, 128))
 #: A decision nearer to its threshold than this may fall either way in float32.

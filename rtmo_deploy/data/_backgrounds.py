@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data._looks import Colour
 
-__all__ = ["NOBODY", "draw_background", "sample_things"]
-
 #: Fourth channel of a pixel that belongs to nobody.
 NOBODY: Final = 255
 _SHIFT: Final = 4

@@ -17,8 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NECK", "POINTS", "TOES", "Bodies", "sample_bodies"]
-
 #: Points of a body: the 17 of COCO, then these.
 _EXTRA: Final = ("left_hand", "right_hand", "left_toe", "right_toe", "neck", "head", "face", "mouth", "hat", "belly")
 POINTS: Final = {name: 17 + index for index, name in enumerate(_EXTRA)}

@@ -13,8 +13,6 @@ from typing import Any, Final, Literal
 
 from rtmo_deploy.errors import InputDataError, UsageError
 
-__all__ = ["RULE", "SetRecord", "named_sets", "read_record"]
-
 SCHEMA_VERSION: Final = 1
 #: The one rule there is: ids in ascending order of the pictures with at least one person (no crowd) who has labelled
 #: keypoints; of n such pictures the ones numbered ``floor(i * n / count)``.

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data._findings import Collector
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["CocoFile", "Images", "People", "compact", "identity", "printable"]
-
 _NUMBERS: Final = frozenset((int, float, bool))
 #: Coordinates beyond this are no places in a picture.
 _HUGE: Final = 1e7

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data._coco_file import CocoFile
 
-__all__ = [
-    "check_pictures",
-    "check_segmentations",
-    "existing_pictures",
-    "picture_name",
-    "report",
-    "with_right_sizes",
-]
-
 #: Images that are read to find out whether width and height are swapped.
 _TRIED = 8
 

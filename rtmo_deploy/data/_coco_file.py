@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-__all__ = ["CocoFile", "read_coco_file"]
-
 #: A larger annotation file is refused: parsed, it would need ten times that memory.
 _MOST_BYTES = 4 << 30
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data._findings import Collector
     from rtmo_deploy.data.ground_truth import GroundTruth
 
-__all__ = ["areas_of", "clipped_boxes", "far_outside", "learned_people"]
-
 #: Share of a person's box that stands for the person's area where none is given: the reference's figure.
 AREA_OF_BOX: Final = 0.53
 #: A labelled keypoint outside the picture by more than this share of its longer side is a slip, not a person cut off.

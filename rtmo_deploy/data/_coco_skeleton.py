@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data._findings import Collector
 
-__all__ = ["choose_categories", "skeleton_of"]
-
 #: Sigmas by name. CrowdPose's are not among them: others give its names to other points.
 _SIGMAS: Final = dict(zip(COCO_17.keypoints, COCO_17.sigmas, strict=True))
 

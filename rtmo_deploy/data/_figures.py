@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data._looks import Look
     from rtmo_deploy.data._outlines import Plan
 
-__all__ = ["Cutout", "draw_figure"]
-
 _FILL: Final = cv2.fillConvexPoly
 _LINE: Final = cv2.LINE_8
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["CocoReport", "Collector", "Finding"]
-
 Severity = Literal["error", "warning", "note"]
 Subject = Literal["image", "annotation", "file"]
 #: Ids of one finding that are printed; ``to_dict`` gives all.

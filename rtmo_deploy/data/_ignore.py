@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["fill_box", "fill_segmentation"]
-
 
 def fill_segmentation(mask: NDArray[np.uint8], segmentation: object, size: tuple[int, int]) -> bool:
     """Set to 1 what a segmentation in COCO's format covers.

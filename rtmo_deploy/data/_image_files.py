@@ -12,8 +12,6 @@ from rtmo_deploy.errors import InputDataError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["IMAGE_SUFFIXES", "find_images"]
-
 _SUFFIX_LIST: Final = (
     ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
 )

@@ -8,9 +8,6 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["HEAD", "LEFT_ARM", "LEFT_LEG", "PARTS", "RIGHT_ARM", "RIGHT_LEG", "TRUNK"]
-__all__ += ["Colour", "Look", "looks_of_seed", "some_colour"]
-
 #: The parts of a body, as they stand in the fourth channel of a figure that is drawn; 0 is none.
 TRUNK, HEAD, HAIR, LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG = range(1, 8)
 PARTS: Final = 8

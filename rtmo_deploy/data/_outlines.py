@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data._bodies import Bodies
 
-__all__ = ["BANDS", "CAPSULES", "FIXED", "JOINTS", "ON_HEAD", "PELVIS", "SKIRT", "TRUNK", "Outlines", "Plan"]
-
 #: Bodies of one seed; each is used at any size, a little slimmer or stouter, and turned a little.
 POOL: Final = 6144
 _CHUNK: Final = 1024

@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Packed"]
-
 
 class Packed:
     """An immutable sequence of byte strings.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data._figures import Cutout
 
-__all__ = ["MOST_PEOPLE", "Scene"]
-
 #: Their numbers, and NOBODY, share one byte.
 MOST_PEOPLE: Final = 60
 #: What must remain of a person: this share of the whole figure, so many keypoints, a box of so many pixels.

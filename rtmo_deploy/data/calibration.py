@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from rtmo_deploy.data._calibration_record import SetRecord, named_sets, read_record
-from rtmo_deploy.data.images import find_images, read_image
+from rtmo_deploy.data._calibration_record import SetRecord, read_record
+from rtmo_deploy.data._image_files import find_images
+from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.files import sha256_of
 
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-__all__ = [
-    "CalibrationPictures",
-    "FilePictures",
-    "Picture",
-    "SetRecord",
-    "Skipped",
-    "SyntheticPictures",
-    "folder_pictures",
-    "named_sets",
-    "open_set",
-    "read_record",
-    "stream",
-]
 
 _T = TypeVar("_T")
 

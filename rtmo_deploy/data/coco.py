@@ -25,7 +25,6 @@ from rtmo_deploy.data._coco_check import (
 )
 from rtmo_deploy.data._coco_file import read_coco_file
 from rtmo_deploy.data._coco_people import areas_of, clipped_boxes, far_outside, learned_people
-from rtmo_deploy.data._findings import CocoReport, Finding
 from rtmo_deploy.data._ignore import fill_box, fill_segmentation
 from rtmo_deploy.data._packed import Packed
 from rtmo_deploy.data.images import read_image
@@ -38,10 +37,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rtmo_deploy.data._findings import CocoReport
     from rtmo_deploy.data.ground_truth import GroundTruth
     from rtmo_deploy.poses import Skeleton
-
-__all__ = ["CocoKeypoints", "CocoReport", "Finding", "check_coco", "read_ground_truth"]
 
 _log = logging.getLogger(__name__)
 

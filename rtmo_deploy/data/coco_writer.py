@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.sample import People, PoseDataset, Sample
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["ANNOTATIONS_NAME", "CocoEntry", "Written", "write_coco", "write_dataset"]
-
 ANNOTATIONS_NAME: Final = "annotations.json"
 """The annotation file in a folder that `write_dataset` writes; the pictures are in ``images`` beside it."""
 

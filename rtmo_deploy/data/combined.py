@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     Pairs = Sequence[tuple[int | str, int | str]]
 
-__all__ = ["BODY7", "Body7Set", "CombinedDataset", "Part"]
-
 
 @dataclass(frozen=True)
 class Body7Set:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data.sample import People
 
-__all__ = ["GroundTruth"]
-
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:

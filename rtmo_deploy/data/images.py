@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING, Final, cast
 import cv2
 import numpy as np
 
-from rtmo_deploy.data._image_files import IMAGE_SUFFIXES, find_images
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import FileKind, kind_of
 from rtmo_deploy.guarded import open_regular
@@ -40,17 +39,6 @@ from rtmo_deploy.guarded import open_regular
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS_VARIABLE",
-    "TooManyPixelsError",
-    "decode_image",
-    "find_images",
-    "max_pixels_allowed",
-    "read_image",
-    "require_image",
-]
 
 MAX_SIDE: Final = 1_000_000
 MAX_PIXELS: Final = 2**26

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["People", "PoseDataset", "Sample"]
-
 
 @dataclass(frozen=True, eq=False)
 class People:

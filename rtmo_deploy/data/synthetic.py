@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data._figures import Cutout
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["GENERATOR_VERSION", "MOST_PEOPLE", "SyntheticOptions", "SyntheticPeople"]
-
 #: Changes whenever the pictures of a seed change.
 GENERATOR_VERSION: Final = 2
 

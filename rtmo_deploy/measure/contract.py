@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.runtime.onnx_file import TensorSpec
 
-__all__ = ["companion_finding", "contract_findings"]
-
 
 def contract_findings(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:
     """Where the tensors in an engine's record are not what its artifact promises; empty if nowhere.

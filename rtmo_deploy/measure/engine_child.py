@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.engine_file import EngineRecord
     from rtmo_deploy.runtime.trt_api import TrtApi
 
-__all__ = ["child_checks", "main"]
-
 #: Bytes at the beginning of an engine that TensorRT-RTX judges it by.
 HEADER = 64
 #: Bit of its answer that says that it is no engine.

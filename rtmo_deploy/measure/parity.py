@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Poses
 
-__all__ = ["Bounds", "CaseResult", "PeopleErrors", "compare_people", "compare_tensors"]
-
 #: People are matched only if their boxes' centres are this near, in shares of the box's longer side.
 MATCH_RADIUS = 0.25
 #: Scores closer than this are equal to within float noise, and their order means nothing.

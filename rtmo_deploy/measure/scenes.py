@@ -10,8 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["structured_images"]
-
 
 def structured_images(batch: int, height: int, width: int, *, seed: int = 0) -> NDArray[np.float32]:
     """Network inputs with structure at every scale; white noise would leave most of a network's range unused.

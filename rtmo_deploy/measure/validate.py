@@ -22,16 +22,6 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-__all__ = [
-    "Check",
-    "ValidationReport",
-    "run_checks",
-    "run_shapes",
-    "until_failed",
-    "validate_model",
-    "validate_onnx",
-]
-
 #: Inputs a dynamic model is run on: batch, height, width. Square, wide and tall; the smallest there is.
 SHAPES = ((1, 160, 160), (2, 96, 192), (5, 192, 64), (1, 32, 32))
 

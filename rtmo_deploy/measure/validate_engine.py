@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.runtime.engine_file import EngineRecord
 
-__all__ = ["COMMAND", "engine_findings", "validate_engine"]
-
 #: What loads an engine; -P keeps the current folder from hiding packages.
 COMMAND = (sys.executable, "-P", "-m", "rtmo_deploy.measure.engine_child")
 #: Seconds after which loading and running is given up.

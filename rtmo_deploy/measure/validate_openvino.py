@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.runtime.openvino_ir import OpenvinoIr
 
-__all__ = ["openvino_findings", "validate_openvino"]
-
 #: Inputs that a dynamic model is run on: batch, height, width.
 SHAPES = ((1, 160, 160), (2, 96, 192))
 QUOTE = '"'

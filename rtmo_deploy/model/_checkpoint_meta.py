@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["NotPlainError", "config_of", "plain", "read_facts", "read_strings"]
-
 _FACTS = ("epoch", "iter", "time", "seed", "experiment_name", "mmengine_version", "mmpose_version")
 _LONGEST_TEXT = 1000
 _MOST_KEYPOINTS = 1000

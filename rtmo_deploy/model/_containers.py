@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["TorchFile", "identify", "open_file", "open_torch_file"]
-
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_HEAD = b"\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
 _FETCH_AGAIN = "Fetch or copy the file again, and compare its size or SHA-256 with the source."

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.reader import CheckpointContents
     from rtmo_deploy.model.spec import NetworkSpec
 
-__all__ = ["SIGMAS", "fit", "unwrapped"]
-
 SIGMAS = "head.loss_oks.sigmas"
 _STEM = "backbone.stem.conv.conv.weight"
 _COUNTER = ".num_batches_tracked"

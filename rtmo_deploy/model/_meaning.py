@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.zoo import Variant
 
-__all__ = ["skeleton_of"]
-
 #: What :class:`rtmo_deploy.model.head.KeypointSigmas` holds for keypoints that nobody has measured.
 UNKNOWN_SIGMA = 0.079
 

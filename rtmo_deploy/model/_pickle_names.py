@@ -24,8 +24,6 @@ from rtmo_deploy.model._pickle_refs import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BUILDERS", "NumpyArray", "NumpyType", "is_known"]
-
 #: Bytes of an array in ``meta`` that are read: colours and sigmas of keypoints are small.
 _LARGEST_ARRAY = 16384
 

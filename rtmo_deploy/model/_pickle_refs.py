@@ -15,23 +15,6 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "DTYPES",
-    "STORAGES",
-    "TENSOR_BUILDERS",
-    "DamagedError",
-    "Global",
-    "Inert",
-    "RefusedError",
-    "StorageRef",
-    "TensorRef",
-    "hashable",
-    "kind_of",
-    "quoted",
-    "short_numbers",
-    "storage_of",
-]
-
 _MAX_ELEMENTS = 1 << 40
 _MAX_DIMS = 16
 

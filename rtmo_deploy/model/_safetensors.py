@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["read_safetensors", "unreadable_dtype"]
-
 #: Bytes of a header that are read; that of RTMO-l has 0.1 MB.
 MAX_HEADER = 8 << 20
 _DTYPES = {

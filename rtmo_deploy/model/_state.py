@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["FORMAT_REMEDY", "SAVE_STATE", "choose", "names_of", "tensor_refs"]
-
 FORMAT_REMEDY = "Give a checkpoint with a 'state_dict', as MMEngine and this project write it."
 SAVE_STATE = "Save the weights alone, where it was made: torch.save({'state_dict': model.state_dict()}, ...)."
 MAX_TENSORS = 20_000

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 _PUBLISHED = Settings()
 
-__all__ = ["CSPDarknet", "CSPLayer", "Focus"]
-
 
 def _conv(settings: Settings, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> ConvModule:
     act, bn = partial(activation, settings.backbone_act), settings.norm("backbone")

@@ -16,11 +16,12 @@ from rtmo_deploy.model._meaning import UNKNOWN_SIGMA, skeleton_of
 from rtmo_deploy.model.dcc import DCC
 from rtmo_deploy.model.head import KeypointSigmas
 from rtmo_deploy.model.layers import SinePositionalEncoding
-from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint, write_checkpoint
+from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint
 from rtmo_deploy.model.rtmo import RTMO
 from rtmo_deploy.model.spec import NetworkSpec, UnrecognisedStateDictError, recognise
 from rtmo_deploy.model.taken import DEFAULT_INPUT_HW, Taken, take
-from rtmo_deploy.zoo.download import identify_published
+from rtmo_deploy.model.writer import write_checkpoint
+from rtmo_deploy.zoo.cache import identify_published
 from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo import Variant
-
-__all__ = ["LoadedCheckpoint", "load_checkpoint", "save_checkpoint"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,6 @@ from rtmo_deploy.model.config_fields import NO, Fields, UnsupportedConfigError, 
 from rtmo_deploy.model.mmengine_config import HIDDEN, ParsedConfig, Unreadable, parse_config
 from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
 
-__all__ = ["MIN_SCORE_THR", "ConfigFacts", "UnsupportedConfigError", "read_config"]
-
 #: Lowest score threshold: 0 would make a detection of every cell of the grid.
 MIN_SCORE_THR = 0.0001
 _MAX_SIDE = 16384

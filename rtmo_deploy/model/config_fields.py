@@ -9,8 +9,6 @@ from typing import Any
 from rtmo_deploy.model.mmengine_config import HIDDEN, Unreadable
 from rtmo_deploy.model.settings import ACTIVATIONS
 
-__all__ = ["NO", "Fields", "UnsupportedConfigError", "plain"]
-
 #: A value that is not given, or cannot be read.
 NO = object()
 _NORMS = {"BN", "BN2d", "SyncBN", "MMSyncBN"}

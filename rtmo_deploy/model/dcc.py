@@ -18,8 +18,6 @@ from rtmo_deploy.model.layers import SinePositionalEncoding
 if TYPE_CHECKING:
     from rtmo_deploy.model.spec import NetworkSpec
 
-__all__ = ["DCC", "GAU", "ScaleNorm", "boxes_to_center_scale"]
-
 #: Bins span this much of the box, so that keypoints just outside it can be told.
 BOX_PADDING = 1.25
 KEYPOINT_CHANNELS = 128

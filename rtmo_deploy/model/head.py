@@ -19,8 +19,6 @@ from rtmo_deploy.zoo import skeleton_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Detections", "HeadOutputs", "RTMOHead", "decode_boxes", "flatten_levels", "grid_priors"]
-
 
 @dataclass(frozen=True)
 class HeadOutputs:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo import Architecture
 
-__all__ = ["initial_checkpoint", "initialise"]
-
 #: The classifier's bias starts so that every cell says "a person" with this probability.
 PRIOR_PROBABILITY = 0.01
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BatchNormSettings", "ConvModule", "SinePositionalEncoding"]
-
 
 class BatchNormSettings(TypedDict):
     """Arguments of a BatchNorm layer."""

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HIDDEN", "ParsedConfig", "Unreadable", "parse_config"]
-
 _MAX_TEXT = 2_000_000
 _MAX_DEPTH = 60
 _MAX_NODES = 400_000

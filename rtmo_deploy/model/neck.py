@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.layers import BatchNormSettings
     from rtmo_deploy.model.spec import NetworkSpec
 
-__all__ = ["CSPRepLayer", "HybridEncoder", "RepVGGBlock"]
-
 
 def _conv(
     settings: Settings, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, act: bool = True

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["box_iou", "iou", "non_maximum_suppression"]
-
 #: The reference's guard against an empty union.
 _MIN_UNION = 1e-6
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from rtmo_deploy.model.settings import Settings
 
-__all__ = ["InputNormalisation"]
-
 
 class InputNormalisation(nn.Module):
     """BGR, 0..255, to ``(x - mean) / std`` in the channel order of the first layer; the identity where published.

@@ -8,15 +8,13 @@ import torch
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.model.reader import write_checkpoint
+from rtmo_deploy.model.writer import write_checkpoint
 from rtmo_deploy.zoo.variant import require_input_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rtmo_deploy.model.checkpoint import LoadedCheckpoint
-
-__all__ = ["pack_checkpoint"]
 
 _FACTS = ("epoch", "iter")
 

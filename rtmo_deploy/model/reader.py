@@ -18,15 +18,12 @@ from rtmo_deploy.model._containers import identify, open_torch_file
 from rtmo_deploy.model._safetensors import read_safetensors, unreadable_dtype
 from rtmo_deploy.model._state import FORMAT_REMEDY, SAVE_STATE, choose, names_of, tensor_refs
 from rtmo_deploy.model.unpickle import Inert, TensorRef, kind_of, quoted
-from rtmo_deploy.model.writer import write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from rtmo_deploy.model._containers import TorchFile
-
-__all__ = ["CheckpointContents", "check_finite", "read_checkpoint", "read_entries", "write_checkpoint"]
 
 # Tensors may share numbers (tied weights, broadcast views), and float8 grows to float32. Past this multiple of the
 # file, they are refused.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +12,10 @@ from rtmo_deploy.model.backbone import CSPDarknet
 from rtmo_deploy.model.head import Detections, HeadOutputs, RTMOHead
 from rtmo_deploy.model.neck import HybridEncoder
 from rtmo_deploy.model.normalise import InputNormalisation
-from rtmo_deploy.model.spec import INPUT_MULTIPLE, NetworkSpec
+from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
 
-__all__ = ["RTMO"]
+if TYPE_CHECKING:
+    from rtmo_deploy.model.spec import NetworkSpec
 
 
 class RTMO(nn.Module):

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.model.layers import BatchNormSettings
 
-__all__ = ["ACTIVATIONS", "Settings", "activation"]
-
 #: Activations by their name in a config: each with the factory it stands for.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "SiLU": nn.SiLU,

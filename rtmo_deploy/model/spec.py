@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.model.settings import Settings
 from rtmo_deploy.zoo import ARCHITECTURES, Architecture
-from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-__all__ = ["INPUT_MULTIPLE", "NetworkSpec", "UnrecognisedStateDictError", "recognise"]
 
 #: Feature strides the head predicts on. The neck also computes stride 8, whose output the model drops.
 STRIDES = (16, 32)

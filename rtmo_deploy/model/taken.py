@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.spec import NetworkSpec
     from rtmo_deploy.zoo import Variant
 
-__all__ = ["DEFAULT_INPUT_HW", "Taken", "take"]
-
 #: Input size of a network whose shape is nobody's published one.
 DEFAULT_INPUT_HW = (640, 640)
 DEFAULT_SCORE_THR, DEFAULT_NMS_THR = 0.1, 0.65

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Inert", "StorageRef", "TensorRef", "interpret", "kind_of", "quoted"]
-
 # A training checkpoint of RTMO-l takes about 200 thousand instructions.
 _MAX_INSTRUCTIONS = 1_000_000
 # Bytes of a refused pickle in which a layer of torch.nn is looked for.

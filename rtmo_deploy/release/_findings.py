@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError
 
-__all__ = ["close_name", "findings", "located"]
-
 Place = tuple[int | str, ...]
 #: Findings that a message lists.
 MOST = 20

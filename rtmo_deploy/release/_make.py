@@ -17,19 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.coco import CocoKeypoints
     from rtmo_deploy.release.results import Made
 
-__all__ = [
-    "annotated",
-    "cast",
-    "check_options",
-    "dataset_of",
-    "draw",
-    "engine",
-    "export",
-    "openvino",
-    "quantize",
-    "source",
-]
-
 
 def source(job: Job) -> Outcome:
     """The checkpoint: read, and described."""
@@ -67,7 +54,7 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
     if action == "export":
         _export_options(options)
     elif action == "quantize" and options["calibration"] is not None:
-        from rtmo_deploy.data.calibration import named_sets
+        from rtmo_deploy.data._calibration_record import named_sets
 
         if options["calibration"] not in named_sets():
             raise UsageError(

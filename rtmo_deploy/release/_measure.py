@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.release.results import Made
 
-__all__ = ["accuracy", "latency", "parity", "ratio"]
-
 #: Quality of the pictures in the report, and the longest side they have there, pixels.
 JPEG_QUALITY = 80
 LONGEST_SIDE = 480

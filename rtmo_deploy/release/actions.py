@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.graph import Step
     from rtmo_deploy.release.results import Job, Outcome
 
-__all__ = ["ACTIONS", "Action", "Actions", "RealActions"]
-
 
 class Actions(Protocol):
     """What carries steps out."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.results import StepResult
     from rtmo_deploy.release.schema import ReleaseRecipe
 
-__all__ = ["GateResult", "GateStatus", "evaluate_gates"]
-
 #: The step that judges the source.
 SOURCE_AP = f"accuracy:{SOURCE}"
 MAX_BASELINE = 64 << 20

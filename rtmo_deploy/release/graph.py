@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.schema import ReleaseRecipe
     from rtmo_deploy.release.sections import DataSection
 
-__all__ = ["Step", "build_steps", "descendants", "fingerprint", "step_key"]
-
 #: Fields of an artifact's section that are not options of its action.
 _NO_OPTIONS = frozenset({"make", "origin"})
 

@@ -12,17 +12,6 @@ from pydantic import Field, model_validator
 
 from rtmo_deploy.release.sections import Ap, DataSection, Drop, Section
 
-__all__ = [
-    "PLAIN_NAME",
-    "AccuracyGate",
-    "AccuracySection",
-    "LatencyGate",
-    "LatencySection",
-    "ParityBounds",
-    "ParitySection",
-    "ReportSection",
-]
-
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 

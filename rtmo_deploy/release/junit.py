@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.release import Release
     from rtmo_deploy.release.results import StepResult
 
-__all__ = ["junit_xml", "xml_text"]
-
 #: Characters that XML 1.0 does not have, not even escaped.
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

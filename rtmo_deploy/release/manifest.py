@@ -17,19 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.release import Release
     from rtmo_deploy.release.results import StepResult
 
-__all__ = [
-    "MANIFEST",
-    "MAX_BYTES",
-    "SCHEMA_VERSION",
-    "SUMS",
-    "UNFINISHED",
-    "FileEntry",
-    "build_manifest",
-    "is_inside",
-    "read_manifest",
-    "sums_text",
-]
-
 SCHEMA_VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
 MANIFEST: Final = "manifest.json"

@@ -10,8 +10,6 @@ from rtmo_deploy.release.junit import xml_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Markup", "el", "join", "table"]
-
 _VOID = frozenset({"br", "img", "meta", "line", "rect", "circle", "path", "polyline", "polygon", "link"})
 
 

@@ -10,8 +10,6 @@ from rtmo_deploy.release.markup import Markup, el, join
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["bars", "curves", "percentiles", "provenance"]
-
 WIDTH, LEFT, RIGHT = 640, 56, 16
 COLOURS = 8
 

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.results import StepResult
     from rtmo_deploy.release.schema import ReleaseRecipe
 
-__all__ = ["known_names", "publish", "require_no_loss", "require_own_folder"]
-
 ARTIFACTS: Final = "artifacts"
 LATENCY: Final = "latency"
 REPORTS: Final = ("recipe.yaml", "junit.xml", "summary.md", "report.html")

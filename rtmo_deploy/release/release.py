@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.run import Planned
     from rtmo_deploy.release.schema import ReleaseRecipe
 
-__all__ = ["CACHE_NAME", "Release", "plan_release", "run_release"]
-
 CACHE_NAME: Final = ".cache"
 _ERRORS: Final = {1: RtmoDeployError, 2: UsageError, 3: InputDataError, 4: ModelError, 5: SetupError}
 

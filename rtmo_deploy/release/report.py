@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.release import Release
     from rtmo_deploy.release.results import StepResult
 
-__all__ = ["report_html"]
-
 _METRICS = ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AP(E)", "AP(H)", "AR")
 
 

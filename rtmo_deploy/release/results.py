@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.release.graph import Step
 
-__all__ = ["FileRecord", "Job", "Made", "NotHereError", "Outcome", "Status", "StepResult", "case_of", "clean"]
-
 
 def case_of(entry: Mapping[str, Any]) -> str:
     """The case of a latency entry, such as ``batch 1, 2 threads, 10 people``."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.release.graph import Step
     from rtmo_deploy.release.store import Store
 
-__all__ = ["Planned", "locked", "plan_steps", "run_steps"]
-
 LOCK_NAME: Final = ".lock"
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["SOURCE", "ReleaseRecipe", "load_release", "parse_release", "recipe_schema"]
-
 #: What the checkpoint is called among the artifacts.
 SOURCE = "source"
 RESERVED = frozenset({SOURCE, "published", "baseline"})

@@ -7,21 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-__all__ = [
-    "Ap",
-    "Artifact",
-    "CastArtifact",
-    "Count",
-    "DataSection",
-    "Drop",
-    "EngineArtifact",
-    "ExportArtifact",
-    "OpenvinoArtifact",
-    "QuantizeArtifact",
-    "Section",
-    "SyntheticSection",
-]
-
 SIZE = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
 
 #: Largest loss of AP that is a bound. A larger number was meant as points of 100, and would let everything pass.

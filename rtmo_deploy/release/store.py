@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.release.graph import Step
 
-__all__ = ["Store"]
-
 SCHEMA_VERSION: Final = 2
 MAX_RECORD: Final = 64 << 20
 RECORD: Final = "record.json"

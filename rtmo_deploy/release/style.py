@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["STYLE"]
-
 #: Series colours are Okabe and Ito's, which people with colour blindness tell apart; darker on white, lighter on black.
 STYLE: Final = """
 :root{color-scheme:light dark;--page:#fff;--soft:#f4f5f7;--edge:#d7dbe0;--ink:#1a1d21;--dim:#5a636e;

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.release.release import Release
 
-__all__ = ["summary_markdown"]
-
 _SIGNS = {
     GateStatus.PASSED: "✅ passed",
     GateStatus.FAILED: "❌ failed",

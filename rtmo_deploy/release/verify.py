@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Verification", "verify_release"]
-
 #: What a run leaves in the folder that is no part of the release.
 _WORKING: Final = frozenset({".cache", ".lock", UNFINISHED})
 SHOWN: Final = 10

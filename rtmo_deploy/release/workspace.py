@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact, Kind
 
-__all__ = ["Entry", "Workspace"]
-
 SCHEMA_VERSION: Final = 1
 #: The oldest entries beyond these are forgotten.
 MOST_ENTRIES: Final = 200

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BACKENDS", "Backend", "BackendRecord", "choose_backend", "open_backend"]
-
 
 class Backend(Protocol):
     """Runs one artifact on one device."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.runtime.onnx_file import TensorSpec
 
-__all__ = ["by_graph", "compare", "differences", "noted"]
-
 
 def by_graph(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Artifact:
     """The artifact with the sizes of its graph.

@@ -8,8 +8,6 @@ from typing import Any
 
 from rtmo_deploy.errors import MissingDependencyError, SetupError
 
-__all__ = ["Gpu", "checked", "cuda_runtime", "find_gpu", "require_gpu"]
-
 
 @dataclass(frozen=True)
 class Gpu:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Arena", "capture", "launch", "new_stream", "synchronize", "to_device", "to_host"]
-
 
 class Arena:
     """Memory that is allocated once and freed together."""

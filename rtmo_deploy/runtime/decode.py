@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     #: Pose vectors (n, V), boxes (n, 4) x1, y1, x2, y2 unclipped and cell centres (n, 2) to keypoints (n, K, 2).
     Coordinates = Callable[[Array, Array, Array], Array]
 
-__all__ = ["decode_boxes", "decode_raw", "greedy_nms", "grid_priors", "iou", "rows_to_poses", "sigmoid"]
-
 STRIDES = (16, 32)
 
 

@@ -15,8 +15,6 @@ import numpy as np
 
 from rtmo_deploy.errors import UsageError
 
-__all__ = ["DeviceArray", "as_device_array"]
-
 _CUDA_DEVICE = 2  # kDLCUDA; 13 is kDLCUDAManaged
 _CUDA_MANAGED = 13
 _CODES = {0: "i", 1: "u", 2: "f"}

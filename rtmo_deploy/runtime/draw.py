@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Poses, Side
 
-__all__ = ["WRITABLE_SUFFIXES", "draw_poses", "write_image"]
-
 # From the palette of Okabe and Ito: told apart with every common colour blindness, and in grey from white.
 _COLOURS: Final[dict[Side, str]] = {"left": "#56B4E9", "right": "#E69F00", "centre": "#FFFFFF"}
 _BOX_COLOUR: Final = "#009E73"

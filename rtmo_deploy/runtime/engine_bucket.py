@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.runtime.engine_file import Shape
 
-__all__ = ["Bucket"]
-
 _FLOAT = np.dtype(np.float32)
 _log = logging.getLogger(__name__)
 

@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = [
-    "AHEAD_OF_TIME",
-    "EngineRecord",
-    "Profile",
-    "Shape",
-    "engine_artifact",
-    "is_trusted",
-    "read_record",
-    "sidecar_path",
-]
-
 SCHEMA_VERSION = 1
 #: Bytes of a record; ours have some thousand.
 MAX_RECORD = 2**22

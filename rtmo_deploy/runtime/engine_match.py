@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.cuda_device import Gpu
     from rtmo_deploy.runtime.engine_file import EngineRecord, Profile, Shape
 
-__all__ = ["choose_profile", "differences", "split_batch"]
-
 #: Compute capability from which on a hardware-compatible engine runs, and an RTX engine without explicit targets.
 _AMPERE = (8, 0)
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.runtime.decode import Array, Coordinates
 
-__all__ = ["PoseEstimator", "is_checkpoint", "locate_model", "open_coordinates", "outputs_to_poses", "read_artifact"]
-
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is a checkpoint, by its bytes; by its suffix where they do not tell."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PAD_VALUE", "STRIDE", "LetterboxTransform", "Placement", "check_image", "letterbox", "to_tensor"]
-
 PAD_VALUE: Final = 114
 """Grey level of the padding, the same in all three channels."""
 

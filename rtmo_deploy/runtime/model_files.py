@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["files_of"]
-
 
 def files_of(*inputs: str | Path | None) -> Iterator[Path]:
     """The files of some inputs: each itself, and of a model its external data, weights, record and companion.

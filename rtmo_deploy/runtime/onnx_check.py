@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["check_graph", "load_weights", "takes"]
-
 #: Bytes that one tensor, and all tensors in other files together, may have: no larger model can be written.
 MAX_BYTES = 2**31 - 1
 #: Numbers in the largest intermediate tensor, whatever the input; and as a multiple of the input's.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["Signature", "TensorSpec", "load_onnx", "onnx_artifact", "parse_onnx", "signature"]
-
 #: protobuf reads no larger message.
 MAX_BYTES = 2**31 - 1
 #: Input size a file without metadata and with a dynamic input is run at.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["OnnxRuntimeBackend", "exact_entries", "load", "open_session", "run_session"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -13,8 +13,6 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["EXACT", "saturates"]
-
 #: Session configuration under which a Q/DQ graph is computed as it is written, on every CPU.
 EXACT: Final = {"session.disable_quant_qdq": "1"}
 _CHANNELS, _OUT, _LARGEST = 64, 16, 127

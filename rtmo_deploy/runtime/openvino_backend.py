@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = [
-    "PRECISIONS",
-    "OpenvinoBackend",
-    "compile_model",
-    "import_openvino",
-    "load",
-    "parse_model",
-    "read_model",
-    "require_no_plugin",
-]
-
 #: What may be asked for, and OpenVINO's name for it.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 _CAPABILITY = {"bf16": "BF16"}

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.runtime.openvino_ir import SECTION, ir_artifact, read_ir
+from rtmo_deploy.runtime.openvino_ir import ir_artifact, read_ir
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
-
-__all__ = ["SECTION", "metadata_fields", "openvino_artifact", "weights_path"]
 
 _WEIGHTS = "weights_sha256"
 _PREFIX = "rtmo_deploy."

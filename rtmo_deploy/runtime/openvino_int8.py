@@ -18,8 +18,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NARROW", "has_narrow_weights", "layer_precisions", "saturates"]
-
 #: Largest magnitude of weights that cannot saturate.
 NARROW = 64
 #: Layers that hold the arithmetic.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["SECTION", "OpenvinoIr", "ir_artifact", "read_ir"]
-
 #: Bytes of an .xml file (ours have one MiB), and depth of its elements.
 MAX_BYTES, MAX_DEPTH = 2**26, 100
 #: Name of the section in ``net/rt_info`` that is ours.

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["TensorRtBackend", "load"]
-
 #: Input sizes whose buffers are kept, each with its own execution context; the one unused for longest goes first.
 KEPT_SIZES = 4
 

@@ -9,15 +9,13 @@ import torch
 
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.model import RTMO, load_checkpoint
-from rtmo_deploy.model.spec import INPUT_MULTIPLE
+from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.model.head import Detections
-
-__all__ = ["TorchBackend", "detections_to_rows", "load"]
 
 
 def load(artifact: Artifact, device: str, threads: int | None) -> TorchBackend:

@@ -20,18 +20,6 @@ from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = [
-    "API",
-    "FLAVOURS",
-    "RELEASES",
-    "VOLTA",
-    "Flavour",
-    "TrtApi",
-    "choose_flavour",
-    "installed_backends",
-    "load_api",
-]
-
 #: What there is to know of the V100, in one sentence.
 VOLTA = (
     "TensorRT 10.4 with CUDA 12 is the last that supports Volta (V100, compute capability 7.0): "

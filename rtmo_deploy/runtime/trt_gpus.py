@@ -11,8 +11,6 @@ from rtmo_deploy.runtime.trt_api import VOLTA
 if TYPE_CHECKING:
     from rtmo_deploy.runtime.trt_api import Flavour
 
-__all__ = ["GpuProblem", "gpu_problem"]
-
 #: The first TensorRT that does not know Volta.
 _WITHOUT_VOLTA = (10, 5)
 _VOLTA, _TURING = "7.0", "7.5"

@@ -13,8 +13,6 @@ from rtmo_deploy.train.sections import CocoSource, SyntheticSource
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["findings", "suggestion"]
-
 #: Findings that a message lists.
 MOST = 20
 #: Names are compared with what may have been meant up to this length.

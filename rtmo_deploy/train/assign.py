@@ -17,8 +17,6 @@ from rtmo_deploy.model.nms import iou
 if TYPE_CHECKING:
     from rtmo_deploy.train.targets import Targets
 
-__all__ = ["Assignment", "assign", "keypoint_similarity", "object_keypoint_similarity"]
-
 #: A cell belongs to a person's centre within this many strides of it.
 CENTER_RADIUS = 2.5
 #: The number of cells a person gets is the sum of its so many best OKS.

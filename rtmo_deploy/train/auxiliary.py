@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.train.targets import Targets
 
-__all__ = ["KeypointHeatmaps", "draw_heatmaps", "focal_heatmap_loss"]
-
 STRIDE = 8
 #: A spot's deviation is this share of the square root of the person's area, and at least ``LEAST`` cells.
 SPREAD = 0.04

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.head import HeadOutputs, RTMOHead
     from rtmo_deploy.train.targets import Targets
 
-__all__ = ["TERMS", "Criterion", "LossOptions", "LossResult"]
-
 #: A proxy keypoint counts as seen where its visibility is above this.
 SEEN = 0.3
 TERMS = ("cls", "bbox", "oks", "vis", "mle", "bbox_aux")

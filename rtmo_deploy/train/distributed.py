@@ -20,8 +20,6 @@ from rtmo_deploy.errors import SetupError, UsageError
 #: One process judges while the others wait for it.
 PATIENCE = timedelta(hours=6)
 
-__all__ = ["Group", "SyncBatchNorm", "join_group", "synchronise_norms"]
-
 
 @dataclass(frozen=True)
 class Group:

@@ -19,7 +19,7 @@ from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.sides import mirror_of
 from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
-from rtmo_deploy.train.recipe import SyntheticSource
+from rtmo_deploy.train.sections import SyntheticSource
 from rtmo_deploy.train.targets import Targets, collate
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, canonical_name
 
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data import PoseDataset, Sample
     from rtmo_deploy.poses import Skeleton
-    from rtmo_deploy.train.recipe import AugmentSection, Recipe, Source
-
-__all__ = ["Batches", "Feed", "build_feed", "in_order", "loader", "open_source"]
+    from rtmo_deploy.train.recipe import AugmentSection, Recipe
+    from rtmo_deploy.train.sections import Source
 
 #: More pictures than any run draws: the length of a stream that never repeats.
 ENDLESS = 2**40

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.checkpoint import LoadedCheckpoint
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["DEFAULT_EPOCHS", "finetune_recipe", "schedule_lines", "with_epochs"]
-
 DEFAULT_EPOCHS = 30
 #: Learning rates of AdamW at a batch of 16; they follow the root of the batch. On 120 images of another look rtmo-n
 #: came from AP 0.283 to 0.348 with 4e-5, 0.371 with 1.1e-4 (8 epochs), 0.392 with 2e-4 and 0.411 with 4e-4 (6).

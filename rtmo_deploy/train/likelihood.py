@@ -18,8 +18,6 @@ from torch.autograd.function import once_differentiable
 if TYPE_CHECKING:
     from rtmo_deploy.model.dcc import DCC
 
-__all__ = ["keypoint_likelihood"]
-
 #: People that are worked on together: their encoded bins take some megabytes.
 CHUNK = 16
 LEAST_SIGMA = 1e-3

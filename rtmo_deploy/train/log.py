@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.accuracy import AccuracyReport
 
-__all__ = ["Log", "check_packages", "draw_curves", "read_log"]
-
 FIGURES = ("AP", "AP50", "AP75", "AR")
 MAX_BYTES = 64 << 20
 

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.train.state import State
     from rtmo_deploy.train.targets import Targets
 
-__all__ = ["Progress", "RunOptions", "Trainer"]
-
 
 @dataclass(frozen=True)
 class RunOptions:

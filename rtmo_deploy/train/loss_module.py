@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.train.criterion import Criterion
     from rtmo_deploy.train.targets import Targets
 
-__all__ = ["LossModule"]
-
 
 class LossModule(nn.Module):
     """Network and loss in one module, as ``DistributedDataParallel`` needs them.

@@ -16,8 +16,6 @@ from rtmo_deploy.train.assign import keypoint_similarity
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["oks_loss", "squared_iou_loss", "varifocal_loss", "visibility_loss"]
-
 
 def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
     """Varifocal loss (arXiv 2008.13367), element by element.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.train.distributed import Group
 
-__all__ = ["Meter"]
-
 
 class Meter:
     """Sums of the loss terms over steps; nothing leaves the device until it is read.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["ModelAverage", "Schedule", "build_optimizer"]
-
 #: The averaged weights follow faster in the beginning: momentum + exp(-(1 + step) / this).
 WARMUP_STEPS = 2000
 ENCODER_PREFIX = "neck.encoder."

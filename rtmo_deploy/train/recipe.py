@@ -27,8 +27,6 @@ from rtmo_deploy.train.sections import (
     Section,
     Seed,
     Size,
-    Source,
-    SyntheticSource,
 )
 from rtmo_deploy.yaml_file import parse_recipe_text, parse_value, read_recipe_text
 from rtmo_deploy.zoo import ARCHITECTURES
@@ -36,24 +34,6 @@ from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-__all__ = [
-    "AugmentSection",
-    "CocoSource",
-    "DataSection",
-    "ModelSection",
-    "Recipe",
-    "Source",
-    "SyntheticSource",
-    "load_recipe",
-    "parse_recipe",
-    "parse_values",
-    "published_recipe",
-    "published_values",
-    "save_recipe",
-    "with_init",
-    "with_settings",
-]
 
 #: The published model for inputs below this is trained without mixup and at smaller sizes.
 SMALL_INPUT = 480

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["check_network", "check_optimizer", "check_progress", "check_scaler", "check_tensors"]
-
 _COUNTS = ("epoch", "step", "pictures")
 
 

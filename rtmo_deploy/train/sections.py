@@ -9,21 +9,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from rtmo_deploy.zoo import ARCHITECTURES
 
-__all__ = [
-    "AugmentSection",
-    "CocoSource",
-    "DataSection",
-    "LossSection",
-    "ModelSection",
-    "OptimizerSection",
-    "ScheduleSection",
-    "SecondStageSection",
-    "Section",
-    "Size",
-    "Source",
-    "SyntheticSource",
-]
-
 Side = Annotated[int, Field(gt=0, le=8192)]
 Size = tuple[Side, Side]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]

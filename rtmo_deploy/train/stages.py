@@ -9,8 +9,6 @@ from rtmo_deploy.train.criterion import LossOptions
 if TYPE_CHECKING:
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["is_judged", "loss_options"]
-
 
 def loss_options(recipe: Recipe, epoch: int) -> LossOptions:
     """Options of the loss in an epoch, counted from 0.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.train.recipe import Recipe
     from rtmo_deploy.train.sections import ModelSection
 
-__all__ = ["initial_skeleton", "is_network_of", "starting_model"]
-
 #: Factor on what attention is computed from, where a recipe asks for a calm start.
 CALM = 0.2
 

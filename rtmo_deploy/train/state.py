@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.train.recipe import Recipe
 
-__all__ = ["RUN_FILES", "State", "check_same_recipe", "clear_folder", "load_state", "save_state", "unusable"]
-
 #: What a run writes into its folder, besides its recipe.
 RUN_FILES = ("last.pth", "best.pth", "final.pth", "log.csv", "curves.png")
 

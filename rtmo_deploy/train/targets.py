@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data.sample import Sample
 
-__all__ = ["Targets", "collate", "resize"]
-
 
 @dataclass(frozen=True)
 class Targets:

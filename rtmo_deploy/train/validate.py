@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["find_poses", "validate_model"]
-
 
 def find_poses(
     model: RTMO,

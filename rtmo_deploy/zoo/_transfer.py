@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     import requests
 
-__all__ = ["ProgressCallback", "Transfer"]
-
 #: Called with the bytes that are there so far and the bytes there will be (None where the server is silent).
 ProgressCallback = Callable[[int, int | None], None]
 

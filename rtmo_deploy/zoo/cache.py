@@ -26,18 +26,6 @@ from rtmo_deploy.zoo.records import VARIANTS
 if TYPE_CHECKING:
     from rtmo_deploy.zoo.variant import Variant
 
-__all__ = [
-    "CACHE_VARIABLE",
-    "MIRROR_VARIABLE",
-    "OFFLINE_VARIABLE",
-    "cache_dir",
-    "cached_path",
-    "download_url",
-    "identify_published",
-    "is_offline",
-    "without_credentials",
-]
-
 CACHE_VARIABLE = "RTMO_DEPLOY_CACHE"
 OFFLINE_VARIABLE = "RTMO_DEPLOY_OFFLINE"
 MIRROR_VARIABLE = "RTMO_DEPLOY_MIRROR"

@@ -22,7 +22,6 @@ from rtmo_deploy.zoo.cache import (
     OFFLINE_VARIABLE,
     cached_path,
     download_url,
-    identify_published,
     is_offline,
     without_credentials,
 )
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rtmo_deploy.zoo.variant import EmbeddedModel, Variant
-
-__all__ = ["ProgressCallback", "fetch", "identify_published", "published", "resolve_checkpoint"]
 
 _log = logging.getLogger(__name__)
 

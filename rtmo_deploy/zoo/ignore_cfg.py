@@ -11,8 +11,6 @@ from rtmo_deploy.environment import variable
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["IGNORE_CFG", "cfg_is_ignored", "ignoring_cfg"]
-
 #: Set to 1, configs inside checkpoints are not followed.
 IGNORE_CFG: Final = "RTMO_DEPLOY_IGNORE_CFG"
 

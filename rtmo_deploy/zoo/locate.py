@@ -12,8 +12,6 @@ from rtmo_deploy.zoo.records import is_known
 if TYPE_CHECKING:
     from rtmo_deploy.zoo.download import ProgressCallback
 
-__all__ = ["locate_model"]
-
 
 def locate_model(
     model: str | os.PathLike[str],

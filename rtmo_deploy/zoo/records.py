@@ -15,8 +15,6 @@ from rtmo_deploy.zoo.variant import Architecture, EmbeddedModel, PublishedAccura
 if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["ARCHITECTURES", "EMBEDDED", "VARIANTS", "architecture", "variant"]
-
 _BASE_URL = "https://download.openmmlab.com/mmpose/v1/projects/rtmo/"
 
 RTMO_T = Architecture("rtmo-t", deepen=0.33, widen=0.375, input_hw=(416, 416))

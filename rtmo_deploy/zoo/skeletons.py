@@ -15,18 +15,6 @@ from rtmo_deploy.poses import Skeleton
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "AIC_14",
-    "AP10K_17",
-    "COCO_17",
-    "CONVENTIONS",
-    "CROWDPOSE_14",
-    "canonical_name",
-    "convention_of",
-    "guessed_from_count",
-    "skeleton_for",
-]
-
 COCO_17 = Skeleton(
     name="coco-17",
     keypoints=(

@@ -17,8 +17,6 @@ from rtmo_deploy.guarded import UnreadableError, read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["record_path", "require_trusted", "trust"]
-
 _MAX_RECORD = 1 << 16
 
 

@@ -12,15 +12,6 @@ from rtmo_deploy.errors import UsageError
 if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
 
-__all__ = [
-    "INPUT_MULTIPLE",
-    "Architecture",
-    "EmbeddedModel",
-    "PublishedAccuracy",
-    "Variant",
-    "require_input_size",
-]
-
 #: Height and width of a network's input are multiples of this.
 INPUT_MULTIPLE = 32
 

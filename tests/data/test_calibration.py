@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 
 import rtmo_deploy.data.calibration as module
-from rtmo_deploy.data._calibration_record import RULE, parse_record
-from rtmo_deploy.data.calibration import (
-    FilePictures,
-    Picture,
-    Skipped,
-    folder_pictures,
-    named_sets,
-    open_set,
-    read_record,
-    stream,
-)
+from rtmo_deploy.data._calibration_record import RULE, named_sets, parse_record
+from rtmo_deploy.data.calibration import FilePictures, Picture, Skipped, folder_pictures, open_set, read_record, stream
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import InputDataError, UsageError
 

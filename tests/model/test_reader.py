@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from rtmo_deploy.errors import CheckpointError, SetupError, UsageError
-from rtmo_deploy.model.reader import check_finite, read_checkpoint, write_checkpoint
+from rtmo_deploy.model.reader import check_finite, read_checkpoint
+from rtmo_deploy.model.writer import write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

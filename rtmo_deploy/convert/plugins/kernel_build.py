@@ -15,8 +15,6 @@ from rtmo_deploy.errors import SetupError
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.runtime.plugins.kernel import PTX_PATH, RECORD_PATH, KernelRecord
 
-__all__ = ["ARCHITECTURE", "COMPILER", "SOURCE_PATH", "build_kernel", "write_kernel"]
-
 SOURCE_PATH = Path(__file__).with_name("rtmo_decode.cu")
 #: Volta, the oldest GPU that is served; drivers compile its PTX for every later one.
 ARCHITECTURE = "compute_70"

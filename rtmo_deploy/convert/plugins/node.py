@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["check_plugin_node", "make_plugin_node", "plugin_node"]
-
 _REMEDY = "Export with --decode fixed and let this release of rtmo-deploy insert the plugin."
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from rtmo_deploy.errors import SetupError
 
-__all__ = ["OPTIONS", "WHEEL", "compile_cubin", "compile_ptx", "nvrtc_version"]
-
 WHEEL = "nvidia-cuda-nvrtc-cu12==12.1.105"
 _LIBRARY = "libnvrtc.so.12"
 #: No a * b + c in one rounding: comparisons shall fall as in NumPy. The others are NVRTC's defaults, written down.

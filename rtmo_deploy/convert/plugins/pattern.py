@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-__all__ = ["Graph", "Selection", "find_selection"]
-
 SCOPE = "/decode/"
 #: Operators of the suppression, from candidates' boxes and scores to the scores of survivors.
 SUPPRESSION = {

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["insert_plugin", "plugin_onnx"]
-
 #: Names of the node's outputs in the graph.
 TENSORS = tuple(f"/decode/{PLUGIN_NAME}_{name}" for name in OUTPUTS)
 

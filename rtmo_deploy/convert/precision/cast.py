@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.precision.report import HalfReport
 
-__all__ = ["CastResult", "cast_onnx"]
-
 
 @dataclass(frozen=True)
 class CastResult:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Poses
 
-__all__ = ["Deviation", "deviation"]
-
 
 @dataclass(frozen=True)
 class Deviation:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.precision.graph import HalfType
 
-__all__ = ["PEAK", "emulated", "split_peaks"]
-
 #: Prefix of the outputs that tell magnitudes.
 PEAK = "peak of "
 #: Operators that move values and round none; what they are given is rounded already.

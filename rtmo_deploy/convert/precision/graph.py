@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FLOAT_ONLY_INPUTS", "HALF_TYPES", "HalfGraph", "HalfType", "to_half"]
-
 
 @dataclass(frozen=True)
 class HalfType:

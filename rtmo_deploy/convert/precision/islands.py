@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ISLANDS", "PLUGINS", "Island", "island_of"]
-
 
 @dataclass(frozen=True)
 class Island:

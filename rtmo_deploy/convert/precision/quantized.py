@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.precision.graph import HalfType
 
-__all__ = ["PAIR", "PAIR_OPSET", "half_pairs", "hold_scales", "is_quantized", "scales_of"]
-
 #: The operators of a pair.
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: The first operator set in which their float side may be half.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.precision.graph import HalfType
 
-__all__ = ["refuse_output", "refuse_source"]
-
 
 def refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *, verify: bool) -> None:
     """Say up front what cannot be cast.

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.precision.deviation import Deviation
 
-__all__ = ["AMPLIFICATION", "BOUNDS", "HalfBounds", "HalfCase", "HalfReport"]
-
 
 #: How much worse than rounding the weights alone a cast may be. Measured on keypoints, means and worst values: 0.9 to
 #: 2.1 with FP16 on trained and on made-up weights; with BF16 0.6 to 1.9 on trained ones, and up to 29 on made-up ones

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import onnx
 
-__all__ = ["element_types", "infer"]
-
 
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the model with the types and shapes of all tensors that can be told.

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.decode import Coordinates
 
-__all__ = ["verify_half"]
-
 #: Batch, height, width of dynamic graphs.
 SHAPES = ((1, 256, 256), (2, 192, 320))
 

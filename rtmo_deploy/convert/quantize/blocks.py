@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize.macs import MacCount
     from rtmo_deploy.convert.quantize.placement import GraphView
 
-__all__ = ["Block", "blocks_of"]
-
 #: Parts of a name that make a block, by the first of them: ``/backbone/stage1/stage1.1``, ``/neck/fpn_blocks.0``.
 _DEPTH = {"backbone": 3}
 _USUAL_DEPTH = 2

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize.source_model import SourceModel
     from rtmo_deploy.data.calibration import CalibrationPictures
 
-__all__ = ["DEFAULT_METHOD", "calibrate", "calibrate_cached"]
-
 DEFAULT_METHOD = Method.MSE
 
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     Images = Iterable[NDArray[np.float32]]
 
-__all__ = ["local_errors", "measure_histograms", "thresholds_of"]
-
 #: Signal-to-noise ratio of a layer that 8 bits leave exactly as it is, in dB.
 NO_NOISE_DB = 200.0
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import InputContract
     from rtmo_deploy.data.calibration import CalibrationPictures
 
-__all__ = ["Feed"]
-
 
 @dataclass
 class Feed:

@@ -17,8 +17,6 @@ from rtmo_deploy.errors import ArtifactError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BINS", "Histogram"]
-
 #: Bins between 0 and the range: at least half as many lie below the greatest magnitude, so that each of the 127 steps
 #: of a quantised tensor has 16 or more.
 BINS: Final = 4096

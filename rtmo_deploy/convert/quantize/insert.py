@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["count_pairs", "insert"]
-
 
 @dataclass
 class _Additions:

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.sample import PoseDataset
     from rtmo_deploy.poses import Poses, Skeleton
 
-__all__ = ["Judge", "Likeness", "Verdict", "likeness"]
-
 #: OKS sigma of keypoints whose own nobody has measured; the middle of COCO's.
 SIGMA = 0.07
 #: People are the same only if their similarity is at least this.

@@ -13,8 +13,6 @@ from rtmo_deploy.convert.quantize.rules import RULES, rule_of
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["MacCount", "Share", "count_macs"]
-
 _DECODING = RULES[0].name
 
 

@@ -14,8 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LIMIT", "dequantize", "quantize", "quantize_weight", "scale_of"]
-
 LIMIT: Final = 127
 #: Where a tensor or channel is zero everywhere, any scale will do; a scale of 0 is refused by TensorRT.
 _LEAST: Final = np.float32(1e-12)

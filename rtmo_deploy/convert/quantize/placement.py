@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["Edge", "GraphView", "Placement", "candidates", "place"]
-
 
 @dataclass(frozen=True, order=True)
 class Edge:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["plot_frontier", "require_matplotlib"]
-
 
 def require_matplotlib() -> None:
     """Say so before the work rather than after it.

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize.record import Calibration
     from rtmo_deploy.convert.quantize.source_model import SourceModel
 
-__all__ = ["LARGEST_DROP", "QuantizeOptions", "QuantizeResult", "build", "quantize_onnx"]
-
 #: Largest loss of AP that is a budget. A larger number was meant as points of 100, and would bound nothing.
 LARGEST_DROP: Final = 0.2
 

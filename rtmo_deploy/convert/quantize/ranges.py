@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.quantize.histogram import Histogram
 
-__all__ = ["PERCENTILE", "Method", "threshold_of"]
-
 PERCENTILE: Final = 99.99
 LEVELS: Final = 128
 #: Bins between two thresholds that are tried.

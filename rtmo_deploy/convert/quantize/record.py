@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["CODE_VERSION", "Calibration", "Source"]
-
 #: Bytes of a calibration.
 MAX_BYTES: Final = 2**26
 SCHEMA_VERSION: Final = 1

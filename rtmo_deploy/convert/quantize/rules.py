@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["RULES", "Role", "Rule", "role_of", "rule_of"]
-
 
 class Role(StrEnum):
     """What a node is to the quantisation.

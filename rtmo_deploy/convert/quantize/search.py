@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize.blocks import Block
     from rtmo_deploy.convert.quantize.judge import Verdict
 
-__all__ = ["BlockCost", "Point", "SearchResult", "search"]
-
 #: A block whose cost is below this share of the costliest one's is taken for free: what it costs is chance.
 NOISE = 0.02
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.trt.layers import EngineLayer
 
-__all__ = ["Audit", "audit_precision"]
-
 #: Share of convolutions that a half-precision model has in it: islands of FP32 are small.
 MIN_SHARE = 0.5
 _FLOATS = frozenset({"fp32", "fp16", "bf16"})

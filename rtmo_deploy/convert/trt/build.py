@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.trt.proof import EngineProof
     from rtmo_deploy.runtime.engine_file import Profile, Shape
 
-__all__ = ["BuildResult", "build_engine", "build_planned", "plan_build"]
-
 _NUMPY_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 

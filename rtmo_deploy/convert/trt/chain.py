@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
 
-__all__ = ["export_for_engine", "prepare_onnx", "quantize_for_engine", "target_cast"]
-
 HALVES = ("fp16", "bf16")
 
 

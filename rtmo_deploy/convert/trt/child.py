@@ -25,8 +25,6 @@ from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, load_api
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["main"]
-
 #: Steps of a phase of the optimiser are told this far apart, seconds.
 _PAUSE = 0.2
 #: Bytes of a timing cache.

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.runtime.trt_api import Flavour
 
-__all__ = ["check_graph", "nodes_of", "operators_of", "weights_of"]
-
 #: Candidates that TensorRT's top-k takes.
 MAX_TOPK = 3840
 PLUGIN = "RTMODecode"

@@ -7,8 +7,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Job"]
-
 
 @dataclass(frozen=True)
 class Job:

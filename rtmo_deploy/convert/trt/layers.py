@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["EngineLayer", "LayerTensor", "parse_inspector", "parse_layer_table"]
-
 #: What TensorRT calls the types that matter, in small letters; longer names first.
 _TYPES = (
     ("bfloat16", "bf16"),

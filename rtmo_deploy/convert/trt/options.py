@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import InputContract
     from rtmo_deploy.runtime.trt_api import Flavour
 
-__all__ = ["PRECISIONS", "BuildOptions", "make_profiles"]
-
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 #: The default profile: batches, and pixels of a side.
 BATCHES = (1, 8)

@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.onnx_file import Signature
     from rtmo_deploy.runtime.trt_api import Flavour
 
-__all__ = [
-    "BuildPlan",
-    "build_notes",
-    "check_plugin_choice",
-    "default_output",
-    "machine_problems",
-    "plan_build",
-    "settle_flavour",
-]
-
 SUFFIX = ".engine"
 
 

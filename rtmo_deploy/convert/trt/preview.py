@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.trt.options import BuildOptions
 
-__all__ = ["Preview", "preview"]
-
 
 @dataclass(frozen=True)
 class Preview:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.convert.trt.job import Job
 
-__all__ = ["COMMAND", "ChildAnswer", "run_child"]
-
 #: What a build runs as; -P keeps the current folder from hiding packages.
 COMMAND = (sys.executable, "-P", "-m", "rtmo_deploy.convert.trt.child")
 #: The folder that holds the package ``rtmo_deploy``.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement import AgreementReport
     from rtmo_deploy.poses import Poses
 
-__all__ = ["EngineProof", "find_reference", "prove_engine"]
-
 #: Drawn pictures that the engine is compared on.
 PICTURES: Final = 8
 #: Rows of one batch hold the same picture; whatever the kernels, they may differ by float noise only.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.runtime.engine_file import EngineRecord
 
-__all__ = ["write_pair"]
-
 
 def write_pair(plan: Path, engine: Path, record: EngineRecord) -> None:
     """Move a finished plan to where the engine goes, and write its record beside it.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.ground_truth import GroundTruth
     from rtmo_deploy.poses import Poses
 
-__all__ = ["Detections", "load_results", "save_results"]
-
 _log = logging.getLogger(__name__)
 
 #: Faulty entries of a results file that are named.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.sample import PoseDataset
     from rtmo_deploy.poses import Poses, Skeleton
 
-__all__ = ["evaluate_poses", "judge"]
-
 #: Detections of a picture that count.
 MAX_DETECTIONS: Final = 20
 #: Upper ends of CrowdPose's easy and medium pictures, exclusive.

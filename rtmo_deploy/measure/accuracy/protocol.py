@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.ground_truth import GroundTruth
     from rtmo_deploy.poses import Skeleton
 
-__all__ = ["METRICS", "ProtocolName", "choose_protocol", "choose_sigmas", "require_people", "sigma_source"]
-
 ProtocolName = Literal["coco", "crowdpose"]
 
 #: The figures of each protocol, in the order in which they are reported everywhere.

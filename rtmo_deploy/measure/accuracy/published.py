@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.measure.accuracy.protocol import ProtocolName
 
-__all__ = ["Published", "published_figures"]
-
 _NAMES: Final = {
     "AP": "ap",
     "AP50": "ap50",

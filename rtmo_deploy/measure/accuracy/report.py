@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.accuracy.protocol import ProtocolName
 
-__all__ = ["AccuracyReport"]
-
 
 @dataclass(frozen=True)
 class AccuracyReport:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     Picture = NDArray[np.uint8]
 
-__all__ = ["Evaluation", "evaluate_model", "with_score_threshold"]
-
 #: Unreadable pictures that are named.
 SHOWN = 20
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Points = NDArray[np.float64]
 
-__all__ = ["SHARE", "Move", "alike_after", "fit_move", "matched_after_a_move", "matched_points"]
-
 #: Pairs of people that are tried.
 TRIED: Final = 400
 #: Pictures on which they are.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     Points = NDArray[np.float64]
 
-__all__ = ["Frame", "explain_misses", "fit"]
-
 #: A mistake that is undone must raise the people's mean similarity by so much, and by this factor.
 GAIN: Final = 0.1
 FACTOR: Final = 1.25

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BOUNDS", "WORKING_SCORE", "AgreementBounds", "bounds_for"]
-
 #: A score threshold that people are used at; below it detections are kept for average precision only.
 WORKING_SCORE: Final = 0.5
 

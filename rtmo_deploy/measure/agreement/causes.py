@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     Points = NDArray[np.float64]
 
-__all__ = ["find_causes", "order_told"]
-
 #: An explanation must leave at most this share of the error.
 LEFT: Final = 0.25
 #: Errors below this many pixels have no explanation of this kind.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement.layers import LayerReport
     from rtmo_deploy.poses import Poses
 
-__all__ = ["compare_models", "compare_sides"]
-
 #: Pictures on which explanations of a failure are tried.
 TRIED: Final = 4
 

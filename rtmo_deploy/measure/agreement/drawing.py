@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.agreement.people import PictureAgreement
 
-__all__ = ["difference_panel", "magnification", "panels"]
-
 #: The 99th percentile of the errors is drawn about this long, as a share of the picture's shorter side.
 SHOWN: Final = 0.1
 #: Smaller network inputs are enlarged, so that there is room to draw in.

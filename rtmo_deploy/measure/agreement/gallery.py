@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement.pictures import Pictures
     from rtmo_deploy.measure.agreement.report import AgreementReport
 
-__all__ = ["SHOWN_AT_MOST", "write_gallery"]
-
 #: Pictures that are drawn.
 SHOWN_AT_MOST: Final = 24
 #: White between two panels, pixels.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement.onnx_taps import OnnxTaps
     from rtmo_deploy.measure.agreement.taps import Tap, TapSource
 
-__all__ = ["LayerError", "LayerReport", "compare_layers", "compare_taps"]
-
 #: Bytes of marked tensors that either network puts out at a time.
 BUDGET: Final = 96 << 20
 #: Layers that are named as those which lose most.

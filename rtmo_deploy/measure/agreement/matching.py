@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Poses, Skeleton
 
-__all__ = ["box_overlap", "match_people", "sigmas_of", "similarity"]
-
 #: Two people may be the same only if their boxes overlap by this much, or their keypoints are this similar. Boxes are
 #: asked too, so that somebody whose keypoints are wrong is reported with a low similarity, not as two strangers.
 LEAST_ALIKE: Final = 0.5

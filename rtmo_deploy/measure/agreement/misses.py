@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
-__all__ = ["explain_evaluation"]
-
 #: Pictures that are looked at, and those of them that the model is run on once more.
 LOOKED_AT: Final = 64
 RUN_AGAIN: Final = 16

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["layer_of_scope", "module_path"]
-
 #: Where an exported network is built otherwise than the trained one: this project's, and MMDeploy's (the last).
 _RENAMED: Final = (
     ("neck.encoder.norms.", "neck.encoder.0.layers.0.norms."),

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["OnnxTaps"]
-
 _FLOATS: Final = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
 #: Operators that compute nothing a layer is known by.
 _NO_LAYERS: Final = frozenset({"Constant", "ConstantOfShape", "Shape", "Identity"})

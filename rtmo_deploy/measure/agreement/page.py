@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement.people import PeopleAgreement, PictureAgreement
     from rtmo_deploy.measure.agreement.report import AgreementReport
 
-__all__ = ["Card", "page"]
-
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1d1f21; --soft: #5c6166; --paper: #fff; --card: #f5f6f7; --line: #d9dcdf;
   --good: #00734f; --bad: #b3261e; --warn: #8a5a00; }

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Poses
 
-__all__ = ["PeopleAgreement", "PictureAgreement", "Stray", "compare_picture", "finite_or_none", "summarise"]
-
 
 @dataclass(frozen=True)
 class Stray:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement.tensors import TensorError
     from rtmo_deploy.poses import Poses
 
-__all__ = ["AgreementReport", "Check"]
-
 #: Pictures that a finding names.
 NAMED: Final = 3
 

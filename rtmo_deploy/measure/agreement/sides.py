@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.backends import Backend
     from rtmo_deploy.runtime.decode import Coordinates
 
-__all__ = ["ModelSummary", "Run", "Side", "choose_size", "common_decode", "limited", "require_same_keypoints"]
-
 
 @dataclass(frozen=True)
 class ModelSummary:

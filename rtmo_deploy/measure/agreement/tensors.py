@@ -11,8 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TensorError"]
-
 
 @dataclass(frozen=True)
 class TensorError:

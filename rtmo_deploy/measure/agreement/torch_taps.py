@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["TorchTaps"]
-
 #: Modules that are one layer of an exported graph.
 _LAYERS = (ConvModule, RepVGGBlock, Focus, nn.LayerNorm)
 _HEAD_OUTPUTS = tuple(f"head.head_module.{name}." for name in ("out_cls", "out_bbox", "out_kpt_vis", "out_pose"))

@@ -17,8 +17,6 @@ from rtmo_deploy.measure.bench.statistics import Ratio, independent_ratio
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BaselineReport", "RowVerdict", "compare_with_baseline"]
-
 
 @dataclass(frozen=True)
 class RowVerdict:

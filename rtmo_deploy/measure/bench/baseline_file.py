@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.options import BenchOptions
 
-__all__ = ["SAME_CONTENDER", "case_of", "key_of", "load_baseline", "require_comparable"]
-
 #: Bytes of a baseline.
 MAX_BYTES = 2**28
 #: Options that must be the same for any number to be compared.

@@ -8,22 +8,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "DECODE_FILE",
-    "DOWNLOAD",
-    "DRAW",
-    "IN_GRAPH",
-    "LETTERBOX",
-    "MERGED",
-    "NETWORK",
-    "NMS_DCC",
-    "ROWS",
-    "STAGES",
-    "UNLETTERBOX",
-    "UPLOAD",
-    "Clock",
-]
-
 DECODE_FILE: Final = "decode file"
 LETTERBOX: Final = "letterbox"
 UPLOAD: Final = "host->device"

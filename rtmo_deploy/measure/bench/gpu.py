@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["SLOWING", "THROTTLE_REASONS", "GpuState", "merge_states", "read_gpus"]
-
 #: Bits of the mask of reasons (NVML's ``nvmlClocksEventReasons``; the numbers are part of its ABI).
 THROTTLE_REASONS = {
     0x001: "idle",

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.machine import Ticks
 
-__all__ = ["BUSY", "Interference", "Observer", "spin"]
-
 #: What a ratio that is not given says instead.
 BUSY: Final = "not measured: machine busy"
 #: Bounds: share of all cores that others used; share that a hypervisor took; share of the spin loop's time spent

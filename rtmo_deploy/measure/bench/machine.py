@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.gpu import GpuState
 
-__all__ = ["Load", "Machine", "MachineWatch", "Ticks", "read_machine", "read_ticks", "warnings_of"]
-
 #: Flags of a processor that decide which kernels run on it.
 _KERNEL_FLAGS = ("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512", "amx", "asimd", "sve", "i8mm", "bf16")
 #: Settings of the environment that change how many threads there are.

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["BenchOptions", "Case", "Contender", "Protocol", "Spinning", "parse_counts", "parse_share"]
-
 #: What MMDeploy's profiler does unless it is asked otherwise: unmeasured calls, measured calls.
 V100_WARMUP, V100_ITERATIONS = 10, 100
 #: Most people that can be drawn, pictures in a batch, and threads.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.measure.bench.clock import Clock
 
-__all__ = ["OrtRunner", "spinning_entries"]
-
 
 def spinning_entries(spinning: Spinning) -> dict[str, str]:
     """Configuration entries of a session."""

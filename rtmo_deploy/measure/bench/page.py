@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.options import Case
     from rtmo_deploy.measure.bench.result import BenchResult, Entry
 
-__all__ = ["plots", "to_html"]
-
 #: Most bars in the plot of stages; beyond, the tables say it better.
 MOST_BARS = 16
 

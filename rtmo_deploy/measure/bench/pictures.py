@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.options import BenchOptions
 
-__all__ = ["PictureSet", "picture_sets"]
-
 SEED = 20231212
 JPEG_QUALITY = 90
 #: Pictures that are drawn at most for each that has the right number of people.
@@ -60,7 +58,8 @@ def picture_sets(options: BenchOptions, folder: Path) -> list[PictureSet]:
 
 
 def _own(folder: Path) -> PictureSet:
-    from rtmo_deploy.data.images import find_images, read_image
+    from rtmo_deploy.data._image_files import find_images
+    from rtmo_deploy.data.images import read_image
 
     paths = find_images([folder])
     for path in paths:

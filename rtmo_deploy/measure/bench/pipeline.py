@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-__all__ = ["Pipeline", "contender_artifact"]
-
 
 def contender_artifact(contender: Contender) -> Artifact:
     """What a contender's file is, with the thresholds and the placement that it is asked to run with.

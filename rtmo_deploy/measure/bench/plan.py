@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.measure.bench.options import BenchOptions
 
-__all__ = ["Plan", "plan_contenders"]
-
 
 @dataclass(frozen=True)
 class Plan:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.options import Contender
 
-__all__ = ["WorkerLink", "WorkerProcess", "start_worker"]
-
 WORKER_COMMAND = (sys.executable, "-P", "-m", "rtmo_deploy.measure.bench.worker")
 #: Characters of a dead worker's last words that are told.
 LAST_WORDS = 600

@@ -10,8 +10,6 @@ from rtmo_deploy.zoo import VARIANTS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PublishedLatency", "published_latency"]
-
 #: What upstream's page says, and what it does not.
 CONDITIONS = "one V100, ONNX Runtime, batch 1; what is inside the number was never stated"
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-__all__ = ["find_checkpoint"]
-
 #: An engine, of a quantised model, of a cast one, of an export, of a checkpoint; and some.
 GENERATIONS = 8
 

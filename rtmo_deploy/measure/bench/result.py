@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.pictures import PictureSet
     from rtmo_deploy.measure.bench.published import PublishedLatency
 
-__all__ = ["RESULT_VERSION", "BenchResult", "Entry", "Opened", "with_ratios"]
-
 #: Version of the form that :meth:`BenchResult.to_dict` writes.
 RESULT_VERSION = 2
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.process import StartWorker, WorkerLink
     from rtmo_deploy.measure.bench.published import PublishedLatency
 
-__all__ = ["run_bench"]
-
 
 def run_bench(
     options: BenchOptions,

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-__all__ = ["BackendRunner", "Runner", "TimedBackend", "graph_stages", "open_runner"]
-
 
 class Runner(Protocol):
     """One model in one runtime.

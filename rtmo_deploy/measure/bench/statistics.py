@@ -11,8 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Ratio", "Summary", "independent_ratio", "paired_ratio", "student_t"]
-
 #: Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
 _STUDENT_T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
 _NORMAL = 1.959964

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["COLOURS", "Line", "line_plot", "nice_ticks", "stacked_bars"]
-
 #: How many CSS variables ``--c0``, ``--c1``, ... a page must define.
 COLOURS = 8
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 64, 16, 14, 46

@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict
     from rtmo_deploy.measure.bench.result import BenchResult, Entry
 
-__all__ = [
-    "Table",
-    "baseline_table",
-    "blamed",
-    "facts",
-    "percent_change",
-    "ratio_cell",
-    "result_tables",
-    "to_csv",
-    "to_markdown",
-]
-
 STAGE_HEADINGS = ("stage", "p50", "p90", "p95", "p99", "min", "mean", "n")
 CSV_COLUMNS = (
     *("contender", "model", "sha256", "kind", "precision", "decode", "backend", "device", "input", "batch", "threads"),

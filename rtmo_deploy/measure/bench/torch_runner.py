@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.clock import Clock
     from rtmo_deploy.model import Detections, HeadOutputs
 
-__all__ = ["TorchRunner"]
-
 
 class TorchRunner:
     """See :class:`rtmo_deploy.measure.bench.runners.Runner`. It computes what ``RTMO.predict`` computes.

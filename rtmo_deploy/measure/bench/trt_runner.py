@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.clock import Clock
     from rtmo_deploy.runtime.tensorrt_backend import TensorRtBackend
 
-__all__ = ["TrtRunner"]
-
 
 class TrtRunner:
     """See :class:`rtmo_deploy.measure.bench.runners.Runner`.

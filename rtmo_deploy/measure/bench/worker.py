@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.pipeline import Pipeline
 
-__all__ = ["Worker", "main", "peak_memory"]
-
 #: Packages whose versions decide how fast something is.
 PACKAGES = (
     *("rtmo-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy"),

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-__all__ = ["COMMAND", "Answer", "Children"]
-
 #: What a look runs as; -P keeps the folder of that file, and the current one, from hiding packages.
 COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("probes.py")))
 #: The folder that holds the package ``rtmo_deploy``.

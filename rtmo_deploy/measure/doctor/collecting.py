@@ -37,8 +37,6 @@ from rtmo_deploy.progress import Count
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-__all__ = ["SAFE_PROVIDERS", "TIMEOUT_S", "collect"]
-
 #: Seconds that each look may take.
 TIMEOUT_S = 60.0
 _MODULES = {

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.doctor.parts import Capability
     from rtmo_deploy.measure.doctor.report import Row
 
-__all__ = ["CUDA_RULES", "cuda_majors", "has_code_for"]
-
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 #: Oldest driver for a CUDA (NVIDIA, CUDA Compatibility, minor version compatibility).
 _DRIVERS = {11: "450", 12: "525", 13: "580"}

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.doctor.facts import Facts
     from rtmo_deploy.measure.doctor.packages import Extra
 
-__all__ = ["extras_rows"]
-
 _AREA = "extras"
 #: These two exclude each other.
 _RIVALS = {"cpu": ("gpu", "onnxruntime-gpu"), "gpu": ("cpu", "onnxruntime")}

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
         TrtFacts,
     )
 
-__all__ = ["Facts"]
-
 
 @dataclass(frozen=True)
 class Facts:

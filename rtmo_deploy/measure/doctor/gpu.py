@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.doctor.facts import Facts
     from rtmo_deploy.measure.doctor.parts import DriverFacts, GpuFacts, TrtFacts
 
-__all__ = ["KERNEL_BEGINS", "KERNEL_CUDA", "gpu_rows"]
-
 _AREA = "gpu"
 #: Compute capability that the shipped PTX is for, and the CUDA whose drivers can compile it.
 KERNEL_BEGINS, KERNEL_CUDA = (7, 0), (12, 1)

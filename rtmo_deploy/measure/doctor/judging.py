@@ -14,8 +14,6 @@ from rtmo_deploy.measure.doctor.software import software_rows
 if TYPE_CHECKING:
     from rtmo_deploy.measure.doctor.facts import Facts
 
-__all__ = ["judge"]
-
 
 def judge(facts: Facts) -> Report:
     """Judge what was found; nothing but the facts is looked at.

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.doctor.facts import Facts
     from rtmo_deploy.measure.doctor.parts import FolderFacts
 
-__all__ = ["FULL", "SCARCE", "machine_rows"]
-
 _AREA = "machine"
 #: Bytes free below which a reader is warned, and below which nothing useful can be written.
 SCARCE, FULL = 2 * GIB, 50 * 2**20

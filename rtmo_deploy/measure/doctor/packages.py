@@ -16,20 +16,6 @@ from rtmo_deploy.measure.doctor.parts import release_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "EXTRAS",
-    "ONNXRUNTIMES",
-    "OPENCVS",
-    "PROJECT",
-    "REQUIRED",
-    "TESTED_PYTHON",
-    "Extra",
-    "Shortfall",
-    "install_line",
-    "normalised",
-    "shortfall",
-]
-
 PROJECT = "rtmo-deploy"
 #: Oldest and newest Python that the tests run on.
 TESTED_PYTHON = ((3, 11), (3, 13))

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.doctor.facts import Facts
 
-__all__ = ["RULES", "pairs_rows"]
-
 _AREA = "pairs"
 
 

@@ -12,25 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "BindingsFacts",
-    "Capability",
-    "CpuFacts",
-    "DriverFacts",
-    "FolderFacts",
-    "GpuFacts",
-    "OpenvinoFacts",
-    "OrtFacts",
-    "PackageFacts",
-    "ProviderFacts",
-    "PythonFacts",
-    "TorchFacts",
-    "Trouble",
-    "TroubleKind",
-    "TrtFacts",
-    "release_of",
-]
-
 #: Compute capability of a GPU.
 Capability = tuple[int, int]
 

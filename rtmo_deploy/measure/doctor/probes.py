@@ -18,8 +18,6 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-__all__ = ["PROBES", "TINY_NETWORK", "main"]
-
 #: Called with more of the answer.
 Tell = Callable[..., None]
 

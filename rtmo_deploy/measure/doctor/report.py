@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtmo_deploy.measure.doctor.facts import Facts
 
-__all__ = ["Report", "Row", "Verdict"]
-
 
 class Verdict(StrEnum):
     """What a row says."""

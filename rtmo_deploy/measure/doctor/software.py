@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.doctor.facts import Facts
     from rtmo_deploy.measure.doctor.parts import OrtFacts, ProviderFacts
 
-__all__ = ["software_rows"]
-
 _AREA = "software"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 #: Import names of required packages of which it is tried whether they can be imported.

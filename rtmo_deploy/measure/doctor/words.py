@@ -5,8 +5,6 @@ from __future__ import annotations
 from rtmo_deploy.measure.doctor.parts import Capability, Trouble, TroubleKind
 from rtmo_deploy.measure.doctor.report import Row, Verdict
 
-__all__ = ["GIB", "MORE_TIME", "bad_pair", "dotted", "gib", "troubled"]
-
 GIB = 2**30
 
 #: What to do where a look was stopped.

@@ -28,8 +28,6 @@ from rtmo_deploy.runtime.plugins.kernel import (
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["PLUGIN_ID", "register_aot"]
-
 PLUGIN_ID = f"{PLUGIN_NAMESPACE}::{PLUGIN_NAME}"
 
 

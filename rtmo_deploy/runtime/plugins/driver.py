@@ -12,8 +12,6 @@ from rtmo_deploy.errors import SetupError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DriverKernel"]
-
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _UNSUPPORTED_PTX = 222
 

@@ -15,23 +15,6 @@ from pathlib import Path
 
 from rtmo_deploy.errors import ArtifactError
 
-__all__ = [
-    "BLOCK",
-    "INPUTS",
-    "KERNEL_NAME",
-    "OUTPUTS",
-    "PLUGIN_DOMAIN",
-    "PLUGIN_NAME",
-    "PLUGIN_NAMESPACE",
-    "PLUGIN_VERSION",
-    "PTX_PATH",
-    "RECORD_PATH",
-    "DecodeFields",
-    "KernelRecord",
-    "kernel_record",
-    "load_ptx",
-]
-
 PLUGIN_NAME = "RTMODecode"
 PLUGIN_VERSION = "1"
 PLUGIN_NAMESPACE = "rtmo"

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FIELD_TYPES", "PluginClasses", "plugin_classes", "read_fields"]
-
 #: Fields in alphabetical order, which is also that of the ONNX node's attributes.
 FIELD_TYPES = {"max_dets": np.int32, "nms_thr": np.float32, "pre_topk": np.int32, "score_thr": np.float32}
 

@@ -15,8 +15,6 @@ from rtmo_deploy.runtime.plugins.kernel import PLUGIN_NAME, PLUGIN_NAMESPACE, PL
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["PluginForm", "default_form", "network_flags", "register_plugin"]
-
 
 class PluginForm(StrEnum):
     """How the plugin gets into an engine.

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.train.augment.mosaic import MosaicPlan
     from rtmo_deploy.train.augment.options import AugmentOptions
 
-__all__ = ["Augmenter"]
-
 
 class Augmenter:
     """Samples of a dataset as the network is trained on them.

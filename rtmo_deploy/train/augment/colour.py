@@ -10,8 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["draw_gains", "shift_hsv"]
-
 
 def draw_gains(strength: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, int, int]:
     """Draw what is added to hue, saturation and value: evenly within the strength, and 0 by a coin for each."""

@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.runtime.letterbox import LetterboxTransform
 
-__all__ = [
-    "about",
-    "clip_people",
-    "letterbox_matrix",
-    "mirror",
-    "move_people",
-    "resize_matrix",
-    "settle",
-    "warp_ignore",
-    "warp_image",
-]
-
 _WARP_LIMIT: Final = 32766
 """Longest side that cv2.warpAffine takes."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.train.augment.options import WindowOptions
 
-__all__ = ["Jitter", "draw_jitter"]
-
 
 @dataclass(frozen=True, eq=False)
 class Jitter:

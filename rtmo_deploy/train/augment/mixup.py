@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MixupPlan", "draw_mixup"]
-
 
 @dataclass(frozen=True)
 class MixupPlan:

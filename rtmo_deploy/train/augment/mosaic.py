@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MosaicPlan", "draw_mosaic"]
-
 
 @dataclass(frozen=True)
 class MosaicPlan:

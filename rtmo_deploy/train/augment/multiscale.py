@@ -7,8 +7,6 @@ import numpy as np
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.runtime.letterbox import STRIDE
 
-__all__ = ["random_size"]
-
 
 def random_size(
     input_hw: tuple[int, int], seed: int, iteration: int, *, span: tuple[int, int] = (480, 800), step: int = STRIDE

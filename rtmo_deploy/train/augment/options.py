@@ -12,8 +12,6 @@ from dataclasses import dataclass, fields
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.runtime.letterbox import STRIDE
 
-__all__ = ["AffineOptions", "AugmentOptions", "WindowOptions"]
-
 
 @dataclass(frozen=True)
 class AffineOptions:

@@ -5,17 +5,22 @@ Every reader of a file that a user names goes through here. Nothing here knows a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import stat
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import human_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from io import BufferedReader
     from pathlib import Path
+
+    from rtmo_deploy.errors import RtmoDeployError
 
 #: Nesting of lists and objects that JSON may have unless the caller says otherwise.
 MAX_DEPTH = 64
@@ -120,6 +125,38 @@ def read_json(path: Path, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
         if kind in {FileKind.JSON, FileKind.ANNOTATION, FileKind.ENGINE_RECORD, FileKind.TEXT, FileKind.UNKNOWN}:
             raise
         raise UnreadableError(f"it is {kind.article}, not JSON") from None
+
+
+@contextlib.contextmanager
+def reading(
+    path: Path | str,
+    kind: type[RtmoDeployError] = ArtifactError,
+    *,
+    remedy: str = "Check its permissions.",
+    damaged: str | None = None,
+) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into an error of ``kind`` at ``path``.
+
+    Args:
+        path: The file that is read.
+        kind: Error to raise.
+        remedy: What to do when it cannot be read or makes no sense.
+        damaged: What a file that makes no sense is not, such as ``a calibration record``: then ValueError, KeyError,
+            TypeError, AttributeError and OverflowError are turned as well. None lets these through.
+
+    Raises:
+        RtmoDeployError: Of ``kind``, for OSError and, with ``damaged``, for a file that makes no sense.
+    """
+    try:
+        yield
+    except UnreadableError as error:
+        raise kind(f"It cannot be read: {error}.", remedy=remedy, where=path) from error
+    except OSError as error:
+        raise kind(f"It cannot be read: {error.strerror or error}.", remedy=remedy, where=path) from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if damaged is None:
+            raise
+        raise kind(f"It is not {damaged}, or is damaged ({error}).", remedy=remedy, where=path) from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -21,6 +21,7 @@ FOUNDATION = (
     "file_kind",
     "files",
     "guarded",
+    "plain",
     "progress",
     "sides",
     "wanted",

@@ -23,7 +23,8 @@ from rtmo_deploy.files import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.data.coco import CocoKeypoints, CocoReport
+    from rtmo_deploy.data._findings import CocoReport
+    from rtmo_deploy.data.coco import CocoKeypoints
     from rtmo_deploy.measure.accuracy import AccuracyReport, Evaluation, Published
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.runtime.estimator import PoseEstimator

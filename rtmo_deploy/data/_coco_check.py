@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data._coco_file import CocoFile
+    from rtmo_deploy.data._coco_arrays import CocoFile
 
 #: Images that are read to find out whether width and height are swapped.
 _TRIED = 8

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
 import torch
 
 from rtmo_deploy.errors import CheckpointError, SetupError
-from rtmo_deploy.model.unpickle import StorageRef, interpret, quoted
+from rtmo_deploy.model._pickle_refs import StorageRef, quoted
+from rtmo_deploy.model.unpickle import interpret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.model._pickle_refs import quoted
 from rtmo_deploy.model.init import initialise
 from rtmo_deploy.model.rtmo import RTMO
-from rtmo_deploy.model.unpickle import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.guarded import UnreadableError, parse_json
 from rtmo_deploy.model._containers import open_file
+from rtmo_deploy.model._pickle_refs import quoted
 from rtmo_deploy.model._state import names_of
-from rtmo_deploy.model.unpickle import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

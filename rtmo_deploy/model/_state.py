@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.model.unpickle import Inert, TensorRef, kind_of, quoted
+from rtmo_deploy.model._pickle_refs import Inert, TensorRef, kind_of, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,9 @@ import torch
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model._checkpoint_meta import config_of, read_facts, read_strings
 from rtmo_deploy.model._containers import identify, open_torch_file
+from rtmo_deploy.model._pickle_refs import Inert, TensorRef, kind_of, quoted
 from rtmo_deploy.model._safetensors import read_safetensors, unreadable_dtype
 from rtmo_deploy.model._state import FORMAT_REMEDY, SAVE_STATE, choose, names_of, tensor_refs
-from rtmo_deploy.model.unpickle import Inert, TensorRef, kind_of, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.model.config_facts import MIN_SCORE_THR, ConfigFacts, UnsupportedConfigError, read_config
+from rtmo_deploy.model.config_facts import MIN_SCORE_THR, ConfigFacts, read_config
+from rtmo_deploy.model.config_fields import UnsupportedConfigError
 from rtmo_deploy.model.settings import Settings
 
 if TYPE_CHECKING:

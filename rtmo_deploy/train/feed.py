@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data import PoseDataset, Sample
     from rtmo_deploy.poses import Skeleton
-    from rtmo_deploy.train.recipe import AugmentSection, Recipe
-    from rtmo_deploy.train.sections import Source
+    from rtmo_deploy.train.recipe import Recipe
+    from rtmo_deploy.train.sections import AugmentSection, Source
 
 #: More pictures than any run draws: the length of a stream that never repeats.
 ENDLESS = 2**40

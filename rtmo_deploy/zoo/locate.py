@@ -10,7 +10,7 @@ from rtmo_deploy.wanted import CHECKPOINT, MODEL, Wanted, require
 from rtmo_deploy.zoo.records import is_known
 
 if TYPE_CHECKING:
-    from rtmo_deploy.zoo.download import ProgressCallback
+    from rtmo_deploy.zoo._transfer import ProgressCallback
 
 
 def locate_model(

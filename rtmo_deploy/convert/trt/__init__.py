@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.convert.trt.options import BuildOptions
 
 if TYPE_CHECKING:
-    from rtmo_deploy.convert.trt.build import BuildResult, build_engine, plan_build
+    from rtmo_deploy.convert.trt.build import BuildResult, build_engine
+    from rtmo_deploy.convert.trt.plan import plan_build
 
 __all__ = ["BuildOptions", "BuildResult", "build_engine", "plan_build"]
 

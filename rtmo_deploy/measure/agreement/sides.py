@@ -12,7 +12,8 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.backends import open_backend
 from rtmo_deploy.runtime.estimator import _companion as open_companion
-from rtmo_deploy.runtime.estimator import locate_model, outputs_to_poses, read_artifact
+from rtmo_deploy.runtime.estimator import outputs_to_poses, read_artifact
+from rtmo_deploy.zoo.locate import locate_model
 
 if TYPE_CHECKING:
     import os

@@ -119,7 +119,7 @@ def test_every_module_has_a_docstring(path):
     assert ast.get_docstring(tree) or path.name == "_version.py"
 
 
-@pytest.mark.parametrize("path", PACKAGE.rglob("__init__.py"), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
 def test_a_package_has_what_it_exports(path):
     module = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
     exported = getattr(module, "__all__", [])

@@ -44,7 +44,7 @@ def parse_input_size(text: str) -> Size:
     Raises:
         UsageError: It is no size, or a side is not a multiple of 32.
     """
-    from rtmo_deploy.zoo.variant import require_input_size
+    from rtmo_deploy.zoo.records import require_input_size
 
     size = parse_size(text)
     require_input_size(size, where="--imgsz")
@@ -70,7 +70,7 @@ def _is_number(text: str) -> bool:
 
 def _ignore_cfg(context: typer.Context, value: bool) -> bool:
     if value and not context.resilient_parsing:
-        from rtmo_deploy.zoo.ignore_cfg import ignoring_cfg
+        from rtmo_deploy.zoo.locate import ignoring_cfg
 
         context.with_resource(ignoring_cfg())
     return value

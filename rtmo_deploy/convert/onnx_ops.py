@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rtmo_deploy.model.nms import non_maximum_suppression
+from rtmo_deploy.model.head import non_maximum_suppression
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from rtmo_deploy.artifact import DecodeContract, DecodeMode
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.zoo.variant import require_input_size
+from rtmo_deploy.zoo.records import require_input_size
 
 OPSETS = range(17, 21)
 #: TensorRT's top-k takes no more.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rtmo_deploy.model.nms import iou
+from rtmo_deploy.model.head import iou
 
 if TYPE_CHECKING:
     from rtmo_deploy.train.targets import Targets

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
-from rtmo_deploy.model.nms import iou
+from rtmo_deploy.model.head import iou
 from rtmo_deploy.train.assign import keypoint_similarity
 
 if TYPE_CHECKING:

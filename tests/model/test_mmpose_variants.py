@@ -14,7 +14,7 @@ import torch
 from rtmo_deploy.data.calibration import Picture
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model import RTMO, NetworkSpec, load_checkpoint, save_checkpoint
-from rtmo_deploy.model.settings import Settings
+from rtmo_deploy.model.spec import Settings
 from rtmo_deploy.runtime.estimator import read_artifact
 
 FOLDER = Path(__file__).parent / "mmpose_variants"

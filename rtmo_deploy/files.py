@@ -160,11 +160,7 @@ def _umask() -> int:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a regular file's bytes, 64 hex digits.
-
-    Raises:
-        OSError: It cannot be opened, or is no regular file (:class:`rtmo_deploy.guarded.UnreadableError`).
-    """
+    """SHA-256 of a regular file, 64 hex digits; OSError where it cannot be opened."""
     from rtmo_deploy.guarded import open_regular  # which is built on this module
 
     with open_regular(path) as stream:

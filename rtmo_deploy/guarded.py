@@ -34,10 +34,7 @@ _KINDS = {
 
 
 class UnreadableError(OSError, ValueError):
-    """A file that must not or cannot be read; the message is a clause such as ``it is a FIFO, not a regular file``.
-
-    Whoever handles a file that cannot be opened (OSError) or has no sense (ValueError) handles this one too.
-    """
+    """A file that must not or cannot be read; the message is a clause such as ``it is a FIFO, not a regular file``."""
 
 
 def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
@@ -74,11 +71,7 @@ def _check(status: os.stat_result, max_bytes: int | None) -> None:
 
 
 def read_bounded(path: Path, *, max_bytes: int) -> bytes:
-    """The bytes of a regular file of at most ``max_bytes``.
-
-    Raises:
-        UnreadableError, OSError: As :func:`open_regular`; also when the file grows beyond ``max_bytes`` meanwhile.
-    """
+    """The bytes of a regular file of at most ``max_bytes``; errors as :func:`open_regular`."""
     with open_regular(path, max_bytes=max_bytes) as stream:
         data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -87,11 +80,7 @@ def read_bounded(path: Path, *, max_bytes: int) -> bytes:
 
 
 def parse_json(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse JSON of bounded depth whose numbers are finite. ``Infinity``, ``NaN`` and ``1e999`` are refused.
-
-    Raises:
-        UnreadableError: It is not such JSON; the message says why.
-    """
+    """Parse JSON of bounded depth with finite numbers (no ``Infinity``, ``NaN``, ``1e999``), else UnreadableError."""
     try:
         document = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
@@ -110,11 +99,7 @@ def parse_json(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def read_json(path: Path, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse a JSON file: :func:`read_bounded`, then :func:`parse_json`.
-
-    Raises:
-        UnreadableError, OSError: As these two.
-    """
+    """Parse a JSON file with :func:`read_bounded` and :func:`parse_json`."""
     data = read_bounded(path, max_bytes=max_bytes)
     try:
         return parse_json(data, max_depth=max_depth)

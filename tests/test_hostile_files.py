@@ -20,7 +20,7 @@ from rtmo_deploy.measure.accuracy.journal import Journal
 from rtmo_deploy.measure.bench.baseline_file import load_baseline
 from rtmo_deploy.runtime.engine_file import MAX_RECORD, read_record, sidecar_path
 from rtmo_deploy.runtime.onnx_file import load_onnx
-from rtmo_deploy.runtime.openvino_ir import read_ir
+from rtmo_deploy.runtime.openvino_file import read_ir
 from rtmo_deploy.runtime.tensorrt_backend import _read_plan
 from rtmo_deploy.zoo import COCO_17
 
@@ -69,7 +69,7 @@ def test_hostile_metadata(field: str, text: str) -> None:
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "a\\b", "C:x", "..", "NUL", "con.onnx", "x" * 300, "a\nb"])
 def test_a_companion_with_no_file_name(name: str) -> None:
     metadata = replace(SOUND, companion=Parent("x.onnx", "0" * 64)).to_metadata()
-    metadata["rtmo_deploy.companion"] = json.dumps({"name": name, "sha256": "0" * 64})
+    metadata["rtmo_deploy.artifact"] = json.dumps({"name": name, "sha256": "0" * 64})
     with pytest.raises(ArtifactError, match="metadata is damaged") as caught:
         Artifact.from_metadata(PATH, metadata)
     str(caught.value).encode()

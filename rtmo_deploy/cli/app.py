@@ -65,7 +65,7 @@ class _ErrorsToExitCodes(TyperGroup):
     """Prints the project's own errors as a paragraph, and with ``--json`` as a document; exits with their code."""
 
     def invoke(self, ctx: Context) -> Any:
-        from rtmo_deploy.cli.notes import model_notes
+        from rtmo_deploy.cli.document import model_notes
 
         try:
             with model_notes():

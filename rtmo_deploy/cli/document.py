@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
 
 #: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
@@ -58,3 +60,42 @@ def put_error(kind: str, exit_code: int, message: str, *, remedy: str = "", wher
 def _write(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+#: The same logger as ``rtmo_deploy.artifact.MODEL_LOG``, whose module loads NumPy.
+_MODEL_LOG = logging.getLogger("rtmo_deploy.model_notes")
+
+
+class _ModelNotes(logging.Handler):
+    """Prints what is said against a model that is opened, each text once; remembers it for the JSON document."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.texts:
+            self.texts.append(text)
+            from rtmo_deploy.cli.console import stderr
+
+            stderr().print(f"Note: {text}")
+
+
+@contextlib.contextmanager
+def model_notes() -> Iterator[None]:
+    """While it lasts, notes of the models that are opened go to stderr and into ``model_notes`` of JSON documents."""
+    handler = _ModelNotes()
+    before = _MODEL_LOG.propagate
+    _MODEL_LOG.addHandler(handler)
+    _MODEL_LOG.propagate = False
+    try:
+        yield
+    finally:
+        _MODEL_LOG.removeHandler(handler)
+        _MODEL_LOG.propagate = before
+
+
+def notes_so_far() -> list[str]:
+    """The notes printed so far in this command."""
+    return [text for handler in _MODEL_LOG.handlers if isinstance(handler, _ModelNotes) for text in handler.texts]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
@@ -18,6 +17,8 @@ from rtmo_deploy.cli.options import (
     PrecisionOption,
     ThreadsOption,
     TrustOption,
+    find_model,
+    require_data,
 )
 from rtmo_deploy.files import require_free
 from rtmo_deploy.runtime.model_files import files_of

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import (
     SIZE,
     DeviceOption,
@@ -18,6 +17,7 @@ from rtmo_deploy.cli.options import (
     MaxPixelsOption,
     Size,
     ThreadsOption,
+    find_model,
     parse_input_size,
 )
 from rtmo_deploy.files import require_free

@@ -16,17 +16,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtmo_deploy.data._coco_check import (
+from rtmo_deploy.data._coco_arrays import Packed
+from rtmo_deploy.data._coco_file import read_coco_file
+from rtmo_deploy.data._coco_people import (
+    areas_of,
+    clipped_boxes,
+    far_outside,
+    fill_box,
+    fill_segmentation,
+    learned_people,
+)
+from rtmo_deploy.data._findings import (
     check_pictures,
     check_segmentations,
     existing_pictures,
     report,
     with_right_sizes,
 )
-from rtmo_deploy.data._coco_file import read_coco_file
-from rtmo_deploy.data._coco_people import areas_of, clipped_boxes, far_outside, learned_people
-from rtmo_deploy.data._ignore import fill_box, fill_segmentation
-from rtmo_deploy.data._packed import Packed
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.data.sample import People, Sample
 from rtmo_deploy.errors import InputDataError, UsageError
@@ -38,7 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.data._findings import CocoReport
-    from rtmo_deploy.data.ground_truth import GroundTruth
+    from rtmo_deploy.data.sample import GroundTruth
     from rtmo_deploy.poses import Skeleton
 
 _log = logging.getLogger(__name__)
@@ -110,11 +116,7 @@ class CocoKeypoints:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a picture and its people.
-
-        Raises:
-            InputDataError: The picture cannot be read, or is not as large as the annotations say.
-        """
+        """Read an image and its people; InputDataError where it cannot be read or has another size."""
         index = self._checked(index)
         image = self.image(index)
         height, width = image.shape[:2]
@@ -144,11 +146,7 @@ class CocoKeypoints:
         return index if isinstance(one, str) else int(one)
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Read a picture, ``(h, w, 3)`` uint8 BGR, without its people.
-
-        Raises:
-            InputDataError: It cannot be read, or is not as large as the annotations say.
-        """
+        """Read an image without its people, as :meth:`__getitem__`."""
         path = self.image_path(index)
         image = read_image(path)
         height, width = image.shape[:2]
@@ -202,10 +200,9 @@ class CocoKeypoints:
 def read_ground_truth(
     annotations_file: str | os.PathLike[str], *, skeleton: Skeleton | None = None, category: str | None = None
 ) -> tuple[GroundTruth, Skeleton, CocoReport]:
-    """What a file says, for judging predictions without the pictures: everybody, the keypoints, and the findings.
+    """What a file says, for judging predictions without the images.
 
-    Raises:
-        InputDataError: The file cannot be used, or has errors.
+    Everybody, the keypoints, the findings; InputDataError where it has errors.
     """
     parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
     sizes = parsed.sizes[parsed.truth.image]

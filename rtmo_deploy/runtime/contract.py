@@ -19,15 +19,9 @@ if TYPE_CHECKING:
 
 
 def by_graph(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Artifact:
-    """The artifact with the sizes of its graph.
+    """The artifact with the sizes of its graph's tensors.
 
-    Args:
-        artifact: What the model says of itself.
-        inputs: Its input tensors; a side that is no number, or negative, is dynamic.
-        outputs: Its output tensors.
-
-    Raises:
-        ArtifactError: The graph is not of the model that the metadata speaks of, or takes what nothing here can feed.
+    ArtifactError where the graph is of another model, or takes what nothing here can feed.
     """
     real, wrong = compare(artifact, inputs, outputs)
     if wrong:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Kind, Parent
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
+from rtmo_deploy.artifact import Kind, Parent, read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.trt.audit import Audit, audit_precision
 from rtmo_deploy.convert.trt.graph_checks import PLUGIN, nodes_of, operators_of, weights_of
 from rtmo_deploy.convert.trt.job import Job

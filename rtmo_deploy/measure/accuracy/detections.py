@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data.ground_truth import GroundTruth
+    from rtmo_deploy.data.sample import GroundTruth
     from rtmo_deploy.poses import Poses
 
 _log = logging.getLogger(__name__)

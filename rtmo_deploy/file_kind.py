@@ -369,7 +369,7 @@ def described(path: Path) -> str:
 
 
 def require(path: Path, wanted: Wanted, by: str = "") -> FileKind:
-    """Check, from a file's first and last bytes, that it is what is wanted; gives its kind, else raises ``wanted.error``."""
+    """The kind of a file by its first and last bytes, or ``wanted.error`` where it is not what is wanted."""
     if not os.path.exists(path):  # noqa: PTH110 - a name that no file can have is none
         raise wanted.error("There is no such file.", remedy="Check the path.", where=path)
     kind = likely_kind(path)

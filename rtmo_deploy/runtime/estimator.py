@@ -65,7 +65,10 @@ def outputs_to_poses(
     artifact: Artifact,
     coordinates: Coordinates | None = None,
 ) -> list[Poses]:
-    """A backend's outputs to detections in network-input pixels, one entry an image; ``coordinates`` is the classifier that a ``raw`` graph leaves to the host."""
+    """A backend's outputs to detections in network-input pixels, one entry an image.
+
+    ``coordinates`` is the classifier that a ``raw`` graph leaves to the host.
+    """
     if "dets" in outputs and "keypoints" in outputs:
         _require_keypoints(outputs, artifact)
         return rows_to_poses(outputs["dets"], outputs["keypoints"], input_hw, artifact.decode, artifact.skeleton)

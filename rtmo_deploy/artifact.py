@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.files import atomic_write, sha256_of
-from rtmo_deploy.guarded import UnreadableError, parse_json, read_bounded
+from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded, sha256_of
+from rtmo_deploy.plain import parse_json
 from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:

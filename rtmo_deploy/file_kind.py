@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import ArtifactError, CheckpointError, InputDataError, RtmoDeployError, UsageError
-from rtmo_deploy.guarded import UnreadableError, open_regular
+from rtmo_deploy.files import UnreadableError, open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import yaml
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import RECIPE, require
-from rtmo_deploy.guarded import UnreadableError, read_bounded
+from rtmo_deploy.files import UnreadableError, read_bounded
 
 if TYPE_CHECKING:
     from pathlib import Path

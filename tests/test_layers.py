@@ -19,7 +19,7 @@ FOUNDATION = (
     "environment",
     "file_kind",
     "files",
-    "guarded",
+    "outputs",
     "plain",
     "progress",
     "yaml_file",

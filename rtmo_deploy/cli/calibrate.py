@@ -11,7 +11,7 @@ import typer
 from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption, find_model, require_data
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import ONNX
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 from rtmo_deploy.cli.options import ForceOption, find_model
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import ONNX
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rtmo_deploy.cli.document import put
+from rtmo_deploy.cli.document import notes_so_far, put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,8 +67,6 @@ def print_result(text: str, style: str = "green") -> None:
 
 def print_json(command: str, **fields: Any) -> None:
     """Print one JSON document on stdout: ``schema_version``, ``command``, ``fields``, and ``model_notes`` if any."""
-    from rtmo_deploy.cli.document import notes_so_far
-
     notes = notes_so_far()
     put(command, {**fields, "model_notes": notes} if notes else fields)
 

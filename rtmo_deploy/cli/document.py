@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 #: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
@@ -69,23 +69,22 @@ _MODEL_LOG = logging.getLogger("rtmo_deploy.model_notes")
 class _ModelNotes(logging.Handler):
     """Prints what is said against a model that is opened, each text once; remembers it for the JSON document."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
+        self._say = say
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if text not in self.texts:
             self.texts.append(text)
-            from rtmo_deploy.cli.console import stderr
-
-            stderr().print(f"Note: {text}")
+            self._say(f"Note: {text}")
 
 
 @contextlib.contextmanager
-def model_notes() -> Iterator[None]:
-    """While it lasts, notes of the models that are opened go to stderr and into ``model_notes`` of JSON documents."""
-    handler = _ModelNotes()
+def model_notes(say: Callable[[str], None]) -> Iterator[None]:
+    """While it lasts, notes of the models that are opened go to ``say`` and into ``model_notes`` of JSON documents."""
+    handler = _ModelNotes(say)
     before = _MODEL_LOG.propagate
     _MODEL_LOG.addHandler(handler)
     _MODEL_LOG.propagate = False

@@ -20,7 +20,7 @@ from rtmo_deploy.cli.options import (
     find_model,
     require_data,
 )
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ class _Rules(NamedTuple):
 
 def _skeleton(text: str | None) -> Skeleton | None:
     from rtmo_deploy.errors import InputDataError
-    from rtmo_deploy.guarded import UnreadableError, read_json
+    from rtmo_deploy.files import UnreadableError
+    from rtmo_deploy.plain import read_json
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo.skeletons import CONVENTIONS
 

@@ -13,7 +13,7 @@ import typer
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, find_model
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, ONNX, FileKind, likely_kind
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:

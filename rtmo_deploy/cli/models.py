@@ -12,7 +12,7 @@ from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.options import SIZE, Size, find_model, parse_input_size
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import CHECKPOINT
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:

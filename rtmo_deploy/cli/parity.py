@@ -20,7 +20,7 @@ from rtmo_deploy.cli.options import (
     find_model,
     parse_input_size,
 )
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from rtmo_deploy.cli.options import (
     TrustOption,
     find_model,
 )
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from rtmo_deploy.cli.options import (
 )
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.file_kind import CALIBRATION, ONNX, require
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import described
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

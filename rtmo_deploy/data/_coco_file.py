@@ -16,7 +16,7 @@ from rtmo_deploy.data._coco_arrays import CocoFile, Images, People, compact, ide
 from rtmo_deploy.data._findings import Collector
 from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.file_kind import ANNOTATIONS, require
-from rtmo_deploy.guarded import UnreadableError, open_regular
+from rtmo_deploy.files import UnreadableError, open_regular
 from rtmo_deploy.poses import Skeleton, mirror_of
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, canonical_name, convention_of
 

@@ -35,7 +35,7 @@ import numpy as np
 
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import FileKind, kind_of
-from rtmo_deploy.guarded import open_regular
+from rtmo_deploy.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

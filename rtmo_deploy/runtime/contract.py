@@ -6,7 +6,7 @@ OpenVINO models, and for engines by the tensors in their record.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeMode, InputContract, check_contracts
@@ -15,7 +15,18 @@ from rtmo_deploy.errors import ArtifactError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rtmo_deploy.runtime.onnx_file import TensorSpec
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: name, dtype such as ``float32``, and dimensions (a name, or None, where dynamic)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        sides = ", ".join("?" if side is None else str(side) for side in self.shape)
+        return f"{self.name} {self.dtype} [{sides}]"
 
 
 def by_graph(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Artifact:

@@ -10,7 +10,7 @@ import math
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.guarded import UnreadableError, open_regular
+from rtmo_deploy.files import UnreadableError, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import ONNX, require
-from rtmo_deploy.guarded import read_bounded
-from rtmo_deploy.runtime.contract import by_graph, noted
+from rtmo_deploy.files import read_bounded
+from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
 from rtmo_deploy.runtime.onnx_check import check_graph, load_weights, takes
 from rtmo_deploy.zoo.skeletons import guessed_from_count
 
@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**31 - 1
 #: Input size a file without metadata and with a dynamic input is run at.
 DEFAULT_SIDE = 640
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output: name, dtype such as ``float32``, and dimensions (a name, or None, where dynamic)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...]
-
-    def __str__(self) -> str:
-        sides = ", ".join("?" if side is None else str(side) for side in self.shape)
-        return f"{self.name} {self.dtype} [{sides}]"
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ from xml.parsers import expat
 from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import OPENVINO, require
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.guarded import open_regular
-from rtmo_deploy.runtime.contract import by_graph, noted
-from rtmo_deploy.runtime.onnx_file import TensorSpec
+from rtmo_deploy.files import open_regular, sha256_of
+from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -69,7 +69,7 @@ def test_hostile_metadata(field: str, text: str) -> None:
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "a\\b", "C:x", "..", "NUL", "con.onnx", "x" * 300, "a\nb"])
 def test_a_companion_with_no_file_name(name: str) -> None:
     metadata = replace(SOUND, companion=Parent("x.onnx", "0" * 64)).to_metadata()
-    metadata["rtmo_deploy.artifact"] = json.dumps({"name": name, "sha256": "0" * 64})
+    metadata["rtmo_deploy.companion"] = json.dumps({"name": name, "sha256": "0" * 64})
     with pytest.raises(ArtifactError, match="metadata is damaged") as caught:
         Artifact.from_metadata(PATH, metadata)
     str(caught.value).encode()

@@ -24,7 +24,7 @@ _HOME = {
     "Backend": "runtime.backends",
     "PoseEstimator": "runtime.estimator",
     "draw_poses": "runtime.draw",
-    "find_images": "data._image_files",
+    "find_images": "data.images",
     "open_backend": "runtime.backends",
     "read_artifact": "runtime.estimator",
     "read_image": "data.images",

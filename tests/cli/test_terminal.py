@@ -105,7 +105,7 @@ def test_an_empty_table_and_a_narrow_terminal():
     assert printed(table(), 10)
 
 
-START = "import sys; from rtmo_deploy.cli.console import *; from rtmo_deploy.cli.console import facts_table\n"
+START = "import sys; from rtmo_deploy.cli.console import *; from rtmo_deploy.cli.progress import status\n"
 RESULTS = START + "print_table(facts_table({'a': 'passed: all', 'b': 'failed', 'c': 'not measured: busy', 'd': 'x'}))"
 
 

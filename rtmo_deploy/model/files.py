@@ -20,13 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rtmo_deploy.errors import CheckpointError, SetupError, UsageError
-from rtmo_deploy.file_kind import FileKind
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import UnreadableError, open_regular, parse_json, reading
+from rtmo_deploy.file_kind import CHECKPOINT, FileKind, require
+from rtmo_deploy.files import UnreadableError, atomic_write, open_regular, reading
 from rtmo_deploy.model.facts import copied
 from rtmo_deploy.model.pickled import quoted
 from rtmo_deploy.model.unpickle import interpret
-from rtmo_deploy.wanted import CHECKPOINT, require
+from rtmo_deploy.plain import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -24,8 +24,8 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from rtmo_deploy.errors import DownloadError, SetupError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import UnreadableError, read_json
+from rtmo_deploy.files import UnreadableError, atomic_write
+from rtmo_deploy.plain import read_json
 from rtmo_deploy.zoo.records import VARIANTS, Variant
 
 CACHE_VARIABLE = "RTMO_DEPLOY_CACHE"

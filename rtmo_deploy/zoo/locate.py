@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from rtmo_deploy.environment import variable
 from rtmo_deploy.errors import CheckpointError, SetupError, UsageError
+from rtmo_deploy.file_kind import CHECKPOINT, MODEL, Wanted, require
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.wanted import CHECKPOINT, MODEL, Wanted, require
 from rtmo_deploy.zoo.records import EMBEDDED, is_known, published
 
 if TYPE_CHECKING:

@@ -191,7 +191,7 @@ def save_checkpoint(
         model: The network.
         skeleton: Its keypoints.
         input_hw: Height and width in pixels it is made for; its architecture's if not given.
-        thresholds: ``score_thr`` and ``nms_thr`` it shall be decoded with; the published ones if not given.
+        thresholds: ``score_thr`` and ``nms_thr`` to decode it with; the published ones if not given.
         meta: More facts, of plain JSON types.
 
     Raises:

@@ -64,7 +64,7 @@ class TensorRef:
 
 @dataclass(slots=True, eq=False)
 class Inert:
-    """Stands for an object that the pickle describes and nobody builds: its name, and what it would be made from."""
+    """Stands for an object that is not built: its name, and what it would be made from."""
 
     name: str
     arguments: tuple[Any, ...] = field(default=(), repr=False)
@@ -175,7 +175,7 @@ def _ordered_dict(*arguments: Any) -> OrderedDict[Any, Any]:
 
 
 def _encode(text: Any, encoding: Any) -> bytes | Inert:
-    """Bytes, as protocol 2 writes them. Long ones are the contents of arrays, which nobody asks for."""
+    """Bytes, as protocol 2 writes them. Long ones are the contents of arrays, which are not read."""
     if type(text) is not str or encoding != "latin1":
         raise RefusedError("the global '_codecs.encode' with unusual arguments")
     return text.encode("latin-1") if len(text) <= _LARGEST_ARRAY else Inert("bytes")

@@ -152,7 +152,7 @@ def initial_checkpoint(path: Path, architecture: Architecture, *, skeleton: Skel
     Args:
         path: ``.pth`` or ``.safetensors``.
         architecture: Network to initialise.
-        skeleton: Keypoints it shall predict.
+        skeleton: Keypoints to predict.
         seed: Seed of the weights.
 
     Returns:

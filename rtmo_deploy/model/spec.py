@@ -187,7 +187,7 @@ class NetworkSpec:
 
     @property
     def architecture(self) -> Architecture | None:
-        """The zoo's architecture of this shape, None for a shape of somebody's own."""
+        """The zoo's architecture of this shape, None for any other shape."""
         for known in ARCHITECTURES.values():
             if NetworkSpec.of(known, self.num_keypoints) == replace(self, settings=Settings()):
                 return known

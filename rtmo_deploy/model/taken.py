@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.spec import NetworkSpec
     from rtmo_deploy.zoo import Variant
 
-#: Input size of a network whose shape is nobody's published one.
+#: Input size of a network of no published shape.
 DEFAULT_INPUT_HW = (640, 640)
 _IGNORE_CFG = "--ignore-cfg (in Python: ignore_cfg=True) leaves the config aside; results may then be wrong."
 

@@ -54,9 +54,7 @@ SAVE_STATE = "torch.save({'state_dict': model.state_dict()}, ...)"
 def interpret(stream: BinaryIO, where: Path) -> tuple[Any, dict[str, StorageRef]]:
     """Follow one pickle from the stream's position to its STOP, and say what it describes.
 
-    Args:
-        stream: A seekable stream; it is left right behind the pickle.
-        where: The file to name in errors.
+    The stream must be seekable, and is left right behind the pickle; ``where`` is the file to name in errors.
 
     Returns:
         The value, made of plain Python data, ``torch.dtype``, :class:`TensorRef`, :class:`StorageRef`,

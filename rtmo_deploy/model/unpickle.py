@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 # A training checkpoint of RTMO-l takes about 200 thousand instructions.
 _MAX_INSTRUCTIONS = 1_000_000
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 # Bytes of a refused pickle in which a layer of torch.nn is looked for.
 _HINT = 1 << 20
 
@@ -103,17 +104,21 @@ class _Machine:
         self._below: list[list[Any]] = []
 
     def run(self, stream: BinaryIO) -> Any:
-        instructions = pickletools.genops(_Bounded(stream))  # type: ignore[arg-type]
+        source = _Bounded(stream)
         for _ in range(_MAX_INSTRUCTIONS):
-            try:
-                opcode, argument, _ = next(instructions)
-            except ValueError as error:  # cut short, or no pickle
-                raise DamagedError(quoted(str(error))) from None
+            code = source.read(1)
+            opcode = _OPCODES.get(code)
+            if opcode is None:
+                raise DamagedError(f"0x{code.hex()} is no pickle instruction" if code else "it ends in the middle")
             if opcode.name == "STOP":
                 return self.stack.pop()
             action = _ACTIONS.get(opcode.name)
             if action is None:
                 raise RefusedError(f"the pickle instruction {opcode.name}")
+            try:
+                argument = opcode.arg.reader(source) if opcode.arg else None  # type: ignore[arg-type]
+            except ValueError as error:  # cut short
+                raise DamagedError(quoted(str(error))) from None
             action(self, argument)
         raise DamagedError(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
 

@@ -444,7 +444,7 @@ BOMBS: dict[str, tuple[str, bytes]] = {
     "tuple underflow": ("more values than it made", b"N\x87"),
     "mark underflow": ("do not fit", b"Nt"),
     "memo underflow": ("do not fit", b"h\x07"),
-    "not a pickle": ("unknown", b"\xff"),
+    "not a pickle": ("0xff is no pickle instruction", b"\xff"),
     "not text": ("can't decode byte 0xff", b"X\x01\x00\x00\x00\xff"),
     "list as key": ("list is used as a key", b"}]Ns"),
     "nested tuple as key": ("tuple is used as a key", b"}" + b")" + b"\x85" * 100_000 + b"Ns"),

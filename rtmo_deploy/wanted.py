@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import ArtifactError, CheckpointError, InputDataError, RtmoDeployError, UsageError
-from rtmo_deploy.file_kind import FileKind, kind_of
+from rtmo_deploy.file_kind import FORMATS, FileKind, kind_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ class Wanted:
 _CHECKPOINTS = frozenset(
     {FileKind.TORCH, FileKind.TORCH_LEGACY, FileKind.SAFETENSORS, FileKind.TORCHSCRIPT, FileKind.PICKLE}
 )
-_EXPORTED = frozenset({FileKind.ONNX, FileKind.OPENVINO, FileKind.ENGINE})
+_EXPORTED = frozenset(FORMATS)
 _EXPORT = "Make one with: rtmo-deploy export CKPT"
 
 CHECKPOINT = Wanted("a checkpoint (.pth, .safetensors)", _CHECKPOINTS, CheckpointError)
@@ -63,10 +63,7 @@ RECIPE = Wanted(
 )
 
 _BY_SUFFIX = {
-    ".onnx": FileKind.ONNX,
-    ".xml": FileKind.OPENVINO,
-    ".engine": FileKind.ENGINE,
-    ".plan": FileKind.ENGINE,
+    **{suffix: kind for kind, known in FORMATS.items() for suffix in known.suffixes},
     ".safetensors": FileKind.SAFETENSORS,
     **dict.fromkeys((".pth", ".pt", ".ckpt"), FileKind.TORCH),
 }
@@ -91,13 +88,18 @@ _REMEDIES = {
 }
 
 
+def kind_of_suffix(path: Path, otherwise: FileKind = FileKind.UNKNOWN) -> FileKind:
+    """What a model file is by its suffix alone."""
+    return _BY_SUFFIX.get(path.suffix.lower(), otherwise)
+
+
 def likely_kind(path: Path) -> FileKind:
     """What a file is by its bytes; by its suffix where they do not tell, or where there is no file."""
     try:
         kind = kind_of(path)
     except OSError:
         kind = FileKind.UNKNOWN
-    named = _BY_SUFFIX.get(path.suffix.lower(), kind)
+    named = kind_of_suffix(path, kind)
     # What was cut short begins as any archive or XML does, and what an engine begins with is NVIDIA's affair.
     tells = kind is not FileKind.UNKNOWN and (kind, named) not in _UNSURE
     return kind if tells else named

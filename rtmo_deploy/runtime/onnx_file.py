@@ -141,6 +141,11 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(value.name, dtype, shape)
 
 
+def read_onnx_artifact(path: Path) -> Artifact:
+    """What an ONNX file is; see :func:`onnx_artifact`."""
+    return onnx_artifact(path, load_onnx(path))
+
+
 def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:
     """What a parsed ONNX file is: by its graph and its metadata, or by its graph alone if MMDeploy made it.
 

@@ -16,8 +16,7 @@ from rtmo_deploy.artifact import DecodeContract, DecodeMode
 from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert import trace as tracing
 from rtmo_deploy.convert.decode import FixedDecode
-from rtmo_deploy.convert.plugins.node import check_plugin_node, plugin_node
-from rtmo_deploy.convert.plugins.rewrite import insert_plugin, plugin_onnx
+from rtmo_deploy.convert.plugins.rewrite import check_plugin_node, insert_plugin, plugin_node, plugin_onnx
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import structured_images

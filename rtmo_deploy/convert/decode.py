@@ -90,15 +90,9 @@ class ExportCoordinates(nn.Module):
         self.mask = _parameter(torch.cat([mask, mask], dim=1)[:, None]) if mask.any() else None
 
     def forward(self, pose_vecs: Tensor, offset: Tensor, boxes: Tensor) -> Tensor:
-        """Keypoints of N people.
+        """``(N, V)``, ``(N, 2)`` of the box centre from the cell's, ``(N, 4)`` cx, cy, w, h unclipped to ``(N, K, 2)``.
 
-        Args:
-            pose_vecs: ``(N, pose_vec_channels)``.
-            offset: ``(N, 2)`` of the box centre from the grid cell's, input pixels.
-            boxes: ``(N, 4)`` cx, cy, w, h, unclipped, input pixels.
-
-        Returns:
-            ``(N, K, 2)`` x, y in input pixels.
+        All in input pixels.
         """
         joints = self.num_keypoints
         features = self._attend(reshape(self.to_keypoints(pose_vecs), (-1, joints, KEYPOINT_CHANNELS)))
@@ -169,18 +163,10 @@ class People(nn.Module):
     def forward(
         self, feats: Tensor, offset: Tensor, boxes: Tensor, coarse: Tensor, scores: Tensor, images: Tensor
     ) -> Tensor:
-        """Rows of output, flat.
+        """Rows of output ``(N, 5 + 3 * K)``: box clipped to the images, score, then x, y, score of each keypoint.
 
-        Args:
-            feats: ``(N, pose_channels)``.
-            offset: ``(N, 2)`` of the box centre from the cell's, pixels.
-            boxes: ``(N, 4)`` cx, cy, w, h.
-            coarse: ``(N, 1)`` bool: the cell is of stride 32.
-            scores: ``(N, 1)``.
-            images: The network's input, whose size the boxes are clipped to.
-
-        Returns:
-            ``(N, 5 + 3 * K)``: box, score, then x, y, score of each keypoint.
+        Of ``feats`` (N, pose_channels), ``offset`` (N, 2) of the box centre from the cell's, ``boxes`` (N, 4) cx, cy,
+        w, h, whether the cell is ``coarse`` (N, 1), that is of stride 32, and ``scores`` (N, 1).
         """
         out = torch.where(coarse, self.out[1](feats), self.out[0](feats))
         visibility, pose_vecs = split(out, self.sizes, dim=1)
@@ -220,10 +206,7 @@ class _Decode(nn.Module):
 class OnnxDecode(_Decode):
     """Detections by the standard NonMaxSuppression operator; N is the most detections in any image.
 
-    Args:
-        model: The trained network.
-        contract: Thresholds and counts. A row that ``min_rows`` adds is zero.
-        batch: The static batch size, None when it is dynamic.
+    A row that ``min_rows`` adds is zero. ``batch`` is None when it is dynamic.
     """
 
     def __init__(self, model: RTMO, contract: DecodeContract, *, batch: int | None = None) -> None:
@@ -261,14 +244,7 @@ class OnnxDecode(_Decode):
 
 
 def _by_image(rows: Tensor, image: Tensor, images: Tensor, min_rows: int) -> Tensor:
-    """``(n, C)`` rows, best first over the whole batch, to ``(B, N, C)``: best first in an image, zeros below.
-
-    Args:
-        rows: ``(n, C)``.
-        image: ``(n, 1)`` which image each row belongs to.
-        images: The network's input.
-        min_rows: N is at least this.
-    """
+    """``(n, C)`` rows, best first over the batch, of images ``(n, 1)`` to ``(B, N, C)``: best first, zeros below."""
     member = one_hot(image, images)  # (n, 1, B)
     place = (members_before(member) * member).sum(dim=2)
     most = member.sum(dim=0).amax(dim=1)
@@ -287,10 +263,7 @@ class FixedDecode(_Decode):
     that: the map reverses inclusion, so even rounds keep a superset of the greedy result. With an even number of
     rounds nobody is lost; a duplicate at the far end of such a chain may stay.
 
-    Args:
-        model: The trained network.
-        contract: Thresholds and counts; its ``nms_rounds`` must be even.
-        pad: Candidates to pad with, so that there are ``pre_topk`` even for the smallest input.
+    ``pad`` candidates are added, so that there are ``pre_topk`` even for the smallest input.
     """
 
     better: Tensor
@@ -361,9 +334,6 @@ class RawDecode(nn.Module):
 
     Outputs ``cls_scores`` (B, P, 1) logits, ``bbox_preds`` (B, P, 4) raw, ``kpt_vis`` (B, P, K) logits and
     ``pose_vecs`` (B, P, V). Boxes, suppression and coordinates are the consumer's work.
-
-    Args:
-        model: The trained network.
     """
 
     def __init__(self, model: RTMO) -> None:

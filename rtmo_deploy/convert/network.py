@@ -32,11 +32,7 @@ if TYPE_CHECKING:
 
 
 def fuse(model: RTMO) -> RTMO:
-    """A fused copy of ``model`` in eval mode; ``model`` itself is untouched.
-
-    Args:
-        model: The network; its BatchNorm statistics are used as they are.
-    """
+    """A fused copy of a network in eval mode; the network itself is untouched."""
     fused = copy.deepcopy(model)
     _replace(fused)
     return fused.eval()
@@ -58,7 +54,7 @@ def _replace(parent: nn.Module) -> None:
 
 
 def _fold(module: ConvModule) -> tuple[Tensor, Tensor]:
-    """Weight and bias, float64, of the convolution that equals convolution and BatchNorm."""
+    """Weight and bias, float64, of convolution and BatchNorm as one."""
     scale, mean = _scale_and_mean(module.bn)
     weight = module.conv.weight.double() * scale[:, None, None, None]
     return weight, module.bn.bias.double() - mean * scale
@@ -231,19 +227,17 @@ class ExportNeck(nn.Module):
 class HeadMaps:
     """What the head computes for every cell; P cells: stride 16 first, row by row, then stride 32.
 
-    Attributes:
-        maps: ``(B, 1 + 4 + C, P)``: the logit, the box, the features. Of a dense head the box is the raw prediction and
-            the features are visibility logits and pose vectors. Otherwise the box is in pixels (offset of the centre
-            from the cell's, logarithm of width and height), and the features are those of the pose branch, which two
-            1x1 convolutions a level turn into visibilities and pose vectors, for survivors only.
-        channels: C.
-        fine: ``(B, 1 + 4 + C, P16)``, stride 16 alone: its length tells which level a cell belongs to.
-        grid: Pixel positions of the cells' first pixels, ``(H, W, 2)`` a level.
+    Of a dense head the box is the raw prediction and the features are visibility logits and pose vectors. Otherwise the
+    box is in pixels (offset of the centre from the cell's, logarithm of width and height), and the features are those
+    of the pose branch, which two 1x1 convolutions a level turn into visibilities and pose vectors, for survivors only.
     """
 
+    #: ``(B, 1 + 4 + channels, P)``: the logit, the box, the features.
     maps: Tensor
     channels: int
+    #: ``maps`` of stride 16 alone: its length tells which level a cell belongs to.
     fine: Tensor
+    #: Positions of the cells' first pixels, ``(H, W, 2)`` a level.
     grid: tuple[Tensor, Tensor]
 
 
@@ -267,12 +261,10 @@ def _half(conv: nn.Module, which: int) -> nn.Conv2d:
 
 
 class ExportHead(nn.Module):
-    """The convolutions of the head that every cell needs. The proxy regression of training is gone.
+    """The convolutions of the fused head that every cell needs, and if ``dense`` all that it has.
 
-    Args:
-        head: The fused head.
-        dense: Compute visibilities and pose vectors of every cell here; otherwise they are left to the decoder, which
-            computes them for survivors only, and the strides are folded into the box predictions.
+    Otherwise visibilities and pose vectors are left to the decoder, which computes them for survivors only, and the
+    strides are folded into the box predictions. The proxy regression of training is gone.
     """
 
     def __init__(self, head: RTMOHeadModule, *, dense: bool) -> None:
@@ -319,12 +311,7 @@ def _in_pixels(conv: nn.Module, stride: int) -> nn.Conv2d:
 
 
 class ExportNetwork(nn.Module):
-    """Fused network and a decoder: the module that is traced.
-
-    Args:
-        model: The trained network; untouched.
-        decode: Maps ``(HeadMaps, images)`` to the graph's outputs. Its submodule name makes its nodes ``/decode/...``.
-    """
+    """Fused network and a decoder of ``(HeadMaps, images)``, whose nodes are called ``/decode/...``."""
 
     def __init__(self, model: RTMO, decode: nn.Module, *, dense: bool = False) -> None:
         super().__init__()

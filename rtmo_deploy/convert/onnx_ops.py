@@ -69,13 +69,9 @@ def reshape_like(x: Tensor, like: Tensor) -> Tensor:
 
 @_written_as(lambda g, x, indices, batch_dims=0: g.op("GatherND", x, indices, batch_dims_i=batch_dims))
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0) -> Tensor:
-    """ONNX ``GatherND``.
+    """ONNX ``GatherND``: of ``x`` what each row of ``(..., R)`` int64 indices names along the first R axes.
 
-    Args:
-        x: Any tensor; ``(B, P, ...)`` with ``batch_dims`` 1.
-        indices: ``(..., R)`` int64: each last row names the first R axes of ``x``. With ``batch_dims`` 1:
-            ``(B, N, 1)``, rows of the same batch entry.
-        batch_dims: 0 or 1.
+    With ``batch_dims`` 1, of ``(B, P, ...)`` the rows ``(B, N, 1)`` of the same batch entry.
     """
     if batch_dims == 0:
         return x[tuple(indices.unbind(-1))]
@@ -90,17 +86,9 @@ def _nms_nodes(g: _Graph, boxes: _Value, scores: _Value, max_out: int, iou_thr: 
 
 @_written_as(_nms_nodes)
 def nms_op(boxes: Tensor, scores: Tensor, max_out: int, iou_thr: float, score_thr: float) -> Tensor:
-    """ONNX ``NonMaxSuppression`` on centre boxes.
+    """ONNX ``NonMaxSuppression`` on ``(B, P, 4)`` cx, cy, w, h and scores ``(B, 1, P)``.
 
-    Args:
-        boxes: ``(B, P, 4)`` cx, cy, w, h.
-        scores: ``(B, 1, P)``.
-        max_out: Most survivors in an image.
-        iou_thr: Boxes with an IoU above this are suppressed.
-        score_thr: Scores must be above this.
-
-    Returns:
-        ``(n, 3)`` int64 rows of image, class (0) and box.
+    ``(n, 3)`` int64 rows of image, class (0) and box; at most ``max_out`` in an image, with scores above the threshold.
     """
     half = boxes[..., 2:] / 2
     corners = torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], dim=-1)
@@ -119,14 +107,7 @@ def _scatter_nodes(g: _Graph, rows: _Value, index: _Value, most: _Value, images:
 
 @_written_as(_scatter_nodes)
 def scatter_rows(rows: Tensor, index: Tensor, most: Tensor, images: Tensor) -> Tensor:
-    """``(n, C)`` rows into ``(B, most, C)`` zeros.
-
-    Args:
-        rows: ``(n, C)``.
-        index: ``(n, 2)`` int64, image and place of each row.
-        most: ``(1,)`` int64, places an image has.
-        images: ``(B, ...)``, whose batch size the result has.
-    """
+    """``(n, C)`` rows to their ``(n, 2)`` image and place in ``(B, most, C)`` zeros; ``most`` is ``(1,)`` int64."""
     result = rows.new_zeros((images.shape[0], int(most), rows.shape[1]))
     result[index[:, 0], index[:, 1]] = rows
     return result
@@ -164,10 +145,7 @@ def top_at_most(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def arange(count: int, *, step: int = 1) -> Tensor:
-    """0, step, ... below count, float32, by an int64 ``Range`` and a ``Cast``.
-
-    A float ``Range`` does not survive a conversion to FP16.
-    """
+    """0, step, ... below count, float32, by an int64 ``Range``: a float one does not survive a conversion to FP16."""
     return torch.arange(0, count, step).to(torch.float32)
 
 

@@ -37,13 +37,7 @@ TRACED_SHAPE = (3, 192, 224)
 
 
 def trace_network(model: RTMO, artifact: Artifact, opset: int) -> onnx.ModelProto:
-    """The whole graph of a network, simplified and named.
-
-    Args:
-        model: The network; untouched.
-        artifact: What the graph shall be. Height and width are baked in unless they are dynamic, and so is the batch.
-        opset: ONNX operator set.
-    """
+    """The graph of a network as the artifact describes it, simplified and named."""
     contract = artifact.input
     batch, height, width = TRACED_SHAPE
     if not contract.dynamic_hw:

@@ -51,28 +51,24 @@ class Graph:
 
 @dataclass(frozen=True)
 class Selection:
-    """The part of a fixed graph that selects detections, by the names of its tensors.
-
-    Attributes:
-        fields: Thresholds and counts, as the graph has them.
-        logits: ``(B, 1, P)``.
-        flatten: The node that reshapes scores to ``(B, P)``.
-        rest: ``(B, P, 4 + C)``: offset, log size, features.
-        priors: ``(P, 2)``.
-        cell: ``(B, pre_topk)`` int64, the candidates' cells.
-        best: ``(B, max_dets)``, scores of people, 0 below them.
-        gathered: Of features, offsets, boxes and cells: the survivors' tensor, and the candidates' it is taken from.
-        corners: The matrix product that turns survivors' boxes into corners.
-    """
+    """The part of a fixed graph that selects detections, by the names of its tensors."""
 
     fields: DecodeFields
+    #: ``(B, 1, P)``.
     logits: str
+    #: Reshapes scores to ``(B, P)``.
     flatten: onnx.NodeProto
+    #: ``(B, P, 4 + C)``: offset, log size, features.
     rest: str
+    #: ``(P, 2)``.
     priors: str
+    #: ``(B, pre_topk)`` int64, the candidates' cells.
     cell: str
+    #: ``(B, max_dets)``, scores of detections, 0 below them.
     best: str
+    #: Of features, offsets, boxes and cells: the survivors' tensor, and the candidates' it is taken from.
     gathered: dict[str, str]
+    #: The matrix product that turns survivors' boxes into corners.
     corners: onnx.NodeProto
 
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, options_of
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, find_model, options_of
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import MissingDependencyError, UsageError
-from rtmo_deploy.file_kind import FORMATS, FileKind, Format
-from rtmo_deploy.files import human_size, require_free
+from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, ONNX, FileKind, Format, likely_kind
+from rtmo_deploy.files import human_size
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import CHECKPOINT, ONNX, likely_kind
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.openvino_verify import OpenvinoReport

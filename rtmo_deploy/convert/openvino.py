@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, Kind
-from rtmo_deploy.companion import write_companion
+from rtmo_deploy.artifact import Artifact, Kind, write_companion
 from rtmo_deploy.convert.step import (
     ExportResult,
     Source,
@@ -24,8 +23,7 @@ from rtmo_deploy.convert.step import (
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.runtime.openvino_backend import import_openvino, parse_model, require_no_plugin
-from rtmo_deploy.runtime.openvino_file import metadata_fields, weights_path
-from rtmo_deploy.runtime.openvino_ir import SECTION
+from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

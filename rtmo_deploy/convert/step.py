@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, Parent, made_with
-from rtmo_deploy.companion import read_companion, refuse_companion
+from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion
 from rtmo_deploy.errors import MissingDependencyError, ParityError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.plain import shorten

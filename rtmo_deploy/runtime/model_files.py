@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import RtmoDeployError
-from rtmo_deploy.file_kind import FORMATS, FileKind
-from rtmo_deploy.wanted import kind_of_suffix
+from rtmo_deploy.file_kind import FORMATS, FileKind, kind_of_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
 def files_of(*inputs: str | Path | None) -> Iterator[Path]:
     """The files of some inputs: each itself, and of a model its external data, weights, record and companion.
 
-    The name of a published model or a file that cannot be read stands for itself; nothing is raised.
-
-    Args:
-        inputs: Files, folders or names; None is passed over.
+    A published name or a file that cannot be read stands for itself.
     """
     from rtmo_deploy.runtime.estimator import read_artifact
     from rtmo_deploy.runtime.onnx_file import read_graph

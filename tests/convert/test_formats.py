@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from rtmo_deploy.artifact import Kind
-from rtmo_deploy.file_kind import FORMATS, FileKind, Format
-from rtmo_deploy.wanted import EXPORTED, MODEL, kind_of_suffix
+from rtmo_deploy.file_kind import EXPORTED, FORMATS, MODEL, FileKind, Format, kind_of_suffix
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -216,8 +216,9 @@ def _require_able(problems: tuple[str, ...]) -> None:
 
 def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
     """The file that is meant, and the name that the engine gets where that is not the file's own."""
-    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.artifact import DecodeMode
     from rtmo_deploy.cli.console import stderr
+    from rtmo_deploy.file_kind import Kind
 
     if model is None:
         from rtmo_deploy.release.workspace import Workspace
@@ -261,10 +262,11 @@ def _make(
     """Make what is to be built, build it, and keep the ONNX model that was made if that is asked for."""
     import shutil
 
-    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.artifact import DecodeMode
     from rtmo_deploy.convert.trt.build import build_engine
     from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx, target_cast
     from rtmo_deploy.convert.trt.proof import find_reference
+    from rtmo_deploy.file_kind import Kind
     from rtmo_deploy.files import atomic_write
     from rtmo_deploy.runtime.estimator import read_artifact
 

@@ -397,13 +397,13 @@ def test_a_plan_that_is_none_does_not_pass_where_its_backend_is_installed(tmp_pa
 @pytest.mark.gpu
 @pytest.mark.skipif(isinstance(find_gpu(), str) or not installed_backends(), reason="needs a GPU and TensorRT")
 def test_an_engine_built_here_passes_every_check(checkpoint_n, tmp_path):
-    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, export_onnx
+    from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.convert.trt import BuildOptions, build_engine
     from rtmo_deploy.model import load_checkpoint
     from rtmo_deploy.runtime.engine_file import Shape
 
     source = tmp_path / "n.onnx"
-    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode=FixedDecodeOptions()), verify=False)
+    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode="fixed"), verify=False)
     sizes = tuple(Shape.parse(text) for text in ("1x128x128", "1x256x256", "2x256x256"))
     options = BuildOptions(least=sizes[:1], usual=sizes[1:2], most=sizes[2:])
     path = build_engine(source, tmp_path / "n.engine", options).record.artifact.path

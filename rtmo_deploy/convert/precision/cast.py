@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import onnx
 
 from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, write_companion
-from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, HalfType, to_half
 from rtmo_deploy.convert.precision.islands import island_of
 from rtmo_deploy.convert.precision.refuse import refuse_output, refuse_source
+from rtmo_deploy.convert.step import write_metadata
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, DecodeMode, Kind, refuse_companion
+from rtmo_deploy.artifact import Artifact, DecodeMode, refuse_companion
 from rtmo_deploy.convert.precision.quantized import is_quantized
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path

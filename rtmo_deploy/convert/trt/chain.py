@@ -90,12 +90,12 @@ def export_for_engine(
     """
     progress("reading the checkpoint")
     from rtmo_deploy.convert.export import export_onnx
-    from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, RawDecodeOptions
+    from rtmo_deploy.convert.options import ExportOptions
     from rtmo_deploy.model import load_checkpoint
 
-    options = RawDecodeOptions() if decode is DecodeMode.RAW else FixedDecodeOptions()
+    options = ExportOptions("raw" if decode is DecodeMode.RAW else "fixed")
     target = folder / f"{checkpoint.stem}.onnx"
-    export_onnx(load_checkpoint(checkpoint), target, ExportOptions(decode=options), verify=verify, progress=progress)
+    export_onnx(load_checkpoint(checkpoint), target, options, verify=verify, progress=progress)
     return target
 
 

@@ -87,7 +87,7 @@ def check_graph(
                     f"Export the model with --pre-topk {MAX_TOPK} or less.",
                 )
     if any(node.op_type == PLUGIN for node in nodes_of(model.graph)):
-        from rtmo_deploy.convert.plugins.node import check_plugin_node
+        from rtmo_deploy.convert.plugins.rewrite import check_plugin_node
 
         check_plugin_node(model)
     if artifact.decode.mode is DecodeMode.ONNX:

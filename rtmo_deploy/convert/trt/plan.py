@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.trt.graph_checks import check_graph
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime.cuda_device import find_gpu
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 from rtmo_deploy.runtime.trt_api import FLAVOURS, choose_flavour, load_api

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.trt.chain import target_cast
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.convert.trt.plan import build_notes, check_plugin_choice, default_output, plan_build, settle_flavour
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.convert.precision.deviation import Deviation, deviation
 from rtmo_deploy.convert.precision.emulate import emulated
-from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, to_half
-from rtmo_deploy.convert.precision.islands import island_of
+from rtmo_deploy.convert.precision.graph import HalfGraph, to_half
+from rtmo_deploy.convert.precision.rules import HALF_TYPES, fp32_block_of
 from rtmo_deploy.data._image_files import find_images
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
@@ -184,7 +184,7 @@ def report(args: argparse.Namespace) -> None:
         if made.half_nodes:
             found = pictures.people(emulated(made.model, half, peaks=False))
             print(row(group.name, made, deviation(expected, found, pictures.hw)), flush=True)
-    made = to_half(model, half, lambda node: island_of(node) is None)
+    made = to_half(model, half, lambda node: fp32_block_of(node) is None)
     model = emulated(made.model, half, peaks=False)
     if args.emulated:
         args.emulated.write_bytes(model.SerializeToString())

@@ -89,7 +89,7 @@ def cast(job: Job) -> Outcome:
 
     output = job.folder / f"{job.options['file_stem']}.onnx"
     result = cast_onnx(_path(job.inputs["model"]), output, job.options["precision"], progress=job.progress)
-    counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.islands)}
+    counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.fp32_nodes)}
     return Outcome(_files(result.artifact), {**counts, **_described(result.artifact)})
 
 

@@ -1,12 +1,12 @@
-"""What each part of a network costs when it alone computes in half: the measurement behind the FP32 islands.
+"""What each part of a network costs when it alone computes in FP16 or BF16: the measurement behind the FP32 blocks.
 
 For each group of nodes, only that group is cast; the graph is run with its rounding emulated, and the people it finds
-are compared with those of the float32 graph on the same pictures. Prints a Markdown table.
+are compared with those of the float32 graph on the same images. Prints a Markdown table.
 
     python benchmarks/precision_sensitivity.py
     python benchmarks/precision_sensitivity.py model.onnx --images folder --limit 32
 
-Without a model, one is made of the embedded rtmo-n; without pictures, people are drawn.
+Without a model, one is made of the embedded rtmo-n; without images, synthetic ones are used.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ GROUPS = (
     ),
     Group("DCC: mask and softmax", nodes=_dcc("Add_5", "Softmax")),
     Group("DCC: expectation", nodes=_dcc("Mul_12", "ReduceSum")),
-    Group("DCC: place in the picture", nodes=_dcc("Mul_13", "Add_6")),
+    Group("DCC: place in the image", nodes=_dcc("Mul_13", "Add_6")),
     Group("everything", ("/",)),
 )
 
@@ -177,7 +177,7 @@ def report(args: argparse.Namespace) -> None:
         f"{args.model.name} ({artifact.architecture}), {half.name}, {used} pictures of {hw[0]}x{hw[1]}, {people} people"
     )
     print()
-    print("| in half | nodes | unmatched | keypoint px, mean | worst | box px, mean | worst | score | keypoint score |")
+    print("| in FP16 | nodes | unmatched | keypoint px, mean | worst | box px, mean | worst | score | keypoint score |")
     print("|---|---|---|---|---|---|---|---|---|")
     for group in GROUPS:
         made = to_half(model, half, group.holds)

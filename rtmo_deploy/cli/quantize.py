@@ -96,13 +96,18 @@ def quantize(
             progress=progress,
         )
     report_skipped(calibration)
-    if plot is not None and max_ap_drop is not None:
-        _plot(plot, result, max_ap_drop, model.name)
+    found = result.search
+    baseline_ap = None if result.baseline is None else result.baseline.ap
+    if plot is not None and found is not None and baseline_ap is not None and max_ap_drop is not None:
+        from rtmo_deploy.convert.quantize.search import plot_frontier
+
+        network = result.macs.network
+        plot_frontier(plot, found, network, baseline_ap=baseline_ap, max_ap_drop=max_ap_drop, title=model.name)
     _show(model, result, as_json=as_json)
-    if result.search is not None and not result.search.met and max_ap_drop is not None:
-        least = result.search.chosen.ap_drop
+    if found is not None and not found.met:
         raise GateFailedError(
-            f"No part of the model in 8 bits loses at most {max_ap_drop:g} AP; the least loss is {least:.4f}.",
+            f"No part of the model in 8 bits loses at most {max_ap_drop:g} AP; the least loss is "
+            f"{found.chosen.ap_drop:.4f}.",
             remedy="Nothing was written. Allow more, calibrate with other images, or judge by more of them.",
             where=model,
         )
@@ -159,7 +164,7 @@ def open_calibration(
     progress: Callable[[str], None],
 ) -> Calibration:
     """What is given, or what was measured before in the same way, or a new measurement."""
-    from rtmo_deploy.convert.quantize import Calibration, Method, calibrate_cached
+    from rtmo_deploy.convert.quantize import Calibration, Method, calibrate
     from rtmo_deploy.data.calibration import folder_images, named_sets, open_set
 
     path = Path(calib)
@@ -179,7 +184,7 @@ def open_calibration(
         return given
     images = open_set(calib, count) if calib in named_sets() else folder_images(path, count)
     chosen = Method(method or "mse")
-    return calibrate_cached(source, images, _cache(), method=chosen, threads=threads, progress=progress)[0]
+    return calibrate(source, images, method=chosen, cache=_cache(), threads=threads, progress=progress)
 
 
 def _cache() -> Path:
@@ -215,19 +220,6 @@ def open_judge(
 
         dataset = SyntheticPeople(max_images or _JUDGE_COUNT, seed=_JUDGE_SEED, options=SyntheticOptions(people=(1, 6)))
     return Judge(source.artifact, dataset, threads=threads, progress=progress)
-
-
-def _plot(path: Path, result: QuantizeResult, max_ap_drop: float, title: str) -> None:
-    from rtmo_deploy.convert.quantize.search import plot_frontier
-
-    if result.search is None or result.baseline is None or result.baseline.ap is None:
-        return
-    points = [
-        (point.macs / result.macs.network, point.verdict.ap)
-        for point in result.search.frontier
-        if point.verdict.ap is not None
-    ]
-    plot_frontier(path, points, baseline_ap=result.baseline.ap, max_ap_drop=max_ap_drop, title=title)
 
 
 def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:

@@ -73,12 +73,7 @@ def named_sets() -> tuple[str, ...]:
 
 
 def read_record(name: str) -> SetRecord:
-    """The record of a named set.
-
-    Raises:
-        UsageError: There is no set of that name.
-        InputDataError: Its record is damaged.
-    """
+    """The record of a named set."""
     if name not in named_sets():
         raise UsageError(
             f"There is no calibration set '{name}'.",
@@ -89,11 +84,6 @@ def read_record(name: str) -> SetRecord:
 
 
 def parse_record(text: str, *, where: object) -> SetRecord:
-    """Read a record.
-
-    Raises:
-        InputDataError: It is no record, or says something that is not known.
-    """
     try:
         return _record(json.loads(text))
     except (ValueError, AttributeError) as error:

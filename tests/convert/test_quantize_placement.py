@@ -287,7 +287,6 @@ def test_macs():
     assert count.of([0]) == count.nodes[0] == 8192
     assert count.network == sum(count.nodes[:2]) == 8192 + 7560
     assert count.graph == sum(count.nodes)
-    assert count.uncounted == ()
 
 
 def test_macs_of_matrix_products_and_what_cannot_be_counted():
@@ -300,7 +299,7 @@ def test_macs_of_matrix_products_and_what_cannot_be_counted():
     model = net.model(out, "/gemm:0", rank=2)
     count = count_macs(model, (8, 8))
     assert count.nodes[1] == 5 * 256
-    assert count.uncounted == ("/late",)
+    assert count.nodes[-1] == 0  # its shape depends on the data
 
 
 def test_blocks_go_by_name():
@@ -321,7 +320,7 @@ def test_blocks_go_by_name():
     for name in names:
         net.nodes.append(onnx.helper.make_node("Conv", ["input", "w"], [f"{name}:0"], name=name))
     view = GraphView(net.model().graph)
-    blocks = blocks_of(view, range(len(names)), MacCount(tuple(range(len(names))), frozenset(), ()))
+    blocks = blocks_of(view, range(len(names)), MacCount(tuple(range(len(names))), frozenset()))
     assert [(block.name, block.layers, block.macs) for block in blocks] == [
         ("/backbone/stem", (0,), 0),
         ("/backbone/stage1/stage1.0", (1,), 1),

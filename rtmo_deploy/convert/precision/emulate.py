@@ -36,10 +36,7 @@ _MOVES = frozenset(
 def emulated(model: onnx.ModelProto, half: HalfType, *, peaks: bool = True) -> onnx.ModelProto:
     """The float32 graph that computes what a 16-bit graph computes.
 
-    Args:
-        model: A graph made by the pass.
-        half: Its type.
-        peaks: Give it an output ``peak of <node>`` for each node that rounds: the largest magnitude before rounding.
+    With ``peaks`` it has an output ``peak of <node>`` for each node that rounds: the largest magnitude before rounding.
     """
     types = element_types(model)
     result = copy_of(model)

@@ -199,12 +199,7 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 
 
 def half_pairs(graph: onnx.GraphProto, half_nodes: Collection[str]) -> frozenset[str]:
-    """Names of the Q/DQ nodes whose float side becomes 16-bit: those that a 16-bit node reads.
-
-    Args:
-        graph: The graph; what is quantised is read by a DequantizeLinear only.
-        half_nodes: Names of the other nodes that compute in 16 bits.
-    """
+    """Names of the Q/DQ nodes whose float side becomes 16-bit: those that one of the named 16-bit nodes reads."""
     view = GraphView(graph)
 
     def read_by(operator: str, names: Collection[str]) -> set[str]:
@@ -223,15 +218,8 @@ def hold_scales(graph: onnx.GraphProto, half: HalfType, names: Collection[str]) 
 
     Where a channel's scale is a normal number of that type nothing changes in its weights: 127 times the rounding is
     less than half a step. Where it is smaller (a channel of next to nothing), it becomes the next greater number that
-    there is, for TensorRT takes no scale of zero, and the channel's weights are rounded anew.
-
-    Args:
-        graph: The graph.
-        half: The type.
-        names: Names of the DequantizeLinear nodes that become 16-bit.
-
-    Returns:
-        How many weights have other numbers than before.
+    there is, for TensorRT takes no scale of zero, and the channel's weights are rounded anew. ``names`` are those of
+    the DequantizeLinear nodes that become 16-bit. Returns how many weights have other numbers than before.
     """
     weights = {tensor.name: tensor for tensor in graph.initializer}
     changed = 0

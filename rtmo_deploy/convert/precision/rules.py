@@ -32,12 +32,7 @@ class HalfType:
     epsilon: float  #: Distance from 1 to the next number.
 
     def unfit(self, value: NDArray[np.generic], *, factor: bool) -> str:
-        """Why a weight cannot be stored in this type; empty if it can.
-
-        Args:
-            value: The weight.
-            factor: Whether it is multiplied by: where a bias is tiny it hardly matters.
-        """
+        """Why a weight cannot be stored in this type; empty if it can. Tiny values matter only of a factor."""
         greatest = float(np.abs(value.astype(np.float64)).max(initial=0.0))
         if not np.isfinite(greatest):
             return "is not finite"
@@ -65,7 +60,6 @@ class Fp32Block:
     except_: tuple[str, ...] = ()  #: Beginnings of node names that are not meant.
 
     def holds(self, node: onnx.NodeProto) -> bool:
-        """Whether a node belongs to it."""
         if self.operators and node.op_type not in self.operators:
             return False
         return node.name.startswith(self.scopes) and not (self.except_ and node.name.startswith(self.except_))

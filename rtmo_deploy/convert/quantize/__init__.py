@@ -5,7 +5,7 @@ tensors with the same scales. :func:`open_source` reads the model, :func:`calibr
 :func:`quantize_onnx` makes the INT8 model; :mod:`~rtmo_deploy.convert.quantize.rules` says what is quantised and why.
 """
 
-from rtmo_deploy.convert.quantize.calibrate import DEFAULT_METHOD, calibrate, calibrate_cached
+from rtmo_deploy.convert.quantize.calibrate import DEFAULT_METHOD, calibrate
 from rtmo_deploy.convert.quantize.judge import Judge, Likeness, Verdict
 from rtmo_deploy.convert.quantize.quantize import QuantizeResult, quantize_onnx, require_budget
 from rtmo_deploy.convert.quantize.ranges import Method
@@ -22,7 +22,6 @@ __all__ = [
     "SourceModel",
     "Verdict",
     "calibrate",
-    "calibrate_cached",
     "open_source",
     "quantize_onnx",
     "require_budget",

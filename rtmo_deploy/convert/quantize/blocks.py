@@ -35,11 +35,13 @@ class Block:
 
 @dataclass(frozen=True)
 class MacCount:
-    """Multiply-accumulates (MACs) of an image, of each node by its position; 0 for nodes that have none."""
+    """Multiply-accumulates (MACs) of an image, of each node by its position.
+
+    0 for nodes that have none, and for matrix products whose shapes depend on the data.
+    """
 
     nodes: tuple[int, ...]
     decoding: frozenset[int]  #: Positions of the nodes that belong to decoding.
-    uncounted: tuple[str, ...]  #: Names of matrix products whose shapes depend on the data.
 
     @property
     def graph(self) -> int:
@@ -79,12 +81,9 @@ def _block_name(label: str) -> str:
 def count_macs(model: onnx.ModelProto, input_hw: tuple[int, int]) -> MacCount:
     """Count the multiply-accumulates of one image of this height and width, by shape inference."""
     shapes = _shapes(model, input_hw)
-    counts = [_macs(node, shapes) for node in model.graph.node]
-    return MacCount(
-        nodes=tuple(count or 0 for count in counts),
-        decoding=frozenset(at for at, node in enumerate(model.graph.node) if rule_of(node).name == _DECODING),
-        uncounted=tuple(node.name for node, count in zip(model.graph.node, counts, strict=True) if count is None),
-    )
+    nodes = model.graph.node
+    decoding = frozenset(at for at, node in enumerate(nodes) if rule_of(node).name == _DECODING)
+    return MacCount(tuple(_macs(node, shapes) for node in nodes), decoding)
 
 
 def _shapes(model: onnx.ModelProto, input_hw: tuple[int, int]) -> dict[str, list[int] | None]:
@@ -106,13 +105,12 @@ def _shapes(model: onnx.ModelProto, input_hw: tuple[int, int]) -> dict[str, list
     return shapes | {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
 
 
-def _macs(node: onnx.NodeProto, shapes: dict[str, list[int] | None]) -> int | None:
-    """Of a node for one image; None if it has some and their number is not known."""
+def _macs(node: onnx.NodeProto, shapes: dict[str, list[int] | None]) -> int:
     if node.op_type not in {"Conv", "MatMul", "Gemm"}:
         return 0
     output, factor = shapes.get(node.output[0]), shapes.get(node.input[1 if node.op_type == "Conv" else 0])
     if output is None or not factor:
-        return None
+        return 0
     if node.op_type == "Conv":
         return math.prod(output[1:]) * math.prod(factor[1:])
     return math.prod(output) * factor[-2 if attribute(node, "transA") else -1]

@@ -50,6 +50,7 @@ def calibrate(
     images: CalibrationImages,
     *,
     method: Method = DEFAULT_METHOD,
+    cache: Path | None = None,
     threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
@@ -59,6 +60,9 @@ def calibrate(
         source: The float32 model.
         images: The set.
         method: How ranges are chosen.
+        cache: Folder in which the calibration is kept for the next time. A file there is used only if it is sound and
+            says that it was measured on this very model, these images, this way; any other is measured anew and
+            replaced.
         threads: Threads an operator may use.
         progress: Told of each step.
 
@@ -66,51 +70,8 @@ def calibrate(
         InputDataError: None of the images can be used.
         ArtifactError: The model does not run on them, or puts out something that is not finite.
     """
-    about, contract = _source(source, images, method), source.artifact.input
-    skipped: list[tuple[str, str]] = []
-    inputs = network_inputs(images, contract, skipped, "measuring ranges", progress)
-    histograms = measure_histograms(source.model, source.placement, inputs, where=source.path, threads=threads)
-    thresholds = thresholds_of(histograms, source.placement, method, percentile=PERCENTILE)
-    again = network_inputs(images, contract, [], "measuring what 8 bits do to each layer", progress)
-    shifts, noise = local_errors(source.model, source.placement, thresholds, again, where=source.path, threads=threads)
-    return Calibration(about, len(images.names) - len(skipped), tuple(skipped), thresholds, shifts, noise)
-
-
-def calibrate_cached(
-    source: SourceModel,
-    images: CalibrationImages,
-    folder: Path,
-    *,
-    method: Method = DEFAULT_METHOD,
-    threads: int | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-) -> tuple[Calibration, bool]:
-    """The same, kept in a folder for the next time.
-
-    A file there is used only if it is sound and says that it was measured on this very model, these images, this
-    way; any other is measured anew and replaced.
-
-    Returns:
-        The calibration, and whether it was there.
-    """
-    about = _source(source, images, method)
-    path = folder / f"{about.key()}.json"
-    if path.is_file():
-        try:
-            known = Calibration.load(path)
-        except RtmoDeployError:
-            pass  # damaged: measured anew, and replaced
-        else:
-            if known.source.key() == about.key() and known.thresholds.keys() >= source.placement.edges.keys():
-                return known, True
-    made = calibrate(source, images, method=method, threads=threads, progress=progress)
-    made.save(path)
-    return made, False
-
-
-def _source(source: SourceModel, images: CalibrationImages, method: Method) -> Source:
     contract = source.artifact.input
-    return Source(
+    about = Source(
         model_sha256=source.sha256,
         pictures=images.identity(),
         input_hw=(contract.height, contract.width),
@@ -118,6 +79,31 @@ def _source(source: SourceModel, images: CalibrationImages, method: Method) -> S
         method=method,
         percentile=PERCENTILE if method is Method.PERCENTILE else 0.0,
     )
+    path = None if cache is None else cache / f"{about.key()}.json"
+    known = None if path is None else _known(path, about, source.placement)
+    if known is not None:
+        return known
+    skipped: list[tuple[str, str]] = []
+    inputs = network_inputs(images, contract, skipped, "measuring ranges", progress)
+    histograms = measure_histograms(source.model, source.placement, inputs, where=source.path, threads=threads)
+    thresholds = thresholds_of(histograms, source.placement, method)
+    again = network_inputs(images, contract, [], "measuring what 8 bits do to each layer", progress)
+    shifts, noise = local_errors(source.model, source.placement, thresholds, again, where=source.path, threads=threads)
+    made = Calibration(about, len(images.names) - len(skipped), tuple(skipped), thresholds, shifts, noise)
+    if path is not None:
+        made.save(path)
+    return made
+
+
+def _known(path: Path, about: Source, placement: Placement) -> Calibration | None:
+    """What a file of the cache holds, if it is what it should be."""
+    if not path.is_file():
+        return None
+    try:
+        known = Calibration.load(path)
+    except RtmoDeployError:  # damaged
+        return None
+    return known if known.source.key() == about.key() and known.thresholds.keys() >= placement.edges.keys() else None
 
 
 def network_inputs(
@@ -127,18 +113,10 @@ def network_inputs(
     what: str = "reading images",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Iterator[NDArray[np.float32]]:
-    """Each readable image of a set as ``(B, 3, H, W)`` float32, BGR, 0 to 255; memory is that of one image.
+    """Each readable image of a set, letterboxed, as ``(B, 3, H, W)`` float32, BGR, 0 to 255; one at a time.
 
-    Args:
-        images: The set.
-        contract: What the model takes; images are letterboxed to its own size. A model with a fixed batch gets each
-            image that many times, which leaves every distribution as it is.
-        skipped: Gets the name of each image that cannot be read, and the reason.
-        what: What is done to them, for the progress.
-        progress: Told how many images are done.
-
-    Raises:
-        InputDataError: None could be read; raised at the end.
+    A model with a fixed batch gets each image that many times, which leaves every distribution as it is. ``skipped``
+    gets the name of each image that cannot be read, and the reason; if none can be, an InputDataError ends the round.
     """
     size = (contract.height, contract.width)
     for index, name in enumerate(images.names):
@@ -161,11 +139,7 @@ def network_inputs(
 def measure_histograms(
     model: onnx.ModelProto, placement: Placement, inputs: Inputs, *, where: object, threads: int | None = None
 ) -> dict[str, Histogram]:
-    """Histograms of all tensors that the placement's scales are made from, over all images.
-
-    Raises:
-        ArtifactError: The model does not run, or a value is not finite.
-    """
+    """Histograms of all tensors that the placement's scales are made from, over all images."""
     names = sorted({source for sources in placement.sources.values() for source in sources})
     producer = GraphView(model.graph).producer
     computed = [name for name in names if name in producer]
@@ -180,9 +154,7 @@ def measure_histograms(
     return histograms
 
 
-def thresholds_of(
-    histograms: Mapping[str, Histogram], placement: Placement, method: Method, *, percentile: float
-) -> dict[str, float]:
+def thresholds_of(histograms: Mapping[str, Histogram], placement: Placement, method: Method) -> dict[str, float]:
     """The magnitude that becomes 127, for each tensor with a Q/DQ pair; the same for all that share a scale.
 
     Of tensors that share one, the method sees the sum of their histograms, which is the histogram of what they are
@@ -194,7 +166,7 @@ def thresholds_of(
             together = Histogram()
             for source in sources:
                 together.merge(histograms[source])
-            found[sources] = threshold_of(together, method, percentile=percentile)
+            found[sources] = threshold_of(together, method)
     return {name: found[sources] for name, sources in placement.sources.items()}
 
 

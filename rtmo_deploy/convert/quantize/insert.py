@@ -71,14 +71,7 @@ def insert(
     thresholds: Mapping[str, float],
     shifts: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> onnx.ModelProto:
-    """A copy of a model with Q/DQ pairs in it.
-
-    Args:
-        model: The float32 model; untouched.
-        placement: Where.
-        thresholds: For each tensor with a pair the magnitude that becomes 127.
-        shifts: For each convolution by its name what is added to its bias, ``(O,)``.
-    """
+    """A copy of a model with Q/DQ pairs in it; ``shifts`` are added to the convolutions' biases, ``(O,)`` by name."""
     result = copy_of(model)
     view = GraphView(result.graph)
     added = Additions(view)

@@ -46,13 +46,7 @@ def candidates(view: GraphView) -> tuple[int, ...]:
 
 
 def place(view: GraphView, layers: Collection[int], *, of: Placement | None = None) -> Placement:
-    """Place Q/DQ pairs for some convolutions.
-
-    Args:
-        view: The graph.
-        layers: Positions of the convolutions.
-        of: The placement for all of the graph, whose scales' groups are to be kept; None if this is it.
-    """
+    """Place Q/DQ pairs for some convolutions; ``of`` is the whole graph's placement, whose scales' groups are kept."""
     edges: dict[str, set[tuple[int, int]]] = {}
     todo: list[str] = []
 

@@ -39,14 +39,7 @@ def scale_of(threshold: float | NDArray[Any]) -> NDArray[np.float32]:
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A convolution's weight in 8 bits, one scale for each output channel.
-
-    Args:
-        weight: ``(O, I, ...)``.
-
-    Returns:
-        ``(O, I, ...)`` int8 within -127..127, and ``(O,)`` float32 scales.
-    """
+    """A weight ``(O, I, ...)`` in 8 bits, within -127..127, and the scales ``(O,)`` of its output channels."""
     flat = np.abs(weight).reshape(len(weight), -1)
     scales = scale_of(flat.max(axis=1, initial=0.0))
     shaped = scales.reshape(-1, *([1] * (weight.ndim - 1)))
@@ -70,7 +63,6 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Width of a bin."""
         return math.ldexp(1.0, self.exponent) / BINS
 
     @property
@@ -79,11 +71,7 @@ class Histogram:
         return max(abs(self.low), abs(self.high))
 
     def add(self, values: NDArray[Any], *, where: object = None) -> None:
-        """Count the values of a tensor of any shape.
-
-        Raises:
-            ArtifactError: One of them is not finite.
-        """
+        """Count the values of a tensor of any shape; an ArtifactError where one of them is not finite."""
         if not values.size:
             return
         low, high = float(values.min()), float(values.max())

@@ -35,7 +35,6 @@ class Rule:
     pattern: str = ""  #: Regular expression that is searched for in the node's name.
 
     def matches(self, node: onnx.NodeProto) -> bool:
-        """Whether it is about this node."""
         return (not self.operators or node.op_type in self.operators) and re.search(self.pattern, node.name) is not None
 
 

@@ -85,17 +85,8 @@ def search(
     """Find the largest 8-bit part that loses at most so much.
 
     Blocks revert to FP32 in the order of what they cost for what they carry: loss of similarity when they alone are
-    8-bit, for each multiply-accumulate. The last one never reverts: a float32 model is no 8-bit one.
-
-    Args:
-        blocks: What can be 8-bit.
-        evaluate: Judges the model in which these blocks, by name, are 8-bit.
-        baseline_ap: AP of the float32 model, 0 to 1.
-        max_ap_drop: The budget, 0 to 1.
-        progress: Told of each step.
-
-    Raises:
-        UsageError: There is no average precision to lose.
+    8-bit, for each multiply-accumulate. The last one never reverts: a float32 model is no 8-bit one. ``evaluate``
+    judges the model in which these blocks, by name, are 8-bit; AP runs from 0 to 1.
     """
     if baseline_ap is None or baseline_ap <= 0:
         raise UsageError(
@@ -139,28 +130,21 @@ def _most_urgent_first(costs: Sequence[Point]) -> list[Point]:
 
 
 def require_matplotlib() -> None:
-    """Say before the work, rather than after it, that the frontier cannot be plotted.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Say before the work, rather than after it, that the frontier cannot be plotted."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError("matplotlib", purpose="Plotting the frontier", extra="train")
 
 
 def plot_frontier(
-    path: Path, points: Sequence[tuple[float, float]], *, baseline_ap: float, max_ap_drop: float, title: str
+    path: Path, found: SearchResult, network_macs: int, *, baseline_ap: float, max_ap_drop: float, title: str
 ) -> None:
-    """Write a PNG: AP (0 to 1) against the share (0 to 1) of the network's multiply-accumulates in 8 bits.
-
-    Raises:
-        SetupError: The file cannot be written.
-    """
+    """Write a PNG: AP against the share of the network's multiply-accumulates in 8 bits."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot([100 * share for share, _ in points], [ap for _, ap in points], "o-", label="INT8")
+    shares = [100 * point.macs / network_macs for point in found.frontier]
+    axes.plot(shares, [baseline_ap - point.ap_drop for point in found.frontier], "o-", label="INT8")
     axes.axhline(baseline_ap, color="black", linewidth=1, label="float32")
     axes.axhline(baseline_ap - max_ap_drop, color="black", linewidth=1, linestyle=":", label="budget")
     axes.set_xlabel("multiply-accumulates of the network in INT8 (%)")

@@ -30,7 +30,7 @@ from rtmo_deploy.measure.doctor.parts import (
 
 LONG = "x" * 300
 FOLDER = FolderFacts("/very/long/" + "folder/" * 30, exists=True, free=2**40, writable=True)
-NEEDED = ("numpy", "torch", "onnx", "onnxsim", "onnx-ir", "ml-dtypes", "typer", "rich", "platformdirs", "requests")
+NEEDED = ("numpy", "torch", "onnx", "onnxsim", "ml-dtypes", "typer", "rich", "platformdirs", "requests")
 NEEDED += ("filelock", "safetensors", "supervision", "faster-coco-eval", "pillow", "pydantic", "pyyaml")
 
 

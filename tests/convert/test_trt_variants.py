@@ -10,8 +10,8 @@ from golden import CLS_BIAS, golden_model
 
 from rtmo_deploy.artifact import Kind
 from rtmo_deploy.convert import ExportOptions, export_onnx
+from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
-from rtmo_deploy.convert.precision.tensor_types import element_types
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.convert.trt import BuildOptions, build_engine

@@ -34,7 +34,7 @@ from rtmo_deploy.runtime.trt_api import FLAVOURS, VOLTA
 from rtmo_deploy.runtime.trt_gpus import gpu_problem
 
 CPU, CUDA, TRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
-NEEDED = {"numpy": "2.1", "torch": "2.9.0", "onnx": "1.18", "onnxsim": "0.4.36", "onnx-ir": "0.1.12"}
+NEEDED = {"numpy": "2.1", "torch": "2.9.0", "onnx": "1.18", "onnxsim": "0.4.36"}
 NEEDED |= {"ml-dtypes": "0.5", "opencv-python-headless": "4.12.0.88", "typer": "0.26", "rich": "14", "pyyaml": "6"}
 NEEDED |= {"platformdirs": "4", "requests": "2.32", "filelock": "3.20", "safetensors": "0.5", "supervision": "0.30"}
 NEEDED |= {"faster-coco-eval": "1.8", "pillow": "12", "pydantic": "2.12"}

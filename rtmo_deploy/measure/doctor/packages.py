@@ -25,7 +25,6 @@ REQUIRED = (
     "torch>=2.6,<2.14",
     "onnx>=1.16",
     "onnxsim>=0.4.36",
-    "onnx-ir>=0.1.12",
     "ml-dtypes>=0.4",
     "opencv-python-headless>=4.10,<5",
     "typer>=0.26",

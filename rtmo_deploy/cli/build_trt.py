@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +13,7 @@ from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.files import require_free
+from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.wanted import BUILDABLE
 
@@ -23,24 +23,8 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact, DecodeMode
     from rtmo_deploy.convert.quantize import QuantizeResult
     from rtmo_deploy.convert.trt.build import BuildResult
+    from rtmo_deploy.convert.trt.chain import Preview
     from rtmo_deploy.convert.trt.options import BuildOptions
-    from rtmo_deploy.convert.trt.preview import Preview
-
-
-class Decode(StrEnum):
-    """Where people are made of head outputs."""
-
-    PLUGIN = "plugin"
-    FIXED = "fixed"
-    RAW = "raw"
-
-
-class TensorRt(StrEnum):
-    """What builds."""
-
-    AUTO = "auto"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt-rtx"
 
 
 def build_trt(
@@ -71,22 +55,22 @@ def build_trt(
         ),
     ] = None,
     decode: Annotated[
-        Decode | None,
+        Literal["plugin", "fixed", "raw"] | None,
         typer.Option(
             show_default=False,
             help="plugin: one RTMODecode node (tensorrt only). fixed: plain tensor operators. raw: head tensors. "
             "[default: the model's; fixed from a checkpoint]",
         ),
     ] = None,
-    least: Annotated[
+    min_: Annotated[
         list[str] | None,
         typer.Option("--min", metavar="BxHxW", show_default=False, help="Smallest input. [default: 1x320x320]"),
     ] = None,
-    usual: Annotated[
+    opt_: Annotated[
         list[str] | None,
         typer.Option("--opt", metavar="BxHxW", show_default=False, help="Input to tune for. [default: 1 x its own]"),
     ] = None,
-    most: Annotated[
+    max_: Annotated[
         list[str] | None,
         typer.Option("--max", metavar="BxHxW", show_default=False, help="Largest input. [default: 8x1280x1280]"),
     ] = None,
@@ -94,7 +78,10 @@ def build_trt(
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: MODEL.PRECISION.BACKEND.engine, beside it]"),
     ] = None,
-    backend: Annotated[TensorRt, typer.Option(help="auto takes tensorrt where both are installed.")] = TensorRt.AUTO,
+    backend: Annotated[
+        Literal["auto", "tensorrt", "tensorrt-rtx"],
+        typer.Option(help="auto takes tensorrt where both are installed."),
+    ] = "auto",
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(metavar="X.Y", show_default=False, help="GPUs to build for (tensorrt-rtx). [default: 8.0 and up]"),
@@ -135,7 +122,7 @@ def build_trt(
     from rtmo_deploy.cli.progress import status
     from rtmo_deploy.cli.quantize import require_calibration
     from rtmo_deploy.convert.trt.options import BuildOptions
-    from rtmo_deploy.convert.trt.plan import SUFFIX, settle_flavour
+    from rtmo_deploy.convert.trt.plan import require_suffix, settle_variant
     from rtmo_deploy.runtime.engine_file import Shape, sidecar_path
 
     asked = [name for name, given in {"fp32": fp32, "fp16": fp16, "bf16": bf16}.items() if given]
@@ -147,11 +134,11 @@ def build_trt(
     if int8:
         asked = ["int8"]
     options = BuildOptions(
-        backend=backend.value,
+        backend=backend,
         precision=asked[0] if asked else None,
-        least=tuple(map(Shape.parse, least or ())),
-        usual=tuple(map(Shape.parse, usual or ())),
-        most=tuple(map(Shape.parse, most or ())),
+        min=tuple(map(Shape.parse, min_ or ())),
+        opt=tuple(map(Shape.parse, opt_ or ())),
+        max=tuple(map(Shape.parse, max_ or ())),
         targets=tuple(dict.fromkeys(compute_capability or ())),
         timing_cache=timing_cache,
         version_compatible=version_compatible,
@@ -160,16 +147,15 @@ def build_trt(
         workspace=None if workspace is None else workspace * 2**20,
         timeout=timeout,
     )
-    mode = None if decode is None else DecodeMode(decode.value)
-    if output is not None and output.suffix.lower() != SUFFIX:
-        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {SUFFIX}.")
+    mode = None if decode is None else DecodeMode(decode)
+    require_suffix(output)
     if calib is not None:
         require_calibration(calib)
     source, named = _locate(model, options.precision)
     if not dry_run:
-        _require_able(settle_flavour(options)[1])
+        _require_able(settle_variant(options)[1])
     with status("reading the model") as progress:
-        from rtmo_deploy.convert.trt.preview import preview
+        from rtmo_deploy.convert.trt.chain import preview
         from rtmo_deploy.runtime.estimator import read_artifact
 
         artifact = read_artifact(source)
@@ -262,7 +248,7 @@ def _make(
     """Make what is to be built, build it, and keep the ONNX model that was made if that is asked for."""
     import shutil
 
-    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.artifact import Kind
     from rtmo_deploy.convert.trt.build import build_engine
     from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx, target_cast
     from rtmo_deploy.convert.trt.proof import find_reference
@@ -272,7 +258,7 @@ def _make(
     with _scratch() as folder:
         model, known = source, artifact
         if artifact.kind is Kind.CHECKPOINT:
-            model = export_for_engine(source, folder, decode or DecodeMode.FIXED, verify=verify, progress=progress)
+            model = export_for_engine(source, folder, decode, verify=verify, progress=progress)
             known = read_artifact(model)
         casting, quantised = target_cast(known.precision, options.precision, around), None
         if options.precision == "int8" and known.precision == "fp32":
@@ -331,7 +317,8 @@ def _show_preview(source: Path, planned: Preview, *, as_json: bool) -> None:
     from rtmo_deploy.cli.console import facts_table, print_json, print_table
 
     if as_json:
-        print_json("build-trt", dry_run=True, model=str(source), **planned.to_dict())
+        possible = not planned.problems
+        print_json("build-trt", dry_run=True, model=str(source), possible=possible, **plain(planned))
     else:
         facts = {
             "model": str(source),
@@ -354,13 +341,13 @@ def _numbered(name: str, texts: tuple[str, ...]) -> dict[str, str]:
 def _as_dict(result: BuildResult, kept: Path | None) -> dict[str, Any]:
     return {
         "dry_run": False,
-        "path": str(result.record.artifact.path),
-        "record_path": str(result.sidecar),
-        "onnx_path": None if kept is None else str(kept),
+        "path": plain(result.record.artifact.path),
+        "record_path": plain(result.sidecar),
+        "onnx_path": plain(kept),
         "seconds": round(result.seconds, 3),
-        "warnings": list(result.warnings),
-        "proof": None if result.proof is None else result.proof.to_dict(),
-        "record": result.record.to_dict(),
+        "warnings": plain(result.warnings),
+        "proof": plain(result.proof),
+        "record": plain(result.record),
     }
 
 

@@ -174,7 +174,7 @@ WITH_GPU = [
     sys.executable,
     "-c",
     (
-        "import sys; from rtmo_deploy.convert.trt import child; from rtmo_deploy.runtime.cuda_device import Gpu\n"
+        "import sys; from rtmo_deploy.convert.trt import child; from rtmo_deploy.runtime.cuda import Gpu\n"
         "child.find_gpu = lambda: Gpu(0, 'NVIDIA Made-up', '8.9', '12.8')\n"
         "child._inspect = lambda *_: None\n"
         "sys.exit(child.main())"
@@ -241,7 +241,7 @@ def test_an_engine_that_was_not_run_says_so(tmp_path, command, targets, asked, w
 
 
 def _has_gpu():
-    from rtmo_deploy.runtime.cuda_device import find_gpu
+    from rtmo_deploy.runtime.cuda import find_gpu
 
     return not isinstance(find_gpu(), str)
 

@@ -5,9 +5,12 @@ Each step is the one that its own command takes: export, quantise, cast, and the
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.artifact import DecodeMode
+from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.convert.trt.options import make_profiles
+from rtmo_deploy.convert.trt.plan import build_notes, check_plugin_choice, default_output, plan_build, settle_variant
 from rtmo_deploy.errors import ArtifactError, GateFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -16,8 +19,88 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
+    from rtmo_deploy.convert.trt.options import BuildOptions
 
 HALVES = ("fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A build that was not begun: its steps in order, what it would make, and why this machine cannot."""
+
+    steps: tuple[str, ...]
+    backend: str
+    precision: str
+    profiles: tuple[str, ...]
+    output: Path
+    #: Empty if this machine can.
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def preview(
+    source: Path,
+    artifact: Artifact,
+    output: Path | None,
+    options: BuildOptions,
+    decode: DecodeMode | None,
+    *,
+    around: str | None = None,
+) -> Preview:
+    """Check as much of a build as can be checked before anything is made.
+
+    Args:
+        source: A checkpoint or an ONNX model.
+        artifact: What it is.
+        output: The engine's file; named after what it is, if not given.
+        options: What is asked for.
+        decode: Where the graph decodes; None for where it does.
+        around: With ``int8``, the precision of the rest of the network.
+
+    Raises:
+        ArtifactError: The model cannot be built.
+        UsageError: An option does not apply.
+    """
+    quantising = options.precision == "int8" and artifact.precision == "fp32"
+    casting = target_cast(artifact.precision, options.precision, around)
+    if quantising and artifact.decode.mode is DecodeMode.PLUGIN:
+        raise ArtifactError(
+            "A model with the plugin in it cannot be quantised: no runtime on the CPU could judge it.",
+            remedy="Give the model with --decode fixed; --decode plugin puts the plugin in afterwards.",
+            where=source,
+        )
+    precision = options.precision or "fp32"
+    if artifact.kind is Kind.CHECKPOINT:
+        variant, problems = settle_variant(options)
+        profiles, notes = make_profiles(options, artifact.input), build_notes(variant, options)
+    else:
+        plan = plan_build(source, output, replace(options, precision=None) if casting or quantising else options)
+        variant, problems, profiles, notes = plan.variant, plan.problems, plan.profiles, plan.notes
+        precision = options.precision if options.precision and (casting or quantising) else plan.precision
+    check_plugin_choice(variant, decode, source)
+    if precision == "int8" and casting:
+        precision = f"int8+{casting}"
+    steps = {
+        f"export --decode {_exported(decode)}": artifact.kind is Kind.CHECKPOINT,
+        "quantise to int8 and judge it": quantising,
+        f"cast {'the rest ' if options.precision == 'int8' else ''}to {casting}": casting,
+        "put the decode plugin in": decode is DecodeMode.PLUGIN and artifact.decode.mode is not DecodeMode.PLUGIN,
+        f"build with {variant.name}, audit, write": True,
+    }
+    return Preview(
+        steps=tuple(step for step, taken in steps.items() if taken),
+        backend=variant.name,
+        precision=precision,
+        profiles=tuple(map(str, profiles)),
+        output=output or default_output(source, precision, variant),
+        problems=problems,
+        notes=notes,
+    )
+
+
+def _exported(decode: DecodeMode | None) -> DecodeMode:
+    """How a checkpoint is exported; ``fixed`` is also what a plugin is put into."""
+    return DecodeMode.RAW if decode is DecodeMode.RAW else DecodeMode.FIXED
 
 
 def target_cast(precision: str, asked: str | None, around: str | None) -> str | None:
@@ -26,8 +109,8 @@ def target_cast(precision: str, asked: str | None, around: str | None) -> str | 
     Args:
         precision: Of the model.
         asked: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None for what the model is.
-        around: With ``int8``, what the rest of the network shall be; None for the default: ``fp16`` where the model is
-            quantised here, else what it is.
+        around: With ``int8``, the precision of the rest of the network; None for the default: ``fp16`` where the model
+            is quantised here, else what it is.
     """
     if asked == "int8":
         rest = around or ("fp16" if precision == "fp32" else None)
@@ -43,18 +126,18 @@ def quantize_for_engine(
     *,
     progress: Callable[[str], None],
 ) -> tuple[Path, QuantizeResult]:
-    """Quantise a float32 ONNX model, and judge what that costs.
+    """Quantise an FP32 ONNX model into a folder, and judge what that costs.
 
     Args:
         source: The model.
         folder: Where the INT8 model is written.
         calibrate: Measures its ranges.
-        judge: Who judges it; None for nobody.
-        progress: Told of each step.
+        judge: Makes its judge; None for no judgement.
+        progress: Gets each step.
 
     Raises:
         ArtifactError: The model cannot be quantised.
-        GateFailedError: The INT8 model finds none of the people that the float32 model finds.
+        GateFailedError: The INT8 model finds none of the people that the FP32 model finds.
     """
     from rtmo_deploy.convert.quantize import open_source, quantize_onnx
 
@@ -73,27 +156,20 @@ def quantize_for_engine(
 
 
 def export_for_engine(
-    checkpoint: Path, folder: Path, decode: DecodeMode, *, verify: bool = True, progress: Callable[[str], None]
+    checkpoint: Path, folder: Path, decode: DecodeMode | None, *, verify: bool = True, progress: Callable[[str], None]
 ) -> Path:
     """Export a checkpoint as engines are built from it: dynamic, decoded in the graph unless ``raw`` is asked for.
 
-    Args:
-        checkpoint: A .pth or .safetensors file.
-        folder: Where the model is written.
-        decode: ``raw``, or ``fixed``, which is also what a plugin is put into.
-        verify: Compare it with PyTorch.
-        progress: Told of each step.
-
     Raises:
         CheckpointError: The checkpoint cannot be used.
-        ParityError: The model does not compute what PyTorch computes.
+        ParityError: With ``verify``: the model does not compute what PyTorch computes.
     """
     progress("reading the checkpoint")
     from rtmo_deploy.convert.export import export_onnx
     from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, RawDecodeOptions
     from rtmo_deploy.model import load_checkpoint
 
-    options = RawDecodeOptions() if decode is DecodeMode.RAW else FixedDecodeOptions()
+    options = RawDecodeOptions() if _exported(decode) is DecodeMode.RAW else FixedDecodeOptions()
     target = folder / f"{checkpoint.stem}.onnx"
     export_onnx(load_checkpoint(checkpoint), target, ExportOptions(decode=options), verify=verify, progress=progress)
     return target
@@ -116,9 +192,9 @@ def prepare_onnx(
         artifact: What it is.
         folder: Where new models are written.
         cast_to: ``fp16`` or ``bf16``, as :func:`target_cast` says; None for nothing.
-        decode: Where people shall be made; None for where it is.
+        decode: Where the graph decodes; None for where it does.
         verify: Compare a cast model with its source.
-        progress: Told of each step.
+        progress: Gets each step.
 
     Returns:
         The model to build from; ``source`` itself if it is right as it is.

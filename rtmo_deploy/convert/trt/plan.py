@@ -125,20 +125,6 @@ def settle_variant(options: BuildOptions) -> tuple[TrtVariant, tuple[str, ...]]:
     return variant, () if unusable is None else (str(unusable),)
 
 
-def check_plugin_choice(variant: TrtVariant, decode: DecodeMode | None, where: Path) -> None:
-    """Refuse a plugin for a backend that takes none.
-
-    Raises:
-        UsageError: ``decode`` is ``plugin`` and the backend takes none.
-    """
-    if decode is DecodeMode.PLUGIN and not variant.plugins:
-        raise UsageError(
-            f"--decode plugin does not apply to {variant.name}, which takes no plugins.",
-            remedy="Use --decode fixed: it finds the same detections without one.",
-            where=where,
-        )
-
-
 def _precision(artifact: Artifact, asked: str | None) -> str:
     # int8+fp16 is INT8, in mixed precision.
     if asked is None or asked in {artifact.precision, artifact.precision.partition("+")[0]}:

@@ -60,15 +60,7 @@ class Bucket:
     """Execution context, buffers and CUDA graph of an engine at one input size.
 
     A bucket is used either from the host or with arrays of the device, never both: a recorded graph holds the context
-    with the addresses that it was recorded with.
-
-    Args:
-        engine: The engine.
-        io: Names of its input and outputs.
-        shape: The size.
-        profile: Index of the profile to use.
-        stream: Stream for the work from the host.
-        where: The engine's file, named by errors.
+    with the addresses that it was recorded with. ``io`` names the engine's input and its outputs.
     """
 
     def __init__(

@@ -354,3 +354,16 @@ def test_fields_are_read() -> None:
 def test_fields_out_of_range(values: dict[str, Any]) -> None:
     with pytest.raises(ArtifactError, match=next(iter(values))):
         DecodeFields(**{"max_dets": 7, "score_thr": 0.1, "nms_thr": 0.5, "pre_topk": 0, **values})
+
+
+def test_shapes_of_outputs_follow_from_the_inputs() -> None:
+    trt = SimpleNamespace(DimsExprs=lambda count: [None] * count)
+    builder = SimpleNamespace(constant=lambda value: f"constant {value}")
+    shapes = registration._output_shapes("batch", "cells", 7)
+    assert [registration._dims(trt, shape, builder) for shape in shapes] == [  # type: ignore[arg-type]
+        ["batch", "constant 1"],
+        ["batch", "constant 7", "constant 4"],
+        ["batch", "constant 7"],
+        ["batch", "constant 7"],
+        ["batch", "constant 5", "cells"],
+    ]

@@ -13,6 +13,7 @@ from toy_networks import describe, toy, write_toy
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.convert.trt import BuildOptions
+from rtmo_deploy.convert.trt.chain import plan_chain
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.convert.trt.plan import check_graph, default_output, plan_build
 from rtmo_deploy.errors import ArtifactError, UsageError
@@ -301,3 +302,21 @@ def test_a_timing_cache_on_rtx_is_said_to_do_nothing(tmp_path):
     path = write_toy(tmp_path / "m.onnx")
     made = plan_build(path, None, BuildOptions(backend="tensorrt-rtx", timing_cache=tmp_path / "t.cache"))
     assert made.notes == ("tensorrt-rtx has no timing cache: t.cache is neither read nor written.",)
+
+
+@pytest.mark.parametrize(("asked", "said"), [("fp16", "cannot be cast"), ("int8", "cannot be quantised")])
+def test_a_model_with_the_plugin_is_judged_before_it_gets_it(tmp_path, asked, said):
+    path = write_toy(tmp_path / "m.onnx")
+    options = BuildOptions(backend="tensorrt-rtx", precision=asked)
+    with pytest.raises(ArtifactError, match=said) as caught:
+        plan_chain(path, artifact_of(path, DecodeMode.PLUGIN), None, options)
+    assert "--decode plugin puts the plugin in afterwards" in caught.value.remedy
+
+
+def test_another_decode_than_the_models_is_refused(tmp_path):
+    path = write_toy(tmp_path / "m.onnx")
+    options = BuildOptions(backend="tensorrt-rtx")
+    with pytest.raises(UsageError, match=r"--decode raw was asked for, and .* was exported with --decode fixed"):
+        plan_chain(path, artifact_of(path), None, options, decode=DecodeMode.RAW)
+    with pytest.raises(UsageError, match="takes no plugins"):
+        plan_chain(path, artifact_of(path), None, options, decode=DecodeMode.PLUGIN)

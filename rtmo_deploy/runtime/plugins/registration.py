@@ -126,16 +126,9 @@ def _register_aot(trt: ModuleType) -> Any:
     ) -> Any:
         del boxes, priors
         fields = _fields(max_dets=max_dets, nms_thr=nms_thr, pre_topk=pre_topk, score_thr=score_thr)
-        batch, cells = logits.shape_expr[0], logits.shape_expr[1]
-        rows = fields.max_dets
-        shapes = (
-            ((batch, 1), trt.int32),
-            ((batch, rows, 4), trt.float32),
-            ((batch, rows), trt.float32),
-            ((batch, rows), trt.int32),
-            ((batch, 5, cells), trt.float32),
-        )
-        return tuple(plugin.from_shape_expr(shape, kind) for shape, kind in shapes)
+        shapes = _output_shapes(logits.shape_expr[0], logits.shape_expr[1], fields.max_dets)
+        kinds = _types(trt)[len(INPUTS) :]
+        return tuple(plugin.from_shape_expr(shape, kind) for shape, kind in zip(shapes, kinds, strict=True))
 
     def implement(
         logits: Any,
@@ -226,9 +219,7 @@ def _kernel() -> DriverKernel:
 
 def _plugin_class(trt: ModuleType) -> type[Any]:  # noqa: C901 - the methods of one class
     bases = (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime)
-    real, whole = trt.float32, trt.int32
-    #: Of inputs, then of outputs.
-    types = [real, real, real, whole, real, real, whole, real]
+    types = _types(trt)
 
     class RTMODecode(*bases):  # type: ignore[misc]  # TensorRT is untyped
         def __init__(self, fields: DecodeFields) -> None:
@@ -268,7 +259,11 @@ def _plugin_class(trt: ModuleType) -> type[Any]:  # noqa: C901 - the methods of 
 
         def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Any, builder: Any) -> list[Any]:
             del shape_inputs
-            return _output_shapes(trt, self.fields.max_dets, inputs, builder)
+            ranks = [len(shape) for shape in inputs]
+            if ranks != [2, 3, 2]:
+                raise ArtifactError(f"{PLUGIN_NAME} takes inputs of rank 2, 3 and 2, not {ranks}.")
+            shapes = _output_shapes(inputs[0][0], inputs[0][1], self.fields.max_dets)
+            return [_dims(trt, shape, builder) for shape in shapes]
 
         def supports_format_combination(self, pos: int, in_out: Sequence[Any], num_inputs: int) -> bool:
             described = in_out[pos].desc
@@ -294,26 +289,22 @@ def _plugin_class(trt: ModuleType) -> type[Any]:  # noqa: C901 - the methods of 
     return RTMODecode
 
 
-def _output_shapes(trt: ModuleType, max_dets: int, inputs: Sequence[Any], builder: Any) -> list[Any]:
-    ranks = [len(shape) for shape in inputs]
-    if ranks != [2, 3, 2]:
-        raise ArtifactError(f"{PLUGIN_NAME} takes inputs of rank 2, 3 and 2, not {ranks}.")
-    batch, cells = inputs[0][0], inputs[0][1]
-    rows = builder.constant(max_dets)
-    shapes = (
-        (batch, builder.constant(1)),
-        (batch, rows, builder.constant(4)),
-        (batch, rows),
-        (batch, rows),
-        (batch, builder.constant(5), cells),
-    )
-    result = []
-    for shape in shapes:
-        dims = trt.DimsExprs(len(shape))
-        for axis, side in enumerate(shape):
-            dims[axis] = side
-        result.append(dims)
-    return result
+def _types(trt: ModuleType) -> list[Any]:
+    """Types of inputs, then of outputs."""
+    real, whole = trt.float32, trt.int32
+    return [real, real, real, whole, real, real, whole, real]
+
+
+def _output_shapes(batch: Any, cells: Any, rows: int) -> list[tuple[Any, ...]]:
+    """Shapes of the outputs, of numbers and of TensorRT's expressions."""
+    return [(batch, 1), (batch, rows, 4), (batch, rows), (batch, rows), (batch, 5, cells)]
+
+
+def _dims(trt: ModuleType, shape: Sequence[Any], builder: Any) -> Any:
+    dims = trt.DimsExprs(len(shape))
+    for axis, side in enumerate(shape):
+        dims[axis] = builder.constant(side) if isinstance(side, int) else side
+    return dims
 
 
 def _collection(trt: ModuleType, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:

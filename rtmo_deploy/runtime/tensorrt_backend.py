@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.guarded import open_regular, reading
+from rtmo_deploy.files import open_regular, reading
 from rtmo_deploy.runtime.cuda import (
     Arena,
     DeviceArray,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import ArtifactError, SetupError
-from rtmo_deploy.guarded import reading
+from rtmo_deploy.files import reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

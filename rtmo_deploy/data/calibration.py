@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
 
-from rtmo_deploy.data.calibration import SetRecord, read_record
 from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.files import sha256_of

@@ -130,9 +130,9 @@ def engine(job: Job) -> Outcome:
     shapes = {name: (Shape.parse(options[name]),) if options[name] else () for name in ("min", "opt", "max")}
     build = BuildOptions(
         backend=options["backend"],
-        least=shapes["min"],
-        usual=shapes["opt"],
-        most=shapes["max"],
+        min=shapes["min"],
+        opt=shapes["opt"],
+        max=shapes["max"],
         targets=tuple(options["compute_capability"]),
         version_compatible=options["version_compatible"],
         hardware_compatible=options["hardware_compatible"],

@@ -30,7 +30,7 @@ pytestmark = [
 
 SIDE = 128
 SIZES = tuple((Shape.parse(text),) for text in ("1x128x128", "2x192x128", "4x256x256"))
-RTX = BuildOptions(backend="tensorrt-rtx", least=SIZES[0], usual=SIZES[1], most=SIZES[2])
+RTX = BuildOptions(backend="tensorrt-rtx", min=SIZES[0], opt=SIZES[1], max=SIZES[2])
 _NAMES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.convert.trt.job import Job
 from rtmo_deploy.errors import RtmoDeployError
 from rtmo_deploy.files import read_bounded
-from rtmo_deploy.runtime.cuda_device import find_gpu
-from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, load_api
+from rtmo_deploy.runtime.cuda import find_gpu
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, TrtApi, load_api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,11 +103,11 @@ def _leave_with_parent(job: Job) -> None:
 def _build(job: Job, events: _Events) -> dict[str, Any]:
     started = time.monotonic()
     events("progress", text=f"loading {job.backend}")
-    api = load_api(FLAVOURS[job.backend])
+    api = load_api(TRT_VARIANTS[job.backend])
     trt, log = api.trt, _Log(events)
     logger = api.logger(log)
     gpu = find_gpu()
-    if isinstance(gpu, str) and not api.flavour.builds_without_gpu:
+    if isinstance(gpu, str) and not api.variant.builds_without_gpu:
         raise _FailedError("setup", f"{job.backend} builds for the GPU it finds, and there is none: {gpu}")
     builder = trt.Builder(logger)
     form, flags = _register_plugin(api) if job.plugin else (None, 0)

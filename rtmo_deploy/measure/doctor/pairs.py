@@ -11,8 +11,7 @@ from rtmo_deploy.measure.doctor.cuda_pairs import CUDA_RULES
 from rtmo_deploy.measure.doctor.packages import ONNXRUNTIMES, OPENCVS, install_line
 from rtmo_deploy.measure.doctor.report import Row, Verdict
 from rtmo_deploy.measure.doctor.words import bad_pair, dotted
-from rtmo_deploy.runtime.trt_api import FLAVOURS
-from rtmo_deploy.runtime.trt_gpus import gpu_problem
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, gpu_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,12 +51,12 @@ def _tensorrt_and_gpu(facts: Facts) -> list[Row]:
     for name, installed in (("tensorrt", facts.tensorrt), ("tensorrt-rtx", facts.tensorrt_rtx)):
         if installed is None or installed.version is None:
             continue
-        flavour = FLAVOURS[name]
+        variant = TRT_VARIANTS[name]
         problems = [
-            (gpu, gpu_problem(flavour, installed.version, gpu.name, dotted(gpu.capability))) for gpu in facts.gpus
+            (gpu, gpu_problem(variant, installed.version, gpu.name, dotted(gpu.capability))) for gpu in facts.gpus
         ]
         # TensorRT that fits one GPU of several is not broken, nor is one that builds for other machines.
-        useless = all(problem for _, problem in problems) and not flavour.builds_without_gpu
+        useless = all(problem for _, problem in problems) and not variant.builds_without_gpu
         title = "TensorRT" if name == "tensorrt" else "TensorRT-RTX"
         rows += [
             bad_pair(f"{title} and cuda:{gpu.index}", problem.finding, problem.remedy, broken=useless)

@@ -16,6 +16,7 @@ FLOORS = ("cli", "release", "train", "convert", "measure", "runtime", "data", "m
 FOUNDATION = (
     "poses",
     "artifact",
+    "child",
     "companion",
     "environment",
     "file_kind",

@@ -53,7 +53,7 @@ def test_every_end_is_told_of():
     assert found["good"].trouble is None
     assert found["good"].facts["name"] == "good"
     crash = found["crash"].trouble
-    assert (crash.kind, crash.text) == (TroubleKind.CRASHED, "It crashed (SIGSEGV); its last words: out of luck.")
+    assert (crash.kind, crash.text) == (TroubleKind.CRASHED, "It crashed (SIGSEGV); its last output: out of luck.")
     assert found["crash"].facts["name"] == "crash"  # what was told before is kept
     assert found["abort"].trouble.text == "It crashed (exit code 134)."
     assert found["quiet"].trouble.kind is TroubleKind.CRASHED
@@ -78,10 +78,9 @@ def give_up_on(looks):
     """Wait until the look has begun, and leave as Ctrl-C does."""
     with looks:
         looks.add("family", "family")
-        deadline = time.monotonic() + 60
-        while not os.fstat(looks._running[0].out.fileno()).st_size and time.monotonic() < deadline:
-            time.sleep(0.05)
-        give_up_on.process = looks._running[0].process
+        child, _ = looks._running["family"]
+        assert child.receive(60)["name"] == "family"
+        give_up_on.child = child
         raise KeyboardInterrupt
 
 
@@ -89,9 +88,8 @@ def give_up_on(looks):
 def test_nothing_is_left_behind_when_the_reader_gives_up():
     with pytest.raises(KeyboardInterrupt):
         give_up_on(children())
-    process = give_up_on.process
-    group = process.pid
-    assert process.poll() is not None
+    group = give_up_on.child.pid
+    assert give_up_on.child.ended
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and any(_in_group(group)):
         time.sleep(0.1)

@@ -72,13 +72,17 @@ def collected(monkeypatch, **changes):
 
 def look(name, *arguments, **environment):
     """Run a real look; its answer and its exit code."""
+    stdin, parent = os.pipe()  # when it ends, so does the look
     done = subprocess.run(
         [sys.executable, "-P", PROBES_FILE, name, *arguments],
+        stdin=stdin,
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)} | environment,
         check=False,
     )
+    os.close(stdin)
+    os.close(parent)
     answer = {}
     for line in done.stdout.splitlines():
         answer |= json.loads(line)

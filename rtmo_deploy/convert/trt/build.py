@@ -14,10 +14,9 @@ from rtmo_deploy.artifact import Kind, Parent
 from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.trt.audit import Audit, audit_precision
 from rtmo_deploy.convert.trt.graph_checks import PLUGIN, nodes_of, operators_of, weights_of
-from rtmo_deploy.convert.trt.job import Job
 from rtmo_deploy.convert.trt.layers import parse_inspector, parse_layer_table
 from rtmo_deploy.convert.trt.plan import BuildPlan, plan_build
-from rtmo_deploy.convert.trt.process import run_child
+from rtmo_deploy.convert.trt.process import Job, run_child
 from rtmo_deploy.convert.trt.record import write_pair
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.files import atomic_write, sha256_of

@@ -8,15 +8,15 @@ answer, so that a crash does not take back what was found before it. What librar
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
+
+from rtmo_deploy.child import end_with_parent, open_answers
 
 #: Called with more of the answer.
 Tell = Callable[..., None]
@@ -33,8 +33,6 @@ _NATIVE = ("numpy", "ml_dtypes", "onnx", "onnxsim", "cv2", "PIL.Image", "safeten
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda:0"}
 #: Folders of the cache that are counted at most.
 _MOST_FOLDERS = 20_000
-#: Seconds after which a look ends that nobody is waiting for any more.
-_LAST_RESORT_S = 900
 
 
 def _torch(tell: Tell) -> None:
@@ -315,26 +313,18 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: Its name, and what it takes.
     """
-    # What a library prints, even from machine code, must not stand between the lines of the answer.
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def tell(**facts: Any) -> None:
-        out.write(json.dumps(facts) + "\n")
-        out.flush()
+    tell = open_answers()
+    end_with_parent()
 
     def give_up(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
         finding = getattr(error, "finding", None)  # this project's own errors say it in a sentence
         tell(failed=str(finding) if finding else f"{kind.__name__}: {_first_line(error)}")
 
     sys.excepthook = give_up
-    if hasattr(signal, "alarm"):
-        signal.alarm(_LAST_RESORT_S)
     name, *rest = arguments
     PROBES[name](tell, *rest)
     tell(ended=True)
     # Nothing of what was loaded needs to be put away in order, and some of it crashes when it is.
-    out.flush()
     os._exit(0)
 
 

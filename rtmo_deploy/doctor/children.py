@@ -1,4 +1,4 @@
-"""Runs the probes of :mod:`rtmo_deploy.measure.doctor.probes`, several at a time, none longer than a limit."""
+"""Runs the probes of :mod:`rtmo_deploy.doctor.probes`, several at a time, none longer than a limit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rtmo_deploy.child import FAREWELL_S, Child, exit_name, python_command
+from rtmo_deploy.doctor.facts import Trouble
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.measure.doctor.parts import Trouble, TroubleKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,7 +100,7 @@ class Children:
             try:
                 self._running[label] = Child([*self._command, *arguments]), time.monotonic() + self._timeout
             except SetupError as error:
-                self._not_started[label] = Answer(trouble=Trouble(TroubleKind.FAILED, error.finding))
+                self._not_started[label] = Answer(trouble=Trouble("failed", error.finding))
 
     def _answer(self, child: Child, deadline: float) -> Answer:
         late = not child.ended and time.monotonic() > deadline
@@ -115,13 +115,13 @@ class Children:
         failed, finished = facts.pop("failed", None), facts.pop("ended", False)
         if late:
             text = f"It did not answer within {self._timeout:g} s and was stopped."
-            return Answer(facts, Trouble(TroubleKind.SLOW, text), said)
+            return Answer(facts, Trouble("slow", text), said)
         if failed is not None:
-            return Answer(facts, Trouble(TroubleKind.FAILED, _sentence(str(failed))), said)
+            return Answer(facts, Trouble("failed", _sentence(str(failed))), said)
         if not finished or code:
             last = said.splitlines()[-1:]
             text = f"It crashed ({exit_name(code)})" + (f"; its last output: {last[0]}" if last else "")
-            return Answer(facts, Trouble(TroubleKind.CRASHED, _sentence(text)), said)
+            return Answer(facts, Trouble("crashed", _sentence(text)), said)
         return Answer(facts, None, said)
 
 

@@ -1,8 +1,8 @@
-"""Looks at one thing, in a process of its own: what runs here may crash, hang or print, and harms nobody.
+"""Probes one thing, in a process of its own: what runs here may crash, hang or print, and harms nobody.
 
 Run as a file, not as a module of the package: ``python -P probes.py torch``. So it starts whatever else is broken; what
-a look needs is imported by that look. It writes lines of JSON to what was its standard output, each with more of the
-answer, so that a crash does not take back what was found before it. What libraries print goes to standard error.
+a probe needs is imported by that probe. It writes lines of JSON, each with more of the answer, so that a crash does not
+take back what was found before it. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -288,19 +288,12 @@ def _folder(tell: Tell, path: Path) -> None:
 
 PROBES: Mapping[str, Callable[..., None]] = MappingProxyType(
     {
-        "torch": _torch,
-        "onnxruntime": _onnxruntime,
-        "provider": _provider,
-        "openvino": _openvino,
-        "trt": _trt,
-        "bindings": _bindings,
-        "packages": _packages,
-        "driver": _driver,
-        "machine": _machine,
-        "working": _working,
-        "cache": _cache,
+        probe.__name__[1:]: probe
+        for probe in (
+            _torch, _onnxruntime, _provider, _openvino, _trt, _bindings, _packages, _driver, _machine, _working, _cache
+        )
     }
-)
+)  # fmt: skip
 
 
 def _first_line(error: BaseException) -> str:
@@ -308,11 +301,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run one look and write its answer.
-
-    Args:
-        arguments: Its name, and what it takes.
-    """
+    """Run one probe and write its answer: its name, and what it takes."""
     tell = open_answers()
     end_with_parent()
 

@@ -290,7 +290,7 @@ from pathlib import Path
 from rtmo_deploy.convert.trt import child
 def build(job, events):
     Path(job.plan).write_bytes(b"half")
-    events("progress", text="building")
+    events(event="progress", text="building")
     time.sleep(600)
 child._build = build
 child.main()

@@ -1,22 +1,22 @@
-"""Looks at one thing, in a process of its own: what runs here may crash, hang or print, and harms nobody.
+"""Probes one thing, in a process of its own: what runs here may crash, hang or print, and harms nobody.
 
 Run as a file, not as a module of the package: ``python -P probes.py torch``. So it starts whatever else is broken; what
-a look needs is imported by that look. It writes lines of JSON to what was its standard output, each with more of the
-answer, so that a crash does not take back what was found before it. What libraries print goes to standard error.
+a probe needs is imported by that probe. It writes lines of JSON, each with more of the answer, so that a crash does not
+take back what was found before it. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
+
+from rtmo_deploy.child import end_with_parent, open_answers
 
 #: Called with more of the answer.
 Tell = Callable[..., None]
@@ -33,8 +33,6 @@ _NATIVE = ("numpy", "ml_dtypes", "onnx", "onnxsim", "cv2", "PIL.Image", "safeten
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda:0"}
 #: Folders of the cache that are counted at most.
 _MOST_FOLDERS = 20_000
-#: Seconds after which a look ends that nobody is waiting for any more.
-_LAST_RESORT_S = 900
 
 
 def _torch(tell: Tell) -> None:
@@ -289,19 +287,12 @@ def _folder(tell: Tell, path: Path) -> None:
 
 PROBES: Mapping[str, Callable[..., None]] = MappingProxyType(
     {
-        "torch": _torch,
-        "onnxruntime": _onnxruntime,
-        "provider": _provider,
-        "openvino": _openvino,
-        "trt": _trt,
-        "bindings": _bindings,
-        "packages": _packages,
-        "driver": _driver,
-        "machine": _machine,
-        "working": _working,
-        "cache": _cache,
+        probe.__name__[1:]: probe
+        for probe in (
+            _torch, _onnxruntime, _provider, _openvino, _trt, _bindings, _packages, _driver, _machine, _working, _cache
+        )
     }
-)
+)  # fmt: skip
 
 
 def _first_line(error: BaseException) -> str:
@@ -309,31 +300,19 @@ def _first_line(error: BaseException) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run one look and write its answer.
-
-    Args:
-        arguments: Its name, and what it takes.
-    """
-    # What a library prints, even from machine code, must not stand between the lines of the answer.
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def tell(**facts: Any) -> None:
-        out.write(json.dumps(facts) + "\n")
-        out.flush()
+    """Run one probe and write its answer: its name, and what it takes."""
+    tell = open_answers()
+    end_with_parent()
 
     def give_up(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
         finding = getattr(error, "finding", None)  # this project's own errors say it in a sentence
         tell(failed=str(finding) if finding else f"{kind.__name__}: {_first_line(error)}")
 
     sys.excepthook = give_up
-    if hasattr(signal, "alarm"):
-        signal.alarm(_LAST_RESORT_S)
     name, *rest = arguments
     PROBES[name](tell, *rest)
     tell(ended=True)
     # Nothing of what was loaded needs to be put away in order, and some of it crashes when it is.
-    out.flush()
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Looks at this machine: what can be read at once is read here, what may crash or hang in child processes."""
+"""Finds out about this machine: what can be read at once is read here, what may crash or hang in child processes."""
 
 from __future__ import annotations
 
@@ -13,56 +13,43 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from packaging.utils import canonicalize_name
+
 from rtmo_deploy._version import __version__
-from rtmo_deploy.measure.doctor.children import COMMAND, Answer, Children
-from rtmo_deploy.measure.doctor.facts import Facts
-from rtmo_deploy.measure.doctor.packages import EXTRAS, ONNXRUNTIMES, OPENCVS, PROJECT, REQUIRED, normalised
-from rtmo_deploy.measure.doctor.parts import (
-    BindingsFacts,
-    CpuFacts,
-    DriverFacts,
-    FolderFacts,
-    GpuFacts,
-    OpenvinoFacts,
-    OrtFacts,
-    PackageFacts,
-    ProviderFacts,
-    PythonFacts,
-    TorchFacts,
-    Trouble,
-    TrtFacts,
-)
+from rtmo_deploy.doctor.children import COMMAND, Answer, Children
+from rtmo_deploy.doctor.facts import Driver, Facts, Folder, Gpu, Processor, Software
+from rtmo_deploy.doctor.requirements import EXTRAS, ONNXRUNTIMES, OPENCVS, PROJECT, requirements
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-#: Seconds that each look may take.
+#: Seconds that each probe may take.
 TIMEOUT_S = 60.0
-_MODULES = {
-    "torch": "torch",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt_rtx",
-}
 #: Providers that run on this machine. Others reach over a network, or want a device of their own to be set up.
-SAFE_PROVIDERS = frozenset(
-    f"{name}ExecutionProvider"
-    for name in (
-        "CPU",
-        "CUDA",
-        "Tensorrt",
-        "NvTensorRTRTX",
-        "OpenVINO",
-        "Dml",
-        "CoreML",
-        "ROCM",
-        "MIGraphX",
-        "Dnnl",
-        "XNNPACK",
-    )
+_LOCAL = (
+    "CPU",
+    "CUDA",
+    "Tensorrt",
+    "NvTensorRTRTX",
+    "OpenVINO",
+    "Dml",
+    "CoreML",
+    "ROCM",
+    "MIGraphX",
+    "Dnnl",
+    "XNNPACK",
 )
+SAFE_PROVIDERS = frozenset(f"{name}ExecutionProvider" for name in _LOCAL)
+#: Distributions that bring each piece of software whose module (the name with underscores) is probed if it is there.
+_SOFTWARE = {
+    "torch": ("torch",),
+    "openvino": ("openvino",),
+    "onnxruntime": ONNXRUNTIMES,
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+    "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+}
+#: What each probe is about, as progress shows it.
 _NAMES = {
     "machine": "the processor",
     "torch": "PyTorch",
@@ -86,16 +73,16 @@ def collect(
     progress: Callable[[str], None] = lambda _: None,
     command: Sequence[str] = COMMAND,
 ) -> Facts:
-    """Look at this machine.
+    """Probe this machine.
 
     Args:
-        timeout: Seconds that each look may take.
-        progress: Told what is being looked at.
-        command: What looks run as; another one in tests.
+        timeout: Seconds that each probe may take.
+        progress: Told what is being probed.
+        command: What probes run as; another one in tests.
     """
     started = time.monotonic()
     distributions = _distributions()
-    installed = {name: _is_installed(module) for name, module in _MODULES.items()}
+    installed = {name: _is_installed(name.replace("-", "_")) for name in _SOFTWARE}
     answers: dict[str, Answer] = {}
 
     def gather(children: Children) -> None:
@@ -108,17 +95,14 @@ def collect(
                         children.add(name, "provider", name)
             progress(_doing(answers, children.labels))
 
-    # Alone and first: the looks after it make the machine busy themselves.
+    # Alone and first: the probes after it make the machine busy themselves.
     with Children(timeout, 1, command) as children:
         children.add("machine", "machine")
         gather(children)
     with Children(timeout, max(2, os.cpu_count() or 1), command) as children:
-        for name in ("torch", "openvino", "onnxruntime"):
+        for name in _SOFTWARE:
             if installed[name]:
-                children.add(name, name)
-        for name in ("tensorrt-rtx", "tensorrt"):
-            if installed[name]:
-                children.add(name, "trt", name)
+                children.add(name, *(("trt", name) if name.startswith("tensorrt") else (name,)))
         if "cuda-bindings" in distributions:
             children.add("bindings", "bindings")
         for name in ("packages", "driver", "working", "cache"):
@@ -133,66 +117,69 @@ def _facts(
     installed: Mapping[str, bool],
     seconds: float,
 ) -> Facts:
-    def part(kind: type[_Part], name: str) -> _Part | None:
-        return _build(kind, answers[name]) if name in answers else None
+    def software(name: str) -> Software | None:
+        return _build(Software, answers[name]) if name in answers else None
 
     packages, driver, cache = answers["packages"], answers["driver"], answers["cache"]
     listed = answers["onnxruntime"].facts.get("providers", ()) if "onnxruntime" in answers else ()
+    gone = [name for software, names in _SOFTWARE.items() if not installed[software] for name in names]
     return Facts(
-        python=_python(),
-        package=PackageFacts(__version__, distributions.get(PROJECT), str(Path(__file__).resolve().parents[2])),
+        python={
+            "version": tuple(sys.version_info[:3]),
+            "implementation": platform.python_implementation(),
+            "bits": 64 if sys.maxsize > 2**32 else 32,
+            "executable": sys.executable,
+            "system": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+        },
+        package={
+            "version": __version__,
+            "recorded": distributions.get(PROJECT),
+            "folder": str(Path(__file__).resolve().parents[1]),
+        },
         distributions=distributions,
         imports=packages.facts.get("imports", {}),
         imports_trouble=packages.trouble,
         kernel_file=packages.facts.get("kernel_file", ""),
         cache_setting=cache.facts.get("setting", ""),
-        shells=_shells(distributions, installed),
-        torch=part(TorchFacts, "torch"),
-        onnxruntime=part(OrtFacts, "onnxruntime"),
+        shells=tuple(name for name in gone if name in distributions),
+        torch=software("torch"),
+        onnxruntime=software("onnxruntime"),
         providers=tuple(_provider(name, answers.get(name)) for name in listed),
-        openvino=part(OpenvinoFacts, "openvino"),
-        tensorrt=part(TrtFacts, "tensorrt"),
-        tensorrt_rtx=part(TrtFacts, "tensorrt-rtx"),
+        openvino=software("openvino"),
+        tensorrt=software("tensorrt"),
+        tensorrt_rtx=software("tensorrt-rtx"),
         driver=_driver(driver),
         nvidia_card=driver.facts.get("card"),
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        bindings=part(BindingsFacts, "bindings"),
-        cpu=_build(CpuFacts, answers["machine"]),
-        working=_build(FolderFacts, answers["working"]),
-        cache=_build(FolderFacts, cache),
+        bindings=software("bindings"),
+        cpu=_build(Processor, answers["machine"]),
+        working=_build(Folder, answers["working"]),
+        cache=_build(Folder, cache),
         seconds=seconds,
     )
 
 
 def _build(kind: type[_Part], answer: Answer, **more: Any) -> _Part:
-    """Facts of one kind from what a look told; what it left out is not known."""
+    """Facts of one kind from the answer of a probe; what it left out is not known."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     told = {name: tuple(v) if isinstance(v, list) else v for name, v in answer.facts.items() if name in known}
-    if "trouble" in known:
-        told["trouble"] = answer.trouble
-    return kind(**{**told, **more})
+    return kind(**{**told, "trouble": answer.trouble, **more})
 
 
-def _driver(answer: Answer) -> DriverFacts | None:
+def _driver(answer: Answer) -> Driver | None:
     if not answer.facts.get("there") and answer.trouble is None:
         return None
-    gpus = tuple(
-        GpuFacts(**{**gpu, "capability": (gpu["capability"][0], gpu["capability"][1])})
-        for gpu in answer.facts.get("gpus", ())
-    )
-    return _build(DriverFacts, answer, gpus=gpus)
+    gpus = [Gpu(**{**gpu, "capability": tuple(gpu["capability"])}) for gpu in answer.facts.get("gpus", ())]
+    return _build(Driver, answer, gpus=tuple(gpus))
 
 
-def _provider(name: str, answer: Answer | None) -> ProviderFacts:
+def _provider(name: str, answer: Answer | None) -> Software:
     if answer is None:
-        return ProviderFacts(name)
-    why = answer.facts.get("why") or _reason(answer.said)
+        return Software(name=name)
     usable, trouble = answer.facts.get("usable"), answer.trouble
-    return ProviderFacts(name, usable, "" if usable else why or _text(trouble), trouble)
-
-
-def _text(trouble: Trouble | None) -> str:
-    return "" if trouble is None else trouble.text
+    why = answer.facts.get("why") or _reason(answer.said) or (trouble.text if trouble else "")
+    return Software(name=name, usable=usable, why="" if usable else why, trouble=trouble)
 
 
 def _reason(said: str) -> str:
@@ -205,36 +192,19 @@ def _reason(said: str) -> str:
     return re.sub(r"(?:\S*/)+(lib\S+)", r"\1", text)
 
 
-def _python() -> PythonFacts:
-    return PythonFacts(
-        tuple(sys.version_info[:3]),
-        platform.python_implementation(),
-        64 if sys.maxsize > 2**32 else 32,
-        sys.executable,
-        f"{platform.system()} {platform.release()}",
-        platform.machine(),
-    )
-
-
 def _distributions() -> dict[str, str]:
     """What pip has installed, as far as it matters here."""
-    wanted = {normalised(re.split(r"[\[><=]", line)[0]) for line in REQUIRED}
-    wanted |= {normalised(re.split(r"[\[><=]", line)[0]) for extra in EXTRAS.values() for line in extra.requirements}
+    wanted = {canonicalize_name(one.name) for extra in ("", *EXTRAS) for one in requirements(extra)}
     wanted |= {*ONNXRUNTIMES, *OPENCVS, PROJECT}
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
-        name = normalised(_name_of(distribution))
+        try:
+            name = canonicalize_name(distribution.metadata["Name"] or "")
+        except KeyError:  # what a broken installation leaves behind
+            continue
         if name in wanted or name.startswith(("nvidia-cu", "nvidia-cudnn", "tensorrt")):
             found.setdefault(name, str(distribution.version))
     return dict(sorted(found.items()))
-
-
-def _name_of(distribution: metadata.Distribution) -> str:
-    """Its name; empty for what a broken installation leaves behind."""
-    try:
-        return distribution.metadata["Name"] or ""
-    except KeyError:
-        return ""
 
 
 def _is_installed(module: str) -> bool:
@@ -244,13 +214,6 @@ def _is_installed(module: str) -> bool:
     except ValueError:  # something stands in its place that was not imported
         return False
     return spec is not None and spec.origin is not None
-
-
-def _shells(distributions: Mapping[str, str], installed: Mapping[str, bool]) -> tuple[str, ...]:
-    names = {"torch": ("torch",), "onnxruntime": ONNXRUNTIMES, "openvino": ("openvino",)}
-    names |= {"tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")}
-    names |= {"tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13")}
-    return tuple(name for key, group in names.items() if not installed[key] for name in group if name in distributions)
 
 
 def _doing(answers: Collection[str], labels: Sequence[str]) -> Count:

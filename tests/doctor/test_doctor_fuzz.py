@@ -6,34 +6,13 @@ import json
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from rtmo_deploy.measure.doctor import Facts, Verdict, judge
-from rtmo_deploy.measure.doctor.collecting import SAFE_PROVIDERS
-from rtmo_deploy.measure.doctor.packages import (
-    EXTRAS,
-    ONNXRUNTIMES,
-    OPENCVS,
-    REQUIRED,
-    TESTED_PYTHON,
-    normalised,
-    shortfall,
-)
-from rtmo_deploy.measure.doctor.parts import (
-    BindingsFacts,
-    CpuFacts,
-    DriverFacts,
-    FolderFacts,
-    GpuFacts,
-    OpenvinoFacts,
-    OrtFacts,
-    PackageFacts,
-    ProviderFacts,
-    PythonFacts,
-    TorchFacts,
-    Trouble,
-    TroubleKind,
-    TrtFacts,
-)
+from rtmo_deploy.doctor import Facts, Verdict, judge
+from rtmo_deploy.doctor.collecting import SAFE_PROVIDERS
+from rtmo_deploy.doctor.facts import Driver, Folder, Gpu, Processor, Software, Trouble
+from rtmo_deploy.doctor.requirements import EXTRAS, ONNXRUNTIMES, OPENCVS, TESTED_PYTHON, requirements, shortfall
 
 WORDS = st.text(max_size=12)
 SAID = st.text(min_size=1, max_size=12).filter(str.strip)
@@ -41,7 +20,7 @@ NUMBERS = st.integers(0, 2**50)
 VERSIONS = st.one_of(
     st.none(), WORDS, st.from_regex(r"[0-9]{1,2}\.[0-9]{1,3}(\.[0-9]{1,2})?(\+cu12[0-9])?", fullmatch=True)
 )
-TROUBLES = st.none() | st.builds(Trouble, st.sampled_from(TroubleKind), SAID)
+TROUBLES = st.none() | st.builds(Trouble, st.sampled_from(["failed", "crashed", "slow"]), SAID)
 MAYBE = st.none() | st.booleans()
 PAIR = st.tuples(st.integers(0, 13), st.integers(0, 9))
 NAMES = [*ONNXRUNTIMES, *OPENCVS, "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-stubs", "cuda-bindings"]
@@ -57,7 +36,7 @@ NAMES += [
 
 GPUS = st.lists(
     st.builds(
-        GpuFacts,
+        Gpu,
         st.integers(0, 7),
         SAID,
         st.sampled_from([(7, 0), (9, 0), (8, 6)]) | PAIR,
@@ -68,22 +47,23 @@ GPUS = st.lists(
     max_size=3,
     unique_by=lambda gpu: gpu.index,
 ).map(tuple)
-FOLDERS = st.builds(FolderFacts, SAID, st.booleans(), st.none() | NUMBERS, MAYBE, WORDS, st.none() | NUMBERS, TROUBLES)
-TRT = st.none() | st.builds(TrtFacts, VERSIONS, TROUBLES)
+FOLDERS = st.builds(Folder, SAID, st.booleans(), st.none() | NUMBERS, MAYBE, WORDS, st.none() | NUMBERS, TROUBLES)
+TRT = st.none() | st.builds(Software, VERSIONS, trouble=TROUBLES)
 CORES = st.none() | st.integers(1, 256)
 
 FACTS = st.builds(
     Facts,
-    python=st.builds(
-        PythonFacts,
-        st.tuples(st.just(3), st.integers(9, 15), st.integers(0, 20)),
-        SAID,
-        st.sampled_from([32, 64]),
-        SAID,
-        SAID,
-        st.sampled_from(["x86_64", "AMD64", "aarch64", "arm64", ""]),
+    python=st.fixed_dictionaries(
+        {
+            "version": st.tuples(st.just(3), st.integers(9, 15), st.integers(0, 20)),
+            "implementation": SAID,
+            "bits": st.sampled_from([32, 64]),
+            "executable": SAID,
+            "system": SAID,
+            "machine": st.sampled_from(["x86_64", "AMD64", "aarch64", "arm64", ""]),
+        }
     ),
-    package=st.builds(PackageFacts, SAID, st.none() | SAID, SAID),
+    package=st.fixed_dictionaries({"version": SAID, "recorded": st.none() | SAID, "folder": SAID}),
     distributions=st.dictionaries(st.sampled_from(NAMES), VERSIONS.map(lambda v: v or "")),
     imports=st.dictionaries(st.sampled_from(["numpy", "cv2", "PIL.Image", "onnx"]), SAID),
     imports_trouble=TROUBLES,
@@ -92,7 +72,7 @@ FACTS = st.builds(
     shells=st.lists(st.sampled_from(NAMES), unique=True).map(tuple),
     torch=st.none()
     | st.builds(
-        TorchFacts,
+        Software,
         VERSIONS,
         VERSIONS,
         VERSIONS,
@@ -100,27 +80,39 @@ FACTS = st.builds(
         st.lists(st.sampled_from(["sm_70", "sm_90", "sm_90a", "compute_90", "gfx90a"]) | WORDS).map(tuple),
         MAYBE,
         MAYBE,
-        WORDS,
-        TROUBLES,
+        why=WORDS,
+        trouble=TROUBLES,
     ),
-    onnxruntime=st.none() | st.builds(OrtFacts, VERSIONS, VERSIONS, st.just(()), MAYBE, TROUBLES),
+    onnxruntime=st.none() | st.builds(Software, VERSIONS, VERSIONS, saturates=MAYBE, trouble=TROUBLES),
     providers=st.lists(
-        st.builds(ProviderFacts, st.sampled_from(sorted(SAFE_PROVIDERS)) | SAID, MAYBE, WORDS, TROUBLES),
+        st.builds(
+            Software,
+            name=st.sampled_from(sorted(SAFE_PROVIDERS)) | SAID,
+            usable=MAYBE,
+            why=WORDS,
+            trouble=TROUBLES,
+        ),
         unique_by=lambda provider: provider.name,
     ).map(tuple),
-    openvino=st.none() | st.builds(OpenvinoFacts, VERSIONS, st.dictionaries(SAID, WORDS, max_size=3), MAYBE, TROUBLES),
+    openvino=st.none() | st.builds(
+        Software,
+        VERSIONS,
+        devices=st.dictionaries(SAID, WORDS, max_size=3),
+        saturates=MAYBE,
+        trouble=TROUBLES,
+    ),
     tensorrt=TRT,
     tensorrt_rtx=TRT,
     driver=st.none()
     | st.builds(
-        DriverFacts, VERSIONS, st.none() | PAIR, st.just("") | SAID, st.none() | st.sampled_from([34, 100, 999]), GPUS,
+        Driver, VERSIONS, st.none() | PAIR, st.just("") | SAID, st.none() | st.sampled_from([34, 100, 999]), GPUS,
         TROUBLES,
     ),
     nvidia_card=MAYBE,
     hidden=st.none() | WORDS,
-    bindings=st.none() | st.builds(BindingsFacts, MAYBE, WORDS, TROUBLES),
+    bindings=st.none() | st.builds(Software, gpu=MAYBE, why=WORDS, trouble=TROUBLES),
     cpu=st.builds(
-        CpuFacts,
+        Processor,
         SAID,
         st.lists(st.sampled_from(["avx2", "avx512_vnni", "avx_vnni", "amx_int8"]), unique=True).map(tuple),
         CORES,
@@ -179,15 +171,14 @@ def test_what_is_optional_and_not_there_breaks_nothing(facts, name):
 )
 def test_bounds_are_those_of_numbers(version, low, high):
     text = ".".join(map(str, version))
-    gap = shortfall((f"x>={low[0]}.{low[1]},<{high}",), {"x": text})
-    assert (not gap.outside) == ((*low, 0) <= version < (high, 0, 0))
-    assert (gap.missing, gap.present) == ((), 1)
-    assert shortfall((f"x>={low[0]}",), {}).missing == ("x",)
+    missing, outside = shortfall([Requirement(f"x>={low[0]}.{low[1]},<{high}")], {"x": text})
+    assert (not outside) == ((*low, 0) <= version < (high, 0, 0))
+    assert missing == []
+    assert shortfall([Requirement(f"x>={low[0]}")], {}) == (["x"], [])
 
 
 def test_names_are_compared_as_pip_does():
-    assert normalised("TensorRT_cu12.libs") == "tensorrt-cu12-libs"
-    assert all(normalised(name) == name for name in (*ONNXRUNTIMES, *OPENCVS))
+    assert all(canonicalize_name(name) == name for name in (*ONNXRUNTIMES, *OPENCVS))
+    assert shortfall([Requirement("TensorRT_cu12.libs")], {"tensorrt-cu12-libs": "10"}) == ([], [])
     assert TESTED_PYTHON[0] < TESTED_PYTHON[1]
-    assert REQUIRED
-    assert EXTRAS
+    assert all(requirements(extra) for extra in ("", *EXTRAS))

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,16 @@ import onnx
 import pytest
 
 import rtmo_deploy
-from rtmo_deploy.measure.doctor import collect as collect_facts
-from rtmo_deploy.measure.doctor import judge
-from rtmo_deploy.measure.doctor.collecting import _reason
-from rtmo_deploy.measure.doctor.gpu import KERNEL_BEGINS, KERNEL_CUDA
-from rtmo_deploy.measure.doctor.packages import EXTRAS, REQUIRED, install_line
-from rtmo_deploy.measure.doctor.parts import TroubleKind
-from rtmo_deploy.measure.doctor.probes import PROBES, TINY_NETWORK, _module_version, _nvidia_card, _quota
+from rtmo_deploy.doctor import collect as collect_facts
+from rtmo_deploy.doctor import judge
+from rtmo_deploy.doctor.collecting import _reason
+from rtmo_deploy.doctor.probes import PROBES, TINY_NETWORK, _module_version, _nvidia_card, _quota
+from rtmo_deploy.doctor.requirements import EXTRAS, TESTED_PYTHON, bounds_of, install_line, requirements
+from rtmo_deploy.doctor.rules import KERNEL_BEGINS, KERNEL_CUDA
 from rtmo_deploy.runtime.plugins.kernel import kernel_record
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
-PROBES_FILE = PACKAGE / "measure/doctor/probes.py"
+PROBES_FILE = PACKAGE / "doctor/probes.py"
 PYPROJECT = PACKAGE.parent / "pyproject.toml"
 
 #: What a machine with everything answers; a line of Python each, run in place of the looks.
@@ -59,7 +59,7 @@ print(json.dumps({**answer, "ended": True}))
 
 def collected(monkeypatch, **changes):
     """Facts of a machine on which everything is installed and answers as given."""
-    import rtmo_deploy.measure.doctor.collecting as module
+    import rtmo_deploy.doctor.collecting as module
 
     monkeypatch.setattr(module, "_is_installed", lambda _: True)
     monkeypatch.setattr(module, "_distributions", lambda: {"cuda-bindings": "12.9", "onnxruntime-gpu": "1.24.0"})
@@ -72,13 +72,17 @@ def collected(monkeypatch, **changes):
 
 def look(name, *arguments, **environment):
     """Run a real look; its answer and its exit code."""
+    stdin, parent = os.pipe()  # when it ends, so does the look
     done = subprocess.run(
         [sys.executable, "-P", PROBES_FILE, name, *arguments],
+        stdin=stdin,
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)} | environment,
         check=False,
     )
+    os.close(stdin)
+    os.close(parent)
     answer = {}
     for line in done.stdout.splitlines():
         answer |= json.loads(line)
@@ -94,14 +98,14 @@ def test_a_machine_is_put_together(monkeypatch):
     assert [(one.name[:4], one.usable) for one in facts.providers] == [("CUDA", True), ("Azur", None), ("CPUE", True)]
     assert (facts.tensorrt.version, facts.cpu.cores, facts.hidden) == ("10.13.3.9", 4, "0")
     assert facts.seconds > 0
-    assert facts.python.version == tuple(sys.version_info[:3])
+    assert facts.python["version"] == tuple(sys.version_info[:3])
     assert json.loads(json.dumps(facts.to_dict()))["driver"]["gpus"][0]["capability"] == [9, 0]
     assert {row.name for row in judge(facts).broken} == {"required packages"}  # the made-up list has two
 
 
 def test_crashes_everywhere(monkeypatch):
     facts = collected(monkeypatch, **{name: {"crash": True} for name in ANSWERS})
-    assert facts.onnxruntime.trouble.kind is TroubleKind.CRASHED
+    assert facts.onnxruntime.trouble.kind == "crashed"
     assert facts.providers == ()
     broken = {row.name for row in judge(facts).broken}
     assert {"PyTorch", "ONNX Runtime", "OpenVINO", "TensorRT", "CUDA driver", "cache", "processor"} <= broken
@@ -133,11 +137,11 @@ def test_a_driver_that_is_not_there(monkeypatch):
     assert facts.driver is None
     assert facts.nvidia_card is False
     facts = collected(monkeypatch, driver={"crash": True})
-    assert facts.driver.trouble.kind is TroubleKind.CRASHED
+    assert facts.driver.trouble.kind == "crashed"
 
 
 def test_the_list_of_what_is_installed():
-    from rtmo_deploy.measure.doctor.collecting import _distributions, _is_installed
+    from rtmo_deploy.doctor.collecting import _distributions, _is_installed
 
     found = _distributions()
     assert {"numpy", "onnx", "typer"} <= set(found)
@@ -148,7 +152,7 @@ def test_the_list_of_what_is_installed():
 
 
 def test_a_folder_of_type_stubs_is_not_installed(tmp_path, monkeypatch):
-    from rtmo_deploy.measure.doctor.collecting import _is_installed
+    from rtmo_deploy.doctor.collecting import _is_installed
 
     (tmp_path / "only_types").mkdir()
     (tmp_path / "only_types/__init__.pyi").touch()
@@ -159,14 +163,29 @@ def test_a_folder_of_type_stubs_is_not_installed(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not PYPROJECT.is_file(), reason="needs the checkout")
-def test_the_requirements_are_those_of_the_project():
+def test_the_extras_and_pythons_are_those_of_the_project():
     project = tomllib.loads(PYPROJECT.read_text())["project"]
-    assert list(REQUIRED) == project["dependencies"]
-    assert {name: list(extra.requirements) for name, extra in EXTRAS.items()} == project["optional-dependencies"]
+    assert set(EXTRAS) == set(project["optional-dependencies"])
     pythons = [line.rpartition(":: ")[2] for line in project["classifiers"] if "Python :: 3." in line]
-    from rtmo_deploy.measure.doctor.packages import TESTED_PYTHON
-
     assert (pythons[0], pythons[-1]) == tuple(".".join(map(str, version)) for version in TESTED_PYTHON)
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["installed", "checkout"])
+def test_requirements(monkeypatch, installed):
+    def requires(name):
+        if not installed:
+            raise metadata.PackageNotFoundError(name)
+        return ["torch<2.14,>=2.6", "NumPy>=1.26", "onnxruntime>=1.18; extra == 'cpu'", "other; sys_platform == 'no'"]
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    requirements.cache_clear()
+    try:
+        required = {one.name.lower(): bounds_of(one) for one in requirements()}
+        assert required.items() >= {"torch": ">=2.6,<2.14", "numpy": ">=1.26"}.items()
+        assert not {"onnxruntime", "other"} & set(required)
+        assert [(one.name, bounds_of(one)) for one in requirements("cpu")] == [("onnxruntime", ">=1.18")]
+    finally:
+        requirements.cache_clear()
 
 
 def test_the_line_is_that_of_every_error():
@@ -325,6 +344,6 @@ def test_the_limit_of_a_container(tmp_path):
 
 
 def test_every_look_is_described_where_it_is_used():
-    source = (PACKAGE / "measure/doctor/collecting.py").read_text()
+    source = (PACKAGE / "doctor/collecting.py").read_text()
     for name in PROBES:
         assert re.search(f'"{name}"', source), name

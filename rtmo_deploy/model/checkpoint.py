@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.model.dcc import DCC
 from rtmo_deploy.model.facts import skeleton_of

@@ -74,7 +74,7 @@ _TRT: Final = ("tensorrt", "tensorrt-rtx-cu12")
 
 ACTIONS: Final[Mapping[str, Action]] = {
     "source": Action(_make.source, ("torch",)),
-    "export": Action(_make.export, ("torch", "onnx", "onnxsim", "onnx-ir", *_ORT)),
+    "export": Action(_make.export, ("torch", "onnx", "onnxsim", *_ORT)),
     "cast": Action(_make.cast, ("onnx", *_ORT)),
     "quantize": Action(_make.quantize, ("onnx", "numpy", "opencv-python-headless", *_ORT)),
     "engine": Action(_make.engine, ("onnx", *_TRT), on_machine=True),

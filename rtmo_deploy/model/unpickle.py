@@ -218,7 +218,7 @@ class _Bounded:
     """A stream that is never asked for more than is left, whatever length an instruction claims."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.tell, self.readline, self._read = stream.tell, stream.readline, stream.read
+        self.readline, self._read = stream.readline, stream.read
         start = stream.tell()
         self._limit = stream.seek(0, 2) - start
         stream.seek(start)

@@ -116,7 +116,7 @@ class _Machine:
             if action is None:
                 raise RefusedError(f"the pickle instruction {opcode.name}")
             try:
-                argument = opcode.arg.reader(source) if opcode.arg else None  # type: ignore[arg-type]
+                argument = source.names() if opcode.name == "GLOBAL" else _argument(opcode, source)
             except ValueError as error:  # cut short
                 raise DamagedError(quoted(str(error))) from None
             action(self, argument)
@@ -218,13 +218,24 @@ class _Bounded:
     """A stream that is never asked for more than is left, whatever length an instruction claims."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.readline, self._read = stream.readline, stream.read
+        self._readline, self._read = stream.readline, stream.read
         start = stream.tell()
         self._limit = stream.seek(0, 2) - start
         stream.seek(start)
 
     def read(self, count: int) -> bytes:
         return self._read(count) if count <= self._limit else b""
+
+    def names(self) -> tuple[str, str]:
+        """Two lines: a module and a name. pickletools would decode escapes in them, which pickle does not."""
+        module, name = self._readline(1024), self._readline(1024)
+        if not (module.endswith(b"\n") and name.endswith(b"\n")):
+            raise DamagedError("a name in it has no end")
+        return module[:-1].decode("utf-8"), name[:-1].decode("utf-8")
+
+
+def _argument(opcode: pickletools.OpcodeInfo, source: _Bounded) -> Any:
+    return opcode.arg.reader(source) if opcode.arg else None  # type: ignore[arg-type]
 
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
@@ -263,7 +274,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda m, index: m.push(m.memo[index])),
     # names, and what would be calls
-    "GLOBAL": lambda m, names: m.name(*names.split(" ", 1)),
+    "GLOBAL": lambda m, names: m.name(*names),
     "STACK_GLOBAL": lambda m, _: m.name_from_stack(),
     "REDUCE": lambda m, _: m.call(),
     "NEWOBJ": lambda m, _: m.call(),

@@ -164,7 +164,7 @@ def _last_built() -> Path:
         ArtifactError: It was moved or changed since.
     """
     from rtmo_deploy.cli.console import stderr
-    from rtmo_deploy.release.workspace import Workspace
+    from rtmo_deploy.cli.workspace import Workspace
 
     path, entry = Workspace().last()
     stderr().print(f"No model was named; this is about {path}, made by '{entry.command}' on {entry.made}.")

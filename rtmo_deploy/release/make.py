@@ -1,36 +1,33 @@
-"""Steps that make files: thin calls into the floors below, each with what its step knows. See ``actions``."""
+"""Steps that make files: thin calls into the floors below. Facts that they find are JSON values."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import GateFailedError, InputDataError, UsageError
+from rtmo_deploy.files import sha256_of
+from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count
-from rtmo_deploy.release.results import Job, NotHereError, Outcome
+from rtmo_deploy.release.record import Job, NotHereError, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.options import DecodeOptions
     from rtmo_deploy.data.coco import CocoKeypoints
-    from rtmo_deploy.release.results import Made
+    from rtmo_deploy.release.record import StepRecord
 
 
 def source(job: Job) -> Outcome:
     """The checkpoint: read, and described."""
-    from rtmo_deploy.files import sha256_of
     from rtmo_deploy.measure.accuracy import published_figures
     from rtmo_deploy.runtime.estimator import read_artifact
 
     path = job.files["checkpoint"]
     artifact, digest = read_artifact(path), sha256_of(path)
-    published = published_figures(artifact, digest)
-    figures = None
-    if published is not None:
-        figures = {**vars(published), "metrics": dict(published.metrics)}
-    facts = {"name": path.name, "sha256": digest, "size": path.stat().st_size, "published": figures}
+    published = plain(published_figures(artifact, digest))
+    facts = {"name": path.name, "sha256": digest, "size": path.stat().st_size, "published": published}
     return Outcome((), {**facts, **_described(artifact)})
 
 
@@ -40,7 +37,7 @@ def export(job: Job) -> Outcome:
     from rtmo_deploy.model import load_checkpoint
 
     output = job.folder / f"{job.options['file_stem']}.onnx"
-    checkpoint = load_checkpoint(_path(job.inputs["model"]))
+    checkpoint = load_checkpoint(job.model())
     result = export_onnx(checkpoint, output, _export_options(job.options), progress=job.progress)
     return Outcome(_files(result.artifact), {"nodes": result.nodes, **_described(result.artifact)})
 
@@ -88,7 +85,7 @@ def cast(job: Job) -> Outcome:
     from rtmo_deploy.convert.precision import cast_onnx
 
     output = job.folder / f"{job.options['file_stem']}.onnx"
-    result = cast_onnx(_path(job.inputs["model"]), output, job.options["precision"], progress=job.progress)
+    result = cast_onnx(job.model(), output, job.options["precision"], progress=job.progress)
     counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.islands)}
     return Outcome(_files(result.artifact), {**counts, **_described(result.artifact)})
 
@@ -99,7 +96,7 @@ def quantize(job: Job) -> Outcome:
     from rtmo_deploy.data.calibration import CalibrationPictures, folder_pictures, open_set
 
     options = job.options
-    model = open_source(_path(job.inputs["model"]))
+    model = open_source(job.model())
     pictures: CalibrationPictures
     if "calibration" in job.files:
         pictures = folder_pictures(job.files["calibration"], options["count"])
@@ -127,7 +124,7 @@ def engine(job: Job) -> Outcome:
     from rtmo_deploy.convert.trt import BuildOptions, build_engine, plan_build
     from rtmo_deploy.runtime.engine_file import Shape
 
-    options, model = job.options, _path(job.inputs["model"])
+    options, model = job.options, job.model()
     if options["plugin"]:
         from rtmo_deploy.convert.plugins.rewrite import plugin_onnx
 
@@ -164,7 +161,7 @@ def openvino(job: Job) -> Outcome:
 
     output = job.folder / f"{job.options['file_stem']}.xml"
     compress = job.options["compress_fp16"]
-    result = convert_openvino(_path(job.inputs["model"]), output, compress_fp16=compress, progress=job.progress)
+    result = convert_openvino(job.model(), output, compress_fp16=compress, progress=job.progress)
     first, *rest = _files(result.artifact)
     return Outcome((first, result.weights.name, *rest), _described(result.artifact))
 
@@ -198,19 +195,13 @@ def annotated(job: Job) -> Outcome:
     return Outcome((), {"source": job.files["annotations"].name, "max_images": job.options["max_images"]})
 
 
-def dataset_of(made: Made) -> CocoKeypoints:
+def dataset_of(made: StepRecord) -> CocoKeypoints:
     """What ``draw`` wrote, or ``annotated`` looked at."""
     from rtmo_deploy.data.coco import CocoKeypoints
 
     if made.main is not None:
         return CocoKeypoints(made.main, made.main.parent / "images")
-    return CocoKeypoints(made.external["annotations"], made.external["images"], max_images=made.facts.get("max_images"))
-
-
-def _path(made: Made) -> Path:
-    if made.main is None:
-        raise UsageError("It was to be made of something that is no file.", remedy="Please report this.")
-    return made.main
+    return CocoKeypoints(made.external["annotations"], made.external["images"], max_images=made.facts["max_images"])
 
 
 def _files(artifact: Artifact) -> tuple[str, ...]:

@@ -109,9 +109,9 @@ def test_a_damaged_record_is_refused_and_kept(tmp_path: Path, text: str) -> None
     workspace = Workspace(tmp_path)
     workspace.file.parent.mkdir()
     workspace.file.write_text(text)
-    with pytest.raises(ArtifactError, match="damaged|cannot be read"):
+    with pytest.raises(ArtifactError, match=r"damaged|cannot be read"):
         workspace.last()
-    with pytest.raises(ArtifactError, match="damaged|cannot be read"):
+    with pytest.raises(ArtifactError, match=r"damaged|cannot be read"):
         workspace.record(made(tmp_path / "a.onnx"), command="export")
     assert workspace.file.read_text() == text
 
@@ -165,5 +165,5 @@ def test_a_record_that_is_no_file(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(ArtifactError, match="damaged|cannot be read"):
+    with pytest.raises(ArtifactError, match=r"damaged|cannot be read"):
         Workspace(tmp_path).entries()

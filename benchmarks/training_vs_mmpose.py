@@ -173,10 +173,10 @@ def our_side(
     from torch import nn
 
     from rtmo_deploy.model import RTMO, NetworkSpec
+    from rtmo_deploy.train.assign import Targets
     from rtmo_deploy.train.criterion import Criterion, LossOptions
     from rtmo_deploy.train.optimize import build_optimizer
     from rtmo_deploy.train.recipe import Recipe
-    from rtmo_deploy.train.targets import Targets
 
     torch.set_flush_denormal(True)
     deepen, widen, hidden = NETWORKS[case.model]

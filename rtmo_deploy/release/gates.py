@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.guarded import UnreadableError, read_json
+from rtmo_deploy.files import UnreadableError
+from rtmo_deploy.plain import read_json
 from rtmo_deploy.release.recipe import SOURCE
 from rtmo_deploy.release.record import GateResult, GateStatus, Status
 

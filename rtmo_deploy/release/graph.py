@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from rtmo_deploy.errors import InputDataError, UsageError
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.guarded import reading
+from rtmo_deploy.files import reading, sha256_of
 from rtmo_deploy.recipe_findings import close_name
 from rtmo_deploy.release.recipe import SOURCE
 

@@ -8,9 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.guarded import read_bounded, read_json
-from rtmo_deploy.plain import plain, shorten
+from rtmo_deploy.files import read_bounded, sha256_of
+from rtmo_deploy.plain import plain, read_json, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write, require_free, sha256_of
-from rtmo_deploy.guarded import read_json
-from rtmo_deploy.plain import plain
+from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.outputs import require_free
+from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.release.integrity import (
     MANIFEST,
     MAX_BYTES,

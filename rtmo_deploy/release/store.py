@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import SetupError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.guarded import read_json
-from rtmo_deploy.plain import plain
+from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.release.integrity import is_inside
 from rtmo_deploy.release.record import FileRecord, Outcome, Status, StepRecord
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.train.recipe import Recipe
     from rtmo_deploy.train.sections import ModelSection
 
+
 #: Factor on what attention is computed from, where a recipe asks for a calm start.
 CALM = 0.2
 

@@ -81,7 +81,7 @@ def _export_options(options: Mapping[str, Any]) -> Any:
 
 
 def cast(job: Job) -> Outcome:
-    """ONNX to half, compared with its source."""
+    """ONNX to FP16 or BF16, compared with its source."""
     from rtmo_deploy.convert.precision import cast_onnx
 
     output = job.folder / f"{job.options['file_stem']}.onnx"
@@ -114,7 +114,7 @@ def quantize(job: Job) -> Outcome:
         raise GateFailedError(
             f"No part of the model in 8 bits loses at most {options['max_ap_drop']:g} AP; the least loss is "
             f"{least:.4f}.",
-            remedy="Allow more, calibrate with other pictures, or judge by more of them.",
+            remedy="Allow more, calibrate with other images, or judge by more of them.",
         )
     return Outcome(_files(result.artifact), {"quantisation": result.to_dict(), **_described(result.artifact)})
 
@@ -187,10 +187,10 @@ def draw(job: Job) -> Outcome:
 
 
 def annotated(job: Job) -> Outcome:
-    """Somebody's annotated pictures: that they are there; each measurement reads them itself."""
+    """Somebody's annotated images: that they are there; each measurement reads them itself."""
     if not job.files["images"].is_dir():
         raise InputDataError(
-            "There is no such folder.", remedy="Give the folder of the pictures.", where=job.files["images"]
+            "There is no such folder.", remedy="Give the folder of the images.", where=job.files["images"]
         )
     return Outcome((), {"source": job.files["annotations"].name, "max_images": job.options["max_images"]})
 

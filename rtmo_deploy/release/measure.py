@@ -47,7 +47,7 @@ def accuracy(job: Job) -> Outcome:
 
 
 def parity(job: Job) -> Outcome:
-    """Do two models find the same people; with pictures of both."""
+    """Do two models find the same people; with images of both."""
     from dataclasses import replace
 
     from rtmo_deploy.measure.agreement.bounds import bounds_for

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,11 +30,12 @@ from rtmo_deploy.release.integrity import (
     is_inside,
     read_manifest,
 )
+from rtmo_deploy.release.record import ReleaseFile
 from rtmo_deploy.release.report import junit_xml, report_html, summary_markdown
 from rtmo_deploy.release.store import RECORD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from rtmo_deploy.release.recipe import ReleaseRecipe
     from rtmo_deploy.release.record import Release, StepRecord
@@ -44,27 +44,6 @@ if TYPE_CHECKING:
 PLACES: Final = {"artifact": "artifacts", "measurement": "latency"}
 REPORTS: Final = ("recipe.yaml", "junit.xml", "summary.md", "report.html")
 STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
-
-
-@dataclass(frozen=True)
-class ReleaseFile:
-    """A file of a release; the fields but ``origin`` are its entry in the manifest."""
-
-    #: In the release's folder, with ``/``.
-    path: str
-    sha256: str
-    #: Bytes.
-    size: int
-    #: ``onnx``, ``engine``, ``report`` and so on.
-    kind: str
-    #: The step that made it; None for what the release itself writes.
-    step: str | None = None
-    #: The files it was made of, by step and SHA-256.
-    parents: tuple[Mapping[str, str], ...] = ()
-    #: Of the packages it was made with.
-    versions: Mapping[str, str] = field(default_factory=dict)
-    #: Where it lies before it is put there.
-    origin: Path | None = None
 
 
 def require_own_folder(folder: Path) -> None:

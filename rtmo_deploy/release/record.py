@@ -152,6 +152,27 @@ class GateResult:
 
 
 @dataclass(frozen=True)
+class ReleaseFile:
+    """A file of a release; the fields but ``origin`` are its entry in the manifest."""
+
+    #: In the release's folder, with ``/``.
+    path: str
+    sha256: str
+    #: Bytes.
+    size: int
+    #: ``onnx``, ``engine``, ``report`` and so on.
+    kind: str
+    #: The step that made it; None for what the release itself writes.
+    step: str | None = None
+    #: The files it was made of, by step and SHA-256.
+    parents: tuple[Mapping[str, str], ...] = ()
+    #: Of the packages it was made with.
+    versions: Mapping[str, str] = field(default_factory=dict)
+    #: Where it lies before it is put there.
+    origin: Path | None = None
+
+
+@dataclass(frozen=True)
 class Release:
     """A release, carried out."""
 

@@ -20,8 +20,7 @@ from rtmo_deploy.report.table import Table, markdown_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from rtmo_deploy.release.publish import ReleaseFile
-    from rtmo_deploy.release.record import GateResult, Release, StepRecord
+    from rtmo_deploy.release.record import GateResult, Release, ReleaseFile, StepRecord
 
 _METRICS: Final = ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AP(E)", "AP(H)", "AR")
 _TIMES: Final = ("p50", "p90", "p95", "p99", "min", "mean")

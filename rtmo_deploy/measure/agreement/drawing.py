@@ -48,18 +48,13 @@ _SHIFT: Final = 4
 
 
 def magnification(pictures: list[PictureAgreement], input_hw: tuple[int, int]) -> int:
-    """How many times as large errors are drawn: 1, 2, 5, 10, 20, ... so that the large ones can be seen.
-
-    Args:
-        pictures: What is drawn.
-        input_hw: Height and width of the network input, pixels.
-    """
+    """How many times as large errors are drawn: 1, 2, 5, 10, 20, ... so that the large ones can be seen."""
     errors = np.concatenate([np.zeros(0), *(picture.keypoint_px.ravel() for picture in pictures)])
     errors = errors[np.isfinite(errors) & (errors > 0)]
     if not errors.size:
         return 1
     wanted = SHOWN * min(input_hw) / float(np.percentile(errors, 99))
-    return _round_down(min(max(wanted, 1.0), float(MOST)))
+    return int(_round_down(min(max(wanted, 1.0), float(MOST))))
 
 
 def drawn_comparisons(
@@ -92,14 +87,8 @@ def jpeg(image: NDArray[np.uint8], quality: int, longest: int | None = None) -> 
 def panels(canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: PictureAgreement, times: int) -> Panels:
     """The people of the first model, of the second, and the differences; people above :data:`WORKING_SCORE` only.
 
-    Args:
-        canvas: ``(H, W, 3)`` uint8 BGR, the network's input.
-        found: Both lists of people, in its pixels.
-        picture: How they compare.
-        times: How many times as large errors are drawn.
-
-    Returns:
-        Three images of one size: the canvas's, or a whole multiple of it where that is small.
+    ``canvas`` is the network's input, ``(H, W, 3)`` uint8 BGR, and ``found`` is in its pixels. The three images have
+    its size, or a whole multiple of it where that is small.
     """
     zoom = -(-LEAST_SIDE // max(canvas.shape[:2]))
     large = np.asarray(cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST), np.uint8)
@@ -127,12 +116,7 @@ def difference_panel(
 ) -> NDArray[np.uint8]:
     """The first model's skeletons in grey, magnified arrows to the second's keypoints, and unmatched people in boxes.
 
-    Args:
-        canvas: ``(H, W, 3)`` uint8 BGR.
-        found: Both lists of people, in its pixels.
-        picture: How they compare.
-        times: How many times as large errors are drawn, in pixels of the network's input.
-        stretch: The same in pixels of the canvas, where it is an enlarged one.
+    ``times`` is in pixels of the network's input; ``stretch`` is the same in those of the canvas, where it is enlarged.
     """
     stretch = float(times) if stretch is None else stretch
     height, width = canvas.shape[:2]
@@ -196,7 +180,7 @@ def _draw_unmatched(scene: NDArray[np.uint8], box: NDArray[np.float32], side: st
 def _draw_legend(scene: NDArray[np.uint8], times: int, zoom: float, line: int) -> None:
     """A bar in the corner: how long an error of so many pixels is drawn."""
     height, width = scene.shape[:2]
-    error = _round_error(0.2 * width / _ZOOM / zoom / times)
+    error = _round_down(0.2 * width / _ZOOM / zoom / times)
     length = round(error * times * zoom * _ZOOM)
     text = f"{error:g} px (x{times})"
     size = _text_scale(scene)
@@ -222,13 +206,7 @@ def _at(point: NDArray[np.floating]) -> tuple[int, int]:
     return int(scaled[0]), int(scaled[1])
 
 
-def _round_down(value: float) -> int:
-    """The largest of 1, 2, 5, 10, 20, 50, ... that is not above the value, which is at least 1."""
-    power = 10 ** math.floor(math.log10(value))
-    return int(max(step for step in (1, 2, 5) if step * power <= value) * power)
-
-
-def _round_error(value: float) -> float:
+def _round_down(value: float) -> float:
     """The largest of ..., 0.1, 0.2, 0.5, 1, 2, 5, ... that is not above the value."""
     power = 10.0 ** math.floor(math.log10(value))
     return float(max((step for step in (1, 2, 5) if step * power <= value), default=1) * power)

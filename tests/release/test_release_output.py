@@ -43,9 +43,17 @@ def release(tmp_path_factory):
     return make(tmp_path_factory.mktemp("release"), text, command="rtmo-deploy release <toy>.yaml")
 
 
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pristine")
+    make(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    make(tmp_path)
+def folder(tmp_path, pristine):
+    """A release of its own, with its recipe beside it."""
+    shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
     return tmp_path / "out"
 
 

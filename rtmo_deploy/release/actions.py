@@ -38,7 +38,7 @@ _IMAGES: Final = ("numpy", "opencv-python-headless")
 
 ACTIONS: Final[Mapping[str, Action]] = {
     "source": Action(make.source, ("torch",)),
-    "export": Action(make.export, ("torch", "onnx", "onnxsim", "onnx-ir", *_ORT)),
+    "export": Action(make.export, ("torch", "onnx", "onnxsim", *_ORT)),
     "cast": Action(make.cast, ("onnx", *_ORT)),
     "quantize": Action(make.quantize, ("onnx", *_IMAGES, *_ORT)),
     "engine": Action(make.engine, ("onnx", *_TRT), on_machine=True),
@@ -82,7 +82,7 @@ class Actions:
         from rtmo_deploy.zoo import EMBEDDED
         from rtmo_deploy.zoo.cache import cached_path
         from rtmo_deploy.zoo.download import fetch as fetched
-        from rtmo_deploy.zoo.download import published
+        from rtmo_deploy.zoo.records import published
 
         embedded = EMBEDDED.get(name.lower())
         if embedded is not None:

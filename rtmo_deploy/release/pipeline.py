@@ -26,7 +26,7 @@ from rtmo_deploy.release.recipe import SOURCE
 from rtmo_deploy.release.record import Job, NotHereError, Release, Status, StepRecord
 from rtmo_deploy.release.schema import load_release
 from rtmo_deploy.release.store import Store
-from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored, ignoring_cfg
+from rtmo_deploy.zoo.locate import cfg_is_ignored, ignoring_cfg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ from rtmo_deploy.errors import InputDataError, ModelError, SetupError, UsageErro
 from rtmo_deploy.release.integrity import verify_release
 from rtmo_deploy.release.pipeline import locked, plan_release, run_release
 from rtmo_deploy.release.record import Status
-from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored
+from rtmo_deploy.zoo.locate import cfg_is_ignored
 
 ROOT = Path(__file__).parents[2]
 ALL = [

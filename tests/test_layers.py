@@ -11,7 +11,7 @@ import rtmo_deploy
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
 #: From the roof down.
-FLOORS = ("cli", "release", "doctor", "train", "convert", "measure", "runtime", "data", "model", "zoo")
+FLOORS = ("cli", "release", "doctor", "train", "convert", "measure", "report", "runtime", "data", "model", "zoo")
 #: Single files that every floor may use and that use no floor.
 FOUNDATION = (
     "poses",
@@ -23,6 +23,7 @@ FOUNDATION = (
     "outputs",
     "plain",
     "progress",
+    "recipe_findings",
     "yaml_file",
     "errors",
     "_version",
@@ -84,7 +85,7 @@ def test_nobody_imports_from_above():
 def test_every_module_stands_on_a_floor():
     places = {place_of(name) for name, *_ in sources()}
     assert places <= {*FLOORS, *FOUNDATION, *DOORS}
-    assert {"cli", "convert", "measure", "runtime", "model", "zoo", *FOUNDATION} <= places
+    assert {"cli", "convert", "measure", "report", "runtime", "model", "zoo", *FOUNDATION} <= places
 
 
 def test_the_folders_are_the_floors():

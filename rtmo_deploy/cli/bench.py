@@ -25,7 +25,6 @@ from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BaselineReport, BenchOptions, BenchResult
-    from rtmo_deploy.measure.bench.tables import Table
 
 
 class ProtocolChoice(StrEnum):
@@ -172,7 +171,7 @@ def _last_built() -> Path:
         ArtifactError: It was moved or changed since.
     """
     from rtmo_deploy.cli.console import stderr
-    from rtmo_deploy.release.workspace import Workspace
+    from rtmo_deploy.cli.workspace import Workspace
 
     path, entry = Workspace().last()
     stderr().print(f"No model was named; this is about {path}, made by '{entry.command}' on {entry.made}.")
@@ -210,21 +209,9 @@ def _show(result: BenchResult, report: BaselineReport | None, *, as_json: bool) 
         print_table(facts_table(facts(result)))
         tables = result_tables(result) + ([] if report is None else [baseline_table(report)])
         for table in tables:
-            print_table(_rich(table))
+            print_table(table.rich())
     for note in (*result.warnings, *(() if report is None else report.notes)):
         stderr().print(f"Note: {note}")
-
-
-def _rich(table: Table) -> Any:
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    shown = RichTable(title=Text(table.title), caption=Text(table.caption) if table.caption else None)
-    for place, heading in enumerate(table.headings):
-        shown.add_column(Text(heading), justify="left" if place == 0 else "right")
-    for row in table.rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    return shown
 
 
 def _write(

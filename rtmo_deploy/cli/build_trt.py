@@ -208,7 +208,7 @@ def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
     from rtmo_deploy.file_kind import Kind
 
     if model is None:
-        from rtmo_deploy.release.workspace import Workspace
+        from rtmo_deploy.cli.workspace import Workspace
 
         workspace = Workspace()
         made = {entry.precision for entry in workspace.entries() if entry.kind == Kind.ONNX}

@@ -80,8 +80,8 @@ def print_error(error: RtmoDeployError) -> None:
 
 def record_made(artifact: Artifact, *, command: str, source: Path | None = None) -> None:
     """Remember what a command made, for the next one; where that cannot be done, say so on stderr and go on."""
+    from rtmo_deploy.cli.workspace import Workspace
     from rtmo_deploy.errors import RtmoDeployError
-    from rtmo_deploy.release.workspace import Workspace
 
     try:
         Workspace().record(artifact, command=command, source=source)

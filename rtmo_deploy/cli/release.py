@@ -14,8 +14,8 @@ from rtmo_deploy.outputs import require_free
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rtmo_deploy.release.release import Release
-    from rtmo_deploy.release.run import Planned
+    from rtmo_deploy.release.graph import Step
+    from rtmo_deploy.release.record import Release
 
 
 def release(
@@ -41,7 +41,7 @@ def release(
     from rtmo_deploy.cli.progress import status
 
     with status("reading the recipe") as progress:
-        from rtmo_deploy.release.release import plan_release, run_release
+        from rtmo_deploy.release.pipeline import plan_release, run_release
         from rtmo_deploy.release.schema import load_release
 
         folder = output or Path("releases") / load_release(recipe).name
@@ -72,7 +72,7 @@ def verify(
             remedy="Name the folder that holds manifest.json.",
             where=directory,
         )
-    from rtmo_deploy.release.verify import verify_release
+    from rtmo_deploy.release.integrity import verify_release
 
     with status("comparing"):
         found = verify_release(directory)
@@ -91,45 +91,35 @@ def verify(
     found.require_ok()
 
 
-def _show_plan(planned: Sequence[Planned], folder: Path, *, as_json: bool) -> None:
+def _show_plan(planned: Sequence[tuple[Step, str]], folder: Path, *, as_json: bool) -> None:
     from rtmo_deploy.cli.console import print_json, print_table
+    from rtmo_deploy.report.table import Table
 
     if as_json:
-        steps = [
-            {"name": one.step.name, "action": one.step.action, "cached": one.cached, "why": one.why} for one in planned
-        ]
+        steps = [{"name": step.name, "action": step.action, "cached": not why, "why": why} for step, why in planned]
         print_json("release", dry_run=True, directory=str(folder), steps=steps)
         return
-    from rich.table import Table
-
-    table = Table(title=f"{sum(not one.cached for one in planned)} of {len(planned)} steps would be carried out")
-    for heading in ("step", "action", "", "why"):
-        table.add_column(heading)
-    for one in planned:
-        table.add_row(one.step.name, one.step.action, "cached" if one.cached else "would run", one.why)
-    print_table(table)
+    rows = [(step.name, step.action, "would run" if why else "cached", why) for step, why in planned]
+    title = f"{sum(bool(why) for _, why in planned)} of {len(planned)} steps would be carried out"
+    print_table(Table(title, ("step", "action", "", "why"), rows, numbers=False).rich())
 
 
 def _show(done: Release, *, as_json: bool) -> None:
+    from collections import Counter
+
     from rtmo_deploy.cli.console import facts_table, print_json, print_table
+    from rtmo_deploy.release.integrity import read_manifest
+    from rtmo_deploy.report.table import Table
 
     if as_json:
-        from rtmo_deploy.release.manifest import read_manifest
-
         print_json("release", dry_run=False, directory=str(done.folder), manifest=read_manifest(done.folder))
         return
-    from rich.table import Table
-
     if done.gates:
-        table = Table(title="Gates")
-        for heading in ("gate", "result", "bound", "measured", "note"):
-            table.add_column(heading)
-        for gate in done.ranked_gates:
-            table.add_row(gate.name, gate.status.value, gate.bound, gate.measured or "-", gate.message)
-        print_table(table)
-    counts: dict[str, int] = {}
-    for result in done.results.values():
-        counts[result.status.value] = counts.get(result.status.value, 0) + 1
+        rows = [
+            (gate.name, gate.status.value, gate.bound, gate.measured or "-", gate.message) for gate in done.ranked_gates
+        ]
+        print_table(Table("Gates", ("gate", "result", "bound", "measured", "note"), rows, numbers=False).rich())
+    counts = Counter(result.status.value for result in done.results.values())
     facts = {
         "verdict": done.verdict,
         "steps": ", ".join(f"{count} {name}" for name, count in counts.items()),

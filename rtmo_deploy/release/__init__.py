@@ -1,3 +1,3 @@
-"""Recipes, steps, gates and what a working directory has made."""
+"""Release recipes, their steps, their gates and the folder that is handed over."""
 
 from __future__ import annotations

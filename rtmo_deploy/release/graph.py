@@ -1,24 +1,22 @@
-"""A recipe as steps: what is made and measured, of what, and by which key it is known again."""
+"""Turns a recipe into steps: what is made and measured, of what; and the cache key of each."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rtmo_deploy.errors import InputDataError, UsageError
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.release._findings import close_name
-from rtmo_deploy.release.schema import SOURCE
+from rtmo_deploy.files import reading, sha256_of
+from rtmo_deploy.recipe_findings import close_name
+from rtmo_deploy.release.recipe import SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from rtmo_deploy.release.judging import LatencySection
-    from rtmo_deploy.release.schema import ReleaseRecipe
-    from rtmo_deploy.release.sections import DataSection
+    from rtmo_deploy.release.recipe import DataSection, LatencySection, ParitySection, ReleaseRecipe
 
 #: Fields of an artifact's section that are not options of its action.
 _NO_OPTIONS = frozenset({"make", "origin"})
@@ -26,53 +24,30 @@ _NO_OPTIONS = frozenset({"make", "origin"})
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that is made or measured.
+    """One thing that is made or measured."""
 
-    Attributes:
-        name: Unique in a recipe: an artifact's own, or ``accuracy:fp16`` and so on.
-        action: Name of the action.
-        options: What the action is told, JSON values; no paths.
-        inputs: Role to name of the step whose files are taken.
-        files: Role to a file or folder from outside.
-        kind: ``source``, ``artifact``, ``data`` or ``measurement``.
-    """
-
+    #: Unique in a recipe: an artifact's own, or ``accuracy:fp16`` and so on.
     name: str
     action: str
+    #: What the action is told, JSON values; no paths.
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: Role to name of the step whose files are taken.
     inputs: Mapping[str, str] = field(default_factory=dict)
+    #: Role to a file or folder from outside.
     files: Mapping[str, Path] = field(default_factory=dict)
-    kind: str = "artifact"
+    kind: Literal["source", "artifact", "data", "measurement"] = "artifact"
 
 
 def build_steps(recipe: ReleaseRecipe, folder: Path) -> list[Step]:
-    """The steps of a recipe, each after those it takes files of.
-
-    Args:
-        recipe: The recipe.
-        folder: Where its relative paths are meant from.
-    """
+    """The steps of a recipe, each after those it takes files of; relative paths are meant from ``folder``."""
     steps = [_source_step(recipe.source, folder)]
     steps += [step for name in recipe.order() for step in _artifact_steps(recipe, name, folder)]
     steps += _accuracy_steps(recipe, folder)
     for pair in recipe.parity:
-        steps.append(
-            Step(
-                f"parity:{pair.a}:{pair.b}{_again(steps, f'parity:{pair.a}:{pair.b}')}",
-                "parity",
-                {
-                    "synthetic": pair.synthetic,
-                    "bounds": pair.bounds.model_dump(exclude_none=True),
-                    "devices": [pair.device_a, pair.device_b],
-                    "pictures": recipe.report.pictures,
-                },
-                {"a": pair.a, "b": pair.b},
-                {} if pair.images is None else {"images": folder / pair.images},
-                "measurement",
-            )
-        )
-    steps += [_latency_step(section) for section in recipe.latency]
-    return steps
+        name = f"parity:{pair.a}:{pair.b}"
+        count = sum(step.name.partition("#")[0] == name for step in steps)
+        steps.append(_parity_step(f"{name}#{count + 1}" if count else name, pair, recipe.report.pictures, folder))
+    return steps + [_latency_step(section) for section in recipe.latency]
 
 
 def _source_step(source: str, folder: Path) -> Step:
@@ -124,25 +99,29 @@ def _accuracy_steps(recipe: ReleaseRecipe, folder: Path) -> list[Step]:
     return [data, *steps] if steps else []
 
 
+def _parity_step(name: str, pair: ParitySection, shown: int, folder: Path) -> Step:
+    options = {
+        "synthetic": pair.synthetic,
+        "bounds": pair.bounds.model_dump(exclude_none=True),
+        "devices": [pair.device_a, pair.device_b],
+        "pictures": shown,
+    }
+    files = {} if pair.images is None else {"images": folder / pair.images}
+    return Step(name, "parity", options, {"a": pair.a, "b": pair.b}, files, "measurement")
+
+
 def _latency_step(section: LatencySection) -> Step:
     options = section.model_dump(mode="json", exclude={"gates"})
-    return Step(
-        f"latency:{section.name}", "latency", options, {name: name for name in section.contenders}, {}, "measurement"
-    )
+    inputs = {name: name for name in section.contenders}
+    return Step(f"latency:{section.name}", "latency", options, inputs, {}, "measurement")
 
 
-def _again(steps: list[Step], name: str) -> str:
-    count = sum(step.name == name or step.name.startswith(f"{name}#") for step in steps)
-    return f"#{count + 1}" if count else ""
-
-
-def descendants(steps: Iterable[Step], name: str) -> set[str]:
+def descendants(steps: Sequence[Step], name: str) -> set[str]:
     """A step and all that take its files, directly or not.
 
     Raises:
         UsageError: There is no such step.
     """
-    steps = list(steps)
     names = [step.name for step in steps]
     if name not in names:
         raise UsageError(
@@ -156,38 +135,30 @@ def descendants(steps: Iterable[Step], name: str) -> set[str]:
 
 
 def fingerprint(path: Path) -> str:
-    """What tells a file's content apart; of a folder, the names, sizes and times of the files in it.
+    """SHA-256 of a file's content; of a folder, of the names, sizes and times of the files in it.
 
     Raises:
         InputDataError: It is not there, or cannot be read.
     """
-    try:
-        if path.is_dir():
-            entries = [
-                [found.relative_to(path).as_posix(), (stat := found.stat()).st_size, stat.st_mtime_ns]
-                for found in sorted(path.rglob("*"))
-                if found.is_file()
-            ]
-            return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-        return sha256_of(path)
-    except OSError as error:
-        raise InputDataError(
-            f"The recipe names it, and it cannot be read: {error.strerror or error}.",
-            remedy="Relative paths are meant from the recipe's folder.",
-            where=path,
-        ) from error
+    with reading(path, InputDataError, remedy="The recipe names it; relative paths are meant from its folder."):
+        if not path.is_dir():
+            return sha256_of(path)
+        entries = [
+            [found.relative_to(path).as_posix(), (stat := found.stat()).st_size, stat.st_mtime_ns]
+            for found in sorted(path.rglob("*"))
+            if found.is_file()
+        ]
+        return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def step_key(step: Step, inputs: Mapping[str, Any], files: Mapping[str, str], facts: Mapping[str, Any]) -> str:
-    """By what a step's result is known again, 64 hex digits.
+    """Cache key of a step's result, 64 hex digits; the step's name does not count.
 
     Args:
-        step: The step; its name does not count.
+        step: The step.
         inputs: Role to hashes of the files taken.
         files: Role to fingerprint of what is from outside.
         facts: Versions, and the machine where that matters.
     """
-    text = json.dumps(
-        [step.action, dict(step.options), dict(inputs), dict(files), dict(facts)], sort_keys=True, allow_nan=False
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
+    known = [step.action, dict(step.options), dict(inputs), dict(files), dict(facts)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True, allow_nan=False).encode()).hexdigest()

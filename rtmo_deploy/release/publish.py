@@ -1,4 +1,4 @@
-"""The folder of a release: artifacts, reports, manifest and hashes.
+"""Writes the folder of a release: artifacts, reports, manifest and hashes.
 
 While it is written there is no manifest; it comes last. A folder without one is an unfinished release, and running the
 recipe again finishes it. Files of the release before that are no part of the new one go; no other file is touched. So
@@ -16,35 +16,32 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.outputs import require_free
-from rtmo_deploy.plain import read_json
-from rtmo_deploy.release.junit import junit_xml
-from rtmo_deploy.release.manifest import (
+from rtmo_deploy.plain import plain, read_json
+from rtmo_deploy.release.integrity import (
     MANIFEST,
     MAX_BYTES,
+    SCHEMA_VERSION,
     SUMS,
     UNFINISHED,
-    FileEntry,
-    build_manifest,
     is_inside,
     read_manifest,
-    sums_text,
 )
-from rtmo_deploy.release.report import report_html
+from rtmo_deploy.release.record import ReleaseFile
+from rtmo_deploy.release.report import junit_xml, report_html, summary_markdown
 from rtmo_deploy.release.store import RECORD
-from rtmo_deploy.release.summary import summary_markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from rtmo_deploy.release.release import Release
-    from rtmo_deploy.release.results import StepResult
-    from rtmo_deploy.release.schema import ReleaseRecipe
+    from rtmo_deploy.release.recipe import ReleaseRecipe
+    from rtmo_deploy.release.record import Release, StepRecord
 
-ARTIFACTS: Final = "artifacts"
-LATENCY: Final = "latency"
+#: Folders of what a kind of step makes.
+PLACES: Final = {"artifact": "artifacts", "measurement": "latency"}
 REPORTS: Final = ("recipe.yaml", "junit.xml", "summary.md", "report.html")
 STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
@@ -59,9 +56,7 @@ def require_own_folder(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise UsageError("The output is a file.", remedy="Give a folder.", where=folder)
-        if not folder.exists():
-            return
-        names = {path.name for path in folder.iterdir()}
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     except OSError as error:
         raise SetupError(f"It cannot be looked into: {error.strerror}.", where=folder) from error
     ours = names <= {".cache", ".lock"} or UNFINISHED in names or any(folder.glob(f".cache/*/{RECORD}"))
@@ -101,7 +96,7 @@ def require_no_loss(folder: Path, names: Iterable[str], inputs: Iterable[Path]) 
 
 def known_names(recipe: ReleaseRecipe) -> list[str]:
     """Files of a release that are known before anything is made."""
-    return [*REPORTS, *(f"{LATENCY}/{section.name}.json" for section in recipe.latency)]
+    return [*REPORTS, *(f"{PLACES['measurement']}/{section.name}.json" for section in recipe.latency)]
 
 
 def publish(release: Release, inputs: Iterable[Path]) -> None:
@@ -125,19 +120,22 @@ def publish(release: Release, inputs: Iterable[Path]) -> None:
         "report.html": ("report", report_html(release, files).encode()),
     }
     files += [
-        FileEntry(name, hashlib.sha256(data).hexdigest(), len(data), kind) for name, (kind, data) in texts.items()
+        ReleaseFile(name, hashlib.sha256(data).hexdigest(), len(data), kind) for name, (kind, data) in texts.items()
     ]
-    manifest = json.dumps(build_manifest(release, files), indent=1, allow_nan=False) + "\n"
-    require_no_loss(folder, {entry.path for entry in files} | _written_before(folder), inputs)
+    manifest = (json.dumps(_manifest(release, files), indent=1, allow_nan=False) + "\n").encode()
+    hashes = {**{file.path: file.sha256 for file in files}, MANIFEST: hashlib.sha256(manifest).hexdigest()}
+    sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    wanted = {file.path for file in files}
+    require_no_loss(folder, wanted | _written_before(folder), inputs)
     try:
-        _remove_old(folder, {entry.path for entry in files})
-        for entry in files:
-            if entry.origin is not None:
-                _place(entry.origin, folder / entry.path, entry)
+        _remove_old(folder, wanted)
+        for file in files:
+            if file.origin is not None:
+                _place(file.origin, folder / file.path, file)
         for name, (_, data) in texts.items():
             _write(folder / name, data)
-        _write(folder / SUMS, sums_text([*files, FileEntry.of_bytes(MANIFEST, manifest.encode())]).encode())
-        _write(folder / MANIFEST, manifest.encode())
+        _write(folder / SUMS, sums.encode())
+        _write(folder / MANIFEST, manifest)
         (folder / UNFINISHED).unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(
@@ -148,45 +146,78 @@ def publish(release: Release, inputs: Iterable[Path]) -> None:
     _append_step_summary(texts["summary.md"][1])
 
 
-def _step_files(release: Release) -> list[FileEntry]:
+def _step_files(release: Release) -> list[ReleaseFile]:
     """What the steps made that belongs into the folder."""
-    entries: dict[str, FileEntry] = {}
+    files: dict[str, ReleaseFile] = {}
     for result in release.results.values():
-        if not result.good or result.folder is None:
+        place = PLACES.get(result.step.kind)
+        if place is None or result.folder is None:
             continue
-        place = {"artifact": ARTIFACTS, "measurement": LATENCY}.get(result.step.kind)
-        for file in result.files if place else ():
+        kind = str(result.facts.get("kind", "artifact")) if result.step.kind == "artifact" else "latency"
+        parents = [(name, release.results[name].sha256) for name in result.step.inputs.values()]
+        for file in result.files:
             if file.name in result.hidden:
                 continue
             path = f"{place}/{file.name}"
-            known = entries.get(path)
+            known = files.get(path)
             if known is not None and known.sha256 != file.sha256:
                 raise ArtifactError(
                     f"'{known.step}' and '{result.name}' both made a file {file.name}, and they differ.",
                     remedy="Rename one of the artifacts.",
                 )
-            if known is None:
-                entries[path] = _entry(path, file.sha256, file.size, result, release, result.folder / file.name)
-    return list(entries.values())
+            made = ReleaseFile(
+                path,
+                file.sha256,
+                file.size,
+                kind,
+                result.name,
+                tuple({"step": name, "sha256": sha256} for name, sha256 in parents if sha256 is not None),
+                result.versions,
+                result.folder / file.name,
+            )
+            files.setdefault(path, made)
+    return list(files.values())
 
 
-def _entry(path: str, sha256: str, size: int, result: StepResult, release: Release, origin: Path) -> FileEntry:
-    parents = tuple(
-        {"step": name, "sha256": made}
-        for name in result.step.inputs.values()
-        if (made := _main_sha256(release.results[name])) is not None
-    )
-    kind = str(result.facts.get("kind", result.step.kind))
-    if result.step.kind == "measurement":
-        kind = "latency"
-    return FileEntry(path, sha256, size, kind, result.name, parents, dict(result.versions), origin)
+def _manifest(release: Release, files: Sequence[ReleaseFile]) -> dict[str, Any]:
+    """What the manifest says."""
+    source = release.source.facts
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "name": release.recipe.name,
+        "verdict": release.verdict,
+        "strict": release.strict,
+        "made": release.started,
+        "command": release.command,
+        "rtmo_deploy": __version__,
+        "recipe": {"path": "recipe.yaml", "sha256": hashlib.sha256(release.recipe_text).hexdigest()},
+        "source": {
+            "given": release.recipe.source,
+            **{key: source.get(key) for key in ("name", "sha256", "size", "architecture")},
+        },
+        "machine": release.machine,
+        "steps": [_step(result) for result in release.results.values()],
+        "gates": release.gates,
+        "files": [{name: value for name, value in vars(file).items() if name != "origin"} for file in files],
+    }
+    return {name: plain(value) for name, value in document.items()}
 
 
-def _main_sha256(result: StepResult) -> str | None:
-    if result.files:
-        return result.files[0].sha256
-    sha256 = result.facts.get("sha256")
-    return None if sha256 is None else str(sha256)
+def _step(result: StepRecord) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "action": result.step.action,
+        "kind": result.step.kind,
+        "status": result.status,
+        "key": result.key,
+        "inputs": result.step.inputs,
+        "options": result.step.options,
+        "versions": result.versions,
+        "seconds": round(result.seconds, 3),
+        "message": result.message,
+        "exit_code": result.exit_code,
+        "facts": result.facts,
+    }
 
 
 def _remove_old(folder: Path, wanted: set[str]) -> None:
@@ -219,9 +250,9 @@ def _written_before(folder: Path) -> set[str]:
     return names
 
 
-def _place(origin: Path, target: Path, entry: FileEntry) -> None:
+def _place(origin: Path, target: Path, file: ReleaseFile) -> None:
     """Put a file of the cache into the folder, if it is not there already."""
-    if target.is_file() and target.stat().st_size == entry.size and sha256_of(target) == entry.sha256:
+    if target.is_file() and target.stat().st_size == file.size and sha256_of(target) == file.sha256:
         return
     with atomic_write(target) as temporary:
         shutil.copyfile(origin, temporary)
@@ -235,13 +266,14 @@ def _write(target: Path, data: bytes) -> None:
 def _append_step_summary(text: bytes) -> None:
     """What GitHub shows on the page of a run."""
     name = os.environ.get(STEP_SUMMARY)
-    if name:
-        try:
-            with Path(name).open("ab") as stream:
-                stream.write(text)
-        except OSError as error:
-            raise SetupError(
-                f"${STEP_SUMMARY} names a file that cannot be written to: {error.strerror}.",
-                remedy="Unset it; the release itself is complete.",
-                where=name,
-            ) from error
+    if not name:
+        return
+    try:
+        with Path(name).open("ab") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise SetupError(
+            f"${STEP_SUMMARY} names a file that cannot be written to: {error.strerror}.",
+            remedy="Unset it; the release itself is complete.",
+            where=name,
+        ) from error

@@ -1,4 +1,4 @@
-"""Release recipes: YAML, checked field by field and name by name before anything is made.
+"""Reads release recipes: YAML, checked field by field and name by name before anything is made.
 
 A recipe says everything a release depends on; there is no inheritance between recipes, and YAML's anchors and aliases
 are not taken.
@@ -6,15 +6,14 @@ are not taken.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import PORTABLE_NAME, is_portable_name
-from rtmo_deploy.release._findings import close_name, findings, located
-from rtmo_deploy.release.judging import PLAIN_NAME, AccuracySection, LatencySection, ParitySection, ReportSection
-from rtmo_deploy.release.sections import Artifact, EngineArtifact, ExportArtifact, QuantizeArtifact, Section
+from rtmo_deploy.recipe_findings import Place, close_name, findings, located
+from rtmo_deploy.release.recipe import SOURCE, EngineArtifact, ExportArtifact, QuantizeArtifact, ReleaseRecipe
 from rtmo_deploy.yaml_file import parse_recipe_text, read_recipe_text
 from rtmo_deploy.zoo import EMBEDDED, VARIANTS
 
@@ -22,48 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: What the checkpoint is called among the artifacts.
-SOURCE = "source"
 RESERVED = frozenset({SOURCE, "published", "baseline"})
 _REMEDY = "See recipes/ and docs/release.md."
 
-Problem = tuple[tuple[int | str, ...], str]
-
-
-class ReleaseRecipe(Section):
-    """Everything a release depends on.
-
-    Attributes:
-        schema_version: 2. AP ran from 0 to 100 in version 1: a recipe of version 1 is taken only without bounds on AP.
-        name: What files are called: letters, digits, ``.``, ``_``, ``-``.
-        source: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
-        ignore_cfg: Do not follow the config inside the checkpoint: take the published models' settings.
-        artifacts: What is made, by name.
-        accuracy: AP and bounds on it.
-        parity: Pairs of models that must find the same people.
-        latency: Benchmarks and bounds on them.
-        report: What the report shows.
-    """
-
-    schema_version: Literal[1, 2] = 2
-    name: str = Field(pattern=PLAIN_NAME, max_length=60)
-    source: str = Field(min_length=1)
-    ignore_cfg: bool = False
-    artifacts: dict[str, Artifact] = Field(min_length=1, max_length=100)
-    accuracy: AccuracySection | None = None
-    parity: tuple[ParitySection, ...] = ()
-    latency: tuple[LatencySection, ...] = ()
-    report: ReportSection = ReportSection()
-
-    def order(self) -> list[str]:
-        """Names of the artifacts, each after the one it is made of."""
-        done: list[str] = []
-        left = list(self.artifacts)
-        while left:
-            ready = [name for name in left if self.artifacts[name].origin in (SOURCE, *done)]
-            done += ready
-            left = [name for name in left if name not in ready]
-        return done
+Problem = tuple[Place, str]
 
 
 def load_release(path: Path) -> ReleaseRecipe:
@@ -99,13 +60,9 @@ def recipe_schema() -> dict[str, Any]:
 
 def _problems(recipe: ReleaseRecipe) -> list[Problem]:
     """What no section can know by itself: names that are not there, cycles, bounds that cannot be measured."""
-    wrong = list(_wrong_names(recipe))
-    wrong += _points(recipe)
-    if not wrong:
-        wrong += _wrong_references(recipe)
-    if not wrong:
-        wrong += _wrong_origins(recipe)
-    return wrong
+    wrong = [*_wrong_names(recipe), *_points(recipe)]
+    wrong = wrong or [*_wrong_references(recipe), *_wrong_published(recipe)]
+    return wrong or list(_wrong_origins(recipe))
 
 
 def _points(recipe: ReleaseRecipe) -> list[Problem]:
@@ -143,48 +100,50 @@ def _wrong_names(recipe: ReleaseRecipe) -> Iterator[Problem]:
         titles.add(section.name.lower())
 
 
-def _wrong_references(recipe: ReleaseRecipe) -> list[Problem]:
+def _references(recipe: ReleaseRecipe) -> Iterator[tuple[Place, str | None, list[str]]]:
+    """Place, name and the names it may be, of everything that is named."""
     known = [SOURCE, *recipe.artifacts]
-    named: list[tuple[tuple[int | str, ...], str | None, list[str]]] = [
-        (("artifacts", name, "from"), section.origin, known) for name, section in recipe.artifacts.items()
-    ]
+    for name, section in recipe.artifacts.items():
+        yield ("artifacts", name, "from"), section.origin, known
     if recipe.accuracy is not None:
         for index, wanted in enumerate(recipe.accuracy.measure or ()):
-            named.append((("accuracy", "measure", index), wanted, known))
+            yield ("accuracy", "measure", index), wanted, known
         for index, gate in enumerate(recipe.accuracy.gates):
-            here: tuple[int | str, ...] = ("accuracy", "gates", index)
-            named.append(((*here, "artifact"), gate.artifact, known))
-            named.append(((*here, "against"), gate.against, [*known, "published"]))
+            yield ("accuracy", "gates", index, "artifact"), gate.artifact, known
+            yield ("accuracy", "gates", index, "against"), gate.against, [*known, "published"]
     for index, pair in enumerate(recipe.parity):
-        named += [(("parity", index, side), getattr(pair, side), known) for side in ("a", "b")]
+        yield ("parity", index, "a"), pair.a, known
+        yield ("parity", index, "b"), pair.b, known
     for index, bench in enumerate(recipe.latency):
-        here = ("latency", index)
-        named += [((*here, "contenders", at), name, known) for at, name in enumerate(bench.contenders)]
+        for at, name in enumerate(bench.contenders):
+            yield ("latency", index, "contenders", at), name, known
         for at, bound in enumerate(bench.gates):
-            for field in ("artifact", "against"):
-                named.append(((*here, "gates", at, field), getattr(bound, field), list(bench.contenders)))
-    wrong: list[Problem] = []
-    for place, name, among in named:
+            place = ("latency", index, "gates", at)
+            yield (*place, "artifact"), bound.artifact, list(bench.contenders)
+            yield (*place, "against"), bound.against, list(bench.contenders)
+
+
+def _wrong_references(recipe: ReleaseRecipe) -> Iterator[Problem]:
+    for place, name, among in _references(recipe):
         if name is not None and name not in among:
             where = "among the contenders" if "latency" in place and "gates" in place else "here"
-            wrong.append((place, f"there is no '{name}' {where}{close_name(name, among)}"))
-    return wrong + _wrong_published(recipe)
+            yield place, f"there is no '{name}' {where}{close_name(name, among)}"
 
 
-def _wrong_published(recipe: ReleaseRecipe) -> list[Problem]:
-    accuracy = recipe.accuracy
-    wrong: list[Problem] = []
-    for index, gate in enumerate(accuracy.gates if accuracy is not None else ()):
+def _wrong_published(recipe: ReleaseRecipe) -> Iterator[Problem]:
+    if recipe.accuracy is None:
+        return
+    data = recipe.accuracy.data
+    for index, gate in enumerate(recipe.accuracy.gates):
         place = ("accuracy", "gates", index, "against")
         if gate.against == gate.artifact:
-            wrong.append((place, "this is the artifact itself"))
-        if gate.against != "published" or accuracy is None:
+            yield place, "this is the artifact itself"
+        if gate.against != "published":
             continue
         if recipe.source.lower() in EMBEDDED and recipe.source.lower() not in VARIANTS:
-            wrong.append((place, f"nobody has published figures of '{recipe.source}'"))
-        elif accuracy.data.synthetic is not None or accuracy.data.max_images is not None:
-            wrong.append((place, "published figures are of a whole published data set, and 'data' is not one"))
-    return wrong
+            yield place, f"nobody has published figures of '{recipe.source}'"
+        elif data.synthetic is not None or data.max_images is not None:
+            yield place, "published figures are of a whole published data set, and 'data' is not one"
 
 
 def _wrong_origins(recipe: ReleaseRecipe) -> Iterator[Problem]:

@@ -12,14 +12,15 @@ import os
 import shutil
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import SetupError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.plain import read_json
-from rtmo_deploy.release.manifest import is_inside
-from rtmo_deploy.release.results import FileRecord, Outcome, Status, StepResult, clean
+from rtmo_deploy.plain import plain, read_json
+from rtmo_deploy.release.integrity import is_inside
+from rtmo_deploy.release.record import FileRecord, Outcome, Status, StepRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,42 +34,20 @@ _PART: Final = ".part-"
 
 
 class Store:
-    """Results by key.
-
-    Args:
-        folder: Where they lie; made when something is stored.
-    """
+    """Results by key, in a folder that is made when something is stored."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def find(self, step: Step, key: str) -> StepResult | None:
+    def find(self, step: Step, key: str) -> StepRecord | None:
         """The stored result; None where there is none, or where a file of it was changed or is gone."""
         place = self.folder / key
         try:
             record = read_json(place / RECORD, max_bytes=MAX_RECORD)
-            if record.pop("digest") != _digest(record):
+            if record.pop("digest") != _digest(record) or record["schema_version"] != SCHEMA_VERSION:
                 return None
-            if record["schema_version"] != SCHEMA_VERSION or record["key"] != key:
-                return None
-            files = tuple(FileRecord(str(one["name"]), str(one["sha256"]), int(one["size"])) for one in record["files"])
-            if not all(is_inside(file.name) for file in files):
-                return None
-            for file in files:
-                path = place / file.name
-                if path.stat().st_size != file.size or sha256_of(path) != file.sha256:
-                    return None
-            return StepResult(
-                step,
-                Status.CACHED,
-                key,
-                place,
-                files,
-                hidden=tuple(record["hidden"]),
-                facts=dict(record["facts"]),
-                versions=dict(record["versions"]),
-                seconds=float(record["seconds"]),
-            )
+            found = _read(record, step, place)
+            return found if record["key"] == key and all(_is_whole(place, file) for file in found.files) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # a damaged record is as good as none: the step is carried out again
 
@@ -91,30 +70,31 @@ class Store:
 
     def keep(
         self, step: Step, key: str, work: Path, outcome: Outcome, versions: Mapping[str, str], seconds: float
-    ) -> StepResult:
+    ) -> StepRecord:
         """Turn a working folder into the stored result of a step; one that was there goes.
 
         Raises:
             SetupError: The disk is full or cannot be written to.
         """
         try:
-            files = tuple(
-                FileRecord(name, sha256_of(work / name), (work / name).stat().st_size) for name in outcome.files
-            )
+            paths = [work / name for name in outcome.files]
             record: dict[str, Any] = {
                 "schema_version": SCHEMA_VERSION,
                 "key": key,
                 "step": step.name,
                 "action": step.action,
-                "files": [dict(vars(file)) for file in files],
+                "files": [
+                    {"name": name, "sha256": sha256_of(path), "size": path.stat().st_size}
+                    for name, path in zip(outcome.files, paths, strict=True)
+                ],
                 "hidden": list(outcome.hidden),
-                "facts": clean(dict(outcome.facts)),
+                "facts": plain(outcome.facts),
                 "versions": dict(versions),
                 "seconds": round(seconds, 3),
             }
             text = json.dumps({**record, "digest": _digest(record)}, indent=1, allow_nan=False)
             (work / RECORD).write_text(text + "\n", encoding="utf-8")
-            for path in [*(work / file.name for file in files), work / RECORD]:
+            for path in [*paths, work / RECORD]:
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())
             place = self.folder / key
@@ -125,17 +105,7 @@ class Store:
             work.rename(place)
         except OSError as error:
             raise self._explained(error) from error
-        return StepResult(
-            step,
-            Status.DONE,
-            key,
-            place,
-            files,
-            hidden=outcome.hidden,
-            facts=json.loads(text)["facts"],
-            versions=dict(versions),
-            seconds=seconds,
-        )
+        return replace(_read(record, step, place), status=Status.DONE)
 
     def clean(self) -> None:
         """Remove what killed runs have left."""
@@ -148,6 +118,26 @@ class Store:
             remedy="Check that the folder is writable and has space left; what was finished before is kept.",
             where=error.filename or self.folder,
         )
+
+
+def _read(record: Mapping[str, Any], step: Step, place: Path) -> StepRecord:
+    files = [FileRecord(str(one["name"]), str(one["sha256"]), int(one["size"])) for one in record["files"]]
+    return StepRecord(
+        step,
+        Status.CACHED,
+        str(record["key"]),
+        place,
+        tuple(files),
+        hidden=tuple(record["hidden"]),
+        facts=dict(record["facts"]),
+        versions=dict(record["versions"]),
+        seconds=float(record["seconds"]),
+    )
+
+
+def _is_whole(place: Path, file: FileRecord) -> bool:
+    path = place / file.name
+    return is_inside(file.name) and path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
 def _digest(record: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import PORTABLE_NAME, atomic_write, is_portable_name
-from rtmo_deploy.train._findings import findings, suggestion
+from rtmo_deploy.recipe_findings import findings, suggestion
 from rtmo_deploy.train.sections import (
     AugmentSection,
     CocoSource,

@@ -84,7 +84,7 @@ def test_an_engine_is_built_and_remembered(raw, tmp_path):
     assert not (tmp_path / "t").exists()
     assert "building ..." in result.stderr
     from rtmo_deploy.artifact import Kind
-    from rtmo_deploy.release.workspace import Workspace
+    from rtmo_deploy.cli.workspace import Workspace
 
     assert Workspace().last([Kind.ENGINE])[0] == target
 
@@ -93,7 +93,7 @@ def test_without_a_model_it_is_what_was_made_here_last(raw):
     nothing = run("--dry-run", *RTX)
     assert nothing.exit_code == 2
     assert "rtmo-deploy export" in nothing.stderr
-    from rtmo_deploy.release.workspace import Workspace
+    from rtmo_deploy.cli.workspace import Workspace
 
     Workspace().record(read_artifact(raw), command="export")
     found = run("--dry-run", "--json", *RTX)

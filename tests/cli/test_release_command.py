@@ -25,7 +25,7 @@ app.command()(verify)
 def toys(monkeypatch):
     """The actions that a command takes instead of the real ones."""
     actions = ToyActions()
-    monkeypatch.setattr("rtmo_deploy.release.release.RealActions", lambda: actions)
+    monkeypatch.setattr("rtmo_deploy.release.pipeline.Actions", lambda: actions)
     return actions
 
 

@@ -17,15 +17,14 @@ import yaml
 from driver import Reader, register
 from mutators import edit_value
 
+from rtmo_deploy.cli.workspace import Workspace
 from rtmo_deploy.release.gates import _baseline
 from rtmo_deploy.release.graph import Step
-from rtmo_deploy.release.manifest import MANIFEST
+from rtmo_deploy.release.integrity import MANIFEST, verify_release
 from rtmo_deploy.release.publish import _written_before
-from rtmo_deploy.release.results import Outcome
+from rtmo_deploy.release.record import Outcome
 from rtmo_deploy.release.schema import load_release
 from rtmo_deploy.release.store import RECORD, Store
-from rtmo_deploy.release.verify import verify_release
-from rtmo_deploy.release.workspace import Workspace
 from rtmo_deploy.train.distributed import Group
 from rtmo_deploy.train.log import read_log
 from rtmo_deploy.train.loop import RunOptions, Trainer
@@ -231,7 +230,7 @@ def _workspace(path: Path) -> None:
     workspace.file.parent.mkdir(exist_ok=True)
     workspace.file.write_bytes(path.read_bytes())
     for entry in workspace.entries():
-        entry.located(path.parent).is_file()
+        (path.parent / entry.path).is_file()
 
 
 def _latency() -> bytes:

@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtmo_deploy.measure.bench import Case, Protocol, compare_with_baseline
-from rtmo_deploy.measure.bench.page import plots, to_html
+from rtmo_deploy.measure.bench.page import charts, to_html
 from rtmo_deploy.measure.bench.published import PublishedLatency
-from rtmo_deploy.measure.bench.svg import nice_ticks
 from rtmo_deploy.measure.bench.tables import (
     CSV_COLUMNS,
     baseline_table,
@@ -25,6 +24,7 @@ from rtmo_deploy.measure.bench.tables import (
     to_csv,
     to_markdown,
 )
+from rtmo_deploy.report.charts import nice_ticks
 
 HOSTILE = '<script>alert("x")</script>|`*_[](http://evil.example)\n# "&\''
 VOID = {"meta", "br", "img", "hr", "link", "input"}
@@ -92,9 +92,9 @@ def test_the_page_is_whole_and_fetches_nothing():
 
 
 def test_the_page_has_the_plot_of_people():
-    titles = [title for title, _, _ in plots(sweep())]
+    titles = [title for title, _, _ in charts(sweep())]
     assert titles == ["Stages", "Latency by people"]
-    drawn = plots(sweep())[1][1]
+    drawn = charts(sweep())[1][1]
     assert drawn.count("<polyline") == 2
     assert "at 30</title>" in drawn
 
@@ -105,14 +105,14 @@ def test_sweeps_of_batch_and_threads_have_plots_too():
         for batch in (1, 2)
         for threads in (1, 2, 4)
     ]
-    found = {title: drawn for title, drawn, _ in plots(result(entries))}
+    found = {title: drawn for title, drawn, _ in charts(result(entries))}
     assert set(found) == {"Stages", "Latency by batch", "Latency by threads"}
     assert found["Latency by batch"].count("<polyline") == 3
     assert "threads 4" in found["Latency by batch"]
 
 
 def test_no_plot_of_one_point():
-    assert [title for title, _, _ in plots(simple())] == ["Stages"]
+    assert [title for title, _, _ in charts(simple())] == ["Stages"]
 
 
 def test_names_are_text_and_nothing_else():

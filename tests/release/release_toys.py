@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from rtmo_deploy.errors import MissingDependencyError, ModelError, SetupError
-from rtmo_deploy.release.release import run_release
-from rtmo_deploy.release.results import NotHereError, Outcome
+from rtmo_deploy.release.pipeline import run_release
+from rtmo_deploy.release.record import NotHereError, Outcome
 
 RECIPE = """\
 schema_version: 2
@@ -127,7 +127,7 @@ class ToyActions:
         return Outcome(("annotations.json",), {"source": "toys"})
 
     def _annotated(self, step, job):
-        return Outcome((), {"source": "toys"})
+        return Outcome((), {"source": "toys", "max_images": step.options["max_images"]})
 
     def _accuracy(self, step, job):
         ap = self.ap[step.inputs["model"]]
@@ -141,9 +141,11 @@ class ToyActions:
         people = {"matched": 7, "missed": 0, "extra": 0, "oks_mean": 1.0, "keypoint_px_p99": 0.001}
         facts = {
             "verdict": "agree",
+            "source": "toys",
             "bounds": {"score_thr": 0.5},
             "failures": [],
             "causes": [],
+            "notes": [],
             "people": people,
             "checks": [{"name": "mean OKS", "bound": "at least 0.9999", "measured": "1.0000", "passed": True}],
         }

@@ -18,10 +18,10 @@ from release_toys import RECIPE, ToyActions, places
 from rtmo_deploy.cli.app import _ErrorsToExitCodes
 from rtmo_deploy.cli.release import release, verify
 from rtmo_deploy.errors import RtmoDeployError, UsageError
-from rtmo_deploy.release.actions import RealActions
-from rtmo_deploy.release.release import plan_release, run_release
+from rtmo_deploy.release.actions import Actions
+from rtmo_deploy.release.integrity import verify_release
+from rtmo_deploy.release.pipeline import plan_release, run_release
 from rtmo_deploy.release.schema import parse_release
-from rtmo_deploy.release.verify import verify_release
 
 app = typer.Typer(cls=_ErrorsToExitCodes)
 app.command()(release)
@@ -51,7 +51,7 @@ def called(*arguments):
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    monkeypatch.setattr("rtmo_deploy.release.release.RealActions", ToyActions)
+    monkeypatch.setattr("rtmo_deploy.release.pipeline.Actions", ToyActions)
 
 
 def written(content, folder):
@@ -146,7 +146,7 @@ class TestCommandLine:
             replaced(recipe, place, value)
         text = yaml.safe_dump(recipe, allow_unicode=True).encode("utf-8", "surrogatepass")
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rtmo_deploy.release.release.RealActions", RealActions)
+            patch.setattr("rtmo_deploy.release.pipeline.Actions", Actions)
             code, _, err = called("release", written(text, folder), "--dry-run")
             assert (code == 0) or "Error: " in err
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.release import _measure
-from rtmo_deploy.release.actions import ACTIONS, RealActions
+from rtmo_deploy.release import measure
+from rtmo_deploy.release.actions import ACTIONS, Actions
 from rtmo_deploy.release.graph import Step, build_steps
-from rtmo_deploy.release.results import Made, NotHereError, clean
+from rtmo_deploy.release.record import NotHereError, Status, StepRecord
 from rtmo_deploy.release.schema import load_release, parse_release
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def steps_of(text):
 
 
 def test_every_step_of_every_recipe_has_an_action():
-    actions = RealActions()
+    actions = Actions()
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         for step in build_steps(load_release(path), path.parent):
             assert step.action in ACTIONS
@@ -32,7 +32,7 @@ def test_every_step_of_every_recipe_has_an_action():
 
 def test_the_quickstart_can_be_carried_out():
     path = ROOT / "recipes" / "quickstart.yaml"
-    RealActions().check(build_steps(load_release(path), path.parent))
+    Actions().check(build_steps(load_release(path), path.parent))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_quickstart_can_be_carried_out():
 )
 def test_options_that_do_not_go_together_are_refused_before_anything_is_made(text, finding):
     with pytest.raises(UsageError, match=finding):
-        RealActions().check(list(steps_of(text).values()))
+        Actions().check(list(steps_of(text).values()))
 
 
 def test_what_depends_on_the_machine():
@@ -54,7 +54,7 @@ def test_what_depends_on_the_machine():
         "parity: [{b: onnx, synthetic: 1}, {a: onnx, b: engine, synthetic: 1, device_b: 'cuda:0'}]\n"
         "latency: [{contenders: [onnx]}]\n"
     )
-    actions = RealActions()
+    actions = Actions()
     depends = {name for name, step in steps.items() if actions.depends_on_machine(step)}
     assert depends == {"engine", "accuracy:onnx", "parity:onnx:engine", "latency:latency"}
 
@@ -63,34 +63,28 @@ def test_a_name_is_not_fetched_by_looking(monkeypatch, tmp_path):
     monkeypatch.setenv("RTMO_DEPLOY_CACHE", str(tmp_path))
     step = steps_of("")["source"]
     assert step.files == {}
-    assert RealActions().locate(step, fetch=False) is None
+    assert Actions().locate(step, fetch=False) is None
     with pytest.raises(UsageError, match="no published model called 'rtmo-x'"):
-        RealActions().locate(Step("source", "source", {"source": "rtmo-x"}), fetch=False)
+        Actions().locate(Step("source", "source", {"source": "rtmo-x"}), fetch=False)
 
 
 def test_an_engine_is_never_judged_on_the_cpu(monkeypatch):
     asked = []
-    monkeypatch.setattr(_measure, "_require_device", asked.append)
-    assert _measure._usable_device(Made(None, facts={"kind": "engine"}), "cpu") == "cuda:0"
-    assert _measure._usable_device(Made(None, facts={"kind": "onnx"}), "cpu") == "cpu"
+    monkeypatch.setattr(measure, "_require_device", asked.append)
+    for kind, device in (("engine", "cuda:0"), ("onnx", "cpu")):
+        made = StepRecord(Step("x", "engine"), Status.DONE, facts={"kind": kind})
+        assert measure._usable_device(made, "cpu") == device
     assert asked == ["cuda:0", "cpu"]
 
 
 def test_without_torch_there_is_no_gpu(monkeypatch):
-    monkeypatch.setattr(_measure.importlib.util, "find_spec", lambda _: None)
-    _measure._require_device("cpu")
+    monkeypatch.setattr(measure.importlib.util, "find_spec", lambda _: None)
+    measure._require_device("cpu")
     with pytest.raises(NotHereError, match="no usable GPU"):
-        _measure._require_device("cuda:0")
-
-
-def test_facts_are_json():
-    assert clean({"a": [float("nan"), float("inf"), 1.5], 2: (True, None, "x")}) == {
-        "a": [None, None, 1.5],
-        "2": [True, None, "x"],
-    }
+        measure._require_device("cuda:0")
 
 
 def test_ratios():
-    value, low, high = RealActions().ratio([2.0, 2.2, 2.1], [1.0, 1.1, 1.05], paired=True)
+    value, low, high = Actions().ratio([2.0, 2.2, 2.1], [1.0, 1.1, 1.05], paired=True)
     assert value == pytest.approx(2.0)
     assert low <= value <= high

@@ -49,15 +49,15 @@ LATENCY = "latency:\n  - contenders: [source, onnx]\n    gates:\n      - "
 def test_accuracy(tmp_path, bound, ap, status):
     from rtmo_deploy.release.gates import evaluate_gates
     from rtmo_deploy.release.graph import build_steps
-    from rtmo_deploy.release.results import Status, StepResult
+    from rtmo_deploy.release.record import Status, StepRecord
     from rtmo_deploy.release.schema import parse_release
 
     head = RECIPE[: RECIPE.index("accuracy:")]
     recipe = parse_release(head + ACCURACY + f"{{artifact: fp16, {bound}}}\n", where=tmp_path / "r.yaml")
     steps = build_steps(recipe, tmp_path)
     facts = {"accuracy:source": {"ap": 0.6 * (ap != 0)}, "accuracy:fp16": {"ap": ap}}
-    results = {step.name: StepResult(step, Status.DONE, facts=facts.get(step.name, {})) for step in steps}
-    (gate,) = evaluate_gates(recipe, steps, results, ToyActions(), tmp_path)
+    results = {step.name: StepRecord(step, Status.DONE, facts=facts.get(step.name, {})) for step in steps}
+    (gate,) = evaluate_gates(recipe, results, ToyActions(), tmp_path)
     assert gate.status == status, gate
 
 

@@ -12,8 +12,7 @@ import pytest
 from release_toys import RECIPE, ToyActions, make, write_recipe
 
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.release.manifest import UNFINISHED
-from rtmo_deploy.release.verify import verify_release
+from rtmo_deploy.release.integrity import UNFINISHED, verify_release
 
 ROOT = Path(__file__).parents[2]
 #: One artifact fewer: its files have to go.
@@ -28,7 +27,7 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from release_toys import RECIPE, ToyActions, make, write_recipe
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.release.verify import verify_release
+from rtmo_deploy.release.integrity import verify_release
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.utime"}
 PLACES = (os.path.join(sys.argv[2], "rtmo_deploy", "release"), os.path.join(sys.argv[2], "rtmo_deploy", "files.py"))

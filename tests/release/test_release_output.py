@@ -14,9 +14,8 @@ import pytest
 from release_toys import RECIPE, ToyActions, make
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError, UsageError
-from rtmo_deploy.release.manifest import read_manifest
-from rtmo_deploy.release.release import run_release
-from rtmo_deploy.release.verify import verify_release
+from rtmo_deploy.release.integrity import read_manifest, verify_release
+from rtmo_deploy.release.pipeline import run_release
 
 NASTY = 'Toys & <script>alert("x")</script> ]]> \u0007 "quoted"'
 FILES = [
@@ -44,9 +43,17 @@ def release(tmp_path_factory):
     return make(tmp_path_factory.mktemp("release"), text, command="rtmo-deploy release <toy>.yaml")
 
 
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pristine")
+    make(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    make(tmp_path)
+def folder(tmp_path, pristine):
+    """A release of its own, with its recipe beside it."""
+    shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
     return tmp_path / "out"
 
 
@@ -130,9 +137,8 @@ def test_the_report_needs_nothing_and_is_well_formed(release):
     assert "url(" not in style
     assert "@import" not in style
     assert "http" not in text.replace("GITHUB", "")
-    assert {"prefers-color-scheme:dark", "@media print", "max-width:600px"} <= set(
-        re.findall(r"prefers-color-scheme:dark|@media print|max-width:600px", style)
-    )
+    for condition in ("prefers-color-scheme: dark", "@media print", "max-width: 600px"):
+        assert condition in style
     assert root.find("body/h1").text == NASTY.replace("\u0007", "�")
     titles = [heading.text for heading in root.iter("h2")]
     assert titles == [

@@ -15,10 +15,9 @@ import pytest
 from release_toys import RECIPE, ToyActions, make, write_recipe
 
 from rtmo_deploy.errors import InputDataError, ModelError, SetupError, UsageError
-from rtmo_deploy.release.release import plan_release, run_release
-from rtmo_deploy.release.results import Status
-from rtmo_deploy.release.run import locked
-from rtmo_deploy.release.verify import verify_release
+from rtmo_deploy.release.integrity import verify_release
+from rtmo_deploy.release.pipeline import locked, plan_release, run_release
+from rtmo_deploy.release.record import Status
 from rtmo_deploy.zoo.locate import cfg_is_ignored
 
 ROOT = Path(__file__).parents[2]
@@ -128,13 +127,13 @@ def test_a_damaged_result_is_made_again(done):
 def test_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path):
     path = write_recipe(tmp_path)
     planned = plan_release(path, tmp_path / "out", actions=ToyActions())
-    assert [one.step.name for one in planned] == ALL
-    assert not any(one.cached for one in planned)
+    assert [step.name for step, _ in planned] == ALL
+    assert all(why for _, why in planned)
     assert not (tmp_path / "out").exists()
     run_release(path, tmp_path / "out", actions=ToyActions())
-    assert all(one.cached for one in plan_release(path, tmp_path / "out", actions=ToyActions()))
+    assert not any(why for _, why in plan_release(path, tmp_path / "out", actions=ToyActions()))
     forced = plan_release(path, tmp_path / "out", actions=ToyActions(), force="fixed")
-    assert [one.step.name for one in forced if not one.cached] == again(tmp_path, force="fixed")
+    assert [step.name for step, why in forced if why] == again(tmp_path, force="fixed")
 
 
 def test_a_failure_blocks_only_what_needs_it(tmp_path):
@@ -218,7 +217,7 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from release_toys import ToyActions
 from rtmo_deploy.errors import RtmoDeployError
-from rtmo_deploy.release.release import run_release
+from rtmo_deploy.release.pipeline import run_release
 def say(said):
     print(said, flush=True)
     sys.stdin.readline()  # goes on when it is told to, or when nobody can tell it any more

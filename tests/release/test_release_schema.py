@@ -72,7 +72,7 @@ def test_defaults():
             HEAD + "  fp16: {make: cats, from: onnx}\n",
             "'make' must be one of export, cast, quantize, engine, openvino; perhaps 'cast' is meant",
         ),
-        (HEAD + "  fp16: {from: onnx}\n", "artifacts.fp16: the field 'make' is missing"),
+        (HEAD + "  fp16: {from: onnx}\n", "artifacts.fp16: 'make' must be one of export, cast, quantize"),
         (
             HEAD + "  fp16: {make: cast, from: onyx}\n",
             "line 5, column 22: artifacts.fp16.from: there is no 'onyx' here",

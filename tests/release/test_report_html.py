@@ -48,7 +48,7 @@ def test_nothing_waits_for_a_script(page):
 
 
 def test_all_that_was_judged_is_text(failed, page):
-    said = "".join(tree(page).itertext())
+    said = " ".join("".join(tree(page).itertext()).split())
     assert len(failed.gates) > 4
     for gate in failed.gates:
         for text in (gate.name, gate.status.value, gate.bound, gate.measured, gate.message):

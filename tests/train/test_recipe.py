@@ -123,7 +123,7 @@ def test_a_wrong_source_is_one_complaint_about_its_own_kind(source, finding):
     found = complaint(HEAD + f"data:\n  train:\n    - {source}\n")
     assert finding in found
     assert found.startswith("The recipe is wrong: line 7, column ")
-    assert ";" not in found.replace("field; perhaps", "")
+    assert ";" not in found.replace("; perhaps", "")
 
 
 def test_all_complaints_come_at_once():

@@ -1,4 +1,4 @@
-"""One picture as both models saw it, with the differences drawn so large that they can be seen.
+"""Draws an image as both models saw it, and the differences so large that they can be seen.
 
 Everything is drawn on the network's input: no coordinate is converted on the way.
 """
@@ -13,14 +13,21 @@ import numpy as np
 
 from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
 from rtmo_deploy.poses import Poses
+from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.draw import draw_poses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from rtmo_deploy.measure.agreement.people import PictureAgreement
+    from rtmo_deploy.measure.agreement.pictures import Pictures
+    from rtmo_deploy.measure.agreement.report import AgreementReport
 
-#: The 99th percentile of the errors is drawn about this long, as a share of the picture's shorter side.
+    Panels = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+
+#: The 99th percentile of the errors is drawn about this long, as a share of the image's shorter side.
 SHOWN: Final = 0.1
 #: Smaller network inputs are enlarged, so that there is room to draw in.
 LEAST_SIDE: Final = 640
@@ -41,33 +48,47 @@ _SHIFT: Final = 4
 
 
 def magnification(pictures: list[PictureAgreement], input_hw: tuple[int, int]) -> int:
-    """How many times as large errors are drawn: 1, 2, 5, 10, 20, ... so that the large ones can be seen.
-
-    Args:
-        pictures: What is drawn.
-        input_hw: Height and width of the network input, pixels.
-    """
+    """How many times as large errors are drawn: 1, 2, 5, 10, 20, ... so that the large ones can be seen."""
     errors = np.concatenate([np.zeros(0), *(picture.keypoint_px.ravel() for picture in pictures)])
     errors = errors[np.isfinite(errors) & (errors > 0)]
     if not errors.size:
         return 1
     wanted = SHOWN * min(input_hw) / float(np.percentile(errors, 99))
-    return _round_down(min(max(wanted, 1.0), float(MOST)))
+    return int(_round_down(min(max(wanted, 1.0), float(MOST))))
 
 
-def panels(
-    canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: PictureAgreement, times: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+def drawn_comparisons(
+    report: AgreementReport,
+    pictures: Pictures,
+    indices: Sequence[int],
+    times: int,
+    progress: Callable[[str], None],
+) -> Iterator[tuple[PictureAgreement, Panels]]:
+    """The :func:`panels` of some of a comparison's images; ``progress`` is told of each.
+
+    Raises:
+        InputDataError: An image cannot be read any more.
+    """
+    for number, index in enumerate(indices, 1):
+        progress(Count("drawing comparisons", number, len(indices)))
+        canvas = pictures.canvas(index, report.input_hw, report.a.placement)
+        yield report.pictures[index], panels(canvas, report.found[index], report.pictures[index], times)
+
+
+def jpeg(image: NDArray[np.uint8], quality: int, longest: int | None = None) -> bytes:
+    """A ``(H, W, 3)`` BGR image as JPEG; shrunk where its longest side has more pixels than ``longest``."""
+    shrink = min(1.0, longest / max(image.shape[:2])) if longest else 1.0
+    if shrink < 1:
+        height, width = (max(1, round(side * shrink)) for side in image.shape[:2])
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return bytes(cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))[1].tobytes())
+
+
+def panels(canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: PictureAgreement, times: int) -> Panels:
     """The people of the first model, of the second, and the differences; people above :data:`WORKING_SCORE` only.
 
-    Args:
-        canvas: ``(H, W, 3)`` uint8 BGR, the network's input.
-        found: Both lists of people, in its pixels.
-        picture: How they compare.
-        times: How many times as large errors are drawn.
-
-    Returns:
-        Three pictures of one size: the canvas's, or a whole multiple of it where that is small.
+    ``canvas`` is the network's input, ``(H, W, 3)`` uint8 BGR, and ``found`` is in its pixels. The three images have
+    its size, or a whole multiple of it where that is small.
     """
     zoom = -(-LEAST_SIDE // max(canvas.shape[:2]))
     large = np.asarray(cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST), np.uint8)
@@ -78,7 +99,7 @@ def panels(
 
 
 def _enlarged(people: Poses, zoom: int) -> Poses:
-    """The same people on a picture whose pixels are repeated; a whole number is the centre of a pixel."""
+    """The same people on an image whose pixels are repeated; a whole number is the centre of a pixel."""
 
     def moved(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return ((values + 0.5) * zoom - 0.5).astype(np.float32)
@@ -93,14 +114,9 @@ def difference_panel(
     times: int,
     stretch: float | None = None,
 ) -> NDArray[np.uint8]:
-    """The first model's skeletons in grey, magnified arrows from its keypoints to the second's, and strays in boxes.
+    """The first model's skeletons in grey, magnified arrows to the second's keypoints, and unmatched people in boxes.
 
-    Args:
-        canvas: ``(H, W, 3)`` uint8 BGR.
-        found: Both lists of people, in its pixels.
-        picture: How they compare.
-        times: How many times as large errors are drawn, in pixels of the network's input.
-        stretch: The same in pixels of the canvas, where it is an enlarged one.
+    ``times`` is in pixels of the network's input; ``stretch`` is the same in those of the canvas, where it is enlarged.
     """
     stretch = float(times) if stretch is None else stretch
     height, width = canvas.shape[:2]
@@ -118,7 +134,7 @@ def difference_panel(
     for stray in picture.strays:
         people = one if stray.only_in == "a" else two
         if stray.score > WORKING_SCORE:
-            _draw_stray(scene, people.boxes[stray.index], stray.only_in, stray.score, line)
+            _draw_unmatched(scene, people.boxes[stray.index], stray.only_in, stray.score, line)
     _draw_legend(scene, times, times / stretch, line)
     return np.asarray(cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -145,7 +161,7 @@ def _draw_errors(
                 cv2.arrowedLine(scene, _at(one), _at(tip), colour, width, cv2.LINE_AA, _SHIFT, head)
 
 
-def _draw_stray(scene: NDArray[np.uint8], box: NDArray[np.float32], side: str, score: float, line: int) -> None:
+def _draw_unmatched(scene: NDArray[np.uint8], box: NDArray[np.float32], side: str, score: float, line: int) -> None:
     if not np.isfinite(box).all():
         return
     limit = np.array([scene.shape[1], scene.shape[0]] * 2) / _ZOOM - 1
@@ -164,7 +180,7 @@ def _draw_stray(scene: NDArray[np.uint8], box: NDArray[np.float32], side: str, s
 def _draw_legend(scene: NDArray[np.uint8], times: int, zoom: float, line: int) -> None:
     """A bar in the corner: how long an error of so many pixels is drawn."""
     height, width = scene.shape[:2]
-    error = _round_error(0.2 * width / _ZOOM / zoom / times)
+    error = _round_down(0.2 * width / _ZOOM / zoom / times)
     length = round(error * times * zoom * _ZOOM)
     text = f"{error:g} px (x{times})"
     size = _text_scale(scene)
@@ -180,23 +196,17 @@ def _draw_legend(scene: NDArray[np.uint8], times: int, zoom: float, line: int) -
 
 
 def _text_scale(scene: NDArray[np.uint8]) -> float:
-    """So that a capital (22 pixels at scale 1) is about a 40th of the picture's height, at least 8 pixels."""
+    """So that a capital (22 pixels at scale 1) is about a 40th of the image's height, at least 8 pixels."""
     return max(8.0 * _ZOOM, float(scene.shape[0]) / 40) / 22
 
 
 def _at(point: NDArray[np.floating]) -> tuple[int, int]:
-    """A point in pixels of the picture, in the drawing's fixed-point numbers."""
+    """A point in pixels of the image, in the drawing's fixed-point numbers."""
     scaled = np.clip((np.asarray(point, np.float64) + 0.5) * _ZOOM, -20_000, 20_000) * (1 << _SHIFT)
     return int(scaled[0]), int(scaled[1])
 
 
-def _round_down(value: float) -> int:
-    """The largest of 1, 2, 5, 10, 20, 50, ... that is not above the value, which is at least 1."""
-    power = 10 ** math.floor(math.log10(value))
-    return int(max(step for step in (1, 2, 5) if step * power <= value) * power)
-
-
-def _round_error(value: float) -> float:
+def _round_down(value: float) -> float:
     """The largest of ..., 0.1, 0.2, 0.5, 1, 2, 5, ... that is not above the value."""
     power = 10.0 ** math.floor(math.log10(value))
     return float(max((step for step in (1, 2, 5) if step * power <= value), default=1) * power)

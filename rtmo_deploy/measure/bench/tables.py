@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.files import human_size
 from rtmo_deploy.measure.bench.clock import DRAW
 from rtmo_deploy.measure.bench.interference import BUSY
+from rtmo_deploy.report.table import Table, markdown_text
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict
@@ -24,23 +24,6 @@ CSV_COLUMNS = (
 )
 #: What the total of the stages is called.
 TOTAL = "file to poses"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts.
-
-    Attributes:
-        title: Above it.
-        headings: Of the columns; the first is a name, the others are numbers.
-        rows: As many texts as headings.
-        caption: Below it.
-    """
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
 
 
 def facts(result: BenchResult) -> dict[str, str]:
@@ -207,26 +190,17 @@ def to_csv(result: BenchResult) -> str:
 def to_markdown(result: BenchResult, baseline: BaselineReport | None = None) -> str:
     """Tables as GitHub and GitLab show them."""
     lines = ["# Benchmark", "", f"{result.started}, measured by rtmo-deploy.", ""]
-    lines += [f"- **{name}**: {_escaped(text)}" for name, text in facts(result).items()]
-    lines += ["", *(f"> **Note**: {_escaped(text)}  " for text in result.warnings)]
+    lines += [f"- **{name}**: {markdown_text(text)}" for name, text in facts(result).items()]
+    lines += ["", *(f"> **Note**: {markdown_text(text)}  " for text in result.warnings)]
     tables = result_tables(result)
     if baseline is not None:
         tables.insert(0, baseline_table(baseline))
-        lines += [f"> **Note**: {_escaped(text)}  " for text in baseline.notes]
+        lines += [f"> **Note**: {markdown_text(text)}  " for text in baseline.notes]
     for table in tables:
-        lines += ["", f"## {_escaped(table.title)}", ""]
-        lines.append("| " + " | ".join(_escaped(cell) for cell in table.headings) + " |")
-        lines.append("|" + " --- |" + " ---: |" * (len(table.headings) - 1))
-        lines += ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in table.rows]
+        lines += ["", f"## {markdown_text(table.title)}", ""]
+        lines += table.markdown()
         if table.caption:
-            lines += ["", _escaped(table.caption)]
+            lines += ["", markdown_text(table.caption)]
     hashes = {entry.opened.contender.model: entry.opened.sha256 for entry in result.entries}
-    lines += ["", "## Files", "", *(f"- `{digest}` {_escaped(model)}" for model, digest in hashes.items())]
+    lines += ["", "## Files", "", *(f"- `{digest}` {markdown_text(model)}" for model, digest in hashes.items())]
     return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    """Without anything that would end a cell, or that Markdown or HTML would read."""
-    for sign in "\\`*_[]<>|#":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.split())

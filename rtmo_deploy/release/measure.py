@@ -1,20 +1,21 @@
-"""Steps that measure: thin calls into the judges, with figures as JSON values. See ``actions``."""
+"""Steps that measure: thin calls into the floors below. Facts that they find are JSON values."""
 
 from __future__ import annotations
 
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count
-from rtmo_deploy.release._make import _path, dataset_of
-from rtmo_deploy.release.results import Job, NotHereError, Outcome, clean
+from rtmo_deploy.release.make import dataset_of
+from rtmo_deploy.release.record import Job, NotHereError, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from rtmo_deploy.measure.agreement.pictures import Pictures
+    from rtmo_deploy.measure.agreement.report import AgreementReport
+    from rtmo_deploy.release.record import StepRecord
 
-    from rtmo_deploy.release.results import Made
-
-#: Quality of the pictures in the report, and the longest side they have there, pixels.
+#: Quality of the images in the report, and the longest side they have there, pixels.
 JPEG_QUALITY = 80
 LONGEST_SIDE = 480
 
@@ -28,7 +29,7 @@ def accuracy(job: Job) -> Outcome:
 
     options = job.options
     device = _usable_device(job.inputs["model"], options["device"])
-    artifact = with_score_threshold(read_artifact(_path(job.inputs["model"])), options["score_thr"])
+    artifact = with_score_threshold(read_artifact(job.model()), options["score_thr"])
     estimator = PoseEstimator(open_backend(artifact, device))
     dataset = dataset_of(job.inputs["data"])
     found = evaluate_model(
@@ -39,16 +40,14 @@ def accuracy(job: Job) -> Outcome:
         progress=lambda done, total: job.progress(Count("evaluating", done, total)),
     )
     report = found.report.to_dict()
-    ap = report["metrics"]["AP"]
     causes = explain_evaluation(
         estimator, dataset, found.detections, score_thr=options["score_thr"], progress=job.progress
     )
-    facts = {"ap": ap, "device": device, "causes": causes, **report}
-    return Outcome((), clean(facts))
+    return Outcome((), plain({"ap": report["metrics"]["AP"], "device": device, "causes": causes, **report}))
 
 
 def parity(job: Job) -> Outcome:
-    """Do two models find the same people; with pictures of both."""
+    """Do two models find the same people; with images of both."""
     from dataclasses import replace
 
     from rtmo_deploy.measure.agreement.bounds import bounds_for
@@ -57,12 +56,11 @@ def parity(job: Job) -> Outcome:
     from rtmo_deploy.measure.agreement.sides import Side
 
     options = job.options
-    asked = zip(("a", "b"), options["devices"], strict=True)
-    devices = {role: _usable_device(job.inputs[role], device) for role, device in asked}
+    devices = [_usable_device(job.inputs[role], at) for role, at in zip("ab", options["devices"], strict=True)]
     sides = []
-    for role, device in devices.items():
+    for role, device in zip("ab", devices, strict=True):
         job.progress(f"opening {role}")
-        sides.append(Side.open(_path(job.inputs[role]), device=device))
+        sides.append(Side.open(job.model(role), device=device))
     bounds = bounds_for(sides[0].artifact.precision, sides[1].artifact.precision)
     bounds = replace(bounds, **options["bounds"])
     if "images" in job.files:
@@ -77,32 +75,24 @@ def parity(job: Job) -> Outcome:
     for side in ("a", "b"):
         facts[side].pop("path", None)
     names = tuple(name for entry in shown for name in entry["files"])
-    return Outcome(names, clean({**facts, "shown": shown}), hidden=names)
+    return Outcome(names, plain({**facts, "shown": shown}), hidden=names)
 
 
-def _draw(report: Any, pictures: Any, job: Job, count: int) -> list[dict[str, Any]]:
+def _draw(report: AgreementReport, pictures: Pictures, job: Job, count: int) -> list[dict[str, Any]]:
     """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
-    import cv2
-
     from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
-    from rtmo_deploy.measure.agreement.drawing import magnification, panels
+    from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
 
     seen = [at for at in report.worst() if any((people.scores > WORKING_SCORE).any() for people in report.found[at])]
     worst = (seen or report.worst())[:count]
     times = magnification([report.pictures[index] for index in worst], report.input_hw)
     shown = []
-    for number, index in enumerate(worst, 1):
-        job.progress(Count("drawing comparisons", number, len(worst)))
-        canvas = pictures.canvas(index, report.input_hw, report.a.placement)
-        names = []
-        for side, panel in zip("abd", panels(canvas, report.found[index], report.pictures[index], times), strict=True):
-            shrink = min(1.0, LONGEST_SIDE / max(panel.shape[:2]))
-            size = (max(1, round(panel.shape[1] * shrink)), max(1, round(panel.shape[0] * shrink)))
-            small = panel if shrink == 1 else cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
-            coded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-            names.append(f"{number:03d}-{side}.jpg")
-            (job.folder / names[-1]).write_bytes(coded.tobytes())
-        shown.append({"name": report.pictures[index].name, "magnified": times, "files": names})
+    drawings = drawn_comparisons(report, pictures, worst, times, job.progress)
+    for number, (picture, drawn) in enumerate(drawings, 1):
+        names = [f"{number:03d}-{side}.jpg" for side in "abd"]
+        for name, panel in zip(names, drawn, strict=True):
+            (job.folder / name).write_bytes(jpeg(panel, JPEG_QUALITY, LONGEST_SIDE))
+        shown.append({"name": picture.name, "magnified": times, "files": names})
     return shown
 
 
@@ -113,11 +103,11 @@ def latency(job: Job) -> Outcome:
 
     from rtmo_deploy.measure.bench.options import BenchOptions, Protocol
     from rtmo_deploy.measure.bench.run import run_bench
-    from rtmo_deploy.release.schema import SOURCE
+    from rtmo_deploy.release.recipe import SOURCE
 
     options = job.options
     _require_device(options["device"])
-    models = {name: _path(job.inputs[name]) for name in options["contenders"]}
+    models = {name: job.model(name) for name in options["contenders"]}
     asked = BenchOptions(
         models=tuple(models.values()),
         device=options["device"],
@@ -135,21 +125,13 @@ def latency(job: Job) -> Outcome:
         entry["artifact"] = names.get(entry["contender"]["model"], entry["contender"]["label"])
         entry["contender"]["model"] = Path(entry["contender"]["model"]).name
     facts["busy"] = any(entry["interference"]["busy"] for entry in facts["entries"])
-    facts = clean(facts)
+    facts = plain(facts)
     file = f"{options['name']}.json"
     (job.folder / file).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return Outcome((file,), facts)
 
 
-def ratio(times: Sequence[float], others: Sequence[float], *, paired: bool) -> tuple[float, float | None, float | None]:
-    """How many times as long, and the ends of the 95 % interval; ``paired`` where both took turns."""
-    from rtmo_deploy.measure.bench.statistics import independent_ratio, paired_ratio
-
-    found = (paired_ratio if paired else independent_ratio)(times, others)
-    return found.value, found.low, found.high
-
-
-def _usable_device(made: Made, device: str) -> str:
+def _usable_device(made: StepRecord, device: str) -> str:
     """The device that is meant: an engine runs on a GPU, whatever the others run on.
 
     Raises:

@@ -1,47 +1,44 @@
-"""Steps that make files: thin calls into the floors below, each with what its step knows. See ``actions``."""
+"""Steps that make files: thin calls into the floors below. Facts that they find are JSON values."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import GateFailedError, InputDataError, UsageError
+from rtmo_deploy.files import sha256_of
+from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count
-from rtmo_deploy.release.results import Job, NotHereError, Outcome
+from rtmo_deploy.release.record import Job, NotHereError, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.convert.options import ExportOptions
     from rtmo_deploy.data.coco import CocoKeypoints
-    from rtmo_deploy.release.results import Made
+    from rtmo_deploy.release.record import StepRecord
 
 
 def source(job: Job) -> Outcome:
     """The checkpoint: read, and described."""
-    from rtmo_deploy.files import sha256_of
     from rtmo_deploy.measure.accuracy import published_figures
     from rtmo_deploy.runtime.estimator import read_artifact
 
     path = job.files["checkpoint"]
     artifact, digest = read_artifact(path), sha256_of(path)
-    published = published_figures(artifact, digest)
-    figures = None
-    if published is not None:
-        figures = {**vars(published), "metrics": dict(published.metrics)}
-    facts = {"name": path.name, "sha256": digest, "size": path.stat().st_size, "published": figures}
+    published = plain(published_figures(artifact, digest))
+    facts = {"name": path.name, "sha256": digest, "size": path.stat().st_size, "published": published}
     return Outcome((), {**facts, **_described(artifact)})
 
 
 def export(job: Job) -> Outcome:
     """A checkpoint to ONNX, compared with PyTorch."""
     from rtmo_deploy.convert.export import export_onnx
+    from rtmo_deploy.convert.options import ExportOptions
     from rtmo_deploy.model import load_checkpoint
 
     output = job.folder / f"{job.options['file_stem']}.onnx"
-    checkpoint = load_checkpoint(_path(job.inputs["model"]))
-    result = export_onnx(checkpoint, output, _export_options(job.options), progress=job.progress)
+    checkpoint = load_checkpoint(job.model())
+    result = export_onnx(checkpoint, output, ExportOptions.from_recipe(job.options), progress=job.progress)
     return Outcome(_files(result.artifact), {"nodes": result.nodes, **_described(result.artifact)})
 
 
@@ -52,7 +49,9 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
         UsageError: They do not.
     """
     if action == "export":
-        _export_options(options)
+        from rtmo_deploy.convert.options import ExportOptions
+
+        ExportOptions.from_recipe(options)
     elif action == "quantize" and options["calibration"] is not None:
         from rtmo_deploy.data.calibration import named_sets
 
@@ -63,18 +62,12 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def _export_options(options: Mapping[str, Any]) -> ExportOptions:
-    from rtmo_deploy.convert.options import ExportOptions
-
-    return ExportOptions.from_recipe(options)
-
-
 def cast(job: Job) -> Outcome:
-    """ONNX to half, compared with its source."""
+    """ONNX to FP16 or BF16, compared with its source."""
     from rtmo_deploy.convert.precision import cast_onnx
 
     output = job.folder / f"{job.options['file_stem']}.onnx"
-    result = cast_onnx(_path(job.inputs["model"]), output, job.options["precision"], progress=job.progress)
+    result = cast_onnx(job.model(), output, job.options["precision"], progress=job.progress)
     counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.fp32_nodes)}
     return Outcome(_files(result.artifact), {**counts, **_described(result.artifact)})
 
@@ -85,7 +78,7 @@ def quantize(job: Job) -> Outcome:
     from rtmo_deploy.data.calibration import folder_images, open_set
 
     options = job.options
-    model = open_source(_path(job.inputs["model"]))
+    model = open_source(job.model())
     if "calibration" in job.files:
         images = folder_images(job.files["calibration"], options["count"])
     else:
@@ -109,7 +102,7 @@ def quantize(job: Job) -> Outcome:
         raise GateFailedError(
             f"No part of the model in 8 bits loses at most {options['max_ap_drop']:g} AP; the least loss is "
             f"{least:.4f}.",
-            remedy="Allow more, calibrate with other pictures, or judge by more of them.",
+            remedy="Allow more, calibrate with other images, or judge by more of them.",
         )
     return Outcome(_files(result.artifact), {"quantisation": result.to_dict(), **_described(result.artifact)})
 
@@ -119,7 +112,7 @@ def engine(job: Job) -> Outcome:
     from rtmo_deploy.convert.trt import BuildOptions, build_engine, plan_build
     from rtmo_deploy.runtime.engine_file import Shape
 
-    options, model = job.options, _path(job.inputs["model"])
+    options, model = job.options, job.model()
     if options["plugin"]:
         from rtmo_deploy.convert.plugins.rewrite import plugin_onnx
 
@@ -156,7 +149,7 @@ def openvino(job: Job) -> Outcome:
 
     output = job.folder / f"{job.options['file_stem']}.xml"
     compress = job.options["compress_fp16"]
-    result = convert_openvino(_path(job.inputs["model"]), output, compress_fp16=compress, progress=job.progress)
+    result = convert_openvino(job.model(), output, compress_fp16=compress, progress=job.progress)
     return Outcome(tuple(path.name for path in result.files), _described(result.artifact))
 
 
@@ -181,27 +174,21 @@ def draw(job: Job) -> Outcome:
 
 
 def annotated(job: Job) -> Outcome:
-    """Somebody's annotated pictures: that they are there; each measurement reads them itself."""
+    """Somebody's annotated images: that they are there; each measurement reads them itself."""
     if not job.files["images"].is_dir():
         raise InputDataError(
-            "There is no such folder.", remedy="Give the folder of the pictures.", where=job.files["images"]
+            "There is no such folder.", remedy="Give the folder of the images.", where=job.files["images"]
         )
     return Outcome((), {"source": job.files["annotations"].name, "max_images": job.options["max_images"]})
 
 
-def dataset_of(made: Made) -> CocoKeypoints:
+def dataset_of(made: StepRecord) -> CocoKeypoints:
     """What ``draw`` wrote, or ``annotated`` looked at."""
     from rtmo_deploy.data.coco import CocoKeypoints
 
     if made.main is not None:
         return CocoKeypoints(made.main, made.main.parent / "images")
-    return CocoKeypoints(made.external["annotations"], made.external["images"], max_images=made.facts.get("max_images"))
-
-
-def _path(made: Made) -> Path:
-    if made.main is None:
-        raise UsageError("It was to be made of something that is no file.", remedy="Please report this.")
-    return made.main
+    return CocoKeypoints(made.external["annotations"], made.external["images"], max_images=made.facts["max_images"])
 
 
 def _files(artifact: Artifact) -> tuple[str, ...]:

@@ -1,8 +1,6 @@
-"""What the commands have made in a working directory, so that the next one knows what is meant.
+"""Records what the commands made in ``.rtmo-deploy/workspace.json``, so that the next one needs no file names.
 
-``export``, ``build-trt`` and ``bench`` called one after the other need no file names: each records what it made in
-``.rtmo-deploy/workspace.json`` of the directory it runs in, and takes from there what it was not given. A recorded
-file that has been moved or changed since is noticed, and never taken in another's place.
+A recorded file that was moved or changed since is noticed, and never taken in another's place.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.files import atomic_write, reading, sha256_of
 from rtmo_deploy.plain import read_json
 
 if TYPE_CHECKING:
@@ -35,59 +33,43 @@ _LOCK_SECONDS: Final = 30.0
 
 @dataclass(frozen=True)
 class Entry:
-    """One file that a command made.
-
-    Attributes:
-        path: Where it lies, relative to the working directory where it lies within.
-        kind: ``onnx``, ``engine`` and so on.
-        precision: ``fp32``, ``fp16`` and so on.
-        decode: Decode mode.
-        sha256: Hash of the file as it was made.
-        size: Bytes.
-        command: The command that made it, such as ``export``.
-        made: When, ISO 8601, UTC.
-        version: Release of this project that made it.
-        parents: SHA-256 of the files it was made from.
-        source: The file it was made from, as ``path``; empty where not known.
-    """
+    """One file that a command made; paths are relative to the working directory where they lie within it."""
 
     path: str
     kind: str
     precision: str
     decode: str
     sha256: str
+    #: Bytes.
     size: int
     command: str
+    #: ISO 8601, UTC.
     made: str
+    #: Release of this project that made it.
     version: str
+    #: SHA-256 of the files it was made from.
     parents: tuple[str, ...] = ()
+    #: The file it was made from; empty where not known.
     source: str = ""
 
-    def located(self, folder: Path) -> Path:
-        """The file, seen from the directory it was recorded in."""
-        return folder / self.path
+    def __post_init__(self) -> None:
+        """Refuse, with a TypeError, values that no command wrote."""
+        texts = [value for name, value in vars(self).items() if name not in {"size", "parents"}]
+        if not all(isinstance(text, str) for text in (*texts, *self.parents)) or type(self.size) is not int:
+            raise TypeError("a field has another type")
 
 
 class Workspace:
-    """The record of one working directory.
-
-    Args:
-        folder: The directory; the current one if not given.
-    """
+    """The record of one working directory; the current one if not given."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path()
         self.file = self.folder / ".rtmo-deploy" / "workspace.json"
 
     def record(self, artifact: Artifact, *, command: str, source: Path | None = None) -> Entry:
-        """Add a file that was just written; an older entry of the same file goes.
+        """Add a file that ``command`` just made from ``source``; an older entry of the same file goes.
 
         Processes that record at the same time wait for each other.
-
-        Args:
-            artifact: The file.
-            command: The command that wrote it.
-            source: The file it was made from.
 
         Raises:
             SetupError: The directory cannot be written to.
@@ -117,38 +99,26 @@ class Workspace:
         Raises:
             ArtifactError: The record is damaged or of a newer release.
         """
-        try:
-            data = read_json(self.file, max_bytes=MAX_BYTES)
-        except FileNotFoundError:
+        if not self.file.exists():
             return []
-        except OSError as error:
-            raise self._damaged(str(error)) from error
-        if isinstance(data, dict) and isinstance(data.get("schema_version"), int):
-            if data["schema_version"] > SCHEMA_VERSION:
+        remedy = "Remove it; the files themselves are not touched."
+        with reading(self.file, remedy=remedy, damaged="the record of what was made in this directory"):
+            data = read_json(self.file, max_bytes=MAX_BYTES)
+            version = data["schema_version"]
+            if type(version) is not int:
+                raise TypeError("its schema version is no number")
+            if version > SCHEMA_VERSION:
                 raise ArtifactError(
-                    f"It has schema version {data['schema_version']}; this release knows up to {SCHEMA_VERSION}.",
+                    f"It has schema version {version}; this release knows up to {SCHEMA_VERSION}.",
                     remedy="Upgrade rtmo-deploy, or work in another directory.",
                     where=self.file,
                 )
-            try:
-                return [_entry(one) for one in data["made"]]
-            except (KeyError, TypeError, ValueError) as error:
-                raise self._damaged("an entry of it is none") from error
-        raise self._damaged("it is no record")
+            return [Entry(**{**one, "parents": tuple(one.get("parents", ()))}) for one in data["made"]]
 
     def last(
-        self,
-        kinds: Collection[Kind] | None = None,
-        *,
-        precision: str | None = None,
-        decode: str | None = None,
+        self, kinds: Collection[Kind] | None = None, *, precision: str | None = None, decode: str | None = None
     ) -> tuple[Path, Entry]:
-        """The newest file of a kind that was made here, checked to be the one that was made.
-
-        Args:
-            kinds: Kinds that will do; any if not given.
-            precision: Precision it must have; any if not given.
-            decode: Decode mode it must have; any if not given.
+        """The newest file of these qualities that was made here, checked to be the one that was made.
 
         Raises:
             UsageError: Nothing of the kind was made here.
@@ -158,9 +128,8 @@ class Workspace:
         for entry in reversed(self.entries()):
             if wanted is not None and entry.kind not in wanted:
                 continue
-            if precision not in {None, entry.precision} or decode not in {None, entry.decode}:
-                continue
-            return self._checked(entry), entry
+            if precision in {None, entry.precision} and decode in {None, entry.decode}:
+                return self._checked(entry), entry
         what = " or ".join(sorted(wanted)) if wanted else "model"
         qualities = " ".join(quality for quality in (precision, decode) if quality)
         raise UsageError(
@@ -189,7 +158,7 @@ class Workspace:
         return path
 
     def _checked(self, entry: Entry) -> Path:
-        path = entry.located(self.folder)
+        path = self.folder / entry.path
         if not path.is_file():
             raise ArtifactError(
                 f"'{entry.command}' made it on {entry.made}, and it is not there any more.",
@@ -233,22 +202,3 @@ class Workspace:
                 remedy="Work in a directory that can be written to.",
                 where=self.file,
             ) from error
-
-    def _damaged(self, why: str) -> ArtifactError:
-        return ArtifactError(
-            f"The record of what was made in this directory is damaged ({why}).",
-            remedy="Remove it; the files themselves are not touched.",
-            where=self.file,
-        )
-
-
-def _entry(data: dict[str, Any]) -> Entry:
-    entry = Entry(**{**data, "parents": tuple(data.get("parents", ()))})
-    if not all(isinstance(parent, str) for parent in entry.parents):
-        raise TypeError("parents are no text")
-    for name in ("path", "kind", "precision", "decode", "sha256", "command", "made", "version", "source"):
-        if not isinstance(getattr(entry, name), str):
-            raise TypeError(f"{name} is no text")
-    if type(entry.size) is not int:
-        raise TypeError("size is no number")
-    return entry

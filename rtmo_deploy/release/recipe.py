@@ -1,0 +1,386 @@
+"""What a release recipe may say; checks within one section are here, those across sections in :mod:`.schema`.
+
+AP runs from 0 to 1, times are in milliseconds, lengths in pixels of the network input. The docstrings are part of the
+recipe's JSON schema.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  pydantic reads the annotations at run time
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+#: What the checkpoint is called among the artifacts.
+SOURCE = "source"
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+SIZE = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
+
+#: Largest loss of AP that is a bound. A larger number was meant as points of 100, and would let everything pass.
+LARGEST_DROP = 0.2
+
+
+def _fraction(value: float, most: float) -> float:
+    if value > most:
+        raise ValueError(f"AP runs from 0 to 1, so this is 0 to {most:g} at most; {value:g} points are {value / 100:g}")
+    return value
+
+
+Ap = Annotated[float, Field(ge=0), AfterValidator(lambda value: _fraction(value, 1.0))]
+Drop = Annotated[float, Field(ge=0), AfterValidator(lambda value: _fraction(value, LARGEST_DROP))]
+Side = Annotated[int, Field(ge=32, multiple_of=32)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+
+
+class Section(BaseModel):
+    """Base of all: unknown fields are refused, a section cannot be changed, and numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SyntheticSection(Section):
+    """Drawn people.
+
+    Attributes:
+        images: How many pictures.
+        seed: Their seed. 1000 to 3999 are what the sample model was trained, chosen and calibrated with.
+        people: Least and greatest number of people in one.
+    """
+
+    images: int = Field(60, gt=0, le=100_000)
+    seed: int = Field(4000, ge=0, lt=2**31)
+    people: tuple[Annotated[int, Field(ge=0, le=60)], Annotated[int, Field(ge=0, le=60)]] = (1, 6)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SyntheticSection:
+        if self.people[0] > self.people[1]:
+            raise ValueError("'people' is the least and the greatest number, in this order")
+        return self
+
+
+class DataSection(Section):
+    """Annotated pictures: drawn ones, or a file in COCO's format.
+
+    Attributes:
+        synthetic: Drawn people.
+        annotations: The JSON file; a relative path is looked up from the recipe's folder.
+        images: The folder of its pictures; likewise.
+        max_images: Only the first so many.
+    """
+
+    synthetic: SyntheticSection | None = None
+    annotations: Path | None = None
+    images: Path | None = None
+    max_images: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DataSection:
+        files = self.annotations is not None and self.images is not None
+        any_file = self.annotations is not None or self.images is not None
+        if (self.synthetic is not None) == any_file or any_file != files:
+            raise ValueError("give either 'synthetic', or 'annotations' and 'images'")
+        if self.synthetic is not None and self.max_images is not None:
+            raise ValueError("'max_images' is for annotated files; 'synthetic.images' says how many are drawn")
+        return self
+
+
+class _Made(Section):
+    origin: str = Field("source", alias="from", description="What it is made of: 'source' or another artifact.")
+
+
+class ExportArtifact(_Made):
+    """``export``: the checkpoint becomes an ONNX model; fields are the command's options."""
+
+    make: Literal["export"]
+    decode: Literal["onnx", "fixed", "raw"] = "onnx"
+    imgsz: tuple[Side, Side] | None = None
+    static: bool = False
+    batch: int | None = Field(None, gt=0, le=4096)
+    opset: int = Field(17, ge=17, le=20)
+    score_thr: float | None = Field(None, ge=0.0001, le=1)
+    nms_thr: float | None = Field(None, ge=0, le=1)
+    max_dets: Count | None = None
+    pre_topk: Count | None = None
+    min_rows: int | None = Field(None, ge=0, le=1_000_000)
+    letterbox: Literal["center", "top-left"] = "center"
+
+    @model_validator(mode="after")
+    def _applies(self) -> ExportArtifact:
+        foreign = {"raw": ("max_dets", "pre_topk", "min_rows"), "fixed": ("min_rows",)}.get(self.decode, ())
+        for name in foreign:
+            if getattr(self, name) is not None:
+                raise ValueError(f"'{name}' does not apply to decode: {self.decode}")
+        return self
+
+
+class CastArtifact(_Made):
+    """``cast``: a float32 ONNX model becomes a half one."""
+
+    make: Literal["cast"]
+    precision: Literal["fp16", "bf16"] = "fp16"
+
+
+class QuantizeArtifact(_Made):
+    """``quantize``: a float32 ONNX model becomes an INT8 one.
+
+    Attributes:
+        calibration: A named set of drawn pictures, or a folder of pictures.
+        count: How many of them.
+        method: How ranges are chosen.
+        max_ap_drop: AP that may be lost, 0 to 0.2; layers revert to FP32 until it is kept.
+        bias_correction: Take back the mean shift that 8 bits cause in a layer.
+        judge: Pictures that the budget is kept on; needed for ``max_ap_drop``.
+    """
+
+    make: Literal["quantize"]
+    calibration: str = Field("synthetic", min_length=1)
+    count: Count | None = None
+    method: Literal["entropy", "percentile", "minmax", "mse"] = "mse"
+    max_ap_drop: Drop | None = None
+    bias_correction: bool = True
+    judge: DataSection | None = None
+
+    @model_validator(mode="after")
+    def _judged(self) -> QuantizeArtifact:
+        if self.max_ap_drop is not None and self.judge is None:
+            raise ValueError("'max_ap_drop' needs 'judge', the pictures it is kept on")
+        return self
+
+
+class EngineArtifact(_Made):
+    """``engine``: an ONNX model becomes a TensorRT engine. Its precision is the model's.
+
+    Attributes:
+        backend: What builds.
+        plugin: Put the decode plugin in first (from a ``fixed`` model; tensorrt only).
+        min, opt, max: Sizes, as in ``8x640x640``.
+        compute_capability: GPUs to build for (tensorrt-rtx).
+        version_compatible, hardware_compatible, opt_level, timeout: As the command's options.
+    """
+
+    make: Literal["engine"]
+    backend: Literal["auto", "tensorrt", "tensorrt-rtx"] = "auto"
+    plugin: bool = False
+    min: str | None = Field(None, pattern=SIZE)
+    opt: str | None = Field(None, pattern=SIZE)
+    max: str | None = Field(None, pattern=SIZE)
+    compute_capability: tuple[Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")], ...] = ()
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    opt_level: int | None = Field(None, ge=0, le=5)
+    timeout: float | None = Field(None, gt=0)
+
+
+class OpenvinoArtifact(_Made):
+    """``openvino``: an ONNX model becomes OpenVINO's .xml and .bin.
+
+    Attributes:
+        compress_fp16: Keep the weights in 16 bits.
+    """
+
+    make: Literal["openvino"]
+    compress_fp16: bool = False
+
+
+Artifact = Annotated[
+    ExportArtifact | CastArtifact | QuantizeArtifact | EngineArtifact | OpenvinoArtifact, Field(discriminator="make")
+]
+
+
+class AccuracyGate(Section):
+    """A bound on AP, which runs from 0 to 1: one point of 100 is 0.01.
+
+    Attributes:
+        artifact: What is judged: an artifact or ``source``.
+        ap_min: The floor.
+        ap_drop_max: Most AP that may be lost against ``against``.
+        against: ``source``, ``published`` or another artifact; ``source`` if not given.
+    """
+
+    artifact: str
+    ap_min: Ap | None = None
+    ap_drop_max: Drop | None = None
+    against: str | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> AccuracyGate:
+        if self.ap_min is None and self.ap_drop_max is None:
+            raise ValueError("give 'ap_min' or 'ap_drop_max'")
+        if self.against is not None and self.ap_drop_max is None:
+            raise ValueError("'against' goes with 'ap_drop_max'")
+        return self
+
+
+class AccuracySection(Section):
+    """AP of the source and of artifacts.
+
+    Attributes:
+        data: What is judged on.
+        measure: What is judged besides what gates name; null for everything.
+        device: Where; engines always run on a GPU.
+        batch: Pictures at a time.
+        score_thr: People with a score not above this do not count.
+    """
+
+    data: DataSection
+    measure: tuple[str, ...] | None = ()
+    device: str = "cpu"
+    batch: int = Field(8, gt=0, le=4096)
+    score_thr: float = Field(0.1, ge=0, le=1)
+    gates: tuple[AccuracyGate, ...] = ()
+
+
+class ParityBounds(Section):
+    """Bounds instead of those that follow from the precisions; null keeps those.
+
+    Attributes:
+        keypoint_p99_px, keypoint_max_px: Distance that 99 of 100 keypoints, and all of them, stay under.
+        oks_mean: Mean OKS of the people, at least.
+        box_px, score: Worst box coordinate and score of a person.
+        unmatched: People in one of the two only, as a share.
+        score_thr: People count whose score in either model is above this.
+    """
+
+    keypoint_p99_px: float | None = Field(None, ge=0)
+    keypoint_max_px: float | None = Field(None, ge=0)
+    oks_mean: float | None = Field(None, ge=0, le=1)
+    box_px: float | None = Field(None, ge=0)
+    score: float | None = Field(None, ge=0, le=1)
+    unmatched: float | None = Field(None, ge=0, le=1)
+    score_thr: float | None = Field(None, ge=0, le=1)
+
+
+class ParitySection(Section):
+    """Two models that must find the same people; a gate of its own.
+
+    Attributes:
+        a, b: Artifacts, or ``source``.
+        images: Folder of pictures; looked up from the recipe's folder.
+        synthetic: Drawn pictures instead, how many.
+        bounds: What is the worst that passes.
+        device_a, device_b: Where each runs.
+    """
+
+    a: str = "source"
+    b: str
+    images: Path | None = None
+    synthetic: int | None = Field(None, gt=0, le=10_000)
+    bounds: ParityBounds = ParityBounds()
+    device_a: str = "cpu"
+    device_b: str = "cpu"
+
+    @model_validator(mode="after")
+    def _sensible(self) -> ParitySection:
+        if self.a == self.b:
+            raise ValueError("'a' and 'b' are the same")
+        if (self.images is None) == (self.synthetic is None):
+            raise ValueError("give either 'images' or 'synthetic'")
+        return self
+
+
+class LatencyGate(Section):
+    """A bound on latency.
+
+    Attributes:
+        artifact: What is judged.
+        against: Another contender that the ratio is to.
+        baseline: A file that an earlier release wrote, ``latency/<name>.json``; looked up from the recipe's folder.
+        max_ratio: Largest ratio of medians to it; a ratio whose interval still reaches below it passes.
+        p95_ms: Largest 95th percentile, milliseconds.
+    """
+
+    artifact: str
+    against: str | None = None
+    baseline: Path | None = None
+    max_ratio: float | None = Field(None, gt=0)
+    p95_ms: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> LatencyGate:
+        if self.max_ratio is None and self.p95_ms is None:
+            raise ValueError("give 'max_ratio' or 'p95_ms'")
+        if (self.max_ratio is not None) != (self.against is not None or self.baseline is not None):
+            raise ValueError("'max_ratio' and one of 'against' and 'baseline' go together")
+        if self.against is not None and self.baseline is not None:
+            raise ValueError("give 'against' or 'baseline', and a second gate for the other")
+        return self
+
+
+class LatencySection(Section):
+    """One benchmark: contenders on one device.
+
+    Attributes:
+        name: What it is called in reports and file names.
+        contenders: Artifacts and ``source`` (PyTorch).
+        protocol: ``e2e`` from file to people, or ``v100``, as MMDeploy's profiler measured.
+        device: Where.
+        threads: Of a CPU runtime.
+        people: The sweep; empty for pictures with any number.
+        batch: The sweep of batches.
+        duration: Measured seconds for each contender in each case.
+        gates: The bounds.
+    """
+
+    name: str = Field("latency", pattern=PLAIN_NAME, max_length=40)
+    contenders: tuple[str, ...] = Field(min_length=1)
+    protocol: Literal["e2e", "v100"] = "e2e"
+    device: str = "cpu"
+    threads: int | None = Field(None, gt=0, le=1024)
+    people: tuple[Annotated[int, Field(ge=0, le=60)], ...] = ()
+    batch: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = (1,)
+    duration: float = Field(5.0, gt=0, le=3600)
+    gates: tuple[LatencyGate, ...] = ()
+
+    @model_validator(mode="after")
+    def _as_published(self) -> LatencySection:
+        if self.protocol == "v100" and (self.people or self.batch != (1,)):
+            raise ValueError("protocol: v100 is at batch 1 and does not sweep people")
+        return self
+
+
+class ReportSection(Section):
+    """The report.
+
+    Attributes:
+        title: Heading; the recipe's name if not given.
+        pictures: Pictures shown of each parity comparison, the worst first.
+    """
+
+    title: str | None = None
+    pictures: int = Field(2, ge=0, le=20)
+
+
+class ReleaseRecipe(Section):
+    """Everything a release depends on.
+
+    Attributes:
+        schema_version: 2. AP ran from 0 to 100 in version 1: a recipe of version 1 is taken only without bounds on AP.
+        name: What files are called: letters, digits, ``.``, ``_``, ``-``.
+        source: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
+        ignore_cfg: Do not follow the config inside the checkpoint: take the published models' settings.
+        artifacts: What is made, by name.
+        accuracy: AP and bounds on it.
+        parity: Pairs of models that must find the same people.
+        latency: Benchmarks and bounds on them.
+        report: What the report shows.
+    """
+
+    schema_version: Literal[1, 2] = 2
+    name: str = Field(pattern=PLAIN_NAME, max_length=60)
+    source: str = Field(min_length=1)
+    ignore_cfg: bool = False
+    artifacts: dict[str, Artifact] = Field(min_length=1, max_length=100)
+    accuracy: AccuracySection | None = None
+    parity: tuple[ParitySection, ...] = ()
+    latency: tuple[LatencySection, ...] = ()
+    report: ReportSection = ReportSection()
+
+    def order(self) -> list[str]:
+        """Names of the artifacts, each after the one it is made of."""
+        done: list[str] = []
+        left = list(self.artifacts)
+        while left:
+            ready = [name for name in left if self.artifacts[name].origin in (SOURCE, *done)]
+            done += ready
+            left = [name for name in left if name not in ready]
+        return done

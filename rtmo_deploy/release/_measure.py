@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count
 from rtmo_deploy.release._make import _path, dataset_of
 from rtmo_deploy.release.results import Job, NotHereError, Outcome, clean
@@ -38,7 +39,7 @@ def accuracy(job: Job) -> Outcome:
         batch=options["batch"],
         progress=lambda done, total: job.progress(Count("evaluating", done, total)),
     )
-    report = found.report.to_dict()
+    report = plain(found.report)
     ap = report["metrics"]["AP"]
     causes = explain_evaluation(
         estimator, dataset, found.detections, score_thr=options["score_thr"], progress=job.progress

@@ -5,10 +5,8 @@ has found, in a training run for one; :func:`judge` is what both end in. None of
 """
 
 from rtmo_deploy.measure.accuracy.detections import Detections, load_results, save_results
-from rtmo_deploy.measure.accuracy.judge import evaluate_poses, judge
-from rtmo_deploy.measure.accuracy.protocol import ProtocolName, choose_protocol, choose_sigmas
-from rtmo_deploy.measure.accuracy.published import Published, published_figures
-from rtmo_deploy.measure.accuracy.report import AccuracyReport
+from rtmo_deploy.measure.accuracy.judge import ProtocolName, choose_protocol, choose_sigmas, evaluate_poses, judge
+from rtmo_deploy.measure.accuracy.report import AccuracyReport, Published, published_figures
 from rtmo_deploy.measure.accuracy.run import Evaluation, evaluate_model, with_score_threshold
 
 __all__ = [

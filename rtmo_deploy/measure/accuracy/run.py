@@ -14,10 +14,8 @@ from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.measure.accuracy.detections import Detections
-from rtmo_deploy.measure.accuracy.journal import Journal
-from rtmo_deploy.measure.accuracy.judge import judge
-from rtmo_deploy.measure.accuracy.protocol import choose_protocol, choose_sigmas, require_people
+from rtmo_deploy.measure.accuracy.detections import Detections, Journal
+from rtmo_deploy.measure.accuracy.judge import choose_protocol, choose_sigmas, judge, require_people
 from rtmo_deploy.zoo.skeletons import CONVENTIONS, canonical_name
 
 if TYPE_CHECKING:

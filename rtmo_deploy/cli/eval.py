@@ -1,4 +1,4 @@
-"""``rtmo-deploy eval``: average precision on annotated pictures."""
+"""``rtmo-deploy eval``: average precision on annotated images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
@@ -18,9 +17,12 @@ from rtmo_deploy.cli.options import (
     PrecisionOption,
     ThreadsOption,
     TrustOption,
+    find_model,
+    require_data,
 )
 from rtmo_deploy.errors import InputDataError, SetupError, UsageError
-from rtmo_deploy.files import require_free, sha256_of
+from rtmo_deploy.files import sha256_of
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.model_files import files_of
 
@@ -147,7 +149,8 @@ class _Rules(NamedTuple):
 
 
 def _skeleton(text: str | None) -> Skeleton | None:
-    from rtmo_deploy.guarded import UnreadableError, read_json
+    from rtmo_deploy.files import UnreadableError
+    from rtmo_deploy.plain import read_json
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo.skeletons import CONVENTIONS
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from rtmo_deploy.data._coco_arrays import identity
 from rtmo_deploy.errors import InputDataError, SetupError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import open_regular, parse_json
-from rtmo_deploy.plain import shorten
+from rtmo_deploy.files import atomic_write, open_regular
+from rtmo_deploy.plain import parse_json, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data.ground_truth import GroundTruth
+    from rtmo_deploy.data.sample import GroundTruth
     from rtmo_deploy.poses import Poses
 
 
@@ -39,10 +38,10 @@ SHOWN = 10
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """D people found, in pixels of their pictures.
+    """D people found, in pixels of their images.
 
     Attributes:
-        image: ``(D,)`` int32, index of each one's picture.
+        image: ``(D,)`` int32, index of each one's image.
         scores: ``(D,)`` float64, the person's score.
         boxes: ``(D, 4)`` float64, x, y, width, height; None if they were not kept.
         keypoints: ``(D, K, 3)`` float32, x, y, score.
@@ -72,7 +71,7 @@ class Detections:
 
     @classmethod
     def from_poses(cls, poses: Iterable[Poses], num_keypoints: int, *, first: int = 0) -> Detections:
-        """The people of pictures ``first``, ``first + 1``, ..."""
+        """The people of images ``first``, ``first + 1``, ..."""
         parts = list(poses)
         corners = np.concatenate([np.zeros((0, 4)), *(part.boxes for part in parts)])
         points = np.concatenate([np.zeros((0, num_keypoints, 2), np.float32), *(part.keypoints for part in parts)])
@@ -131,9 +130,9 @@ def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: I
 
     Args:
         path: The file.
-        truth: The pictures it is about.
+        truth: The images it is about.
         num_keypoints: How many keypoints each entry must have.
-        known: Ids of further pictures, whose entries are passed over.
+        known: Ids of further images, whose entries are passed over.
 
     Raises:
         InputDataError: It cannot be read, or is no such file; faulty entries are listed; or all entries are of another

@@ -1,6 +1,6 @@
 """The judge: object keypoint similarity and average precision, by faster-coco-eval, under COCO's or CrowdPose's rules.
 
-The score of a detection is the person's score. Of each picture the 20 best detections count. Crowds, and people whose
+The score of a detection is the person's score. Of each image the 20 best detections count. Crowds, and people whose
 ``num_keypoints`` is 0, are neither to be found nor to be missed. Under CrowdPose's rules a person's size is 0.53 of the
 box, whatever the file says, and the figures by crowdedness split at ``crowdIndex`` 0.2 and 0.8.
 """
@@ -8,14 +8,14 @@ box, whatever the file says, and the figures by crowdedness split at ``crowdInde
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.data.ground_truth import GroundTruth
+from rtmo_deploy.data.sample import GroundTruth
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.measure.accuracy.detections import Detections
-from rtmo_deploy.measure.accuracy.report import AccuracyReport
+from rtmo_deploy.measure.accuracy.report import AccuracyReport, ProtocolName
 from rtmo_deploy.zoo.skeletons import CONVENTIONS, CROWDPOSE_14
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.sample import PoseDataset
     from rtmo_deploy.poses import Poses, Skeleton
 
-
-ProtocolName = Literal["coco", "crowdpose"]
 
 #: The figures of each protocol, in the order in which they are reported everywhere.
 METRICS: Final[dict[ProtocolName, tuple[str, ...]]] = {
@@ -104,9 +102,9 @@ def require_people(truth: GroundTruth) -> None:
         )
 
 
-#: Detections of a picture that count.
+#: Detections of a image that count.
 MAX_DETECTIONS: Final = 20
-#: Upper ends of CrowdPose's easy and medium pictures, exclusive.
+#: Upper ends of CrowdPose's easy and medium images, exclusive.
 CROWD_EDGES: Final = (0.2, 0.8)
 #: Share of a box that stands for a person's area where there is none.
 AREA_OF_BOX: Final = 0.53
@@ -126,12 +124,12 @@ def evaluate_poses(
     """Judge poses against a dataset.
 
     A dataset over an annotation file (:class:`~rtmo_deploy.data.coco.CocoKeypoints`) knows its crowds and is judged as
-    the file says, without a picture being read. Of any other, each sample is read for its people, and a detection of
+    the file says, without a image being read. Of any other, each sample is read for its people, and a detection of
     somebody in ``Sample.ignore`` counts as wrong.
 
     Args:
-        dataset: The annotated pictures.
-        predictions: The poses found in each of them, in its order, in pixels of the picture.
+        dataset: The annotated images.
+        predictions: The poses found in each of them, in its order, in pixels of the image.
         protocol: ``coco`` or ``crowdpose``; by the keypoints if not given.
         sigmas: One OKS sigma for all keypoints, or one each; those of the dataset's skeleton if not given.
 
@@ -141,7 +139,7 @@ def evaluate_poses(
     if len(predictions) != len(dataset):
         raise UsageError(
             f"There are poses of {len(predictions)} images, and {len(dataset)} images.",
-            remedy="Give one Poses for each picture of the dataset, in its order.",
+            remedy="Give one Poses for each image of the dataset, in its order.",
         )
     joints = len(dataset.skeleton)
     odd = next((poses for poses in predictions if len(poses.skeleton) != joints), None)
@@ -172,7 +170,7 @@ def judge(
 
     Args:
         truth: The annotated people.
-        detections: The people found in these pictures.
+        detections: The people found in these images.
         skeleton: What the keypoints of both are.
         protocol: ``coco`` or ``crowdpose``; by the keypoints if not given.
         sigmas: One OKS sigma for all keypoints, or one each; the skeleton's if not given.
@@ -194,7 +192,7 @@ def judge(
         else:
             metrics[metric] = _figure(precision if metric.startswith("AP") else recall, metric[2:])
     if name == "crowdpose" and not np.isfinite(truth.crowd_index).all():
-        notes.append("Pictures without a crowdIndex are in none of AP(E), AP(M), AP(H).")
+        notes.append("Images without a crowdIndex are in none of AP(E), AP(M), AP(H).")
     if name == "coco" and detections.boxes is None and len(detections):
         notes.append("The predictions have no boxes: their sizes, for (M) and (L), are the extents of their keypoints.")
     if name == "coco" and not (truth.areas > 0).all():
@@ -231,7 +229,7 @@ class _Evaluator:
     ) -> None:
         from faster_coco_eval.core import COCO, COCOeval_faster
 
-        # Of equal scores the picture with the smaller id comes first, as in the COCO tools.
+        # Of equal scores the image with the smaller id comes first, as in the COCO tools.
         ids = truth.image_ids.tolist()
         order = sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
         self._rank = np.empty(len(ids), np.int64)
@@ -277,7 +275,7 @@ class _Evaluator:
         )
 
     def run(self, images: NDArray[np.bool_] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Precision ``(T, R, A)`` and recall ``(T, A)`` over some pictures, or over all."""
+        """Precision ``(T, R, A)`` and recall ``(T, A)`` over some images, or over all."""
         ranks = self._rank if images is None else self._rank[images]
         self._evaluator.params.imgIds = sorted(ranks.tolist())
         self._evaluator.evaluate()
@@ -286,7 +284,7 @@ class _Evaluator:
         return np.asarray(figures["precision"])[:, :, 0, :, 0], np.asarray(figures["recall"])[:, 0, :, 0]
 
     def at_crowdedness(self, which: int) -> float | None:
-        """AP of the easy, medium or hard pictures, rounded to four digits as the reference does; None without any."""
+        """AP of the easy, medium or hard images, rounded to four digits as the reference does; None without any."""
         first, second = CROWD_EDGES
         lower, upper = ((-np.inf, first), (first, second), (second, np.inf))[which]
         chosen = (self._crowd_index >= lower) & (self._crowd_index < upper)

@@ -1,9 +1,9 @@
-"""AccuracyReport: the figures, and what they were measured on."""
+"""The figures of an evaluation, and those that were published for the checkpoint a model comes from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from rtmo_deploy.zoo.cache import identify_published
 
@@ -11,34 +11,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.measure.accuracy.judge import ProtocolName
+
+
+ProtocolName = Literal["coco", "crowdpose"]
 
 
 @dataclass(frozen=True)
 class AccuracyReport:
-    """What a judge found.
-
-    Attributes:
-        metrics: Figures by name, in the order of the protocol; fractions of 1, None where there is nothing to measure
-            (no people of that size, no pictures of that crowdedness).
-        protocol: Whose rules: ``coco`` or ``crowdpose``.
-        images: Pictures that were judged, those without people included.
-        people: Annotated people that count.
-        detections: People found, the wrong ones included; of each picture the 20 best count.
-        skeleton: Name of the keypoint convention.
-        sigmas: OKS sigma of each keypoint that was judged with.
-        sigmas_from: Where these come from: a convention, a file, or ``given``.
-        notes: What a reader of the figures should know.
-    """
+    """What a judge found."""
 
     protocol: ProtocolName
+    #: Figures by name, in the order of the protocol; fractions of 1, None where there is nothing to measure (no people
+    #: of that size, no images of that crowdedness).
     metrics: Mapping[str, float | None]
+    #: Images that were judged, those without people included.
     images: int
+    #: Annotated people that count.
     people: int
+    #: Detections, the wrong ones included; of each image the 20 best count.
     detections: int
+    #: Name of the keypoint convention.
     skeleton: str
+    #: OKS sigma of each keypoint, and where they come from: a convention, a file, or ``given``.
     sigmas: tuple[float, ...]
     sigmas_from: str = ""
+    #: What a reader of the figures should know.
     notes: tuple[str, ...] = ()
 
     @property
@@ -62,20 +59,13 @@ _NAMES: Final = {
 
 @dataclass(frozen=True)
 class Published:
-    """Published figures.
-
-    Attributes:
-        model: Name of the published checkpoint.
-        dataset: What they were measured on, such as ``COCO val2017``.
-        protocol: Whose rules.
-        metrics: Figures by name, fractions of 1.
-        known_by: By what the file was taken for that checkpoint.
-    """
+    """Figures that were published for a checkpoint, fractions of 1, and what they were measured on."""
 
     model: str
     dataset: str
     protocol: ProtocolName
     metrics: Mapping[str, float]
+    #: By what the file was taken for that checkpoint.
     known_by: str = ""
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.doctor.report import Verdict
 from rtmo_deploy.doctor.requirements import ONNXRUNTIMES, OPENCVS, install_line, release_of
-from rtmo_deploy.runtime.trt_api import FLAVOURS
-from rtmo_deploy.runtime.trt_gpus import gpu_problem
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, gpu_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -66,10 +65,10 @@ def _tensorrt_and_gpu(facts: Facts) -> Pairs:
     ):
         if installed is None or installed.version is None:
             continue
-        flavour = FLAVOURS[name]
-        problems = [gpu_problem(flavour, installed.version, gpu.name, dotted(gpu.capability)) for gpu in facts.gpus]
+        variant = TRT_VARIANTS[name]
+        problems = [gpu_problem(variant, installed.version, gpu.name, dotted(gpu.capability)) for gpu in facts.gpus]
         # TensorRT that fits one GPU of several is not broken, nor is one that builds for other machines.
-        verdict = _bad(broken=all(problems) and not flavour.builds_without_gpu)
+        verdict = _bad(broken=all(problems) and not variant.builds_without_gpu)
         for gpu, problem in zip(facts.gpus, problems, strict=True):
             if problem is not None:
                 pairs[f"{title} and cuda:{gpu.index}"] = (verdict, problem.finding, problem.remedy)

@@ -103,13 +103,13 @@ def _openvino(tell: Tell) -> None:
 
 
 def _trt(tell: Tell, name: str) -> None:
-    from rtmo_deploy.runtime.trt_api import FLAVOURS, load_api
+    from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, load_api
 
-    tell(version=load_api(FLAVOURS[name]).version)
+    tell(version=load_api(TRT_VARIANTS[name]).version)
 
 
 def _bindings(tell: Tell) -> None:
-    from rtmo_deploy.runtime.cuda_device import find_gpu
+    from rtmo_deploy.runtime.cuda import find_gpu
 
     found = find_gpu()
     tell(gpu=not isinstance(found, str), why=found if isinstance(found, str) else "")
@@ -186,8 +186,7 @@ def _try_kernel(cuda: Any, index: int) -> dict[str, Any]:
     import ctypes
 
     from rtmo_deploy.errors import RtmoDeployError
-    from rtmo_deploy.runtime.plugins.driver import DriverKernel
-    from rtmo_deploy.runtime.plugins.kernel import KERNEL_NAME, load_ptx
+    from rtmo_deploy.runtime.plugins.kernel import KERNEL_NAME, DriverKernel, load_ptx
 
     device, context = ctypes.c_int(), ctypes.c_void_p()
     cuda.cuDeviceGet(ctypes.byref(device), index)

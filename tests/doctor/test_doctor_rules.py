@@ -12,8 +12,7 @@ from rtmo_deploy.doctor.facts import Driver, Folder, Gpu, Processor, Software, T
 from rtmo_deploy.doctor.pairs import PAIRS, cuda_majors, has_code_for
 from rtmo_deploy.doctor.requirements import EXTRAS, release_of, requirements
 from rtmo_deploy.doctor.rules import FULL, KERNEL_BEGINS, SCARCE
-from rtmo_deploy.runtime.trt_api import FLAVOURS, VOLTA
-from rtmo_deploy.runtime.trt_gpus import gpu_problem
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, VOLTA, gpu_problem
 
 CPU, CUDA, TRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 #: What this project requires, in the oldest version that will do.
@@ -115,7 +114,7 @@ def test_a_v100_with_a_tensorrt_that_forgot_it():
 @pytest.mark.parametrize("capability", ["6.1", "7.0", "7.5", "8.0", "9.0", "12.0"])
 def test_which_gpus_tensorrt_knows(version, capability):
     knows = capability not in {"6.1", "7.0"} or (capability == "7.0" and version.startswith("10.4"))
-    problem = gpu_problem(FLAVOURS["tensorrt"], version, "GPU", capability)
+    problem = gpu_problem(TRT_VARIANTS["tensorrt"], version, "GPU", capability)
     assert (problem is None) == knows
     assert problem is None or str(problem) == f"{problem.finding} {problem.remedy}"
 
@@ -125,7 +124,7 @@ def test_which_gpus_tensorrt_knows(version, capability):
     [("6.1", 0), ("7.0", 0), ("7.5", 1), ("8.0", 1), ("8.9", 1), ("9.0", 0), ("10.0", 0), ("12.0", 1), ("12.1", 1)],
 )
 def test_which_gpus_tensorrt_rtx_knows(capability, runs):
-    problem = gpu_problem(FLAVOURS["tensorrt-rtx"], "1.7.1", "GPU", capability)
+    problem = gpu_problem(TRT_VARIANTS["tensorrt-rtx"], "1.7.1", "GPU", capability)
     assert (problem is None) == bool(runs)
     if problem:
         assert capability in problem.finding

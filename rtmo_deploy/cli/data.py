@@ -56,7 +56,7 @@ def synth(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Generate synthetic images of people with exact COCO keypoints, boxes and visibility."""
-    numbers = _numbers(people, r"(\d+)(?:-(\d+))?", "--people", "Write it like 0-12, or 3 for exactly three.")
+    numbers = _range(people)
     _check_folder(out, force=force)
 
     from rtmo_deploy.cli.console import facts_table, print_json, print_table
@@ -154,13 +154,13 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _numbers(text: str, pattern: str, option: str, remedy: str) -> tuple[int, int]:
-    """Two numbers out of an option; a single one counts twice."""
-    found = re.fullmatch(pattern, text.strip(), flags=re.ASCII | re.IGNORECASE)
+def _range(people: str) -> tuple[int, int]:
+    """``0-12`` -> (0, 12), ``3`` -> (3, 3)."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", people.strip(), flags=re.ASCII)
     if found is None:
-        raise UsageError(f"'{text}' is not understood.", remedy=remedy, where=option)
-    first, second = found[1], found[2] or found[1]
-    return int(first), int(second)
+        remedy = "Write it like 0-12, or 3 for exactly three."
+        raise UsageError(f"'{people}' is not understood.", remedy=remedy, where="--people")
+    return int(found[1]), int(found[2] or found[1])
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:

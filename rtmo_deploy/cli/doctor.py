@@ -27,7 +27,7 @@ def doctor(
     from rtmo_deploy.doctor import collect, judge
     from rtmo_deploy.errors import SetupError
 
-    with status("looking") as progress:
+    with status("probing") as progress:
         report = judge(collect(timeout=timeout, progress=progress))
     if as_json:
         print_json("doctor", **report.to_dict())

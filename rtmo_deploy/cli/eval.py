@@ -1,4 +1,4 @@
-"""``rtmo-deploy eval``: average precision on annotated pictures."""
+"""``rtmo-deploy eval``: average precision on annotated images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from rtmo_deploy.cli.options import (
     find_model,
     require_data,
 )
+from rtmo_deploy.errors import InputDataError, SetupError, UsageError
+from rtmo_deploy.files import sha256_of
 from rtmo_deploy.outputs import require_free
+from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -89,8 +92,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure average precision. A run that was stopped goes on where it was when it is called again."""
-    from rtmo_deploy.errors import UsageError
-
     if ann is None:
         raise UsageError("There are no annotations to judge by.", remedy="Give --ann FILE.")
     if (model is None) == (predictions is None):
@@ -105,7 +106,7 @@ def evaluate(
         _show(str(predictions), ann, report, None, facts, as_json=as_json)
         return
     if images is None:
-        raise UsageError("A model needs the pictures themselves.", remedy="Give --images DIR.")
+        raise UsageError("A model needs the images themselves.", remedy="Give --images DIR.")
     from rtmo_deploy.cli.progress import status
 
     require_free([save], files_of(model, ann, images, skeleton), force=force)
@@ -115,14 +116,18 @@ def evaluate(
     with status("reading the annotations"):
         data = _read(rules, images)
     journal = _journal(save, journal_dir)
-    from rtmo_deploy.measure.accuracy import published_figures
+    from rtmo_deploy.measure.accuracy import published_figures, with_score_threshold
+    from rtmo_deploy.runtime.backends import open_backend
+    from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 
     with status("opening the model"):
-        estimator = _open(path, threshold, device, backend, imgsz, threads, precision=precision, trust=trust)
+        artifact = with_score_threshold(read_artifact(path, trust=trust), threshold)
+        opened = open_backend(artifact, device, backend=backend, threads=threads, precision=precision)
+        estimator = PoseEstimator(opened, input_hw=imgsz)
     done = _run(estimator, data, rules, threshold, batch, save, journal)
     facts = {
         "model": str(path),
-        "model_sha256": _sha256(path),
+        "model_sha256": sha256_of(path),
         "backend": type(estimator.backend).__name__.removesuffix("Backend").lower(),
         "device": estimator.backend.device,
         "input_hw": list(estimator.input_hw),
@@ -144,7 +149,6 @@ class _Rules(NamedTuple):
 
 
 def _skeleton(text: str | None) -> Skeleton | None:
-    from rtmo_deploy.errors import InputDataError
     from rtmo_deploy.files import UnreadableError
     from rtmo_deploy.plain import read_json
     from rtmo_deploy.poses import Skeleton
@@ -164,15 +168,7 @@ def _skeleton(text: str | None) -> Skeleton | None:
         ) from None
 
 
-def _sha256(path: Path) -> str:
-    from rtmo_deploy.files import sha256_of
-
-    return sha256_of(path)
-
-
 def _sigmas(text: str | None) -> float | list[float] | None:
-    from rtmo_deploy.errors import UsageError
-
     if text is None:
         return None
     try:
@@ -221,26 +217,6 @@ def _judge_file(predictions: Path, rules: _Rules, score_thr: float | None) -> Ac
     return judge(truth, detections, skeleton, protocol=rules.protocol, sigmas=rules.sigmas)
 
 
-def _open(
-    path: Path,
-    score_thr: float,
-    device: str,
-    backend: str | None,
-    imgsz: tuple[int, int] | None,
-    threads: int | None,
-    *,
-    precision: str | None = None,
-    trust: bool = False,
-) -> PoseEstimator:
-    from rtmo_deploy.measure.accuracy import with_score_threshold
-    from rtmo_deploy.runtime.backends import open_backend
-    from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
-
-    artifact = with_score_threshold(read_artifact(path, trust=trust), score_thr)
-    opened = open_backend(artifact, device, backend=backend, threads=threads, precision=precision)
-    return PoseEstimator(opened, input_hw=imgsz)
-
-
 def _run(
     estimator: PoseEstimator,
     data: CocoKeypoints,
@@ -250,6 +226,7 @@ def _run(
     save: Path | None,
     journal: Path,
 ) -> Evaluation:
+    from rtmo_deploy.cli.console import stderr
     from rtmo_deploy.cli.progress import status
     from rtmo_deploy.measure.accuracy import evaluate_model, save_results
     from rtmo_deploy.progress import Count
@@ -259,8 +236,8 @@ def _run(
 
         def advance(done: int, total: int) -> None:
             nonlocal started
-            if not started:
-                _say_resumed(done, total)
+            if done and not started:
+                stderr().print(f"An earlier run had done {done} of {total} images; going on from there.")
             started = True
             say(Count("evaluating", done, total))
 
@@ -286,8 +263,6 @@ def _journal(save: Path | None, folder: Path | None) -> Path:
         import platformdirs
 
         folder = platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "eval"
-    from rtmo_deploy.errors import SetupError
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -299,13 +274,6 @@ def _journal(save: Path | None, folder: Path | None) -> Path:
     return folder
 
 
-def _say_resumed(done: int, total: int) -> None:
-    from rtmo_deploy.cli.console import stderr
-
-    if done:
-        stderr().print(f"An earlier run had done {done} of {total} images; going on from there.")
-
-
 def _show(
     what: str, ann: Path, report: AccuracyReport, published: Published | None, facts: dict[str, Any], *, as_json: bool
 ) -> None:
@@ -314,8 +282,7 @@ def _show(
     if published is not None and published.protocol != report.protocol:
         published = None
     if as_json:
-        beside = None if published is None else {**vars(published), "metrics": dict(published.metrics)}
-        print_json("eval", **facts, annotations=str(ann), **report.to_dict(), published=beside)
+        print_json("eval", **facts, annotations=str(ann), **plain(report), published=plain(published))
         return
     from rich.table import Table
 
@@ -332,16 +299,12 @@ def _show(
             cells.append(_figure(published.metrics.get(name)))
         table.add_row(name, *cells)
     print_table(table)
-    print_table(facts_table({"sigmas from": report.sigmas_from, "sigmas": _list(report.sigmas)}))
+    same = len(set(report.sigmas)) == 1
+    sigmas = f"{report.sigmas[0]:g} for all" if same else ", ".join(f"{sigma:g}" for sigma in report.sigmas)
+    print_table(facts_table({"sigmas from": report.sigmas_from, "sigmas": sigmas}))
     taken = [f"taken for {published.model} by {published.known_by}."] if published and published.known_by else []
     for note in (*taken, *report.notes):
         stderr().print(f"Note: {note}")
-
-
-def _list(sigmas: tuple[float, ...]) -> str:
-    if len(set(sigmas)) == 1:
-        return f"{sigmas[0]:g} for all"
-    return ", ".join(f"{sigma:g}" for sigma in sigmas)
 
 
 def _figure(value: float | None) -> str:

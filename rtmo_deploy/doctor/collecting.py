@@ -194,8 +194,8 @@ def _reason(said: str) -> str:
 
 def _distributions() -> dict[str, str]:
     """What pip has installed, as far as it matters here."""
-    wanted = {canonicalize_name(one.name) for extra in ("", *EXTRAS) for one in requirements(extra)}
-    wanted |= {*ONNXRUNTIMES, *OPENCVS, PROJECT}
+    required = {canonicalize_name(one.name) for extra in ("", *EXTRAS) for one in requirements(extra)}
+    wanted = {*required, *ONNXRUNTIMES, *OPENCVS, PROJECT}
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
         try:

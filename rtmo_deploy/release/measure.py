@@ -39,7 +39,7 @@ def accuracy(job: Job) -> Outcome:
         batch=options["batch"],
         progress=lambda done, total: job.progress(Count("evaluating", done, total)),
     )
-    report = found.report.to_dict()
+    report = plain(found.report)
     causes = explain_evaluation(
         estimator, dataset, found.detections, score_thr=options["score_thr"], progress=job.progress
     )

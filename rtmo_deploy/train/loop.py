@@ -16,7 +16,7 @@ from torch import nn
 from rtmo_deploy.data.coco import CocoKeypoints
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.accuracy import evaluate_poses
-from rtmo_deploy.measure.accuracy.protocol import require_people
+from rtmo_deploy.measure.accuracy.judge import require_people
 from rtmo_deploy.model.checkpoint import save_checkpoint
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.letterbox import letterbox, to_tensor

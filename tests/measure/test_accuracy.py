@@ -28,6 +28,7 @@ from rtmo_deploy.measure.accuracy import (
     save_results,
     with_score_threshold,
 )
+from rtmo_deploy.plain import plain
 from rtmo_deploy.poses import Poses, Skeleton
 from rtmo_deploy.zoo import AIC_14, COCO_17, CROWDPOSE_14, VARIANTS
 
@@ -210,7 +211,7 @@ def test_a_plain_implementation_agrees(case, protocol):
     ap, ar = plain_figures(truth, detections, skeleton.sigmas, crowdpose=protocol == "crowdpose")
     assert report.metrics["AP"] == pytest.approx(ap, abs=1e-6)
     assert report.metrics["AR"] == pytest.approx(ar, abs=1e-6)
-    json.dumps(report.to_dict(), allow_nan=False)
+    json.dumps(plain(report), allow_nan=False)
 
 
 # By crowdedness
@@ -291,7 +292,7 @@ def test_poses_of_a_dataset_without_a_file():
     assert 0 < worse.ap < 1
     nothing = evaluate_poses(data, [Poses.empty(COCO_17)] * 3)
     assert (nothing.ap, nothing.metrics["AR"], nothing.detections) == (0, 0, 0)
-    assert perfect.to_dict()["metrics"]["AP"] == perfect.ap
+    assert plain(perfect)["metrics"]["AP"] == perfect.ap
 
 
 def test_nobody_at_all():
@@ -408,7 +409,7 @@ def test_the_ground_truth_of_people():
 
 def test_predictions_that_do_not_fit():
     data = Drawn([some_people(1)])
-    with pytest.raises(UsageError, match="poses of 2 pictures, and 1 pictures"):
+    with pytest.raises(UsageError, match="poses of 2 images, and 1 images"):
         evaluate_poses(data, [as_poses(data.people[0])] * 2)
     with pytest.raises(UsageError, match="14 keypoints, the dataset's people 17"):
         evaluate_poses(data, [Poses.empty(CROWDPOSE_14)])
@@ -475,9 +476,9 @@ def entry(**fields):
         ("[{]", "not JSON"),
         ("{}", "not a list"),
         ([7], "#0 is not an object"),
-        ([entry(), entry(image_id=99)], "#1 is of the picture 99"),
-        ([entry(image_id=...)], "#0 is of the picture None"),
-        ([entry(image_id=[1])], "#0 is of the picture"),
+        ([entry(), entry(image_id=99)], "#1 is of the image 99"),
+        ([entry(image_id=...)], "#0 is of the image None"),
+        ([entry(image_id=[1])], "#0 is of the image"),
         ([entry(keypoints=[1.0] * 50)], "#0 has no list of 51"),
         ([entry(keypoints=[1.0] * 50 + [float("nan")])], "#0 has no list of 51"),
         ([entry(keypoints=[1.0] * 50 + ["x"])], "#0 has no list of 51"),

@@ -218,7 +218,7 @@ def test_unreadable_pictures_are_all_named(estimator, annotated, tmp_path):
     with pytest.raises(InputDataError) as caught:
         evaluate_model(counting, data, batch=1, journal=journal, progress=lambda *counts: seen.append(counts))
     text = str(caught.value)
-    assert "3 of 5 pictures" in text
+    assert "3 of 5 images" in text
     assert all(f"{number}.png" in text for number in (2, 4, 5))
     assert "3.png" not in text
     assert counting.pictures == 1  # nothing is run for a result that cannot be

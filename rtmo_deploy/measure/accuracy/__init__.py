@@ -1,14 +1,12 @@
 """How well does a model find people? Average precision over object keypoint similarity, as COCO and CrowdPose judge.
 
-:func:`evaluate_model` runs a model over annotated pictures; :func:`evaluate_poses` judges poses that somebody else
+:func:`evaluate_model` runs a model over annotated images; :func:`evaluate_poses` judges poses that somebody else
 has found, in a training run for one; :func:`judge` is what both end in. None of them prints.
 """
 
 from rtmo_deploy.measure.accuracy.detections import Detections, load_results, save_results
-from rtmo_deploy.measure.accuracy.judge import evaluate_poses, judge
-from rtmo_deploy.measure.accuracy.protocol import ProtocolName, choose_protocol, choose_sigmas
-from rtmo_deploy.measure.accuracy.published import Published, published_figures
-from rtmo_deploy.measure.accuracy.report import AccuracyReport
+from rtmo_deploy.measure.accuracy.judge import choose_protocol, choose_sigmas, evaluate_poses, judge
+from rtmo_deploy.measure.accuracy.report import AccuracyReport, ProtocolName, Published, published_figures
 from rtmo_deploy.measure.accuracy.run import Evaluation, evaluate_model, with_score_threshold
 
 __all__ = [

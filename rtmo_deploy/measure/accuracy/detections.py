@@ -1,26 +1,34 @@
-"""Detections: the people found in many pictures, as arrays, and as a results file in COCO's format."""
+"""Detections in many images: as arrays, as a results file in COCO's format, and as the journal of a long evaluation."""
 
 from __future__ import annotations
 
 import json
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from rtmo_deploy.data._coco_arrays import identity
-from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.errors import InputDataError, SetupError
 from rtmo_deploy.files import atomic_write, open_regular
+from rtmo_deploy.plain import parse_json, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from io import BufferedRandom
     from pathlib import Path
+    from types import TracebackType
+    from typing import Self
 
     from numpy.typing import NDArray
 
     from rtmo_deploy.data.sample import GroundTruth
     from rtmo_deploy.poses import Poses
+
+
+#: Index of the image, score, box, keypoints.
+_Row = tuple[int, float, list[float] | None, list[float]]
 
 _log = logging.getLogger(__name__)
 
@@ -30,10 +38,10 @@ SHOWN = 10
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """D people found, in pixels of their pictures.
+    """D people found, in pixels of their images.
 
     Attributes:
-        image: ``(D,)`` int32, index of each one's picture.
+        image: ``(D,)`` int32, index of each one's image.
         scores: ``(D,)`` float64, the person's score.
         boxes: ``(D, 4)`` float64, x, y, width, height; None if they were not kept.
         keypoints: ``(D, K, 3)`` float32, x, y, score.
@@ -63,7 +71,7 @@ class Detections:
 
     @classmethod
     def from_poses(cls, poses: Iterable[Poses], num_keypoints: int, *, first: int = 0) -> Detections:
-        """The people of pictures ``first``, ``first + 1``, ..."""
+        """The people of images ``first``, ``first + 1``, ..."""
         parts = list(poses)
         corners = np.concatenate([np.zeros((0, 4)), *(part.boxes for part in parts)])
         points = np.concatenate([np.zeros((0, num_keypoints, 2), np.float32), *(part.keypoints for part in parts)])
@@ -122,45 +130,55 @@ def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: I
 
     Args:
         path: The file.
-        truth: The pictures it is about.
+        truth: The images it is about.
         num_keypoints: How many keypoints each entry must have.
-        known: Ids of further pictures, whose entries are passed over.
+        known: Ids of further images, whose entries are passed over.
 
     Raises:
         InputDataError: It cannot be read, or is no such file; faulty entries are listed; or all entries are of another
             category.
     """
     index = {one: number for number, one in enumerate(truth.image_ids.tolist())}
-    reader = _Entries(index, set(known), num_keypoints, truth.category_id)
-    for place, entry in enumerate(_load_list(path)):
-        reader.read(place, entry)
-    if reader.faults:
-        shown = "; ".join(reader.faults[:SHOWN])
-        more = f"; and {len(reader.faults) - SHOWN} more" if len(reader.faults) > SHOWN else ""
-        raise InputDataError(f"Faulty entries: {shown}{more}.", remedy="Write the file again.", where=path)
-    if reader.others:
-        listed = ", ".join(sorted(map(str, reader.others))[:SHOWN])
+    every = {**dict.fromkeys(known), **index}
+    rows: list[_Row] = []
+    faults, others = [], []
+    entries = _load_list(path)
+    for place, entry in enumerate(entries):
+        category = identity(entry.get("category_id", truth.category_id)) if isinstance(entry, dict) else None
+        if isinstance(category, int) and category != truth.category_id:
+            others.append(category)
+            continue
+        row = _read(entry, every, num_keypoints)
+        if isinstance(row, str):
+            faults.append(f"#{place} {row}")
+        elif row is not None:
+            rows.append(row)
+    if faults:
+        shown = shorten(faults, SHOWN, separator="; ")
+        raise InputDataError(f"Faulty entries: {shown}.", remedy="Write the file again.", where=path)
+    if others:
+        listed = ", ".join(sorted({str(other) for other in others})[:SHOWN])
         text = f"entries of another category than {truth.category_id}, the annotations': {listed}"
-        if not reader.mine:
+        if len(others) == len(entries):
             raise InputDataError(
                 f"It has only {text}.",
                 remedy="Give the results of the annotated category, or correct category_id.",
                 where=path,
             )
         _log.warning("%s: %s; left out", path, text)
-    with_box = sum(box is not None for box in reader.boxes)
-    if 0 < with_box < len(reader.boxes):
+    with_box = sum(box is not None for _, _, box, _ in rows)
+    if 0 < with_box < len(rows):
         raise InputDataError(
-            f"{with_box} of {len(reader.boxes)} entries have a bbox, the others none.",
+            f"{with_box} of {len(rows)} entries have a bbox, the others none.",
             remedy="Give a bbox to all of them or to none: it says how large a person is.",
             where=path,
         )
-    boxes = np.array(reader.boxes, np.float64).reshape(-1, 4) if with_box or not reader.boxes else None
+    images, scores, boxes, keypoints = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Detections(
-        image=np.array(reader.image, np.int32),
-        scores=np.array(reader.scores, np.float64),
-        boxes=boxes,
-        keypoints=np.array(reader.keypoints, np.float32).reshape(-1, num_keypoints, 3),
+        image=np.array(images, np.int32),
+        scores=np.array(scores, np.float64),
+        boxes=np.array(boxes, np.float64).reshape(-1, 4) if with_box or not rows else None,
+        keypoints=np.array(keypoints, np.float32).reshape(-1, num_keypoints, 3),
     )
 
 
@@ -180,51 +198,28 @@ def _load_list(path: Path) -> list[Any]:
     return document
 
 
-class _Entries:
-    def __init__(self, index: dict[Any, int], known: set[Any], joints: int, category: int) -> None:
-        self.index, self.known, self.joints, self.category = index, known, joints, category
-        self.image: list[int] = []
-        self.scores: list[float] = []
-        self.boxes: list[list[float] | None] = []
-        self.keypoints: list[list[float]] = []
-        self.faults: list[str] = []
-        self.others: set[int | str] = set()
-        self.mine = 0
-
-    def read(self, place: int, entry: Any) -> None:
-        if not isinstance(entry, dict):
-            self.faults.append(f"#{place} is not an object")
-            return
-        category = identity(entry.get("category_id", self.category))
-        if not isinstance(category, int):
-            self.faults.append(f"#{place} has a category_id that is not a number")
-            return
-        if category != self.category:
-            self.others.add(category)
-            return
-        self.mine += 1
-        image = identity(entry.get("image_id"))
-        if image is None or (image not in self.index and image not in self.known):
-            self.faults.append(
-                f"#{place} is of the picture {entry.get('image_id')!r:.100}, which the annotations do not have"
-            )
-            return
-        if image not in self.index:
-            return
-        points = _numbers(entry.get("keypoints"), 3 * self.joints)
-        score = _numbers([entry.get("score")], 1)
-        box = _numbers(entry["bbox"], 4) if entry.get("bbox") else None
-        if points is None:
-            self.faults.append(f"#{place} has no list of {3 * self.joints} finite numbers as keypoints")
-        elif score is None:
-            self.faults.append(f"#{place} has no finite number as its score")
-        elif entry.get("bbox") and (box is None or min(box[2:]) < 0):
-            self.faults.append(f"#{place} has a bbox that is not four finite numbers, or of a negative size")
-        else:
-            self.image.append(self.index[image])
-            self.scores.append(score[0])
-            self.boxes.append(box)
-            self.keypoints.append(points)
+def _read(entry: Any, index: Mapping[Any, int | None], num_keypoints: int) -> _Row | str | None:
+    """Image, score, box and keypoints of an entry; what is wrong with it; or None if its image is passed over."""
+    if not isinstance(entry, dict):
+        return "is not an object"
+    if not isinstance(identity(entry.get("category_id", 0)), int):
+        return "has a category_id that is not a number"
+    image = identity(entry.get("image_id"))
+    if image is None or image not in index:
+        return f"is of the image {entry.get('image_id')!r:.100}, which the annotations do not have"
+    number = index[image]
+    if number is None:
+        return None
+    points = _numbers(entry.get("keypoints"), 3 * num_keypoints)
+    score = _numbers([entry.get("score")], 1)
+    box = _numbers(entry["bbox"], 4) if entry.get("bbox") else None
+    if points is None:
+        return f"has no list of {3 * num_keypoints} finite numbers as keypoints"
+    if score is None:
+        return "has no finite number as its score"
+    if entry.get("bbox") and (box is None or min(box[2:]) < 0):
+        return "has a bbox that is not four finite numbers, or of a negative size"
+    return number, score[0], box, points
 
 
 def _numbers(values: Any, count: int) -> list[float] | None:
@@ -233,3 +228,113 @@ def _numbers(values: Any, count: int) -> list[float] | None:
     if not all(type(value) is int or type(value) is float for value in values):
         return None
     return values if all(-1e12 < value < 1e12 for value in values) else None  # NaN is not
+
+
+#: Version of the journal's format.
+SCHEMA: Final = 1
+
+
+class Journal:
+    """What a long evaluation has found so far, on disk, so that one that was killed goes on where it stopped.
+
+    One JSON value a line: first what is being evaluated, then one line a batch. A line counts if it ends and parses;
+    what a kill has torn is cut off. Whole batches are kept, so that a resumed run gives what an unbroken one gives.
+
+    Args:
+        path: The file; made if need be. One of another evaluation is overwritten.
+        facts: What is being evaluated, JSON-ready: a journal with other facts is not this one.
+        num_keypoints: Keypoints of each person.
+
+    Attributes:
+        done: What has been found, by number of the batch.
+
+    Raises:
+        SetupError: The file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any], num_keypoints: int) -> None:
+        self.path = path
+        self.done: dict[int, Detections] = {}
+        self._joints = num_keypoints
+        head = json.dumps({"schema": SCHEMA, **facts}, sort_keys=True).encode() + b"\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            open_regular(path).close()
+            self._stream: BufferedRandom = path.open("r+b")
+            if self._stream.readline() == head:
+                end = self._read(len(head))
+                self._stream.seek(end)
+                self._stream.truncate()
+            else:
+                self._stream.seek(0)
+                self._stream.truncate()
+                self._write(head)
+        except OSError as error:
+            raise self._explained(error) from error
+
+    def _read(self, end: int) -> int:
+        """Take the lines that are whole; gives where the last of them ends."""
+        for line in self._stream:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = parse_json(line)
+                number, found = record["batch"], _unpacked(record, self._joints)
+            except (ValueError, KeyError, TypeError, OverflowError):
+                break
+            self.done[int(number)] = found
+            end += len(line)
+        return end
+
+    def add(self, number: int, found: Detections) -> None:
+        """Note what was found in a batch.
+
+        Raises:
+            SetupError: It cannot be written.
+        """
+        record = {
+            "batch": number,
+            "image": found.image.tolist(),
+            "scores": found.scores.tolist(),
+            "boxes": [] if found.boxes is None else found.boxes.tolist(),
+            "keypoints": found.keypoints.tolist(),
+        }
+        try:
+            self._write(json.dumps(record).encode() + b"\n")
+        except OSError as error:
+            raise self._explained(error) from error
+
+    def _write(self, line: bytes) -> None:
+        self._stream.write(line)
+        self._stream.flush()
+
+    def remove(self) -> None:
+        """Close and delete it: the evaluation is done."""
+        self._stream.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+    def _explained(self, error: OSError) -> SetupError:
+        return SetupError(
+            f"The journal of this evaluation cannot be kept: {error.strerror or error}.",
+            remedy="Name another folder for it with --journal-dir, or free some space.",
+            where=self.path,
+        )
+
+
+def _unpacked(record: Mapping[str, Any], joints: int) -> Detections:
+    count = len(record["scores"])
+    return Detections(
+        image=np.array(record["image"], np.int32).reshape(count),
+        scores=np.array(record["scores"], np.float64).reshape(count),
+        boxes=np.array(record["boxes"], np.float64).reshape(count, 4),
+        keypoints=np.array(record["keypoints"], np.float32).reshape(count, joints, 3),
+    )

@@ -1,21 +1,22 @@
 """The judge: object keypoint similarity and average precision, by faster-coco-eval, under COCO's or CrowdPose's rules.
 
-The score of a detection is the person's score. Of each picture the 20 best detections count. Crowds, and people whose
+The score of a detection is the person's score. Of each image the 20 best detections count. Crowds, and people whose
 ``num_keypoints`` is 0, are neither to be found nor to be missed. Under CrowdPose's rules a person's size is 0.53 of the
 box, whatever the file says, and the figures by crowdedness split at ``crowdIndex`` 0.2 and 0.8.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from rtmo_deploy.data.sample import GroundTruth
-from rtmo_deploy.errors import UsageError
+from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.measure.accuracy.detections import Detections
-from rtmo_deploy.measure.accuracy.protocol import METRICS, choose_protocol, choose_sigmas, require_people, sigma_source
-from rtmo_deploy.measure.accuracy.report import AccuracyReport
+from rtmo_deploy.measure.accuracy.report import AccuracyReport, ProtocolName
+from rtmo_deploy.zoo.skeletons import CONVENTIONS, CROWDPOSE_14
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +26,85 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.sample import PoseDataset
     from rtmo_deploy.poses import Poses, Skeleton
 
-#: Detections of a picture that count.
+
+#: The figures of each protocol, in the order in which they are reported everywhere.
+METRICS: Final[dict[ProtocolName, tuple[str, ...]]] = {
+    "coco": ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AR", "AR50", "AR75", "AR(M)", "AR(L)"),
+    "crowdpose": ("AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP(E)", "AP(M)", "AP(H)"),
+}
+
+
+def choose_protocol(wanted: str | None, skeleton: Skeleton, truth: GroundTruth) -> ProtocolName:
+    """The protocol that is asked for; else CrowdPose's for its keypoints and files with a ``crowdIndex``, else COCO's.
+
+    Raises:
+        UsageError: There is no such protocol.
+    """
+    if wanted is None:
+        crowded = bool(np.isfinite(truth.crowd_index).any())
+        return "crowdpose" if crowded or skeleton.keypoints == CROWDPOSE_14.keypoints else "coco"
+    for name in METRICS:
+        if wanted == name:
+            return name
+    raise UsageError(f"There is no protocol '{wanted}'.", remedy=f"There are: {', '.join(METRICS)}.")
+
+
+def choose_sigmas(wanted: float | Sequence[float] | None, skeleton: Skeleton) -> tuple[float, ...]:
+    """The sigmas that are asked for (one for all keypoints, or one each), else those of the skeleton.
+
+    Raises:
+        UsageError: None are asked for and the skeleton has none; or they are too few, too many, or not positive.
+        InputDataError: None are asked for, and the skeleton's are a guess.
+    """
+    count = len(skeleton)
+    if wanted is None:
+        if skeleton.sigmas and skeleton.source.startswith("guessed from names"):
+            raise InputDataError(
+                f"The OKS sigmas of '{skeleton.name}' would be {skeleton.source}, and the average precision depends on "
+                "them.",
+                remedy=f"Say what the keypoints are with --skeleton ({', '.join(CONVENTIONS)} or a JSON file), or give "
+                "--sigma.",
+            )
+        if not skeleton.sigmas:
+            raise UsageError(
+                f"Nobody has measured OKS sigmas for the keypoints of '{skeleton.name}', and without them there is no "
+                "average precision.",
+                remedy=f"Give one for all keypoints (--sigma 0.05; COCO's are 0.025 to 0.107) or {count} of them.",
+            )
+        return skeleton.sigmas
+    sigmas = (float(wanted),) * count if isinstance(wanted, int | float) else tuple(map(float, wanted))
+    if len(sigmas) != count:
+        raise UsageError(
+            f"{len(sigmas)} sigmas do not fit {count} keypoints.", remedy=f"Give one for all, or {count} of them."
+        )
+    if not all(math.isfinite(sigma) and sigma > 0 for sigma in sigmas):
+        raise UsageError("A sigma is not positive.", remedy="COCO's are 0.025 to 0.107.")
+    return sigmas
+
+
+def sigma_source(wanted: float | Sequence[float] | None, skeleton: Skeleton) -> str:
+    """Where the sigmas that :func:`choose_sigmas` chooses come from: ``given``, or a convention's or a file's name."""
+    return "given" if wanted is not None else skeleton.source or skeleton.name
+
+
+def require_people(truth: GroundTruth) -> None:
+    """Refuse an evaluation of nobody.
+
+    Raises:
+        InputDataError: No annotated person counts.
+    """
+    if truth.num_people == 0:
+        raise InputDataError(
+            f"There is nobody to find in the {truth.num_images} annotated images: no annotation of the category has "
+            "labelled keypoints and num_keypoints above 0, and is no crowd.",
+            remedy="Check category_id, num_keypoints and iscrowd; 'rtmo-deploy data check --ann FILE' lists what was "
+            "left out.",
+        )
+
+
+#: Detections of a image that count.
 MAX_DETECTIONS: Final = 20
-#: Upper ends of CrowdPose's easy and medium pictures, exclusive.
+#: Upper ends of CrowdPose's easy and medium images, exclusive.
 CROWD_EDGES: Final = (0.2, 0.8)
 #: Share of a box that stands for a person's area where there is none.
 AREA_OF_BOX: Final = 0.53
@@ -47,12 +124,12 @@ def evaluate_poses(
     """Judge poses against a dataset.
 
     A dataset over an annotation file (:class:`~rtmo_deploy.data.coco.CocoKeypoints`) knows its crowds and is judged as
-    the file says, without a picture being read. Of any other, each sample is read for its people, and a detection of
+    the file says, without a image being read. Of any other, each sample is read for its people, and a detection of
     somebody in ``Sample.ignore`` counts as wrong.
 
     Args:
-        dataset: The annotated pictures.
-        predictions: The poses found in each of them, in its order, in pixels of the picture.
+        dataset: The annotated images.
+        predictions: The poses found in each of them, in its order, in pixels of the image.
         protocol: ``coco`` or ``crowdpose``; by the keypoints if not given.
         sigmas: One OKS sigma for all keypoints, or one each; those of the dataset's skeleton if not given.
 
@@ -61,8 +138,8 @@ def evaluate_poses(
     """
     if len(predictions) != len(dataset):
         raise UsageError(
-            f"There are poses of {len(predictions)} pictures, and {len(dataset)} pictures.",
-            remedy="Give one Poses for each picture of the dataset, in its order.",
+            f"There are poses of {len(predictions)} images, and {len(dataset)} images.",
+            remedy="Give one Poses for each image of the dataset, in its order.",
         )
     joints = len(dataset.skeleton)
     odd = next((poses for poses in predictions if len(poses.skeleton) != joints), None)
@@ -93,7 +170,7 @@ def judge(
 
     Args:
         truth: The annotated people.
-        detections: The people found in these pictures.
+        detections: The people found in these images.
         skeleton: What the keypoints of both are.
         protocol: ``coco`` or ``crowdpose``; by the keypoints if not given.
         sigmas: One OKS sigma for all keypoints, or one each; the skeleton's if not given.
@@ -115,7 +192,7 @@ def judge(
         else:
             metrics[metric] = _figure(precision if metric.startswith("AP") else recall, metric[2:])
     if name == "crowdpose" and not np.isfinite(truth.crowd_index).all():
-        notes.append("Pictures without a crowdIndex are in none of AP(E), AP(M), AP(H).")
+        notes.append("Images without a crowdIndex are in none of AP(E), AP(M), AP(H).")
     if name == "coco" and detections.boxes is None and len(detections):
         notes.append("The predictions have no boxes: their sizes, for (M) and (L), are the extents of their keypoints.")
     if name == "coco" and not (truth.areas > 0).all():
@@ -152,7 +229,7 @@ class _Evaluator:
     ) -> None:
         from faster_coco_eval.core import COCO, COCOeval_faster
 
-        # Of equal scores the picture with the smaller id comes first, as in the COCO tools.
+        # Of equal scores the image with the smaller id comes first, as in the COCO tools.
         ids = truth.image_ids.tolist()
         order = sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
         self._rank = np.empty(len(ids), np.int64)
@@ -178,53 +255,27 @@ class _Evaluator:
     def _wanted(self, truth: GroundTruth) -> list[dict[str, Any]]:
         boxes = truth.boxes
         areas = np.where(truth.areas > 0, truth.areas, AREA_OF_BOX * boxes[:, 2] * boxes[:, 3])
-        areas = np.minimum(areas, LARGEST_AREA)
-        columns = zip(
-            self._rank[truth.image].tolist(),
-            boxes.tolist(),
-            areas.tolist(),
-            truth.crowd.tolist(),
-            truth.num_keypoints.tolist(),
-            [points.ravel().tolist() for points in truth.keypoints],
-            strict=True,
+        return _entries(
+            image_id=self._rank[truth.image],
+            bbox=boxes,
+            area=np.minimum(areas, LARGEST_AREA),
+            iscrowd=truth.crowd.astype(int),
+            num_keypoints=truth.num_keypoints,
+            keypoints=truth.keypoints.reshape(len(boxes), -1),
         )
-        return [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": 1,
-                "bbox": box,
-                "area": area,
-                "iscrowd": int(crowd),
-                "num_keypoints": count,
-                "keypoints": points,
-            }
-            for number, (image, box, area, crowd, count, points) in enumerate(columns, 1)
-        ]
 
     def _given(self, detections: Detections) -> list[dict[str, Any]]:
-        columns = zip(
-            self._rank[detections.image].tolist(),
-            detections.areas.tolist(),
-            detections.scores.tolist(),
-            [points.ravel().tolist() for points in detections.keypoints],
-            strict=True,
+        count = len(detections)
+        return _entries(
+            image_id=self._rank[detections.image],
+            area=detections.areas,
+            iscrowd=np.zeros(count, int),
+            score=detections.scores,
+            keypoints=detections.keypoints.reshape(count, -1) if count else np.zeros((0, 0)),
         )
-        return [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": 1,
-                "area": area,
-                "iscrowd": 0,
-                "score": score,
-                "keypoints": points,
-            }
-            for number, (image, area, score, points) in enumerate(columns, 1)
-        ]
 
     def run(self, images: NDArray[np.bool_] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Precision ``(T, R, A)`` and recall ``(T, A)`` over some pictures, or over all."""
+        """Precision ``(T, R, A)`` and recall ``(T, A)`` over some images, or over all."""
         ranks = self._rank if images is None else self._rank[images]
         self._evaluator.params.imgIds = sorted(ranks.tolist())
         self._evaluator.evaluate()
@@ -233,7 +284,7 @@ class _Evaluator:
         return np.asarray(figures["precision"])[:, :, 0, :, 0], np.asarray(figures["recall"])[:, 0, :, 0]
 
     def at_crowdedness(self, which: int) -> float | None:
-        """AP of the easy, medium or hard pictures, rounded to four digits as the reference does; None without any."""
+        """AP of the easy, medium or hard images, rounded to four digits as the reference does; None without any."""
         first, second = CROWD_EDGES
         lower, upper = ((-np.inf, first), (first, second), (second, np.inf))[which]
         chosen = (self._crowd_index >= lower) & (self._crowd_index < upper)
@@ -241,3 +292,11 @@ class _Evaluator:
             return None
         figure = round(float(self.run(chosen)[0][..., 0].mean()), 4)
         return figure if figure >= 0 else None
+
+
+def _entries(**columns: NDArray[Any]) -> list[dict[str, Any]]:
+    """Annotations as COCO has them, from the columns of a table of them."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [
+        {"id": number, "category_id": 1, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, 1)
+    ]

@@ -1,4 +1,4 @@
-"""Running a model over annotated pictures: in batches, with a journal, memory flat whatever their number."""
+"""Running a model over annotated images: in batches, with a journal, memory flat whatever their number."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.measure.accuracy.detections import Detections
-from rtmo_deploy.measure.accuracy.journal import Journal
-from rtmo_deploy.measure.accuracy.judge import judge
-from rtmo_deploy.measure.accuracy.protocol import choose_protocol, choose_sigmas, require_people
+from rtmo_deploy.measure.accuracy.detections import Detections, Journal
+from rtmo_deploy.measure.accuracy.judge import choose_protocol, choose_sigmas, judge, require_people
 from rtmo_deploy.zoo.skeletons import CONVENTIONS, canonical_name
 
 if TYPE_CHECKING:
@@ -33,24 +31,19 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
-    Picture = NDArray[np.uint8]
+    Image = NDArray[np.uint8]
 
-#: Unreadable pictures that are named.
+#: Unreadable images that are named.
 SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What came of running a model.
-
-    Attributes:
-        report: The figures.
-        detections: Whom it found.
-        resumed: Pictures that an earlier run, which did not get to its end, had done already.
-    """
+    """What came of running a model."""
 
     report: AccuracyReport
     detections: Detections
+    #: Images that an earlier run, which did not get to its end, had done already.
     resumed: int
 
 
@@ -84,24 +77,24 @@ def evaluate_model(
     progress: Callable[[int, int], None] | None = None,
     finished: Callable[[Detections], None] | None = None,
 ) -> Evaluation:
-    """Find the people in every picture of a dataset, and judge that.
+    """Find the people in every image of a dataset, and judge that.
 
     Args:
         estimator: The model; it must not drop people above ``score_thr`` itself (:func:`with_score_threshold`).
-        dataset: The annotated pictures.
+        dataset: The annotated images.
         protocol: ``coco`` or ``crowdpose``; by the keypoints if not given.
         sigmas: One OKS sigma for all keypoints, or one each; the skeleton's if not given.
         told: The dataset's skeleton is known to be the model's too, whatever names the model has.
         score_thr: People with a score not above this do not count.
-        batch: Pictures at a time; a model with a fixed batch size takes that many.
+        batch: Images at a time; a model with a fixed batch size takes that many.
         journal: A file for what has been found so far, or a folder, in which it gets a name that tells model,
             annotations and options apart; it is removed at the end. If it is there and is of the same model,
-            annotations, pictures and options, the run goes on where it ended.
-        progress: Told how many pictures are done, and how many there are.
+            annotations, images and options, the run goes on where it ended.
+        progress: Told how many images are done, and how many there are.
         finished: Given what was found before the journal is removed: the place to save it.
 
     Raises:
-        InputDataError: Pictures cannot be read; all of them are named. What is in the journal stays.
+        InputDataError: Images cannot be read; all of them are named. What is in the journal stays.
         ModelError: The model puts out something that is not a number.
         UsageError: It has other keypoints than the dataset, or there are no sigmas.
         SetupError: The journal cannot be written.
@@ -111,7 +104,7 @@ def evaluate_model(
     require_people(dataset.ground_truth())
     choose_protocol(protocol, skeleton, dataset.ground_truth())
     if batch < 1:
-        raise UsageError(f"A batch of {batch} pictures is not possible.", remedy="Give a positive number.")
+        raise UsageError(f"A batch of {batch} images is not possible.", remedy="Give a positive number.")
     size = estimator.artifact.input.batch or batch
     joints, total = len(skeleton), len(dataset)
     book = None
@@ -128,16 +121,16 @@ def evaluate_model(
         if progress is not None:
             progress(count, total)
         failures: list[InputDataError] = []
-        for number, pictures in _read_ahead(dataset, todo, size):
-            failures += [one for one in pictures if isinstance(one, InputDataError)]
-            if not failures:  # else only the other pictures that cannot be read are looked for
-                sound = [one for one in pictures if not isinstance(one, InputDataError)]
+        for number, images in _read_ahead(dataset, todo, size):
+            failures += [one for one in images if isinstance(one, InputDataError)]
+            if not failures:  # else only the other images that cannot be read are looked for
+                sound = [one for one in images if not isinstance(one, InputDataError)]
                 poses = estimator.predict(sound, batch=size)
                 found = Detections.from_poses(poses, joints, first=number * size)
                 done[number] = found.select(found.scores > score_thr)
                 if book is not None:
                     book.add(number, done[number])
-            count += len(pictures)
+            count += len(images)
             if progress is not None:
                 progress(count, total)
         if failures:
@@ -154,21 +147,21 @@ def evaluate_model(
 
 def _read_ahead(
     dataset: CocoKeypoints, numbers: Sequence[int], size: int
-) -> Iterator[tuple[int, list[Picture | InputDataError]]]:
-    """The pictures of each batch, read while the one before is worked on."""
+) -> Iterator[tuple[int, list[Image | InputDataError]]]:
+    """The images of each batch, read while the one before is worked on."""
 
-    def read(number: int) -> list[Picture | InputDataError]:
-        return [_picture(dataset, index) for index in range(number * size, min((number + 1) * size, len(dataset)))]
+    def read(number: int) -> list[Image | InputDataError]:
+        return [_image(dataset, index) for index in range(number * size, min((number + 1) * size, len(dataset)))]
 
     with ThreadPoolExecutor(1) as pool:
         ahead = deque(pool.submit(read, number) for number in numbers[:1])
         for place, number in enumerate(numbers):
-            pictures = ahead.popleft().result()
+            images = ahead.popleft().result()
             ahead.extend(pool.submit(read, following) for following in numbers[place + 1 : place + 2])
-            yield number, pictures
+            yield number, images
 
 
-def _picture(dataset: CocoKeypoints, index: int) -> Picture | InputDataError:
+def _image(dataset: CocoKeypoints, index: int) -> Image | InputDataError:
     try:
         return dataset.image(index)
     except InputDataError as error:
@@ -179,7 +172,7 @@ def _unreadable(failures: list[InputDataError], dataset: CocoKeypoints) -> Input
     shown = " ".join(str(failure) for failure in failures[:SHOWN])
     more = f" And {len(failures) - SHOWN} more." if len(failures) > SHOWN else ""
     return InputDataError(
-        f"{len(failures)} of {len(dataset)} pictures cannot be judged: {shown}{more}",
+        f"{len(failures)} of {len(dataset)} images cannot be judged: {shown}{more}",
         remedy="A figure without them would not be comparable; mend them and run this again.",
         where=dataset.file,
     )

@@ -68,7 +68,9 @@ KIND_LINES = {
 """,
 }
 BACKEND_LINES = {
-    "BACKENDS: tuple": 'BackendRecord("tiny", (Kind.TINY,), "rtmo_deploy.runtime.tiny_backend", "onnxruntime", "cpu"),\n'
+    "BACKENDS: tuple": """
+    BackendRecord("tiny", (Kind.TINY,), "rtmo_deploy.runtime.tiny_backend", "onnxruntime", "cpu"),
+"""
 }
 CONVERT = """
 import onnx

@@ -27,19 +27,18 @@ from sample_models import DEFAULT, export, export_mmdeploy_shape, load
 
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure.bench import BenchOptions, Entry, run_bench
-from rtmo_deploy.measure.bench.process import WorkerProcess, start_worker
 from rtmo_deploy.measure.bench.tables import facts, ratio_cell, to_markdown
+from rtmo_deploy.measure.bench.worker import WorkerProcess, start_worker
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BenchResult, Contender
-    from rtmo_deploy.measure.bench.process import WorkerLink
 
 WORKER = (sys.executable, str(Path(__file__).with_name("rtmlib_worker.py")))
 #: Beginning of the names of the files that rtmlib runs.
 RTMLIB = "rtmlib-"
 
 
-def start(contender: Contender) -> WorkerLink:
+def start(contender: Contender) -> WorkerProcess:
     """A process for a contender; the file's name says whose."""
     if Path(contender.model).name.startswith(RTMLIB):
         return WorkerProcess(contender.label, WORKER)

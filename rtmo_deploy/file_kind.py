@@ -266,10 +266,10 @@ def _model(head: bytes, tail: bytes, size: int) -> FileKind | None:
         if b"/code/" in tail or b"constants.pkl" in tail:
             return FileKind.TORCHSCRIPT
         return FileKind.TORCH if b"data.pkl" in head[:512] or b"data.pkl" in tail else FileKind.ZIP
-    if head[:1] == b"\x80":
-        return FileKind.TORCH_LEGACY if _LEGACY_HEAD in head[:32] else FileKind.PICKLE
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < max(size, 1 << 27):
         return FileKind.SAFETENSORS
+    if head[:1] == b"\x80":
+        return FileKind.TORCH_LEGACY if _LEGACY_HEAD in head[:32] else FileKind.PICKLE
     # A protobuf that begins with ir_version (field 1), followed by another field of ModelProto.
     if (
         head[:1] == b"\x08"

@@ -52,7 +52,7 @@ def parse_input_size(text: str) -> Size:
     Raises:
         UsageError: It is no size, or a side is not a multiple of 32.
     """
-    from rtmo_deploy.zoo.variant import require_input_size
+    from rtmo_deploy.zoo.records import require_input_size
 
     size = parse_size(text)
     require_input_size(size, where="--imgsz")
@@ -78,7 +78,7 @@ def _is_number(text: str) -> bool:
 
 def _ignore_cfg(context: typer.Context, value: bool) -> bool:
     if value and not context.resilient_parsing:
-        from rtmo_deploy.zoo.ignore_cfg import ignoring_cfg
+        from rtmo_deploy.zoo.locate import ignoring_cfg
 
         context.with_resource(ignoring_cfg())
     return value
@@ -190,7 +190,7 @@ def find_model(
     with download_bar(os.fspath(text)) as fetched:
         path = locate_model(text, wanted=wanted, by=by, progress=fetched)
     if device is not None:
-        from rtmo_deploy.artifact import Kind
+        from rtmo_deploy.file_kind import Kind
         from rtmo_deploy.runtime.backends import choose_backend
 
         kind = likely_kind(path)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, DecodeMode, InputContract, Kind, Parent, check_contracts, made_with
+from rtmo_deploy.artifact import Artifact, DecodeMode, InputContract, Parent, check_contracts, made_with
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.convert.step import ExportResult, require_onnxruntime, require_parity, write_bytes, write_metadata
 from rtmo_deploy.convert.trace import trace_coordinates, trace_network
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure import ValidationReport, validate_model
 
 if TYPE_CHECKING:

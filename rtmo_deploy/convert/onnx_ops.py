@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from rtmo_deploy.model.nms import non_maximum_suppression
+from rtmo_deploy.model.head import non_maximum_suppression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, Kind, write_companion
+from rtmo_deploy.artifact import Artifact, write_companion
 from rtmo_deploy.convert.step import ExportResult, Source, derived, read_source, require_onnxruntime, require_parity
 from rtmo_deploy.errors import SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.runtime.openvino_backend import import_openvino, parse_model, require_no_plugin
 from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_path

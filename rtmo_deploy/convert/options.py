@@ -84,7 +84,7 @@ class ExportOptions:
         if self.batch is not None:
             _check_count("batch", self.batch, 4096)
         if self.imgsz is not None:
-            from rtmo_deploy.zoo.variant import require_input_size
+            from rtmo_deploy.zoo.records import require_input_size
 
             require_input_size(self.imgsz)
 

@@ -54,7 +54,7 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
     if action == "export":
         _export_options(options)
     elif action == "quantize" and options["calibration"] is not None:
-        from rtmo_deploy.data._calibration_record import named_sets
+        from rtmo_deploy.data.calibration import named_sets
 
         if options["calibration"] not in named_sets():
             raise UsageError(
@@ -75,29 +75,35 @@ def cast(job: Job) -> Outcome:
 
     output = job.folder / f"{job.options['file_stem']}.onnx"
     result = cast_onnx(_path(job.inputs["model"]), output, job.options["precision"], progress=job.progress)
-    counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.islands)}
+    counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.fp32_nodes)}
     return Outcome(_files(result.artifact), {**counts, **_described(result.artifact)})
 
 
 def quantize(job: Job) -> Outcome:
     """ONNX to INT8, judged where a budget is given."""
-    from rtmo_deploy.convert.quantize import Judge, Method, QuantizeOptions, calibrate, open_source, quantize_onnx
-    from rtmo_deploy.data.calibration import CalibrationPictures, folder_pictures, open_set
+    from rtmo_deploy.convert.quantize import Judge, Method, calibrate, open_source, quantize_onnx
+    from rtmo_deploy.data.calibration import folder_images, open_set
 
     options = job.options
     model = open_source(_path(job.inputs["model"]))
-    pictures: CalibrationPictures
     if "calibration" in job.files:
-        pictures = folder_pictures(job.files["calibration"], options["count"])
+        images = folder_images(job.files["calibration"], options["count"])
     else:
-        pictures = open_set(options["calibration"], options["count"])
-    calibration = calibrate(model, pictures, method=Method(options["method"]), progress=job.progress)
+        images = open_set(options["calibration"], options["count"])
+    calibration = calibrate(model, images, method=Method(options["method"]), progress=job.progress)
     judge = None
     if "judge" in job.inputs:
         judge = Judge(model.artifact, dataset_of(job.inputs["judge"]), progress=job.progress)
     output = job.folder / f"{options['file_stem']}.onnx"
-    asked = QuantizeOptions(options["max_ap_drop"], bias_correction=options["bias_correction"])
-    result = quantize_onnx(model, calibration, output, asked, judge=judge, progress=job.progress)
+    result = quantize_onnx(
+        model,
+        calibration,
+        output,
+        max_ap_drop=options["max_ap_drop"],
+        bias_correction=options["bias_correction"],
+        judge=judge,
+        progress=job.progress,
+    )
     if result.artifact is None:
         least = result.search.chosen.ap_drop if result.search is not None else float("nan")
         raise GateFailedError(
@@ -124,9 +130,9 @@ def engine(job: Job) -> Outcome:
     shapes = {name: (Shape.parse(options[name]),) if options[name] else () for name in ("min", "opt", "max")}
     build = BuildOptions(
         backend=options["backend"],
-        least=shapes["min"],
-        usual=shapes["opt"],
-        most=shapes["max"],
+        min=shapes["min"],
+        opt=shapes["opt"],
+        max=shapes["max"],
         targets=tuple(options["compute_capability"]),
         version_compatible=options["version_compatible"],
         hardware_compatible=options["hardware_compatible"],

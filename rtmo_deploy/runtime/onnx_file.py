@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.file_kind import ONNX, require
+from rtmo_deploy.file_kind import ONNX, Kind, require
 from rtmo_deploy.files import read_bounded
 from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
 from rtmo_deploy.runtime.onnx_check import check_graph, load_weights, takes

@@ -17,7 +17,7 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.agreement.layers import compare_layers
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.zoo import COCO_17
-from rtmo_deploy.zoo.download import resolve_checkpoint
+from rtmo_deploy.zoo.locate import resolve_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -91,7 +91,7 @@ def test_several_profiles_and_targets(tmp_path):
     source = write_toy(tmp_path / "toy.onnx", "fp16")
     sizes = tuple(Shape.parse(text) for text in ("1x64x64", "4x128x96"))
     output = tmp_path / "new" / "folder" / "two.engine"
-    options = rtx(least=sizes, usual=sizes, most=sizes, targets=("8.6", "12.0"), opt_level=2, workspace=2**26)
+    options = rtx(min=sizes, opt=sizes, max=sizes, targets=("8.6", "12.0"), opt_level=2, workspace=2**26)
     record = build_engine(source, output, options).record
     assert [str(p) for p in record.profiles] == ["1x64x64", "4x128x96"]
     assert record.targets == ("8.6", "12.0")
@@ -104,7 +104,7 @@ def test_several_profiles_and_targets(tmp_path):
 def test_a_profile_without_the_models_own_size_gives_another_one(tmp_path):
     source = write_toy(tmp_path / "toy.onnx")
     (size,) = (Shape.parse("2x128x96"),)
-    made = build_engine(source, None, rtx(least=(size,), usual=(size,), most=(size,))).record.artifact.input
+    made = build_engine(source, None, rtx(min=(size,), opt=(size,), max=(size,))).record.artifact.input
     assert (made.batch, made.height, made.width, made.dynamic_hw) == (2, 128, 96, False)
 
 
@@ -290,7 +290,7 @@ from pathlib import Path
 from rtmo_deploy.convert.trt import child
 def build(job, events):
     Path(job.plan).write_bytes(b"half")
-    events("progress", text="building")
+    events(event="progress", text="building")
     time.sleep(600)
 child._build = build
 child.main()

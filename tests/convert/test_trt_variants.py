@@ -10,8 +10,8 @@ from golden import CLS_BIAS, golden_model
 
 from rtmo_deploy.artifact import Kind
 from rtmo_deploy.convert import ExportOptions, export_onnx
+from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
-from rtmo_deploy.convert.precision.tensor_types import element_types
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.convert.trt import BuildOptions, build_engine
@@ -30,7 +30,7 @@ pytestmark = [
 
 SIDE = 128
 SIZES = tuple((Shape.parse(text),) for text in ("1x128x128", "2x192x128", "4x256x256"))
-RTX = BuildOptions(backend="tensorrt-rtx", least=SIZES[0], usual=SIZES[1], most=SIZES[2])
+RTX = BuildOptions(backend="tensorrt-rtx", min=SIZES[0], opt=SIZES[1], max=SIZES[2])
 _NAMES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 
 

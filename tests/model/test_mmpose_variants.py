@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from rtmo_deploy.data.calibration import Picture
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model import RTMO, NetworkSpec, load_checkpoint, save_checkpoint
-from rtmo_deploy.model.settings import Settings
+from rtmo_deploy.model.spec import Settings
 from rtmo_deploy.runtime.estimator import read_artifact
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent / "mmpose_variants"
 _spec = importlib.util.spec_from_file_location("mmpose_variants_make", FOLDER / "make.py")
@@ -109,16 +111,10 @@ class Scenes:
     """What calibrates."""
 
     name = "scenes"
+    names = ("scene-0", "scene-1")
 
-    def __len__(self) -> int:
-        return 2
-
-    def read(self, index: int) -> Picture:
-        images = make.images()
-        return Picture(f"scene-{index}", np.ascontiguousarray(images[0].transpose(1, 2, 0)[:: 1 - 2 * index], np.uint8))
-
-    def picture_name(self, index: int) -> str:
-        return f"scene-{index}"
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(make.images()[0].transpose(1, 2, 0)[:: 1 - 2 * index], np.uint8)
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,13 +76,13 @@ def export(
         require_free([target, *_FORMATS[kind].files_beside(target)], files_of(source), force=force)
         _convert(kind, source, target, verify=not no_verify, as_json=as_json)
         return
-    is_file = os.path.isfile(checkpoint)  # noqa: PTH113 - a name that no file can have is none
-    if is_file:
-        find_model(checkpoint, "export", CHECKPOINT)
-    target = output or (Path(checkpoint).with_suffix(".onnx") if is_file else Path(f"{checkpoint}.onnx"))
+    path = None
+    if os.path.isfile(checkpoint):  # noqa: PTH113 - a name that no file can have is none
+        path = find_model(checkpoint, "export", CHECKPOINT)
+    target = output or (path.with_suffix(".onnx") if path else Path(f"{checkpoint}.onnx"))
     outputs = _outputs(target, kind, options, dump_info=dump_info)
     require_free(outputs, [checkpoint], force=force)
-    path = find_model(checkpoint, "export", CHECKPOINT)
+    path = path or find_model(checkpoint, "export", CHECKPOINT)  # a published model is downloaded only now
     loaded, result, infos = _export(path, outputs[0], options, ema=ema, verify=not no_verify, dump_info=dump_info)
     if kind is not FileKind.ONNX:
         converted = output or outputs[0].with_suffix(_FORMATS[kind].suffixes[0])
@@ -123,16 +124,9 @@ def _check_names(wanted: Format, output: Path | None, options: ExportOptions, *,
             "--dump-info does not apply to --decode raw: MMDeploy's SDK cannot decode a raw graph.",
             remedy="Leave it away, or choose --decode onnx or fixed.",
         )
-    if wanted.needs is not None:
-        _require_package(wanted.title, *wanted.needs)
-
-
-def _require_package(title: str, package: str, extra: str) -> None:
-    """Say before any work that a package is missing."""
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise MissingDependencyError(package, purpose=f"Converting to {title}", extra=extra)
+    if wanted.needs is not None and find_spec(wanted.needs[0]) is None:  # said before anything is exported
+        package, extra = wanted.needs
+        raise MissingDependencyError(package, purpose=f"Converting to {wanted.title}", extra=extra)
 
 
 def _require_no_onnx_options(context: typer.Context) -> None:

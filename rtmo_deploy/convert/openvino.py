@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from rtmo_deploy.artifact import Artifact, write_companion
-from rtmo_deploy.convert.step import (
-    ExportResult,
-    Source,
-    derived,
-    read_source,
-    require_onnxruntime,
-    require_parity,
-)
+from rtmo_deploy.convert.step import ExportResult, Source, derived, read_source, require_onnxruntime, require_parity
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write
@@ -143,7 +136,6 @@ def _with_metadata(graph: Any, artifact: Artifact, weights: bytes, *, compress_f
 
 
 def _save(graph: Any, *, compress_fp16: bool) -> tuple[bytes, bytes]:
-    """Content of the .xml and of the .bin file."""
     ov = import_openvino(_PURPOSE)
     with tempfile.TemporaryDirectory(prefix="rtmo-deploy-") as folder:
         path = Path(folder) / "model.xml"

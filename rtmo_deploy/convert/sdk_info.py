@@ -1,8 +1,8 @@
 """The three JSON files that MMDeploy's SDK reads beside a model: deploy.json, pipeline.json, detail.json.
 
 Their layout follows what MMDeploy 1.3.1 writes, and what the ``YOLOXPose`` post-processor of its SDK reads: ``dets``
-and ``keypoints`` divided by a scale factor. That post-processor knows no offset, so the pipeline puts the picture
-into the top left corner.
+and ``keypoints`` divided by a scale factor. That post-processor knows no offset, so the pipeline puts the image into
+the top left corner.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import DecodeMode
+from rtmo_deploy.convert.step import write_bytes
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import atomic_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,13 +25,7 @@ LAYOUT_VERSION = "1.3.1"
 
 
 def dump_sdk_info(artifact: Artifact) -> list[Path]:
-    """Write the three files into the artifact's folder, replacing what stood there.
-
-    Args:
-        artifact: An ONNX model that decodes inside.
-
-    Returns:
-        The files written.
+    """Write the three files into the folder of an ONNX model, replacing what stood there.
 
     Raises:
         UsageError: The model puts out head tensors, which the SDK cannot decode.
@@ -43,37 +37,24 @@ def dump_sdk_info(artifact: Artifact) -> list[Path]:
             remedy="Choose --decode onnx or fixed.",
             where=artifact.path,
         )
-    contents = {
-        "deploy.json": _deploy(artifact),
-        "pipeline.json": _pipeline(artifact),
-        "detail.json": _detail(artifact),
-    }
-    written = []
-    for name, content in contents.items():
-        path = artifact.path.with_name(name)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-        written.append(path)
+    contents = {"deploy": _deploy(artifact), "pipeline": _pipeline(artifact), "detail": _detail(artifact)}
+    written = [artifact.path.with_name(f"{name}.json") for name in contents]
+    for path, content in zip(written, contents.values(), strict=True):
+        write_bytes(path, (json.dumps(content, indent=4) + "\n").encode())
     return written
 
 
 def _deploy(artifact: Artifact) -> dict[str, Any]:
-    return {
-        "version": LAYOUT_VERSION,
-        "task": "PoseDetector",
-        "models": [
-            {
-                "name": artifact.architecture,
-                "net": artifact.path.name,
-                "weights": "",
-                "backend": "onnxruntime",
-                "precision": artifact.precision.upper(),
-                "batch_size": artifact.input.batch or 1,
-                "dynamic_shape": artifact.input.batch is None,
-            }
-        ],
-        "customs": [],
+    model = {
+        "name": artifact.architecture,
+        "net": artifact.path.name,
+        "weights": "",
+        "backend": "onnxruntime",
+        "precision": artifact.precision.upper(),
+        "batch_size": artifact.input.batch or 1,
+        "dynamic_shape": artifact.input.batch is None,
     }
+    return {"version": LAYOUT_VERSION, "task": "PoseDetector", "models": [model], "customs": []}
 
 
 def _pipeline(artifact: Artifact) -> dict[str, Any]:

@@ -86,13 +86,7 @@ def require_onnxruntime(what: str) -> None:
 
 
 def require_parity(failures: Sequence[str], finding: str, *, remedy: str, where: Path) -> None:
-    """Refuse to write a model that differs from its source.
-
-    Args:
-        failures: What is over the bounds.
-        finding: How the sentence begins that lists them.
-        remedy: What to do; that nothing was written is said before.
-        where: The file that is not written.
+    """Refuse to write a model that differs from its source: ``finding`` begins the sentence that lists the failures.
 
     Raises:
         ParityError: There are failures.
@@ -111,10 +105,6 @@ def write_metadata(model: onnx.ModelProto, artifact: Artifact) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        SetupError: It cannot be written.
-    """
+    """Write a file whole or not at all; SetupError if that cannot be done."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)

@@ -42,11 +42,7 @@ _REMEDY = "Export with --decode fixed and let this release of rtmo-deploy insert
 
 
 def plugin_node(model: onnx.ModelProto) -> onnx.NodeProto | None:
-    """The graph's RTMODecode node, None if there is none.
-
-    Raises:
-        ArtifactError: There are several.
-    """
+    """The graph's RTMODecode node, None if there is none; of several, ArtifactError."""
     nodes = [node for node in model.graph.node if node.op_type == PLUGIN_NAME]
     if len(nodes) > 1:
         raise ArtifactError(f"The graph has {len(nodes)} {PLUGIN_NAME} nodes.", remedy=_REMEDY)
@@ -54,10 +50,7 @@ def plugin_node(model: onnx.ModelProto) -> onnx.NodeProto | None:
 
 
 def check_plugin_node(model: onnx.ModelProto) -> DecodeFields:
-    """Check that the graph's plugin node is the one that this release implements.
-
-    Returns:
-        Its fields.
+    """The fields of the graph's plugin node, which must be the one that this release implements.
 
     Raises:
         ArtifactError: There is none or several, or one of another version, namespace or signature, or with fields that
@@ -101,15 +94,10 @@ def _wrong(node: onnx.NodeProto, what: str) -> ArtifactError:
 
 
 def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace a fixed graph's selection of people by one RTMODecode node.
+    """A copy of a fixed graph whose selection of detections is one RTMODecode node; metadata as it was.
 
-    Args:
-        model: A graph exported with ``--decode fixed``, of any precision as long as ``/decode/`` is float32 up to the
-            survivors; untouched.
-
-    Returns:
-        A new graph with the same inputs and outputs and, where the fixed suppression has rounds enough, the same
-        people. Its metadata is untouched: see :func:`plugin_onnx`.
+    Inputs and outputs stay, and so do the detections where the fixed suppression has rounds enough. The graph may be of
+    any precision as long as ``/decode/`` is float32 up to the survivors.
 
     Raises:
         ArtifactError: It is no such graph; the message says what is different.
@@ -137,14 +125,7 @@ def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def plugin_onnx(source: Path, output: Path) -> Artifact:
-    """Rewrite a file exported with ``--decode fixed``.
-
-    Args:
-        source: The fixed ONNX file.
-        output: Where to write the graph with the plugin; appears whole or not at all.
-
-    Returns:
-        What the new file knows of itself: decode mode ``plugin``, ``source`` as its parent.
+    """Rewrite an ONNX file exported with ``--decode fixed`` to ``output``, which appears whole or not at all.
 
     Raises:
         ArtifactError: ``source`` is no fixed graph, or its metadata contradicts it.

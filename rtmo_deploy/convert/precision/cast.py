@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -21,11 +20,10 @@ from rtmo_deploy.artifact import (
 )
 from rtmo_deploy.convert.precision.graph import HalfGraph, is_quantized, to_half
 from rtmo_deploy.convert.precision.rules import HALF_TYPES, HalfType, fp32_block_of
-from rtmo_deploy.convert.step import write_metadata
-from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
+from rtmo_deploy.convert.step import require_onnxruntime, require_parity, write_bytes, write_metadata
+from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import Kind
-from rtmo_deploy.files import atomic_write, sha256_of
-from rtmo_deploy.plain import shorten
+from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 
 if TYPE_CHECKING:
@@ -94,8 +92,8 @@ def cast_onnx(
             f"{output} is the model that is to be cast.", remedy="Give another name with -o: it is never overwritten."
         )
     refuse_companion(artifact, output)
-    if verify and importlib.util.find_spec("onnxruntime") is None:
-        raise MissingDependencyError("onnxruntime", purpose="Verifying the cast (--no-verify skips it)", extra="cpu")
+    if verify:
+        require_onnxruntime("cast")
     progress(f"casting to {half.name}")
     cast, fp32_nodes = _cast(model, half, source)
     new = replace(
@@ -115,8 +113,7 @@ def cast_onnx(
     write_metadata(cast.model, new)
     progress("writing")
     write_companion(new, companion, output)
-    with atomic_write(output) as temporary:
-        temporary.write_bytes(cast.model.SerializeToString())
+    write_bytes(output, cast.model.SerializeToString())
     return CastResult(
         artifact=new,
         source=source,
@@ -225,12 +222,11 @@ def _verify(
 
 
 def _require_parity(report: HalfReport, half: HalfType, artifact: Artifact) -> None:
-    failures = report.failures()
-    if failures:
-        before = "float32" if artifact.precision == "fp32" else artifact.precision
-        raise ParityError(
-            f"In {half.name} it does not find what it finds in {before}: {shorten(failures, separator='; ')}.",
-            remedy="Nothing was written. Its weights may need more range or precision than that type has; stay with "
-            "the source, or try the other one. --no-verify writes the file to look at.",
-            where=artifact.path,
-        )
+    before = "float32" if artifact.precision == "fp32" else artifact.precision
+    require_parity(
+        report.failures(),
+        f"In {half.name} it does not find what it finds in {before}",
+        remedy="Its weights may need more range or precision than that type has; stay with the source, or try the "
+        "other one. --no-verify writes the file to look at.",
+        where=artifact.path,
+    )

@@ -18,7 +18,7 @@ import rtmo_deploy
 from rtmo_deploy.artifact import Kind
 from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.file_kind import EXPORTED, FORMATS, MODEL, FileKind, Format, kind_of_suffix
-from rtmo_deploy.release.sections import ExportArtifact
+from rtmo_deploy.release.recipe import ExportArtifact
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -203,8 +203,9 @@ def _require_able(problems: tuple[str, ...]) -> None:
 
 def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
     """The file that is meant, and the name that the engine gets where that is not the file's own."""
-    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.artifact import DecodeMode
     from rtmo_deploy.cli.console import stderr
+    from rtmo_deploy.file_kind import Kind
 
     if model is None:
         from rtmo_deploy.release.workspace import Workspace

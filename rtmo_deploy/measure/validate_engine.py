@@ -6,18 +6,13 @@ and loading happens in a process of its own. Without TensorRT or a GPU that part
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.contract import companion_finding, contract_findings
+from rtmo_deploy.measure.engine_child import COMMAND, checks_in_child
 from rtmo_deploy.measure.validate import Check, ValidationReport, until_failed
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.plugins.kernel import kernel_record
@@ -25,16 +20,9 @@ from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, installed_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from rtmo_deploy.runtime.engine_file import EngineRecord
-
-#: What loads an engine; -P keeps the current folder from hiding packages.
-COMMAND = (sys.executable, "-P", "-m", "rtmo_deploy.measure.engine_child")
-#: Seconds after which loading and running is given up.
-TIMEOUT = 600.0
-#: The folder that holds the package ``rtmo_deploy``.
-_PACKAGES = Path(__file__).resolve().parents[2]
-_TOLD_LINES = 3
 
 
 def validate_engine(path: Path, *, command: Sequence[str] = COMMAND) -> ValidationReport:
@@ -160,37 +148,4 @@ def _check_loading(path: Path, record: EngineRecord, command: Sequence[str]) -> 
         yield Check(name, None, f"{variant.module} is not installed: pip install 'rtmo-deploy[{variant.extra}]'")
         yield Check("runs", None, "it was not loaded")
         return
-    try:
-        done = subprocess.run(  # noqa: S603 - our own module, by our own interpreter
-            [*command, str(path)], capture_output=True, env=_environment(), timeout=TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        yield Check(name, False, f"loading and running it took more than {TIMEOUT:g} seconds")
-        return
-    told = [_parsed(line) for line in done.stdout.decode(errors="replace").splitlines()]
-    yield from (check for check in told if check is not None)
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        said = " | ".join(lines[-_TOLD_LINES:]) or "nothing"
-        yield Check(name, False, f"the process that loads it {_death(done.returncode)}; the last it said: {said}")
-
-
-def _parsed(line: str) -> Check | None:
-    """A check that the child told; None where a library printed something else."""
-    try:
-        return Check(**json.loads(line))
-    except (ValueError, TypeError):
-        return None
-
-
-def _death(code: int) -> str:
-    try:
-        return f"ended with code {code}" if code >= 0 else f"crashed ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"crashed (signal {-code})"
-
-
-def _environment() -> dict[str, str]:
-    """This process's, and the folder that this package lies in, wherever it was imported from."""
-    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    yield from checks_in_child(path, name, command)

@@ -11,8 +11,9 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import UnreadableError, sha256_of
 from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.runtime.contract import TensorSpec

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -228,7 +227,7 @@ SOUND = 'import sys; print("chatter"); print(\'{"name": "tensorrt-rtx loads it",
         (SOUND, True, "here"),
         ("import os; os.abort()", False, "crashed (SIGABRT)"),
         ("import os; os.kill(os.getpid(), 11)", False, "crashed (SIGSEGV)"),
-        ("import sys; sys.exit('no such thing')", False, "ended with code 1; the last it said: no such thing"),
+        ("import sys; sys.exit('no such thing')", False, "ended with exit code 1. Its last output: no such thing"),
         (SOUND + "import os; os.abort()", False, "crashed (SIGABRT)"),
     ],
 )
@@ -244,7 +243,7 @@ def test_what_becomes_of_the_process_that_loads_it(tmp_path, code, ok, said):
 
 @pytest.mark.usefixtures("installed")
 def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(validate_engine, "TIMEOUT", 0.2)
+    monkeypatch.setattr(engine_child, "TIMEOUT", 0.2)
     write_engine(tmp_path / "m.engine")
     report = validate_engine.validate_engine(tmp_path / "m.engine", command=child("import time; time.sleep(99)"))
     assert "more than 0.2 seconds" in report.checks[-1].detail
@@ -259,7 +258,7 @@ def test_an_engine_of_other_bytes_is_never_handed_to_the_child(tmp_path, monkeyp
     def refuse(*_, **__):
         raise AssertionError("the engine was handed on")
 
-    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(engine_child, "Child", refuse)
     assert failed_check(path)[0] == "bytes"
     with pytest.raises(ArtifactError, match="not the engine that its record"):
         list(engine_child.child_checks(path))
@@ -397,13 +396,13 @@ def test_a_plan_that_is_none_does_not_pass_where_its_backend_is_installed(tmp_pa
 @pytest.mark.gpu
 @pytest.mark.skipif(isinstance(find_gpu(), str) or not installed_backends(), reason="needs a GPU and TensorRT")
 def test_an_engine_built_here_passes_every_check(checkpoint_n, tmp_path):
-    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, export_onnx
+    from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.convert.trt import BuildOptions, build_engine
     from rtmo_deploy.model import load_checkpoint
     from rtmo_deploy.runtime.engine_file import Shape
 
     source = tmp_path / "n.onnx"
-    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode=FixedDecodeOptions()), verify=False)
+    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode="fixed"), verify=False)
     sizes = tuple(Shape.parse(text) for text in ("1x128x128", "1x256x256", "2x256x256"))
     options = BuildOptions(min=sizes[:1], opt=sizes[1:2], max=sizes[2:])
     path = build_engine(source, tmp_path / "n.engine", options).record.artifact.path

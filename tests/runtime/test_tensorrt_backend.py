@@ -386,13 +386,13 @@ def gpu_engine(checkpoint_n, tmp_path_factory):
         pytest.skip(f"needs an NVIDIA GPU: {reason}")
     if not installed_backends():
         pytest.skip("needs tensorrt or tensorrt_rtx")
-    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, export_onnx
+    from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.convert.trt import BuildOptions, build_engine
     from rtmo_deploy.model import load_checkpoint
 
     folder = tmp_path_factory.mktemp("gpu")
     source = folder / "n.onnx"
-    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode=FixedDecodeOptions()), verify=False)
+    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode="fixed"), verify=False)
     result = build_engine(source, None, BuildOptions(max=(Shape(4, 640, 640),)))
     assert result.record.artifact.path.is_file()
     return source, load(engine_artifact(result.record.artifact.path), "cuda:0", None)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Kind, Parent, read_companion, refuse_companion, write_companion
+from rtmo_deploy.artifact import Parent, read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.trt.audit import Audit, audit_precision, parse_inspector, parse_layer_table
-from rtmo_deploy.convert.trt.job import Job
 from rtmo_deploy.convert.trt.plan import BuildPlan, has_plugin, nodes_of, plan_build
-from rtmo_deploy.convert.trt.process import run_child
+from rtmo_deploy.convert.trt.process import Job, run_child
 from rtmo_deploy.errors import ArtifactError, SetupError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, EngineRecord, sidecar_path

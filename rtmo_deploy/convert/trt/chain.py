@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.convert.trt.plan import build_notes, default_output, plan_build, settle_variant
 from rtmo_deploy.errors import ArtifactError, GateFailedError, UsageError
+from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,10 +195,10 @@ def _export(
 ) -> Path:
     progress("reading the checkpoint")
     from rtmo_deploy.convert.export import export_onnx
-    from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, RawDecodeOptions
+    from rtmo_deploy.convert.options import ExportOptions
     from rtmo_deploy.model import load_checkpoint
 
-    options = ExportOptions(decode=RawDecodeOptions() if decode is DecodeMode.RAW else FixedDecodeOptions())
+    options = ExportOptions("raw" if decode is DecodeMode.RAW else "fixed")
     target = folder / f"{checkpoint.stem}.onnx"
     export_onnx(load_checkpoint(checkpoint), target, options, verify=verify, progress=progress)
     return target

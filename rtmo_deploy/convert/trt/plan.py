@@ -180,7 +180,7 @@ def check_graph(
                 f"Export the model with --pre-topk {MAX_TOPK} or less.",
             )
     if has_plugin(model):
-        from rtmo_deploy.convert.plugins.node import check_plugin_node
+        from rtmo_deploy.convert.plugins.rewrite import check_plugin_node
 
         check_plugin_node(model)
     if artifact.decode.mode is DecodeMode.ONNX:

@@ -128,7 +128,7 @@ def evaluate(
     facts = {
         "model": str(path),
         "model_sha256": sha256_of(path),
-        "backend": type(estimator.backend).__name__.removesuffix("Backend").lower(),
+        "backend": estimator.backend.name,
         "device": estimator.backend.device,
         "input_hw": list(estimator.input_hw),
         "score_thr": threshold,

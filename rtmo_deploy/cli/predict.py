@@ -111,7 +111,7 @@ def predict(
         print_json(
             "predict",
             model=str(path),
-            backend=type(estimator.backend).__name__.removesuffix("Backend").lower(),
+            backend=estimator.backend.name,
             device=estimator.backend.device,
             skeleton=estimator.artifact.skeleton.to_dict(),
             images=results,

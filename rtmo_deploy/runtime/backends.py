@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """Runs one artifact on one device."""
 
+    #: As in its :class:`BackendRecord`.
+    name: str
     #: The artifact that is run.
     artifact: Artifact
     #: Where: ``cpu`` or ``cuda:0``.

@@ -287,13 +287,7 @@ def _unknown(path: Path) -> Artifact:
 
 
 def differences(record: EngineRecord, *, version: str, gpu: Gpu) -> list[str]:
-    """What of this machine is not as an engine needs it; empty if nothing.
-
-    Args:
-        record: The engine's.
-        version: Of the installed backend.
-        gpu: The GPU that it is to run on.
-    """
+    """What of this machine is not as an engine needs it, given the installed backend's version; empty if nothing."""
     found = []
     portable = bool(record.options.get("version_compatible"))
     installed, built = (text.partition(".")[0] if portable else text for text in (version, record.version))

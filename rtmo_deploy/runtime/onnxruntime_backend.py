@@ -85,6 +85,8 @@ class OnnxRuntimeBackend:
     loses what does not fit.
     """
 
+    name = "onnxruntime"
+
     def __init__(self, artifact: Artifact, device: str, threads: int | None) -> None:
         self.artifact = artifact
         self.device = device

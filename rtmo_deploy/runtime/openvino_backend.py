@@ -118,6 +118,8 @@ class OpenvinoBackend:
         precision: The precisions among ``layers``, lowest first: ``fp32``, ``int8+fp32`` and so on.
     """
 
+    name = "openvino"
+
     def __init__(self, artifact: Artifact, device: str, threads: int | None, precision: str | None = None) -> None:
         if device != "cpu":
             raise SetupError(f"OpenVINO runs on the CPU only, not on {device}.", remedy="Use --device cpu.")

@@ -175,9 +175,9 @@ def load(artifact: Artifact, device: str, threads: int | None) -> TensorRtBacken
     """Load an engine; see :func:`rtmo_deploy.runtime.backends.open_backend`.
 
     Raises:
-        UsageError: The device is no GPU, or ``threads`` is given.
+        UsageError: ``threads`` is given.
         ArtifactError: The engine is not the one that its record describes, or TensorRT does not take it.
-        SetupError: The package, its version or the GPU is not what the engine needs.
+        SetupError: The device is no GPU, or the package, its version or the GPU is not what the engine needs.
     """
     if threads is not None:
         raise UsageError("--threads does not apply to an engine: it runs on the GPU.", remedy="Leave it away.")
@@ -197,6 +197,8 @@ class TensorRtBackend:
         artifact: What :func:`rtmo_deploy.runtime.engine_file.engine_artifact` read.
         index: Which GPU.
     """
+
+    name = "tensorrt"
 
     def __init__(self, artifact: Artifact, index: int) -> None:
         self.artifact = artifact

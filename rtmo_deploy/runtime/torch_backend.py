@@ -38,6 +38,8 @@ def load(artifact: Artifact, device: str, threads: int | None) -> TorchBackend:
 class TorchBackend:
     """A network and where it runs. Puts out rows like an exported graph, zeros below a picture's people."""
 
+    name = "torch"
+
     def __init__(self, artifact: Artifact, model: RTMO, device: str) -> None:
         self.artifact = artifact
         self.device = device

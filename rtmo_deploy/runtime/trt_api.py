@@ -141,10 +141,7 @@ def _installed(module: str) -> bool:
 
 
 def choose_variant(backend: str) -> TrtVariant:
-    """The variant that is meant; of several installed ones ``auto`` takes ``tensorrt``.
-
-    Args:
-        backend: ``auto``, ``tensorrt`` or ``tensorrt-rtx``.
+    """The variant of ``auto``, ``tensorrt`` or ``tensorrt-rtx``; ``auto`` takes ``tensorrt`` where both are installed.
 
     Raises:
         UsageError: No such backend.
@@ -187,13 +184,8 @@ def load_api(variant: TrtVariant) -> TrtApi:
 def gpu_problem(variant: TrtVariant, version: str, gpu: str, capability: str) -> SetupError | None:
     """Why a TensorRT cannot use a GPU; None if nothing is known against it.
 
-    From NVIDIA's release notes: TensorRT 10 begins at compute capability 7.0, and 10.5 took 7.0 away.
-
-    Args:
-        variant: Which TensorRT.
-        version: Of it, such as ``10.13.3.9``.
-        gpu: The GPU's name.
-        capability: Its compute capability, such as ``9.0``.
+    From NVIDIA's release notes: TensorRT 10 begins at compute capability 7.0, and 10.5 took 7.0 away. ``version`` is
+    TensorRT's, such as ``10.13.3.9``; ``gpu`` and ``capability`` are the GPU's name and such as ``9.0``.
     """
     others = "Use ONNX Runtime or PyTorch on this GPU."
     if variant.name == "tensorrt":

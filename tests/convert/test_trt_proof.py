@@ -42,6 +42,7 @@ def people(images, **changes):
 class Made:
     """A backend that makes people up, with a fault of choice."""
 
+    name = "made"
     device = "cpu"
 
     def __init__(self, fault=lambda outputs: outputs):

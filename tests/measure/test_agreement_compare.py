@@ -29,6 +29,8 @@ ARTIFACT = Artifact(
 class Toy:
     """Puts out the people it was given for every picture, and remembers what it was fed."""
 
+    name = "toy"
+
     def __init__(self, artifact, dets, keypoints, change=lambda value: value):
         self.artifact, self.device = artifact, "cpu"
         self.dets, self.keypoints, self.change = dets, keypoints, change

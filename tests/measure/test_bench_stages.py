@@ -140,6 +140,8 @@ def test_poses_are_in_pixels_of_the_picture(monkeypatch, picture):
 class Plain:
     """A backend without a clock of its own."""
 
+    name = "plain"
+
     def __init__(self, device="cpu", mode=DecodeMode.FIXED):
         self.artifact, self.device = artifact(mode), device
 

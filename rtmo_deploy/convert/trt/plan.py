@@ -157,14 +157,7 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def check_graph(
     model: onnx.ModelProto, artifact: Artifact, variant: TrtVariant, *, targets: Sequence[str], where: Path
 ) -> None:
-    """Refuse a graph that a backend cannot build.
-
-    Args:
-        model: The parsed model.
-        artifact: What it is.
-        variant: The backend.
-        targets: Compute capabilities to build for.
-        where: The file that errors name.
+    """Refuse a graph that a backend cannot build, for one of the compute capabilities ``targets``.
 
     Raises:
         ArtifactError: Names the node, its operator and what to do.

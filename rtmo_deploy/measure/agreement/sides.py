@@ -111,7 +111,7 @@ class Side:
             decode="pytorch" if self.artifact.kind is Kind.CHECKPOINT else self.artifact.decode.mode.value,
             placement=self.artifact.input.placement,
             producer=self.artifact.producer,
-            backend=type(self.backend).__name__.removesuffix("Backend").lower(),
+            backend=self.backend.name,
             device=self.backend.device,
             sha256=self.sha256,
         )

@@ -59,6 +59,7 @@ class _AsBackend:
     """A runner as the backend that the estimator's checks ask for; it is not called."""
 
     def __init__(self, runner: Runner) -> None:
+        self.name = runner.backend
         self.artifact = runner.artifact
         self.device = runner.device
 

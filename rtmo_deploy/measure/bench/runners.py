@@ -119,7 +119,7 @@ class BackendRunner:
         self._timed = backend if isinstance(backend, TimedBackend) else None
         self.artifact = backend.artifact
         self.device = backend.device
-        self.backend = type(backend).__name__.removesuffix("Backend").lower()
+        self.backend = backend.name
         known = {name: getattr(backend, name, None) for name in ("threads", "precision")}
         self.facts: dict[str, Any] = {f"runtime_{name}": value for name, value in known.items() if value is not None}
         self.upload_stage: str | None = None

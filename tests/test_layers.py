@@ -22,6 +22,7 @@ FOUNDATION = (
     "file_kind",
     "files",
     "guarded",
+    "machine",
     "plain",
     "progress",
     "sides",

@@ -15,6 +15,7 @@ import numpy as np
 
 from rtmo_deploy.artifact import DecodeMode, Kind
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
+from rtmo_deploy.runtime.clock import graph_stage
 from rtmo_deploy.runtime.openvino_int8 import NARROW, has_narrow_weights, layer_precisions, saturates
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.runtime.clock import Clock
 
 #: What may be asked for, and OpenVINO's name for it.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -76,6 +78,7 @@ class OpenvinoBackend:
         self.layers = layer_precisions(self._compiled)
         known = ["int8", "bf16", "fp16", "fp32"]
         self.precision = "+".join(sorted(self.layers, key=lambda name: known.index(name) if name in known else 9))
+        self.facts = {"runtime_threads": self.threads, "runtime_precision": self.precision}
         if artifact.precision.partition("+")[0] == "int8" and precision != "fp32" and "int8" not in self.layers:
             raise SetupError(
                 "Its graph is quantised, and OpenVINO would run none of its layers in 8 bits on this CPU.",
@@ -113,6 +116,12 @@ class OpenvinoBackend:
                 where=self.artifact.path,
             ) from error
         return {name: results[at] for at, name in enumerate(self._outputs)}
+
+    def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
+        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`."""
+        outputs = self(images)
+        clock.lap(graph_stage(self.artifact))
+        return outputs
 
 
 def import_openvino(purpose: str) -> ModuleType:

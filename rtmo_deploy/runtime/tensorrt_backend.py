@@ -17,6 +17,7 @@ import numpy as np
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.guarded import open_regular
+from rtmo_deploy.runtime.clock import graph_stage
 from rtmo_deploy.runtime.cuda_device import checked, cuda_runtime, require_gpu
 from rtmo_deploy.runtime.cuda_memory import Arena, new_stream
 from rtmo_deploy.runtime.device_array import DeviceArray, as_device_array
@@ -33,12 +34,13 @@ from rtmo_deploy.runtime.engine_match import choose_profile, differences, split_
 from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, choose_flavour, load_api
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.runtime.clock import Clock
 
 #: Input sizes whose buffers are kept, each with its own execution context; the one unused for longest goes first.
 KEPT_SIZES = 4
@@ -95,16 +97,29 @@ class TensorRtBackend:
         self._buckets: OrderedDict[tuple[Shape, bool], Bucket] = OrderedDict()
         self._arena = Arena()
         self._stream = new_stream(self._arena)
+        self.facts = {"device_name": gpu.name, "cuda_driver": gpu.cuda_driver}
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`; batches beyond the profile are cut into several runs."""
+        return self._run(images, lambda bucket, part: bucket.run(part))
+
+    def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
+        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`."""
+        stage = graph_stage(self.artifact)
+        return self._run(images, lambda bucket, part: bucket.run_timed(part, clock, stage))
+
+    def _run(
+        self,
+        images: NDArray[np.float32],
+        run: Callable[[Bucket, NDArray[np.float32]], dict[str, NDArray[np.float32]]],
+    ) -> dict[str, NDArray[np.float32]]:
         self._require_input(images.shape, images.dtype)
         count, _, height, width = images.shape
         least, most = self._batches(height, width)
         parts = []
         for start, stop, size in split_batch(count, least, most):
             bucket = self._bucket(Shape(size, height, width), on_device=False)
-            outputs = bucket.run(images[start:stop])
+            outputs = run(bucket, images[start:stop])
             parts.append({name: value[: stop - start] for name, value in outputs.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.measure.bench.clock import DRAW
 from rtmo_deploy.measure.bench.svg import Line, line_plot, stacked_bars
 from rtmo_deploy.measure.bench.tables import Table, baseline_table, facts, result_tables
+from rtmo_deploy.runtime.clock import DRAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,7 @@ def _lines(entries: tuple[Entry, ...], of: Callable[[Case], int | None], name: s
     for entry in entries:
         x = of(entry.case)
         if x is not None:
-            others = [f"{key} {value}" for key, value in entry.case.to_dict().items() if key != name and value]
+            others = [f"{key} {value}" for key, value in vars(entry.case).items() if key != name and value]
             groups.setdefault((entry.label, ", ".join(others)), []).append((x, entry))
     swept = {key: sorted(rows, key=lambda row: row[0]) for key, rows in groups.items() if len(rows) > 1}
     several = len({others for _, others in swept}) > 1

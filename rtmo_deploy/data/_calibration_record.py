@@ -24,17 +24,7 @@ _OWN: Final = {"synthetic": {"seed", "options"}, "annotations": {"annotations", 
 
 @dataclass(frozen=True)
 class SetRecord:
-    """A named set.
-
-    Attributes:
-        name: What it is called on the command line.
-        description: For people.
-        source: ``synthetic``: drawn; ``annotations``: chosen by a rule from an annotation file that the user has.
-        count: Pictures, unless asked otherwise.
-        seed: Of drawn pictures.
-        options: Of drawn pictures, as keywords of ``SyntheticOptions``.
-        annotations: Name of the annotation file that is meant.
-    """
+    """A named set of images, drawn from a seed and options, or chosen by a rule from a file that the user has."""
 
     name: str
     description: str
@@ -52,12 +42,7 @@ def named_sets() -> tuple[str, ...]:
 
 
 def read_record(name: str) -> SetRecord:
-    """The record of a named set.
-
-    Raises:
-        UsageError: There is no set of that name.
-        InputDataError: Its record is damaged.
-    """
+    """The record of a named set. UsageError where there is none, InputDataError where it is damaged."""
     if name not in named_sets():
         raise UsageError(
             f"There is no calibration set '{name}'.",
@@ -68,11 +53,7 @@ def read_record(name: str) -> SetRecord:
 
 
 def parse_record(text: str, *, where: object) -> SetRecord:
-    """Read a record.
-
-    Raises:
-        InputDataError: It is no record, or says something that is not known.
-    """
+    """Read a record; InputDataError where it is none."""
     try:
         return _record(json.loads(text))
     except (ValueError, AttributeError) as error:

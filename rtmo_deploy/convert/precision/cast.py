@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, Parent, made_with
-from rtmo_deploy.companion import read_companion, write_companion
+from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, write_companion
 from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, HalfType, to_half
 from rtmo_deploy.convert.precision.islands import island_of

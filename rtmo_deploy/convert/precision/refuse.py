@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
-from rtmo_deploy.companion import refuse_companion
+from rtmo_deploy.artifact import Artifact, DecodeMode, Kind, refuse_companion
 from rtmo_deploy.convert.precision.quantized import is_quantized
 from rtmo_deploy.errors import ArtifactError, UsageError
 

@@ -20,8 +20,7 @@ from rtmo_deploy.convert.quantize.numerics import quantize_weight, scale_of
 from rtmo_deploy.convert.quantize.placement import GraphView
 from rtmo_deploy.convert.quantize.ranges import threshold_of
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
+from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

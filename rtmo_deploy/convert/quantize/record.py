@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.convert.quantize.ranges import Method
 from rtmo_deploy.errors import ArtifactError, InputDataError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import UnreadableError, read_json
+from rtmo_deploy.files import UnreadableError, atomic_write
+from rtmo_deploy.plain import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

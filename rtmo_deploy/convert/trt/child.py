@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.child import end_with_parent, error_message, open_answers
 from rtmo_deploy.convert.trt.process import Job
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError, UsageError
-from rtmo_deploy.guarded import read_bounded
+from rtmo_deploy.files import read_bounded
 from rtmo_deploy.runtime.cuda_device import find_gpu
 from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, load_api
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.guarded import read_json
 from rtmo_deploy.measure.bench.result import RESULT_VERSION
 from rtmo_deploy.measure.bench.statistics import Ratio, independent_ratio
-from rtmo_deploy.plain import plain
+from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.runtime.clock import DRAW
 
 if TYPE_CHECKING:

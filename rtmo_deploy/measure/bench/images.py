@@ -50,8 +50,7 @@ def image_sets(options: BenchOptions, folder: Path) -> list[ImageSet]:
     """
     if options.images is None:
         return [_synthetic(options, folder, count) for count in (options.people or (None,))]
-    from rtmo_deploy.data._image_files import find_images
-    from rtmo_deploy.data.images import read_image
+    from rtmo_deploy.data.images import find_images, read_image
 
     paths = find_images([options.images])
     for path in paths:

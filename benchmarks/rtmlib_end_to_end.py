@@ -47,7 +47,7 @@ def start(contender: Contender) -> WorkerProcess:
 
 def models(args: argparse.Namespace, folder: Path) -> tuple[Path, ...]:
     """The contenders' files; the first one is what the others are compared with."""
-    from rtmo_deploy.convert import ExportOptions, OnnxDecodeOptions
+    from rtmo_deploy.convert import ExportOptions
 
     checkpoint = load(args.model)
     thresholds = checkpoint.artifact().decode
@@ -58,8 +58,9 @@ def models(args: argparse.Namespace, folder: Path) -> tuple[Path, ...]:
         theirs = export_mmdeploy_shape(checkpoint, folder / f"{RTMLIB}mmdeploy-shape.onnx", args.imgsz)
     # rtmlib cannot take a graph's answer that there is nobody, so there is a row at least; and it puts the picture into
     # the upper left corner.
-    decode = OnnxDecodeOptions(thresholds.score_thr, thresholds.nms_thr, min_rows=1)
-    options = ExportOptions(decode, input_hw=args.imgsz, placement="top-left")
+    options = ExportOptions(
+        score_thr=thresholds.score_thr, nms_thr=thresholds.nms_thr, min_rows=1, imgsz=args.imgsz, letterbox="top-left"
+    )
     ours = export(checkpoint, folder / "rtmo-deploy.onnx", options)
     in_rtmlib = folder / f"{RTMLIB}rtmo-deploy.onnx"
     shutil.copyfile(ours, in_rtmlib)

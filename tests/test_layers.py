@@ -11,7 +11,7 @@ import rtmo_deploy
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
 #: From the roof down.
-FLOORS = ("cli", "release", "train", "convert", "measure", "runtime", "data", "model", "zoo")
+FLOORS = ("cli", "release", "doctor", "train", "convert", "measure", "runtime", "data", "model", "zoo")
 #: Single files that every floor may use and that use no floor.
 FOUNDATION = (
     "poses",

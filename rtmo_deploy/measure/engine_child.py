@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from rtmo_deploy.child import Child, end_with_parent, exit_name, open_answers, python_command
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.measure.validate import Check, run_checks
-from rtmo_deploy.runtime.cuda_device import find_gpu
-from rtmo_deploy.runtime.engine_file import read_record, require_same_bytes
-from rtmo_deploy.runtime.engine_match import differences
-from rtmo_deploy.runtime.trt_api import FLAVOURS, load_api
+from rtmo_deploy.runtime.cuda import find_gpu
+from rtmo_deploy.runtime.engine_file import differences, read_record, require_same_bytes
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, load_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,7 +74,7 @@ def child_checks(path: Path) -> Iterator[Check]:
     require_same_bytes(path, record)
     loads = f"{record.backend} loads it"
     try:
-        api = load_api(FLAVOURS[record.backend])
+        api = load_api(TRT_VARIANTS[record.backend])
     except SetupError as error:
         yield from _not_loaded(loads, error.finding)
         return
@@ -106,7 +105,7 @@ def _check_header(api: TrtApi, path: Path) -> Iterator[Check]:
     _, diagnostics = runtime.get_engine_validity(header)
     known = not int(diagnostics) & MALFORMED
     said = "its beginning is that of an engine" if known else "its beginning is not that of an engine"
-    yield Check("header", known, f"{api.flavour.name} {api.version}: {said}")
+    yield Check("header", known, f"{api.variant.name} {api.version}: {said}")
 
 
 def _check_runs(path: Path, record: EngineRecord, loads: str, what: str) -> Iterator[Check]:
@@ -124,7 +123,7 @@ def _check_runs(path: Path, record: EngineRecord, loads: str, what: str) -> Iter
     yield Check(loads, True, what)
     names = {spec.name for spec in record.outputs}
     first = record.profiles[0]
-    shapes = list(dict.fromkeys((first.usual.sides(), first.least.sides())))
+    shapes = list(dict.fromkeys((first.opt.sides(), first.min.sides())))
     for check in run_checks(backend, shapes):
         if check.ok and not all(name in check.detail for name in names):
             yield Check(check.name, False, f"its outputs are not those of its record: {check.detail}")

@@ -10,8 +10,8 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import MissingDependencyError, UsageError
+from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.runtime.clock import Clock
 
 

@@ -276,16 +276,16 @@ class Engine:
 
 def test_an_engine_is_timed_between_two_events(monkeypatch):
     """With stand-ins of CUDA and of the engine; no GPU has seen this."""
-    from rtmo_deploy.runtime import cuda_device, cuda_memory, engine_bucket
+    from rtmo_deploy.runtime import cuda, tensorrt_backend
     from rtmo_deploy.runtime.engine_file import Shape
 
-    cuda = Cuda()
-    for module in (cuda_device, cuda_memory, engine_bucket):
-        monkeypatch.setattr(module, "cuda_runtime", lambda: cuda)
+    fake = Cuda()
+    for module in (cuda, tensorrt_backend):
+        monkeypatch.setattr(module, "cuda_runtime", lambda: fake)
         if hasattr(module, "checked"):
             monkeypatch.setattr(module, "checked", lambda result, _: result[1] if len(result) > 1 else None)
     names = ("input", ("dets", "keypoints"))
-    bucket = engine_bucket.Bucket(Engine(cuda), names, Shape(2, 64, 96), 0, 7, where=Path("m.engine"))
+    bucket = tensorrt_backend.Bucket(Engine(fake), names, Shape(2, 64, 96), 0, 7, where=Path("m.engine"))
     for _ in range(2):
         clock = Clock()
         outputs = bucket.run_timed(np.ones((2, 3, 64, 96), np.float32), clock, "network+NMS+DCC")
@@ -293,8 +293,8 @@ def test_an_engine_is_timed_between_two_events(monkeypatch):
         assert clock.times["network+NMS+DCC"] == 3.5
         for name, value in rows([0, 0]).items():
             np.testing.assert_array_equal(outputs[name], value)
-    start = cuda.calls.index("cudaEventRecord")
-    assert cuda.calls[start : start + 4] == ["cudaEventRecord", "run", "cudaEventRecord", "cudaStreamSynchronize"]
+    start = fake.calls.index("cudaEventRecord")
+    assert fake.calls[start : start + 4] == ["cudaEventRecord", "run", "cudaEventRecord", "cudaStreamSynchronize"]
     bucket.close()
-    assert cuda.calls.count("cudaEventDestroy") == 2
+    assert fake.calls.count("cudaEventDestroy") == 2
     assert sys.modules.get("tensorrt") is None

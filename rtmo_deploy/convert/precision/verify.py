@@ -17,7 +17,7 @@ import onnx
 from rtmo_deploy.convert.liven import case_shapes, choose_shift, open_exact, shift_biases
 from rtmo_deploy.convert.precision.deviation import Deviation, deviation
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
-from rtmo_deploy.convert.precision.quantized import hold_scales
+from rtmo_deploy.convert.precision.graph import hold_scales
 from rtmo_deploy.convert.precision.report import BOUNDS, HalfCase, HalfReport
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.measure import structured_images
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.convert.precision.graph import HalfType
+    from rtmo_deploy.convert.precision.rules import HalfType
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.decode import Coordinates
 

@@ -16,8 +16,8 @@ from rtmo_deploy.child import end_with_parent, error_message, open_answers
 from rtmo_deploy.convert.trt.process import Job
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError, UsageError
 from rtmo_deploy.files import read_bounded
-from rtmo_deploy.runtime.cuda_device import find_gpu
-from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, load_api
+from rtmo_deploy.runtime.cuda import find_gpu
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, TrtApi, load_api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,11 +80,11 @@ def _refused(job: Job, what: str, reason: str) -> ArtifactError:
 def _build(job: Job, tell: Callable[..., None]) -> dict[str, Any]:
     started = time.monotonic()
     tell(event="progress", text=f"loading {job.backend}")
-    api = load_api(FLAVOURS[job.backend])
+    api = load_api(TRT_VARIANTS[job.backend])
     trt, log = api.trt, _Log(tell)
     logger = api.logger(log)
     gpu = find_gpu()
-    if isinstance(gpu, str) and not api.flavour.builds_without_gpu:
+    if isinstance(gpu, str) and not api.variant.builds_without_gpu:
         raise SetupError(
             f"{job.backend} builds for the GPU it finds, and there is none: {gpu.rstrip('.')}.",
             remedy="Build where the GPU is, or use --backend tensorrt-rtx, which needs none to build.",

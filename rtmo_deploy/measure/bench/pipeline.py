@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Kind
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.bench.options import spinning_entries
 from rtmo_deploy.runtime.backends import choose_backend, open_backend, parse_device
 from rtmo_deploy.runtime.clock import DECODE_FILE, DRAW, LETTERBOX, NMS_DCC, ROWS, UNLETTERBOX, Clock

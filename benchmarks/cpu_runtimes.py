@@ -231,8 +231,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="runs a round, of which the median counts")
     args = parser.parse_args()
     if args.model is not None:
-        from rtmo_deploy.measure.bench.reference import find_checkpoint
         from rtmo_deploy.runtime.estimator import read_artifact
+        from rtmo_deploy.runtime.model_files import find_checkpoint
 
         report(args, args.model, args.int8, args.checkpoint or find_checkpoint(read_artifact(args.model)))
         return

@@ -15,10 +15,9 @@ from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.bench import worker
-from rtmo_deploy.measure.bench.clock import DECODE_FILE, IN_GRAPH, LETTERBOX, ROWS, Clock
-from rtmo_deploy.measure.bench.options import Contender
-from rtmo_deploy.measure.bench.ort_runner import spinning_entries
+from rtmo_deploy.measure.bench.options import Contender, spinning_entries
 from rtmo_deploy.measure.bench.pipeline import contender_artifact
+from rtmo_deploy.runtime.clock import DECODE_FILE, IN_GRAPH, LETTERBOX, ROWS, Clock
 from rtmo_deploy.runtime.onnxruntime_backend import open_session
 
 if TYPE_CHECKING:

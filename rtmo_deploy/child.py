@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _PACKAGES = Path(__file__).resolve().parents[1]
 #: Seconds that a child has to end after its standard input or output has ended.
 FAREWELL_S = 5.0
-_POLL_S = 0.2
+_POLL_S = 1.0
 #: Bytes of what a child printed that are kept, and lines of it that errors repeat.
 _KEPT, _TOLD = 4000, 3
 

@@ -16,7 +16,7 @@ from rtmo_deploy.convert.trt.child import _load_cache
 from rtmo_deploy.convert.trt.process import Job
 from rtmo_deploy.errors import ArtifactError, InputDataError, RtmoDeployError, UsageError
 from rtmo_deploy.measure.accuracy.detections import Journal, _numbers
-from rtmo_deploy.measure.bench.baseline_file import load_baseline
+from rtmo_deploy.measure.bench.baseline import load_baseline
 from rtmo_deploy.runtime.engine_file import MAX_RECORD, read_record, sidecar_path
 from rtmo_deploy.runtime.onnx_file import load_onnx
 from rtmo_deploy.runtime.openvino_file import read_ir

@@ -20,6 +20,7 @@ FOUNDATION = (
     "environment",
     "file_kind",
     "files",
+    "machine",
     "outputs",
     "plain",
     "progress",

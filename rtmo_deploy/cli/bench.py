@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,27 +18,14 @@ from rtmo_deploy.cli.options import (
     require_data,
     require_device,
 )
+from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import CHECKPOINT
+from rtmo_deploy.measure.bench.options import BenchOptions, Protocol, Spinning, parse_counts, parse_share
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.measure.bench import BaselineReport, BenchOptions, BenchResult
-
-
-class ProtocolChoice(StrEnum):
-    """What is inside a number."""
-
-    E2E = "e2e"
-    V100 = "v100"
-
-
-class SpinningChoice(StrEnum):
-    """What ONNX Runtime's idle threads do."""
-
-    STOP = "stop"
-    ON = "on"
-    OFF = "off"
+    from rtmo_deploy.measure.bench import BaselineReport, BenchResult
 
 
 def bench(
@@ -69,12 +55,12 @@ def bench(
         str | None, typer.Option(metavar="N[,N...]", help="CPU threads. [default: the runtime's choice]")
     ] = None,
     protocol: Annotated[
-        ProtocolChoice,
+        Protocol,
         typer.Option(
             help="e2e: from the file to the poses, stage by stage, and drawing beside it. v100: what MMDeploy's "
             "profiler measures: the network alone, batch 1, 10 calls unmeasured and 100 measured."
         ),
-    ] = ProtocolChoice.E2E,
+    ] = Protocol.E2E,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Images. [default: synthetic ones]")] = None,
     duration: Annotated[float, typer.Option(metavar="S", help="Measured seconds for each model in each case.")] = 5.0,
     warmup: Annotated[float, typer.Option(metavar="S", help="Unmeasured seconds before.")] = 1.0,
@@ -90,11 +76,11 @@ def bench(
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure PyTorch compiled as well.")] = False,
     spinning: Annotated[
-        SpinningChoice,
+        Spinning,
         typer.Option(
             help="ONNX Runtime's idle threads. stop: spin within a call, not after it. on: its default. off: never."
         ),
-    ] = SpinningChoice.STOP,
+    ] = Spinning.STOP,
     baseline: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Compare with an earlier --json; exit 6 if slower.")
     ] = None,
@@ -111,26 +97,21 @@ def bench(
 ) -> None:
     """Measure models side by side, each in a process of its own, in turns."""
     from rtmo_deploy.cli.progress import status
-    from rtmo_deploy.errors import UsageError
-    from rtmo_deploy.measure.bench.options import BenchOptions, Protocol, Spinning, parse_counts, parse_share
 
     if max_slowdown is not None and baseline is None:
         raise UsageError("--max-slowdown needs something to compare with.", remedy="Give --baseline FILE.json.")
-    require_free([csv_file, html_file, md_file], files_of(*(models or ()), images, reference, baseline), force=force)
+    reports = {"csv": csv_file, "html": html_file, "md": md_file}
+    require_free(reports.values(), files_of(*(models or ()), images, reference, baseline), force=force)
     bound = parse_share(max_slowdown or "5%", "max-slowdown")
-    batches = parse_counts(batch, "batch")
-    counts = parse_counts(people, "people", least=0)
-    sweep = parse_counts(threads, "threads") or (None,)
-    backends = tuple(dict.fromkeys(name.strip() for name in backend.split(","))) if backend else ()
     options = BenchOptions(
         models=tuple(map(Path, models or ("the last",))),
-        backends=backends,
+        backends=tuple(dict.fromkeys(name.strip() for name in backend.split(","))) if backend else (),
         device=device,
-        batches=batches,
-        threads=sweep,
-        people=counts,
+        batches=parse_counts(batch, "batch"),
+        threads=parse_counts(threads, "threads") or (None,),
+        people=parse_counts(people, "people", least=0),
         input_hw=imgsz,
-        protocol=Protocol(protocol.value),
+        protocol=protocol,
         images=images,
         seconds=duration,
         warmup_s=warmup,
@@ -138,21 +119,23 @@ def bench(
         reference=reference,
         no_reference=no_reference,
         compiled=compiled,
-        spinning=Spinning(spinning.value),
+        spinning=spinning,
     )
     require_data("bench", images=[images])
     require_device(device)
-    before = _baseline(baseline, options)
+    before = _load(baseline, options)
     found = None if reference is None else find_model(reference, "bench --reference", CHECKPOINT)
     options = replace(options, models=_locate(models), reference=found)
-    require_free([csv_file, html_file, md_file], files_of(*options.models, found), force=force)
+    require_free(reports.values(), files_of(*options.models, found), force=force)
     with status("getting ready") as progress:
-        from rtmo_deploy.measure.bench import run_bench
+        from rtmo_deploy.measure.bench import compare_with_baseline, run_bench
 
         result = run_bench(options, progress=progress)
-    report = _judge(result, before, bound, baseline)
+    report = None
+    if baseline is not None and before is not None:
+        report = compare_with_baseline(result.to_dict(), before, bound, file=baseline.name)
     _show(result, report, as_json=as_json)
-    _write(result, report, csv_file, html_file, md_file)
+    _write(result, report, reports)
     if report is not None:
         _gate(report)
 
@@ -178,25 +161,15 @@ def _last_built() -> Path:
     return path
 
 
-def _baseline(file: Path | None, options: BenchOptions) -> dict[str, Any] | None:
+def _load(baseline: Path | None, options: BenchOptions) -> dict[str, Any] | None:
     """The baseline, refused before anything is measured if it could not be compared."""
-    if file is None:
+    if baseline is None:
         return None
-    from rtmo_deploy.measure.bench.baseline_file import load_baseline, require_comparable
+    from rtmo_deploy.measure.bench.baseline import load_baseline, require_comparable
 
-    document = load_baseline(file)
-    require_comparable(document, options, file)
+    document = load_baseline(baseline)
+    require_comparable(document, options, baseline)
     return document
-
-
-def _judge(
-    result: BenchResult, before: dict[str, Any] | None, bound: float, file: Path | None
-) -> BaselineReport | None:
-    if before is None or file is None:
-        return None
-    from rtmo_deploy.measure.bench import compare_with_baseline
-
-    return compare_with_baseline(result.to_dict(), before, bound, file=file.name)
 
 
 def _show(result: BenchResult, report: BaselineReport | None, *, as_json: bool) -> None:
@@ -214,25 +187,15 @@ def _show(result: BenchResult, report: BaselineReport | None, *, as_json: bool) 
         stderr().print(f"Note: {note}")
 
 
-def _write(
-    result: BenchResult,
-    report: BaselineReport | None,
-    csv_file: Path | None,
-    html_file: Path | None,
-    md_file: Path | None,
-) -> None:
+def _write(result: BenchResult, report: BaselineReport | None, reports: dict[str, Path | None]) -> None:
     from rtmo_deploy.cli.console import stderr
     from rtmo_deploy.files import atomic_write
     from rtmo_deploy.measure.bench.page import to_html
     from rtmo_deploy.measure.bench.tables import to_csv, to_markdown
 
-    wanted = (
-        (csv_file, to_csv(result)),
-        (html_file, to_html(result, report)),
-        (md_file, to_markdown(result, report)),
-    )
-    for file, text in wanted:
+    for kind, file in reports.items():
         if file is not None:
+            text = to_csv(result) if kind == "csv" else (to_html if kind == "html" else to_markdown)(result, report)
             with atomic_write(file) as temporary:
                 temporary.write_text(text, encoding="utf-8", newline="")
             stderr().print(f"{file} was written.")

@@ -221,7 +221,7 @@ def _module_version(file: Path) -> str | None:
 
 
 def _machine(tell: Tell) -> None:
-    from rtmo_deploy.measure.bench.machine import MachineWatch, read_machine, warnings_of
+    from rtmo_deploy.machine import MachineWatch, read_machine, warnings_of
 
     machine = read_machine()
     tell(name=machine.cpu, flags=list(machine.flags), cores=machine.cores, cores_total=machine.cores_total)

@@ -129,7 +129,7 @@ class Actions:
 
 @lru_cache(maxsize=1)
 def _machine() -> dict[str, Any]:
-    from rtmo_deploy.measure.bench.machine import read_machine
+    from rtmo_deploy.machine import read_machine
 
     return read_machine().to_dict()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rtmo_deploy.errors import MissingDependencyError, UsageError
 from rtmo_deploy.file_kind import Kind
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.runtime.clock import Clock
 
 
 class Backend(Protocol):
@@ -41,6 +42,17 @@ class Backend(Protocol):
         Returns:
             The graph's outputs by name: ``dets`` and ``keypoints``, or the head tensors of a ``raw`` graph.
         """
+        ...
+
+
+class TimedBackend(Backend, Protocol):
+    """A backend that tells how long its parts take."""
+
+    #: What a result should say of it besides artifact and device: threads, settings, the GPU's name. JSON-ready.
+    facts: Mapping[str, Any]
+
+    def timed(self, images: NDArray[np.float32], clock: Clock) -> Mapping[str, NDArray[np.float32]]:
+        """Run the network as a call does; the copies and the network are laps of the clock, on a GPU by CUDA events."""
         ...
 
 

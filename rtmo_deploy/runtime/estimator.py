@@ -111,7 +111,8 @@ class PoseEstimator:
                 f"Pictures cannot be letterboxed to {self.input_hw[0]}x{self.input_hw[1]} (height x width).",
                 remedy=f"Both must be positive multiples of {contract.multiple}.",
             )
-        self._coordinates = _companion(self.artifact)
+        #: The classifier that a ``raw`` graph leaves to the host; None for other graphs.
+        self.coordinates = _companion(self.artifact)
 
     @classmethod
     def open(
@@ -187,10 +188,10 @@ class PoseEstimator:
         # A model with a fixed batch size is fed its last picture again to fill the last batch.
         filled = canvases + [canvases[-1]] * (fill - len(canvases))
         outputs = self.backend(to_tensor(filled))
-        found = outputs_to_poses(outputs, self.input_hw, self.artifact, self._coordinates)[: len(canvases)]
+        found = outputs_to_poses(outputs, self.input_hw, self.artifact, self.coordinates)[: len(canvases)]
         for one in found:
             _require_finite(one, self.artifact)
-        return [_to_original(p, t) for p, t in zip(found, transforms, strict=True)]
+        return [poses_to_original(p, t) for p, t in zip(found, transforms, strict=True)]
 
 
 def _require_finite(poses: Poses, artifact: Artifact) -> None:
@@ -203,7 +204,8 @@ def _require_finite(poses: Poses, artifact: Artifact) -> None:
             )
 
 
-def _to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
+def poses_to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
+    """Poses in network-input pixels to pixels of the image."""
     return Poses(
         boxes=transform.boxes_to_original(poses.boxes),
         scores=poses.scores,

@@ -1,17 +1,23 @@
-"""Lists the files that a model consists of, so that no command writes over one of them."""
+"""The files that a model consists of, and the checkpoint that it was made from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.errors import RtmoDeployError
+from rtmo_deploy.errors import ArtifactError, RtmoDeployError
 from rtmo_deploy.file_kind import FORMATS, FileKind, kind_of_suffix
+from rtmo_deploy.files import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import onnx
+
+    from rtmo_deploy.artifact import Artifact
+
+#: An engine, of a quantised model, of a cast one, of an export, of a checkpoint; and some.
+GENERATIONS = 8
 
 
 def files_of(*inputs: str | Path | None) -> Iterator[Path]:
@@ -53,3 +59,38 @@ def _external(graph: onnx.GraphProto) -> Iterator[str]:
         for inner in (attribute.g, *attribute.graphs):
             if inner.node:
                 yield from _external(inner)
+
+
+def find_checkpoint(artifact: Artifact, generations: int = GENERATIONS) -> Path | None:
+    """The checkpoint that a model comes from: beside it, downloaded, or embedded. By its hash, never by its name.
+
+    Args:
+        artifact: The model.
+        generations: How far back to look.
+    """
+    from rtmo_deploy.file_kind import Kind
+    from rtmo_deploy.runtime.estimator import is_checkpoint, read_artifact
+    from rtmo_deploy.zoo.cache import cached_path, identify_published
+    from rtmo_deploy.zoo.records import EMBEDDED
+
+    if artifact.kind is Kind.CHECKPOINT:
+        return artifact.path
+    for parent in artifact.parents:
+        variant = identify_published(parent.sha256)
+        places = [artifact.path.with_name(parent.name)]
+        if variant is not None:
+            places.append(cached_path(variant))
+        places += [model.path for model in EMBEDDED.values() if model.path.name == parent.name]
+        found = next((place for place in places if place.is_file() and sha256_of(place) == parent.sha256), None)
+        if found is None:
+            continue
+        if is_checkpoint(found):
+            return found
+        if generations > 1:
+            try:
+                older = find_checkpoint(read_artifact(found), generations - 1)
+            except ArtifactError:
+                continue
+            if older is not None:
+                return older
+    return None

@@ -17,6 +17,7 @@ import numpy as np
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.runtime.clock import graph_stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.runtime.clock import Clock
 
 
 #: Largest magnitude of weights that cannot saturate.
@@ -134,6 +136,7 @@ class OpenvinoBackend:
         self.layers = layer_precisions(self._compiled)
         known = ["int8", "bf16", "fp16", "fp32"]
         self.precision = "+".join(sorted(self.layers, key=lambda name: known.index(name) if name in known else 9))
+        self.facts = {"runtime_threads": self.threads, "runtime_precision": self.precision}
         if artifact.precision.partition("+")[0] == "int8" and precision != "fp32" and "int8" not in self.layers:
             raise SetupError(
                 "Its graph is quantised, and OpenVINO would run none of its layers in 8 bits on this CPU.",
@@ -167,6 +170,12 @@ class OpenvinoBackend:
                 where=self.artifact.path,
             ) from error
         return {name: results[at] for at, name in enumerate(self._outputs)}
+
+    def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
+        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`."""
+        outputs = self(images)
+        clock.lap(graph_stage(self.artifact))
+        return outputs
 
 
 def import_openvino(purpose: str) -> ModuleType:

@@ -14,6 +14,7 @@ import numpy as np
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.files import open_regular, reading
+from rtmo_deploy.runtime.clock import DOWNLOAD, UPLOAD, graph_stage
 from rtmo_deploy.runtime.cuda import (
     Arena,
     DeviceArray,
@@ -43,12 +44,13 @@ from rtmo_deploy.runtime.engine_file import (
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, TrtApi, choose_variant, load_api
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.runtime.clock import Clock
 
 #: Input sizes whose buffers are kept, each with its own execution context; the least recently used goes first.
 KEPT_SIZES = 4
@@ -92,14 +94,11 @@ class Bucket:
         self._pinned: dict[str, NDArray[Any]] = {}
         self._calls = 0
         self._graph: Any = None
+        self._marks: list[Any] = []
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Run on images from the host, ``(b, 3, H, W)`` with b up to the batch; the rest repeats the last one."""
-        if not self._pinned:
-            self._allocate()
-        staging = self._pinned[self._input]
-        staging[: len(images)] = images
-        staging[len(images) :] = images[-1]
+        self._stage(images)
         self._calls += 1
         # The first run of a context sets things up that a graph cannot hold.
         if self._calls == 2:
@@ -110,6 +109,33 @@ class Bucket:
             self._enqueue()
         synchronize(self._stream)
         return {name: self._pinned[name].copy() for name in self._shapes}
+
+    def run_timed(self, images: NDArray[np.float32], clock: Clock, network: str) -> dict[str, NDArray[np.float32]]:
+        """As :meth:`run`, without a graph; copies are laps of the clock, the network is timed by two CUDA events.
+
+        Where this was written there was no GPU: it is tested against stand-ins of the calls it makes.
+        """
+        cuda = cuda_runtime()
+        if not self._marks:
+            self._marks = [checked(cuda.cudaEventCreate(), "create an event") for _ in range(2)]
+            for mark in self._marks:
+                self._arena.keep(cuda.cudaEventDestroy, mark)
+        self._stage(images)
+        to_device(self._device[self._input], self._pinned[self._input], self._stream)
+        synchronize(self._stream)
+        clock.lap(UPLOAD)
+        checked(cuda.cudaEventRecord(self._marks[0], self._stream), "record an event")
+        self._execute(self._stream)
+        checked(cuda.cudaEventRecord(self._marks[1], self._stream), "record an event")
+        synchronize(self._stream)
+        elapsed = checked(cuda.cudaEventElapsedTime(*self._marks), "read the time between two events")
+        clock.add(network, float(elapsed))
+        clock.skip()
+        self._fetch()
+        synchronize(self._stream)
+        outputs = {name: self._pinned[name].copy() for name in self._shapes}
+        clock.lap(DOWNLOAD)
+        return outputs
 
     def run_device(
         self, images: DeviceArray, outputs: Mapping[str, DeviceArray], stream: int
@@ -141,6 +167,13 @@ class Bucket:
         self._pinned.clear()
         self._arena.close()
 
+    def _stage(self, images: NDArray[np.float32]) -> None:
+        if not self._pinned:
+            self._allocate()
+        staging = self._pinned[self._input]
+        staging[: len(images)] = images
+        staging[len(images) :] = images[-1]
+
     def _allocate(self) -> None:
         for name, sides in {self._input: self._size, **self._shapes}.items():
             self._pinned[name] = self._arena.pinned(sides, _FLOAT)
@@ -154,6 +187,9 @@ class Bucket:
     def _enqueue(self) -> None:
         to_device(self._device[self._input], self._pinned[self._input], self._stream)
         self._execute(self._stream)
+        self._fetch()
+
+    def _fetch(self) -> None:
         for name in self._shapes:
             to_host(self._pinned[name], self._device[name], self._stream)
 
@@ -222,16 +258,29 @@ class TensorRtBackend:
         self._buckets: OrderedDict[tuple[Shape, bool], Bucket] = OrderedDict()
         self._arena = Arena()
         self._stream = new_stream(self._arena)
+        self.facts = {"device_name": gpu.name, "cuda_driver": gpu.cuda_driver}
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`; batches beyond the profile are cut into several runs."""
+        return self._run(images, lambda bucket, part: bucket.run(part))
+
+    def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
+        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`."""
+        stage = graph_stage(self.artifact)
+        return self._run(images, lambda bucket, part: bucket.run_timed(part, clock, stage))
+
+    def _run(
+        self,
+        images: NDArray[np.float32],
+        run: Callable[[Bucket, NDArray[np.float32]], dict[str, NDArray[np.float32]]],
+    ) -> dict[str, NDArray[np.float32]]:
         self._require_input(images.shape, images.dtype)
         count, _, height, width = images.shape
         fewest, most = self._batches(height, width)
         parts = []
         for start, stop, size in split_batch(count, fewest, most):
             bucket = self._bucket(Shape(size, height, width), on_device=False)
-            outputs = bucket.run(images[start:stop])
+            outputs = run(bucket, images[start:stop])
             parts.append({name: value[: stop - start] for name, value in outputs.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.model import RTMO, load_checkpoint
+from rtmo_deploy.runtime.clock import DOWNLOAD, NETWORK, NMS_DCC, UPLOAD
 from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.model import HeadOutputs
     from rtmo_deploy.model.head import Detections
+    from rtmo_deploy.runtime.clock import Clock
 
 
 def load(artifact: Artifact, device: str, threads: int | None) -> TorchBackend:
@@ -44,6 +47,15 @@ class TorchBackend:
         self.artifact = artifact
         self.device = device
         self._model = model.eval().to(device)
+        self._network: Any = self._model
+        self.facts: dict[str, Any] = {"threads": torch.get_num_threads(), "compiled": False}
+        if device != "cpu":
+            self.facts |= {"device_name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+
+    def compile(self) -> None:
+        """Have ``torch.compile`` take the network of :meth:`timed`; the decoding stays as it is."""
+        self._network = torch.compile(self._model)
+        self.facts["compiled"] = True
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
@@ -67,12 +79,46 @@ class TorchBackend:
             nms_thr=decode.nms_thr,
             pre_topk=decode.pre_topk,
         )
-        dets, keypoints = detections_to_rows(found)
-        return {"dets": dets, "keypoints": keypoints}
+        return detections_to_rows(found)
+
+    @torch.no_grad()
+    def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
+        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`. The GPU part has not been run: there was no GPU."""
+        tensor = torch.from_numpy(images).to(self.device)
+        size = (images.shape[2], images.shape[3])
+        decode = self.artifact.decode
+
+        def detections(heads: HeadOutputs) -> list[Detections]:
+            return self._model.head.decode(
+                heads, size, score_thr=decode.score_thr, nms_thr=decode.nms_thr, pre_topk=decode.pre_topk
+            )
+
+        if self.device == "cpu":
+            heads = self._network(tensor)
+            clock.lap(NETWORK)
+            found = detections(heads)
+            clock.lap(NMS_DCC)
+            return detections_to_rows(found)
+        torch.cuda.synchronize(self.device)
+        clock.lap(UPLOAD)
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
+        stream = torch.cuda.current_stream(torch.device(self.device))
+        marks[0].record(stream)
+        heads = self._network(tensor)
+        marks[1].record(stream)
+        found = detections(heads)
+        marks[2].record(stream)
+        torch.cuda.synchronize(self.device)
+        clock.add(NETWORK, marks[0].elapsed_time(marks[1]))
+        clock.add(NMS_DCC, marks[1].elapsed_time(marks[2]))
+        clock.skip()
+        rows = detections_to_rows(found)
+        clock.lap(DOWNLOAD)
+        return rows
 
 
-def detections_to_rows(found: list[Detections]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Detections of a batch to ``dets`` (B, N, 5) and ``keypoints`` (B, N, K, 3), N the most people in a picture."""
+def detections_to_rows(found: list[Detections]) -> dict[str, NDArray[np.float32]]:
+    """Detections of a batch to ``dets`` (B, N, 5) and ``keypoints`` (B, N, K, 3), N the most in an image."""
     most = max((len(one.scores) for one in found), default=0)
     joints = found[0].keypoints.shape[1]
     dets = np.zeros((len(found), most, 5), np.float32)
@@ -83,4 +129,4 @@ def detections_to_rows(found: list[Detections]) -> tuple[NDArray[np.float32], ND
         dets[i, :count, 4] = one.scores.cpu().numpy()
         keypoints[i, :count, :, :2] = one.keypoints.cpu().numpy()
         keypoints[i, :count, :, 2] = one.keypoint_scores.cpu().numpy()
-    return dets, keypoints
+    return {"dets": dets, "keypoints": keypoints}

@@ -132,7 +132,7 @@ def people_in(path, images):
     estimator = PoseEstimator.open(path, threads=1)
     outputs = estimator.backend(images)
     assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in outputs.values())
-    return outputs_to_poses(outputs, images.shape[2:], estimator.artifact, estimator._coordinates)
+    return outputs_to_poses(outputs, images.shape[2:], estimator.artifact, estimator.coordinates)
 
 
 @pytest.mark.parametrize("shape", [(1, 128, 128), (2, 96, 160)])

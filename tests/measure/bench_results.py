@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rtmo_deploy.machine import Load, Machine
 from rtmo_deploy.measure.bench import BenchOptions, BenchResult, Case, Contender, Entry, Summary
-from rtmo_deploy.measure.bench.machine import Load, Machine
-from rtmo_deploy.measure.bench.pictures import PictureSet
+from rtmo_deploy.measure.bench.images import ImageSet
 from rtmo_deploy.measure.bench.result import Opened, with_ratios
 
 ARTIFACT = {
@@ -48,7 +48,7 @@ def result(entries, *, machine=MACHINE, warnings=(), published=None, **options):
         BenchOptions(models=(Path("m.onnx"),), **options),
         machine,
         Load(0.5, 0.02, 0.0),
-        (PictureSet(None, (Path("a.jpg"),), "1 picture"),),
+        (ImageSet(None, (Path("a.jpg"),), "1 picture"),),
         with_ratios(entries),
         tuple(warnings),
         "2026-01-02T03:04:05+00:00",

@@ -11,7 +11,7 @@ from bench_results import OTHER_MACHINE, entry, noisy, opened, result, simple
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.bench import BenchOptions, Case, Protocol, compare_with_baseline, load_baseline
-from rtmo_deploy.measure.bench.baseline_file import require_comparable
+from rtmo_deploy.measure.bench.baseline import require_comparable
 
 
 def compared(now, before, bound=0.05):

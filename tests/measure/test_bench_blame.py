@@ -19,10 +19,13 @@ SLOWED = {"network": "network+NMS+DCC", "letterbox": "letterbox", "draw": "draw"
 #: The worker, with one function of its pipeline that naps first. Nothing is drawn: it is much slower than the rest.
 WORKER = f"""
 import sys, time
-from rtmo_deploy.measure.bench import ort_runner, pipeline, worker
+from rtmo_deploy.measure.bench import pipeline, worker
+from rtmo_deploy.runtime import onnxruntime_backend
 
 places = {{
-    "network": (ort_runner, "run_session"), "letterbox": (pipeline, "letterbox"), "draw": (pipeline, "draw_poses")
+    "network": (onnxruntime_backend, "run_session"),
+    "letterbox": (pipeline, "letterbox"),
+    "draw": (pipeline, "draw_poses"),
 }}
 pipeline.draw_poses = lambda image, _: image
 if sys.argv[1] in places:

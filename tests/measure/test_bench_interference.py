@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from bench_results import ARTIFACT, entry, opened
 
+from rtmo_deploy.machine import Ticks
 from rtmo_deploy.measure.bench import BenchOptions, Case, Contender, run, worker
+from rtmo_deploy.measure.bench.images import ImageSet
 from rtmo_deploy.measure.bench.interference import OTHERS, Interference, Observer
-from rtmo_deploy.measure.bench.machine import Ticks
-from rtmo_deploy.measure.bench.pictures import PictureSet
 from rtmo_deploy.measure.bench.plan import Plan
 from rtmo_deploy.measure.bench.result import with_ratios
 from rtmo_deploy.measure.bench.statistics import Ratio, paired_ratio
@@ -120,7 +120,7 @@ def measured(monkeypatch):
     """Measures the ratio of two contenders whose true one is known, on this machine as it is."""
     planned = (Contender("A", "a", reference=True), Contender("B", "b"))
     monkeypatch.setattr(run, "plan_contenders", lambda _: Plan(planned, (1,), ()))
-    monkeypatch.setattr(run, "picture_sets", lambda *_: [PictureSet(None, (Path("a.jpg"),), "1 image")])
+    monkeypatch.setattr(run, "image_sets", lambda *_: [ImageSet(None, (Path("a.jpg"),), "1 image")])
 
     def go():
         asked = BenchOptions(models=(Path("b"),), pictures=1, seconds=0.3, rounds=8)

@@ -8,9 +8,17 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from rtmo_deploy.measure.bench.gpu import GpuState, merge_states, read_gpus
-from rtmo_deploy.measure.bench.machine import Load, Machine, MachineWatch, read_machine, warnings_of
-from rtmo_deploy.measure.bench.published import published_latency
+from rtmo_deploy.machine import (
+    GpuState,
+    Load,
+    Machine,
+    MachineWatch,
+    merge_states,
+    read_gpus,
+    read_machine,
+    warnings_of,
+)
+from rtmo_deploy.measure.bench.result import published_latency
 
 CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu sse4_2 avx2 avx512_vnni amx_int8 avx2\n\n"
 QUIET = Load(0.1, 0.01, 0.0)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rtmo_deploy.measure.bench import Case, Protocol, compare_with_baseline
 from rtmo_deploy.measure.bench.page import charts, to_html
-from rtmo_deploy.measure.bench.published import PublishedLatency
+from rtmo_deploy.measure.bench.result import PublishedLatency
 from rtmo_deploy.measure.bench.tables import (
     CSV_COLUMNS,
     baseline_table,

@@ -10,10 +10,11 @@ from bench_results import ARTIFACT
 
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.measure.bench import BenchOptions, Case, Contender, Protocol, Spinning, run
+from rtmo_deploy.measure.bench.images import ImageSet
 from rtmo_deploy.measure.bench.interference import Interference
 from rtmo_deploy.measure.bench.options import parse_counts, parse_share, unique_labels
-from rtmo_deploy.measure.bench.pictures import PictureSet
 from rtmo_deploy.measure.bench.plan import Plan
+from rtmo_deploy.plain import plain
 
 ARTIFACTS = {"A": {**ARTIFACT, "kind": "checkpoint"}, "B": ARTIFACT}
 TIMES = {"A": 40.0, "B": 20.0}
@@ -70,8 +71,8 @@ def bench(monkeypatch):
         log, started = [], []
         planned = tuple(Contender(label, label, reference=label == "A") for label in contenders)
         monkeypatch.setattr(run, "plan_contenders", lambda _: Plan(planned, batches, ("a note",)))
-        pictures = [PictureSet(n, (Path(f"{n}.jpg"),), "pictures") for n in sets]
-        monkeypatch.setattr(run, "picture_sets", lambda *_: pictures)
+        pictures = [ImageSet(n, (Path(f"{n}.jpg"),), "pictures") for n in sets]
+        monkeypatch.setattr(run, "image_sets", lambda *_: pictures)
         # Whatever else this machine does: nothing disturbs these turns.
         monkeypatch.setattr(run.Observer, "result", lambda _: Interference())
 
@@ -147,7 +148,7 @@ def test_v100_stands_beside_the_published_figure(bench):
     assert (figure.model, figure.latency_ms, figure.same_hardware) == ("rtmo-s", 8.9, False)
     assert figure.verdict() == "not comparable: other hardware"
     assert result.published["A"].verdict() == "not comparable: other hardware; the runtime is torch"
-    assert any("drawn ones" in text for text in result.warnings)
+    assert any("synthetic ones" in text for text in result.warnings)
 
 
 @pytest.mark.parametrize("where", ["open", "warm", "measure"])
@@ -175,7 +176,7 @@ def test_people_are_counted_on_the_same_pictures(bench):
     assert [entry.found for entry in result.entries] == [1, 1]
     assert not any("different numbers of people" in text for text in result.warnings)
     result, _, _ = bench(links={"A": {"found": slow}, "B": {"found": {**fast, "a.jpg": 2}}})
-    assert any("in the same pictures (batch 1: 1.00 to 2.00" in text for text in result.warnings)
+    assert any("in the same images (batch 1: 1.00 to 2.00" in text for text in result.warnings)
     result, _, _ = bench(links={"A": {"found": {"a.jpg": 4}}, "B": {"found": {"b.jpg": 4}}})
     assert [entry.found for entry in result.entries] == [4, 4]
 
@@ -193,7 +194,7 @@ def test_one_alone_has_no_ratio(bench):
 
 def test_a_contender_survives_its_journey():
     one = Contender("x", "m", "torch", "cuda:1", 2, 3, (64, 96), True, Spinning.OFF, (0.2, 0.5), "center", True)
-    assert Contender.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    assert Contender.from_dict(json.loads(json.dumps(plain(one)))) == one
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_what_is_no_share(text):
         ({"seconds": float("nan")}, "duration of nan"),
         ({"warmup_s": -1.0}, "warm-up of -1"),
         ({"rounds": 0}, "0 rounds"),
-        ({"images": Path("d"), "people": (1,)}, "--people draws its own"),
+        ({"images": Path("d"), "people": (1,)}, "--people makes its own"),
         ({"protocol": Protocol.V100, "people": (1,)}, "does not sweep people"),
         ({"protocol": Protocol.V100, "batches": (2,)}, "is at batch 1"),
         ({"no_reference": True, "compiled": True}, "leaves PyTorch out"),

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -13,12 +14,13 @@ import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.measure.bench import BenchOptions, Spinning, pipeline
-from rtmo_deploy.measure.bench.clock import STAGES, Clock
-from rtmo_deploy.measure.bench.ort_runner import spinning_entries
-from rtmo_deploy.measure.bench.pictures import picture_sets
-from rtmo_deploy.measure.bench.pipeline import Pipeline
-from rtmo_deploy.measure.bench.runners import BackendRunner, TimedBackend
+from rtmo_deploy.measure.bench import BenchOptions, Contender, Spinning, pipeline
+from rtmo_deploy.measure.bench.images import image_sets
+from rtmo_deploy.measure.bench.options import spinning_entries
+from rtmo_deploy.measure.bench.pipeline import Pipeline, contender_artifact, open_pipeline
+from rtmo_deploy.runtime.backends import open_backend
+from rtmo_deploy.runtime.clock import STAGES, Clock, graph_stage
+from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.zoo import COCO_17
 
 NAP = 0.25
@@ -37,38 +39,21 @@ def rows(images):
     return {"dets": dets, "keypoints": np.full((len(images), 5, 17, 3), 20, np.float32)}
 
 
-class Runner:
-    """A device that is none."""
+class Backend:
+    """A device that is none; one of its stages takes a nap."""
 
-    artifact, device, backend = artifact(), "cuda:0", "fake"
-    upload_stage, compute_stages, fetch_stage, host_stage = (
-        "host->device",
-        ("network+NMS+DCC",),
-        "device->host",
-        "rows to people",
-    )
+    facts: ClassVar = {"threads": 3}
 
-    def __init__(self, slow=""):
-        self.facts = {"threads": 3}
-        self.slow = slow
+    def __init__(self, slow="", device="cuda:0"):
+        self.artifact, self.device, self.slow = artifact(), device, slow
 
-    def nap(self, what):
-        if self.slow == what:
-            time.sleep(NAP)
-
-    def upload(self, images):
-        self.nap("host->device")
+    def timed(self, images, clock):
         assert images.dtype == np.float32
-        return images
-
-    def compute(self, handle, clock):
-        self.nap("network+NMS+DCC")
-        clock.lap("network+NMS+DCC")
-        return rows(handle)
-
-    def fetch(self, outputs):
-        self.nap("device->host")
-        return outputs
+        for stage in ("host->device", "network+NMS+DCC", "device->host"):
+            if self.slow == stage:
+                time.sleep(NAP)
+            clock.lap(stage)
+        return rows(images)
 
 
 @pytest.fixture
@@ -88,7 +73,7 @@ def slowed(monkeypatch):
             "decode file": "read_image",
             "letterbox": "letterbox",
             "rows to people": "outputs_to_poses",
-            "un-letterbox": "_to_original",
+            "un-letterbox": "poses_to_original",
             "draw": "draw_poses",
         }
         if stage in names:
@@ -99,7 +84,7 @@ def slowed(monkeypatch):
                 return original(*arguments)
 
             monkeypatch.setattr(pipeline, names[stage], napping)
-        return Pipeline(Runner(stage), None)
+        return Pipeline("fake", Backend(stage), None)
 
     return make
 
@@ -120,16 +105,16 @@ def test_a_slow_stage_is_blamed(slowed, picture, stage):
 
 @pytest.mark.parametrize("stage", ["decode file", "letterbox", "host->device", "device->host", "rows to people"])
 def test_only_the_network_counts_where_only_it_is_asked_for(slowed, picture, stage):
-    times, found = slowed(stage).network([picture])
+    times, total, found = slowed(stage).network([picture])
     assert list(times) == ["network+NMS+DCC"]
-    assert times["network+NMS+DCC"] < 1000 * NAP
+    assert times["network+NMS+DCC"] == total < 1000 * NAP
     assert found == [1]
 
 
 def test_poses_are_in_pixels_of_the_picture(monkeypatch, picture):
     drawn = []
     monkeypatch.setattr(pipeline, "draw_poses", lambda image, poses: drawn.append((image.shape, poses)))
-    Pipeline(Runner(), None).call([picture, picture])
+    Pipeline("fake", Backend(), None).call([picture, picture])
     assert len(drawn) == 2
     shape, poses = drawn[0]
     assert shape == (48, 64, 3)
@@ -137,49 +122,36 @@ def test_poses_are_in_pixels_of_the_picture(monkeypatch, picture):
     assert poses.boxes[0] == pytest.approx([(10 - 16 / 3) * 0.75, 7.5, (40 - 16 / 3) * 0.75, 37.5], abs=1e-4)
 
 
-class Plain:
-    """A backend without a clock of its own."""
-
-    name = "plain"
-
-    def __init__(self, device="cpu", mode=DecodeMode.FIXED):
-        self.artifact, self.device = artifact(mode), device
-
-    def __call__(self, images):
-        return rows(images)
+def test_what_a_result_says_of_a_contender():
+    facts = Pipeline("fake", Backend(), (64, 96)).facts()
+    assert facts == {"backend": "fake", "device": "cuda:0", "input_hw": [64, 96], "threads": 3}
 
 
-class Timed(Plain):
-    def timed(self, images):
-        return rows(images), {"host->device": 1.0, "network": 7.0, "device->host": 2.0}
+def test_only_pytorch_compiles(onnx_n):
+    one = Contender("m", str(onnx_n), compiled=True)
+    with pytest.raises(UsageError, match="Only PyTorch compiles"):
+        open_pipeline(one, contender_artifact(one))
 
 
-@pytest.mark.parametrize(
-    ("backend", "stages"),
-    [
-        (Plain(), ("network+NMS+DCC",)),
-        (Plain(mode=DecodeMode.RAW), ("network",)),
-        (Plain("cuda:0"), ("copies+network+NMS+DCC",)),
-        (Plain("cuda:0", DecodeMode.RAW), ("copies+network",)),
-        (Timed("cuda:0"), ("host->device", "network+NMS+DCC", "device->host")),
-    ],
-)
-def test_what_is_not_told_apart_says_so(backend, stages):
-    runner, clock = BackendRunner(backend), Clock()
-    assert runner.compute_stages == stages
-    runner.compute(runner.upload(np.zeros((1, 3, 64, 96), np.float32)), clock)
-    assert tuple(clock.times) == stages
-    assert isinstance(backend, TimedBackend) == (len(stages) == 3)
+def stages_of(path, *, precision=None, backend=None):
+    opened = open_backend(read_artifact(path), "cpu", backend=backend, threads=1, precision=precision)
+    clock, images = Clock(), np.zeros((1, 3, 64, 64), np.float32)
+    timed = opened.timed(images, clock)
+    for name, value in opened(images).items():
+        np.testing.assert_array_equal(timed[name], value)
+    return list(clock.times), set(opened.facts)
 
 
-def test_a_backend_that_measures_itself_is_believed(picture):
-    times, _ = Pipeline(BackendRunner(Timed("cuda:0")), None).network([picture])
-    assert times == {"network+NMS+DCC": 7.0}
+def test_every_backend_times_what_a_call_does(onnx_n, checkpoint_n):
+    assert stages_of(checkpoint_n) == (["network", "NMS+DCC"], {"threads", "compiled"})
+    assert stages_of(onnx_n) == (["network+NMS+DCC"], {"providers", "threads", "config"})
+    pytest.importorskip("openvino")
+    assert stages_of(onnx_n, backend="openvino") == (["network+NMS+DCC"], {"runtime_threads", "runtime_precision"})
 
 
-def test_the_network_alone_cannot_be_asked_of_everybody(picture):
-    with pytest.raises(UsageError, match="does not tell the network from the copies"):
-        Pipeline(BackendRunner(Plain("cuda:0")), None).network([picture])
+@pytest.mark.parametrize(("mode", "stage"), [(DecodeMode.RAW, "network"), (DecodeMode.FIXED, "network+NMS+DCC")])
+def test_a_graph_that_decodes_is_called_so(mode, stage):
+    assert graph_stage(artifact(mode)) == stage
 
 
 def test_a_clock():
@@ -219,7 +191,7 @@ def test_drawn_pictures_have_exactly_so_many_people(tmp_path, people, monkeypatc
 
     monkeypatch.setattr(synthetic.SyntheticPeople, "__getitem__", counting)
     options = BenchOptions(models=(Path("m"),), people=(people,), pictures=2)
-    (one,) = picture_sets(options, tmp_path)
+    (one,) = image_sets(options, tmp_path)
     assert one.people == people
     assert len(one.paths) == 2 == counts.count(people)
     assert len(counts) == 3
@@ -229,11 +201,11 @@ def test_drawn_pictures_have_exactly_so_many_people(tmp_path, people, monkeypatc
 def test_own_pictures_are_read_before_anything_is_measured(tmp_path, picture):
     from rtmo_deploy.errors import InputDataError
 
-    (one,) = picture_sets(BenchOptions(models=(Path("m"),), images=tmp_path), tmp_path)
+    (one,) = image_sets(BenchOptions(models=(Path("m"),), images=tmp_path), tmp_path)
     assert one.paths == (picture.resolve(),)
     (tmp_path / "q.png").write_bytes(picture.read_bytes()[:60])
     with pytest.raises(InputDataError, match=r"q\.png"):
-        picture_sets(BenchOptions(models=(Path("m"),), images=tmp_path), tmp_path)
+        image_sets(BenchOptions(models=(Path("m"),), images=tmp_path), tmp_path)
 
 
 class Cuda(ModuleType):
@@ -269,34 +241,60 @@ class Cuda(ModuleType):
         return (0, 3.5) if name == "cudaEventElapsedTime" else (0,)
 
 
+class Engine:
+    """An engine that puts the same rows out whatever goes in."""
+
+    def __init__(self, cuda):
+        self.cuda, self.addresses = cuda, {}
+
+    def create_execution_context(self):
+        return self
+
+    def set_optimization_profile_async(self, *_):
+        return True
+
+    def set_input_shape(self, _, shape):
+        self.outputs = rows(range(shape[0]))
+        return True
+
+    def get_tensor_shape(self, name):
+        return self.outputs[name].shape
+
+    def set_tensor_address(self, name, pointer):
+        self.addresses[name] = pointer
+        return True
+
+    def execute_async_v3(self, stream):
+        import ctypes
+
+        assert stream == 7
+        self.cuda.calls.append("run")
+        for name, value in self.outputs.items():
+            ctypes.memmove(self.addresses[name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
+        return True
+
+
 def test_an_engine_is_timed_between_two_events(monkeypatch):
     """With stand-ins of CUDA and of the engine; no GPU has seen this."""
-    from rtmo_deploy.measure.bench import trt_runner
-    from rtmo_deploy.runtime import cuda
-    from rtmo_deploy.runtime.cuda import DeviceArray, Gpu
+    from rtmo_deploy.runtime import cuda, tensorrt_backend
+    from rtmo_deploy.runtime.engine_file import Shape
 
     fake = Cuda()
-    for module in (cuda, trt_runner):
+    for module in (cuda, tensorrt_backend):
         monkeypatch.setattr(module, "cuda_runtime", lambda: fake)
         if hasattr(module, "checked"):
             monkeypatch.setattr(module, "checked", lambda result, _: result[1] if len(result) > 1 else None)
-    monkeypatch.setattr(trt_runner, "require_gpu", lambda index: Gpu(index, "Fake", "7.0", "12.0"))
-    results = {name: np.ascontiguousarray(value) for name, value in rows([0, 0]).items()}
-
-    class Engine(Plain):
-        def run_device(self, images, *, stream):
-            fake.calls.append("run")
-            assert stream == 7
-            assert images.shape == (2, 3, 64, 96)
-            return {name: DeviceArray(v.ctypes.data, v.shape, v.dtype) for name, v in results.items()}
-
-    runner, clock = trt_runner.TrtRunner(Engine("cuda:0")), Clock()
-    outputs = runner.compute(runner.upload(np.ones((2, 3, 64, 96), np.float32)), clock)
-    assert clock.times == {"network+NMS+DCC": 3.5}
+    names = ("input", ("dets", "keypoints"))
+    bucket = tensorrt_backend.Bucket(Engine(fake), names, Shape(2, 64, 96), 0, 7, where=Path("m.engine"))
+    for _ in range(2):
+        clock = Clock()
+        outputs = bucket.run_timed(np.ones((2, 3, 64, 96), np.float32), clock, "network+NMS+DCC")
+        assert list(clock.times) == ["host->device", "network+NMS+DCC", "device->host"]
+        assert clock.times["network+NMS+DCC"] == 3.5
+        for name, value in rows([0, 0]).items():
+            np.testing.assert_array_equal(outputs[name], value)
     start = fake.calls.index("cudaEventRecord")
     assert fake.calls[start : start + 4] == ["cudaEventRecord", "run", "cudaEventRecord", "cudaStreamSynchronize"]
-    found = runner.fetch(outputs)
-    for name, value in results.items():
-        np.testing.assert_array_equal(found[name], value)
-    assert runner.facts["device_name"] == "Fake"
+    bucket.close()
+    assert fake.calls.count("cudaEventDestroy") == 2
     assert sys.modules.get("tensorrt") is None

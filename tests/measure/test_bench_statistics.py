@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtmo_deploy.measure.bench.statistics import Ratio, Summary, independent_ratio, paired_ratio, student_t
+from rtmo_deploy.plain import plain
 
 TIMES = st.lists(st.floats(0.001, 1e5), min_size=1, max_size=200)
 
@@ -26,7 +27,7 @@ def test_a_summary_is_what_numpy_says(times):
             assert value is None  # of so few calls it says nothing
         else:
             assert value == pytest.approx(np.percentile(times, share))
-    assert Summary.from_dict(found.to_dict()) == found
+    assert Summary(**plain(found)) == found
 
 
 @pytest.mark.parametrize("times", [[], [1.0, math.nan], [math.inf]])

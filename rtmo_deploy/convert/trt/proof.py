@@ -14,8 +14,8 @@ import numpy as np
 from rtmo_deploy.errors import ParityError
 from rtmo_deploy.measure.agreement import Pictures, compare_sides
 from rtmo_deploy.measure.agreement.sides import Side
-from rtmo_deploy.measure.bench.reference import find_checkpoint
 from rtmo_deploy.runtime.engine_file import read_record
+from rtmo_deploy.runtime.model_files import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,11 +1,18 @@
-"""How fast is it, and is it slower than it was? Stage times, ratios with an interval, sweeps, gates and reports."""
+"""How fast is a model, and is it slower than it was? Stage times, ratios with an interval, sweeps, gates and reports.
 
-from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict, compare_with_baseline
-from rtmo_deploy.measure.bench.baseline_file import load_baseline
-from rtmo_deploy.measure.bench.options import BenchOptions, Case, Contender, Protocol, Spinning
-from rtmo_deploy.measure.bench.result import BenchResult, Entry
-from rtmo_deploy.measure.bench.run import run_bench
-from rtmo_deploy.measure.bench.statistics import Ratio, Summary
+The names below are loaded on first use: the options alone need nothing that measures.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict, compare_with_baseline, load_baseline
+    from rtmo_deploy.measure.bench.options import BenchOptions, Case, Contender, Protocol, Spinning
+    from rtmo_deploy.measure.bench.result import BenchResult, Entry
+    from rtmo_deploy.measure.bench.run import run_bench
+    from rtmo_deploy.measure.bench.statistics import Ratio, Summary
 
 __all__ = [
     "BaselineReport",
@@ -23,3 +30,19 @@ __all__ = [
     "load_baseline",
     "run_bench",
 ]
+
+_HOME = {
+    **dict.fromkeys(("BaselineReport", "RowVerdict", "compare_with_baseline", "load_baseline"), "baseline"),
+    **dict.fromkeys(("BenchOptions", "Case", "Contender", "Protocol", "Spinning"), "options"),
+    **dict.fromkeys(("BenchResult", "Entry"), "result"),
+    **dict.fromkeys(("Ratio", "Summary"), "statistics"),
+    "run_bench": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"rtmo_deploy.measure.bench.{_HOME[name]}"), name)

@@ -1,4 +1,4 @@
-"""How much other work disturbed a measurement, and whether its ratios can still be believed.
+"""Tells how much other work disturbed a measurement, and whether its ratios can still be believed.
 
 Observed around every turn: the system's core time less the contender's own, core time that a hypervisor took away,
 involuntary context switches; and between the turns a fixed piece of work on every core.
@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.measure.bench.machine import read_ticks
+from rtmo_deploy.machine import read_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rtmo_deploy.measure.bench.machine import Ticks
+    from rtmo_deploy.machine import Ticks
 
 #: What a ratio that is not given says instead.
 BUSY: Final = "not measured: machine busy"
@@ -42,20 +42,17 @@ _WORK: Final = bytes(2 << 20)
 
 @dataclass(frozen=True)
 class Interference:
-    """What disturbed a case; None for what the system does not tell.
+    """What disturbed a case; None for what the system does not tell."""
 
-    Attributes:
-        others: Share of all cores' time that other processes used.
-        steal: Share of all cores' time that a hypervisor gave to others.
-        waiting: Share of the spin loop's time in which it waited for a core.
-        spread: The spin loop's 90th percentile over its 10th, less one.
-        switches: Involuntary context switches of the contenders, a second of their core time.
-    """
-
+    #: Share of all cores' time that other processes used.
     others: float | None = None
+    #: Share of all cores' time that a hypervisor gave to others.
     steal: float | None = None
+    #: Share of the spin loop's time in which it waited for a core.
     waiting: float | None = None
+    #: The spin loop's 90th percentile over its 10th, less one.
     spread: float | None = None
+    #: Involuntary context switches of the contenders, a second of their core time.
     switches: float | None = None
 
     @property
@@ -84,12 +81,11 @@ class Interference:
         return self.others is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        values = {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
+        """JSON-ready form, with ``lost`` and the reasons (``busy``)."""
+        values = {name: None if value is None else round(value, 4) for name, value in vars(self).items()}
         return {**values, "lost": round(self.lost, 4), "busy": self.reasons}
 
 
-@dataclass
 class Observer:
     """Sums up what is seen around the turns of one case.
 
@@ -98,25 +94,26 @@ class Observer:
         probe: Does a fixed piece of work on every core and gives (seconds, core seconds) of each thread.
     """
 
-    ticks: Callable[[], Ticks | None] = lambda: read_ticks(Path("/"))
-    probe: Callable[[], list[tuple[float, float | None]]] = lambda: spin()  # noqa: PLW0108  defined below
-    _before: Ticks | None = None
-    _total: float = 0.0
-    _busy: float = 0.0
-    _steal: float = 0.0
-    _own: float = 0.0
-    _switches: int = 0
-    _counted: bool = True
-    _spins: list[tuple[float, float | None]] = field(default_factory=list)
+    def __init__(
+        self,
+        ticks: Callable[[], Ticks | None] = lambda: read_ticks(Path("/")),
+        probe: Callable[[], list[tuple[float, float | None]]] | None = None,
+    ) -> None:
+        self._ticks, self._probe = ticks, probe or spin
+        self._before: Ticks | None = None
+        self._total = self._busy = self._steal = self._switches = 0
+        self._own = 0.0
+        self._counted = True
+        self._spins: list[tuple[float, float | None]] = []
 
     def begin(self) -> None:
         """Before a turn."""
-        self._spins += self.probe()
-        self._before = self.ticks()
+        self._spins += self._probe()
+        self._before = self._ticks()
 
     def end(self, answer: Mapping[str, Any]) -> None:
         """After it, with what the worker answered: ``cpu_s`` and ``switches`` of its own."""
-        after, cpu = self.ticks(), answer.get("cpu_s")
+        after, cpu = self._ticks(), answer.get("cpu_s")
         if answer.get("switches") is None:
             self._counted = False
         else:

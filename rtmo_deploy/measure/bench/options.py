@@ -1,13 +1,14 @@
-"""What a benchmark is asked for: protocols, contenders and the cases that they meet in. Frozen records, no work."""
+"""What a benchmark is asked for: protocols, contenders, and the cases that they meet in."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
 #: What MMDeploy's profiler does unless it is asked otherwise: unmeasured calls, measured calls.
 V100_WARMUP, V100_ITERATIONS = 10, 100
-#: Most people that can be drawn, pictures in a batch, and threads.
+#: Most people in a synthetic image, images in a batch, and threads.
 LIMITS = {"people": 60, "batch": 4096, "threads": 1024}
 
 
 class Protocol(StrEnum):
     """What is inside a number.
 
-    * ``e2e``: from the picture's file to the poses in its pixels, stage by stage; drawing them is timed beside it.
+    * ``e2e``: from the image's file to the poses in its pixels, stage by stage; drawing them is timed beside it.
     * ``v100``: what MMDeploy's profiler measures: the network with the decoding and suppression that are in the graph;
       batch 1, input ready on the device, device synchronised, 10 calls unmeasured and 100 measured.
     """
@@ -33,6 +34,9 @@ class Protocol(StrEnum):
 
 class Spinning(StrEnum):
     """What ONNX Runtime's threads do when they have nothing to do.
+
+    After a call they spin for a while, waiting for the next one. Whoever runs then, another process included, has
+    fewer cores.
 
     * ``stop``: they spin within a call, as by default, and stop at its end (``session.force_spinning_stop``), so that
       they take nothing from whoever is measured next.
@@ -45,18 +49,23 @@ class Spinning(StrEnum):
     OFF = "off"
 
 
+def spinning_entries(spinning: Spinning) -> dict[str, str]:
+    """Configuration entries of an ONNX Runtime session."""
+    return {
+        "session.intra_op.allow_spinning": "0" if spinning is Spinning.OFF else "1",
+        "session.force_spinning_stop": "1" if spinning is Spinning.STOP else "0",
+    }
+
+
 @dataclass(frozen=True)
 class Case:
-    """What contenders meet in: only times of one case are compared.
+    """What contenders meet in: only times of one case are compared."""
 
-    Attributes:
-        batch: Pictures a call.
-        threads: Threads of a CPU runtime; None for its own choice.
-        people: People drawn into each picture; None where the pictures are somebody's own, or have any number.
-    """
-
+    #: Images a call.
     batch: int = 1
+    #: Of a CPU runtime; None for its own choice.
     threads: int | None = None
+    #: In each synthetic image; None where the images are somebody's own, or have any number.
     people: int | None = None
 
     def __str__(self) -> str:
@@ -67,51 +76,34 @@ class Case:
             parts.append("1 person" if self.people == 1 else f"{self.people} people")
         return ", ".join(parts)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Contender:
-    """One model in one runtime, as a worker process opens it.
+    """One model in one runtime, as a worker process opens it."""
 
-    Attributes:
-        label: What it is called in tables; unique in a run.
-        model: Its file.
-        backend: Runtime; None for the first that runs this kind of file.
-        device: ``cpu`` or ``cuda:N``.
-        batch: Pictures a call.
-        threads: Threads of a CPU runtime; None for its own choice.
-        input_hw: Height and width that pictures are letterboxed to; None for the model's own.
-        compiled: Have PyTorch compile the network.
-        spinning: What ONNX Runtime's idle threads do.
-        thresholds: Score threshold and IoU of the suppression for a checkpoint, which has none built in; None for its
-            own.
-        placement: Placement in the letterbox for a checkpoint; None for its own.
-        reference: Whether it is what the others are compared with.
-    """
-
+    #: What it is called in tables; unique in a run.
     label: str
     model: str
+    #: Runtime; None for the first that runs this kind of file.
     backend: str | None = None
     device: str = "cpu"
     batch: int = 1
     threads: int | None = None
+    #: Height and width that images are letterboxed to; None for the model's own.
     input_hw: tuple[int, int] | None = None
+    #: Have PyTorch compile the network.
     compiled: bool = False
     spinning: Spinning = Spinning.STOP
+    #: Score threshold and IoU of the suppression, and the placement in the letterbox, for a checkpoint, which has none
+    #: built in; None for its own.
     thresholds: tuple[float, float] | None = None
     placement: str | None = None
+    #: Whether it is what the others are compared with.
     reference: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; inverse of :meth:`from_dict`."""
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Contender:
-        """Read what :meth:`to_dict` wrote."""
+        """Inverse of :func:`rtmo_deploy.plain.plain`."""
         pairs = {key: None if data[key] is None else tuple(data[key]) for key in ("input_hw", "thresholds")}
         return cls(**{**data, **pairs, "spinning": Spinning(data["spinning"])})
 
@@ -125,10 +117,10 @@ class BenchOptions:
         backends: Runtimes for each of them; empty for the one that fits.
         device: ``cpu`` or ``cuda:N``.
         batches, threads, people: The sweeps; one entry each where nothing is swept. ``None`` in ``threads`` is the
-            runtime's own choice; empty ``people`` means pictures with one to a dozen people, or ``images``.
-        input_hw: Height and width that pictures are letterboxed to; None for the first model's own.
+            runtime's own choice; empty ``people`` means images with one to a dozen people, or ``images``.
+        input_hw: Height and width that images are letterboxed to; None for the first model's own.
         protocol: What is inside a number.
-        images: Folder of pictures; None to draw some.
+        images: Folder of images; None for synthetic ones.
         seconds: Measured seconds for each contender in each case (``e2e``).
         warmup_s: Unmeasured seconds before (``e2e``).
         rounds: Turns that the seconds are split into.
@@ -136,9 +128,9 @@ class BenchOptions:
         no_reference: Leave it out; the first model is what the others are compared with.
         compiled: Measure PyTorch's compiled network too.
         spinning: What ONNX Runtime's idle threads do.
-        pictures: How many pictures are drawn for each case.
+        pictures: How many synthetic images there are for each case.
         picture_hw: Their height and width.
-        patience_s: How long a worker may stay silent beyond what it was asked to take.
+        timeout_s: How long a worker may stay silent beyond what it was asked to take.
     """
 
     models: tuple[Path, ...]
@@ -159,7 +151,7 @@ class BenchOptions:
     spinning: Spinning = Spinning.STOP
     pictures: int = 8
     picture_hw: tuple[int, int] = (480, 640)
-    patience_s: float = field(default=600.0)
+    timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -169,40 +161,24 @@ class BenchOptions:
                 raise UsageError(f"A {name} of {value:g} s is not possible.", remedy="Give positive seconds.")
         if self.rounds < 1:
             raise UsageError(f"{self.rounds} rounds are not possible.", remedy="Give 2 or more; one has no interval.")
-        if self.images is not None and self.people:
-            raise UsageError(
-                "--people draws its own pictures, so it does not go with --images.", remedy="Leave one of them away."
-            )
-        if self.protocol is Protocol.V100:
-            self._check_v100()
-        if self.no_reference and (self.compiled or self.reference is not None):
-            raise UsageError(
-                "--no-reference leaves PyTorch out, so --reference and --compile do not go with it.",
-                remedy="Leave it away.",
-            )
-
-    def _check_v100(self) -> None:
-        if self.people:
-            raise UsageError(
-                "--protocol v100 does not sweep people: it stops at the network's output.",
-                remedy="Use --protocol e2e.",
-            )
-        if self.batches not in ((), (1,)):
+        v100 = self.protocol is Protocol.V100
+        if v100 and self.people:
+            finding = "--protocol v100 does not sweep people: it stops at the network's output."
+            raise UsageError(finding, remedy="Use --protocol e2e.")
+        if v100 and self.batches not in ((), (1,)):
             raise UsageError("--protocol v100 is at batch 1.", remedy="Leave --batch away, or use --protocol e2e.")
+        if self.images is not None and self.people:
+            finding = "--people makes its own images, so it does not go with --images."
+            raise UsageError(finding, remedy="Leave one of them away.")
+        if self.no_reference and (self.compiled or self.reference is not None):
+            finding = "--no-reference leaves PyTorch out, so --reference and --compile do not go with it."
+            raise UsageError(finding, remedy="Leave it away.")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of what a result depends on."""
-        return {
-            "device": self.device,
-            "protocol": self.protocol.value,
-            "images": None if self.images is None else str(self.images),
-            "seconds": self.seconds,
-            "warmup_s": self.warmup_s,
-            "rounds": self.rounds,
-            "spinning": self.spinning.value,
-            "pictures": None if self.images is not None else self.pictures,
-            "picture_hw": None if self.images is not None else list(self.picture_hw),
-        }
+        names = ("device", "protocol", "images", "seconds", "warmup_s", "rounds", "spinning", "pictures", "picture_hw")
+        synthetic = {"pictures", "picture_hw"} if self.images is not None else set()
+        return {name: None if name in synthetic else plain(getattr(self, name)) for name in names}
 
 
 def parse_counts(text: str | None, option: str, *, least: int = 1) -> tuple[int, ...]:

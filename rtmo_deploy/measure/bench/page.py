@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.measure.bench.clock import DRAW
 from rtmo_deploy.measure.bench.tables import baseline_table, facts, milliseconds, result_tables
 from rtmo_deploy.report.charts import bars, lines
 from rtmo_deploy.report.html import render
+from rtmo_deploy.runtime.clock import DRAW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ def _series(entries: Sequence[Entry], axis: str) -> dict[str, list[tuple[float, 
     """A line for each contender and each combination of the other two axes; none where nothing is swept."""
     groups: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for entry in entries:
-        case = entry.case.to_dict()
+        case = vars(entry.case)
         if case[axis] is not None:
             others = ", ".join(f"{key} {value}" for key, value in case.items() if key != axis and value)
             point = (float(case[axis]), entry.total.p50, entry.total.p95 or entry.total.p50)

@@ -1,4 +1,4 @@
-"""Who takes part: from the models that were named to the contenders, the reference among them. Nothing is run here."""
+"""From the models that were named to the contenders, the reference among them. Nothing is run here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.bench.options import Contender, unique_labels
-from rtmo_deploy.measure.bench.reference import find_checkpoint
 from rtmo_deploy.runtime.backends import BACKENDS, parse_device
 from rtmo_deploy.runtime.estimator import is_checkpoint, read_artifact
+from rtmo_deploy.runtime.model_files import find_checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
@@ -20,13 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who takes part.
-
-    Attributes:
-        contenders: Without batch size and threads; the reference first.
-        batches: Batch sizes.
-        notes: What the reader should know.
-    """
+    """Who takes part: the contenders without batch size and threads, the reference first."""
 
     contenders: tuple[Contender, ...]
     batches: tuple[int, ...]
@@ -45,24 +40,27 @@ def plan_contenders(options: BenchOptions) -> Plan:
         UsageError: A runtime runs none of the models; or there is no such device.
     """
     parse_device(options.device)
-    known: dict[Path, Artifact | None] = {
-        path: None if is_checkpoint(path) else read_artifact(path) for path in options.models
-    }
-    for path, artifact in known.items():
-        if artifact is None and not path.is_file():
-            read_artifact(path)  # says that it is not there
-    first = next((artifact for artifact in known.values() if artifact is not None), None)
-    input_hw = options.input_hw
-    if input_hw is None and first is not None:
-        input_hw = (first.input.height, first.input.width)
-    base = Contender("", "", device=options.device, input_hw=input_hw, spinning=options.spinning)
+    exported: dict[Path, Artifact] = {}
+    checkpoints: list[Path] = []
+    for path in options.models:
+        if is_checkpoint(path):
+            checkpoints.append(path)
+        else:
+            exported[path] = read_artifact(path)
+    base = Contender("", "", device=options.device, input_hw=options.input_hw, spinning=options.spinning)
+    first, notes = next(iter(exported.values()), None), list[str]()
+    contenders = [
+        replace(base, label=f"{path.name} ({name})", model=str(path), backend=name)
+        for path, artifact in exported.items()
+        for name in _backends(options, path, artifact)
+    ]
     if first is not None:  # so that PyTorch does the same work
-        base = replace(base, thresholds=(first.decode.score_thr, first.decode.nms_thr), placement=first.input.placement)
-    notes: list[str] = []
-    contenders = _pytorch(options, known, base, notes)
-    for path, artifact in known.items():
-        if artifact is not None:
-            contenders += _exported(options, path, artifact, base)
+        thresholds = (first.decode.score_thr, first.decode.nms_thr)
+        base = replace(base, thresholds=thresholds, placement=first.input.placement)
+    contenders = _pytorch(options, checkpoints, exported.values(), base, notes) + contenders
+    if options.input_hw is None and first is not None:
+        size = (first.input.height, first.input.width)
+        contenders = [replace(one, input_hw=size) for one in contenders]
     _require_used(options, contenders)
     labels = unique_labels([one.label for one in contenders])
     named = [replace(one, label=label) for one, label in zip(contenders, labels, strict=True)]
@@ -72,30 +70,26 @@ def plan_contenders(options: BenchOptions) -> Plan:
 
 
 def _pytorch(
-    options: BenchOptions, known: dict[Path, Artifact | None], base: Contender, notes: list[str]
+    options: BenchOptions, checkpoints: list[Path], exported: Iterable[Artifact], base: Contender, notes: list[str]
 ) -> list[Contender]:
     """Checkpoints that were named, and the reference if it is none of them."""
-    checkpoints = [path for path, artifact in known.items() if artifact is None]
-    if not checkpoints and not options.no_reference:
-        found = options.reference
-        if found is None:
-            places = (find_checkpoint(artifact) for artifact in known.values() if artifact is not None)
-            found = next((place for place in places if place is not None), None)
+    if options.reference is not None:
+        if options.reference not in checkpoints:
+            checkpoints = [options.reference, *checkpoints]
+    elif not checkpoints and not options.no_reference:
+        found = next(filter(None, map(find_checkpoint, exported)), None)
+        checkpoints = [] if found is None else [found]
         if found is None:
             notes.append(
                 "PyTorch is not among them: the checkpoint that the model was made from is neither beside it nor among "
                 "the downloaded ones (--reference FILE names it)."
             )
-        else:
-            checkpoints = [found]
-    elif options.reference is not None and options.reference not in checkpoints:
-        checkpoints.insert(0, options.reference)
     made = []
     for path in checkpoints:
         if not is_checkpoint(path):
             raise UsageError(f"{path.name} is no checkpoint.", remedy="--reference takes a .pth or .safetensors file.")
         if not path.is_file():
-            read_artifact(path)
+            read_artifact(path)  # says that it is not there
         one = replace(base, label=f"PyTorch ({path.name})", model=str(path), backend="torch")
         made.append(one)
         if options.compiled:
@@ -103,23 +97,18 @@ def _pytorch(
     return made
 
 
-def _exported(options: BenchOptions, path: Path, artifact: Artifact, base: Contender) -> list[Contender]:
+def _backends(options: BenchOptions, path: Path, artifact: Artifact) -> list[str]:
     fitting = [record.name for record in BACKENDS if artifact.kind in record.kinds]
     if not fitting:
         raise UsageError(
             f"There is no runtime for a model of kind {artifact.kind}.", remedy="Measure another.", where=path
         )
-    chosen = [name for name in options.backends if name in fitting] or ([] if options.backends else fitting[:1])
-    return [
-        replace(base, label=f"{path.name} ({name})", model=str(path), backend=name, thresholds=None, placement=None)
-        for name in chosen
-    ]
+    return [name for name in options.backends if name in fitting] if options.backends else fitting[:1]
 
 
 def _require_used(options: BenchOptions, contenders: list[Contender]) -> None:
     used = {contender.backend for contender in contenders}
     idle = [name for name in options.backends if name not in used]
     if idle:
-        kinds = {record.name: ", ".join(record.kinds) for record in BACKENDS}
-        known = "; ".join(f"{name} runs {what}" for name, what in kinds.items())
+        known = "; ".join(f"{record.name} runs {', '.join(record.kinds)}" for record in BACKENDS)
         raise UsageError(f"No model here runs with '{idle[0]}'.", remedy=f"There are: {known}.", where="--backend")

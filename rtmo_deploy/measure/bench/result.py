@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.measure.bench.interference import Interference
 from rtmo_deploy.measure.bench.statistics import Ratio, Summary, paired_ratio
+from rtmo_deploy.plain import plain
+from rtmo_deploy.zoo import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rtmo_deploy.measure.bench.machine import Load, Machine
+    from rtmo_deploy.machine import Load, Machine
+    from rtmo_deploy.measure.bench.images import ImageSet
     from rtmo_deploy.measure.bench.options import BenchOptions, Case, Contender
-    from rtmo_deploy.measure.bench.pictures import PictureSet
-    from rtmo_deploy.measure.bench.published import PublishedLatency
 
 #: Version of the form that :meth:`BenchResult.to_dict` writes.
 RESULT_VERSION = 2
+#: What upstream's page says of its latencies, and what it does not.
+CONDITIONS = "one V100, ONNX Runtime, batch 1; what is inside the number was never stated"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A contender as its worker found it.
-
-    Attributes:
-        contender: What was asked for.
-        artifact: What the file knows of itself, JSON-ready.
-        sha256: Of the file.
-        facts: Runtime, device, input size, threads, settings.
-        versions: Of packages, in the worker.
-        open_s: Seconds that opening took.
-    """
+    """A contender as its worker found it."""
 
     contender: Contender
+    #: What the file knows of itself, JSON-ready.
     artifact: Mapping[str, Any]
     sha256: str
+    #: Runtime, device, input size, threads, settings.
     facts: Mapping[str, Any]
+    #: Of packages, in the worker.
     versions: Mapping[str, str]
+    #: Seconds that opening took.
     open_s: float
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form: what tells this contender from another one."""
-        artifact = self.artifact
+        known = ("kind", "architecture", "variant", "precision", "decode")
         return {
             "label": self.contender.label,
             "model": self.contender.model,
             "sha256": self.sha256,
-            "kind": artifact["kind"],
-            "architecture": artifact["architecture"],
-            "variant": artifact["variant"],
-            "precision": artifact["precision"],
-            "decode": artifact["decode"],
+            **{name: self.artifact[name] for name in known},
             "reference": self.contender.reference,
             "compiled": self.contender.compiled,
             "open_s": round(self.open_s, 3),
@@ -69,7 +63,7 @@ class Entry:
         stages: Milliseconds a call, by stage, in the pipeline's order.
         total: Milliseconds a call from the file to the poses, without drawing; with ``v100`` of the network.
         rounds: Median of the total in each round, milliseconds.
-        found: People found in a picture, on average over the pictures that every contender of the case has seen.
+        found: Instances found in an image, on average over the images that every contender of the case has seen.
         memory: Most bytes the process had; None where the system does not tell.
         device_memory: Bytes by which the GPU's used memory grew when it was opened and warmed up; None without one.
         ratio: Times as long as the reference in the same case; None for the reference itself, and on a busy machine.
@@ -94,25 +88,60 @@ class Entry:
 
     @property
     def throughput(self) -> float:
-        """Pictures a second, one call after the other."""
+        """Images a second, one call after the other."""
         return 1000 * self.case.batch / self.total.mean
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {
             "contender": self.opened.to_dict(),
-            "versions": dict(self.opened.versions),
-            "case": self.case.to_dict(),
-            "stages_ms": {name: summary.to_dict() for name, summary in self.stages.items()},
-            "total_ms": self.total.to_dict(),
+            "versions": plain(self.opened.versions),
+            "case": plain(self.case),
+            "stages_ms": plain(self.stages),
+            "total_ms": plain(self.total),
             "rounds_ms": [round(value, 6) for value in self.rounds],
             "throughput": round(self.throughput, 4),
             "found": round(self.found, 4),
             "memory": self.memory,
             "device_memory": self.device_memory,
-            "ratio": None if self.ratio is None else self.ratio.to_dict(),
+            "ratio": plain(self.ratio),
             "interference": self.interference.to_dict(),
         }
+
+
+@dataclass(frozen=True)
+class PublishedLatency:
+    """A published figure and whether it can be compared with a measured one.
+
+    Attributes:
+        model: Whose figure it is: the published checkpoint, or its architecture.
+        latency_ms: The figure.
+        conditions: What it was measured under, as far as anybody knows.
+        same_hardware: Whether the measurement was on a V100 too.
+        differences: What else is not the same.
+    """
+
+    model: str
+    latency_ms: float
+    conditions: str
+    same_hardware: bool
+    differences: tuple[str, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether measured and published figure may be set against each other."""
+        return self.same_hardware and not self.differences
+
+    def verdict(self) -> str:
+        """One sentence for the reader."""
+        if self.comparable:
+            return "the same hardware"
+        parts = [] if self.same_hardware else ["other hardware"]
+        return f"not comparable: {'; '.join((*parts, *self.differences))}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**vars(self), "differences": list(self.differences), "comparable": self.comparable}
 
 
 @dataclass(frozen=True)
@@ -123,17 +152,17 @@ class BenchResult:
         options: What was asked for.
         machine: What it ran on.
         load: How busy that was.
-        pictures: What was looked at.
+        pictures: The images that were looked at.
         entries: Every contender in every case, case by case, the reference first.
         warnings: What a reader should know before believing a number.
-        published: For ``v100``: the published figure of each contender that has one, by label.
         started: When, UTC, ISO 8601.
+        published: For ``v100``: the published figure of each contender that has one, by label.
     """
 
     options: BenchOptions
     machine: Machine
     load: Load
-    pictures: tuple[PictureSet, ...]
+    pictures: tuple[ImageSet, ...]
     entries: tuple[Entry, ...]
     warnings: tuple[str, ...]
     started: str
@@ -148,23 +177,14 @@ class BenchResult:
         """JSON-ready form."""
         return {
             "result_version": RESULT_VERSION,
-            "started": self.started,
             "protocol": self.options.protocol.value,
-            "options": self.options.to_dict(),
-            "machine": self.machine.to_dict(),
-            "load": self.load.to_dict(),
-            "pictures": [one.to_dict() for one in self.pictures],
             "reference": self.reference,
-            "entries": [entry.to_dict() for entry in self.entries],
-            "published": {label: figure.to_dict() for label, figure in self.published.items()},
-            "warnings": list(self.warnings),
+            **{name: plain(value) for name, value in vars(self).items()},
         }
 
 
 def with_ratios(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """The same entries, each with its ratio to the reference of its case, but for cases on a busy machine."""
-    from dataclasses import replace
-
     references = {entry.case: entry for entry in entries if entry.opened.contender.reference}
     result = []
     for entry in entries:
@@ -174,3 +194,36 @@ def with_ratios(entries: Sequence[Entry]) -> tuple[Entry, ...]:
             entry = replace(entry, ratio=ratio.widened(entry.interference.lost))
         result.append(entry)
     return tuple(result)
+
+
+def published_latency(
+    artifact: Mapping[str, Any], facts: Mapping[str, Any], device_name: str | None
+) -> PublishedLatency | None:
+    """The published figure for a model, or None where there is none.
+
+    Args:
+        artifact: What the file knows of itself, JSON-ready.
+        facts: Runtime and input size that it was measured with.
+        device_name: Name of the GPU; None on a CPU.
+    """
+    own = VARIANTS.get(artifact["variant"] or "")
+    alike = [v for v in VARIANTS.values() if v.architecture.name == artifact["architecture"] and v.latency_v100_ms]
+    variant = own if own is not None and own.latency_v100_ms else next(iter(alike), None)
+    if variant is None or variant.latency_v100_ms is None or len(artifact["skeleton"]["keypoints"]) != 17:
+        return None
+    differences = []
+    if tuple(facts["input_hw"]) != variant.input_hw:
+        differences.append(f"the input is {facts['input_hw'][0]}x{facts['input_hw'][1]}")
+    if facts["backend"] != "onnxruntime":
+        differences.append(f"the runtime is {facts['backend']}")
+    if artifact["precision"] != "fp32":
+        differences.append(f"the precision is {artifact['precision']}")
+    if artifact["kind"] == "onnx" and artifact["decode"]["mode"] == "raw":
+        differences.append("a raw graph has no suppression inside")
+    return PublishedLatency(
+        variant.name if variant is own else variant.architecture.name,
+        variant.latency_v100_ms,
+        CONDITIONS,
+        device_name is not None and "V100" in device_name,
+        tuple(differences),
+    )

@@ -1,4 +1,4 @@
-"""The benchmark itself: who meets whom, in which order, and what is made of it.
+"""Runs a benchmark: who meets whom, in which order, and what is made of it.
 
 Contenders take turns, A B A B, a round each, so that a machine that becomes slower becomes slower for all of them. Each
 lives in a process of its own and is blocked on a pipe while the others run.
@@ -12,28 +12,26 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.measure.bench.clock import STAGES
-from rtmo_deploy.measure.bench.gpu import read_gpus
+from rtmo_deploy.machine import MachineWatch, gpu_of, read_machine, warnings_of
+from rtmo_deploy.measure.bench.images import image_sets
 from rtmo_deploy.measure.bench.interference import Observer
-from rtmo_deploy.measure.bench.machine import MachineWatch, read_machine, warnings_of
 from rtmo_deploy.measure.bench.options import V100_ITERATIONS, V100_WARMUP, BenchOptions, Case, Contender, Protocol
-from rtmo_deploy.measure.bench.pictures import picture_sets
 from rtmo_deploy.measure.bench.plan import plan_contenders
-from rtmo_deploy.measure.bench.published import published_latency
-from rtmo_deploy.measure.bench.result import BenchResult, Entry, Opened, with_ratios
+from rtmo_deploy.measure.bench.result import BenchResult, Entry, Opened, published_latency, with_ratios
 from rtmo_deploy.measure.bench.statistics import Summary
 from rtmo_deploy.measure.bench.worker import start_worker
+from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count
+from rtmo_deploy.runtime.clock import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rtmo_deploy.measure.bench.interference import Interference
-    from rtmo_deploy.measure.bench.pictures import PictureSet
-    from rtmo_deploy.measure.bench.published import PublishedLatency
+    from rtmo_deploy.measure.bench.images import ImageSet
+    from rtmo_deploy.measure.bench.result import PublishedLatency
     from rtmo_deploy.measure.bench.worker import WorkerProcess
 
 
@@ -56,7 +54,7 @@ def run_bench(
         UsageError: The models cannot be compared as asked, or one does not take the size or the batch.
         ModelError: A model cannot be used.
         SetupError: A package or the device is missing. A CPU is never taken in a GPU's place.
-        InputDataError: The pictures cannot be used.
+        InputDataError: The images cannot be used.
         RtmoDeployError: A worker crashed or hung.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -65,21 +63,34 @@ def run_bench(
     plan = plan_contenders(options)
     entries: list[Entry] = []
     with tempfile.TemporaryDirectory(prefix="rtmo-bench-") as folder:
-        sets: list[PictureSet] = []
-        for batch in plan.batches:
-            for threads in options.threads:
-                with _Group(options, plan.of(batch, threads), start, progress, observe) as group:
-                    if not sets:  # only now: models that cannot be opened should be told first
-                        progress("preparing pictures")
-                        sets = picture_sets(options, Path(folder))
-                    entries += group.measure(sets, Case(batch, threads), watch)
+        sets: list[ImageSet] = []
+        for case in [Case(batch, threads) for batch in plan.batches for threads in options.threads]:
+            with contextlib.ExitStack() as stack:
+                seats = []
+                for contender in plan.of(case.batch, case.threads):
+                    progress(f"opening {contender.label}")
+                    seats.append(_open(contender, options, start, stack))
+                _require_one_size(seats)
+                if not sets:  # only now: models that cannot be opened should be told first
+                    progress("preparing images")
+                    sets = image_sets(options, Path(folder))
+                entries += _measure(options, seats, sets, case, watch, progress, observe)
     load = watch.load()
     warnings = [*plan.notes, *warnings_of(machine, load, options.device), *_notes(entries, sets, options)]
-    result = BenchResult(options, machine, load, tuple(sets), with_ratios(entries), tuple(warnings), started)
+    published: dict[str, PublishedLatency] = {}
     if options.protocol is Protocol.V100:
         figures = {entry.label: _published(entry) for entry in entries}
-        result = replace(result, published={label: one for label, one in figures.items() if one is not None})
-    return result
+        published = {label: figure for label, figure in figures.items() if figure is not None}
+    return BenchResult(options, machine, load, tuple(sets), with_ratios(entries), tuple(warnings), started, published)
+
+
+@dataclass
+class _Seat:
+    """A contender whose process is alive, and the bytes of the GPU that it took."""
+
+    worker: WorkerProcess
+    opened: Opened
+    device_memory: int | None
 
 
 @dataclass
@@ -101,121 +112,91 @@ class _Tally:
         self.memory = answer["memory"]
 
 
-class _Group:
-    """The contenders that run with one batch size and one number of threads, alive at the same time."""
+def _open(
+    contender: Contender,
+    options: BenchOptions,
+    start: Callable[[Contender], WorkerProcess],
+    stack: contextlib.ExitStack,
+) -> _Seat:
+    before = _device_used(contender.device)
+    worker = start(contender)
+    stack.callback(worker.close)
+    answer = worker.ask({"command": "open", "contender": plain(contender)}, timeout_s=options.timeout_s)
+    opened = Opened(contender, *(answer[name] for name in ("artifact", "sha256", "facts", "versions", "open_s")))
+    return _Seat(worker, opened, before)
 
-    def __init__(
-        self,
-        options: BenchOptions,
-        contenders: Sequence[Contender],
-        start: Callable[[Contender], WorkerProcess],
-        progress: Callable[[str], None],
-        observe: Callable[[], Observer],
-    ) -> None:
-        self._options = options
-        self._contenders = contenders
-        self._start = start
-        self._progress = progress
-        self._observe = observe
-        self._stack = contextlib.ExitStack()
-        self._workers: list[WorkerProcess] = []
-        self._opened: list[Opened] = []
-        self._device_memory: list[int | None] = []
 
-    def __enter__(self) -> Self:
-        try:
-            for contender in self._contenders:
-                self._progress(f"opening {contender.label}")
-                before = _device_used(contender.device)
-                worker = self._start(contender)
-                self._stack.callback(worker.close)
-                self._workers.append(worker)
-                self._opened.append(self._open(worker, contender))
-                self._device_memory.append(before)
-            _require_one_size(self._opened)
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
+def _measure(
+    options: BenchOptions,
+    seats: Sequence[_Seat],
+    sets: Sequence[ImageSet],
+    base: Case,
+    watch: MachineWatch,
+    progress: Callable[[str], None],
+    observe: Callable[[], Observer],
+) -> list[Entry]:
+    """Warm up, and then round by round let each contender have its turn with each set of images."""
+    v100 = options.protocol is Protocol.V100
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _open(self, worker: WorkerProcess, contender: Contender) -> Opened:
-        command = {"command": "open", "contender": contender.to_dict()}
-        answer = worker.ask(command, timeout_s=self._options.patience_s)
-        return Opened(
-            contender, answer["artifact"], answer["sha256"], answer["facts"], answer["versions"], answer["open_s"]
-        )
-
-    def measure(self, sets: Sequence[PictureSet], base: Case, watch: MachineWatch) -> list[Entry]:
-        """Warm up, and then round by round let each contender have its turn with each set of pictures."""
-        options, v100 = self._options, self._options.protocol is Protocol.V100
-        tallies = [[_Tally() for _ in self._workers] for _ in sets]
-        for number, worker in enumerate(self._workers):
-            self._progress(f"warming up {self._contenders[number].label} ({base})")
-            for pictures in sets:
-                self._ask(worker, "warm", pictures, options.warmup_s, V100_WARMUP if v100 else None)
-            self._device_memory[number] = _growth(self._device_memory[number], self._contenders[number].device)
-        rounds = min(options.rounds, V100_ITERATIONS) if v100 else options.rounds
-        observers = [self._observe() for _ in sets]
-        for turn in range(rounds):
-            self._progress(Count(f"measuring {base}, rounds", turn, rounds))
-            calls = _share_of(V100_ITERATIONS, rounds, turn) if v100 else None
-            for pictures, row, observer in zip(sets, tallies, observers, strict=True):
-                for worker, tally in zip(self._workers, row, strict=True):
-                    share, first = options.seconds / rounds, turn * base.batch
-                    observer.begin()
-                    answer = self._ask(worker, "measure", pictures, share, calls, start=first)
-                    observer.end(answer)
-                    tally.add(answer)
-            watch.look()
-        return [
-            self._entry(number, replace(base, people=pictures.people), tally, _seen_by_all(row), observer.result())
-            for pictures, row, observer in zip(sets, tallies, observers, strict=True)
-            for number, tally in enumerate(row)
-        ]
-
-    def _ask(
-        self,
-        worker: WorkerProcess,
-        command: str,
-        pictures: PictureSet,
-        seconds: float,
-        calls: int | None,
-        *,
-        start: int = 0,
+    def ask(
+        seat: _Seat, command: str, images: ImageSet, seconds: float, calls: int | None, start: int = 0
     ) -> dict[str, Any]:
         asked = {
             "command": command,
-            "pictures": [str(path) for path in pictures.paths],
-            "whole": self._options.protocol is Protocol.E2E,
+            "pictures": [str(path) for path in images.paths],
+            "whole": not v100,
             "seconds": seconds,
             "calls": calls,
             "start": start,
         }
-        return worker.ask(asked, timeout_s=self._options.patience_s + 3 * seconds)
+        return seat.worker.ask(asked, timeout_s=options.timeout_s + 3 * seconds)
 
-    def _entry(self, number: int, case: Case, tally: _Tally, seen: Sequence[str], interference: Interference) -> Entry:
-        order = {name: place for place, name in enumerate(STAGES)}
-        names = sorted(tally.stages, key=lambda name: order.get(name, len(order)))
-        return Entry(
-            self._opened[number],
-            case,
-            {name: Summary.of(tally.stages[name]) for name in names},
-            Summary.of(tally.totals),
-            tuple(tally.rounds),
-            statistics.fmean(tally.found[picture] for picture in seen or tally.found),
-            tally.memory,
-            self._device_memory[number],
-            interference=interference,
-        )
+    for seat in seats:
+        progress(f"warming up {seat.opened.contender.label} ({base})")
+        for images in sets:
+            ask(seat, "warm", images, options.warmup_s, V100_WARMUP if v100 else None)
+        before, after = seat.device_memory, _device_used(seat.opened.contender.device)
+        seat.device_memory = None if before is None or after is None else max(after - before, 0)
+    rounds = min(options.rounds, V100_ITERATIONS) if v100 else options.rounds
+    tallies = [[_Tally() for _ in seats] for _ in sets]
+    observers = [observe() for _ in sets]
+    for turn in range(rounds):
+        progress(Count(f"measuring {base}, rounds", turn, rounds))
+        calls = _share_of(V100_ITERATIONS, rounds, turn) if v100 else None
+        for images, row, observer in zip(sets, tallies, observers, strict=True):
+            for seat, tally in zip(seats, row, strict=True):
+                observer.begin()
+                answer = ask(seat, "measure", images, options.seconds / rounds, calls, turn * base.batch)
+                observer.end(answer)
+                tally.add(answer)
+        watch.look()
+    entries = []
+    for images, row, observer in zip(sets, tallies, observers, strict=True):
+        case, seen = replace(base, people=images.people), _seen_by_all(row)
+        for seat, tally in zip(seats, row, strict=True):
+            entry = _entry(seat, case, tally, seen)
+            entries.append(replace(entry, interference=observer.result()))
+    return entries
+
+
+def _entry(seat: _Seat, case: Case, tally: _Tally, seen: Sequence[str]) -> Entry:
+    names = sorted(tally.stages, key=STAGES.index)
+    return Entry(
+        seat.opened,
+        case,
+        {name: Summary.of(tally.stages[name]) for name in names},
+        Summary.of(tally.totals),
+        tuple(tally.rounds),
+        statistics.fmean(tally.found[image] for image in seen or tally.found),
+        tally.memory,
+        seat.device_memory,
+    )
 
 
 def _seen_by_all(tallies: Sequence[_Tally]) -> list[str]:
-    """The pictures that every contender has seen: whom they found is compared on these."""
+    """The images that every contender has seen: what they found is compared on these."""
     seen = [tally.found for tally in tallies]
-    return [picture for picture in seen[0] if all(picture in other for other in seen)]
+    return [image for image in seen[0] if all(image in other for other in seen)]
 
 
 def _share_of(whole: int, parts: int, number: int) -> int:
@@ -223,35 +204,28 @@ def _share_of(whole: int, parts: int, number: int) -> int:
     return whole * (number + 1) // parts - whole * number // parts
 
 
-def _require_one_size(opened: Sequence[Opened]) -> None:
-    sizes = {tuple(one.facts["input_hw"]): one.contender.label for one in opened}
+def _require_one_size(seats: Sequence[_Seat]) -> None:
+    sizes = {tuple(seat.opened.facts["input_hw"]): seat.opened.contender.label for seat in seats}
     if len(sizes) > 1:
         named = "; ".join(f"{label} takes {size[0]}x{size[1]}" for size, label in sizes.items())
         raise UsageError(
-            f"These models would be measured on pictures of different sizes: {named}.",
+            f"These models would be measured on images of different sizes: {named}.",
             remedy="Give --imgsz H W, or measure them one by one.",
         )
 
 
 def _device_used(device: str) -> int | None:
     """Bytes of a GPU's memory that are in use by everybody."""
-    if device == "cpu":
-        return None
-    index = int(device.partition(":")[2] or 0)
-    return next((gpu.memory_used for gpu in read_gpus() if gpu.index == index), None)
+    gpu = gpu_of(device)
+    return None if gpu is None else gpu.memory_used
 
 
-def _growth(before: int | None, device: str) -> int | None:
-    after = _device_used(device)
-    return None if before is None or after is None else max(after - before, 0)
-
-
-def _notes(entries: Sequence[Entry], sets: Sequence[PictureSet], options: BenchOptions) -> list[str]:
+def _notes(entries: Sequence[Entry], sets: Sequence[ImageSet], options: BenchOptions) -> list[str]:
     few = [one for one in sets if options.images is None and len(one.paths) < options.pictures]
-    notes = [f"Only {len(one.paths)} pictures with {one.people} people could be drawn." for one in few]
+    notes = [f"Only {len(one.paths)} images with {one.people} people could be made." for one in few]
     if options.protocol is Protocol.V100:
         if options.images is None:
-            notes.append("The pictures are drawn ones, not photographs: --images DIR measures with real ones.")
+            notes.append("The images are synthetic ones, not photographs: --images DIR measures with real ones.")
         raw = [entry.label for entry in entries if list(entry.stages) == ["network"]]
         notes += [f"{label} is a raw graph: no suppression is inside its figure." for label in dict.fromkeys(raw)]
     for case, entry in {entry.case: entry for entry in entries}.items():
@@ -267,27 +241,22 @@ def _notes(entries: Sequence[Entry], sets: Sequence[PictureSet], options: BenchO
         )
     if options.rounds == 1 and len(entries) > 1:
         notes.append("One round gives no interval.")
-    for case, numbers in _people_found(entries).items():
-        if max(numbers) - min(numbers) > 0.02 * max(*numbers, 1):
-            spread = f"{min(numbers):.2f} to {max(numbers):.2f}"
-            notes.append(
-                f"The contenders found different numbers of people in the same pictures ({case}: {spread} in a "
-                "picture), so they did not do the same work."
-            )
-    return notes
-
-
-def _people_found(entries: Sequence[Entry]) -> dict[Case, list[float]]:
     found: dict[Case, list[float]] = {}
     for entry in entries:
         found.setdefault(entry.case, []).append(entry.found)
-    return found
+    for case, numbers in found.items():
+        if max(numbers) - min(numbers) > 0.02 * max(*numbers, 1):
+            spread = f"{min(numbers):.2f} to {max(numbers):.2f}"
+            notes.append(
+                f"The contenders found different numbers of people in the same images ({case}: {spread} in an image), "
+                "so they did not do the same work."
+            )
+    return notes
 
 
 def _published(entry: Entry) -> PublishedLatency | None:
     facts = entry.opened.facts
     name = facts.get("device_name")
-    if name is None and facts["device"] != "cpu":
-        index = int(facts["device"].partition(":")[2] or 0)
-        name = next((gpu.name for gpu in read_gpus() if gpu.index == index), None)
+    if name is None and (gpu := gpu_of(facts["device"])) is not None:
+        name = gpu.name
     return published_latency(entry.opened.artifact, facts, name)

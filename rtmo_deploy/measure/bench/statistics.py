@@ -1,15 +1,17 @@
-"""What is said of a list of times: percentiles, and ratios with an interval. NumPy only; nothing is measured here."""
+"""Sums up lists of times: percentiles, and ratios with an interval."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 #: Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
 _STUDENT_T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
@@ -22,12 +24,8 @@ LEAST_ABOVE = 2
 class Summary:
     """Times in milliseconds, summed up.
 
-    Attributes:
-        n: How many.
-        mean, min: Of all of them.
-        p50: The median.
-        p90, p95, p99: Percentiles, interpolated linearly between neighbours (NumPy's default); None of fewer than 20,
-            40 and 200 times, where less than two times lie above it and it says nothing.
+    The percentiles are interpolated linearly between neighbours (NumPy's default); p90, p95 and p99 are None of fewer
+    than 20, 40 and 200 times, where less than two times lie above them and they say nothing.
     """
 
     n: int
@@ -54,37 +52,17 @@ class Summary:
         )
         return cls(values.size, float(values.mean()), float(values.min()), float(np.median(values)), *tails)
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Summary:
-        """Read what :meth:`to_dict` wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is not that.
-        """
-        tails = (None if data[name] is None else float(data[name]) for name in ("p90", "p95", "p99"))
-        return cls(int(data["n"]), *(float(data[name]) for name in ("mean", "min", "p50")), *tails)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two times.
+    """A ratio of two times: the geometric mean of the rounds' ratios, and its 95 % confidence interval.
 
-    Attributes:
-        value: The geometric mean of the rounds' ratios.
-        low, high: Its 95 % confidence interval; None where there was one round only, which tells nothing of the noise.
+    The interval is None where there was one round only, which tells nothing of the noise.
     """
 
     value: float
     low: float | None
     high: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
 
     def widened(self, lost: float) -> Ratio:
         """The same with an interval that also covers a share of the time, 0 to 0.5, lost to something else."""
@@ -156,14 +134,15 @@ def student_t(freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
-def _logs(times: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _logs(times: Sequence[float]) -> NDArray[np.float64]:
     values = np.asarray(times, np.float64)
     if not values.size or not np.isfinite(values).all() or values.min() <= 0:
         raise ValueError("times must be positive numbers, and at least one")
-    return np.log(values)
+    logs: NDArray[np.float64] = np.log(values)
+    return logs
 
 
-def _error_of_mean(logs: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float | None:
+def _error_of_mean(logs: NDArray[np.float64]) -> float | None:
     return float(logs.std(ddof=1) / math.sqrt(len(logs))) if len(logs) > 1 else None
 
 

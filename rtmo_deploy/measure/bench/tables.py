@@ -1,4 +1,4 @@
-"""A result as rows: for the terminal, for CSV and for Markdown."""
+"""Puts a result into tables: for the terminal, for CSV and for Markdown."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import io
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.files import human_size
-from rtmo_deploy.measure.bench.clock import DRAW
 from rtmo_deploy.measure.bench.interference import BUSY
 from rtmo_deploy.report.table import Table, markdown_text
+from rtmo_deploy.runtime.clock import DRAW
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict
     from rtmo_deploy.measure.bench.result import BenchResult, Entry
 
-STAGE_HEADINGS = ("stage", "p50", "p90", "p95", "p99", "min", "mean", "n")
 CSV_COLUMNS = (
     *("contender", "model", "sha256", "kind", "precision", "decode", "backend", "device", "input", "batch", "threads"),
     *("people", "stage", "n", "mean_ms", "min_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms"),
@@ -40,7 +39,7 @@ def facts(result: BenchResult) -> dict[str, str]:
     busy = "unknown" if load.busy is None else f"{load.busy:.0%} of the cores"
     average = "" if load.average is None else f", load average {load.average:.1f}"
     found["others used"] = f"{busy}{average}"
-    found["pictures"] = "; ".join(one.what for one in result.pictures)
+    found["images"] = "; ".join(one.what for one in result.pictures)
     for gpu in load.gpus:
         found[f"GPU {gpu.index}"] = (
             f"{gpu.clock_mhz} of {gpu.clock_max_mhz} MHz at least, {gpu.temperature_c} °C and {gpu.power_w} W at most"
@@ -66,32 +65,23 @@ def ratio_cell(entry: Entry) -> str:
 
 def _overview(result: BenchResult) -> Table:
     reference = result.reference
-    headings: tuple[str, ...] = ("contender", "case", "p50 ms", "p90", "p95", "p99", "pictures/s", "memory", "found")
-    rows: list[tuple[str, ...]] = []
+    headings = ("contender", "case", "p50 ms", "p90", "p95", "p99", "images/s", "memory", "found")
+    rows = []
     for entry in result.entries:
         total = entry.total
         memory = "-" if entry.memory is None else human_size(entry.memory)
         if entry.device_memory is not None:
             memory += f" + {human_size(entry.device_memory)} GPU"
+        numbers = (milliseconds(value) for value in (total.p50, total.p90, total.p95, total.p99))
+        cells = (entry.label, str(entry.case), *numbers, f"{entry.throughput:.1f}", memory, f"{entry.found:.1f}")
         ratio = "reference" if entry.label == reference else ratio_cell(entry)
-        numbers = [milliseconds(value) for value in (total.p50, total.p90, total.p95, total.p99)]
-        cells: tuple[str, ...] = (
-            entry.label,
-            str(entry.case),
-            *numbers,
-            f"{entry.throughput:.1f}",
-            memory,
-            f"{entry.found:.1f}",
-        )
-        rows.append((*cells, ratio) if reference is not None else cells)
-    if reference is not None:
-        headings = (*headings, f"time / {reference} (95 % interval)")
+        rows.append(cells if reference is None else (*cells, ratio))
     caption = "A call is one batch, without drawing. Memory is the most that the contender's process had."
     if any(entry.total.p99 is None for entry in result.entries):
         caption += " A percentile is given where two calls or more lie above it."
     return Table(
         "From the file to the poses" if result.options.protocol.value == "e2e" else "Network",
-        headings,
+        headings if reference is None else (*headings, f"time / {reference} (95 % interval)"),
         tuple(rows),
         caption,
     )
@@ -105,27 +95,19 @@ def _published(result: BenchResult) -> Table:
             mean = milliseconds(entry.total.mean)
             rows.append((entry.label, mean, figure.model, f"{figure.latency_ms:g}", figure.verdict()))
     conditions = next(iter(result.published.values())).conditions
-    return Table(
-        "Beside the published figures",
-        ("contender", "measured ms (mean)", "published for", "ms", "comparable?"),
-        tuple(rows),
-        f"Published: {conditions}.",
-    )
+    headings = ("contender", "measured ms (mean)", "published for", "ms", "comparable?")
+    return Table("Beside the published figures", headings, tuple(rows), f"Published: {conditions}.")
 
 
 def _stages(entry: Entry) -> Table:
     named = [*entry.stages.items(), (TOTAL, entry.total)]
-    if DRAW in entry.stages:  # it comes after the total, which it is not part of
-        named.append(named.pop(list(entry.stages).index(DRAW)))
+    named.sort(key=lambda pair: pair[0] == DRAW)  # it comes after the total, which it is not part of
     rows = [
-        (
-            name,
-            *(milliseconds(v) for v in (one.p50, one.p90, one.p95, one.p99, one.min, one.mean)),
-            str(one.n),
-        )
+        (name, *map(milliseconds, (one.p50, one.p90, one.p95, one.p99, one.min, one.mean)), str(one.n))
         for name, one in named
     ]
-    return Table(f"{entry.label}: {entry.case}, ms a call", STAGE_HEADINGS, tuple(rows))
+    headings = ("stage", "p50", "p90", "p95", "p99", "min", "mean", "n")
+    return Table(f"{entry.label}: {entry.case}, ms a call", headings, tuple(rows))
 
 
 def baseline_table(report: BaselineReport) -> Table:
@@ -174,10 +156,9 @@ def to_csv(result: BenchResult) -> str:
     writer.writerow(CSV_COLUMNS)
     for entry in result.entries:
         opened, case, ratio = entry.opened.to_dict(), entry.case, entry.ratio
-        size = "x".join(str(side) for side in opened["input_hw"])
         head = [opened[name] for name in ("label", "model", "sha256", "kind", "precision")]
-        head += [opened["decode"]["mode"], opened["backend"], opened["device"], size]
-        head += [case.batch, case.threads, case.people]
+        head += [opened["decode"]["mode"], opened["backend"], opened["device"]]
+        head += ["x".join(map(str, opened["input_hw"])), case.batch, case.threads, case.people]
         tail: list[float | str | None] = [round(entry.throughput, 4), round(entry.found, 4)]
         tail += [None, None, None] if ratio is None else [ratio.value, ratio.low, ratio.high]
         tail += [entry.memory, entry.device_memory, result.options.protocol.value]

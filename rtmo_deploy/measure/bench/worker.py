@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import installed_versions
 from rtmo_deploy.child import Child, error_message, exit_name, open_answers, python_command, revived
 from rtmo_deploy.errors import RtmoDeployError
@@ -97,7 +98,7 @@ class WorkerProcess:
 
 
 class Worker:
-    """Answers commands. Separate from the pipes, so that it can be tested without a process."""
+    """Answers commands, in the child."""
 
     def __init__(self) -> None:
         self._pipeline: Pipeline | None = None
@@ -106,32 +107,31 @@ class Worker:
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         """Carry a command out."""
-        handlers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            "open": self._open,
-            "warm": self._warm,
-            "measure": self._measure,
-        }
+        handlers = {"open": self._open, "warm": self._warm, "measure": self._measure}
         return handlers[command["command"]](command)
 
     def _open(self, command: dict[str, Any]) -> dict[str, Any]:
         import cv2
 
         from rtmo_deploy.measure.bench.options import Contender
-        from rtmo_deploy.measure.bench.pipeline import Pipeline, contender_artifact
-        from rtmo_deploy.measure.bench.runners import open_runner
+        from rtmo_deploy.measure.bench.pipeline import contender_artifact, open_pipeline
 
         contender = Contender.from_dict(command["contender"])
         if contender.threads is not None:
             cv2.setNumThreads(contender.threads)
         started = time.perf_counter()
         artifact = contender_artifact(contender)
-        self._pipeline = Pipeline(open_runner(contender, artifact), contender.input_hw)
+        self._pipeline = open_pipeline(contender, artifact)
         self._batch = contender.batch
         return {
             "artifact": artifact.to_dict(),
             "sha256": sha256_of(artifact.path),
             "facts": self._pipeline.facts(),
-            "versions": _versions(),
+            "versions": {
+                "python": sys.version.split()[0],
+                "rtmo-deploy": __version__,
+                **installed_versions(PACKAGES),
+            },
             "open_s": time.perf_counter() - started,
             "memory": peak_memory(),
         }
@@ -147,9 +147,9 @@ class Worker:
         return {"calls": calls, "seconds": time.perf_counter() - started}
 
     def _measure(self, command: dict[str, Any]) -> dict[str, Any]:
-        """A round: calls for a time or a number, each with its stages; the first takes the picture that is said.
+        """A round: calls for a time or a number, each with its stages; the first takes the image that is said.
 
-        What was found is told picture by picture: a slower contender sees fewer of them in its time.
+        What was found is told image by image: a slower contender sees fewer of them in its time.
         """
         step = self._step(command)
         cpu, switches = time.process_time(), _switches()
@@ -158,45 +158,38 @@ class Worker:
         self._position = int(command["start"])
         stages: dict[str, list[float]] = {}
         totals: list[float] = []
-        people: dict[str, int] = {}
-        started = time.perf_counter()
+        found: dict[str, int] = {}
+        calls, started = command["calls"], time.perf_counter()
         while not totals or (
-            len(totals) < command["calls"]
-            if command["calls"] is not None
-            else time.perf_counter() - started < command["seconds"]
+            len(totals) < calls if calls is not None else time.perf_counter() - started < command["seconds"]
         ):
-            times, total, found = step()
+            times, total, counts = step()
             for name, value in times.items():
                 stages.setdefault(name, []).append(round(value, 6))
             totals.append(round(total, 6))
-            people |= found
+            found |= counts
         used, now = time.process_time() - cpu, _switches()
         return {
             "stages": stages,
             "totals": totals,
-            "found": people,
+            "found": found,
             "memory": peak_memory(),
             "cpu_s": round(used, 6),
             "switches": None if switches is None or now is None else now - switches,
         }
 
     def _step(self, command: dict[str, Any]) -> Callable[[], tuple[dict[str, float], float, dict[str, int]]]:
-        """What one call is; each takes the next pictures, and tells whom it found in each."""
-        pipeline = self._pipeline
-        if pipeline is None:
+        """What one call is; each takes the next images, and tells how many instances it found in each."""
+        if self._pipeline is None:
             raise RuntimeError("nothing has been opened")
+        call = self._pipeline.call if command["whole"] else self._pipeline.network
         paths = [Path(path) for path in command["pictures"]]
-        whole = bool(command["whole"])
 
         def step() -> tuple[dict[str, float], float, dict[str, int]]:
             chosen = [paths[(self._position + i) % len(paths)] for i in range(self._batch)]
             self._position += self._batch
-            names = [str(path) for path in chosen]
-            if whole:
-                times, total, found = pipeline.call(chosen)
-                return times, total, dict(zip(names, found, strict=True))
-            times, found = pipeline.network(chosen)
-            return times, sum(times.values()), dict(zip(names, found, strict=True))
+            times, total, counts = call(chosen)
+            return times, total, dict(zip(map(str, chosen), counts, strict=True))
 
         return step
 
@@ -227,15 +220,6 @@ def peak_memory() -> int | None:
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0], **installed_versions(PACKAGES)}
-    if "rtmo-deploy" not in found:
-        from rtmo_deploy._version import __version__
-
-        found["rtmo-deploy"] = __version__
-    return found
 
 
 def serve(commands: Iterable[str], tell: Callable[..., None]) -> None:

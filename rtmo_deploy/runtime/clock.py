@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from rtmo_deploy.artifact import DecodeMode
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rtmo_deploy.artifact import Artifact
 
 DECODE_FILE: Final = "decode file"
 LETTERBOX: Final = "letterbox"
@@ -15,8 +19,6 @@ UPLOAD: Final = "host->device"
 NETWORK: Final = "network"
 #: The network with decoding and suppression in its graph, which no runtime tells apart from outside.
 IN_GRAPH: Final = "network+NMS+DCC"
-#: A runtime on a GPU that does the copies itself and cannot be asked how long they took.
-MERGED: Final = "copies+network+NMS+DCC"
 #: Decoding, suppression and coordinates, after the network: of PyTorch on its device, of a raw graph on the host.
 NMS_DCC: Final = "NMS+DCC"
 DOWNLOAD: Final = "device->host"
@@ -24,21 +26,13 @@ DOWNLOAD: Final = "device->host"
 ROWS: Final = "rows to people"
 UNLETTERBOX: Final = "un-letterbox"
 DRAW: Final = "draw"
-
 #: Every stage, in the order of the pipeline.
-STAGES: Final = (
-    DECODE_FILE,
-    LETTERBOX,
-    UPLOAD,
-    NETWORK,
-    IN_GRAPH,
-    MERGED,
-    NMS_DCC,
-    DOWNLOAD,
-    ROWS,
-    UNLETTERBOX,
-    DRAW,
-)
+STAGES: Final = (DECODE_FILE, LETTERBOX, UPLOAD, NETWORK, IN_GRAPH, NMS_DCC, DOWNLOAD, ROWS, UNLETTERBOX, DRAW)
+
+
+def graph_stage(artifact: Artifact) -> str:
+    """What running an exported graph is called."""
+    return NETWORK if artifact.decode.mode is DecodeMode.RAW else IN_GRAPH
 
 
 class Clock:

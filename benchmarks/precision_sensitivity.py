@@ -21,8 +21,7 @@ from rtmo_deploy.convert.precision.deviation import Deviation, deviation
 from rtmo_deploy.convert.precision.emulate import emulated
 from rtmo_deploy.convert.precision.graph import HalfGraph, to_half
 from rtmo_deploy.convert.precision.rules import HALF_TYPES, fp32_block_of
-from rtmo_deploy.data._image_files import find_images
-from rtmo_deploy.data.images import read_image
+from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.runtime.estimator import outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor

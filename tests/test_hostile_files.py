@@ -20,7 +20,7 @@ from rtmo_deploy.measure.accuracy.journal import Journal
 from rtmo_deploy.measure.bench.baseline_file import load_baseline
 from rtmo_deploy.runtime.engine_file import MAX_RECORD, read_record, sidecar_path
 from rtmo_deploy.runtime.onnx_file import load_onnx
-from rtmo_deploy.runtime.openvino_ir import read_ir
+from rtmo_deploy.runtime.openvino_file import read_ir
 from rtmo_deploy.runtime.tensorrt_backend import _read_plan
 from rtmo_deploy.zoo import COCO_17
 

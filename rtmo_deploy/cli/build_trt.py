@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, find_model
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import require_free
+from rtmo_deploy.file_kind import BUILDABLE
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import BUILDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, find_model
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.file_kind import FileKind
-from rtmo_deploy.files import require_free
+from rtmo_deploy.file_kind import CHECKPOINT, ONNX, FileKind, likely_kind
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import CHECKPOINT, ONNX, likely_kind
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.export import ExportResult

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import IgnoreCfgOption
-from rtmo_deploy.file_kind import FileKind
-from rtmo_deploy.wanted import likely_kind
+from rtmo_deploy.cli.options import IgnoreCfgOption, find_model
+from rtmo_deploy.file_kind import FileKind, likely_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,8 +105,7 @@ def _onnx_facts(file: Path) -> dict[str, Any]:
 def _openvino_facts(file: Path) -> dict[str, Any]:
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.measure.validate_openvino import openvino_findings
-    from rtmo_deploy.runtime.openvino_file import openvino_artifact, weights_path
-    from rtmo_deploy.runtime.openvino_ir import ir_artifact, read_ir
+    from rtmo_deploy.runtime.openvino_file import ir_artifact, openvino_artifact, read_ir, weights_path
 
     ir = read_ir(file)
     # Without metadata nothing tells what it is: the same answer as for anybody who wants to run it.

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model, require_data, require_device
-from rtmo_deploy.cli.options import IgnoreCfgOption, MaxPixelsOption
+from rtmo_deploy.cli.options import IgnoreCfgOption, MaxPixelsOption, find_model, require_data, require_device
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import require_free
-from rtmo_deploy.wanted import CHECKPOINT
+from rtmo_deploy.file_kind import CHECKPOINT
+from rtmo_deploy.outputs import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,7 +181,7 @@ def _plan(
         if batch is not None:
             plan = with_settings(plan, [f"batch={batch}"])
     if epochs is not None:
-        from rtmo_deploy.train.start import with_epochs
+        from rtmo_deploy.train.finetune import with_epochs
 
         plan = with_epochs(plan, epochs)
     plan = with_settings(plan, settings)
@@ -209,7 +208,7 @@ def _made_plan(flags: dict[str, Any], init: str | None, epochs: int | None, batc
         plan = published_recipe(flags["model"], **data)
         return plan if batch is None else with_settings(plan, [f"batch={batch}"])
     require_data("train", ann=[flags["ann"], flags["val_ann"]], images=[flags["images"], flags["val_images"]])
-    from rtmo_deploy.train.start import DEFAULT_EPOCHS, finetune_recipe
+    from rtmo_deploy.train.finetune import DEFAULT_EPOCHS, finetune_recipe
 
     plan = finetune_recipe(init, **data, epochs=epochs or DEFAULT_EPOCHS, batch=batch)
     if flags["model"] not in {None, plan.model.architecture}:
@@ -222,7 +221,7 @@ def _made_plan(flags: dict[str, Any], init: str | None, epochs: int | None, batc
 
 def _print_schedule(trainer: Trainer) -> None:
     from rtmo_deploy.cli.console import stderr
-    from rtmo_deploy.train.start import schedule_lines
+    from rtmo_deploy.train.finetune import schedule_lines
 
     for line in schedule_lines(trainer.recipe, trainer.steps_per_epoch):
         stderr().print(f"Schedule: {line}")

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.file_kind import FileKind
-from rtmo_deploy.wanted import EXPORTED, likely_kind
+from rtmo_deploy.cli.options import find_model
+from rtmo_deploy.file_kind import EXPORTED, FileKind, likely_kind
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure import ValidationReport

@@ -15,8 +15,7 @@ import numpy as np
 import onnx
 
 from rtmo_deploy.runtime import onnxruntime_backend
-from rtmo_deploy.runtime.onnxruntime_backend import run_session
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
+from rtmo_deploy.runtime.onnxruntime_backend import EXACT, run_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

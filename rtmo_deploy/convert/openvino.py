@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, Kind, Parent, made_with
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
+from rtmo_deploy.artifact import Artifact, Kind, Parent, made_with, read_companion, refuse_companion, write_companion
 from rtmo_deploy.errors import MissingDependencyError, ParityError, SetupError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 from rtmo_deploy.runtime.openvino_backend import import_openvino, parse_model, require_no_plugin
-from rtmo_deploy.runtime.openvino_file import metadata_fields, weights_path
-from rtmo_deploy.runtime.openvino_ir import SECTION
+from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
 
-from rtmo_deploy.data._image_files import find_images
-from rtmo_deploy.data.images import read_image
+from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.files import sha256_of
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.runtime.onnx_file import TensorSpec
+    from rtmo_deploy.runtime.contract import TensorSpec
 
 
 def contract_findings(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:

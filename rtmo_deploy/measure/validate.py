@@ -143,8 +143,7 @@ def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
     try:
         import onnxruntime as ort
 
-        from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-        from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
+        from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
     except ModuleNotFoundError as error:
         raise MissingDependencyError("onnxruntime", purpose="Validating an ONNX model", extra="cpu") from error
     try:

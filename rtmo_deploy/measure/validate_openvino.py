@@ -10,8 +10,7 @@ from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.files import human_size, sha256_of
 from rtmo_deploy.measure.contract import companion_finding
 from rtmo_deploy.measure.validate import Check, ValidationReport, run_checks, run_shapes, until_failed
-from rtmo_deploy.runtime.openvino_file import weights_path
-from rtmo_deploy.runtime.openvino_ir import ir_artifact, read_ir
+from rtmo_deploy.runtime.openvino_file import ir_artifact, read_ir, weights_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.runtime.openvino_ir import OpenvinoIr
+    from rtmo_deploy.runtime.openvino_file import OpenvinoIr
 
 #: Inputs that a dynamic model is run on: batch, height, width.
 SHAPES = ((1, 160, 160), (2, 96, 192))
@@ -106,8 +105,7 @@ def _check_openvino(path: Path, ir: OpenvinoIr, artifact: Artifact | None) -> It
         why = "OpenVINO is not installed: pip install 'rtmo-deploy[openvino]'"
         yield from (Check(name, None, why) for name in (READS, COMPILES, RUNS))
         return
-    from rtmo_deploy.runtime.openvino_backend import compile_model, import_openvino, parse_model
-    from rtmo_deploy.runtime.openvino_int8 import layer_precisions
+    from rtmo_deploy.runtime.openvino_backend import compile_model, import_openvino, layer_precisions, parse_model
 
     try:
         model = parse_model(str(path), where=path)

@@ -7,7 +7,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.guarded import UnreadableError, parse_json
+from rtmo_deploy.files import UnreadableError
+from rtmo_deploy.plain import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

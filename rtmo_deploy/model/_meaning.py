@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtmo_deploy.poses import Skeleton
-from rtmo_deploy.sides import mirror_of
+from rtmo_deploy.poses import Skeleton, mirror_of
 from rtmo_deploy.zoo.skeletons import COCO_17, convention_of
 
 if TYPE_CHECKING:

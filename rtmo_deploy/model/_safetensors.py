@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from safetensors import SafetensorError, safe_open
 
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.guarded import UnreadableError, parse_json
+from rtmo_deploy.files import UnreadableError
 from rtmo_deploy.model._containers import open_file
 from rtmo_deploy.model._pickle_refs import quoted
 from rtmo_deploy.model._state import names_of
+from rtmo_deploy.plain import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

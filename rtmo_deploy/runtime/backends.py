@@ -109,11 +109,7 @@ def open_backend(
 def choose_backend(
     kind: Kind, device: str = "cpu", *, backend: str | None = None, precision: str | None = None, what: str = ""
 ) -> BackendRecord:
-    """The runtime that :func:`open_backend` takes, without importing it; ``what`` names the model in errors.
-
-    Raises:
-        UsageError, MissingDependencyError: As :func:`open_backend`.
-    """
+    """The runtime that :func:`open_backend` takes, without importing it; ``what`` names the model in errors."""
     place = parse_device(device)
     fitting = [record for record in BACKENDS if kind in record.kinds]
     if backend is not None:
@@ -138,11 +134,7 @@ def choose_backend(
 
 
 def parse_device(device: str) -> str:
-    """``cpu`` or ``cuda:N``; ``cuda`` means the first GPU.
-
-    Raises:
-        UsageError: Anything else.
-    """
+    """``cpu`` or ``cuda:N``; ``cuda`` means the first GPU. UsageError for anything else."""
     name, _, index = device.lower().partition(":")
     if name == "cpu" and not index:
         return "cpu"

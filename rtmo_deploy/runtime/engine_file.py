@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.guarded import UnreadableError, read_json
-from rtmo_deploy.runtime.onnx_file import DEFAULT_SIDE, TensorSpec
+from rtmo_deploy.files import UnreadableError, sha256_of
+from rtmo_deploy.plain import read_json
+from rtmo_deploy.runtime.contract import TensorSpec
+from rtmo_deploy.runtime.onnx_file import DEFAULT_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

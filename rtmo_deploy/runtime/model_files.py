@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 def files_of(*inputs: str | Path | None) -> Iterator[Path]:
     """The files of some inputs: each itself, and of a model its external data, weights, record and companion.
 
-    The name of a published model or a file that cannot be read stands for itself; nothing is raised.
-
-    Args:
-        inputs: Files, folders or names; None is passed over.
+    A published name or a file that cannot be read stands for itself.
     """
     from rtmo_deploy.runtime.engine_file import sidecar_path
     from rtmo_deploy.runtime.estimator import read_artifact

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.guarded import open_regular
+from rtmo_deploy.files import open_regular
 from rtmo_deploy.runtime.cuda_device import checked, cuda_runtime, require_gpu
 from rtmo_deploy.runtime.cuda_memory import Arena, new_stream
 from rtmo_deploy.runtime.device_array import DeviceArray, as_device_array

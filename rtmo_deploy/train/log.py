@@ -9,8 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import MissingDependencyError, ModelError, SetupError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import UnreadableError, read_bounded
+from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.wanted import CHECKPOINT, MODEL, Wanted, require
+from rtmo_deploy.file_kind import CHECKPOINT, MODEL, Wanted, require
 from rtmo_deploy.zoo.records import is_known
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import DownloadError, SetupError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import UnreadableError, read_json
+from rtmo_deploy.files import UnreadableError, atomic_write
+from rtmo_deploy.plain import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,9 +18,9 @@ from rtmo_deploy.artifact import DecodeContract, DecodeMode, InputContract, Pare
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.measure import engine_child, validate_engine, validate_openvino
+from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.cuda_device import Gpu, find_gpu
 from rtmo_deploy.runtime.engine_file import sidecar_path
-from rtmo_deploy.runtime.onnx_file import TensorSpec
 from rtmo_deploy.runtime.trt_api import TrtApi, installed_backends
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None

@@ -29,8 +29,7 @@ from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import structured_images, validate_onnx
 from rtmo_deploy.runtime.estimator import read_artifact
-from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
+from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
 
 FLOAT, HALF, INT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8
 FP16, BF16 = HALF_TYPES["fp16"], HALF_TYPES["bf16"]

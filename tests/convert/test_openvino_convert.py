@@ -27,8 +27,7 @@ pytest.importorskip("openvino", reason="needs openvino")
 from rtmo_deploy.convert import openvino as convert_module
 from rtmo_deploy.convert import openvino_verify
 from rtmo_deploy.convert.openvino import convert_openvino
-from rtmo_deploy.runtime.openvino_backend import load
-from rtmo_deploy.runtime.openvino_int8 import saturates
+from rtmo_deploy.runtime.openvino_backend import load, saturates
 
 pytestmark = pytest.mark.usefixtures("openvino_compiles")
 

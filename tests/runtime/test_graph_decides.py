@@ -13,8 +13,7 @@ from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOpti
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.runtime import PoseEstimator, read_artifact
-from rtmo_deploy.runtime.contract import by_graph
-from rtmo_deploy.runtime.onnx_file import TensorSpec
+from rtmo_deploy.runtime.contract import TensorSpec, by_graph
 from rtmo_deploy.zoo import COCO_17
 
 if TYPE_CHECKING:

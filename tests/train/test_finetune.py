@@ -10,10 +10,10 @@ from rtmo_deploy.data.coco_writer import write_dataset
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model import initial_checkpoint
+from rtmo_deploy.train.finetune import finetune_recipe, fitting_batch, schedule_lines, with_epochs
 from rtmo_deploy.train.optimize import Schedule
 from rtmo_deploy.train.recipe import load_recipe, published_recipe, with_settings
 from rtmo_deploy.train.stages import loss_options
-from rtmo_deploy.train.start import finetune_recipe, fitting_batch, schedule_lines, with_epochs
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17, skeleton_for
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "train").glob("*.yaml"))

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, DecodeMode, Kind, Parent, made_with
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
+from rtmo_deploy.artifact import (
+    Artifact,
+    DecodeMode,
+    Kind,
+    Parent,
+    made_with,
+    read_companion,
+    refuse_companion,
+    write_companion,
+)
 from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.precision.graph import HalfGraph, is_quantized, to_half
 from rtmo_deploy.convert.precision.rules import HALF_TYPES, HalfType, fp32_block_of

@@ -23,8 +23,7 @@ from rtmo_deploy.plain import shorten
 from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.letterbox import Placement as Letterbox
 from rtmo_deploy.runtime.letterbox import letterbox, to_tensor
-from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
+from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

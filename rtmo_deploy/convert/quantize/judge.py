@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtmo_deploy.companion import read_companion, write_companion
+from rtmo_deploy.artifact import read_companion, write_companion
 from rtmo_deploy.errors import ModelError, UsageError
 from rtmo_deploy.measure.accuracy import Detections, judge
 from rtmo_deploy.progress import Count
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.data.ground_truth import GroundTruth
-    from rtmo_deploy.data.sample import PoseDataset
+    from rtmo_deploy.data.sample import GroundTruth, PoseDataset
     from rtmo_deploy.poses import Poses, Skeleton
 
 #: OKS sigma of keypoints whose own nobody has measured; the middle of COCO's.
@@ -148,7 +147,7 @@ class Judge:
             found += estimator.predict([image], batch=1)
             progress(Count(what, index + 1, len(self.dataset)))
         if collects:
-            from rtmo_deploy.data.ground_truth import GroundTruth
+            from rtmo_deploy.data.sample import GroundTruth
 
             self._truth = annotated() if annotated else GroundTruth.from_people(truth, len(self.dataset.skeleton))
         return found

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.artifact import Artifact, Parent, made_with
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
+from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.quantize.blocks import blocks_of
 from rtmo_deploy.convert.quantize.insert import count_pairs, insert

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.convert.quantize.ranges import Method
 from rtmo_deploy.errors import ArtifactError, InputDataError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import read_json, reading
-from rtmo_deploy.plain import plain
+from rtmo_deploy.files import atomic_write, reading
+from rtmo_deploy.plain import plain, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Kind, Parent
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
+from rtmo_deploy.artifact import Kind, Parent, read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.trt.audit import Audit, audit_precision
 from rtmo_deploy.convert.trt.graph_checks import PLUGIN, nodes_of, operators_of, weights_of
 from rtmo_deploy.convert.trt.job import Job
@@ -21,8 +20,8 @@ from rtmo_deploy.convert.trt.process import run_child
 from rtmo_deploy.convert.trt.record import write_pair
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, EngineRecord, sidecar_path
-from rtmo_deploy.runtime.onnx_file import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

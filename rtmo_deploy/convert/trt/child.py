@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.convert.trt.job import Job
 from rtmo_deploy.errors import RtmoDeployError
-from rtmo_deploy.guarded import read_bounded
+from rtmo_deploy.files import read_bounded
 from rtmo_deploy.runtime.cuda_device import find_gpu
 from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, load_api
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rtmo_deploy.data._image_files import find_images
-from rtmo_deploy.data.images import read_image
+from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor

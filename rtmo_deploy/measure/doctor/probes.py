@@ -63,7 +63,7 @@ def _onnxruntime(tell: Tell) -> None:
 
     tell(version=str(ort.__version__), cuda=str(getattr(ort, "cuda_version", None) or "") or None)
     tell(providers=[str(name) for name in ort.get_available_providers()])
-    from rtmo_deploy.runtime.onnxruntime_int8 import saturates
+    from rtmo_deploy.runtime.onnxruntime_backend import saturates
 
     tell(saturates=saturates())
 
@@ -99,7 +99,7 @@ def _openvino(tell: Tell) -> None:
     for name in core.available_devices:
         devices[name] = str(core.get_property(name, "FULL_DEVICE_NAME"))
         tell(devices=devices)
-    from rtmo_deploy.runtime.openvino_int8 import saturates
+    from rtmo_deploy.runtime.openvino_backend import saturates
 
     tell(saturates=saturates())
 

@@ -138,7 +138,7 @@ def weights_of(case: Case, path: Path) -> None:
     import torch
 
     from rtmo_deploy.model import RTMO, NetworkSpec
-    from rtmo_deploy.model.init import initialise
+    from rtmo_deploy.model.rtmo import initialise
 
     deepen, widen, hidden = NETWORKS[case.model]
     model = RTMO(NetworkSpec(deepen, widen, case.keypoints, hidden))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind as Kind  # noqa: PLC0414 - an artifact's kind is taken from here
 from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded, sha256_of
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.poses import Skeleton
@@ -49,15 +50,6 @@ _UNTRAINED = (
     "'rtmo-deploy models' lists."
 )
 _DOMAINS = {"synthetic": "The model was trained on synthetic people only. It is not meant for photographs."}
-
-
-class Kind(StrEnum):
-    """What kind of file an artifact is."""
-
-    CHECKPOINT = "checkpoint"
-    ONNX = "onnx"
-    ENGINE = "engine"
-    OPENVINO = "openvino"
 
 
 class DecodeMode(StrEnum):

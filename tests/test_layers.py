@@ -11,11 +11,12 @@ import rtmo_deploy
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
 #: From the roof down.
-FLOORS = ("cli", "release", "train", "convert", "measure", "runtime", "data", "model", "zoo")
+FLOORS = ("cli", "release", "doctor", "train", "convert", "measure", "runtime", "data", "model", "zoo")
 #: Single files that every floor may use and that use no floor.
 FOUNDATION = (
     "poses",
     "artifact",
+    "child",
     "environment",
     "file_kind",
     "files",

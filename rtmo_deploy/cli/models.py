@@ -99,7 +99,8 @@ def download(
     from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.cli.progress import download_bar
     from rtmo_deploy.files import sha256_of
-    from rtmo_deploy.zoo.download import fetch, published
+    from rtmo_deploy.zoo.download import fetch
+    from rtmo_deploy.zoo.records import published
 
     record = published(name)
     with download_bar(record.name) as progress:
@@ -122,7 +123,7 @@ def path(
     from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.zoo import EMBEDDED
     from rtmo_deploy.zoo.cache import cache_dir, cached_path
-    from rtmo_deploy.zoo.download import published
+    from rtmo_deploy.zoo.records import published
 
     if name is None:
         where = cache_dir()
@@ -203,7 +204,7 @@ def pack(
     if output.exists() and output.samefile(path):
         raise UsageError("OUT is the checkpoint itself.", remedy="Name another file.", where=output)
     from rtmo_deploy.model import load_checkpoint
-    from rtmo_deploy.model.pack import pack_checkpoint
+    from rtmo_deploy.model.checkpoint import pack_checkpoint
 
     pack_checkpoint(load_checkpoint(path, ema=ema), output, half=half, input_hw=imgsz)
     size = output.stat().st_size

@@ -19,8 +19,7 @@ import torch
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.liven import case_shapes, level_shift, logit_threshold, shift_biases
 from rtmo_deploy.measure import Bounds, CaseResult, compare_people, compare_tensors, structured_images
-from rtmo_deploy.model.head import decode_boxes, grid_priors
-from rtmo_deploy.model.nms import box_iou
+from rtmo_deploy.model.head import box_iou, decode_boxes, grid_priors
 from rtmo_deploy.model.spec import STRIDES
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses

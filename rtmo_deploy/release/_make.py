@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.convert.options import DecodeOptions
+    from rtmo_deploy.convert.options import ExportOptions
     from rtmo_deploy.data.coco import CocoKeypoints
     from rtmo_deploy.release.results import Made
 
@@ -63,24 +63,10 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def _export_options(options: Mapping[str, Any]) -> Any:
-    from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
+def _export_options(options: Mapping[str, Any]) -> ExportOptions:
+    from rtmo_deploy.convert.options import ExportOptions
 
-    kinds: dict[str, type[DecodeOptions]] = {
-        "onnx": OnnxDecodeOptions,
-        "fixed": FixedDecodeOptions,
-        "raw": RawDecodeOptions,
-    }
-    names = ("score_thr", "nms_thr", "max_dets", "pre_topk", "min_rows")
-    given = {name: options[name] for name in names if options[name] is not None}
-    return ExportOptions(
-        decode=kinds[options["decode"]](**given),
-        input_hw=tuple(options["imgsz"]) if options["imgsz"] else None,
-        static=options["static"],
-        batch=options["batch"],
-        opset=options["opset"],
-        placement=options["letterbox"],
-    )
+    return ExportOptions.from_recipe(options)
 
 
 def cast(job: Job) -> Outcome:
@@ -144,9 +130,9 @@ def engine(job: Job) -> Outcome:
     shapes = {name: (Shape.parse(options[name]),) if options[name] else () for name in ("min", "opt", "max")}
     build = BuildOptions(
         backend=options["backend"],
-        least=shapes["min"],
-        usual=shapes["opt"],
-        most=shapes["max"],
+        min=shapes["min"],
+        opt=shapes["opt"],
+        max=shapes["max"],
         targets=tuple(options["compute_capability"]),
         version_compatible=options["version_compatible"],
         hardware_compatible=options["hardware_compatible"],
@@ -171,8 +157,7 @@ def openvino(job: Job) -> Outcome:
     output = job.folder / f"{job.options['file_stem']}.xml"
     compress = job.options["compress_fp16"]
     result = convert_openvino(_path(job.inputs["model"]), output, compress_fp16=compress, progress=job.progress)
-    first, *rest = _files(result.artifact)
-    return Outcome((first, result.weights.name, *rest), _described(result.artifact))
+    return Outcome(tuple(path.name for path in result.files), _described(result.artifact))
 
 
 def draw(job: Job) -> Outcome:

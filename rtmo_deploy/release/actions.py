@@ -136,7 +136,7 @@ class RealActions:
         from rtmo_deploy.zoo import EMBEDDED
         from rtmo_deploy.zoo.cache import cached_path
         from rtmo_deploy.zoo.download import fetch as fetched
-        from rtmo_deploy.zoo.download import published
+        from rtmo_deploy.zoo.records import published
 
         embedded = EMBEDDED.get(name.lower())
         if embedded is not None:

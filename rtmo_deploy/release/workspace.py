@@ -23,7 +23,8 @@ from rtmo_deploy.plain import read_json
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from rtmo_deploy.artifact import Artifact, Kind
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.file_kind import Kind
 
 SCHEMA_VERSION: Final = 1
 #: The oldest entries beyond these are forgotten.

@@ -10,14 +10,16 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import MissingDependencyError, UsageError
+from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from rtmo_deploy.artifact import Artifact
 
 
 class Backend(Protocol):

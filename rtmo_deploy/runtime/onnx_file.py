@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.file_kind import ONNX, require
+from rtmo_deploy.file_kind import ONNX, Kind, require
 from rtmo_deploy.files import read_bounded
 from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
 from rtmo_deploy.runtime.onnx_check import check_graph, load_weights, takes
@@ -113,6 +113,11 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
         dtype = "undefined"
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim)
     return TensorSpec(value.name, dtype, shape)
+
+
+def read_onnx_artifact(path: Path) -> Artifact:
+    """What an ONNX file is; see :func:`onnx_artifact`."""
+    return onnx_artifact(path, load_onnx(path))
 
 
 def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:

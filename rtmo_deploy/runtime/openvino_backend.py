@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

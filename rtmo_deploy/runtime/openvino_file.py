@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
 
-from rtmo_deploy.artifact import Artifact, Kind
+from rtmo_deploy.artifact import Artifact
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.file_kind import OPENVINO, require
+from rtmo_deploy.file_kind import OPENVINO, Kind, require
 from rtmo_deploy.files import open_regular, sha256_of
 from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rtmo_deploy.model.nms import iou
+from rtmo_deploy.model.head import iou
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

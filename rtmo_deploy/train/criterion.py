@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rtmo_deploy.model.dcc import boxes_to_center_scale
-from rtmo_deploy.model.head import decode_boxes, flatten_levels, grid_priors
-from rtmo_deploy.model.nms import iou
+from rtmo_deploy.model.head import decode_boxes, flatten_levels, grid_priors, iou
 from rtmo_deploy.train.assign import Assignment, assign, keypoint_similarity, object_keypoint_similarity
 from rtmo_deploy.train.likelihood import keypoint_likelihood
 

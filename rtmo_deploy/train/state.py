@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.files import atomic_write
-from rtmo_deploy.model.checkpoint import load_checkpoint
-from rtmo_deploy.model.reader import read_entries
+from rtmo_deploy.model.checkpoint import load_training
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.train.criterion import TERMS
 from rtmo_deploy.train.start import is_network_of
@@ -104,14 +103,13 @@ def load_state(path: Path) -> State:
         SetupError: It may not be read.
     """
     try:
-        raw, average = load_checkpoint(path, ema=True), load_checkpoint(path)
+        raw, average, parts = load_training(path, ("optimizer", "scaler", "auxiliary"))
         if not average.contents.has_ema or average.contents.source != "state_dict":
             raise unusable(path, "its weights or its averaged weights are missing")
         facts = average.contents.meta.get("rtmo_deploy", {})
         if not isinstance(facts.get("progress"), dict):
             raise unusable(path, "'rtmo-deploy train' did not write it")
         skeleton = Skeleton.from_dict(facts["skeleton"])
-        parts = read_entries(path, ("optimizer", "scaler", "auxiliary"))
     except CheckpointError as error:
         raise unusable(path, error.finding) from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:

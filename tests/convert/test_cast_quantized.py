@@ -16,7 +16,7 @@ from toy_networks import describe, toy
 pytest.importorskip("onnxruntime")
 
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions
+from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
 from rtmo_deploy.convert.precision.emulate import emulated
@@ -220,11 +220,10 @@ def test_a_quantised_graph_that_says_otherwise_is_refused(tmp_path):
 def int8_file(exported, tmp_path_factory):
     """The small network quantised with made-up ranges that hold what it computes; each mode's file is made once."""
     made = {}
-    decodes = {"fixed": FixedDecodeOptions(), "raw": RawDecodeOptions()}
 
     def make(mode):
         if mode not in made:
-            source = open_source(exported(ExportOptions(decode=decodes[mode], input_hw=(128, 128))).path)
+            source = open_source(exported(ExportOptions(decode=mode, imgsz=(128, 128))).path)
             about = Source(source.sha256, {"name": "made up"}, (128, 128), "center", Method.MINMAX)
             ranges = dict.fromkeys(source.placement.edges, 16.0) | {"input": 255.0}
             output = tmp_path_factory.mktemp(f"int8_{mode}") / f"{mode}.int8.onnx"

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeMode
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
+from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
 from rtmo_deploy.convert.precision.deviation import Deviation, deviation
@@ -27,9 +27,9 @@ from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 from rtmo_deploy.zoo import skeleton_for
 
 OPTIONS = {
-    "onnx": ExportOptions(decode=OnnxDecodeOptions()),
-    "fixed": ExportOptions(decode=FixedDecodeOptions()),
-    "raw": ExportOptions(decode=RawDecodeOptions()),
+    "onnx": ExportOptions(decode="onnx"),
+    "fixed": ExportOptions(decode="fixed"),
+    "raw": ExportOptions(decode="raw"),
 }
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 

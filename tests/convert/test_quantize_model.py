@@ -14,7 +14,7 @@ from onnx import numpy_helper
 pytest.importorskip("onnxruntime")
 
 from rtmo_deploy.artifact import DecodeMode, InputContract
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions
+from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import GraphView
 from rtmo_deploy.convert.quantize import (
     Calibration,
@@ -77,7 +77,7 @@ class Annotated:
 
 @pytest.fixture(scope="session")
 def fixed_n(exported):
-    return exported(ExportOptions(decode=FixedDecodeOptions(), input_hw=(SIDE, SIDE))).path
+    return exported(ExportOptions(decode="fixed", imgsz=(SIDE, SIDE))).path
 
 
 @pytest.fixture(scope="session")
@@ -179,7 +179,7 @@ def test_an_int8_model_is_not_quantised_again(source, calibration, tmp_path):
 
 
 def test_the_companion_of_a_raw_graph_goes_along(exported, tmp_path):
-    raw = open_source(exported(ExportOptions(decode=RawDecodeOptions(), input_hw=(SIDE, SIDE))).path)
+    raw = open_source(exported(ExportOptions(decode="raw", imgsz=(SIDE, SIDE))).path)
     calibration = calibrate(raw, Scenes(1), threads=1)
     output = tmp_path / "other" / "n.int8.onnx"
     quantize_onnx(raw, calibration, output)

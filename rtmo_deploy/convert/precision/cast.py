@@ -13,17 +13,17 @@ import onnx
 from rtmo_deploy.artifact import (
     Artifact,
     DecodeMode,
-    Kind,
     Parent,
     made_with,
     read_companion,
     refuse_companion,
     write_companion,
 )
-from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.precision.graph import HalfGraph, is_quantized, to_half
 from rtmo_deploy.convert.precision.rules import HALF_TYPES, HalfType, fp32_block_of
+from rtmo_deploy.convert.step import write_metadata
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion, write_companion
-from rtmo_deploy.convert.metadata import write_metadata
 from rtmo_deploy.convert.quantize.blocks import blocks_of
 from rtmo_deploy.convert.quantize.insert import count_pairs, insert
 from rtmo_deploy.convert.quantize.placement import place
 from rtmo_deploy.convert.quantize.search import SearchResult, search
+from rtmo_deploy.convert.step import write_metadata
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure import validate_model

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy.artifact import Kind
 from rtmo_deploy.convert.graph import GraphView
 from rtmo_deploy.convert.quantize.blocks import MacCount, count_macs
 from rtmo_deploy.convert.quantize.placement import Placement, candidates, place
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from rtmo_deploy.artifact import Kind
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.agreement.tensors import TensorError
 from rtmo_deploy.progress import Count
 

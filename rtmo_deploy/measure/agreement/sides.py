@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtmo_deploy.artifact import Kind
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.backends import open_backend
 from rtmo_deploy.runtime.estimator import _companion as open_companion

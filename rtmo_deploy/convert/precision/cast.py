@@ -107,7 +107,6 @@ def cast_onnx(
     report = None
     if verify:
         report = _verify(model, cast.model, half, artifact, companion, progress)
-        _require_parity(report, half, artifact)
         quantization = {key: value for key, value in (artifact.verified or {}).items() if key == "quantization"}
         new = replace(new, verified={"precision": report.to_dict(), **quantization})
     write_metadata(cast.model, new)
@@ -214,14 +213,12 @@ def _verify(
     companion: bytes | None,
     progress: Callable[[str], None],
 ) -> HalfReport:
+    """Compare a cast with its source; a ParityError where they find different people."""
     from rtmo_deploy.convert.precision.verify import verify_half
     from rtmo_deploy.runtime.estimator import open_coordinates
 
     coordinates = open_coordinates(companion, where=artifact.path) if companion is not None else None
-    return verify_half(model, cast, half, artifact, coordinates=coordinates, progress=progress)
-
-
-def _require_parity(report: HalfReport, half: HalfType, artifact: Artifact) -> None:
+    report = verify_half(model, cast, half, artifact, coordinates=coordinates, progress=progress)
     before = "float32" if artifact.precision == "fp32" else artifact.precision
     require_parity(
         report.failures(),
@@ -230,3 +227,4 @@ def _require_parity(report: HalfReport, half: HalfType, artifact: Artifact) -> N
         "other one. --no-verify writes the file to look at.",
         where=artifact.path,
     )
+    return report

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.convert.precision.deviation import Deviation, deviation
+
 from rtmo_deploy.convert.precision.emulate import emulated
 from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, to_half
 from rtmo_deploy.convert.precision.islands import island_of

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rtmo_deploy.convert.verify import VerificationReport
+    from rtmo_deploy.measure.verify import VerificationReport
     from rtmo_deploy.model import LoadedCheckpoint
 
 

@@ -24,7 +24,7 @@ from rtmo_deploy.runtime.openvino_ir import SECTION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rtmo_deploy.convert.openvino_verify import OpenvinoReport
+    from rtmo_deploy.measure.verify import VerificationReport
 
 #: Precision of a float32 graph whose weights are kept in 16 bits; it is computed in float32.
 COMPRESSED = "fp16-weights"
@@ -46,7 +46,7 @@ class OpenvinoResult:
     weights: Path
     size: int
     seconds: float
-    verification: OpenvinoReport | None
+    verification: VerificationReport | None
 
 
 def convert_openvino(
@@ -174,7 +174,7 @@ def _save(graph: Any, *, compress_fp16: bool) -> tuple[bytes, bytes]:
             ) from error
 
 
-def _require_parity(report: OpenvinoReport, output: Path) -> None:
+def _require_parity(report: VerificationReport, output: Path) -> None:
     failures = report.failures()
     if failures:
         more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""

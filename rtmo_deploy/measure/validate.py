@@ -184,7 +184,7 @@ def run_checks(
         run: From ``(B, 3, H, W)`` float32 to outputs by name; what it raises as an ArtifactError is a failed check.
         shapes: Batch, height, width.
     """
-    from rtmo_deploy.measure.scenes import structured_images
+    from rtmo_deploy.measure.verify import structured_images
 
     for batch, height, width in shapes:
         images = structured_images(batch, height, width)

@@ -51,10 +51,8 @@ def parity(job: Job) -> Outcome:
     """Do two models find the same people; with pictures of both."""
     from dataclasses import replace
 
-    from rtmo_deploy.measure.agreement.bounds import bounds_for
-    from rtmo_deploy.measure.agreement.compare import compare_sides
-    from rtmo_deploy.measure.agreement.pictures import Pictures
-    from rtmo_deploy.measure.agreement.sides import Side
+    from rtmo_deploy.measure.agreement.compare import Pictures, Side, compare_sides
+    from rtmo_deploy.measure.bounds import bounds_for
 
     options = job.options
     asked = zip(("a", "b"), options["devices"], strict=True)
@@ -84,8 +82,8 @@ def _draw(report: Any, pictures: Any, job: Job, count: int) -> list[dict[str, An
     """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
     import cv2
 
-    from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
     from rtmo_deploy.measure.agreement.drawing import magnification, panels
+    from rtmo_deploy.measure.bounds import WORKING_SCORE
 
     seen = [at for at in report.worst() if any((people.scores > WORKING_SCORE).any() for people in report.found[at])]
     worst = (seen or report.worst())[:count]

@@ -6,8 +6,8 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.files import human_size
-from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
 from rtmo_deploy.measure.bench.interference import BUSY
+from rtmo_deploy.measure.bounds import WORKING_SCORE
 from rtmo_deploy.release.gates import GateStatus
 from rtmo_deploy.release.markup import Markup, el, join, table
 from rtmo_deploy.release.plots import bars, curves, percentiles, provenance

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from rtmo_deploy.convert.precision.report import HalfReport
+    from rtmo_deploy.convert.precision.verify import CastReport
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CastResult:
     size: int
     source_size: int
     seconds: float
-    verification: HalfReport | None
+    verification: CastReport | None
 
 
 def cast_onnx(
@@ -163,7 +163,7 @@ def _verify(
     artifact: Artifact,
     companion: bytes | None,
     progress: Callable[[str], None],
-) -> HalfReport:
+) -> CastReport:
     from rtmo_deploy.convert.precision.verify import verify_half
     from rtmo_deploy.runtime.estimator import open_coordinates
 
@@ -171,7 +171,7 @@ def _verify(
     return verify_half(model, cast, half, artifact, coordinates=coordinates, progress=progress)
 
 
-def _require_parity(report: HalfReport, half: HalfType, artifact: Artifact) -> None:
+def _require_parity(report: CastReport, half: HalfType, artifact: Artifact) -> None:
     failures = report.failures()
     if failures:
         before = "float32" if artifact.precision == "fp32" else artifact.precision

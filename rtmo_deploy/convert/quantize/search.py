@@ -152,7 +152,7 @@ def _rank(
         progress(Count("judging each block alone in INT8", number, len(blocks), block.name))
         verdict = evaluate(frozenset({block.name}))
         drop = baseline_ap - _ap(verdict, baseline_ap)
-        oks = verdict.likeness.oks
+        oks = verdict.against_fp32.oks
         costs.append(BlockCost(block.name, block.macs, 0.0 if oks is None else max(0.0, 1 - oks), drop))
     floor = NOISE * max(cost.cost for cost in costs)
 

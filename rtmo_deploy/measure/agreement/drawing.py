@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
-from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
+from rtmo_deploy.measure.bounds import WORKING_SCORE
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.draw import draw_poses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rtmo_deploy.measure.agreement.people import PictureAgreement
+    from rtmo_deploy.measure.comparison import ImageComparison
 
 #: The 99th percentile of the errors is drawn about this long, as a share of the picture's shorter side.
 SHOWN: Final = 0.1
@@ -40,7 +40,7 @@ _ZOOM: Final = 3
 _SHIFT: Final = 4
 
 
-def magnification(pictures: list[PictureAgreement], input_hw: tuple[int, int]) -> int:
+def magnification(pictures: list[ImageComparison], input_hw: tuple[int, int]) -> int:
     """How many times as large errors are drawn: 1, 2, 5, 10, 20, ... so that the large ones can be seen.
 
     Args:
@@ -56,7 +56,7 @@ def magnification(pictures: list[PictureAgreement], input_hw: tuple[int, int]) -
 
 
 def panels(
-    canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: PictureAgreement, times: int
+    canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: ImageComparison, times: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     """The people of the first model, of the second, and the differences; people above :data:`WORKING_SCORE` only.
 
@@ -89,7 +89,7 @@ def _enlarged(people: Poses, zoom: int) -> Poses:
 def difference_panel(
     canvas: NDArray[np.uint8],
     found: tuple[Poses, Poses],
-    picture: PictureAgreement,
+    picture: ImageComparison,
     times: int,
     stretch: float | None = None,
 ) -> NDArray[np.uint8]:
@@ -115,7 +115,7 @@ def difference_panel(
         _draw_limbs(scene, one, i, max(1, line // 2))
     for i, j in pairs:
         _draw_errors(scene, one.keypoints[i], two.keypoints[j], stretch, line)
-    for stray in picture.strays:
+    for stray in picture.unmatched:
         people = one if stray.only_in == "a" else two
         if stray.score > WORKING_SCORE:
             _draw_stray(scene, people.boxes[stray.index], stray.only_in, stray.score, line)

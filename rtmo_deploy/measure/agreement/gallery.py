@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.measure.agreement.pictures import Pictures
+    from rtmo_deploy.measure.agreement.compare import Pictures
     from rtmo_deploy.measure.agreement.report import AgreementReport
 
 #: Pictures that are drawn.

@@ -8,13 +8,13 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
+from rtmo_deploy.measure.bounds import WORKING_SCORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rtmo_deploy.measure.agreement.people import PeopleAgreement, PictureAgreement
     from rtmo_deploy.measure.agreement.report import AgreementReport
+    from rtmo_deploy.measure.comparison import Figures, ImageComparison
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1d1f21; --soft: #5c6166; --paper: #fff; --card: #f5f6f7; --line: #d9dcdf;
@@ -61,7 +61,7 @@ class Card:
         panels: JPEG of the first model, of the second, of the differences.
     """
 
-    picture: PictureAgreement
+    picture: ImageComparison
     file: str
     panels: tuple[bytes, ...]
 
@@ -150,7 +150,7 @@ def _figures(report: AgreementReport) -> str:
     )
 
 
-def _keypoints(p: PeopleAgreement) -> tuple[float | None, ...]:
+def _keypoints(p: Figures) -> tuple[float | None, ...]:
     return p.keypoint_px_mean, p.keypoint_px_p50, p.keypoint_px_p99, p.keypoint_px_max
 
 

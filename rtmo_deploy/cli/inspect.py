@@ -106,7 +106,7 @@ def _onnx_facts(file: Path) -> dict[str, Any]:
 
 def _openvino_facts(file: Path) -> dict[str, Any]:
     from rtmo_deploy.files import sha256_of
-    from rtmo_deploy.measure.validate_openvino import openvino_findings
+    from rtmo_deploy.measure.validate import openvino_findings
     from rtmo_deploy.runtime.openvino_file import openvino_artifact, weights_path
     from rtmo_deploy.runtime.openvino_ir import ir_artifact, read_ir
 

@@ -64,7 +64,7 @@ def validate(
 
 def _report(file: Path, kind: FileKind) -> ValidationReport:
     if kind is FileKind.OPENVINO:
-        from rtmo_deploy.measure.validate_openvino import validate_openvino
+        from rtmo_deploy.measure.validate import validate_openvino
 
         return validate_openvino(file)
     if kind is FileKind.ENGINE:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.measure.contract import companion_finding, contract_findings
-from rtmo_deploy.measure.validate import Check, ValidationReport, until_failed
+from rtmo_deploy.measure.validate import Check, ValidationReport, companion_finding, contract_findings, until_failed
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.plugins import kernel_record
 from rtmo_deploy.runtime.trt_api import FLAVOURS, installed_backends

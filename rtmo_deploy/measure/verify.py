@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 import cv2
 import numpy as np
 
-from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.measure.bounds import failures
 from rtmo_deploy.measure.comparison import compare_people, finite_or_none
 from rtmo_deploy.measure.tensors import compare_tensors
@@ -68,7 +67,7 @@ class Run:
             artifact: What the graph says of itself.
             coordinates: The classifier of a ``raw`` graph; without it, its detections are not known.
         """
-        raw = artifact.decode.mode is DecodeMode.RAW
+        raw = "dets" not in outputs
         if raw and coordinates is None:
             return cls(None, outputs)
         with np.errstate(all="ignore"):  # what is not finite is reported, not warned about

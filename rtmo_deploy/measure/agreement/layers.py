@@ -14,7 +14,6 @@ import numpy as np
 
 from rtmo_deploy.artifact import Kind
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.measure.agreement.intermediate import OnnxOutputs
 from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.measure.agreement.intermediate import Intermediate
+    from rtmo_deploy.measure.agreement.intermediate import Intermediate, OnnxOutputs
     from rtmo_deploy.measure.agreement.torch_intermediate import TorchOutputs
 
 #: Bytes of marked tensors that either network puts out at a time.
@@ -154,6 +153,8 @@ def compare_layers(
                 remedy="Compare layers of the ONNX models or checkpoints that they were made of."
                 + _by_polygraphy(artifact),
             )
+    from rtmo_deploy.measure.agreement.intermediate import OnnxOutputs
+
     progress("looking into the models")
     reasons: dict[str, str] = {}
     same_origin = all(a.kind is Kind.ONNX and a.producer == "rtmo-deploy" for a in (one, two))
@@ -174,6 +175,8 @@ def compare_layers(
 
 def _open(artifact: Artifact, shape: tuple[int, ...], device: str, *, by_module: bool) -> OnnxOutputs | TorchOutputs:
     if artifact.kind is not Kind.CHECKPOINT:
+        from rtmo_deploy.measure.agreement.intermediate import OnnxOutputs
+
         return OnnxOutputs(artifact, shape, device, by_module=by_module)
     from rtmo_deploy.measure.agreement.torch_intermediate import TorchOutputs
 

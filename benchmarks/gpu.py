@@ -61,11 +61,11 @@ def build(model: Path, precision: str, decode: str, output: Path) -> str | None:
 
 def models(args: argparse.Namespace, folder: Path) -> tuple[list[Path], list[str]]:
     """The files of the contenders, and a line for each that could not be made."""
-    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions
+    from rtmo_deploy.convert import ExportOptions
 
     checkpoint = load(args.model)
     found = [checkpoint.path, export(checkpoint, folder / "network.onnx")]
-    fixed = export(checkpoint, folder / "network.fixed.onnx", ExportOptions(FixedDecodeOptions()))
+    fixed = export(checkpoint, folder / "network.fixed.onnx", ExportOptions("fixed"))
     sources = {"int8": quantise(fixed, folder / "network.fixed.int8.onnx", args.calibration)}
     refused = []
     for precision, decode in ENGINES:

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from rtmo_deploy.convert import trace as tracing
-from rtmo_deploy.convert.fuse import fold_linear_bn, fuse
+from rtmo_deploy.convert.network import fold_linear_bn, fuse
 from rtmo_deploy.model.dcc import BOX_PADDING, KEYPOINT_CHANNELS
-from rtmo_deploy.model.head import decode_boxes, grid_priors
-from rtmo_deploy.model.nms import non_maximum_suppression
+from rtmo_deploy.model.head import decode_boxes, grid_priors, non_maximum_suppression
 from rtmo_deploy.model.spec import STRIDES
 
 if TYPE_CHECKING:

@@ -27,19 +27,18 @@ from sample_models import DEFAULT, export, export_mmdeploy_shape, load
 
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure.bench import BenchOptions, Entry, run_bench
-from rtmo_deploy.measure.bench.process import WorkerProcess, start_worker
 from rtmo_deploy.measure.bench.tables import facts, ratio_cell, to_markdown
+from rtmo_deploy.measure.bench.worker import WorkerProcess, start_worker
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BenchResult, Contender
-    from rtmo_deploy.measure.bench.process import WorkerLink
 
 WORKER = (sys.executable, str(Path(__file__).with_name("rtmlib_worker.py")))
 #: Beginning of the names of the files that rtmlib runs.
 RTMLIB = "rtmlib-"
 
 
-def start(contender: Contender) -> WorkerLink:
+def start(contender: Contender) -> WorkerProcess:
     """A process for a contender; the file's name says whose."""
     if Path(contender.model).name.startswith(RTMLIB):
         return WorkerProcess(contender.label, WORKER)
@@ -48,7 +47,7 @@ def start(contender: Contender) -> WorkerLink:
 
 def models(args: argparse.Namespace, folder: Path) -> tuple[Path, ...]:
     """The contenders' files; the first one is what the others are compared with."""
-    from rtmo_deploy.convert import ExportOptions, OnnxDecodeOptions
+    from rtmo_deploy.convert import ExportOptions
 
     checkpoint = load(args.model)
     thresholds = checkpoint.artifact().decode
@@ -59,8 +58,9 @@ def models(args: argparse.Namespace, folder: Path) -> tuple[Path, ...]:
         theirs = export_mmdeploy_shape(checkpoint, folder / f"{RTMLIB}mmdeploy-shape.onnx", args.imgsz)
     # rtmlib cannot take a graph's answer that there is nobody, so there is a row at least; and it puts the picture into
     # the upper left corner.
-    decode = OnnxDecodeOptions(thresholds.score_thr, thresholds.nms_thr, min_rows=1)
-    options = ExportOptions(decode, input_hw=args.imgsz, placement="top-left")
+    options = ExportOptions(
+        score_thr=thresholds.score_thr, nms_thr=thresholds.nms_thr, min_rows=1, imgsz=args.imgsz, letterbox="top-left"
+    )
     ours = export(checkpoint, folder / "rtmo-deploy.onnx", options)
     in_rtmlib = folder / f"{RTMLIB}rtmo-deploy.onnx"
     shutil.copyfile(ours, in_rtmlib)

@@ -17,7 +17,7 @@ DEFAULT = "rtmo-n"
 def load(name: str) -> LoadedCheckpoint:
     """A checkpoint: a file, or a model by name."""
     from rtmo_deploy.model import load_checkpoint
-    from rtmo_deploy.zoo.download import resolve_checkpoint
+    from rtmo_deploy.zoo.locate import resolve_checkpoint
 
     return load_checkpoint(resolve_checkpoint(name)[0])
 

@@ -138,7 +138,7 @@ def weights_of(case: Case, path: Path) -> None:
     import torch
 
     from rtmo_deploy.model import RTMO, NetworkSpec
-    from rtmo_deploy.model.init import initialise
+    from rtmo_deploy.model.rtmo import initialise
 
     deepen, widen, hidden = NETWORKS[case.model]
     model = RTMO(NetworkSpec(deepen, widen, case.keypoints, hidden))
@@ -173,10 +173,10 @@ def our_side(
     from torch import nn
 
     from rtmo_deploy.model import RTMO, NetworkSpec
+    from rtmo_deploy.train.assign import Targets
     from rtmo_deploy.train.criterion import Criterion, LossOptions
     from rtmo_deploy.train.optimize import build_optimizer
     from rtmo_deploy.train.recipe import Recipe
-    from rtmo_deploy.train.targets import Targets
 
     torch.set_flush_denormal(True)
     deepen, widen, hidden = NETWORKS[case.model]

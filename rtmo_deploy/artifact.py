@@ -7,6 +7,7 @@ MMDeploy has no such keys; it is recognised by its inputs and outputs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
@@ -18,13 +19,16 @@ from pathlib import PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.guarded import UnreadableError, parse_json
+from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind as Kind  # noqa: PLC0414 - an artifact's kind is taken from here
+from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded, sha256_of
+from rtmo_deploy.plain import parse_json
 from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
 
 SCHEMA_VERSION = 1
 #: Characters of one metadata value; ours have some thousand.
@@ -46,15 +50,6 @@ _UNTRAINED = (
     "'rtmo-deploy models' lists."
 )
 _DOMAINS = {"synthetic": "The model was trained on synthetic people only. It is not meant for photographs."}
-
-
-class Kind(StrEnum):
-    """What kind of file an artifact is."""
-
-    CHECKPOINT = "checkpoint"
-    ONNX = "onnx"
-    ENGINE = "engine"
-    OPENVINO = "openvino"
 
 
 class DecodeMode(StrEnum):
@@ -206,11 +201,7 @@ class Artifact:
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: Mapping[str, str]) -> Artifact | None:
-        """Read what :meth:`to_metadata` wrote; None if the keys are not there at all.
-
-        Raises:
-            ArtifactError: They are there and are damaged, or are of a newer release.
-        """
+        """Read what :meth:`to_metadata` wrote; None where its keys are missing, ArtifactError if damaged."""
         if PREFIX + "schema_version" not in metadata:
             return None
         try:
@@ -348,3 +339,54 @@ def _check_parent(parent: Parent) -> None:
     plain = PurePath(parent.name).name == PureWindowsPath(parent.name).name == parent.name
     if not plain or len(parent.name.encode()) > 255 or parent.name in {".", ".."} or _RESERVED.match(parent.name):
         raise ValueError(f"{parent.name!r} is no file name")
+
+
+#: A coordinate classifier has some ten MiB.
+MAX_BYTES = 2**28
+
+
+def read_companion(artifact: Artifact) -> bytes | None:
+    """Content of a model's second file, None where it has none; ArtifactError where it is another one."""
+    if artifact.companion is None:
+        return None
+    path = artifact.path.with_name(artifact.companion.name)
+    try:
+        content = read_bounded(path, max_bytes=MAX_BYTES)
+    except OSError as error:
+        raise ArtifactError(
+            f"It needs {path.name} beside it, which cannot be read: {error.strerror or error}.",
+            remedy="Copy both files, or export again.",
+            where=artifact.path,
+        ) from error
+    if hashlib.sha256(content).hexdigest() != artifact.companion.sha256:
+        raise ArtifactError(
+            f"{path.name} beside it is not the file it was exported with.",
+            remedy="Copy both files from the same export, or export again.",
+            where=artifact.path,
+        )
+    return content
+
+
+def refuse_companion(artifact: Artifact, output: Path) -> None:
+    """UsageError where writing ``output`` would overwrite another model's second file, or the output has that name."""
+    if artifact.companion is None:
+        return
+    path = output.with_name(artifact.companion.name)
+    if output.name == path.name:
+        raise UsageError(f"{output.name} is the name of its companion file.", remedy="Give another name with -o.")
+    if path.exists() and (not path.is_file() or sha256_of(path) != artifact.companion.sha256):
+        raise UsageError(
+            f"{path} is there already and belongs to another model.",
+            remedy="Write into another folder, or remove it. Nothing was written.",
+        )
+
+
+def write_companion(artifact: Artifact, content: bytes | None, output: Path) -> None:
+    """Put a model's second file beside what was made of it, unless it is there already."""
+    if artifact.companion is None or content is None:
+        return
+    refuse_companion(artifact, output)
+    path = output.with_name(artifact.companion.name)
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)

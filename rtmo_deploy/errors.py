@@ -26,10 +26,7 @@ from __future__ import annotations
 class RtmoDeployError(Exception):
     """Base of every error raised on purpose.
 
-    Args:
-        finding: What happened and why; a sentence, ending in a full stop.
-        remedy: What the reader can do about it; a sentence.
-        where: The file, URL or option it happened to, if there is one.
+    A finding says what happened and why, a remedy what the reader can do; ``where`` is the file, URL or option.
     """
 
     exit_code: int = 1
@@ -80,13 +77,7 @@ class SetupError(RtmoDeployError):
 
 
 class MissingDependencyError(SetupError):
-    """An optional package is not installed.
-
-    Args:
-        package: The import name that is missing.
-        purpose: What it is needed for, as in "run ONNX models".
-        extra: The extra of this project that installs it.
-    """
+    """An optional package (by its import name) is not installed; an extra of this project installs it."""
 
     def __init__(self, package: str, *, purpose: str, extra: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Says what a file is by its bytes, so that a command can name what it was given instead of what it wants.
+"""Says what a file is by its bytes, and which functions read, check and make each format of exported models.
 
 Nothing is decoded: the first and the last bytes are compared with the signatures of the formats that users mix up.
 A damaged file of a known format is still of that kind; whether it is whole is for its reader to find out.
@@ -7,85 +7,87 @@ A damaged file of a known format is still of that kind; whether it is whole is f
 from __future__ import annotations
 
 import codecs
+import importlib
+import os
 import re
+import shlex
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
-from rtmo_deploy.guarded import UnreadableError, open_regular
+from rtmo_deploy.errors import ArtifactError, CheckpointError, InputDataError, RtmoDeployError, UsageError
+from rtmo_deploy.files import UnreadableError, open_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
 
 _WINDOW = 1 << 16
 
 
 class FileKind(StrEnum):
-    """What a file is. The value is a short name; :attr:`article` is how a sentence names it."""
+    """What a file is."""
 
-    ONNX = "onnx"
-    OPENVINO = "openvino"
-    ENGINE = "engine"
-    ENGINE_RECORD = "engine-record"
-    TORCH = "torch"
-    TORCH_LEGACY = "torch-legacy"
-    TORCHSCRIPT = "torchscript"
-    SAFETENSORS = "safetensors"
-    JPEG = "jpeg"
-    PNG = "png"
-    WEBP = "webp"
-    HEIC = "heic"
-    AVIF = "avif"
-    GIF = "gif"
-    BMP = "bmp"
-    TIFF = "tiff"
-    JPEG_2000 = "jpeg-2000"
-    JPEG_XL = "jpeg-xl"
-    PNM = "pnm"
-    SVG = "svg"
-    VIDEO = "video"
-    ANNOTATION = "annotation"
-    JSON = "json"
-    RECIPE = "recipe"
-    YAML = "yaml"
-    HTML = "html"
-    XML = "xml"
-    LFS_POINTER = "lfs-pointer"
-    TEXT = "text"
-    PICKLE = "pickle"
-    NUMPY = "numpy"
-    HDF5 = "hdf5"
-    PDF = "pdf"
-    ZIP = "zip"
-    TAR = "tar"
-    GZIP = "gzip"
-    BZIP2 = "bzip2"
-    XZ = "xz"
-    ZSTD = "zstd"
-    SEVEN_ZIP = "7z"
-    EMPTY = "empty"
-    FOLDER = "folder"
-    SPECIAL = "special"
-    UNKNOWN = "unknown"
+    #: How a sentence names it, with its article, as in "a JPEG image".
+    article: str
 
-    @property
-    def article(self) -> str:
-        """The kind with its article, as in "a JPEG image"."""
-        return _ARTICLES[self]
+    ONNX = "onnx", "an ONNX model"
+    OPENVINO = "openvino", "an OpenVINO model"
+    ENGINE = "engine", "a TensorRT engine"
+    ENGINE_RECORD = "engine-record", "the record of an engine (JSON)"
+    TORCH = "torch", "a PyTorch checkpoint"
+    TORCH_LEGACY = "torch-legacy", "a PyTorch checkpoint (legacy format)"
+    TORCHSCRIPT = "torchscript", "a TorchScript program"
+    SAFETENSORS = "safetensors", "a safetensors checkpoint"
+    JPEG = "jpeg", "a JPEG image"
+    PNG = "png", "a PNG image"
+    WEBP = "webp", "a WebP image"
+    HEIC = "heic", "a HEIC image"
+    AVIF = "avif", "an AVIF image"
+    GIF = "gif", "a GIF image"
+    BMP = "bmp", "a BMP image"
+    TIFF = "tiff", "a TIFF image"
+    JPEG_2000 = "jpeg-2000", "a JPEG 2000 image"
+    JPEG_XL = "jpeg-xl", "a JPEG XL image"
+    PNM = "pnm", "a PNM image"
+    SVG = "svg", "an SVG drawing"
+    VIDEO = "video", "a video"
+    ANNOTATION = "annotation", "an annotation file (JSON)"
+    JSON = "json", "a JSON file"
+    RECIPE = "recipe", "a recipe (YAML)"
+    YAML = "yaml", "a YAML file"
+    HTML = "html", "an HTML page"
+    XML = "xml", "an XML file"
+    LFS_POINTER = "lfs-pointer", "a Git LFS pointer, not the file itself"
+    TEXT = "text", "a text file"
+    PICKLE = "pickle", "a pickle, but not one that torch.save wrote"
+    NUMPY = "numpy", "a NumPy array"
+    HDF5 = "hdf5", "an HDF5 file"
+    PDF = "pdf", "a PDF document"
+    ZIP = "zip", "a ZIP archive"
+    TAR = "tar", "a tar archive"
+    GZIP = "gzip", "a gzip archive"
+    BZIP2 = "bzip2", "a bzip2 archive"
+    XZ = "xz", "an xz archive"
+    ZSTD = "zstd", "a Zstandard archive"
+    SEVEN_ZIP = "7z", "a 7z archive"
+    EMPTY = "empty", "an empty file"
+    FOLDER = "folder", "a folder"
+    SPECIAL = "special", "not a regular file (a FIFO, a device or a socket)"
+    UNKNOWN = "unknown", "in no format that is known here"
+
+    def __new__(cls, name: str, article: str = "") -> Self:
+        """A kind, and how a sentence names it."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.article = article
+        return member
 
     @property
     def is_image(self) -> bool:
         """Whether it is an image, of pixels; of any format, also one that is not read here."""
         return self in _IMAGES
-
-    @property
-    def is_checkpoint(self) -> bool:
-        """Whether it is in a format of checkpoints."""
-        return self in {FileKind.TORCH, FileKind.TORCH_LEGACY, FileKind.SAFETENSORS}
-
-    @property
-    def is_exported(self) -> bool:
-        """Whether it is in a format of exported models: ONNX, OpenVINO or an engine."""
-        return self in {FileKind.ONNX, FileKind.OPENVINO, FileKind.ENGINE}
 
 
 _IMAGES = frozenset(
@@ -95,56 +97,93 @@ _IMAGES = frozenset(
     }
 )  # fmt: skip
 
-_ARTICLES = {
-    FileKind.ONNX: "an ONNX model",
-    FileKind.OPENVINO: "an OpenVINO model",
-    FileKind.ENGINE: "a TensorRT engine",
-    FileKind.ENGINE_RECORD: "the record of an engine (JSON)",
-    FileKind.TORCH: "a PyTorch checkpoint",
-    FileKind.TORCH_LEGACY: "a PyTorch checkpoint (legacy format)",
-    FileKind.TORCHSCRIPT: "a TorchScript program",
-    FileKind.SAFETENSORS: "a safetensors checkpoint",
-    FileKind.JPEG: "a JPEG image",
-    FileKind.PNG: "a PNG image",
-    FileKind.WEBP: "a WebP image",
-    FileKind.HEIC: "a HEIC image",
-    FileKind.AVIF: "an AVIF image",
-    FileKind.GIF: "a GIF image",
-    FileKind.BMP: "a BMP image",
-    FileKind.TIFF: "a TIFF image",
-    FileKind.JPEG_2000: "a JPEG 2000 image",
-    FileKind.JPEG_XL: "a JPEG XL image",
-    FileKind.PNM: "a PNM image",
-    FileKind.SVG: "an SVG drawing",
-    FileKind.VIDEO: "a video",
-    FileKind.ANNOTATION: "an annotation file (JSON)",
-    FileKind.JSON: "a JSON file",
-    FileKind.RECIPE: "a recipe (YAML)",
-    FileKind.YAML: "a YAML file",
-    FileKind.HTML: "an HTML page",
-    FileKind.XML: "an XML file",
-    FileKind.LFS_POINTER: "a Git LFS pointer, not the file itself",
-    FileKind.TEXT: "a text file",
-    FileKind.PICKLE: "a pickle, but not one that torch.save wrote",
-    FileKind.NUMPY: "a NumPy array",
-    FileKind.HDF5: "an HDF5 file",
-    FileKind.PDF: "a PDF document",
-    FileKind.ZIP: "a ZIP archive",
-    FileKind.TAR: "a tar archive",
-    FileKind.GZIP: "a gzip archive",
-    FileKind.BZIP2: "a bzip2 archive",
-    FileKind.XZ: "an xz archive",
-    FileKind.ZSTD: "a Zstandard archive",
-    FileKind.SEVEN_ZIP: "a 7z archive",
-    FileKind.EMPTY: "an empty file",
-    FileKind.FOLDER: "a folder",
-    FileKind.SPECIAL: "not a regular file (a FIFO, a device or a socket)",
-    FileKind.UNKNOWN: "in no format that is known here",
+
+class Kind(StrEnum):
+    """What kind of file an artifact is: a checkpoint, or in one of :data:`FORMATS`."""
+
+    CHECKPOINT = "checkpoint"
+    ONNX = "onnx"
+    ENGINE = "engine"
+    OPENVINO = "openvino"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exported models. Functions stand as ``module:name`` and are loaded when they are called for.
+
+    Attributes:
+        suffixes: Of its files; an output has the first.
+        title: How the format is called.
+        remedy: What to do with a file that does not pass its validation.
+        reader: What a file is: ``(path) -> Artifact``. Files that are not trusted need more arguments.
+        validator: ``(path) -> ValidationReport``.
+        inspector: What ``inspect`` shows of a file: ``(path) -> dict``.
+        exporter: Makes a file of an ONNX model for ``export --format``:
+            ``(source, output, *, verify, progress) -> ExportResult``. None where another command makes it.
+        needs: The package that the exporter needs and the extra that installs it; None for none.
+        beside: Names of files that belong to one, of its ``{stem}`` and ``{name}``.
+        magic: Bytes that a file begins with, where that tells; others are told by :func:`kind_of`.
+    """
+
+    suffixes: tuple[str, ...]
+    title: str
+    remedy: str
+    reader: str
+    validator: str
+    inspector: str
+    exporter: str | None = None
+    needs: tuple[str, str] | None = None
+    beside: tuple[str, ...] = ()
+    magic: bytes = b""
+
+    @staticmethod
+    def load(function: str) -> Callable[..., Any]:
+        """The function that a field names."""
+        module, name = function.split(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(f"rtmo_deploy.{module}"), name)
+        return found
+
+    def files_beside(self, path: Path) -> list[Path]:
+        """The files that belong to a file of this format."""
+        return [path.with_name(name.format(stem=path.stem, name=path.name)) for name in self.beside]
+
+
+#: The formats of exported models. A new one is a :class:`FileKind`, a :class:`Kind` and an entry here, a module that
+#: converts to it, and a backend: see docs/architecture.md.
+FORMATS: dict[FileKind, Format] = {
+    FileKind.ONNX: Format(
+        suffixes=(".onnx",),
+        title="ONNX",
+        remedy="Export it again.",
+        reader="runtime.onnx_file:read_onnx_artifact",
+        validator="measure:validate_onnx",
+        inspector="cli.inspect:onnx_facts",
+    ),
+    FileKind.OPENVINO: Format(
+        suffixes=(".xml",),
+        title="OpenVINO",
+        remedy="Copy both files again, or convert the ONNX model again.",
+        reader="runtime.openvino_file:openvino_artifact",
+        validator="measure.validate:validate_openvino",
+        inspector="cli.inspect:openvino_facts",
+        exporter="convert.openvino:convert_openvino",
+        needs=("openvino", "openvino"),
+        beside=("{stem}.bin",),
+    ),
+    FileKind.ENGINE: Format(
+        suffixes=(".engine", ".plan"),
+        title="TensorRT",
+        remedy="Copy the engine and its record again, or build it again with 'rtmo-deploy build-trt'.",
+        reader="runtime.engine_file:engine_artifact",
+        validator="measure.validate_engine:validate_engine",
+        inspector="cli.inspect:engine_facts",
+        beside=("{name}.json",),
+        magic=b"ftrt",
+    ),
 }
 
 #: Offset, bytes there, kind.
 _SIGNATURES = (
-    (0, b"ftrt", FileKind.ENGINE),
     (0, b"\xff\xd8\xff", FileKind.JPEG),
     (0, b"\x89PNG\r\n\x1a\n", FileKind.PNG),
     (0, b"GIF87a", FileKind.GIF),
@@ -207,6 +246,9 @@ def kind_of(path: Path) -> FileKind:
 
 
 def _by_signature(head: bytes) -> FileKind | None:
+    for kind, known in FORMATS.items():
+        if known.magic and head.startswith(known.magic):
+            return kind
     for offset, signature, kind in _SIGNATURES:
         if head.startswith(signature, offset):
             return kind
@@ -224,10 +266,10 @@ def _model(head: bytes, tail: bytes, size: int) -> FileKind | None:
         if b"/code/" in tail or b"constants.pkl" in tail:
             return FileKind.TORCHSCRIPT
         return FileKind.TORCH if b"data.pkl" in head[:512] or b"data.pkl" in tail else FileKind.ZIP
-    if head[:1] == b"\x80":
-        return FileKind.TORCH_LEGACY if _LEGACY_HEAD in head[:32] else FileKind.PICKLE
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < max(size, 1 << 27):
         return FileKind.SAFETENSORS
+    if head[:1] == b"\x80":
+        return FileKind.TORCH_LEGACY if _LEGACY_HEAD in head[:32] else FileKind.PICKLE
     # A protobuf that begins with ir_version (field 1), followed by another field of ModelProto.
     if (
         head[:1] == b"\x08"
@@ -271,3 +313,118 @@ def _json(data: bytes) -> FileKind:
     if b'"images"' in data or b'"annotations"' in data:
         return FileKind.ANNOTATION
     return FileKind.JSON
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A kind of file that is taken: its name in a sentence, what its bytes may be, and the error for any other."""
+
+    words: str
+    kinds: frozenset[FileKind]
+    error: type[RtmoDeployError]
+    remedy: str = "Check the path and the order of the arguments."
+
+
+# What no checkpoint holds, such as a program or a foreign pickle, is explained by the checkpoint's reader.
+_CHECKPOINTS = frozenset(
+    {FileKind.TORCH, FileKind.TORCH_LEGACY, FileKind.SAFETENSORS, FileKind.TORCHSCRIPT, FileKind.PICKLE}
+)
+_EXPORTED = frozenset(FORMATS)
+_EXPORT = "Make one with: rtmo-deploy export CKPT"
+
+CHECKPOINT = Wanted("a checkpoint (.pth, .safetensors)", _CHECKPOINTS, CheckpointError)
+ONNX = Wanted("an ONNX model", frozenset({FileKind.ONNX}), ArtifactError, _EXPORT)
+EXPORTED = Wanted("an ONNX model, an OpenVINO model (.xml) or a TensorRT engine", _EXPORTED, ArtifactError, _EXPORT)
+MODEL = Wanted("a checkpoint, an ONNX or OpenVINO (.xml) model or an engine", _CHECKPOINTS | _EXPORTED, ArtifactError)
+BUILDABLE = Wanted("an ONNX model or a checkpoint", _CHECKPOINTS | {FileKind.ONNX}, ArtifactError)
+# Of a file in no known format, the reader of text says what is wrong.
+ANNOTATIONS = Wanted(
+    "an annotation file (JSON in COCO's format)",
+    frozenset({FileKind.ANNOTATION, FileKind.JSON, FileKind.UNKNOWN}),
+    InputDataError,
+)
+CALIBRATION = Wanted(
+    "a calibration file (JSON)", frozenset({FileKind.JSON, FileKind.UNKNOWN, FileKind.TEXT}), InputDataError
+)
+OPENVINO = Wanted(
+    "an OpenVINO model (.xml)", frozenset({FileKind.OPENVINO}), ArtifactError, _EXPORT + " --format openvino"
+)
+RECIPE = Wanted(
+    "a recipe (YAML)",
+    frozenset({FileKind.RECIPE, FileKind.YAML, FileKind.TEXT, FileKind.JSON, FileKind.UNKNOWN}),
+    UsageError,
+    "Recipes to begin with are in the folder recipes of the repository.",
+)
+
+_BY_SUFFIX = {
+    **{suffix: kind for kind, known in FORMATS.items() for suffix in known.suffixes},
+    ".safetensors": FileKind.SAFETENSORS,
+    **dict.fromkeys((".pth", ".pt", ".ckpt"), FileKind.TORCH),
+}
+_UNSURE = {
+    (FileKind.ZIP, FileKind.TORCH),
+    (FileKind.XML, FileKind.OPENVINO),
+    (FileKind.TEXT, FileKind.ENGINE),
+}
+_REMEDIES = {
+    FileKind.EMPTY: "Copy or download it again.",
+    FileKind.LFS_POINTER: "Fetch the file itself with: git lfs pull",
+    FileKind.HTML: "A web page was saved in place of the download: fetch the file itself.",
+    FileKind.SPECIAL: "Name a regular file.",
+    FileKind.ENGINE_RECORD: "Name the engine that it lies beside.",
+    **dict.fromkeys(
+        (
+            *(FileKind.ZIP, FileKind.TAR, FileKind.GZIP, FileKind.BZIP2, FileKind.XZ, FileKind.ZSTD),
+            FileKind.SEVEN_ZIP,
+        ),
+        "Unpack it first.",
+    ),
+}
+
+
+def kind_of_suffix(path: Path, otherwise: FileKind = FileKind.UNKNOWN) -> FileKind:
+    """What a model file is by its suffix alone."""
+    return _BY_SUFFIX.get(path.suffix.lower(), otherwise)
+
+
+def likely_kind(path: Path) -> FileKind:
+    """What a file is by its bytes; by its suffix where they do not tell, or where there is no file."""
+    try:
+        kind = kind_of(path)
+    except OSError:
+        kind = FileKind.UNKNOWN
+    named = kind_of_suffix(path, kind)
+    # What was cut short begins as any archive or XML does, and what an engine begins with is NVIDIA's affair.
+    tells = kind is not FileKind.UNKNOWN and (kind, named) not in _UNSURE
+    return kind if tells else named
+
+
+def described(path: Path) -> str:
+    """How a sentence names what a file is, with its article."""
+    kind = likely_kind(path)
+    if kind is FileKind.UNKNOWN and path.suffix.lower() == ".bin" and path.with_suffix(".xml").is_file():
+        return "the weights of an OpenVINO model"
+    return kind.article
+
+
+def require(path: Path, wanted: Wanted, by: str = "") -> FileKind:
+    """The kind of a file by its first and last bytes, or ``wanted.error`` where it is not what is wanted."""
+    if not os.path.exists(path):  # noqa: PTH110 - a name that no file can have is none
+        raise wanted.error("There is no such file.", remedy="Check the path.", where=path)
+    kind = likely_kind(path)
+    if kind in wanted.kinds:
+        return kind
+    taken = f"and '{by}' takes {wanted.words}" if by else f"not {wanted.words}"
+    raise wanted.error(f"It is {described(path)}, {taken}.", remedy=_remedy(path, kind, wanted), where=path)
+
+
+def _remedy(path: Path, kind: FileKind, wanted: Wanted) -> str:
+    if described(path) != kind.article:
+        return f"Name the model itself: {path.with_suffix('.xml')}"
+    if kind in _CHECKPOINTS and FileKind.ONNX in wanted.kinds:
+        return f"Export it first: rtmo-deploy export {shlex.quote(str(path))}"
+    if kind in _EXPORTED and wanted.kinds & {*_CHECKPOINTS, FileKind.ONNX}:
+        return "Name the model that it was made from."
+    if kind is FileKind.FOLDER and wanted is not RECIPE:
+        return "Name a file in it."
+    return _REMEDIES.get(kind, wanted.remedy)

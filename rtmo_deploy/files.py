@@ -10,10 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.errors import SetupError, UsageError
+from rtmo_deploy.errors import ArtifactError, SetupError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
+    from io import BufferedReader
+
+    from rtmo_deploy.errors import RtmoDeployError
+
 
 #: What :func:`is_portable_name` asks for, as an error says it; ``{}`` is the greatest length.
 PORTABLE_NAME = (
@@ -57,102 +61,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def require_free(
-    outputs: Iterable[Path | None], inputs: Iterable[str | Path | None] = (), *, force: bool = False
-) -> None:
-    """Check, before any work, that a command may write its outputs.
-
-    Links, hard links and names that differ in case alone are followed: what counts is the file that is meant.
-
-    Args:
-        outputs: Files that will be written; None for an output that was not asked for.
-        inputs: Files and folders that are read; None or the name of a published model protects nothing. They are
-            asked for when an output exists.
-        force: Replace an output that exists. An input is never replaced, nor is an image in a folder of inputs.
-
-    Raises:
-        UsageError: An output is an input, is given twice, is a folder, or exists and ``force`` is not set.
-        SetupError: An output cannot be written where it is asked to be.
-    """
-    protected: _Inputs | None = None
-    written: set[str] = set()
-    for output in outputs:
-        if output is None:
-            continue
-        place = os.path.realpath(output)
-        if place in written:
-            raise UsageError("Two outputs have this name.", remedy="Give each output a name of its own.", where=output)
-        written.add(place)
-        _require_writable(output)
-        if not os.path.lexists(output):
-            continue
-        if output.is_dir():
-            raise UsageError("This is a folder.", remedy="Name a file.", where=output)
-        if protected is None:  # only now: listing the files of a model reads it
-            protected = _Inputs(inputs)
-        if protected.hold(output):
-            raise UsageError(
-                "This is one of the inputs, which no command writes over.",
-                remedy="Give the output another name or another folder.",
-                where=output,
-            )
-        if not force:
-            raise UsageError(
-                "The file exists already.", remedy="Choose another name, or replace it with --force.", where=output
-            )
-
-
-class _Inputs:
-    """Files and folders that are read, by what the file system knows them by."""
-
-    def __init__(self, paths: Iterable[str | Path | None]) -> None:
-        self._files: set[tuple[int, int]] = set()
-        self._folders: set[tuple[int, int]] = set()
-        for path in paths:
-            with contextlib.suppress(OSError, ValueError):  # the name of a published model is no file
-                if path is not None:
-                    status = os.stat(path)  # noqa: PTH116 - of a text as well
-                    known = self._folders if stat.S_ISDIR(status.st_mode) else self._files
-                    known.add((status.st_dev, status.st_ino))
-
-    def hold(self, output: Path) -> bool:
-        """Whether an existing output is an input, or an image in a folder of inputs."""
-        if not output.exists():
-            return False  # a broken link
-        if _identity(output) in self._files:
-            return True
-        if not self._folders:
-            return False
-        folders = (*output.absolute().parents, *output.resolve().parents)
-        if self._folders.isdisjoint(map(_identity, folders)):
-            return False
-        from rtmo_deploy.file_kind import kind_of  # its reader needs this module
-
-        return kind_of(output).is_image
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _require_writable(output: Path) -> None:
-    folder = next((folder for folder in output.absolute().parents if os.path.lexists(folder)), Path())
-    if not folder.is_dir():
-        raise SetupError(
-            f"The file could not be written: {folder} is not a folder.", remedy="Name another folder.", where=output
-        )
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError:
-        raise SetupError(
-            f"The file could not be written: {folder} is not writable.",
-            remedy="Change its permissions, or name another folder.",
-            where=output,
-        ) from None
-
-
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -160,13 +68,7 @@ def _umask() -> int:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a regular file's bytes, 64 hex digits.
-
-    Raises:
-        OSError: It cannot be opened, or is no regular file (:class:`rtmo_deploy.guarded.UnreadableError`).
-    """
-    from rtmo_deploy.guarded import open_regular  # which is built on this module
-
+    """SHA-256 of a regular file, 64 hex digits; OSError where it cannot be opened."""
     with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -187,3 +89,90 @@ def is_portable_name(name: str, longest: int = 60) -> bool:
     if not plain or not all(letter.isalnum() or letter in "._-" for letter in name):
         return False
     return name.partition(".")[0].lower() not in _DEVICES
+
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+
+
+class UnreadableError(OSError, ValueError):
+    """A file that must not or cannot be read; the message is a clause such as ``it is a FIFO, not a regular file``."""
+
+
+def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
+    """Open a regular file for reading in binary; never waits for a writer, as opening a FIFO would.
+
+    Args:
+        path: The file. A symbolic link is followed.
+        max_bytes: Refuse a file larger than this; None for no limit.
+
+    Raises:
+        UnreadableError: It is a FIFO, a device, a socket or a folder, its name has a NUL byte or a lone surrogate, or
+            it is larger than ``max_bytes``.
+        OSError: It does not exist or cannot be opened.
+    """
+    try:
+        # O_NONBLOCK: a FIFO without a writer would wait here for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # an embedded NUL, or a lone surrogate (UnicodeEncodeError)
+        raise UnreadableError("its name is not a file name") from error
+    try:
+        _check(os.fstat(descriptor), max_bytes)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check(status: os.stat_result, max_bytes: int | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+        raise UnreadableError(f"it is {kind}, not a regular file")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise UnreadableError(f"it has {human_size(status.st_size)}; at most {human_size(max_bytes)} are read")
+
+
+def read_bounded(path: Path, *, max_bytes: int) -> bytes:
+    """The bytes of a regular file of at most ``max_bytes``; errors as :func:`open_regular`."""
+    with open_regular(path, max_bytes=max_bytes) as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise UnreadableError(f"it has more than {human_size(max_bytes)}")
+    return data
+
+
+@contextlib.contextmanager
+def reading(
+    path: Path | str,
+    kind: type[RtmoDeployError] = ArtifactError,
+    *,
+    remedy: str = "Check its permissions.",
+    damaged: str | None = None,
+) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into an error of ``kind`` at ``path``.
+
+    Args:
+        path: The file that is read.
+        kind: Error to raise.
+        remedy: What to do when it cannot be read or makes no sense.
+        damaged: What a file that makes no sense is not, such as ``a calibration record``: then ValueError, KeyError,
+            TypeError, AttributeError and OverflowError are turned as well. None lets these through.
+
+    Raises:
+        RtmoDeployError: Of ``kind``, for OSError and, with ``damaged``, for a file that makes no sense.
+    """
+    try:
+        yield
+    except UnreadableError as error:
+        raise kind(f"It cannot be read: {error}.", remedy=remedy, where=path) from error
+    except OSError as error:
+        raise kind(f"It cannot be read: {error.strerror or error}.", remedy=remedy, where=path) from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if damaged is None:
+            raise
+        raise kind(f"It is not {damaged}, or is damaged ({error}).", remedy=remedy, where=path) from error

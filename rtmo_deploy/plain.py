@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import PurePath
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, NoReturn
 
+from rtmo_deploy.files import UnreadableError, read_bounded
+
+#: Nesting of lists and objects that JSON may have unless the caller says otherwise.
+MAX_DEPTH = 64
 #: Items that :func:`shorten` names unless told otherwise.
 SHOWN = 3
 
@@ -50,3 +55,47 @@ def shorten(items: Iterable[object], shown: int = SHOWN, *, separator: str = ", 
     texts = [str(item) for item in items]
     more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
     return separator.join(texts[:shown]) + more
+
+
+def parse_json(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
+    """Parse JSON of bounded depth with finite numbers (no ``Infinity``, ``NaN``, ``1e999``), else UnreadableError."""
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise UnreadableError(f"its JSON is nested deeper than {max_depth} levels") from None
+    except UnicodeDecodeError:
+        raise UnreadableError("it is not UTF-8 text") from None
+    except ValueError as error:
+        raise UnreadableError(f"it is not JSON ({error})") from error
+    level, depth = [document], 0
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        depth += 1
+        if depth > max_depth:
+            raise UnreadableError(f"its JSON is nested deeper than {max_depth} levels")
+        level = [part for item in level for part in (item.values() if isinstance(item, dict) else item)]
+    return document
+
+
+def read_json(path: Path, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
+    """Parse a JSON file with :func:`read_bounded` and :func:`parse_json`."""
+    data = read_bounded(path, max_bytes=max_bytes)
+    try:
+        return parse_json(data, max_depth=max_depth)
+    except UnreadableError:
+        from rtmo_deploy.file_kind import FileKind, kind_of  # which is built on this module
+
+        kind = kind_of(path)
+        if kind in {FileKind.JSON, FileKind.ANNOTATION, FileKind.ENGINE_RECORD, FileKind.TEXT, FileKind.UNKNOWN}:
+            raise
+        raise UnreadableError(f"it is {kind.article}, not JSON") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large")
+    return value

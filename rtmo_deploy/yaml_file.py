@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.guarded import UnreadableError, read_bounded
-from rtmo_deploy.wanted import RECIPE, require
+from rtmo_deploy.file_kind import RECIPE, require
+from rtmo_deploy.files import UnreadableError, read_bounded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,11 +102,7 @@ def _check_names(node: yaml.MappingNode) -> None:
 
 
 def _load(text: str) -> tuple[yaml.Node | None, Any]:
-    """The nodes of the text and their value.
-
-    Raises:
-        yaml.YAMLError: Every fault, with a mark where there is one.
-    """
+    """The nodes of the text and their value, or yaml.YAMLError with a mark where there is one."""
     loader = None
     try:
         loader = _Loader(text)
@@ -134,11 +130,7 @@ def _check_finite(node: yaml.Node | None, value: Any) -> None:
 
 
 def read_recipe_text(path: Path) -> str:
-    """The text of a recipe.
-
-    Raises:
-        UsageError: It is no regular file, too large, not UTF-8 or cannot be read.
-    """
+    """The text of a recipe; UsageError where it is no regular file, too large, not UTF-8 or cannot be read."""
     require(path, RECIPE)
     try:
         return read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig")
@@ -176,11 +168,7 @@ def parse_recipe_text(text: str, *, where: Path, remedy: str) -> tuple[yaml.Node
 
 
 def parse_value(text: str) -> Any:
-    """A single value in YAML, with the bounds of a recipe.
-
-    Raises:
-        ValueError: It is not that; the message says why.
-    """
+    """A single value in YAML, with the bounds of a recipe, or ValueError that says why not."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it has {len(text)} characters")
     try:

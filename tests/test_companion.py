@@ -7,8 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
+from rtmo_deploy.artifact import (
+    Artifact,
+    DecodeContract,
+    DecodeMode,
+    InputContract,
+    Kind,
+    Parent,
+    read_companion,
+    refuse_companion,
+    write_companion,
+)
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.zoo import COCO_17
 

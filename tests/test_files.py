@@ -9,7 +9,8 @@ import stat
 import pytest
 
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import atomic_write, human_size, require_free, sha256_of
+from rtmo_deploy.files import atomic_write, human_size, sha256_of
+from rtmo_deploy.outputs import require_free
 
 
 def fail_while_writing(path, error):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rtmo_deploy.guarded import UnreadableError, open_regular, parse_json, read_bounded, read_json
+from rtmo_deploy.files import UnreadableError, open_regular, read_bounded
+from rtmo_deploy.plain import parse_json, read_json
 
 
 @pytest.mark.timeout(10)

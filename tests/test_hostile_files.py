@@ -12,15 +12,15 @@ import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
 from rtmo_deploy.convert.quantize.record import Calibration
-from rtmo_deploy.convert.trt.child import _FailedError, _load_cache
-from rtmo_deploy.convert.trt.job import Job
+from rtmo_deploy.convert.trt.child import _load_cache
+from rtmo_deploy.convert.trt.process import Job
 from rtmo_deploy.errors import ArtifactError, InputDataError, RtmoDeployError, UsageError
 from rtmo_deploy.measure.accuracy.detections import _numbers
 from rtmo_deploy.measure.accuracy.journal import Journal
 from rtmo_deploy.measure.bench.baseline_file import load_baseline
 from rtmo_deploy.runtime.engine_file import MAX_RECORD, read_record, sidecar_path
 from rtmo_deploy.runtime.onnx_file import load_onnx
-from rtmo_deploy.runtime.openvino_ir import read_ir
+from rtmo_deploy.runtime.openvino_file import read_ir
 from rtmo_deploy.runtime.tensorrt_backend import _read_plan
 from rtmo_deploy.zoo import COCO_17
 
@@ -124,7 +124,7 @@ def test_other_files_of_users_that_are_fifos(tmp_path: Path) -> None:
         lambda path: Journal(path, {}, 17),
         lambda path: _load_cache(None, replace(JOB, timing_cache_in=str(path))),
     ):
-        with pytest.raises((RtmoDeployError, _FailedError), match="it is a FIFO, not a regular file"):
+        with pytest.raises(RtmoDeployError, match="it is a FIFO, not a regular file"):
             read(fifo)
 
 
@@ -134,7 +134,7 @@ def test_hostile_baselines_and_calibrations(tmp_path: Path, content: str) -> Non
     path.write_text(content, encoding="latin-1")
     with pytest.raises(UsageError, match="cannot be read"):
         load_baseline(path)
-    with pytest.raises(InputDataError, match="cannot be used"):
+    with pytest.raises(InputDataError, match=r"cannot be read|is not a calibration"):
         Calibration.load(path)
 
 

@@ -11,20 +11,18 @@ import rtmo_deploy
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
 #: From the roof down.
-FLOORS = ("cli", "release", "train", "convert", "measure", "runtime", "data", "model", "zoo")
+FLOORS = ("cli", "release", "doctor", "train", "convert", "measure", "runtime", "data", "model", "zoo")
 #: Single files that every floor may use and that use no floor.
 FOUNDATION = (
     "poses",
     "artifact",
-    "companion",
+    "child",
     "environment",
     "file_kind",
     "files",
-    "guarded",
+    "outputs",
     "plain",
     "progress",
-    "sides",
-    "wanted",
     "yaml_file",
     "errors",
     "_version",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -125,6 +126,13 @@ def test_a_package_has_what_it_exports(path):
     exported = getattr(module, "__all__", [])
     assert len(exported) == len(set(exported))
     assert not [name for name in exported if not hasattr(module, name)]
+    for name in exported:
+        value = getattr(module, name)
+        if isinstance(value, type) or inspect.isfunction(value):
+            assert value.__doc__, f"{name} has no docstring"
+        for method, function in vars(value).items() if isinstance(value, type) else ():
+            if not method.startswith("_") and callable(function):
+                assert function.__doc__, f"{name}.{method} has no docstring"
 
 
 def test_nothing_of_a_machine_is_in_the_files():

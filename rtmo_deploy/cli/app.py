@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from rtmo_deploy.cli.document import collected, put_error
+from rtmo_deploy.cli.document import collected, model_notes, put_error
 from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.options import join_sizes
 from rtmo_deploy.errors import RtmoDeployError
@@ -61,14 +61,18 @@ _SECTIONS: Final = {
 _COMMANDS: Final = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
 
 
+def _note(text: str) -> None:
+    from rtmo_deploy.cli.console import stderr
+
+    stderr().print(text)
+
+
 class _ErrorsToExitCodes(TyperGroup):
     """Prints the project's own errors as a paragraph, and with ``--json`` as a document; exits with their code."""
 
     def invoke(self, ctx: Context) -> Any:
-        from rtmo_deploy.cli.notes import model_notes
-
         try:
-            with model_notes():
+            with model_notes(_note):
                 return super().invoke(ctx)
         except RtmoDeployError as error:
             from rtmo_deploy.cli.console import print_error

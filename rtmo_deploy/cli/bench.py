@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model, require_data, require_device
-from rtmo_deploy.cli.options import DeviceOption, ForceOption, IgnoreCfgOption, InputSizeOption, MaxPixelsOption
-from rtmo_deploy.files import require_free
+from rtmo_deploy.cli.options import (
+    DeviceOption,
+    ForceOption,
+    IgnoreCfgOption,
+    InputSizeOption,
+    MaxPixelsOption,
+    find_model,
+    require_data,
+    require_device,
+)
+from rtmo_deploy.file_kind import CHECKPOINT
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import CHECKPOINT
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BaselineReport, BenchOptions, BenchResult

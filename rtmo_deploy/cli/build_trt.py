@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, find_model
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import require_free
+from rtmo_deploy.file_kind import BUILDABLE
+from rtmo_deploy.outputs import require_free
+from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import BUILDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rtmo_deploy.artifact import Artifact, DecodeMode
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.quantize import QuantizeResult
     from rtmo_deploy.convert.trt.build import BuildResult
+    from rtmo_deploy.convert.trt.chain import ChainPlan
     from rtmo_deploy.convert.trt.options import BuildOptions
-    from rtmo_deploy.convert.trt.preview import Preview
-
-
-class Decode(StrEnum):
-    """Where people are made of head outputs."""
-
-    PLUGIN = "plugin"
-    FIXED = "fixed"
-    RAW = "raw"
-
-
-class TensorRt(StrEnum):
-    """What builds."""
-
-    AUTO = "auto"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt-rtx"
 
 
 def build_trt(
@@ -71,22 +55,22 @@ def build_trt(
         ),
     ] = None,
     decode: Annotated[
-        Decode | None,
+        Literal["plugin", "fixed", "raw"] | None,
         typer.Option(
             show_default=False,
             help="plugin: one RTMODecode node (tensorrt only). fixed: plain tensor operators. raw: head tensors. "
             "[default: the model's; fixed from a checkpoint]",
         ),
     ] = None,
-    least: Annotated[
+    min_: Annotated[
         list[str] | None,
         typer.Option("--min", metavar="BxHxW", show_default=False, help="Smallest input. [default: 1x320x320]"),
     ] = None,
-    usual: Annotated[
+    opt_: Annotated[
         list[str] | None,
         typer.Option("--opt", metavar="BxHxW", show_default=False, help="Input to tune for. [default: 1 x its own]"),
     ] = None,
-    most: Annotated[
+    max_: Annotated[
         list[str] | None,
         typer.Option("--max", metavar="BxHxW", show_default=False, help="Largest input. [default: 8x1280x1280]"),
     ] = None,
@@ -94,7 +78,10 @@ def build_trt(
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: MODEL.PRECISION.BACKEND.engine, beside it]"),
     ] = None,
-    backend: Annotated[TensorRt, typer.Option(help="auto takes tensorrt where both are installed.")] = TensorRt.AUTO,
+    backend: Annotated[
+        Literal["auto", "tensorrt", "tensorrt-rtx"],
+        typer.Option(help="auto takes tensorrt where both are installed."),
+    ] = "auto",
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(metavar="X.Y", show_default=False, help="GPUs to build for (tensorrt-rtx). [default: 8.0 and up]"),
@@ -135,7 +122,7 @@ def build_trt(
     from rtmo_deploy.cli.progress import status
     from rtmo_deploy.cli.quantize import require_calibration
     from rtmo_deploy.convert.trt.options import BuildOptions
-    from rtmo_deploy.convert.trt.plan import SUFFIX, settle_flavour
+    from rtmo_deploy.convert.trt.plan import require_suffix, settle_variant
     from rtmo_deploy.runtime.engine_file import Shape, sidecar_path
 
     asked = [name for name, given in {"fp32": fp32, "fp16": fp16, "bf16": bf16}.items() if given]
@@ -143,15 +130,13 @@ def build_trt(
         raise UsageError(f"--{' and --'.join(asked)} were given.", remedy="Give one of them.")
     if calib is not None and not int8:
         raise UsageError("--calib was given without --int8: nothing is calibrated.", remedy="Add --int8, or drop it.")
-    around = asked[0] if int8 and asked else None
-    if int8:
-        asked = ["int8"]
+    precision = next(iter(asked), None)
     options = BuildOptions(
-        backend=backend.value,
-        precision=asked[0] if asked else None,
-        least=tuple(map(Shape.parse, least or ())),
-        usual=tuple(map(Shape.parse, usual or ())),
-        most=tuple(map(Shape.parse, most or ())),
+        backend=backend,
+        precision="int8" if int8 else precision,
+        min=tuple(map(Shape.parse, min_ or ())),
+        opt=tuple(map(Shape.parse, opt_ or ())),
+        max=tuple(map(Shape.parse, max_ or ())),
         targets=tuple(dict.fromkeys(compute_capability or ())),
         timing_cache=timing_cache,
         version_compatible=version_compatible,
@@ -160,16 +145,14 @@ def build_trt(
         workspace=None if workspace is None else workspace * 2**20,
         timeout=timeout,
     )
-    mode = None if decode is None else DecodeMode(decode.value)
-    if output is not None and output.suffix.lower() != SUFFIX:
-        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {SUFFIX}.")
+    require_suffix(output)
     if calib is not None:
         require_calibration(calib)
     source, named = _locate(model, options.precision)
     if not dry_run:
-        _require_able(settle_flavour(options)[1])
+        _require_able(settle_variant(options)[1])
     with status("reading the model") as progress:
-        from rtmo_deploy.convert.trt.preview import preview
+        from rtmo_deploy.convert.trt.chain import plan_chain
         from rtmo_deploy.runtime.estimator import read_artifact
 
         artifact = read_artifact(source)
@@ -179,35 +162,38 @@ def build_trt(
                 remedy="Drop --calib.",
                 where=source,
             )
+        mode, around = decode and DecodeMode(decode), precision if int8 else None
+        plan = plan_chain(source, artifact, output, options, decode=mode, around=around)
         if named and output is None:
             # The published file lies in the cache; the engine belongs here.
-            output = _beside(Path(named), preview(source, artifact, None, options, mode, around=around).output)
-        planned = preview(source, artifact, output, options, mode, around=around)
+            plan = replace(plan, output=Path(f"{named}.{'.'.join(plan.output.name.split('.')[-3:])}"))
         if not dry_run:
-            kept_as = planned.output.with_suffix(".onnx") if keep_onnx else None
-            require_free([planned.output, sidecar_path(planned.output), kept_as], files_of(source, calib), force=force)
+            kept = plan.output.with_suffix(".onnx") if keep_onnx else None
+            require_free([plan.output, sidecar_path(plan.output), kept], files_of(source, calib), force=force)
             require_free([timing_cache], files_of(source, calib), force=True)
-            _require_able(planned.problems)
+            _require_able(plan.problems)
             result, kept, quantised = _make(
-                source,
-                artifact,
-                planned.output,
-                options,
-                mode,
-                around,
-                calib,
-                verify=not no_verify,
-                keep=keep_onnx,
-                progress=progress,
+                plan, artifact, options, calib, kept, verify=not no_verify, progress=progress
             )
     if dry_run:
-        _show_preview(source, planned, as_json=as_json)
+        _show_plan(plan, as_json=as_json)
         return
     record_made(result.record.artifact, command="build-trt")
-    if as_json:
-        print_json("build-trt", **_as_dict(result, kept), quantization=quantised and quantised.to_dict())
-    else:
+    if not as_json:
         _print(result, kept, quantised)
+        return
+    print_json(
+        "build-trt",
+        dry_run=False,
+        path=str(result.record.artifact.path),
+        record_path=str(result.sidecar),
+        onnx_path=plain(kept),
+        seconds=round(result.seconds, 3),
+        warnings=plain(result.warnings),
+        proof=plain(result.proof),
+        record=plain(result.record),
+        quantization=plain(quantised),
+    )
 
 
 def _require_able(problems: tuple[str, ...]) -> None:
@@ -217,8 +203,9 @@ def _require_able(problems: tuple[str, ...]) -> None:
 
 def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
     """The file that is meant, and the name that the engine gets where that is not the file's own."""
-    from rtmo_deploy.artifact import DecodeMode, Kind
+    from rtmo_deploy.artifact import DecodeMode
     from rtmo_deploy.cli.console import stderr
+    from rtmo_deploy.file_kind import Kind
 
     if model is None:
         from rtmo_deploy.release.workspace import Workspace
@@ -241,78 +228,52 @@ def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
     return path, "" if path == Path(model) else model
 
 
-def _beside(name: Path, engine: Path) -> Path:
-    """A published model's engine, in the current folder and with the model's short name."""
-    return Path(f"{name}.{'.'.join(engine.name.split('.')[-3:])}")
-
-
 def _make(
-    source: Path,
+    plan: ChainPlan,
     artifact: Artifact,
-    output: Path,
     options: BuildOptions,
-    decode: DecodeMode | None,
-    around: str | None,
     calib: str | None,
+    kept: Path | None,
     *,
     verify: bool,
-    keep: bool,
     progress: Callable[[str], None],
 ) -> tuple[BuildResult, Path | None, QuantizeResult | None]:
-    """Make what is to be built, build it, and keep the ONNX model that was made if that is asked for."""
+    """Carry a plan out; the ONNX model that was made is copied to ``kept``, which is None in the answer without one."""
     import shutil
 
-    from rtmo_deploy.artifact import DecodeMode, Kind
-    from rtmo_deploy.convert.trt.build import build_engine
-    from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx, target_cast
-    from rtmo_deploy.convert.trt.proof import find_reference
-    from rtmo_deploy.files import atomic_write
-    from rtmo_deploy.runtime.estimator import read_artifact
-
-    with _scratch() as folder:
-        model, known = source, artifact
-        if artifact.kind is Kind.CHECKPOINT:
-            model = export_for_engine(source, folder, decode or DecodeMode.FIXED, verify=verify, progress=progress)
-            known = read_artifact(model)
-        casting, quantised = target_cast(known.precision, options.precision, around), None
-        if options.precision == "int8" and known.precision == "fp32":
-            model, quantised = _quantize(model, folder, calib, judged=verify, progress=progress)
-            known = read_artifact(model)
-        model = prepare_onnx(model, known, folder, cast_to=casting, decode=decode, verify=verify, progress=progress)
-        reference = None
-        if verify:
-            reference = source if artifact.kind is Kind.CHECKPOINT else find_reference(artifact)
-        result = build_engine(model, output, options, reference=reference, progress=progress)
-        kept = None
-        if keep and model != source:
-            kept = output.with_suffix(".onnx")
-            with atomic_write(kept) as temporary:
-                shutil.copyfile(model, temporary)
-    return result, kept, quantised
-
-
-def _quantize(
-    model: Path, folder: Path, calib: str | None, *, judged: bool, progress: Callable[[str], None]
-) -> tuple[Path, QuantizeResult]:
     from rtmo_deploy.cli.calibrate import report_skipped
     from rtmo_deploy.cli.console import stderr
     from rtmo_deploy.cli.quantize import open_calibration, open_judge
-    from rtmo_deploy.convert.trt.chain import quantize_for_engine
+    from rtmo_deploy.convert.trt.build import build_engine
+    from rtmo_deploy.convert.trt.chain import make_onnx
+    from rtmo_deploy.convert.trt.proof import find_reference
+    from rtmo_deploy.files import atomic_write
 
-    if calib is None:
+    if plan.quantise and calib is None:
         stderr().print(
             "Note: INT8 is calibrated with synthetic images. Images like those that the engine will see (--calib DIR) "
             "cost less accuracy."
         )
-    made, result = quantize_for_engine(
-        model,
-        folder,
-        lambda source: open_calibration(source, calib or "synthetic", None, None, None, progress),
-        (lambda source: open_judge(source, None, None, None, None, progress)) if judged else None,
-        progress=progress,
-    )
-    report_skipped(result.calibration)
-    return made, result
+    with _scratch() as folder:
+        model, quantised = make_onnx(
+            plan,
+            folder,
+            calibrate=lambda source: open_calibration(source, calib or "synthetic", None, None, None, progress),
+            judge=(lambda source: open_judge(source, None, None, None, None, progress)) if verify else None,
+            verify=verify,
+            progress=progress,
+        )
+        if quantised is not None:
+            report_skipped(quantised.calibration)
+        reference = None
+        if verify:
+            reference = plan.source if plan.export is not None else find_reference(artifact)
+        result = build_engine(model, plan.output, options, reference=reference, progress=progress)
+        if kept is None or model == plan.source:
+            return result, None, quantised
+        with atomic_write(kept) as temporary:
+            shutil.copyfile(model, temporary)
+    return result, kept, quantised
 
 
 @contextlib.contextmanager
@@ -327,41 +288,41 @@ def _scratch() -> Iterator[Path]:
         yield Path(name)
 
 
-def _show_preview(source: Path, planned: Preview, *, as_json: bool) -> None:
+def _show_plan(plan: ChainPlan, *, as_json: bool) -> None:
     from rtmo_deploy.cli.console import facts_table, print_json, print_table
 
+    steps, profiles = plan.steps(), [str(profile) for profile in plan.profiles]
     if as_json:
-        print_json("build-trt", dry_run=True, model=str(source), **planned.to_dict())
+        print_json(
+            "build-trt",
+            dry_run=True,
+            model=str(plan.source),
+            steps=steps,
+            backend=plan.variant.name,
+            precision=plan.precision,
+            profiles=profiles,
+            output=str(plan.output),
+            possible=not plan.problems,
+            problems=plain(plan.problems),
+            notes=plain(plan.notes),
+        )
     else:
         facts = {
-            "model": str(source),
-            "steps": "; ".join(planned.steps),
-            "engine": str(planned.output),
-            "precision": planned.precision,
-            "backend": planned.backend,
-            "input": "; ".join(planned.profiles),
-            "possible here": "no" if planned.problems else "yes",
+            "model": str(plan.source),
+            "steps": "; ".join(steps),
+            "engine": str(plan.output),
+            "precision": plan.precision,
+            "backend": plan.variant.name,
+            "input": "; ".join(profiles),
+            "possible here": "no" if plan.problems else "yes",
         }
-        print_table(facts_table(facts | _numbered("problem", planned.problems) | _numbered("note", planned.notes)))
-    if planned.problems:
+        print_table(facts_table(facts | _numbered("problem", plan.problems) | _numbered("note", plan.notes)))
+    if plan.problems:
         raise typer.Exit(SetupError.exit_code)
 
 
 def _numbered(name: str, texts: tuple[str, ...]) -> dict[str, str]:
     return {f"{name} {number}" if number > 1 else name: text for number, text in enumerate(texts, 1)}
-
-
-def _as_dict(result: BuildResult, kept: Path | None) -> dict[str, Any]:
-    return {
-        "dry_run": False,
-        "path": str(result.record.artifact.path),
-        "record_path": str(result.sidecar),
-        "onnx_path": None if kept is None else str(kept),
-        "seconds": round(result.seconds, 3),
-        "warnings": list(result.warnings),
-        "proof": None if result.proof is None else result.proof.to_dict(),
-        "record": result.record.to_dict(),
-    }
 
 
 def _print(result: BuildResult, kept: Path | None, quantised: QuantizeResult | None) -> None:

@@ -1,34 +1,23 @@
-"""``rtmo-deploy calibrate``: measure a model on pictures, for ``rtmo-deploy quantize``."""
+"""``rtmo-deploy calibrate``: measure a model on images, for ``rtmo-deploy quantize``."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rtmo_deploy.cli.given import find_model, require_data
-from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption, find_model, require_data
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import require_free
+from rtmo_deploy.file_kind import ONNX
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import Calibration
-    from rtmo_deploy.data.calibration import CalibrationPictures
 
 
-class MethodName(StrEnum):
-    """How the range of a tensor is chosen."""
-
-    MSE = "mse"
-    PERCENTILE = "percentile"
-    MINMAX = "minmax"
-    ENTROPY = "entropy"
-
-
+MethodName = Literal["mse", "percentile", "minmax", "entropy"]
 _METHODS = (
     "How ranges are chosen. mse: least squared error. percentile: 99.99 % of the values. minmax: all of them. "
     "entropy: least information lost."
@@ -50,7 +39,7 @@ def calibrate(
         Path | None, typer.Option(metavar="FILE", help="Annotation file, for a set that is chosen from one.")
     ] = None,
     count: CountOption = None,
-    method: MethodOption = MethodName.MSE,
+    method: MethodOption = "mse",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: MODEL.<set>-<method>.calibration.json, beside]"),
@@ -62,7 +51,7 @@ def calibrate(
 ) -> None:
     """Measure the ranges of a model's tensors on images. Images that cannot be read are skipped, and named."""
     if images is None and set_name is None:
-        raise UsageError("There are no pictures to measure on.", remedy="Give --images DIR, or --set NAME.")
+        raise UsageError("There are no images to measure on.", remedy="Give --images DIR, or --set NAME.")
     if set_name is None and ann is not None:
         raise UsageError("--ann belongs to a named set.", remedy="Give --set coco-train2017 with it.")
     if output is not None and output.suffix.lower() != ".json":
@@ -70,29 +59,28 @@ def calibrate(
     find_model(model, "calibrate", ONNX)
     require_data("calibrate", ann=[ann], images=[images])
     name = set_name or (images and images.name) or "folder"
-    path = output or model.with_suffix(f".{name}-{method.value}.calibration.json")
+    path = output or model.with_suffix(f".{name}-{method}.calibration.json")
     require_free([path], files_of(model, ann, images), force=force)
     from rtmo_deploy.cli.progress import status
 
     with status("reading the model") as progress:
         from rtmo_deploy.convert.quantize import Method, open_source
         from rtmo_deploy.convert.quantize import calibrate as measure
-        from rtmo_deploy.data.calibration import folder_pictures, open_set
+        from rtmo_deploy.data.calibration import folder_images, open_set
 
         if set_name is not None:
-            pictures: CalibrationPictures = open_set(set_name, count, annotations=ann, images=images)
+            chosen = open_set(set_name, count, annotations=ann, images=images)
         else:
             assert images is not None
-            pictures = folder_pictures(images, count)
-        source = open_source(model)
-        made = measure(source, pictures, method=Method(method.value), threads=threads, progress=progress)
+            chosen = folder_images(images, count)
+        made = measure(open_source(model), chosen, method=Method(method), threads=threads, progress=progress)
         made.save(path)
     report_skipped(made)
     _show(model, path, made, as_json=as_json)
 
 
 def report_skipped(made: Calibration) -> None:
-    """Name on stderr the pictures that could not be read."""
+    """Name on stderr the images that could not be read."""
     from rtmo_deploy.cli.console import stderr
 
     for name, reason in made.skipped:
@@ -113,7 +101,7 @@ def _show(model: Path, path: Path, made: Calibration, *, as_json: bool) -> None:
             input_hw=list(made.source.input_hw),
             method=made.source.method.value,
             used=made.used,
-            skipped=[{"name": name, "reason": reason} for name, reason in made.skipped],
+            skipped=made.skipped_dicts(),
             tensors=len(made.thresholds),
             worst_layers=[{"layer": layer, "snr_db": ratio} for layer, ratio in worst],
         )
@@ -121,7 +109,7 @@ def _show(model: Path, path: Path, made: Calibration, *, as_json: bool) -> None:
     facts = {
         "file": str(path),
         "model": f"{model} (SHA-256 {made.source.model_sha256[:12]}...)",
-        "pictures": f"{made.used} of '{made.source.pictures['name']}' used, {len(made.skipped)} skipped",
+        "images": f"{made.used} of '{made.source.pictures['name']}' used, {len(made.skipped)} skipped",
         "method": made.source.method.value,
         "tensors": str(len(made.thresholds)),
         "noisiest layers": "; ".join(f"{layer} {ratio:.1f} dB" for layer, ratio in worst),

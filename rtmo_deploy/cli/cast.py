@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption
+from rtmo_deploy.cli.options import ForceOption, find_model
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import require_free
+from rtmo_deploy.file_kind import ONNX
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import ONNX
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.precision import CastResult
@@ -69,7 +68,7 @@ def _as_dict(result: CastResult) -> dict[str, Any]:
         "precision": result.artifact.precision,
         "half_nodes": result.half_nodes,
         "casts": result.casts,
-        "fp32_nodes": dict(result.islands),
+        "fp32_nodes": dict(result.fp32_nodes),
         "kept": dict(result.kept),
         "size": result.size,
         "source_size": result.source_size,
@@ -83,11 +82,11 @@ def _print(result: CastResult) -> None:
     from rtmo_deploy.files import human_size
 
     artifact, report = result.artifact, result.verification
-    islands = ", ".join(f"{name} {count}" for name, count in result.islands.items())
+    fp32_nodes = ", ".join(f"{name} {count}" for name, count in result.fp32_nodes.items())
     facts = {
         "file": f"{artifact.path} ({human_size(result.size)}, {result.size / result.source_size:.0%} of the source)",
         "precision": f"{artifact.precision}: {result.half_nodes} nodes, {result.casts} casts; inputs, outputs float32",
-        "float32": f"{sum(result.islands.values())} nodes ({islands})",
+        "float32": f"{sum(result.fp32_nodes.values())} nodes ({fp32_nodes})",
     }
     if result.kept:
         facts["also float32"] = "; ".join(f"{node}: {why}" for node, why in result.kept.items())

@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rtmo_deploy.measure.doctor import Report, Row
+    from rtmo_deploy.doctor import Report, Row
 
 _STYLES = {"fine": "green", "warning": "yellow", "broken": "bold red", "absent": "dim"}
 
@@ -24,8 +24,8 @@ def doctor(
     """
     from rtmo_deploy.cli.console import print_json, print_table
     from rtmo_deploy.cli.progress import status
+    from rtmo_deploy.doctor import collect, judge
     from rtmo_deploy.errors import SetupError
-    from rtmo_deploy.measure.doctor import collect, judge
 
     with status("looking") as progress:
         report = judge(collect(timeout=timeout, progress=progress))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
 
 #: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
@@ -58,3 +60,41 @@ def put_error(kind: str, exit_code: int, message: str, *, remedy: str = "", wher
 def _write(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+#: The same logger as ``rtmo_deploy.artifact.MODEL_LOG``, whose module loads NumPy.
+_MODEL_LOG = logging.getLogger("rtmo_deploy.model_notes")
+
+
+class _ModelNotes(logging.Handler):
+    """Prints what is said against a model that is opened, each text once; remembers it for the JSON document."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.texts:
+            self.texts.append(text)
+            self._say(f"Note: {text}")
+
+
+@contextlib.contextmanager
+def model_notes(say: Callable[[str], None]) -> Iterator[None]:
+    """While it lasts, notes of the models that are opened go to ``say`` and into ``model_notes`` of JSON documents."""
+    handler = _ModelNotes(say)
+    before = _MODEL_LOG.propagate
+    _MODEL_LOG.addHandler(handler)
+    _MODEL_LOG.propagate = False
+    try:
+        yield
+    finally:
+        _MODEL_LOG.removeHandler(handler)
+        _MODEL_LOG.propagate = before
+
+
+def notes_so_far() -> list[str]:
+    """The notes printed so far in this command."""
+    return [text for handler in _MODEL_LOG.handlers if isinstance(handler, _ModelNotes) for text in handler.texts]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
@@ -18,8 +17,10 @@ from rtmo_deploy.cli.options import (
     PrecisionOption,
     ThreadsOption,
     TrustOption,
+    find_model,
+    require_data,
 )
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ class _Rules(NamedTuple):
 
 def _skeleton(text: str | None) -> Skeleton | None:
     from rtmo_deploy.errors import InputDataError
-    from rtmo_deploy.guarded import UnreadableError, read_json
+    from rtmo_deploy.files import UnreadableError
+    from rtmo_deploy.plain import read_json
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo.skeletons import CONVENTIONS
 

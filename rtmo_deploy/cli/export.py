@@ -1,51 +1,34 @@
-"""``rtmo-deploy export``: a checkpoint becomes an ONNX or OpenVINO model, verified before it is written."""
+"""``rtmo-deploy export``: a checkpoint becomes an ONNX model or one made of it, verified before it is written."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption
-from rtmo_deploy.errors import UsageError
-from rtmo_deploy.file_kind import FileKind
-from rtmo_deploy.files import require_free
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, find_model, options_of
+from rtmo_deploy.convert.options import ExportOptions
+from rtmo_deploy.errors import MissingDependencyError, UsageError
+from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, ONNX, FileKind, Format, likely_kind
+from rtmo_deploy.files import human_size
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import CHECKPOINT, ONNX, likely_kind
 
 if TYPE_CHECKING:
-    from rtmo_deploy.convert.export import ExportResult
-    from rtmo_deploy.convert.options import DecodeOptions
+    from rtmo_deploy.convert.step import ExportResult
     from rtmo_deploy.measure.verify import VerificationReport
+    from rtmo_deploy.model import LoadedCheckpoint
+
+#: What a checkpoint can be exported to; all but ONNX are made of the ONNX model.
+_FORMATS = {kind: known for kind, known in FORMATS.items() if known.exporter or kind is FileKind.ONNX}
+#: Options that still mean something where the ONNX model is there already.
+_NOT_OF_ONNX = {"checkpoint", "format_name", "output", "no_verify", "force", "as_json"}
 
 
-class Format(StrEnum):
-    """What a checkpoint can be exported to."""
-
-    ONNX = "onnx"
-    OPENVINO = "openvino"
-
-
-class Decode(StrEnum):
-    """Where people are made of head outputs."""
-
-    ONNX = "onnx"
-    FIXED = "fixed"
-    RAW = "raw"
-
-
-class Letterbox(StrEnum):
-    """Where clients put the picture."""
-
-    CENTER = "center"
-    TOP_LEFT = "top-left"
-
-
+@options_of(ExportOptions, imgsz=InputSizeOption)
 def export(
     context: typer.Context,
     checkpoint: Annotated[
@@ -55,44 +38,15 @@ def export(
             help="A .pth or .safetensors file, or a published model's name; for openvino also an .onnx file.",
         ),
     ],
-    format_name: Annotated[str, typer.Option("--format", metavar="onnx|openvino", help="What to write.")] = "onnx",
+    *,
+    format_name: Annotated[
+        str, typer.Option("--format", metavar="|".join(_FORMATS), help="What to write.")
+    ] = FileKind.ONNX.value,
+    options: ExportOptions,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: the checkpoint's name, beside it]"),
     ] = None,
-    decode: Annotated[
-        Decode,
-        typer.Option(
-            help="onnx: NonMaxSuppression in the graph, N dynamic. fixed: plain tensor operators, N = --max-dets. "
-            "raw: head tensors."
-        ),
-    ] = Decode.ONNX,
-    imgsz: InputSizeOption = None,
-    static: Annotated[bool, typer.Option("--static", help="Bake height, width and batch in.")] = False,
-    batch: Annotated[
-        int | None, typer.Option(help="Bake this batch size in. [default: dynamic; 1 with --static]")
-    ] = None,
-    opset: Annotated[int, typer.Option(help="ONNX operator set, 17 to 20.")] = 17,
-    score_thr: Annotated[
-        float | None, typer.Option(help="Scores must be above this. [default: the model's, 0.1]")
-    ] = None,
-    nms_thr: Annotated[
-        float | None, typer.Option(help="Suppress overlaps above this IoU. [default: the model's, 0.65]")
-    ] = None,
-    max_dets: Annotated[
-        int | None, typer.Option(help="Most detections in an image. [default: 1000; fixed: 100]")
-    ] = None,
-    pre_topk: Annotated[
-        int | None, typer.Option(help="Candidates before suppression. [default: all; fixed: 300]")
-    ] = None,
-    min_rows: Annotated[
-        int | None,
-        typer.Option(help="Rows of output there are at least; 1 for rtmlib, which cannot take none. [default: 0]"),
-    ] = None,
-    letterbox: Annotated[
-        Letterbox,
-        typer.Option(help="Placement recorded for clients: center as in training, top-left as rtmlib does."),
-    ] = Letterbox.CENTER,
     ema: Annotated[
         bool,
         typer.Option("--ema", help="Take ema_state_dict: mmengine's raw weights; its state_dict holds the averaged."),
@@ -111,179 +65,208 @@ def export(
 
     --format openvino goes on from there: the ONNX model stays beside the .xml and .bin files made of it.
     """
-    from rtmo_deploy.cli.console import print_json, record_made, stderr
-    from rtmo_deploy.cli.progress import status
-    from rtmo_deploy.convert.options import ExportOptions
-
-    output_format = _format(format_name, checkpoint, output)
-    settings = {
-        "score_thr": score_thr,
-        "nms_thr": nms_thr,
-        "max_dets": max_dets,
-        "pre_topk": pre_topk,
-        "min_rows": min_rows,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
-    # Before anything heavy is loaded: what was asked for must make sense.
-    options = ExportOptions(
-        decode=_decode_options(decode, given),
-        input_hw=imgsz,
-        static=static,
-        batch=batch,
-        opset=opset,
-        placement=letterbox.value,
-    )
-    suffix = ".xml" if output_format is Format.OPENVINO else ".onnx"
-    if output is not None and output.suffix.lower() != suffix:
-        other = " or add --format openvino" if output.suffix.lower() == ".xml" else ""
-        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {suffix}{other}.")
-    if dump_info and decode is Decode.RAW:
-        raise UsageError(
-            "--dump-info does not apply to --decode raw: MMDeploy's SDK cannot decode a raw graph.",
-            remedy="Leave it away, or choose --decode onnx or fixed.",
-        )
-    if output_format is Format.OPENVINO:
-        from rtmo_deploy.cli.export_openvino import convert, require_no_onnx_options
-        from rtmo_deploy.runtime.openvino_backend import import_openvino
-
-        import_openvino("Converting to OpenVINO")  # said before anything is exported
-        source = Path(checkpoint)
-        if likely_kind(source) is FileKind.ONNX:
-            require_no_onnx_options(context)
-            find_model(source, "export", ONNX)
-            target = output or source.with_suffix(".xml")
-            require_free([target, target.with_suffix(".bin")], files_of(source), force=force)
-            convert(source, target, verify=not no_verify, as_json=as_json)
-            return
-    own = os.path.isfile(checkpoint)  # noqa: PTH113 - a name that no file can have is none
-    if own:
+    kind = _format(format_name, checkpoint, output)
+    _check_names(_FORMATS[kind], output, options, dump_info=dump_info)
+    if kind is not FileKind.ONNX and likely_kind(Path(checkpoint)) is FileKind.ONNX:
+        _require_no_onnx_options(context)
+        source = find_model(checkpoint, "export", ONNX)
+        target = output or source.with_suffix(_FORMATS[kind].suffixes[0])
+        require_free([target, *_FORMATS[kind].files_beside(target)], files_of(source), force=force)
+        _convert(kind, source, target, verify=not no_verify, as_json=as_json)
+        return
+    is_file = os.path.isfile(checkpoint)  # noqa: PTH113 - a name that no file can have is none
+    if is_file:
         find_model(checkpoint, "export", CHECKPOINT)
-    target = output or (Path(checkpoint).with_suffix(".onnx") if own else Path(f"{checkpoint}.onnx"))
-    outputs = _outputs(target, output_format, decode, dump_info=dump_info)
+    target = output or (Path(checkpoint).with_suffix(".onnx") if is_file else Path(f"{checkpoint}.onnx"))
+    outputs = _outputs(target, kind, options, dump_info=dump_info)
     require_free(outputs, [checkpoint], force=force)
-    target = outputs[0]
     path = find_model(checkpoint, "export", CHECKPOINT)
-    with status("reading the checkpoint") as progress:
-        from rtmo_deploy.convert.export import export_onnx
-        from rtmo_deploy.model import load_checkpoint
-
-        loaded = load_checkpoint(path, ema=ema)
-        result = export_onnx(loaded, target, options, verify=not no_verify, progress=progress)
-        infos = []
-        if dump_info:
-            from rtmo_deploy.convert.sdk_info import dump_sdk_info
-
-            infos = dump_sdk_info(result.artifact)
-    known = loaded.spec.architecture
-    differing = loaded.taken.differing(known.input_hw if known else None)
-    for note in loaded.taken.notes:
-        stderr().print(f"cfg: {note}", markup=False)
-    record_made(result.artifact, command="export", source=path)
-    if output_format is Format.OPENVINO:
-        convert(target, output or target.with_suffix(".xml"), verify=not no_verify, as_json=as_json)
-    elif as_json:
-        print_json("export", **_as_dict(result, infos), from_cfg=differing, notes=list(loaded.taken.notes))
+    loaded, result, infos = _export(path, outputs[0], options, ema=ema, verify=not no_verify, dump_info=dump_info)
+    if kind is not FileKind.ONNX:
+        converted = output or outputs[0].with_suffix(_FORMATS[kind].suffixes[0])
+        _convert(kind, outputs[0], converted, verify=not no_verify, as_json=as_json)
     else:
-        _print(result, infos, differing)
+        _report(loaded, result, infos, as_json=as_json)
 
 
-def _outputs(target: Path, output_format: Format, decode: Decode, *, dump_info: bool) -> list[Path]:
-    """Every file that an export writes; the ONNX model is the first."""
-    outputs = [target.with_suffix(".onnx")]
-    if output_format is Format.OPENVINO:
-        outputs += [target.with_suffix(".xml"), target.with_suffix(".bin")]
-    if decode is Decode.RAW:
-        outputs += [target.with_name(f"{target.stem}.dcc.onnx")]
-    if dump_info:
-        outputs += [target.with_name(f"{name}.json") for name in ("deploy", "pipeline", "detail")]
-    return outputs
-
-
-def _format(name: str, checkpoint: str, output: Path | None) -> Format:
+def _format(name: str, checkpoint: str, output: Path | None) -> FileKind:
     """What is to be written; a TensorRT engine has a command of its own.
 
     Raises:
         UsageError: It is nothing that this command writes.
+        MissingDependencyError: It needs a package that is not installed.
     """
-    engine = output is not None and output.suffix.lower() in {".engine", ".plan"}
+    engine = output is not None and output.suffix.lower() in FORMATS[FileKind.ENGINE].suffixes
     if engine or name.lower() in {"engine", "plan", "trt", "tensorrt", "tensorrt-rtx"}:
         to = f" -o {shlex.quote(str(output))}" if engine else ""
         raise UsageError(
             "'export' writes no TensorRT engines; 'build-trt' does, from a checkpoint as well.",
             remedy=f"Build one with: rtmo-deploy build-trt {shlex.quote(checkpoint)} --fp16{to}",
         )
-    try:
-        return Format(name.lower())
-    except ValueError:
+    for kind in _FORMATS:
+        if name.lower() == kind.value:
+            return kind
+    raise UsageError(
+        f"'{name}' is not a format that can be written.", remedy=f"Choose {' or '.join(_FORMATS)}.", where="--format"
+    )
+
+
+def _check_names(wanted: Format, output: Path | None, options: ExportOptions, *, dump_info: bool) -> None:
+    suffix = wanted.suffixes[0]
+    if output is not None and output.suffix.lower() != suffix:
+        named = [kind for kind, known in _FORMATS.items() if output.suffix.lower() in known.suffixes]
+        other = f" or add --format {named[0]}" if named else ""
+        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {suffix}{other}.")
+    if dump_info and options.decode == "raw":
         raise UsageError(
-            f"'{name}' is not a format that can be written.", remedy="Choose onnx or openvino.", where="--format"
-        ) from None
+            "--dump-info does not apply to --decode raw: MMDeploy's SDK cannot decode a raw graph.",
+            remedy="Leave it away, or choose --decode onnx or fixed.",
+        )
+    if wanted.needs is not None:
+        _require_package(wanted.title, *wanted.needs)
 
 
-def _decode_options(decode: Decode, given: dict[str, Any]) -> DecodeOptions:
-    from rtmo_deploy.convert.options import FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
+def _require_package(title: str, package: str, extra: str) -> None:
+    """Say before any work that a package is missing."""
+    from importlib.util import find_spec
 
-    kinds: dict[Decode, type[DecodeOptions]] = {
-        Decode.ONNX: OnnxDecodeOptions,
-        Decode.FIXED: FixedDecodeOptions,
-        Decode.RAW: RawDecodeOptions,
-    }
-    foreign = {Decode.RAW: ("max_dets", "pre_topk", "min_rows"), Decode.FIXED: ("min_rows",)}
-    for name in foreign.get(decode, ()):
-        if name in given:
-            why = "which decodes nothing" if decode is Decode.RAW else "whose number of rows is fixed"
+    if find_spec(package) is None:
+        raise MissingDependencyError(package, purpose=f"Converting to {title}", extra=extra)
+
+
+def _require_no_onnx_options(context: typer.Context) -> None:
+    """Refuse options that shape the ONNX model, where there is one already.
+
+    Raises:
+        UsageError: One was given.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in _NOT_OF_ONNX:
             raise UsageError(
-                f"--{name.replace('_', '-')} does not apply to --decode {decode.value}, {why}.",
-                remedy="Leave it away, or choose another --decode.",
+                f"{parameter.opts[-1]} does not apply where the ONNX model is there already.",
+                remedy="Leave it away, or export the checkpoint.",
             )
-    return kinds[decode](**given)
 
 
-def _as_dict(result: ExportResult, infos: list[Path]) -> dict[str, Any]:
-    return {
-        "path": str(result.artifact.path),
-        "nodes": result.nodes,
-        "size": result.size,
-        "seconds": round(result.seconds, 3),
-        "artifact": result.artifact.to_dict(),
-        "info_files": [str(path) for path in infos],
-    }
+def _outputs(target: Path, kind: FileKind, options: ExportOptions, *, dump_info: bool) -> list[Path]:
+    """Every file that an export writes; the ONNX model is the first."""
+    outputs = [target.with_suffix(".onnx")]
+    if kind is not FileKind.ONNX:
+        converted = target.with_suffix(_FORMATS[kind].suffixes[0])
+        outputs += [converted, *_FORMATS[kind].files_beside(converted)]
+    if options.decode == "raw":
+        outputs += [target.with_name(f"{target.stem}.dcc.onnx")]
+    if dump_info:
+        outputs += [target.with_name(f"{name}.json") for name in ("deploy", "pipeline", "detail")]
+    return outputs
 
 
-def _print(result: ExportResult, infos: list[Path], differing: dict[str, Any]) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_table
-    from rtmo_deploy.files import human_size
+def _export(
+    path: Path, target: Path, options: ExportOptions, *, ema: bool, verify: bool, dump_info: bool
+) -> tuple[LoadedCheckpoint, ExportResult, list[Path]]:
+    """Export to ONNX, and tell what the checkpoint's config asked for."""
+    from rtmo_deploy.cli.console import record_made, stderr
+    from rtmo_deploy.cli.progress import status
 
+    with status("reading the checkpoint") as progress:
+        from rtmo_deploy.convert.export import export_onnx
+        from rtmo_deploy.model import load_checkpoint
+
+        loaded = load_checkpoint(path, ema=ema)
+        result = export_onnx(loaded, target, options, verify=verify, progress=progress)
+        infos = []
+        if dump_info:
+            from rtmo_deploy.convert.sdk_info import dump_sdk_info
+
+            infos = dump_sdk_info(result.artifact)
+    for note in loaded.taken.notes:
+        stderr().print(f"cfg: {note}", markup=False)
+    record_made(result.artifact, command="export", source=path)
+    return loaded, result, infos
+
+
+def _convert(kind: FileKind, source: Path, output: Path, *, verify: bool, as_json: bool) -> None:
+    """Convert an ONNX model, and print what came of it."""
+    from rtmo_deploy.cli.console import print_json
+    from rtmo_deploy.cli.progress import status
+
+    wanted = _FORMATS[kind]
+    with status(f"loading {wanted.title}") as progress:
+        result: ExportResult = Format.load(wanted.exporter or "")(source, output, verify=verify, progress=progress)
+    artifact, weights = result.artifact, wanted.files_beside(output)
+    if as_json:
+        facts = {"weights": str(weights[0])} if weights else {}
+        print_json("export", path=str(output), **facts, onnx=str(source), **_shared_facts(result))
+        return
+    files = ", ".join([str(output), *(path.name for path in weights)])
+    _print(
+        result,
+        {
+            "file": f"{files} ({human_size(result.size)})",
+            "from": str(source),
+            "model": f"{artifact.architecture}, {artifact.skeleton.label}, {artifact.precision}",
+            "decode": artifact.decode.mode.value,
+        },
+        companion="pose vectors to keypoints; stays ONNX",
+    )
+
+
+def _report(loaded: LoadedCheckpoint, result: ExportResult, infos: list[Path], *, as_json: bool) -> None:
+    """Print what came of an export to ONNX."""
+    from rtmo_deploy.cli.console import print_json
+
+    known = loaded.spec.architecture
+    differing = loaded.taken.differing(known.input_hw if known else None)
     artifact = result.artifact
-    contract = artifact.input
-    size = f"{contract.height}x{contract.width}"
-    batch = contract.batch or "dynamic"
+    if as_json:
+        print_json(
+            "export",
+            path=str(artifact.path),
+            nodes=result.nodes,
+            **_shared_facts(result),
+            info_files=[str(path) for path in infos],
+            from_cfg=differing,
+            notes=list(loaded.taken.notes),
+        )
+        return
+    contract, decode = artifact.input, artifact.decode
+    sizes = ", any multiple of 32" if contract.dynamic_hw else " only"
     facts = {
         "file": f"{artifact.path} ({human_size(result.size)}, {result.nodes} nodes)",
         "model": f"{artifact.architecture}, {artifact.skeleton.label}",
-        "input": f"{size}{', any multiple of 32' if contract.dynamic_hw else ' only'}; batch {batch}",
-        "decode": f"{artifact.decode.mode.value}; score_thr {artifact.decode.score_thr:g}, "
-        f"nms_thr {artifact.decode.nms_thr:g}",
+        "input": f"{contract.height}x{contract.width}{sizes}; batch {contract.batch or 'dynamic'}",
+        "decode": f"{decode.mode.value}; score_thr {decode.score_thr:g}, nms_thr {decode.nms_thr:g}",
     }
     if differing:
         facts["from the cfg"] = ", ".join(f"{name} {value}" for name, value in differing.items())
-    if artifact.companion:
-        facts["companion"] = f"{artifact.companion.name} (pose vectors to keypoints)"
-    for path in infos:
-        facts[path.name] = str(path)
+    _print(result, facts, infos, companion="pose vectors to keypoints")
+
+
+def _shared_facts(result: ExportResult) -> dict[str, Any]:
+    seconds = round(result.seconds, 3)
+    return {"size": result.size, "seconds": seconds, "artifact": result.artifact.to_dict()}
+
+
+def _print(result: ExportResult, facts: dict[str, str], infos: list[Path] | None = None, *, companion: str) -> None:
+    from rtmo_deploy.cli.console import facts_table, print_table
+
+    if result.artifact.companion:
+        facts["companion"] = f"{result.artifact.companion.name} ({companion})"
+    facts |= {path.name: str(path) for path in infos or ()}
     if result.validation is not None:
         facts["validation"] = f"passed: {len(result.validation.checks)} checks"
-    else:
+    elif result.verification is None:
         facts["validation"] = "not verified (--no-verify)"
     if result.verification is not None:
         facts["parity"] = f"passed: every bound is met on {len(result.verification.cases)} inputs"
     facts["time"] = f"{result.seconds:.1f} s"
     print_table(facts_table(facts))
     if result.verification is not None:
-        print_parity(result.verification)
+        _print_parity(result.verification)
 
 
-def print_parity(report: VerificationReport) -> None:
+def _print_parity(report: VerificationReport) -> None:
     """Print what was compared, one row an input."""
     from rich.table import Table
 

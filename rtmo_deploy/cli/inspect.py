@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import IgnoreCfgOption
-from rtmo_deploy.file_kind import FileKind
-from rtmo_deploy.wanted import likely_kind
+from rtmo_deploy.cli.options import IgnoreCfgOption, find_model
+from rtmo_deploy.file_kind import FORMATS, Format, likely_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,15 +35,8 @@ def inspect(
     from rtmo_deploy.cli.console import facts_table, print_json, print_table
 
     file = find_model(model, "inspect")
-    kind = likely_kind(file)
-    if kind is FileKind.OPENVINO:
-        facts = _openvino_facts(file)
-    elif kind is FileKind.ONNX:
-        facts = _onnx_facts(file)
-    elif kind is FileKind.ENGINE:
-        facts = _engine_facts(file)
-    else:
-        facts = _checkpoint_facts(file, ema=ema)
+    known = FORMATS.get(likely_kind(file))
+    facts = _checkpoint_facts(file, ema=ema) if known is None else Format.load(known.inspector)(file)
     if as_json:
         print_json("inspect", **facts)
         return
@@ -64,10 +55,7 @@ def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
     loaded = load_checkpoint(file, ema=ema)
     contents, spec = loaded.contents, loaded.spec
     return {
-        "path": str(file),
-        "sha256": loaded.sha256,
-        "size": file.stat().st_size,
-        **_common(loaded.artifact()),
+        **_common(file, loaded.artifact(), loaded.sha256),
         "variant_known_by": loaded.variant and loaded.variant.known_by,
         "settings": loaded.taken.listing(),
         "notes": list(loaded.taken.notes),
@@ -83,32 +71,22 @@ def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:
     }
 
 
-def _onnx_facts(file: Path) -> dict[str, Any]:
-    from rtmo_deploy.files import sha256_of
+def onnx_facts(file: Path) -> dict[str, Any]:
+    """What ``inspect`` shows of an ONNX model."""
     from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 
     model = load_onnx(file)
-    artifact = onnx_artifact(file, model)
-    shape = signature(model)
-    return {
-        "path": str(file),
-        "sha256": sha256_of(file),
-        "size": file.stat().st_size,
-        **_common(artifact),
-        "differs": list(artifact.corrected),
-        "inputs": [str(spec) for spec in shape.inputs],
-        "outputs": [str(spec) for spec in shape.outputs],
-        "nodes": len(model.graph.node),
-        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        **_exported(artifact),
-    }
+    artifact, shape = onnx_artifact(file, model), signature(model)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    own = {"differs": list(artifact.corrected), **_tensors(shape), "nodes": len(model.graph.node), "opset": opsets}
+    return {**_common(file, artifact), **own, **_exported(artifact)}
 
 
-def _openvino_facts(file: Path) -> dict[str, Any]:
+def openvino_facts(file: Path) -> dict[str, Any]:
+    """What ``inspect`` shows of an OpenVINO model, which is read without OpenVINO."""
     from rtmo_deploy.files import sha256_of
     from rtmo_deploy.measure.validate import openvino_findings
-    from rtmo_deploy.runtime.openvino_file import openvino_artifact, weights_path
-    from rtmo_deploy.runtime.openvino_ir import ir_artifact, read_ir
+    from rtmo_deploy.runtime.openvino_file import ir_artifact, openvino_artifact, read_ir, weights_path
 
     ir = read_ir(file)
     # Without metadata nothing tells what it is: the same answer as for anybody who wants to run it.
@@ -116,16 +94,12 @@ def _openvino_facts(file: Path) -> dict[str, Any]:
     weights = weights_path(file)
     there = weights.is_file()
     return {
-        "path": str(file),
-        "sha256": sha256_of(file),
-        "size": file.stat().st_size,
-        **_common(artifact),
+        **_common(file, artifact),
         "weights": weights.name,
         "weights_sha256": sha256_of(weights) if there else None,
         "weights_size": weights.stat().st_size if there else None,
         "differs": openvino_findings(file, ir, artifact),
-        "inputs": [str(spec) for spec in ir.inputs],
-        "outputs": [str(spec) for spec in ir.outputs],
+        **_tensors(ir),
         "layers": sum(ir.layers.values()),
         "ir_version": ir.version,
         "constants": dict(ir.weights),
@@ -133,25 +107,19 @@ def _openvino_facts(file: Path) -> dict[str, Any]:
     }
 
 
-def _engine_facts(file: Path) -> dict[str, Any]:
-    from rtmo_deploy.files import sha256_of
+def engine_facts(file: Path) -> dict[str, Any]:
+    """What ``inspect`` shows of an engine: its record, for nothing is loaded."""
     from rtmo_deploy.measure.validate_engine import engine_findings
     from rtmo_deploy.runtime.engine_file import read_record, sidecar_path
 
     record = read_record(file)
     described = record.to_dict()
     return {
-        "path": str(file),
-        "sha256": sha256_of(file),
-        "size": file.stat().st_size,
-        **_common(record.artifact),
+        **_common(file, record.artifact),
         "record": sidecar_path(file).name,
         "differs": engine_findings(file, record),
-        "backend": described["backend"],
-        "gpu": described["gpu"],
-        "profiles": described["profiles"],
-        "inputs": [str(spec) for spec in record.inputs],
-        "outputs": [str(spec) for spec in record.outputs],
+        **{name: described[name] for name in ("backend", "gpu", "profiles")},
+        **_tensors(record),
         "audit": described["precision"],
         "layers": described["layers"],
         "plugin": described["plugin"],
@@ -161,6 +129,30 @@ def _engine_facts(file: Path) -> dict[str, Any]:
         "notes": described["notes"],
         **_exported(record.artifact),
     }
+
+
+def _common(file: Path, artifact: Artifact, sha256: str | None = None) -> dict[str, Any]:
+    from rtmo_deploy.files import sha256_of
+
+    return {
+        "path": str(file),
+        "sha256": sha256 or sha256_of(file),
+        "size": file.stat().st_size,
+        "kind": artifact.kind.value,
+        "producer": artifact.producer,
+        "architecture": artifact.architecture,
+        "variant": artifact.variant,
+        "num_keypoints": len(artifact.skeleton),
+        "skeleton": artifact.skeleton.name,
+        "skeleton_source": artifact.skeleton.source or None,
+        "input_hw": [artifact.input.height, artifact.input.width],
+        "domain": artifact.domain,
+        "untrained": artifact.untrained,
+    }
+
+
+def _tensors(described: Any) -> dict[str, list[str]]:
+    return {name: [str(spec) for spec in getattr(described, name)] for name in ("inputs", "outputs")}
 
 
 def _exported(artifact: Artifact) -> dict[str, Any]:
@@ -174,21 +166,6 @@ def _exported(artifact: Artifact) -> dict[str, Any]:
         "parents": [vars(parent) for parent in artifact.parents],
         "versions": dict(artifact.versions),
         "verified": artifact.verified,
-    }
-
-
-def _common(artifact: Artifact) -> dict[str, Any]:
-    return {
-        "kind": artifact.kind.value,
-        "producer": artifact.producer,
-        "architecture": artifact.architecture,
-        "variant": artifact.variant,
-        "num_keypoints": len(artifact.skeleton),
-        "skeleton": artifact.skeleton.name,
-        "skeleton_source": artifact.skeleton.source or None,
-        "input_hw": [artifact.input.height, artifact.input.width],
-        "domain": artifact.domain,
-        "untrained": artifact.untrained,
     }
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.help import HelpCommand
-from rtmo_deploy.cli.options import SIZE, Size, parse_input_size
+from rtmo_deploy.cli.options import SIZE, Size, find_model, parse_input_size
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import require_free
+from rtmo_deploy.file_kind import CHECKPOINT
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import CHECKPOINT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -100,7 +99,8 @@ def download(
     from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.cli.progress import download_bar
     from rtmo_deploy.files import sha256_of
-    from rtmo_deploy.zoo.download import fetch, published
+    from rtmo_deploy.zoo.download import fetch
+    from rtmo_deploy.zoo.records import published
 
     record = published(name)
     with download_bar(record.name) as progress:
@@ -123,7 +123,7 @@ def path(
     from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.zoo import EMBEDDED
     from rtmo_deploy.zoo.cache import cache_dir, cached_path
-    from rtmo_deploy.zoo.download import published
+    from rtmo_deploy.zoo.records import published
 
     if name is None:
         where = cache_dir()
@@ -204,7 +204,7 @@ def pack(
     if output.exists() and output.samefile(path):
         raise UsageError("OUT is the checkpoint itself.", remedy="Name another file.", where=output)
     from rtmo_deploy.model import load_checkpoint
-    from rtmo_deploy.model.pack import pack_checkpoint
+    from rtmo_deploy.model.checkpoint import pack_checkpoint
 
     pack_checkpoint(load_checkpoint(path, ema=ema), output, half=half, input_hw=imgsz)
     size = output.stat().st_size

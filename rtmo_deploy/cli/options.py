@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+import sys
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-from rtmo_deploy.errors import UsageError
+from rtmo_deploy.errors import InputDataError, SetupError, UsageError
+from rtmo_deploy.file_kind import ANNOTATIONS, CHECKPOINT, MODEL, Wanted, described, likely_kind, require
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
 
 _SIZE_OPTIONS = {"--imgsz", "--size"}
 #: How sizes can be written, as help pages show it.
@@ -44,7 +52,7 @@ def parse_input_size(text: str) -> Size:
     Raises:
         UsageError: It is no size, or a side is not a multiple of 32.
     """
-    from rtmo_deploy.zoo.variant import require_input_size
+    from rtmo_deploy.zoo.records import require_input_size
 
     size = parse_size(text)
     require_input_size(size, where="--imgsz")
@@ -70,7 +78,7 @@ def _is_number(text: str) -> bool:
 
 def _ignore_cfg(context: typer.Context, value: bool) -> bool:
     if value and not context.resilient_parsing:
-        from rtmo_deploy.zoo.ignore_cfg import ignoring_cfg
+        from rtmo_deploy.zoo.locate import ignoring_cfg
 
         context.with_resource(ignoring_cfg())
     return value
@@ -82,6 +90,43 @@ def _max_pixels(context: typer.Context, value: int | None) -> int | None:
 
         context.with_resource(variable("RTMO_DEPLOY_MAX_PIXELS", str(value)))
     return value
+
+
+def options_of(kind: type[Any], **special: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a step; it takes them together, as its parameter ``options``.
+
+    Args:
+        kind: The step's dataclass: each field with a help text becomes an option of the same name and default.
+        special: Typer annotations for fields that are written on the command line in a form of their own.
+    """
+    hints = get_type_hints(kind)
+    offered = {one.name: one for one in fields(kind) if "help" in one.metadata}
+
+    def parameter(name: str, default: Any, text: str) -> inspect.Parameter:
+        annotation = special.get(name) or Annotated[hints[name], _option(name, default, text)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        options = [parameter(name, one.default, one.metadata["help"]) for name, one in offered.items()]
+        own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+        place = [one.name for one in own].index("options")
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            command(options=kind(**{name: given.pop(name) for name in offered}), **given)
+
+        parameters = [*own[:place], *options, *own[place + 1 :]]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
+
+
+def _option(name: str, default: Any, text: str) -> Any:
+    # A flag has no negative form.
+    return typer.Option(f"--{name.replace('_', '-')}", help=text) if default is False else typer.Option(help=text)
 
 
 IgnoreCfgOption = Annotated[
@@ -118,3 +163,77 @@ TrustOption = Annotated[
     bool, typer.Option("--trust", help="Load an engine, which is code, without a record or with another's.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")]
+
+
+def find_model(
+    text: str | Path,
+    by: str,
+    wanted: Wanted = MODEL,
+    *,
+    device: str | None = None,
+    backend: str | None = None,
+    precision: str | None = None,
+) -> Path:
+    """The file of a model that is given as a path or by name; a bar shows its download.
+
+    With ``device``, also that a runtime can be had that runs it there.
+
+    Raises:
+        RtmoDeployError: As :func:`rtmo_deploy.zoo.locate.locate_model`, and as
+            :func:`rtmo_deploy.runtime.backends.choose_backend`.
+    """
+    if device is not None:
+        require_device(device)
+    from rtmo_deploy.cli.progress import download_bar
+    from rtmo_deploy.zoo.locate import locate_model
+
+    with download_bar(os.fspath(text)) as fetched:
+        path = locate_model(text, wanted=wanted, by=by, progress=fetched)
+    if device is not None:
+        from rtmo_deploy.file_kind import Kind
+        from rtmo_deploy.runtime.backends import choose_backend
+
+        kind = likely_kind(path)
+        known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else Kind(kind.value)
+        choose_backend(known, device, backend=backend, precision=precision, what=path.name)
+    return path
+
+
+def require_device(device: str) -> None:
+    """Check that there is such a device, as far as that can be seen without a runtime: a GPU needs its driver.
+
+    Raises:
+        UsageError: It is not the name of a device.
+        SetupError: There is no NVIDIA driver.
+    """
+    from rtmo_deploy.runtime.backends import parse_device
+
+    if parse_device(device) == "cpu":
+        return
+    import ctypes
+
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        raise SetupError(
+            f"{device} cannot be used: the NVIDIA driver ({library}) is not installed.",
+            remedy="Use --device cpu, or install the driver.",
+        ) from None
+
+
+def require_data(by: str, *, ann: Iterable[Path | None] = (), images: Iterable[Path | None] = ()) -> None:
+    """Check that annotation files are such, and that folders of images are folders; None is no file.
+
+    Raises:
+        InputDataError: One is not.
+    """
+    for file in ann:
+        if file is not None:
+            require(file, ANNOTATIONS, by)
+    for folder in images:
+        if folder is not None and not folder.is_dir():
+            what = "There is no such folder."
+            if folder.exists():
+                what = f"It is {described(folder)}, and '{by}' takes a folder of images here."
+            raise InputDataError(what, remedy="Name the folder that holds the images.", where=folder)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import (
     SIZE,
     DeviceOption,
@@ -18,9 +17,10 @@ from rtmo_deploy.cli.options import (
     MaxPixelsOption,
     Size,
     ThreadsOption,
+    find_model,
     parse_input_size,
 )
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
@@ -18,8 +17,9 @@ from rtmo_deploy.cli.options import (
     PrecisionOption,
     ThreadsOption,
     TrustOption,
+    find_model,
 )
-from rtmo_deploy.files import require_free
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ def _listed(failures: list[InputDataError]) -> list[dict[str, Any]]:
 
 def _find(sources: list[str], *, recursive: bool) -> tuple[list[Path], list[InputDataError]]:
     """The files that are meant; a source that means none does not stop the others."""
-    from rtmo_deploy.data._image_files import find_images
-    from rtmo_deploy.data.images import require_image
+    from rtmo_deploy.data.images import find_images, require_image
     from rtmo_deploy.errors import InputDataError
 
     files: dict[Path, None] = {}

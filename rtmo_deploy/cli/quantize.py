@@ -8,20 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
-from rtmo_deploy.cli.given import find_model, require_data
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
+from rtmo_deploy.cli.options import (
+    ForceOption,
+    IgnoreCfgOption,
+    MaxPixelsOption,
+    ThreadsOption,
+    find_model,
+    require_data,
+)
 from rtmo_deploy.errors import GateFailedError, UsageError
-from rtmo_deploy.files import require_free
+from rtmo_deploy.file_kind import CALIBRATION, ONNX, require
+from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
-from rtmo_deploy.wanted import CALIBRATION, ONNX, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rtmo_deploy.convert.quantize import Calibration, Judge, QuantizeResult, SourceModel
+    from rtmo_deploy.convert.quantize.search import SearchResult
     from rtmo_deploy.data.sample import PoseDataset
 
-#: Seed and number of the drawn pictures that judge where no others are given; apart from those that calibrate, and
+#: Seed and number of the synthetic images that judge where no others are given; apart from those that calibrate, and
 #: from those that the sample model is trained and chosen on.
 _JUDGE_SEED = 4000
 _JUDGE_COUNT = 200
@@ -75,11 +82,11 @@ def quantize(
     from rtmo_deploy.cli.progress import status
 
     with status("reading the model") as progress:
-        from rtmo_deploy.convert.quantize import QuantizeOptions, open_source, quantize_onnx
+        from rtmo_deploy.convert.quantize import open_source, quantize_onnx, require_budget
 
-        options = QuantizeOptions(max_ap_drop, bias_correction=not no_bias_correction)
+        require_budget(max_ap_drop)
         if plot is not None:
-            from rtmo_deploy.convert.quantize.plot import require_matplotlib
+            from rtmo_deploy.convert.quantize.search import require_matplotlib
 
             require_matplotlib()
         source = open_source(model)
@@ -89,19 +96,25 @@ def quantize(
             source,
             calibration,
             target,
-            options,
+            max_ap_drop=max_ap_drop,
+            bias_correction=not no_bias_correction,
             judge=judge,
             progress=progress,
         )
     report_skipped(calibration)
-    if plot is not None and max_ap_drop is not None:
-        _plot(plot, result, max_ap_drop, model.name)
+    found = result.search
+    baseline_ap = None if result.baseline is None else result.baseline.ap
+    if plot is not None and found is not None and baseline_ap is not None and max_ap_drop is not None:
+        from rtmo_deploy.convert.quantize.search import plot_frontier
+
+        network = result.macs.network
+        plot_frontier(plot, found, network, baseline_ap=baseline_ap, max_ap_drop=max_ap_drop, title=model.name)
     _show(model, result, as_json=as_json)
-    if result.search is not None and not result.search.met and max_ap_drop is not None:
-        least = result.search.chosen.ap_drop
+    if found is not None and not found.met:
         raise GateFailedError(
-            f"No part of the model in 8 bits loses at most {max_ap_drop:g} AP; the least loss is {least:.4f}.",
-            remedy="Nothing was written. Allow more, calibrate with other pictures, or judge by more of them.",
+            f"No part of the model in 8 bits loses at most {max_ap_drop:g} AP; the least loss is "
+            f"{found.chosen.ap_drop:.4f}.",
+            remedy="Nothing was written. Allow more, calibrate with other images, or judge by more of them.",
             where=model,
         )
 
@@ -118,7 +131,7 @@ def _check(
 ) -> None:
     """Refuse options that contradict each other, before anything is read."""
     if (ann is None) != (images is None):
-        raise UsageError("Annotations and pictures go together.", remedy="Give both --ann FILE and --images DIR.")
+        raise UsageError("Annotations and images go together.", remedy="Give both --ann FILE and --images DIR.")
     if no_judge and (max_ap_drop is not None or ann is not None or max_images is not None):
         raise UsageError("Without a judge there is nothing to judge by.", remedy="Leave --no-judge away.")
     if plot is not None and max_ap_drop is None:
@@ -136,7 +149,7 @@ def require_calibration(calib: str) -> None:
         UsageError: It is neither.
         InputDataError: There is no such file.
     """
-    from rtmo_deploy.data._calibration_record import named_sets
+    from rtmo_deploy.data.calibration import named_sets
 
     path = Path(calib)
     if path.suffix.lower() == ".json":
@@ -157,17 +170,17 @@ def open_calibration(
     progress: Callable[[str], None],
 ) -> Calibration:
     """What is given, or what was measured before in the same way, or a new measurement."""
-    from rtmo_deploy.convert.quantize import Calibration, Method, calibrate_cached
-    from rtmo_deploy.data._calibration_record import named_sets
-    from rtmo_deploy.data.calibration import folder_pictures, open_set
+    from rtmo_deploy.convert.quantize import Calibration, Method, calibrate
+    from rtmo_deploy.data.calibration import folder_images, named_sets, open_set
 
     path = Path(calib)
     if path.suffix.lower() == ".json":
         given = Calibration.load(path)
         given.require_model(source.sha256, path)
-        wanted = (count, method and Method(method.value))
-        for name, value, there in zip(
-            ("count", "method"), wanted, (given.source.pictures.get("count"), given.source.method), strict=True
+        measured = given.source
+        for name, value, there in (
+            ("count", count, measured.pictures.get("count")),
+            ("method", method, measured.method.value),
         ):
             if value not in {None, there}:
                 raise UsageError(
@@ -175,9 +188,9 @@ def open_calibration(
                     remedy=f"Leave --{name} away, or make another calibration.",
                 )
         return given
-    pictures = open_set(calib, count) if calib in named_sets() else folder_pictures(path, count)
-    chosen = Method((method or MethodName.MSE).value)
-    return calibrate_cached(source, pictures, _cache(), method=chosen, threads=threads, progress=progress)[0]
+    images = open_set(calib, count) if calib in named_sets() else folder_images(path, count)
+    chosen = Method(method or "mse")
+    return calibrate(source, images, method=chosen, cache=_cache(), threads=threads, progress=progress)
 
 
 def _cache() -> Path:
@@ -215,19 +228,6 @@ def open_judge(
     return Judge(source.artifact, dataset, threads=threads, progress=progress)
 
 
-def _plot(path: Path, result: QuantizeResult, max_ap_drop: float, title: str) -> None:
-    from rtmo_deploy.convert.quantize.plot import plot_frontier
-
-    if result.search is None or result.baseline is None or result.baseline.ap is None:
-        return
-    points = [
-        (point.macs / result.share.network, point.verdict.ap)
-        for point in result.search.frontier
-        if point.verdict.ap is not None
-    ]
-    plot_frontier(path, points, baseline_ap=result.baseline.ap, max_ap_drop=max_ap_drop, title=title)
-
-
 def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
     from rtmo_deploy.cli.console import facts_table, print_json, print_table
 
@@ -237,20 +237,19 @@ def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
         return
     from rtmo_deploy.files import human_size
 
-    share, used = result.share, result.calibration
+    used = result.calibration
     facts = {
         "file": "nothing was written" if written is None else f"{written} ({human_size(result.size)})",
-        "INT8": f"{100 * share.of_network:.1f} % of the network's multiply-accumulates, {result.layers} convolutions "
-        f"({100 * share.of_graph:.1f} % of the graph's)",
+        "INT8": f"{100 * result.of_network:.1f} % of the network's multiply-accumulates, {result.layers} convolutions "
+        f"({100 * result.of_graph:.1f} % of the graph's)",
         "Q/DQ pairs": str(result.pairs),
-        "calibration": f"{used.used} pictures of '{used.source.pictures.get('name')}', {len(used.skipped)} skipped; "
+        "calibration": f"{used.used} images of '{used.source.pictures.get('name')}', {len(used.skipped)} skipped; "
         f"{used.source.method.value}",
         "left in float32": ", ".join(result.kept) or "nothing that could be quantised",
     }
-    facts |= judged(result)
-    print_table(facts_table(facts))
+    print_table(facts_table(facts | judged(result)))
     if result.search is not None:
-        _print_frontier(result)
+        _print_frontier(result.search, result.macs.network)
 
 
 def judged(result: QuantizeResult) -> dict[str, str]:
@@ -270,24 +269,23 @@ def judged(result: QuantizeResult) -> dict[str, str]:
     }
 
 
-def _print_frontier(result: QuantizeResult) -> None:
+def _print_frontier(found: SearchResult, network_macs: int) -> None:
     from rich.table import Table
 
     from rtmo_deploy.cli.console import print_table
 
-    assert result.search is not None
-    table = Table(title="Frontier", caption="From the top: everything in 8 bits, then one more block given back a row.")
-    table.add_column("given back")
+    table = Table(title="Frontier", caption="From the top: everything in 8 bits, then one more block in FP32 a row.")
+    table.add_column("reverted to FP32")
     for heading in ("INT8 MACs", "AP", "AP lost", "OKS", "score ratio"):
         table.add_column(heading, justify="right")
-    for point in result.search.frontier:
-        ratio = point.verdict.against_fp32.score_ratio
+    for point in found.frontier:
+        figures = point.verdict.against_fp32
         table.add_row(
-            point.given_back or "-",
-            f"{100 * point.macs / result.share.network:.1f} %",
+            point.reverted or "-",
+            f"{100 * point.macs / network_macs:.1f} %",
             "-" if point.verdict.ap is None else f"{point.verdict.ap:.4f}",
             f"{point.ap_drop:.4f}",
-            "-" if point.verdict.against_fp32.oks is None else f"{point.verdict.against_fp32.oks:.4f}",
-            "-" if ratio is None else f"{ratio:.4f}",
+            "-" if figures.oks is None else f"{figures.oks:.4f}",
+            "-" if figures.score_ratio is None else f"{figures.score_ratio:.4f}",
         )
     print_table(table)

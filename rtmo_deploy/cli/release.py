@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.files import require_free
-from rtmo_deploy.wanted import described
+from rtmo_deploy.file_kind import described
+from rtmo_deploy.outputs import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

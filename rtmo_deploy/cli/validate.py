@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.file_kind import FileKind
-from rtmo_deploy.wanted import EXPORTED, likely_kind
+from rtmo_deploy.cli.options import find_model
+from rtmo_deploy.file_kind import EXPORTED, FORMATS, Format, likely_kind
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure import ValidationReport
@@ -37,9 +36,9 @@ def validate(
     from rtmo_deploy.errors import ArtifactError
 
     find_model(file, "validate", EXPORTED)
-    kind = likely_kind(file)
+    known = FORMATS[likely_kind(file)]
     with status("validating"):
-        report = _report(file, kind)
+        report: ValidationReport = Format.load(known.validator)(file)
     if as_json:
         print_json("validate", path=str(file), **report.to_dict())
     else:
@@ -52,7 +51,7 @@ def validate(
     failed = next((check for check in report.checks if check.failed), None)
     if failed is not None:
         detail = failed.detail.rstrip(".")
-        raise ArtifactError(f"It does not pass {failed.name}: {detail}.", remedy=_remedy(kind), where=file)
+        raise ArtifactError(f"It does not pass {failed.name}: {detail}.", remedy=known.remedy, where=file)
     skipped = [check.name for check in report.checks if check.ok is None]
     if not as_json:
         left_out = f", {len(skipped)} not checked here" if skipped else ""
@@ -60,25 +59,3 @@ def validate(
         print_result(f"passed: {passed} checks{left_out}", "yellow" if skipped else "green")
     if skipped:
         stderr().print(f"Note: not checked here: {', '.join(skipped)}.")
-
-
-def _report(file: Path, kind: FileKind) -> ValidationReport:
-    if kind is FileKind.OPENVINO:
-        from rtmo_deploy.measure.validate import validate_openvino
-
-        return validate_openvino(file)
-    if kind is FileKind.ENGINE:
-        from rtmo_deploy.measure.validate_engine import validate_engine
-
-        return validate_engine(file)
-    from rtmo_deploy.measure import validate_onnx
-
-    return validate_onnx(file)
-
-
-def _remedy(kind: FileKind) -> str:
-    if kind is FileKind.OPENVINO:
-        return "Copy both files again, or convert the ONNX model again."
-    if kind is FileKind.ENGINE:
-        return "Copy the engine and its record again, or build it again with 'rtmo-deploy build-trt'."
-    return "Export it again."

@@ -1,7 +1,7 @@
 """Decoders of an exported graph: head maps to ``dets`` and ``keypoints``, or to head tensors.
 
 All but ``raw`` put out ``dets`` (B, N, 5) as x1, y1, x2, y2, score and ``keypoints`` (B, N, K, 3) as x, y, score, in
-network-input pixels, best first; rows beyond a picture's people are zero. Boxes are clipped to the input after the
+network-input pixels, best first; rows beyond an image's detections are zero. Boxes are clipped to the input after the
 keypoints have been decoded from the unclipped ones.
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtmo_deploy.convert.coordinates import ExportCoordinates
+from rtmo_deploy.convert.network import fold_linear_bn, linear
 from rtmo_deploy.convert.onnx_ops import (
     gather_nd,
     input_limits,
@@ -26,11 +27,110 @@ from rtmo_deploy.convert.onnx_ops import (
     split,
     top_at_most,
 )
+from rtmo_deploy.model.dcc import DCC, KEYPOINT_CHANNELS
 from rtmo_deploy.model.spec import STRIDES
 
 if TYPE_CHECKING:
+    from rtmo_deploy.artifact import DecodeContract
     from rtmo_deploy.convert.network import HeadMaps
     from rtmo_deploy.model.rtmo import RTMO
+
+
+#: Logit of a bin that is not there; within FP16's range, and the reference clamps logits to it too.
+MASKED = -5e4
+
+
+class ExportCoordinates(nn.Module):
+    """The Dynamic Coordinate Classifier with fewer operations: pose vectors, boxes and grid centres to keypoints.
+
+    Three changes to :class:`rtmo_deploy.model.dcc.DCC`, all exact in real arithmetic:
+
+    * BatchNorm, the norm's gain and the attention's scale are folded into the linear layers around them.
+    * The bin encoder is re-associated. The logits are ``kpt @ (W spe + b)^T``; that is ``(kpt W) @ spe^T + kpt b``, and
+      the last term is the same for every bin of a keypoint, so it cancels in the softmax.
+    * The bins lie symmetric around the box centre. With ``A`` the angle of the centre and ``B`` that of a bin relative
+      to it, ``c cos(A + B) + s sin(A + B) = (c cos A + s sin A) cos B + (s cos A - c sin A) sin B``. The keypoint's
+      coefficients are turned by ``A`` once, and a bin at ``-B`` shares cosine and sine with the one at ``B``: half the
+      trigonometry and half the multiplications.
+    """
+
+    def __init__(self, dcc: DCC) -> None:
+        super().__init__()
+        self.num_keypoints = dcc.num_keypoints
+        gau = dcc.gau
+        layer, bn = dcc.pose_to_kpts[0], dcc.pose_to_kpts[1]
+        if not isinstance(layer, nn.Linear) or not isinstance(bn, nn.BatchNorm1d):
+            raise TypeError("pose_to_kpts is not the layer this exporter knows")
+        self.to_keypoints = linear(*fold_linear_bn(layer, bn))
+        # ScaleNorm divides by max(|x| * f, 1e-5): by max(|x|, 1e-5 / f), with 1 / f and the gain in the next layer.
+        self.min_norm = 1e-5 / gau.ln.factor
+        self.uv = _parameter((gau.uv.weight.double() * gau.ln.g.double() / gau.ln.factor).T)
+        self.parts = [gau.expanded, gau.expanded, gau.key_channels]
+        scale = gau.key_channels**-0.5
+        position = dcc.pos_enc.double()
+        self.query_gain = _parameter(gau.gamma[0].double() * scale)
+        self.query_bias = _parameter((gau.beta[0].double() + position) * scale)
+        self.key_gain = _parameter(gau.gamma[1])
+        self.key_bias = _parameter(gau.beta[1].double() + position)
+        self.out = _parameter(gau.o.weight.T)
+        self.shortcut = _parameter(gau.res_scale.scale)
+        # Columns: cosines of x, cosines of y, sines of x, sines of y.
+        half = len(dcc.spe.dim_t)
+        x, y = dcc.x_fc.weight, dcc.y_fc.weight
+        self.to_logits = _parameter(torch.cat([x[:, :half], y[:, :half], x[:, half:], y[:, half:]], dim=1))
+        frequencies = 1 / dcc.spe.dim_t.double()
+        self.frequencies = _parameter(frequencies)
+        # x has fewer bins than y: it is padded, and the padding masked out of the softmax.
+        bins = [_positive_half(dcc.x_bins), _positive_half(dcc.y_bins)]
+        count = max(len(values) for values in bins)
+        padded = torch.stack([F.pad(values, (0, count - len(values))) for values in bins])
+        mask = torch.stack([torch.arange(count) >= len(values) for values in bins]) * MASKED
+        self.angles = _parameter(frequencies[:, None] * padded[:, None].double() * dcc.bbox_padding)
+        self.values = _parameter(torch.cat([padded, -padded], dim=1)[:, None] * dcc.bbox_padding)
+        self.mask = _parameter(torch.cat([mask, mask], dim=1)[:, None]) if mask.any() else None
+
+    def forward(self, pose_vecs: Tensor, offset: Tensor, boxes: Tensor) -> Tensor:
+        """``(N, V)``, ``(N, 2)`` of the box centre from the cell's, ``(N, 4)`` cx, cy, w, h unclipped to ``(N, K, 2)``.
+
+        All in input pixels.
+        """
+        joints = self.num_keypoints
+        features = self._attend(reshape(self.to_keypoints(pose_vecs), (-1, joints, KEYPOINT_CHANNELS)))
+        # From here on the axes, x and y, are a batch dimension: (N, 2, ...).
+        coefficients = reshape(features @ self.to_logits, (-1, joints, 4, len(self.frequencies)))
+        c, s = split(coefficients.transpose(1, 2), [2, 2], dim=1)  # (N, 2, K, 64)
+        turn = reshape(offset, (-1, 2, 1, 1)) * self.frequencies
+        cosine, sine = turn.cos(), turn.sin()
+        centre, size = split(reshape(boxes, (-1, 4, 1, 1)), [2, 2], dim=1)
+        angle = size * self.angles  # (N, 2, 64, bins / 2)
+        even = (c * cosine + s * sine) @ angle.cos()
+        odd = (s * cosine - c * sine) @ angle.sin()
+        logits = torch.cat([even + odd, even - odd], dim=3)
+        if self.mask is not None:
+            logits = logits + self.mask
+        # Not a matrix product: ONNX Runtime's cannot broadcast over nobody (N = 0).
+        xy = (torch.softmax(logits, dim=3) * self.values).sum(dim=3, keepdim=True) * size + centre
+        return reshape(xy, (-1, 2, joints)).transpose(1, 2)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """The gated attention unit, ``(N, K, C)`` to the same shape."""
+        normed = x / torch.linalg.vector_norm(x, dim=2, keepdim=True).clamp(min=self.min_norm)
+        u, v, base = split(F.silu(normed @ self.uv), self.parts, dim=2)
+        query = base * self.query_gain + self.query_bias
+        key = base * self.key_gain + self.key_bias
+        kernel = (query @ key.transpose(1, 2)).relu()
+        return x * self.shortcut + (u * ((kernel * kernel) @ v)) @ self.out
+
+
+def _parameter(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().float().clone(memory_format=torch.contiguous_format), requires_grad=False)
+
+
+def _positive_half(bins: Tensor) -> Tensor:
+    half = bins.detach()[len(bins) // 2 :]
+    if not torch.allclose(bins.detach(), torch.cat([-half.flip(0), half]), atol=1e-6):
+        raise ValueError("the bins are not symmetric around the box centre")
+    return half
 
 
 class GridPriors(nn.Module):
@@ -63,18 +163,10 @@ class People(nn.Module):
     def forward(
         self, feats: Tensor, offset: Tensor, boxes: Tensor, coarse: Tensor, scores: Tensor, images: Tensor
     ) -> Tensor:
-        """Rows of output, flat.
+        """Rows of output ``(N, 5 + 3 * K)``: box clipped to the images, score, then x, y, score of each keypoint.
 
-        Args:
-            feats: ``(N, pose_channels)``.
-            offset: ``(N, 2)`` of the box centre from the cell's, pixels.
-            boxes: ``(N, 4)`` cx, cy, w, h.
-            coarse: ``(N, 1)`` bool: the cell is of stride 32.
-            scores: ``(N, 1)``.
-            images: The network's input, whose size the boxes are clipped to.
-
-        Returns:
-            ``(N, 5 + 3 * K)``: box, score, then x, y, score of each keypoint.
+        Of ``feats`` (N, pose_channels), ``offset`` (N, 2) of the box centre from the cell's, ``boxes`` (N, 4) cx, cy,
+        w, h, whether the cell is ``coarse`` (N, 1), that is of stride 32, and ``scores`` (N, 1).
         """
         out = torch.where(coarse, self.out[1](feats), self.out[0](feats))
         visibility, pose_vecs = split(out, self.sizes, dim=1)
@@ -90,12 +182,8 @@ CORNERS = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5,
 
 def _as_linear(*convs: nn.Module) -> nn.Linear:
     """1x1 convolutions of the same input as one linear layer."""
-    weight = torch.cat([conv.get_parameter("weight").detach().flatten(1) for conv in convs])
-    bias = torch.cat([conv.get_parameter("bias").detach() for conv in convs])
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    linear.bias = nn.Parameter(bias, requires_grad=False)
-    return linear
+    weights = [conv.get_parameter("weight").flatten(1) for conv in convs]
+    return linear(torch.cat(weights), torch.cat([conv.get_parameter("bias") for conv in convs]))
 
 
 def _centre_boxes(offset: Tensor, log_size: Tensor, priors: Tensor) -> Tensor:
@@ -103,38 +191,27 @@ def _centre_boxes(offset: Tensor, log_size: Tensor, priors: Tensor) -> Tensor:
     return torch.cat([offset + priors, log_size.exp()], dim=-1)
 
 
-class OnnxDecode(nn.Module):
-    """People by the standard NonMaxSuppression operator; the number of rows N is the most people in any picture.
+class _Decode(nn.Module):
+    """What both decoders in the graph have."""
 
-    Args:
-        model: The trained network.
-        score_thr: Scores must be above this.
-        nms_thr: Overlaps above this IoU are suppressed.
-        max_dets: Most people in a picture.
-        pre_topk: Candidates that enter the suppression; None for all of them.
-        batch: The static batch size, None when it is dynamic.
-        min_rows: N is at least this; a row that is nobody is zero.
-    """
-
-    def __init__(
-        self,
-        model: RTMO,
-        *,
-        score_thr: float,
-        nms_thr: float,
-        max_dets: int,
-        pre_topk: int | None = None,
-        batch: int | None = None,
-        min_rows: int = 0,
-    ) -> None:
+    def __init__(self, model: RTMO, contract: DecodeContract) -> None:
         super().__init__()
         self.people = People(model)
         self.priors = GridPriors()
-        self.score_thr, self.nms_thr, self.max_dets = score_thr, nms_thr, max_dets
-        self.pre_topk = pre_topk
-        self.min_rows = min_rows
-        self.single = batch == 1 and not min_rows
+        self.contract = contract
+        self.max_dets = contract.max_dets or 0
         self.num_keypoints = model.spec.num_keypoints
+
+
+class OnnxDecode(_Decode):
+    """Detections by the standard NonMaxSuppression operator; N is the most detections in any image.
+
+    A row that ``min_rows`` adds is zero. ``batch`` is None when it is dynamic.
+    """
+
+    def __init__(self, model: RTMO, contract: DecodeContract, *, batch: int | None = None) -> None:
+        super().__init__(model, contract)
+        self.single = batch == 1 and not contract.min_rows
 
     def forward(self, maps: HeadMaps, images: Tensor) -> tuple[Tensor, Tensor]:
         """Head maps and the input to ``dets`` and ``keypoints``."""
@@ -146,46 +223,37 @@ class OnnxDecode(nn.Module):
         # Runtimes differ in the order of the operator's rows: sort them.
         score, order = sort_descending(gather_nd(scores, selected))
         cell = selected[order][:, ::2]
-        picture, index = split(cell, [1, 1], dim=1)
+        image, index = split(cell, [1, 1], dim=1)
         rows = self.people(
             *(gather_nd(x, cell) for x in (feats, offset, boxes)),
             index >= length(maps.fine, 2),
             score[:, None],
             images,
         )
-        padded = rows[None] if self.single else _by_picture(rows, picture, images, self.min_rows)
+        padded = rows[None] if self.single else _by_image(rows, image, images, self.contract.min_rows)
         dets, keypoints = split(padded, [5, 3 * self.num_keypoints], dim=2)
         return dets, reshape(keypoints, (0, -1, self.num_keypoints, 3))
 
     def _select(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        def suppress(boxes: Tensor, scores: Tensor) -> Tensor:
-            return nms_op(boxes, scores, max_out=self.max_dets, iou_thr=self.nms_thr, score_thr=self.score_thr)
-
-        if self.pre_topk is None:
-            return suppress(boxes, scores)
-        best, cells = top_at_most(scores, self.pre_topk)
-        kept = suppress(gather_nd(boxes, cells[:, 0, :, None], batch_dims=1), best)
+        limits = (self.max_dets, self.contract.nms_thr, self.contract.score_thr)
+        if self.contract.pre_topk is None:
+            return nms_op(boxes, scores, *limits)
+        best, cells = top_at_most(scores, self.contract.pre_topk)
+        kept = nms_op(gather_nd(boxes, cells[:, 0, :, None], batch_dims=1), best, *limits)
         return torch.cat([kept[:, :2], gather_nd(cells, kept)[:, None]], dim=1)
 
 
-def _by_picture(rows: Tensor, picture: Tensor, images: Tensor, min_rows: int) -> Tensor:
-    """``(n, C)`` rows, best first over the whole batch, to ``(B, N, C)``: best first a picture, zeros below.
-
-    Args:
-        rows: ``(n, C)``.
-        picture: ``(n, 1)`` which picture each row belongs to.
-        images: The network's input.
-        min_rows: N is at least this.
-    """
-    member = one_hot(picture, images)  # (n, 1, B)
+def _by_image(rows: Tensor, image: Tensor, images: Tensor, min_rows: int) -> Tensor:
+    """``(n, C)`` rows, best first over the batch, of images ``(n, 1)`` to ``(B, N, C)``: best first, zeros below."""
+    member = one_hot(image, images)  # (n, 1, B)
     place = (members_before(member) * member).sum(dim=2)
     most = member.sum(dim=0).amax(dim=1)
     if min_rows:
         most = most.maximum(torch.tensor([min_rows]))
-    return scatter_rows(rows, torch.cat([picture, place], dim=1), most, images)
+    return scatter_rows(rows, torch.cat([image, place], dim=1), most, images)
 
 
-class FixedDecode(nn.Module):
+class FixedDecode(_Decode):
     """People by top-k and an unrolled suppression in plain tensor operators: shapes never depend on data.
 
     Candidates are the ``pre_topk`` best scores, sorted. With ``M[i, j]`` telling that a better candidate j overlaps
@@ -195,38 +263,17 @@ class FixedDecode(nn.Module):
     that: the map reverses inclusion, so even rounds keep a superset of the greedy result. With an even number of
     rounds nobody is lost; a duplicate at the far end of such a chain may stay.
 
-    Args:
-        model: The trained network.
-        score_thr: Scores must be above this.
-        nms_thr: Overlaps above this IoU are suppressed.
-        max_dets: Rows of output.
-        pre_topk: Candidates that enter the suppression.
-        rounds: Rounds of the suppression; even.
-        pad: Candidates to pad with, so that there are ``pre_topk`` even for the smallest input.
+    ``pad`` candidates are added, so that there are ``pre_topk`` even for the smallest input.
     """
 
     better: Tensor
     to_corners: Tensor
 
-    def __init__(
-        self,
-        model: RTMO,
-        *,
-        score_thr: float,
-        nms_thr: float,
-        max_dets: int,
-        pre_topk: int,
-        rounds: int,
-        pad: int,
-    ) -> None:
-        super().__init__()
-        self.people = People(model)
-        self.priors = GridPriors()
-        self.score_thr, self.nms_thr, self.max_dets = score_thr, nms_thr, max_dets
-        self.pre_topk, self.rounds, self.pad = pre_topk, rounds, pad
-        self.num_keypoints = model.spec.num_keypoints
+    def __init__(self, model: RTMO, contract: DecodeContract, *, pad: int) -> None:
+        super().__init__(model, contract)
+        self.candidates, self.pad = contract.pre_topk or 0, pad
         self.register_buffer("to_corners", CORNERS)
-        self.register_buffer("better", torch.ones(pre_topk, pre_topk).tril(-1))
+        self.register_buffer("better", torch.ones(self.candidates, self.candidates).tril(-1))
 
     def forward(self, maps: HeadMaps, images: Tensor) -> tuple[Tensor, Tensor]:
         """Head maps and the input to ``dets`` and ``keypoints``."""
@@ -234,7 +281,7 @@ class FixedDecode(nn.Module):
         scores, rest = reshape(logits.sigmoid(), (0, -1)), rest.transpose(1, 2)
         if self.pad:
             scores = torch.nn.functional.pad(scores, (0, self.pad), value=-1.0)
-        score, cell = scores.topk(self.pre_topk, dim=1)
+        score, cell = scores.topk(self.candidates, dim=1)
         if self.pad:
             cell = cell.minimum(length(maps.maps, 2) - 1)
         index = cell[:, :, None]
@@ -261,17 +308,17 @@ class FixedDecode(nn.Module):
 
     def _suppress(self, boxes: Tensor, score: Tensor) -> Tensor:
         """``(B, C)`` float, 1 for survivors."""
-        overlap = (_batch_iou(boxes @ self.to_corners) > self.nms_thr).float() * self.better
-        valid = (score > self.score_thr).float()[:, :, None]
+        overlap = (_batch_iou(boxes @ self.to_corners) > self.contract.nms_thr).float() * self.better
+        valid = (score > self.contract.score_thr).float()[:, :, None]
         keep = valid
-        for _ in range(self.rounds):
+        for _ in range(self.contract.nms_rounds or 0):
             # Counts are whole numbers, so 1 - count is 1 for nobody and at most 0 otherwise.
             keep = torch.relu(valid - overlap @ keep)
         return keep[:, :, 0]
 
 
 def _batch_iou(corners: Tensor) -> Tensor:
-    """``(B, C, 4)`` to ``(B, C, C)``, as :func:`rtmo_deploy.model.nms.box_iou` for each picture."""
+    """``(B, C, 4)`` to ``(B, C, C)``, as :func:`rtmo_deploy.model.head.box_iou` for each picture."""
     low, high = split(corners, [2, 2], dim=2)
     overlap = torch.relu(torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None]))
     width, height = split(overlap, [1, 1], dim=3)
@@ -287,9 +334,6 @@ class RawDecode(nn.Module):
 
     Outputs ``cls_scores`` (B, P, 1) logits, ``bbox_preds`` (B, P, 4) raw, ``kpt_vis`` (B, P, K) logits and
     ``pose_vecs`` (B, P, V). Boxes, suppression and coordinates are the consumer's work.
-
-    Args:
-        model: The trained network.
     """
 
     def __init__(self, model: RTMO) -> None:

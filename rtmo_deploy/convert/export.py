@@ -1,47 +1,29 @@
-"""A checkpoint becomes a proven ONNX model."""
+"""Exports a checkpoint to ONNX, verified against PyTorch before it is written."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, InputContract, Kind, Parent, check_contracts, made_with
-from rtmo_deploy.convert.metadata import write_metadata
+from rtmo_deploy.artifact import Artifact, DecodeMode, InputContract, Parent, check_contracts, made_with
 from rtmo_deploy.convert.options import ExportOptions
+from rtmo_deploy.convert.step import ExportResult, require_onnxruntime, require_parity, write_bytes, write_metadata
 from rtmo_deploy.convert.trace import trace_coordinates, trace_network
-from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure import ValidationReport, validate_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import onnx
+
     from rtmo_deploy.measure.verify import VerificationReport
     from rtmo_deploy.model import LoadedCheckpoint
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What an export made.
-
-    Attributes:
-        artifact: The file and what it knows of itself.
-        nodes: Nodes of its graph.
-        size: Bytes.
-        seconds: Time taken.
-        validation: Checks of the file alone; None if it was not verified.
-        verification: Comparison with PyTorch; None if it was not verified.
-    """
-
-    artifact: Artifact
-    nodes: int
-    size: int
-    seconds: float
-    validation: ValidationReport | None
-    verification: VerificationReport | None
 
 
 def export_onnx(
@@ -69,14 +51,64 @@ def export_onnx(
         SetupError: The file cannot be written.
     """
     started = time.monotonic()
-    taken = checkpoint.taken
-    options = (options or ExportOptions()).of_model(
-        score_thr=taken.score_thr, nms_thr=taken.nms_thr, pre_topk=taken.pre_topk
-    )
+    options = options or ExportOptions()
     if verify:
-        _need_onnxruntime()
-    input_hw = options.input_hw or checkpoint.input_hw
-    artifact = _describe(checkpoint, output, options, input_hw)
+        require_onnxruntime("export")
+    artifact = _describe(checkpoint, output, options)
+    progress("tracing and simplifying")
+    model = trace_network(checkpoint.model, artifact, options.opset)
+    companion = None
+    if artifact.decode.mode is DecodeMode.RAW:
+        progress("tracing the coordinate classifier")
+        companion = _trace_companion(checkpoint, options.opset)
+        name = f"{output.stem}.dcc.onnx"
+        artifact = replace(artifact, companion=Parent(name, hashlib.sha256(companion).hexdigest()))
+    write_metadata(model, artifact)
+    validation, verification = None, None
+    if verify:
+        validation, verification = _verify(model, checkpoint, artifact, companion, progress)
+        reports = {"validation": validation.to_dict(), "parity": verification.to_dict()}
+        artifact = replace(artifact, verified=reports)
+        write_metadata(model, artifact)
+    progress("writing")
+    files = [output]
+    if companion is not None and artifact.companion is not None:
+        files.append(output.with_name(artifact.companion.name))
+        write_bytes(files[1], companion)
+    write_bytes(output, model.SerializeToString())
+    return ExportResult(
+        artifact=artifact,
+        files=tuple(files),
+        size=output.stat().st_size,
+        seconds=time.monotonic() - started,
+        validation=validation,
+        verification=verification,
+        nodes=len(model.graph.node),
+    )
+
+
+def _describe(checkpoint: LoadedCheckpoint, output: Path, options: ExportOptions) -> Artifact:
+    height, width = options.imgsz or checkpoint.input_hw
+    taken = checkpoint.taken
+    artifact = Artifact(
+        path=output,
+        kind=Kind.ONNX,
+        architecture=checkpoint.architecture,
+        skeleton=checkpoint.skeleton,
+        input=InputContract(
+            height=height,
+            width=width,
+            batch=options.fixed_batch,
+            dynamic_hw=not options.static,
+            placement=options.letterbox,
+        ),
+        decode=options.contract(score_thr=taken.score_thr, nms_thr=taken.nms_thr, pre_topk=taken.pre_topk),
+        variant=checkpoint.variant.name if checkpoint.variant else None,
+        parents=(Parent(checkpoint.path.name, checkpoint.sha256),),
+        versions=made_with("torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
+        domain=checkpoint.domain,
+        untrained=checkpoint.untrained,
+    )
     try:
         check_contracts(artifact.input, artifact.decode)
     except ValueError as error:  # no command would read the model
@@ -84,113 +116,39 @@ def export_onnx(
             f"No such model can be exported: {error}.",
             remedy="Choose a smaller input (--imgsz), batch or number of detections.",
         ) from error
-    progress("tracing and simplifying")
-    model = trace_network(checkpoint.model, options, input_hw)
-    companion = _companion(checkpoint, artifact, options, progress)
-    if companion is not None:
-        model_bytes, parent = companion
-        artifact = replace(artifact, companion=parent)
-    else:
-        model_bytes = None
-    write_metadata(model, artifact)
-    validation, verification = None, None
-    if verify:
-        progress("validating")
-        validation = validate_model(model, output)
-        _require_valid(validation, output)
-        from rtmo_deploy.convert.verify import verify_export
-
-        verification = verify_export(model, checkpoint.model, artifact, companion=model_bytes, progress=progress)
-        _require_parity(verification, output)
-        artifact = replace(
-            artifact,
-            verified={"validation": validation.to_dict(), "parity": verification.to_dict()},
-        )
-        write_metadata(model, artifact)
-    progress("writing")
-    if model_bytes is not None and artifact.companion is not None:
-        _write(output.with_name(artifact.companion.name), model_bytes)
-    _write(output, model.SerializeToString())
-    return ExportResult(
-        artifact=artifact,
-        nodes=len(model.graph.node),
-        size=output.stat().st_size,
-        seconds=time.monotonic() - started,
-        validation=validation,
-        verification=verification,
-    )
+    return artifact
 
 
-def _describe(
-    checkpoint: LoadedCheckpoint, output: Path, options: ExportOptions, input_hw: tuple[int, int]
-) -> Artifact:
-    return Artifact(
-        path=output,
-        kind=Kind.ONNX,
-        architecture=checkpoint.architecture,
-        skeleton=checkpoint.skeleton,
-        input=InputContract(
-            height=input_hw[0],
-            width=input_hw[1],
-            batch=options.fixed_batch,
-            dynamic_hw=not options.static,
-            placement=options.placement,
-        ),
-        decode=options.decode.contract(),
-        variant=checkpoint.variant.name if checkpoint.variant else None,
-        parents=(Parent(checkpoint.path.name, checkpoint.sha256),),
-        versions=made_with("torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
-        domain=checkpoint.domain,
-        untrained=checkpoint.untrained,
-    )
-
-
-def _companion(
-    checkpoint: LoadedCheckpoint, artifact: Artifact, options: ExportOptions, progress: Callable[[str], None]
-) -> tuple[bytes, Parent] | None:
-    """The second file of a ``raw`` export, and its name and hash."""
-    import hashlib
-
-    from rtmo_deploy.artifact import DecodeMode
-
-    if artifact.decode.mode is not DecodeMode.RAW:
-        return None
-    progress("tracing the coordinate classifier")
-    model = trace_coordinates(checkpoint.model, options.opset)
+def _trace_companion(checkpoint: LoadedCheckpoint, opset: int) -> bytes:
+    """Content of the second file of a ``raw`` export: the coordinate classifier."""
+    model = trace_coordinates(checkpoint.model, opset)
     model.producer_name, model.producer_version = "rtmo-deploy", __version__
-    content = model.SerializeToString()
-    name = f"{artifact.path.stem}.dcc.onnx"
-    return content, Parent(name, hashlib.sha256(content).hexdigest())
+    return model.SerializeToString()
 
 
-def _need_onnxruntime() -> None:
-    import importlib.util
+def _verify(
+    model: onnx.ModelProto,
+    checkpoint: LoadedCheckpoint,
+    artifact: Artifact,
+    companion: bytes | None,
+    progress: Callable[[str], None],
+) -> tuple[ValidationReport, VerificationReport]:
+    from rtmo_deploy.convert.verify import verify_export
 
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise MissingDependencyError("onnxruntime", purpose="Verifying the export (--no-verify skips it)", extra="cpu")
-
-
-def _require_valid(report: ValidationReport, output: Path) -> None:
-    for check in report.checks:
+    progress("validating")
+    validation = validate_model(model, artifact.path)
+    for check in validation.checks:
         if not check.ok:
             raise ArtifactError(
                 f"The exported model does not pass {check.name}: {check.detail}",
                 remedy="Nothing was written. Try another --opset; if it stays, please report it.",
-                where=output,
+                where=artifact.path,
             )
-
-
-def _require_parity(report: VerificationReport, output: Path) -> None:
-    failures = report.failures()
-    if failures:
-        more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
-        raise ParityError(
-            f"The exported model does not compute what PyTorch computes: {'; '.join(failures[:3])}{more}.",
-            remedy="Nothing was written. Export with --no-verify to look at the file, and please report it.",
-            where=output,
-        )
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    verification = verify_export(model, checkpoint.model, artifact, companion=companion, progress=progress)
+    require_parity(
+        verification.failures(),
+        "The exported model does not compute what PyTorch computes",
+        remedy="Export with --no-verify to look at the file, and please report it.",
+        where=artifact.path,
+    )
+    return validation, verification

@@ -1,9 +1,9 @@
-"""People to compare whatever the weights are: the classifier's logits moved, level by level.
+"""Shifts the classifier's logits, level by level, so that there are detections to compare whatever the weights are.
 
-An untrained network finds nobody, and a trained one may find people on one level only. So before two forms of a model
-are compared, the same numbers are added to the logits of each level on both sides: to where about half a dozen cells
-of the level pass the threshold in a picture, in the widest gap that there is between two of them. So every level has
-people, none is near the threshold, and the layers that only people pass through are compared of each.
+An untrained network detects nobody, and a trained one may do so on one level only. Before two forms of a model are
+compared, the same numbers are added to the logits of each level on both sides: to where about half a dozen cells of the
+level pass the threshold in an image, in the widest gap between two of them. So every level has detections, none is near
+the threshold, and the layers that only detections pass through are compared of each.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 import onnx
 
 from rtmo_deploy.runtime import onnxruntime_backend
-from rtmo_deploy.runtime.onnxruntime_backend import run_session
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
+from rtmo_deploy.runtime.onnxruntime_backend import EXACT, run_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,10 +60,7 @@ def logit_threshold(artifact: Artifact) -> float:
 def level_shift(logits: NDArray[np.float32], pictures: int, threshold: float) -> tuple[float, float]:
     """What to add to a level's logits, and how far the nearest of them then stays from the threshold.
 
-    Args:
-        logits: Of the level's cells in all pictures, in any shape.
-        pictures: How many they are.
-        threshold: What a logit must be above.
+    ``logits`` are those of all cells of ``pictures`` images; above the threshold a cell is a detection.
     """
     pooled = np.sort(np.asarray(logits, np.float32).ravel())[::-1]
     wanted = min(WANTED_PER_LEVEL * pictures, max(len(pooled) - 2, 1))
@@ -81,12 +77,9 @@ def choose_shift(
     pictures: Sequence[NDArray[np.float32]],
     artifact: Artifact,
 ) -> Shift:
-    """What to add to the logits of each level, from what a graph makes of pictures; empty where it has no such nodes.
+    """What to add to the logits of each level, from what a graph makes of images ``(B, 3, H, W)``.
 
-    Args:
-        model: The graph that the other one was made of.
-        pictures: ``(B, 3, H, W)`` each.
-        artifact: What it says of itself.
+    Empty where it has no such nodes.
 
     Raises:
         ArtifactError: ONNX Runtime does not take or run the graph.

@@ -1,20 +1,26 @@
-"""The network as it is exported: the fused model, with attention and head written for a small graph.
+"""Rewrites a trained network into an equal one with fewer operations, which is exported.
 
-Everything that depends on the input's size is computed in the graph, from shapes; with a static input the exporter
-and the simplifier fold it to constants.
+BatchNorm is folded into the convolution before it, the two branches of a RepVGG block become one convolution, and
+the Focus layer (four strided slices, a concat and a 3x3 convolution) becomes one 6x6 convolution of stride 2. All
+arithmetic on weights is done in float64. Attention and head are written for a small graph. What depends on the input's
+size is computed in the graph, from shapes; with a static input the exporter and the simplifier fold it to constants.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rtmo_deploy.convert.fuse import fuse
 from rtmo_deploy.convert.onnx_ops import arange, reshape, reshape_like, split
+from rtmo_deploy.model.backbone import Focus
+from rtmo_deploy.model.layers import ConvModule
+from rtmo_deploy.model.neck import RepVGGBlock
 from rtmo_deploy.model.spec import STRIDES
 
 if TYPE_CHECKING:
@@ -23,6 +29,100 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.head import RTMOHeadModule
     from rtmo_deploy.model.neck import ChannelMapper, HybridEncoder
     from rtmo_deploy.model.rtmo import RTMO
+
+
+def fuse(model: RTMO) -> RTMO:
+    """A fused copy of a network in eval mode; the network itself is untouched."""
+    fused = copy.deepcopy(model)
+    _replace(fused)
+    return fused.eval()
+
+
+def _replace(parent: nn.Module) -> None:
+    for name, child in parent.named_children():
+        replacement: nn.Module | None = None
+        if isinstance(child, Focus):
+            replacement = _fuse_focus(child)
+        elif isinstance(child, RepVGGBlock):
+            replacement = _fuse_repvgg(child)
+        elif isinstance(child, ConvModule):
+            replacement = _conv_act(child.conv, *_fold(child), child.activate)
+        if replacement is None:
+            _replace(child)
+        else:
+            setattr(parent, name, replacement)
+
+
+def _fold(module: ConvModule) -> tuple[Tensor, Tensor]:
+    """Weight and bias, float64, of convolution and BatchNorm as one."""
+    scale, mean = _scale_and_mean(module.bn)
+    weight = module.conv.weight.double() * scale[:, None, None, None]
+    return weight, module.bn.bias.double() - mean * scale
+
+
+def _scale_and_mean(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    if bn.running_mean is None or bn.running_var is None:
+        raise ValueError("BatchNorm without running statistics cannot be folded")
+    return bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt(), bn.running_mean.double()
+
+
+def _conv_act(like: nn.Conv2d, weight: Tensor, bias: Tensor, act: nn.Module, *, stride: int = 0) -> nn.Sequential:
+    """A convolution with bias, and the activation; named like the module it replaces."""
+    kernel = weight.shape[-1]
+    conv = nn.Conv2d(
+        weight.shape[1] * like.groups,
+        weight.shape[0],
+        kernel,
+        stride or like.stride[0],
+        padding=(kernel - 1) // 2,
+        groups=like.groups,
+    )
+    parts: dict[str, nn.Module] = {"conv": with_weights(conv, weight, bias)}
+    if not isinstance(act, nn.Identity):
+        parts["act"] = act
+    return nn.Sequential(OrderedDict(parts))
+
+
+_Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
+
+
+def with_weights(layer: _Layer, weight: Tensor, bias: Tensor) -> _Layer:
+    """The layer with these weights as float32 constants."""
+    layer.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.detach().float(), requires_grad=False)
+    return layer
+
+
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """The linear layer of weight (out, in) and bias (out,)."""
+    return with_weights(nn.Linear(weight.shape[1], weight.shape[0]), weight, bias)
+
+
+def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    return with_weights(nn.Conv2d(weight.shape[1], weight.shape[0], 1), weight, bias)
+
+
+def _fuse_repvgg(block: RepVGGBlock) -> nn.Sequential:
+    weight, bias = _fold(block.branch_3x3)
+    point, point_bias = _fold(block.branch_1x1)
+    weight = weight + nn.functional.pad(point, (1, 1, 1, 1))
+    return _conv_act(block.branch_3x3.conv, weight, bias + point_bias, block.act)
+
+
+def _fuse_focus(focus: Focus) -> nn.Sequential:
+    """Patch channel blocks are TL, BL, TR, BR: block ``2 * column + row`` is the pixel (row, column) of a 2x2 cell."""
+    weight, bias = _fold(focus.conv)
+    out = weight.shape[0]
+    blocks = weight.reshape(out, 2, 2, 3, 3, 3)  # out, column, row, colour, ky, kx
+    spread = blocks.permute(0, 3, 4, 2, 5, 1).reshape(out, 3, 6, 6)  # out, colour, (ky, row), (kx, column)
+    return _conv_act(focus.conv.conv, spread, bias, focus.conv.activate, stride=2)
+
+
+def fold_linear_bn(layer: nn.Linear, bn: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Weight (out, in) and bias, float64, of the linear layer that equals ``bn(linear(x))`` in eval mode."""
+    scale, mean = _scale_and_mean(bn)
+    bias = layer.bias.double() if layer.bias is not None else torch.zeros_like(scale)
+    return layer.weight.double() * scale[:, None], (bias - mean) * scale + bn.bias.double()
 
 
 SQRT2 = math.sqrt(2)
@@ -43,11 +143,11 @@ class ExportEncoder(nn.Module):
         # The 1 / sqrt(d) of the attention goes into the query's weights.
         scale = torch.ones(2 * channels, dtype=torch.float64)
         scale[:channels] = self.head_dim**-0.5
-        self.query_key = _linear(weight[: 2 * channels] * scale[:, None], bias[: 2 * channels] * scale)
+        self.query_key = linear(weight[: 2 * channels] * scale[:, None], bias[: 2 * channels] * scale)
         # Attention weights sum to 1, so the value's bias passes through and joins the output's.
         out = attn.out_proj.weight.detach().double()
         self.value = nn.Parameter(weight[2 * channels :].T.float().contiguous(), requires_grad=False)
-        self.out = _linear(out, out @ bias[2 * channels :] + attn.out_proj.bias.detach().double())
+        self.out = linear(out, out @ bias[2 * channels :] + attn.out_proj.bias.detach().double())
         act = layer.ffn.get_submodule("layers.0.1")
         self.act = None if isinstance(act, nn.GELU) else act
         root = SQRT2 if self.act is None else 1.0
@@ -56,8 +156,8 @@ class ExportEncoder(nn.Module):
             for part in ("layers.0.0", "layers.1")
         )
         # gelu(x) = x (1 + erf(x / sqrt 2)) / 2, with the square root and the half in the weights around it.
-        self.expand = _linear(expand["weight"], expand["bias"])
-        self.contract = _linear(contract["weight"], contract["bias"] * root)
+        self.expand = linear(expand["weight"], expand["bias"])
+        self.contract = linear(contract["weight"], contract["bias"] * root)
         self.norms = layer.norms
         self.pos_enc = ExportPositionEncoding(neck)
 
@@ -106,13 +206,6 @@ class Grid(nn.Module):
         return positions, positions[::every, ::every]
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.weight = nn.Parameter(weight.float(), requires_grad=False)
-    layer.bias = nn.Parameter(bias.float(), requires_grad=False)
-    return layer
-
-
 class ExportNeck(nn.Module):
     """The neck with its encoder replaced."""
 
@@ -134,19 +227,17 @@ class ExportNeck(nn.Module):
 class HeadMaps:
     """What the head computes for every cell; P cells: stride 16 first, row by row, then stride 32.
 
-    Attributes:
-        maps: ``(B, 1 + 4 + C, P)``: the logit, the box, the features. Of a dense head the box is the raw prediction and
-            the features are visibility logits and pose vectors. Otherwise the box is in pixels (offset of the centre
-            from the cell's, logarithm of width and height), and the features are those of the pose branch, which two
-            1x1 convolutions a level turn into visibilities and pose vectors, for survivors only.
-        channels: C.
-        fine: ``(B, 1 + 4 + C, P16)``, stride 16 alone: its length tells which level a cell belongs to.
-        grid: Pixel positions of the cells' first pixels, ``(H, W, 2)`` a level.
+    Of a dense head the box is the raw prediction and the features are visibility logits and pose vectors. Otherwise the
+    box is in pixels (offset of the centre from the cell's, logarithm of width and height), and the features are those
+    of the pose branch, which two 1x1 convolutions a level turn into visibilities and pose vectors, for survivors only.
     """
 
+    #: ``(B, 1 + 4 + channels, P)``: the logit, the box, the features.
     maps: Tensor
     channels: int
+    #: ``maps`` of stride 16 alone: its length tells which level a cell belongs to.
     fine: Tensor
+    #: Positions of the cells' first pixels, ``(H, W, 2)`` a level.
     grid: tuple[Tensor, Tensor]
 
 
@@ -170,12 +261,10 @@ def _half(conv: nn.Module, which: int) -> nn.Conv2d:
 
 
 class ExportHead(nn.Module):
-    """The convolutions of the head that every cell needs. The proxy regression of training is gone.
+    """The convolutions of the fused head that every cell needs, and if ``dense`` all that it has.
 
-    Args:
-        head: The fused head.
-        dense: Compute visibilities and pose vectors of every cell here; otherwise they are left to the decoder, which
-            computes them for survivors only, and the strides are folded into the box predictions.
+    Otherwise visibilities and pose vectors are left to the decoder, which computes them for survivors only, and the
+    strides are folded into the box predictions. The proxy regression of training is gone.
     """
 
     def __init__(self, head: RTMOHeadModule, *, dense: bool) -> None:
@@ -221,20 +310,8 @@ def _in_pixels(conv: nn.Module, stride: int) -> nn.Conv2d:
     return _pointwise(weight, bias)
 
 
-def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
-    conv.weight = nn.Parameter(weight, requires_grad=False)
-    conv.bias = nn.Parameter(bias, requires_grad=False)
-    return conv
-
-
 class ExportNetwork(nn.Module):
-    """Fused network and a decoder: the module that is traced.
-
-    Args:
-        model: The trained network; untouched.
-        decode: Maps ``(HeadMaps, images)`` to the graph's outputs. Its submodule name makes its nodes ``/decode/...``.
-    """
+    """Fused network and a decoder of ``(HeadMaps, images)``, whose nodes are called ``/decode/...``."""
 
     def __init__(self, model: RTMO, decode: nn.Module, *, dense: bool = False) -> None:
         super().__init__()

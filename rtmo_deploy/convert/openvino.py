@@ -1,25 +1,30 @@
-"""An ONNX model becomes an OpenVINO model, compared with it before it is written."""
+"""Converts an ONNX model to OpenVINO, compared with its source before it is written."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
 import time
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, Kind, Parent, made_with
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
-from rtmo_deploy.errors import MissingDependencyError, ParityError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write, sha256_of
-from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
+from rtmo_deploy.artifact import Artifact, write_companion
+from rtmo_deploy.convert.step import (
+    ExportResult,
+    Source,
+    derived,
+    read_source,
+    require_onnxruntime,
+    require_parity,
+)
+from rtmo_deploy.errors import SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.files import atomic_write
 from rtmo_deploy.runtime.openvino_backend import import_openvino, parse_model, require_no_plugin
-from rtmo_deploy.runtime.openvino_file import metadata_fields, weights_path
-from rtmo_deploy.runtime.openvino_ir import SECTION
+from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,25 +33,7 @@ if TYPE_CHECKING:
 
 #: Precision of a float32 graph whose weights are kept in 16 bits; it is computed in float32.
 COMPRESSED = "fp16-weights"
-
-
-@dataclass(frozen=True)
-class OpenvinoResult:
-    """What a conversion made.
-
-    Attributes:
-        artifact: The .xml file and what it knows of itself.
-        weights: The .bin file.
-        size: Bytes of both.
-        seconds: Time taken.
-        verification: Comparison with ONNX Runtime; None if it was not verified.
-    """
-
-    artifact: Artifact
-    weights: Path
-    size: int
-    seconds: float
-    verification: VerificationReport | None
+_PURPOSE = "Converting to OpenVINO"
 
 
 def convert_openvino(
@@ -56,7 +43,7 @@ def convert_openvino(
     compress_fp16: bool = False,
     verify: bool = True,
     progress: Callable[[str], None] = lambda _: None,
-) -> OpenvinoResult:
+) -> ExportResult:
     """Convert an ONNX model, compare both, and only then write it.
 
     The .bin file is written beside the .xml file; a ``raw`` model's companion, which stays ONNX, is copied there.
@@ -81,62 +68,60 @@ def convert_openvino(
     started = time.monotonic()
     if output.suffix.lower() != ".xml":
         raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .xml.")
-    _need_packages(verify=verify)
+    import_openvino(_PURPOSE)
+    if verify:
+        require_onnxruntime("conversion")
     progress("reading the ONNX model")
-    model = load_onnx(source)
-    parent = onnx_artifact(source, model)
-    require_no_plugin(parent)
-    if compress_fp16 and parent.precision != "fp32":
+    read = read_source(source, output)
+    precision = read.artifact.precision
+    require_no_plugin(read.artifact)
+    if compress_fp16 and precision != "fp32":
         raise UsageError(
-            f"Its precision is {parent.precision}; only a float32 model's weights can be kept in 16 bits.",
+            f"Its precision is {precision}; only a float32 model's weights can be kept in 16 bits.",
             remedy="Leave it away.",
             where=source,
         )
-    companion = read_companion(parent)
-    refuse_companion(parent, output)
-    artifact = _describe(parent, output, compress_fp16=compress_fp16)
+    artifact = derived(
+        read.artifact,
+        output,
+        *("openvino", "onnx", "onnxruntime", "onnxruntime-gpu"),
+        kind=Kind.OPENVINO,
+        precision=COMPRESSED if compress_fp16 else precision,
+    )
     progress("converting")
-    graph = parse_model(_without_metadata(model), where=source)
-    files = _serialise(graph, artifact, compress_fp16=compress_fp16)
+    graph = parse_model(_without_metadata(read.model), where=source)
+    bare = _save(graph, compress_fp16=compress_fp16)
     report = None
     if verify:
-        from rtmo_deploy.convert.openvino_verify import verify_openvino
-
-        report = verify_openvino(model, files, artifact, companion=companion, progress=progress)
-        _require_parity(report, output)
+        report = _verify(read, bare, artifact, progress)
         artifact = replace(artifact, verified={"parity": report.to_dict()})
-        weights = files[1]
-        files = _serialise(graph, artifact, compress_fp16=compress_fp16)
-        if files[1] != weights:
-            raise AssertionError("OpenVINO wrote other weights the second time")
+    files = _with_metadata(graph, artifact, bare[1], compress_fp16=compress_fp16)
     progress("writing")
-    _write(output, files, artifact, companion)
-    return OpenvinoResult(
+    weights = weights_path(output)
+    _write(output, files, artifact, read.companion)
+    others = (output.with_name(artifact.companion.name),) if artifact.companion else ()
+    return ExportResult(
         artifact=artifact,
-        weights=weights_path(output),
+        files=(output, weights, *others),
         size=sum(map(len, files)),
         seconds=time.monotonic() - started,
         verification=report,
     )
 
 
-def _need_packages(*, verify: bool) -> None:
-    import_openvino("Converting to OpenVINO")
-    if verify and find_spec("onnxruntime") is None:
-        purpose = "Verifying the conversion (--no-verify skips it)"
-        raise MissingDependencyError("onnxruntime", purpose=purpose, extra="cpu")
+def _verify(
+    source: Source, files: tuple[bytes, bytes], artifact: Artifact, progress: Callable[[str], None]
+) -> VerificationReport:
+    from rtmo_deploy.convert.openvino_verify import verify_openvino
 
-
-def _describe(parent: Artifact, output: Path, *, compress_fp16: bool) -> Artifact:
-    return replace(
-        parent,
-        path=output,
-        kind=Kind.OPENVINO,
-        precision=COMPRESSED if compress_fp16 else parent.precision,
-        parents=(Parent(parent.path.name, sha256_of(parent.path)),),
-        versions=made_with("openvino", "onnx", "onnxruntime", "onnxruntime-gpu"),
-        verified=None,
+    report = verify_openvino(source.model, files, artifact, companion=source.companion, progress=progress)
+    require_parity(
+        report.failures(),
+        "The OpenVINO model does not find what the ONNX model finds",
+        remedy="Convert with --no-verify to look at the files, and please report it.",
+        where=artifact.path,
     )
+    return report
 
 
 def _without_metadata(model: onnx.ModelProto) -> bytes:
@@ -147,20 +132,19 @@ def _without_metadata(model: onnx.ModelProto) -> bytes:
     return bare.SerializeToString()
 
 
-def _serialise(graph: Any, artifact: Artifact, *, compress_fp16: bool) -> tuple[bytes, bytes]:
-    """Content of the .xml and of the .bin file; the .xml file holds the hash of the other, so it is made twice."""
-    files = _save(graph, compress_fp16=compress_fp16)
-    digest = hashlib.sha256(files[1]).hexdigest()
-    for key, value in metadata_fields(artifact, digest).items():
+def _with_metadata(graph: Any, artifact: Artifact, weights: bytes, *, compress_fp16: bool) -> tuple[bytes, bytes]:
+    """Content of both files, with what the model says of itself and the hash of its weights in the .xml file."""
+    for key, value in metadata_fields(artifact, hashlib.sha256(weights).hexdigest()).items():
         graph.set_rt_info(value, [SECTION, key])
     files = _save(graph, compress_fp16=compress_fp16)
-    if hashlib.sha256(files[1]).hexdigest() != digest:
+    if files[1] != weights:
         raise AssertionError("OpenVINO wrote other weights the second time")
     return files
 
 
 def _save(graph: Any, *, compress_fp16: bool) -> tuple[bytes, bytes]:
-    ov = import_openvino("Converting to OpenVINO")
+    """Content of the .xml and of the .bin file."""
+    ov = import_openvino(_PURPOSE)
     with tempfile.TemporaryDirectory(prefix="rtmo-deploy-") as folder:
         path = Path(folder) / "model.xml"
         try:
@@ -172,17 +156,6 @@ def _save(graph: Any, *, compress_fp16: bool) -> tuple[bytes, bytes]:
                 remedy="Check that the folder for temporary files (TMPDIR) has space left.",
                 where=folder,
             ) from error
-
-
-def _require_parity(report: VerificationReport, output: Path) -> None:
-    failures = report.failures()
-    if failures:
-        more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
-        raise ParityError(
-            f"The OpenVINO model does not find what the ONNX model finds: {'; '.join(failures[:3])}{more}.",
-            remedy="Nothing was written. Convert with --no-verify to look at the files, and please report it.",
-            where=output,
-        )
 
 
 def _write(output: Path, files: tuple[bytes, bytes], artifact: Artifact, companion: bytes | None) -> None:

@@ -1,150 +1,81 @@
-"""What an export can be asked for: one frozen record a decode mode, so that a knob that does not apply is not there."""
+"""The options of an export, declared once: the library takes them, ``export`` and recipes offer them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rtmo_deploy.artifact import DecodeContract, DecodeMode
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.zoo.variant import require_input_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rtmo_deploy.artifact import DecodeContract
+
+_T = TypeVar("_T")
 
 OPSETS = range(17, 21)
 #: TensorRT's top-k takes no more.
 MAX_TOPK = 3840
-#: Candidates that enter the unrolled suppression where nobody says.
+#: Candidates that enter the unrolled suppression by default.
 FIXED_TOPK = 300
+#: Rows of output by default. The reference has no limit; that of ``onnx`` is out of the way.
+MAX_DETS = {"onnx": 1000, "fixed": 100}
 MIN_SCORE_THR = 0.0001
+_MANY = 1_000_000
+#: Options that a decode mode does not have, and why.
+_FOREIGN = {
+    "raw": (("max_dets", "pre_topk", "min_rows"), "which decodes nothing"),
+    "fixed": (("min_rows",), "whose number of rows is fixed"),
+}
 
 
-@dataclass(frozen=True)
-class OnnxDecodeOptions:
-    """People by the standard NonMaxSuppression operator.
-
-    Attributes:
-        score_thr: Scores must be above this, 0.0001 to 1; None for what the model has.
-        nms_thr: Overlaps above this IoU are suppressed, 0 to 1; None for what the model has.
-        max_dets: Most people in a picture. The reference has no limit; this one is out of the way.
-        pre_topk: Candidates that enter the suppression, best scores first; None for all.
-        min_rows: Rows of output there are at least, zero where they are nobody, for clients that cannot take none
-            (rtmlib 0.0.16 looks at the first row whether there is one or not).
-    """
-
-    score_thr: float | None = None
-    nms_thr: float | None = None
-    max_dets: int = 1000
-    pre_topk: int | None = None
-    min_rows: int = 0
-
-    def __post_init__(self) -> None:
-        _check_thresholds(self.score_thr, self.nms_thr)
-        _check_count("max_dets", self.max_dets, 1_000_000)
-        if self.pre_topk is not None:
-            _check_count("pre_topk", self.pre_topk, 1_000_000)
-        if self.min_rows:
-            _check_count("min_rows", self.min_rows, self.max_dets, "max_dets")
-
-    def contract(self) -> DecodeContract:
-        """What the artifact records."""
-        return DecodeContract(
-            DecodeMode.ONNX,
-            *_thresholds(self.score_thr, self.nms_thr),
-            max_dets=self.max_dets,
-            pre_topk=self.pre_topk,
-            min_rows=self.min_rows,
-        )
-
-
-@dataclass(frozen=True)
-class FixedDecodeOptions:
-    """People by top-k and an unrolled suppression, in plain tensor operators.
-
-    Attributes:
-        score_thr: Scores must be above this, 0.0001 to 1; None for what the model has.
-        nms_thr: Overlaps above this IoU are suppressed, 0 to 1; None for what the model has.
-        max_dets: Rows of output; people beyond are dropped, lowest scores first.
-        pre_topk: Candidates that enter the suppression, best scores first; None for what the model has, at most 300.
-        rounds: Rounds of the suppression, even; see :class:`rtmo_deploy.convert.decode.FixedDecode`.
-    """
-
-    score_thr: float | None = None
-    nms_thr: float | None = None
-    max_dets: int = 100
-    pre_topk: int | None = None
-    rounds: int = 16
-
-    def __post_init__(self) -> None:
-        _check_thresholds(self.score_thr, self.nms_thr)
-        _check_count("pre_topk", self.candidates, MAX_TOPK)
-        _check_count("max_dets", self.max_dets, self.candidates, "pre_topk")
-        if self.rounds < 2 or self.rounds % 2:
-            raise UsageError(
-                f"The suppression cannot have {self.rounds} rounds.",
-                remedy="Give an even number from 2: with an odd one a person could be lost where chains are longer.",
-            )
-
-    @property
-    def candidates(self) -> int:
-        """Candidates that enter the suppression."""
-        return FIXED_TOPK if self.pre_topk is None else self.pre_topk
-
-    def contract(self) -> DecodeContract:
-        """What the artifact records."""
-        return DecodeContract(
-            DecodeMode.FIXED,
-            *_thresholds(self.score_thr, self.nms_thr),
-            max_dets=self.max_dets,
-            pre_topk=self.candidates,
-            nms_rounds=self.rounds,
-        )
-
-
-@dataclass(frozen=True)
-class RawDecodeOptions:
-    """Head tensors; decoding is the consumer's work.
-
-    Attributes:
-        score_thr: Recorded for the consumer; None for what the model has.
-        nms_thr: Recorded for the consumer; None for what the model has.
-        pre_topk: Recorded for the consumer; None for what the model has.
-    """
-
-    score_thr: float | None = None
-    nms_thr: float | None = None
-    pre_topk: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_thresholds(self.score_thr, self.nms_thr)
-
-    def contract(self) -> DecodeContract:
-        """What the artifact records."""
-        thresholds = _thresholds(self.score_thr, self.nms_thr)
-        return DecodeContract(DecodeMode.RAW, *thresholds, pre_topk=self.pre_topk)
-
-
-DecodeOptions = OnnxDecodeOptions | FixedDecodeOptions | RawDecodeOptions
+def option(default: Any, help_text: str) -> Any:
+    """A field of an options dataclass; ``help_text`` is what the help page of the command says of it."""
+    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """An export.
+    """How a checkpoint becomes an ONNX model.
+
+    Each field with a help text is an option of ``rtmo-deploy export`` and a key of a recipe's ``make: export``, under
+    the same name. None stands for the model's own value, or for the default of the decode mode.
 
     Attributes:
-        decode: How people are made.
-        input_hw: Height and width in pixels; recorded, and baked in when static. The model's own if None.
-        static: Bake height, width and batch in.
-        batch: Bake this batch size in; None leaves it dynamic, or 1 when static.
-        opset: ONNX operator set, 17 to 20.
-        placement: Where clients shall put the picture in the letterbox: ``center`` or ``top-left``.
+        imgsz: Height and width in pixels; recorded, and baked in when static.
+        batch: Dynamic if None, or 1 when static.
+        pre_topk: Best scores first. At most 3840 with ``fixed``.
+        min_rows: Zero rows fill up; rtmlib 0.0.16 reads the first row whether there is one or not.
+        rounds: Rounds of the ``fixed`` suppression, even; see :class:`rtmo_deploy.convert.decode.FixedDecode`.
+
+    Raises:
+        UsageError: A value is out of range, or does not apply to the decode mode.
     """
 
-    decode: DecodeOptions = field(default_factory=OnnxDecodeOptions)
-    input_hw: tuple[int, int] | None = None
-    static: bool = False
-    batch: int | None = None
-    opset: int = 17
-    placement: str = "center"
+    decode: Literal["onnx", "fixed", "raw"] = option(
+        "onnx",
+        "onnx: NonMaxSuppression in the graph, N dynamic. fixed: plain tensor operators, N = --max-dets. "
+        "raw: head tensors.",
+    )
+    imgsz: tuple[int, int] | None = option(None, "Letterbox images to this size. [default: the model's own]")
+    static: bool = option(False, "Bake height, width and batch in.")
+    batch: int | None = option(None, "Bake this batch size in. [default: dynamic; 1 with --static]")
+    opset: int = option(17, "ONNX operator set, 17 to 20.")
+    score_thr: float | None = option(None, "Scores must be above this. [default: the model's, 0.1]")
+    nms_thr: float | None = option(None, "Suppress overlaps above this IoU. [default: the model's, 0.65]")
+    max_dets: int | None = option(None, "Most detections in an image. [default: 1000; fixed: 100]")
+    pre_topk: int | None = option(None, "Candidates before suppression. [default: all; fixed: 300]")
+    min_rows: int | None = option(
+        None, "Rows of output there are at least; 1 for rtmlib, which cannot take none. [default: 0]"
+    )
+    letterbox: Literal["center", "top-left"] = option(
+        "center", "Placement recorded for clients: center as in training, top-left as rtmlib does."
+    )
+    rounds: int = 16
 
     def __post_init__(self) -> None:
+        self._check_decode()
         if self.opset not in OPSETS:
             raise UsageError(
                 f"Opset {self.opset} is not supported.",
@@ -152,23 +83,66 @@ class ExportOptions:
             )
         if self.batch is not None:
             _check_count("batch", self.batch, 4096)
-        if self.input_hw is not None:
-            require_input_size(self.input_hw)
+        if self.imgsz is not None:
+            from rtmo_deploy.zoo.records import require_input_size
 
-    def of_model(self, *, score_thr: float, nms_thr: float, pre_topk: int | None) -> ExportOptions:
-        """These options with what the model has where nothing else was asked for."""
-        decode = self.decode
-        own: dict[str, float | int] = {}
-        if decode.score_thr is None:
-            own["score_thr"] = score_thr
-        if decode.nms_thr is None:
-            own["nms_thr"] = nms_thr
-        if pre_topk is not None and decode.pre_topk is None:
-            own["pre_topk"] = pre_topk
-            if isinstance(decode, FixedDecodeOptions):
-                own["pre_topk"] = min(pre_topk, FIXED_TOPK)
-                own["max_dets"] = min(decode.max_dets, pre_topk)
-        return replace(self, decode=replace(decode, **own))  # type: ignore[arg-type]
+            require_input_size(self.imgsz)
+
+    def _check_decode(self) -> None:
+        if self.decode not in ("onnx", "fixed", "raw"):
+            raise UsageError(f"There is no decode mode '{self.decode}'.", remedy="Choose onnx, fixed or raw.")
+        foreign, why = _FOREIGN.get(self.decode, ((), ""))
+        for name in foreign:
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} does not apply to --decode {self.decode}, {why}.",
+                    remedy="Leave it away, or choose another --decode.",
+                )
+        _check_thresholds(self.score_thr, self.nms_thr)
+        if self.decode != "raw":
+            self._check_counts()
+
+    def _check_counts(self) -> None:
+        max_dets = _or(self.max_dets, MAX_DETS[self.decode])
+        if self.decode == "fixed":
+            candidates = _or(self.pre_topk, FIXED_TOPK)
+            _check_count("pre_topk", candidates, MAX_TOPK)
+            _check_count("max_dets", max_dets, candidates, "pre_topk")
+            if self.rounds < 2 or self.rounds % 2:
+                raise UsageError(
+                    f"The suppression cannot have {self.rounds} rounds.",
+                    remedy="Give an even number from 2: with an odd one, long chains of overlaps could lose a person.",
+                )
+            return
+        _check_count("max_dets", max_dets, _MANY)
+        if self.pre_topk is not None:
+            _check_count("pre_topk", self.pre_topk, _MANY)
+        if self.min_rows:
+            _check_count("min_rows", self.min_rows, max_dets, "max_dets")
+
+    def contract(self, *, score_thr: float = 0.1, nms_thr: float = 0.65, pre_topk: int | None = None) -> DecodeContract:
+        """What the artifact records; the arguments are the model's own settings, for options that are None."""
+        from rtmo_deploy.artifact import DecodeContract, DecodeMode
+
+        contract = DecodeContract(
+            DecodeMode(self.decode),
+            _or(self.score_thr, score_thr),
+            _or(self.nms_thr, nms_thr),
+            pre_topk=pre_topk if self.pre_topk is None else self.pre_topk,
+        )
+        if self.decode == "raw":
+            return contract
+        max_dets = _or(self.max_dets, MAX_DETS[self.decode])
+        if self.decode == "onnx":
+            return replace(contract, max_dets=max_dets, min_rows=self.min_rows or 0)
+        candidates = _or(self.pre_topk, min(pre_topk or FIXED_TOPK, FIXED_TOPK))
+        return replace(contract, max_dets=min(max_dets, candidates), pre_topk=candidates, nms_rounds=self.rounds)
+
+    @classmethod
+    def from_recipe(cls, section: Mapping[str, Any]) -> ExportOptions:
+        """The options of a recipe's ``make: export``, from a mapping that has at least their keys."""
+        options = {one.name: section[one.name] for one in fields(cls) if one.name in section}
+        return cls(**{**options, "imgsz": tuple(section["imgsz"]) if section["imgsz"] else None})
 
     @property
     def fixed_batch(self) -> int | None:
@@ -176,9 +150,8 @@ class ExportOptions:
         return self.batch or (1 if self.static else None)
 
 
-def _thresholds(score_thr: float | None, nms_thr: float | None) -> tuple[float, float]:
-    """The published models' thresholds where none are given."""
-    return (0.1 if score_thr is None else score_thr, 0.65 if nms_thr is None else nms_thr)
+def _or(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
 
 
 def _check_thresholds(score_thr: float | None, nms_thr: float | None) -> None:

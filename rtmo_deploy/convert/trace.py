@@ -13,18 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.convert.coordinates import ExportCoordinates
-from rtmo_deploy.convert.decode import FixedDecode, OnnxDecode, RawDecode
+from rtmo_deploy.convert.decode import ExportCoordinates, FixedDecode, OnnxDecode, RawDecode
 from rtmo_deploy.convert.network import ExportNetwork
 from rtmo_deploy.convert.onnx_ops import split
-from rtmo_deploy.convert.options import FixedDecodeOptions, OnnxDecodeOptions
 from rtmo_deploy.convert.passes import constants_to_initializers, name_nodes, simplify
 from rtmo_deploy.model.spec import STRIDES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rtmo_deploy.convert.options import ExportOptions
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.model import RTMO
 
 _Shapes = dict[str, tuple[int | str, ...]]
@@ -38,23 +36,17 @@ OUTPUTS = {
 TRACED_SHAPE = (3, 192, 224)
 
 
-def trace_network(model: RTMO, options: ExportOptions, input_hw: tuple[int, int]) -> onnx.ModelProto:
-    """The whole graph of a network, simplified and named.
-
-    Args:
-        model: The network; untouched.
-        options: What is asked for.
-        input_hw: Height and width in pixels, baked in when the export is static.
-    """
+def trace_network(model: RTMO, artifact: Artifact, opset: int) -> onnx.ModelProto:
+    """The graph of a network as the artifact describes it, simplified and named."""
+    contract = artifact.input
     batch, height, width = TRACED_SHAPE
-    if options.static:
-        height, width = input_hw
-    batch = options.fixed_batch or batch
-    mode = options.decode.contract().mode
-    network = ExportNetwork(model, _decoder(model, options, height, width), dense=mode is DecodeMode.RAW)
-    shapes = _shapes(model, options, height, width)
-    images = torch.zeros(batch, 3, height, width)
-    return _finish(_trace(network, (images,), ("input",), shapes, options.opset), shapes)
+    if not contract.dynamic_hw:
+        height, width = contract.height, contract.width
+    dense = artifact.decode.mode is DecodeMode.RAW
+    network = ExportNetwork(model, _decoder(model, artifact), dense=dense)
+    images = torch.zeros(contract.batch or batch, 3, height, width)
+    shapes = _shapes(model, artifact)
+    return _finish(_trace(network, (images,), ("input",), shapes, opset), shapes)
 
 
 def trace_coordinates(model: RTMO, opset: int) -> onnx.ModelProto:
@@ -75,19 +67,19 @@ def trace_coordinates(model: RTMO, opset: int) -> onnx.ModelProto:
     return _finish(traced, shapes)
 
 
-def _shapes(model: RTMO, options: ExportOptions, height: int, width: int) -> _Shapes:
+def _shapes(model: RTMO, artifact: Artifact) -> _Shapes:
     """Dimensions of the input and of every output: numbers where they are fixed, names where not."""
-    decode, spec = options.decode.contract(), model.spec
-    batch: int | str = options.fixed_batch or "batch"
-    sides: tuple[int | str, int | str] = (height, width) if options.static else ("height", "width")
+    contract, decode, spec = artifact.input, artifact.decode, model.spec
+    batch: int | str = contract.batch or "batch"
+    sides = ("height", "width") if contract.dynamic_hw else (contract.height, contract.width)
     shapes: _Shapes = {"input": (batch, 3, *sides)}
     if decode.mode is DecodeMode.RAW:
-        cells: int | str = cells_of(height, width) if options.static else "cells"
+        cells = "cells" if contract.dynamic_hw else cells_of(contract.height, contract.width)
         columns = (1, 4, spec.num_keypoints, spec.pose_vec_channels)
         for name, count in zip(OUTPUTS[decode.mode], columns, strict=True):
             shapes[name] = (batch, cells, count)
         return shapes
-    rows: int | str = "people" if decode.mode is DecodeMode.ONNX else (decode.max_dets or "people")
+    rows = "people" if decode.mode is DecodeMode.ONNX else (decode.max_dets or "people")
     return shapes | {"dets": (batch, rows, 5), "keypoints": (batch, rows, spec.num_keypoints, 3)}
 
 
@@ -108,30 +100,15 @@ class _Coordinates(nn.Module):
         return result
 
 
-def _decoder(model: RTMO, options: ExportOptions, height: int, width: int) -> nn.Module:
-    decode, contract = options.decode, options.decode.contract()
-    if isinstance(decode, OnnxDecodeOptions):
-        return OnnxDecode(
-            model,
-            score_thr=contract.score_thr,
-            nms_thr=contract.nms_thr,
-            max_dets=decode.max_dets,
-            pre_topk=decode.pre_topk,
-            batch=options.fixed_batch,
-            min_rows=decode.min_rows,
-        )
-    if isinstance(decode, FixedDecodeOptions):
-        return FixedDecode(
-            model,
-            score_thr=contract.score_thr,
-            nms_thr=contract.nms_thr,
-            max_dets=decode.max_dets,
-            pre_topk=decode.candidates,
-            rounds=decode.rounds,
-            # A dynamic input may have as few as 5 cells; a static one has what it has.
-            pad=max(decode.candidates - cells_of(height, width), 0) if options.static else decode.candidates,
-        )
-    return RawDecode(model)
+def _decoder(model: RTMO, artifact: Artifact) -> nn.Module:
+    contract, decode = artifact.input, artifact.decode
+    if decode.mode is DecodeMode.RAW:
+        return RawDecode(model)
+    if decode.mode is DecodeMode.ONNX:
+        return OnnxDecode(model, decode, batch=contract.batch)
+    # A dynamic input may have as few as 5 cells; a static one has what it has.
+    cells = 0 if contract.dynamic_hw else cells_of(contract.height, contract.width)
+    return FixedDecode(model, decode, pad=max((decode.pre_topk or 0) - cells, 0))
 
 
 def _trace(

@@ -21,8 +21,7 @@ from rtmo_deploy.convert.liven import case_shapes, level_shift, logit_threshold,
 from rtmo_deploy.measure.bounds import EXACT
 from rtmo_deploy.measure.comparison import Figures, compare_people
 from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
-from rtmo_deploy.model.head import decode_boxes, grid_priors
-from rtmo_deploy.model.nms import box_iou
+from rtmo_deploy.model.head import box_iou, decode_boxes, grid_priors
 from rtmo_deploy.model.spec import STRIDES
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.estimator import open_coordinates

@@ -5,8 +5,7 @@ Nothing here knows a network input: letterboxing, batching and augmenting belong
 
 from __future__ import annotations
 
-from rtmo_deploy.data._image_files import find_images
-from rtmo_deploy.data.images import decode_image, read_image
+from rtmo_deploy.data.images import decode_image, find_images, read_image
 from rtmo_deploy.data.sample import People, PoseDataset, Sample
 
 __all__ = ["People", "PoseDataset", "Sample", "decode_image", "find_images", "read_image"]

@@ -129,12 +129,7 @@ class Bodies:
 
 
 def sample_bodies(rng: np.random.Generator, count: int) -> Bodies:
-    """Draw bodies: proportions, activity, direction of view.
-
-    Args:
-        rng: Source of randomness; advanced by an amount that depends on ``count`` alone.
-        count: How many.
-    """
+    """Draw proportions, activity and direction of view of ``count`` bodies."""
     pose = rng.random((count, _COLUMNS))
     u = rng.random((count, 20))
     angles = _pose_angles(pose, u)

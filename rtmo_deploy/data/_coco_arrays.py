@@ -11,18 +11,34 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.data._packed import Packed
-from rtmo_deploy.data.ground_truth import GroundTruth
 from rtmo_deploy.data.images import MAX_PIXELS, max_pixels_allowed
+from rtmo_deploy.data.sample import GroundTruth
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from rtmo_deploy.data._findings import Collector
     from rtmo_deploy.poses import Skeleton
+
+
+class Packed:
+    """An immutable sequence of byte strings in one buffer."""
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self._ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        self._blob = b"".join(parts)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._blob[self._ends[index] : self._ends[index + 1]]
+
 
 _NUMBERS: Final = frozenset((int, float, bool))
 #: Coordinates beyond this are no places in a picture.

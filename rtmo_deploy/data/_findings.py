@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.poses import Skeleton
 
+
 Severity = Literal["error", "warning", "note"]
 Subject = Literal["image", "annotation", "file"]
 #: Ids of one finding that are printed; ``to_dict`` gives all.
@@ -81,15 +82,7 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing found, and where.
-
-    Attributes:
-        kind: Its name, as in ``keypoint-count``; the keys of :data:`KINDS`.
-        severity: ``error``: the data cannot be used; ``warning``: it is handled as it says; ``note``: as it should be.
-        subject: What the ids are ids of.
-        what: What was found, and how it is handled.
-        ids: Ids in the file, in its order; ``#12`` for the thirteenth entry of a list where there is no id.
-    """
+    """One kind of thing found, one of :data:`KINDS`, and the ids it was found at (``#12`` for an entry without one)."""
 
     kind: str
     severity: Severity
@@ -152,11 +145,7 @@ class CocoReport:
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     def require_ok(self) -> None:
-        """Raise one error that names all errors.
-
-        Raises:
-            InputDataError: There are errors.
-        """
+        """Raise one InputDataError that names all errors."""
         if not self.ok:
             listed = " ".join(f"{str(finding)[0].upper()}{str(finding)[1:]}" for finding in self.of("error"))
             raise InputDataError(
@@ -194,3 +183,7 @@ class Collector:
         order = {"error": 0, "warning": 1, "note": 2}
         found = [Finding(kind, *KINDS[kind], tuple(self.ids[kind])) for kind in KINDS if kind in self.ids]
         return tuple(sorted(found, key=lambda finding: order[finding.severity]))
+
+
+#: Images that are read to find out whether width and height are swapped.
+_TRIED = 8

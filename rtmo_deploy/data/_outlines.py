@@ -95,18 +95,7 @@ JOINTS: Final = slice(BANDS[-1].stop, BANDS[-1].stop + 17)
 
 
 class Plan(NamedTuple):
-    """In which order a body is drawn; sides are 0 for left, 1 for right.
-
-    Attributes:
-        far_arm: The arm to draw first.
-        far_leg: The leg to draw first.
-        arms_behind: Of either side, whether the arm is behind the trunk.
-        legs_before: Of either side, whether the thigh is before the trunk.
-        shown: Whether nose, eyes and ears are on the side of the head that is seen.
-        face: Whether the face is seen, at least in profile.
-        mouth: Whether the mouth is.
-        back: Whether the back of the head is nearer than the face.
-    """
+    """In which order a body is drawn, and what of its head is seen; sides are 0 for left, 1 for right."""
 
     far_arm: int
     far_leg: int
@@ -152,15 +141,9 @@ class Outlines:
     def place(
         self, bodies: NDArray[np.int64], heights: NDArray[np.float64], jitter: NDArray[np.float64]
     ) -> tuple[NDArray[np.int32], NDArray[np.float64], list[list[int]]]:
-        """Bodies in pixels, each in a patch of its own.
+        """Bodies of some heights in pixels, each in a patch of its own.
 
-        Args:
-            bodies: ``(N,)`` which ones.
-            heights: ``(N,)`` standing heights in pixels.
-            jitter: ``(N, 2)`` in 0..1: how slim, and how much turned.
-
-        Returns:
-            Polygons ``(N, V, 2)`` in 1/2**FIXED pixel; keypoints ``(N, 17, 2)`` in pixels; patch heights and widths.
+        Polygons ``(N, V, 2)`` in 1/2**FIXED pixel, keypoints ``(N, 17, 2)`` in pixels, patch heights and widths.
         """
         turn = 0.24 * (jitter[:, 1:] - 0.5)
         tall = heights[:, None]

@@ -1,206 +1,209 @@
-"""Calibration pictures: those of a named set or of a folder, one at a time, the broken ones passed over by name.
+"""Calibration images: those of a named set or of a folder, one at a time.
 
-A set knows its identity: a short JSON-ready record that changes whenever a picture of it does. What is measured on a
+A set knows its identity: a short JSON-ready record that changes whenever an image of it does. What is measured on a
 set is kept with that record, so that it is never taken for a measurement on another one.
+
+The records of named sets are the JSON files of ``calibration/sets`` in the repository. They are installed with the
+package as ``rtmo_deploy/data/calibration_sets``, byte for byte the same; the former are what is edited, a test compares
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
 
-from rtmo_deploy.data._calibration_record import SetRecord, read_record
-from rtmo_deploy.data._image_files import find_images
-from rtmo_deploy.data.images import read_image
+from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 _T = TypeVar("_T")
 
-#: Pictures that are taken of a folder unless asked otherwise. The ranges of a network settle with fewer.
+#: Images that are taken of a folder unless asked otherwise. The ranges of a network settle with fewer.
 FOLDER_COUNT = 256
+SCHEMA_VERSION: Final = 1
+#: The one rule there is: ids in ascending order of the images with at least one person (no crowd) who has labelled
+#: keypoints; of n such images the ones numbered ``floor(i * n / count)``.
+RULE: Final = "evenly spaced by id, of those with people"
+_COMMON: Final = {"schema_version", "name", "description", "source", "count"}
+_OWN: Final = {"synthetic": {"seed", "options"}, "annotations": {"annotations", "rule"}}
 
 
-class Picture(NamedTuple):
-    """A picture of a set: its name and its pixels, ``(h, w, 3)`` uint8 BGR."""
-
-    name: str
-    pixels: NDArray[np.uint8]
-
-
-class Skipped(NamedTuple):
-    """A picture of a set that cannot be read, and why."""
-
-    name: str
-    reason: str
-
-
-class CalibrationPictures(Protocol):
-    """A set: pictures by index, and what makes it this set and no other."""
+@dataclass(frozen=True)
+class CalibrationImages:
+    """A set of images, and what makes it this set and no other."""
 
     name: str
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> Picture:
-        """Picture ``index``.
-
-        Raises:
-            InputDataError: It cannot be read.
-        """
-        ...
-
-    def picture_name(self, index: int) -> str:
-        """Its name, whether it can be read or not."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """JSON-ready; equal for equal pictures only."""
-        ...
+    names: Sequence[str]  #: Of the images in their order, whether they can be read or not.
+    #: Image by index, ``(h, w, 3)`` uint8 BGR; InputDataError where it cannot be read.
+    read: Callable[[int], NDArray[np.uint8]]
+    identity: Callable[[], dict[str, Any]]  #: JSON-ready; equal for equal images only.
 
 
-def stream(pictures: CalibrationPictures) -> Iterator[Picture | Skipped]:
-    """Each picture of a set in turn, read when it is its turn; never two in memory on this account."""
-    for index in range(len(pictures)):
-        try:
-            yield pictures.read(index)
-        except InputDataError as error:
-            yield Skipped(pictures.picture_name(index), error.finding)
+@dataclass(frozen=True)
+class SetRecord:
+    """The record of a named set."""
+
+    name: str
+    description: str
+    #: ``synthetic``, or chosen by a rule from an annotation file that the user has.
+    source: Literal["synthetic", "annotations"]
+    count: int  #: Images, unless asked otherwise.
+    seed: int = 0  #: Of synthetic images.
+    options: tuple[tuple[str, Any], ...] = ()  #: Of synthetic images, as keywords of ``SyntheticOptions``.
+    annotations: str = ""  #: Name of the annotation file that is meant.
 
 
-class SyntheticPictures:
-    """Drawn people; the same pictures everywhere.
+def named_sets() -> tuple[str, ...]:
+    """Names of all sets, sorted."""
+    folder = importlib.resources.files("rtmo_deploy.data") / "calibration_sets"
+    return tuple(sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json")))
 
-    Args:
-        record: The set.
-        count: How many; the record's count if not given.
-    """
 
-    def __init__(self, record: SetRecord, count: int | None = None) -> None:
-        from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
-
-        self.name = record.name
-        self._people = SyntheticPeople(
-            _checked(count or record.count), seed=record.seed, options=SyntheticOptions(**dict(record.options))
+def read_record(name: str) -> SetRecord:
+    """The record of a named set."""
+    if name not in named_sets():
+        raise UsageError(
+            f"There is no calibration set '{name}'.",
+            remedy=f"There are: {', '.join(named_sets())}; or give a folder of images.",
         )
-
-    def __len__(self) -> int:
-        return len(self._people)
-
-    def read(self, index: int) -> Picture:
-        """Draw picture ``index``."""
-        return Picture(self.picture_name(index), self._people[index].image)
-
-    def picture_name(self, index: int) -> str:
-        """``synthetic-<index>``."""
-        return f"{self.name}-{index}"
-
-    def identity(self) -> dict[str, Any]:
-        """Seed, count, options, and the version of the generator."""
-        from rtmo_deploy.data.synthetic import GENERATOR_VERSION
-
-        return {
-            "source": "synthetic",
-            "name": self.name,
-            "count": len(self),
-            "seed": self._people.seed,
-            "options": self._people.options.to_dict(),
-            "generator_version": GENERATOR_VERSION,
-        }
+    file = importlib.resources.files("rtmo_deploy.data") / "calibration_sets" / f"{name}.json"
+    return parse_record(file.read_text(encoding="utf-8"), where=file.name)
 
 
-class FilePictures:
-    """Pictures in files.
-
-    Args:
-        name: What the set is called.
-        paths: The files, in order.
-        source: ``folder`` or ``annotations``.
-    """
-
-    def __init__(self, name: str, paths: Sequence[Path], *, source: str) -> None:
-        self.name, self._paths, self._source = name, tuple(paths), source
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> Picture:
-        """Read picture ``index``."""
-        return Picture(self.picture_name(index), read_image(self._paths[index]))
-
-    def picture_name(self, index: int) -> str:
-        """The file's name."""
-        return self._paths[index].name
-
-    def identity(self) -> dict[str, Any]:
-        """Count, and one SHA-256 over the names and contents of the files in their order; reads them all."""
-        digest = hashlib.sha256()
-        for path in self._paths:
-            try:
-                content = sha256_of(path)
-            except OSError:
-                content = "unreadable"
-            digest.update(json.dumps([path.name, content]).encode())
-        return {"source": self._source, "name": self.name, "count": len(self), "files_sha256": digest.hexdigest()}
+def parse_record(text: str, *, where: object) -> SetRecord:
+    try:
+        return _record(json.loads(text))
+    except (ValueError, AttributeError) as error:
+        raise InputDataError(
+            f"This record of a calibration set is damaged: {error}.", remedy="Install rtmo-deploy again.", where=where
+        ) from error
 
 
-def folder_pictures(folder: Path, count: int | None = None) -> FilePictures:
-    """At most ``count`` (256) pictures of a folder and the folders in it, evenly spaced in the order of their names.
+def _record(data: Any) -> SetRecord:
+    """The record that a JSON document is; a ValueError where it is none."""
+    if not isinstance(data, dict) or data.get("source") not in _OWN:
+        raise ValueError(f"its source is none of {', '.join(_OWN)}")
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"its schema version is {data.get('schema_version')!r}, not {SCHEMA_VERSION}")
+    unknown = set(data) ^ (_COMMON | _OWN[data["source"]])
+    if unknown:
+        raise ValueError(f"unknown or missing: {', '.join(sorted(unknown))}")
+    if data.get("rule", RULE) != RULE:
+        raise ValueError(f"its rule is none that is known: {data['rule']!r}")
+    for key, smallest in (("count", 1), ("seed", 0)):
+        if type(data.get(key, smallest)) is not int or data.get(key, smallest) < smallest:
+            raise ValueError(f"{key} is {data[key]!r}")
+    options = tuple(
+        (str(key), tuple(value) if isinstance(value, list) else value)
+        for key, value in sorted(data.get("options", {}).items())
+    )
+    return SetRecord(
+        name=str(data["name"]),
+        description=str(data["description"]),
+        source=data["source"],
+        count=data["count"],
+        seed=data.get("seed", 0),
+        options=options,
+        annotations=str(data.get("annotations", "")),
+    )
+
+
+def folder_images(folder: Path, count: int | None = None) -> CalibrationImages:
+    """At most ``count`` (256) images of a folder and the folders in it, evenly spaced in the order of their names.
 
     Raises:
-        InputDataError: There is no such folder, or no picture in it.
+        InputDataError: There is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise InputDataError("There is no such folder.", remedy="Give a folder of pictures.", where=folder)
+        raise InputDataError("There is no such folder.", remedy="Give a folder of images.", where=folder)
     found = find_images([folder], recursive=True)
-    return FilePictures(folder.name, _spaced(found, _checked(count or FOLDER_COUNT)), source="folder")
+    return image_files(folder.name, _spaced(found, count or FOLDER_COUNT), source="folder")
 
 
 def open_set(
     name: str, count: int | None = None, *, annotations: Path | None = None, images: Path | None = None
-) -> CalibrationPictures:
-    """The pictures of a named set.
+) -> CalibrationImages:
+    """The images of a named set.
 
     Args:
         name: The set.
         count: How many; the set's own count if not given.
         annotations: The annotation file, for a set that is chosen from one.
-        images: The folder of its pictures.
+        images: The folder of its images.
 
     Raises:
         UsageError: There is no such set, or what it needs is not given.
         InputDataError: The annotation file cannot be used, or nobody is annotated in it.
     """
     record = read_record(name)
+    count = count or record.count
     if record.source == "synthetic":
         if annotations is not None or images is not None:
-            raise UsageError(
-                f"The pictures of the set '{name}' are drawn; it takes no files.", remedy="Leave them away."
-            )
-        return SyntheticPictures(record, count)
+            raise UsageError(f"The images of the set '{name}' are synthetic; it takes no files.", remedy="Omit them.")
+        return _synthetic(record, count)
     if annotations is None or images is None:
         raise UsageError(
             f"The set '{name}' is chosen from {record.annotations}, which is not part of rtmo-deploy.",
             remedy=f"Give both: rtmo-deploy calibrate MODEL --set {name} --ann .../{record.annotations} --images DIR",
         )
     if not images.is_dir():
-        raise InputDataError("There is no such folder.", remedy="Give the folder of the pictures.", where=images)
-    names = _names_with_people(annotations)
-    chosen = _spaced(names, _checked(count or record.count))
-    return FilePictures(name, [images / one for one in chosen], source="annotations")
+        raise InputDataError("There is no such folder.", remedy="Give the folder of the images.", where=images)
+    chosen = _spaced(_names_with_people(annotations), count)
+    return image_files(name, [images / one for one in chosen], source="annotations")
+
+
+def _synthetic(record: SetRecord, count: int) -> CalibrationImages:
+    from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
+
+    dataset = SyntheticPeople(_checked(count), seed=record.seed, options=SyntheticOptions(**dict(record.options)))
+    identity = {
+        "source": "synthetic",
+        "name": record.name,
+        "count": count,
+        "seed": record.seed,
+        "options": dataset.options.to_dict(),
+        "generator_version": GENERATOR_VERSION,
+    }
+    names = [f"{record.name}-{index}" for index in range(count)]
+    return CalibrationImages(record.name, names, lambda index: dataset[index].image, lambda: identity)
+
+
+def image_files(name: str, paths: Sequence[Path], *, source: str) -> CalibrationImages:
+    """A set of images in files; its identity is one SHA-256 over their names and contents in their order.
+
+    Args:
+        name: What the set is called.
+        paths: The files.
+        source: ``folder`` or ``annotations``.
+    """
+
+    def identity() -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for path in paths:
+            try:
+                content = sha256_of(path)
+            except OSError:
+                content = "unreadable"
+            digest.update(json.dumps([path.name, content]).encode())
+        return {"source": source, "name": name, "count": len(paths), "files_sha256": digest.hexdigest()}
+
+    return CalibrationImages(name, [path.name for path in paths], lambda index: read_image(paths[index]), identity)
 
 
 def _names_with_people(annotations: Path) -> list[str]:
-    """File names of the pictures with at least one person, no crowd, who has labelled keypoints; by ascending id."""
+    """File names of the images with at least one person, no crowd, who has labelled keypoints; by ascending id."""
     from rtmo_deploy.data._coco_file import read_coco_file
 
     parsed = read_coco_file(annotations)
@@ -216,12 +219,12 @@ def _names_with_people(annotations: Path) -> list[str]:
 
 
 def _spaced(items: Sequence[_T], count: int) -> list[_T]:
-    if len(items) <= count:
+    if len(items) <= _checked(count):
         return list(items)
     return [items[index * len(items) // count] for index in range(count)]
 
 
 def _checked(count: int) -> int:
     if count < 1:
-        raise UsageError(f"{count} pictures cannot calibrate anything.", remedy="Give a positive number.")
+        raise UsageError(f"{count} images cannot calibrate anything.", remedy="Give a positive number.")
     return count

@@ -11,34 +11,34 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtmo_deploy.data._coco_check import (
-    check_pictures,
-    check_segmentations,
-    existing_pictures,
-    report,
-    with_right_sizes,
-)
+from rtmo_deploy.data._coco_arrays import CocoFile, Packed
 from rtmo_deploy.data._coco_file import read_coco_file
-from rtmo_deploy.data._coco_people import areas_of, clipped_boxes, far_outside, learned_people
-from rtmo_deploy.data._ignore import fill_box, fill_segmentation
-from rtmo_deploy.data._packed import Packed
-from rtmo_deploy.data.images import read_image
+from rtmo_deploy.data._coco_people import (
+    areas_of,
+    clipped_boxes,
+    far_outside,
+    fill_box,
+    fill_segmentation,
+    learned_people,
+)
+from rtmo_deploy.data._findings import _TRIED, CocoReport
+from rtmo_deploy.data.images import TooManyPixelsError, read_image
 from rtmo_deploy.data.sample import People, Sample
 from rtmo_deploy.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data._findings import CocoReport
-    from rtmo_deploy.data.ground_truth import GroundTruth
+    from rtmo_deploy.data.sample import GroundTruth
     from rtmo_deploy.poses import Skeleton
 
 _log = logging.getLogger(__name__)
@@ -110,11 +110,7 @@ class CocoKeypoints:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a picture and its people.
-
-        Raises:
-            InputDataError: The picture cannot be read, or is not as large as the annotations say.
-        """
+        """Read an image and its people; InputDataError where it cannot be read or has another size."""
         index = self._checked(index)
         image = self.image(index)
         height, width = image.shape[:2]
@@ -144,11 +140,7 @@ class CocoKeypoints:
         return index if isinstance(one, str) else int(one)
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Read a picture, ``(h, w, 3)`` uint8 BGR, without its people.
-
-        Raises:
-            InputDataError: It cannot be read, or is not as large as the annotations say.
-        """
+        """Read an image without its people, as :meth:`__getitem__`."""
         path = self.image_path(index)
         image = read_image(path)
         height, width = image.shape[:2]
@@ -202,10 +194,9 @@ class CocoKeypoints:
 def read_ground_truth(
     annotations_file: str | os.PathLike[str], *, skeleton: Skeleton | None = None, category: str | None = None
 ) -> tuple[GroundTruth, Skeleton, CocoReport]:
-    """What a file says, for judging predictions without the pictures: everybody, the keypoints, and the findings.
+    """What a file says, for judging predictions without the images.
 
-    Raises:
-        InputDataError: The file cannot be used, or has errors.
+    Everybody, the keypoints, the findings; InputDataError where it has errors.
     """
     parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
     sizes = parsed.sizes[parsed.truth.image]
@@ -251,3 +242,85 @@ def check_coco(
         if read_images:
             check_pictures(parsed, Path(image_dir), np.flatnonzero(there), progress)
     return report(parsed, int(learned.sum()))
+
+
+def picture_name(parsed: CocoFile, index: int) -> str:
+    """File name of a picture, as in the file."""
+    return parsed.names[index].decode("utf-8", "surrogateescape")
+
+
+def existing_pictures(parsed: CocoFile, folder: Path) -> NDArray[np.bool_]:
+    """Which pictures have a file; notes the others. Each folder is listed once: that is quick on network disks too."""
+    listed: dict[Path, set[str]] = {}
+    there = np.zeros(parsed.truth.num_images, bool)
+    for index, one in enumerate(parsed.truth.image_ids.tolist()):
+        path = folder / picture_name(parsed, index)
+        if path.parent not in listed:
+            try:
+                listed[path.parent] = set(os.listdir(path.parent))  # noqa: PTH208 - names only, without objects
+            except OSError:
+                listed[path.parent] = set()
+        there[index] = path.name in listed[path.parent]
+        if not there[index]:
+            parsed.found.add("image-missing", one)
+    return there
+
+
+def with_right_sizes(parsed: CocoFile, folder: Path) -> CocoFile:
+    """The file with width and height exchanged if they are swapped throughout, as in CrowdPose's; notes that.
+
+    Some images are read, spread over the file; all that are not square must be swapped.
+    """
+    sizes = parsed.sizes
+    oblong = np.flatnonzero(sizes.all(1) & (sizes[:, 0] != sizes[:, 1]))
+    tried = 0
+    for index in oblong[:: max(1, len(oblong) // _TRIED)].tolist():
+        try:
+            shape = read_image(folder / picture_name(parsed, index)).shape[:2]
+        except InputDataError:
+            continue
+        if tuple(sizes[index].tolist()) != shape[::-1]:
+            return parsed
+        if (tried := tried + 1) >= _TRIED:
+            break
+    if not tried:
+        return parsed
+    parsed.found.add("size-swapped")
+    return replace(parsed, sizes=np.ascontiguousarray(sizes[:, ::-1]))
+
+
+def check_segmentations(parsed: CocoFile, learned: NDArray[np.bool_]) -> None:
+    """Try the segmentations of those who are not learned."""
+    for row in np.flatnonzero(~learned & (parsed.segmentation >= 0)):
+        height, width = parsed.sizes[parsed.truth.image[row]].tolist()
+        segmentation = json.loads(parsed.segmentations[int(parsed.segmentation[row])])
+        mask = np.zeros((height, width), np.uint8)
+        if height and not fill_segmentation(mask, segmentation, (height, width)):
+            parsed.found.add("segmentation", parsed.labels[row])
+
+
+def check_pictures(
+    parsed: CocoFile, folder: Path, indices: NDArray[np.intp], progress: Callable[[int, int], None] | None
+) -> None:
+    """Read pictures, and compare their sizes with those in the file."""
+    ids = parsed.truth.image_ids.tolist()
+    for done, index in enumerate(indices.tolist(), 1):
+        try:
+            shape = read_image(folder / picture_name(parsed, index)).shape[:2]
+        except InputDataError as error:
+            large = isinstance(error, TooManyPixelsError)
+            parsed.found.add("image-large" if large else "image-unreadable", ids[index])
+        else:
+            if parsed.sizes[index].all() and tuple(parsed.sizes[index]) != shape:
+                parsed.found.add("image-size", ids[index])
+        if progress is not None:
+            progress(done, len(indices))
+
+
+def report(parsed: CocoFile, people: int) -> CocoReport:
+    """What was found, with the number of people to learn."""
+    if not people and not any(finding.severity == "error" for finding in parsed.found.findings()):
+        parsed.found.add("nobody" if parsed.annotations else "no-annotations")
+    return CocoReport(
+        parsed.path, parsed.truth.num_images, parsed.annotations, people, parsed.found.findings(), parsed.skeleton
+    )

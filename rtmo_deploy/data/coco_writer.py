@@ -26,15 +26,7 @@ JPEG_QUALITY: Final = 95
 
 @dataclass(frozen=True, eq=False)
 class CocoEntry:
-    """One picture of a COCO file.
-
-    Attributes:
-        image_id: Its id, unique in the file.
-        file_name: Its name, relative to the folder of the pictures.
-        height: Pixels.
-        width: Pixels.
-        people: Who is annotated in it.
-    """
+    """One image of a COCO file: its id there, name, size in pixels, and who is annotated in it."""
 
     image_id: int
     file_name: str

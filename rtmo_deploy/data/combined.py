@@ -79,10 +79,9 @@ class Part:
 
     @classmethod
     def body7(cls, name: str, dataset: PoseDataset) -> Part:
-        """A part with the ratio and the translation that the body7 models used for this set.
+        """A part with the ratio and the mapping of the body7 models.
 
-        Raises:
-            UsageError: There is no such set, or the dataset does not have its keypoints.
+        UsageError where the set is unknown or has other keypoints.
         """
         record = BODY7.get(name)
         if record is None:
@@ -161,11 +160,7 @@ class CombinedDataset:
         return number, int(self._drawn[number][index - start])
 
     def __getitem__(self, index: int) -> Sample:
-        """A sample with its keypoints translated.
-
-        Raises:
-            InputDataError: Its picture cannot be read.
-        """
+        """A sample with its keypoints translated; InputDataError where its image cannot be read."""
         number, place = self.locate(index)
         sample = self.parts[number].dataset[place]
         mapping = self._mappings[number]
@@ -214,7 +209,7 @@ def _translate(sample: Sample, sources: NDArray[np.intp], targets: NDArray[np.in
     bare = ~(visible > 0).any(1)
     ignore = sample.ignore
     if bare.any():
-        from rtmo_deploy.data._ignore import fill_box
+        from rtmo_deploy.data._coco_people import fill_box
 
         mask = np.zeros(sample.image.shape[:2], np.uint8) if ignore is None else ignore.astype(np.uint8)
         for box in people.boxes[bare]:

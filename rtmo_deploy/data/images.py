@@ -19,6 +19,7 @@ libjpeg may print a line.
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import os
 import re
@@ -34,11 +35,14 @@ import numpy as np
 
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import FileKind, kind_of
-from rtmo_deploy.guarded import open_regular
+from rtmo_deploy.files import open_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
     from PIL import Image
+
 
 MAX_SIDE: Final = 1_000_000
 MAX_PIXELS: Final = 2**26
@@ -103,11 +107,7 @@ class TooManyPixelsError(InputDataError):
 
 
 def max_pixels_allowed() -> int:
-    """Pixels that an image may have: what ``RTMO_DEPLOY_MAX_PIXELS`` says, or :data:`MAX_PIXELS`.
-
-    Raises:
-        UsageError: The variable is not a positive whole number.
-    """
+    """Pixels that an image may have: what ``RTMO_DEPLOY_MAX_PIXELS`` says, or :data:`MAX_PIXELS`."""
     text = os.environ.get(MAX_PIXELS_VARIABLE, "")
     if not text:
         return MAX_PIXELS
@@ -151,11 +151,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
 
 
 def decode_image(data: bytes, *, where: object = "picture", max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """The pixels of a picture file's bytes; as :func:`read_image`, with ``where`` as its name in errors.
-
-    Raises:
-        InputDataError: The bytes are empty, cut off, damaged, too large, or no such picture.
-    """
+    """The pixels of an image file's bytes; as :func:`read_image`, with ``where`` as its name in errors."""
     if max_pixels is None:
         max_pixels = max_pixels_allowed()
     kind = _recognise(data[:_HEAD_BYTES], where)
@@ -188,11 +184,7 @@ def _bad(finding: str, where: object, remedy: str = _AGAIN) -> InputDataError:
 
 
 def require_image(path: str | os.PathLike[str]) -> None:
-    """Check, by its first bytes, that a file is an image that can be read here; nothing is decoded.
-
-    Raises:
-        InputDataError: It is something else.
-    """
+    """Check, by its first bytes, that a file is an image that can be read here, else raise InputDataError."""
     with contextlib.suppress(OSError, ValueError), open_regular(Path(path)) as stream:  # read_image says why
         _check_head(stream.read(_HEAD_BYTES), path)
 
@@ -348,3 +340,72 @@ def _bgr(picture: Image.Image) -> NDArray[np.uint8]:
         strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
         image[top : top + rows] = np.asarray(strip.convert("RGB"))[..., ::-1]
     return image
+
+
+_SUFFIX_LIST: Final = (
+    ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
+)
+IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
+"""Lower-case suffixes that are taken for images when a folder is searched; a HEIC is found and then refused by name."""
+
+
+def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> list[Path]:
+    """The picture files that are meant, without duplicates, in the order of the sources, each source sorted.
+
+    A source is, in this order of precedence: an existing file, taken whatever its name is; an existing
+    folder, of which files with a known picture suffix are taken; a glob pattern (``*``, ``?``, ``[...]``,
+    ``**`` for any depth), of which matching files are taken, only those with a known suffix unless the
+    pattern ends in a suffix of its own. Hidden files and folders (``.name``) are skipped unless they are
+    named.
+
+    Args:
+        sources: Files, folders and patterns.
+        recursive: Whether to search folders inside folders. Links to folders are not followed.
+
+    Raises:
+        InputDataError: A source that exists nowhere or holds no picture; a folder that cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for source in [sources] if isinstance(sources, str | Path) else sources:
+        for path in _pictures_of(os.fspath(source), recursive=recursive):
+            # Without dots and double slashes, but without following links as resolve() would.
+            found.setdefault(os.path.abspath(path), path)  # noqa: PTH100
+    return list(found.values())
+
+
+def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
+    path = Path(source)
+    pictures: list[Path] = []
+    finding, remedy = "There is no such file or folder.", "Check the name."
+    try:
+        if source and path.exists() and not path.is_dir():
+            return [path]  # a FIFO or a device too: its reader says what it is
+        if source and path.is_dir():
+            finding = "There is no picture in this folder."
+            remedy = "Search the folders in it as well, or check the suffixes of the files."
+            pictures = _known(_files_in(path, recursive=recursive))
+        elif glob.has_magic(source):
+            finding, remedy = "No picture matches this pattern.", "Check it; '**' stands for any depth."
+            matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
+            pictures = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
+        # No folder named x.jpg, no broken link; a FIFO or a device stays, and its reader says what it is.
+        pictures = [path for path in pictures if path.exists() and not path.is_dir()]
+    except OSError as error:
+        remedy = "Check its permissions."
+        raise InputDataError(f"It cannot be searched: {error.strerror}.", remedy=remedy, where=source) from error
+    if not pictures:
+        raise InputDataError(finding, remedy=remedy, where=source or "''")
+    return sorted(pictures)
+
+
+def _known(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _files_in(folder: Path, *, recursive: bool) -> Iterable[Path]:
+    def stop(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        yield from (Path(root, name) for name in names if not name.startswith("."))

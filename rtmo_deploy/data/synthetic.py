@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import cv2
 import numpy as np
 
-from rtmo_deploy.data._backgrounds import draw_background, sample_things
-from rtmo_deploy.data._figures import draw_figure
-from rtmo_deploy.data._looks import looks_of_seed
+from rtmo_deploy.data._figures import draw_figure, looks_of_seed
 from rtmo_deploy.data._outlines import Outlines
-from rtmo_deploy.data._scene import MOST_PEOPLE, Scene
+from rtmo_deploy.data._scene import MOST_PEOPLE, Scene, draw_background, sample_things
 from rtmo_deploy.data.sample import Sample
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.zoo.skeletons import COCO_17
@@ -204,15 +202,7 @@ def _add_people(scene: Scene, rng: np.random.Generator, count: int, seed: int, o
 
 
 def _place(scene: Scene, cutout: Cutout, rng: np.random.Generator, truncated: float, nearness: float) -> bool:
-    """Find a place for a figure and lay it there; False if there is none.
-
-    Args:
-        scene: Where.
-        cutout: The figure.
-        rng: Source of randomness.
-        truncated: Probability of being cut by the border.
-        nearness: 0 to 1; near figures stand low in the picture.
-    """
+    """Find a place for a figure and lay it there; False if there is none. Near figures stand low in the image."""
     u: list[float] = rng.random(4 + 3 * _TRIES).tolist()
     x, y, w, h = cv2.boundingRect(cutout.parts)
     free_x, free_y = scene.width - w, scene.height - h

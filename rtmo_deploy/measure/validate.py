@@ -18,8 +18,7 @@ from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError
 from rtmo_deploy.files import human_size, sha256_of
 from rtmo_deploy.runtime.contract import compare, differences
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
-from rtmo_deploy.runtime.openvino_file import weights_path
-from rtmo_deploy.runtime.openvino_ir import ir_artifact, read_ir
+from rtmo_deploy.runtime.openvino_file import ir_artifact, read_ir, weights_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.runtime.onnx_file import TensorSpec
-    from rtmo_deploy.runtime.openvino_ir import OpenvinoIr
+    from rtmo_deploy.runtime.contract import TensorSpec
+    from rtmo_deploy.runtime.openvino_file import OpenvinoIr
 
 
 #: Inputs a dynamic model is run on: batch, height, width. Square, wide and tall; the smallest there is.
@@ -158,8 +157,7 @@ def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
     try:
         import onnxruntime as ort
 
-        from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-        from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
+        from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
     except ModuleNotFoundError as error:
         raise MissingDependencyError("onnxruntime", purpose="Validating an ONNX model", extra="cpu") from error
     try:
@@ -366,8 +364,7 @@ def _check_openvino(path: Path, ir: OpenvinoIr, artifact: Artifact | None) -> It
         why = "OpenVINO is not installed: pip install 'rtmo-deploy[openvino]'"
         yield from (Check(name, None, why) for name in (READS, COMPILES, RUNS))
         return
-    from rtmo_deploy.runtime.openvino_backend import compile_model, import_openvino, parse_model
-    from rtmo_deploy.runtime.openvino_int8 import layer_precisions
+    from rtmo_deploy.runtime.openvino_backend import compile_model, import_openvino, layer_precisions, parse_model
 
     try:
         model = parse_model(str(path), where=path)

@@ -1,40 +1,27 @@
-"""Is a TensorRT engine the one that its record describes, and does TensorRT load it?
+"""Checks a TensorRT engine against its record, and whether TensorRT loads and runs it.
 
-An engine is executable code. So its bytes are compared with its record before anything else, nothing is loaded that
-does not match, and what is loaded is loaded in a process of its own. Without TensorRT or without a GPU that part is not
-checked, and says so.
+An engine is executable code. So its bytes are compared with its record first, nothing is loaded that does not match,
+and loading happens in a process of its own. Without TensorRT or a GPU that part is reported as not checked.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
+from rtmo_deploy.measure.engine_child import COMMAND, checks_in_child
 from rtmo_deploy.measure.validate import Check, ValidationReport, companion_finding, contract_findings, until_failed
 from rtmo_deploy.runtime.engine_file import read_record
-from rtmo_deploy.runtime.plugins import kernel_record
-from rtmo_deploy.runtime.trt_api import FLAVOURS, installed_backends
+from rtmo_deploy.runtime.plugins.kernel import kernel_record
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, installed_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from rtmo_deploy.runtime.engine_file import EngineRecord
-
-#: What loads an engine; -P keeps the current folder from hiding packages.
-COMMAND = (sys.executable, "-P", "-m", "rtmo_deploy.measure.engine_child")
-#: Seconds after which loading and running is given up.
-TIMEOUT = 600.0
-#: The folder that holds the package ``rtmo_deploy``.
-_PACKAGES = Path(__file__).resolve().parents[2]
-_TOLD_LINES = 3
 
 
 def validate_engine(path: Path, *, command: Sequence[str] = COMMAND) -> ValidationReport:
@@ -57,15 +44,9 @@ def validate_engine(path: Path, *, command: Sequence[str] = COMMAND) -> Validati
 
 
 def engine_findings(path: Path, record: EngineRecord) -> list[str]:
-    """What lies beside or in an engine and is not as its record says; empty if nothing. Nothing is loaded.
-
-    Args:
-        path: The engine.
-        record: Its record.
-    """
-    found = [finding for finding in (_bytes_finding(path, record), companion_finding(record.artifact)) if finding]
-    plugin = _plugin_finding(record)
-    return [*found, plugin] if plugin else found
+    """What of an engine's files is not as its record says; empty if nothing. Nothing is loaded."""
+    found = (_bytes_finding(path, record), companion_finding(record.artifact), _plugin_finding(record))
+    return [finding for finding in found if finding]
 
 
 def _steps(path: Path, command: Sequence[str]) -> Iterator[Check]:
@@ -74,8 +55,8 @@ def _steps(path: Path, command: Sequence[str]) -> Iterator[Check]:
     except ArtifactError as error:
         yield Check("record", False, error.finding)
         return
-    if record.backend not in FLAVOURS:
-        yield Check("record", False, f"it speaks of a backend that there is not: {record.backend}")
+    if record.backend not in TRT_VARIANTS:
+        yield Check("record", False, f"it names an unknown backend: {record.backend}")
         return
     yield Check("record", True, f"{record.artifact.architecture}, built by {record.backend} {record.version}")
     wrong = _bytes_finding(path, record)
@@ -106,21 +87,14 @@ def _bytes_finding(path: Path, record: EngineRecord) -> str | None:
 def _profile_findings(record: EngineRecord) -> list[str]:
     contract, found = record.artifact.input, []
     for profile in record.profiles:
-        bounds = list(zip(profile.least.sides(), profile.usual.sides(), profile.most.sides(), strict=True))
-        sides = [side for bound in bounds[1:] for side in bound]
-        if any(not 0 < low <= usual <= high for low, usual, high in bounds):
+        bounds = list(zip(profile.min.sides(), profile.opt.sides(), profile.max.sides(), strict=True))
+        if any(not 0 < low <= opt <= high for low, opt, high in bounds):
             found.append(f"the profile {profile} does not ascend")
-        elif any(side % contract.multiple for side in sides):
+        elif any(side % contract.multiple for bound in bounds[1:] for side in bound):
             found.append(f"the profile {profile} has sides that are no multiples of {contract.multiple}")
-    own = (contract.height, contract.width)
-    takes = [p for p in record.profiles if _takes(p.least.sides()[1:], own, p.most.sides()[1:])]
-    if not takes:
-        found.append(f"none of its profiles takes its own size, {own[0]}x{own[1]}")
+    if not any(profile.holds(contract.height, contract.width) for profile in record.profiles):
+        found.append(f"none of its profiles takes its own size, {contract.height}x{contract.width}")
     return found
-
-
-def _takes(least: tuple[int, ...], sides: tuple[int, ...], most: tuple[int, ...]) -> bool:
-    return all(low <= side <= high for low, side, high in zip(least, sides, most, strict=True))
 
 
 def _sizes(record: EngineRecord) -> str:
@@ -169,41 +143,8 @@ def _plugin_text(record: EngineRecord) -> str:
 def _check_loading(path: Path, record: EngineRecord, command: Sequence[str]) -> Iterator[Check]:
     name = f"{record.backend} loads it"
     if record.backend not in installed_backends():
-        flavour = FLAVOURS[record.backend]
-        yield Check(name, None, f"{flavour.module} is not installed: pip install 'rtmo-deploy[{flavour.extra}]'")
+        variant = TRT_VARIANTS[record.backend]
+        yield Check(name, None, f"{variant.module} is not installed: pip install 'rtmo-deploy[{variant.extra}]'")
         yield Check("runs", None, "it was not loaded")
         return
-    try:
-        done = subprocess.run(  # noqa: S603 - our own module, by our own interpreter
-            [*command, str(path)], capture_output=True, env=_environment(), timeout=TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        yield Check(name, False, f"loading and running it took more than {TIMEOUT:g} seconds")
-        return
-    told = [_parsed(line) for line in done.stdout.decode(errors="replace").splitlines()]
-    yield from (check for check in told if check is not None)
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        said = " | ".join(lines[-_TOLD_LINES:]) or "nothing"
-        yield Check(name, False, f"the process that loads it {_death(done.returncode)}; the last it said: {said}")
-
-
-def _parsed(line: str) -> Check | None:
-    """A check that the child told; None where a library printed something else."""
-    try:
-        return Check(**json.loads(line))
-    except (ValueError, TypeError):
-        return None
-
-
-def _death(code: int) -> str:
-    try:
-        return f"ended with code {code}" if code >= 0 else f"crashed ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"crashed (signal {-code})"
-
-
-def _environment() -> dict[str, str]:
-    """This process's, and the folder that this package lies in, wherever it was imported from."""
-    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    yield from checks_in_child(path, name, command)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtmo_deploy.model.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
     from rtmo_deploy.model.head import Detections, HeadOutputs
-    from rtmo_deploy.model.init import initial_checkpoint, initialise
-    from rtmo_deploy.model.rtmo import RTMO
+    from rtmo_deploy.model.rtmo import RTMO, initial_checkpoint, initialise
     from rtmo_deploy.model.spec import NetworkSpec, recognise
 
 __all__ = [
@@ -27,7 +26,7 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("LoadedCheckpoint", "load_checkpoint", "save_checkpoint"), "checkpoint"),
     **dict.fromkeys(("Detections", "HeadOutputs"), "head"),
-    **dict.fromkeys(("initial_checkpoint", "initialise"), "init"),
+    **dict.fromkeys(("initial_checkpoint", "initialise"), "rtmo"),
     **dict.fromkeys(("NetworkSpec", "recognise"), "spec"),
     "RTMO": "rtmo",
 }

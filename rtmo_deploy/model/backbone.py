@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from rtmo_deploy.model.layers import ConvModule
-from rtmo_deploy.model.settings import Settings, activation
+from rtmo_deploy.model.layers import conv
+from rtmo_deploy.model.spec import Settings
 
 if TYPE_CHECKING:
     from rtmo_deploy.model.spec import NetworkSpec
@@ -17,17 +16,12 @@ if TYPE_CHECKING:
 _PUBLISHED = Settings()
 
 
-def _conv(settings: Settings, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> ConvModule:
-    act, bn = partial(activation, settings.backbone_act), settings.norm("backbone")
-    return ConvModule(in_channels, out_channels, kernel, stride, bn=bn, act=act)
-
-
 class Focus(nn.Module):
     """Space to depth by 2, then a 3x3 convolution. Order of the patches: TL, BL, TR, BR."""
 
     def __init__(self, out_channels: int, settings: Settings = _PUBLISHED) -> None:
         super().__init__()
-        self.conv = _conv(settings, 12, out_channels, 3)
+        self.conv = conv(settings, "backbone", 12, out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, 3, H, W)`` to ``(B, out, H / 2, W / 2)``."""
@@ -41,8 +35,8 @@ class DarknetBottleneck(nn.Module):
 
     def __init__(self, channels: int, settings: Settings = _PUBLISHED, *, shortcut: bool) -> None:
         super().__init__()
-        self.conv1 = _conv(settings, channels, channels, 1)
-        self.conv2 = _conv(settings, channels, channels, 3)
+        self.conv1 = conv(settings, "backbone", channels, channels, 1)
+        self.conv2 = conv(settings, "backbone", channels, channels, 3)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,9 +51,9 @@ class CSPLayer(nn.Module):
     def __init__(self, channels: int, blocks: int, settings: Settings = _PUBLISHED, *, shortcut: bool) -> None:
         super().__init__()
         half = channels // 2
-        self.main_conv = _conv(settings, channels, half, 1)
-        self.short_conv = _conv(settings, channels, half, 1)
-        self.final_conv = _conv(settings, 2 * half, channels, 1)
+        self.main_conv = conv(settings, "backbone", channels, half, 1)
+        self.short_conv = conv(settings, "backbone", channels, half, 1)
+        self.final_conv = conv(settings, "backbone", 2 * half, channels, 1)
         self.blocks = nn.Sequential(*(DarknetBottleneck(half, settings, shortcut=shortcut) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,9 +73,9 @@ class SPPBottleneck(nn.Module):
     def __init__(self, channels: int, settings: Settings = _PUBLISHED) -> None:
         super().__init__()
         half = channels // 2
-        self.conv1 = _conv(settings, channels, half, 1)
+        self.conv1 = conv(settings, "backbone", channels, half, 1)
         self.pool = nn.MaxPool2d(5, stride=1, padding=2)
-        self.conv2 = _conv(settings, 4 * half, channels, 1)
+        self.conv2 = conv(settings, "backbone", 4 * half, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same shape."""
@@ -93,11 +87,7 @@ class SPPBottleneck(nn.Module):
 
 
 class CSPDarknet(nn.Module):
-    """The backbone.
-
-    Args:
-        spec: The network's numbers.
-    """
+    """The backbone."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -106,7 +96,7 @@ class CSPDarknet(nn.Module):
         self.stem = Focus(channels[0], settings)
         for i in range(4):
             last = i == 3
-            layers: list[nn.Module] = [_conv(settings, channels[i], channels[i + 1], 3, stride=2)]
+            layers: list[nn.Module] = [conv(settings, "backbone", channels[i], channels[i + 1], 3, stride=2)]
             if last:
                 layers.append(SPPBottleneck(channels[i + 1], settings))
             layers.append(CSPLayer(channels[i + 1], blocks[i], settings, shortcut=not last))

@@ -8,21 +8,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.model._fit import SIGMAS, fit, unwrapped
-from rtmo_deploy.model._meaning import UNKNOWN_SIGMA, skeleton_of
 from rtmo_deploy.model.dcc import DCC
+from rtmo_deploy.model.facts import skeleton_of
+from rtmo_deploy.model.files import write_checkpoint
 from rtmo_deploy.model.head import KeypointSigmas
 from rtmo_deploy.model.layers import SinePositionalEncoding
-from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint
-from rtmo_deploy.model.rtmo import RTMO
+from rtmo_deploy.model.pickled import quoted
+from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint, read_training
+from rtmo_deploy.model.rtmo import RTMO, initialise
 from rtmo_deploy.model.spec import NetworkSpec, UnrecognisedStateDictError, recognise
 from rtmo_deploy.model.taken import DEFAULT_INPUT_HW, Taken, take
-from rtmo_deploy.model.writer import write_checkpoint
+from rtmo_deploy.model.unpickle import SAVE_STATE
+from rtmo_deploy.plain import shorten
 from rtmo_deploy.zoo.cache import identify_published
-from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored
+from rtmo_deploy.zoo.locate import cfg_is_ignored
+from rtmo_deploy.zoo.records import require_input_size
+from rtmo_deploy.zoo.skeletons import UNKNOWN_SIGMA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,37 +36,40 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo import Variant
 
+_SIGMAS = "head.loss_oks.sigmas"
+_STEM = "backbone.stem.conv.conv.weight"
+_COUNTER = ".num_batches_tracked"
+_TRAINING_ONLY = (_SIGMAS, "head.head_module.out_kpt_reg.", "head.dcc.sigma_fc.")
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedCheckpoint:
-    """A network with the weights of a checkpoint, and what is known of it.
-
-    Attributes:
-        path: The file.
-        sha256: Its hash.
-        model: The network, in eval mode, float32, on the CPU.
-        skeleton: Its keypoints, as the file, its ``dataset_meta`` or its hash say; a generic skeleton where none does.
-        input_hw: Height and width in pixels it was made for.
-        variant: The published checkpoint that the file is, by its hash; None otherwise.
-        taken: Settings, input size and thresholds, and where each was taken from.
-        contents: What else was read from the file.
-        absent: Tensors that only training uses and the file lacks; they are those of an untrained network.
-    """
+    """A network with the weights of a checkpoint, and what is known of it."""
 
     path: Path
     sha256: str
+    #: In eval mode, float32, on the CPU.
     model: RTMO
+    #: As the file, its ``dataset_meta`` or its hash say; a generic skeleton where none does.
     skeleton: Skeleton
-    input_hw: tuple[int, int]
+    #: The published checkpoint that the file is, by its hash; None otherwise.
     variant: Variant | None
+    #: Settings, input size and thresholds, and where each was taken from.
     taken: Taken
+    #: What else was read from the file.
     contents: CheckpointContents
+    #: Tensors that only training uses and the file lacks; they are those of an untrained network.
     absent: tuple[str, ...] = ()
 
     @property
     def spec(self) -> NetworkSpec:
         """Shape of the network."""
         return self.model.spec
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width in pixels it was made for."""
+        return self.taken.input_hw
 
     @property
     def architecture(self) -> str:
@@ -77,27 +85,32 @@ class LoadedCheckpoint:
         return f"deepen={spec.deepen:g} widen={spec.widen:g} hidden_dim={spec.hidden_dim}{more}"
 
     @property
+    def _record(self) -> Mapping[str, Any]:
+        """This project's record in the file."""
+        stored = self.contents.meta.get("rtmo_deploy")
+        return stored if isinstance(stored, dict) else {}
+
+    @property
     def untrained(self) -> bool:
         """Whether the file says that its weights are an initialisation."""
-        return _own(self.contents.meta).get("trained") is False
+        return self._record.get("trained") is False
 
     @property
     def domain(self) -> str | None:
         """What kind of images the file says it was trained on; see :class:`~rtmo_deploy.artifact.Artifact`."""
-        domain = _own(self.contents.meta).get("domain")
+        domain = self._record.get("domain")
         return domain if isinstance(domain, str) else None
 
     def artifact(self) -> Artifact:
         """The checkpoint as an artifact."""
         taken = self.taken
-        decode = DecodeContract(DecodeMode.RAW, taken.score_thr, taken.nms_thr, pre_topk=taken.pre_topk)
         return Artifact(
             path=self.path,
             kind=Kind.CHECKPOINT,
             architecture=self.architecture,
             skeleton=self.skeleton,
             input=InputContract(*self.input_hw),
-            decode=decode,
+            decode=DecodeContract(DecodeMode.RAW, taken.score_thr, taken.nms_thr, pre_topk=taken.pre_topk),
             precision="fp32",
             variant=self.variant.name if self.variant else None,
             producer="checkpoint",
@@ -120,33 +133,45 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
         CheckpointError: The file is damaged, unsafe, incomplete, of another model, or its config asks for what the
             network here cannot do.
     """
-    contents = unwrapped(path, read_checkpoint(path, ema=ema))
-    spec = _recognise(path, contents.tensors)
-    variant = identify_published(sha256 := sha256_of(path))
+    return _built(path, read_checkpoint(path, ema=ema), sha256_of(path), ignore_cfg)
+
+
+def load_training(path: Path, names: tuple[str, ...]) -> tuple[LoadedCheckpoint, LoadedCheckpoint, dict[str, Any]]:
+    """Of a training checkpoint the raw weights (``ema_state_dict``), the averaged ones, and other entries by name.
+
+    Raises:
+        CheckpointError: As :func:`load_checkpoint` and :func:`rtmo_deploy.model.reader.read_training`.
+    """
+    raw, averaged, entries = read_training(path, names)
+    sha256 = sha256_of(path)
+    return _built(path, raw, sha256, None), _built(path, averaged, sha256, None), entries
+
+
+def _built(path: Path, contents: CheckpointContents, sha256: str, ignore_cfg: bool | None) -> LoadedCheckpoint:
+    contents = _unwrapped(path, contents)
+    try:
+        spec = recognise({key: tuple(tensor.shape) for key, tensor in contents.tensors.items()})
+    except UnrecognisedStateDictError as error:
+        raise CheckpointError(
+            f"These are not the weights of an RTMO model: {error}.",
+            remedy="Give a checkpoint of rtmo-t, -s, -m or -l, or one that was trained from them.",
+            where=path,
+        ) from error
+    variant = identify_published(sha256)
     ignored = cfg_is_ignored() if ignore_cfg is None else ignore_cfg
     taken = take(path, contents, spec, variant, ignore_cfg=ignored)
     with torch.device("meta"):
         model = RTMO(replace(spec, settings=taken.settings))
-    absent = fit(path, model, contents.tensors)
+    absent = _fit(path, model, contents.tensors)
     if contents.stored_dtype not in {"float32", "float64"}:
         _restore_constants(model)
-    skeleton = _skeleton(contents.meta, variant, model, known=SIGMAS not in absent)
+    skeleton = _skeleton(contents.meta, variant, model, known=_SIGMAS not in absent)
     if absent:
         MODEL_LOG.warning(
             f"{path}: {len(absent)} tensors that only training uses are absent, {absent[0]} the first. "
             "Inference does not need them; a training that starts from this file starts them untrained."
         )
-    loaded = LoadedCheckpoint(
-        path=path,
-        sha256=sha256,
-        model=model.eval(),
-        skeleton=skeleton,
-        input_hw=taken.input_hw,
-        variant=variant,
-        taken=taken,
-        contents=contents,
-        absent=tuple(absent),
-    )
+    loaded = LoadedCheckpoint(path, sha256, model.eval(), skeleton, variant, taken, contents, tuple(absent))
     loaded.artifact().log_note()
     return loaded
 
@@ -176,23 +201,141 @@ def save_checkpoint(
     """
     known = model.spec.architecture
     size = input_hw or (known.input_hw if known else DEFAULT_INPUT_HW)
-    own: dict[str, Any] = {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(size)}
-    if changed := model.spec.settings.to_dict():
-        own["settings"] = changed
-    own.update(thresholds or {})
-    own.update(meta or {})
+    own = _record(skeleton, size) | _changed(model.spec) | {**(thresholds or {}), **(meta or {})}
     write_checkpoint(path, model.state_dict(), {"rtmo_deploy": own})
 
 
-def _recognise(path: Path, tensors: Mapping[str, torch.Tensor]) -> NetworkSpec:
-    try:
-        return recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    except UnrecognisedStateDictError as error:
+def pack_checkpoint(
+    checkpoint: LoadedCheckpoint, output: Path, *, half: bool = False, input_hw: tuple[int, int] | None = None
+) -> None:
+    """Write the weights of a checkpoint without optimiser, raw weights and the training's state.
+
+    Args:
+        checkpoint: The loaded checkpoint; what was loaded (averaged or raw weights) is what is written. What it
+            lacks is not written.
+        output: ``.pth`` or ``.safetensors``; appears whole or not at all.
+        half: Store matrices and convolution kernels as float16. Vectors (biases, the norms' statistics and gains)
+            stay float32: they are a hundredth of the file, and a variance may lie outside float16's range.
+            Reading restores float32, and computes frequencies and bins anew.
+        input_hw: Height and width in pixels that the file says it is made for; the checkpoint's if not given. A
+            network is not bound to the size it was trained at, and may be best at another.
+
+    Raises:
+        UsageError: Height or width is no multiple of 32.
+        CheckpointError: A weight is too large for float16.
+        SetupError: The file cannot be written.
+    """
+    if input_hw is not None:
+        require_input_size(input_hw)
+    state = {key: value for key, value in checkpoint.model.state_dict().items() if key not in checkpoint.absent}
+    for key, tensor in state.items():
+        if not half or not tensor.is_floating_point() or tensor.ndim < 2:
+            continue
+        largest = float(tensor.abs().max())
+        if largest > torch.finfo(torch.float16).max:
+            raise CheckpointError(
+                f"A weight of '{key}' is {largest:.3g}, more than float16 holds.",
+                remedy="Leave --half away.",
+                where=checkpoint.path,
+            )
+        state[key] = tensor.half()
+    facts = {key: value for key, value in checkpoint.contents.meta.items() if key in {"epoch", "iter"}}
+    own = _record(checkpoint.skeleton, input_hw or checkpoint.input_hw)
+    own |= {"trained": not checkpoint.untrained, "domain": checkpoint.domain}
+    own |= _changed(checkpoint.spec) | checkpoint.taken.thresholds()
+    write_checkpoint(output, state, {"rtmo_deploy": own, **facts})
+
+
+def _record(skeleton: Skeleton, input_hw: tuple[int, int]) -> dict[str, Any]:
+    return {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(input_hw)}
+
+
+def _changed(spec: NetworkSpec) -> dict[str, Any]:
+    settings = spec.settings.to_dict()
+    return {"settings": settings} if settings else {}
+
+
+# -- a checkpoint's tensors, made those of a network
+
+
+def _unwrapped(path: Path, contents: CheckpointContents) -> CheckpointContents:
+    """Take off what a wrapper puts before every name, such as Lightning's ``model.``."""
+    keys = list(contents.tensors)
+    prefixes = [key.removesuffix(_STEM) for key in keys if key.endswith(f".{_STEM}")]
+    if _STEM in keys or not prefixes:
+        return contents
+    others = [key for key in keys if not key.startswith(prefixes[0])]
+    if others:
+        more = ", ".join(map(quoted, prefixes[1:4]))
+        beside = f"also under {more}" if more else f"beside {quoted(others[0])}"
         raise CheckpointError(
-            f"These are not the weights of an RTMO model: {error}.",
-            remedy="Give a checkpoint of rtmo-t, -s, -m or -l, or one that was trained from them.",
+            f"The weights of an RTMO model are there under the prefix {quoted(prefixes[0])}, {beside}.",
+            remedy=f"Save the one model's weights alone, without the prefix: {SAVE_STATE}.",
             where=path,
-        ) from error
+        )
+    return replace(contents, tensors={key.removeprefix(prefixes[0]): value for key, value in contents.tensors.items()})
+
+
+def _fit(path: Path, model: RTMO, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Give a network on the meta device the tensors of a checkpoint.
+
+    Those that only training uses may be absent: they start as a training from scratch starts them (seed 0).
+
+    Returns:
+        Names of the absent ones, but counters of batches.
+    """
+    expected, found = model.state_dict(), dict(tensors)
+    _check(path, found, expected, model.spec)
+    absent = [key for key in expected if key not in found]
+    if absent:
+        fresh = RTMO(model.spec)
+        initialise(fresh, 0)
+        state = fresh.state_dict()
+        found |= {key: state[key] for key in absent}
+    for key in expected:
+        if key.endswith(_COUNTER):
+            found[key] = found[key].to(torch.int64)
+    model.load_state_dict(found, strict=True, assign=True)
+    return [key for key in absent if not key.endswith(_COUNTER)]
+
+
+def _check(
+    path: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], spec: NetworkSpec
+) -> None:
+    """Refuse tensors that are missing, unknown, or of another shape or type, by name."""
+    known = [key for key in expected if key in tensors]
+    for key in known:
+        stored = tensors[key].dtype
+        counts = key.endswith(_COUNTER) and stored != torch.bool and not stored.is_complex
+        if not (stored.is_floating_point or counts):
+            raise CheckpointError(
+                f"The tensor {quoted(key)} is of type {str(stored).removeprefix('torch.')}; a floating-point type is "
+                "wanted.",
+                remedy="Save the weights as float32 or float16, as they were before they were quantized or converted.",
+                where=path,
+            )
+    training_only = {key for key in expected if key.startswith(_TRAINING_ONLY) or key.endswith(_COUNTER)}
+    wrong = {
+        "missing": [key for key in expected if key not in tensors and key not in training_only],
+        "unknown": [key for key in tensors if key not in expected],
+        "of the wrong shape": [
+            f"{key} is {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in known
+            if tensors[key].shape != expected[key].shape
+        ],
+    }
+    findings = [
+        f"{len(items)} tensor{'s are' if len(items) > 1 else ' is'} {what}: {shorten(items)}"
+        for what, items in wrong.items()
+        if items
+    ]
+    if findings:
+        raise CheckpointError(
+            f"It looks like RTMO with deepen={spec.deepen:g}, widen={spec.widen:g}, {spec.num_keypoints} "
+            f"keypoints, but {'; '.join(findings)}.",
+            remedy="The file is incomplete or of a modified network; take it from where it was trained again.",
+            where=path,
+        )
 
 
 def _skeleton(meta: Mapping[str, Any], variant: Variant | None, model: RTMO, *, known: bool) -> Skeleton:
@@ -216,9 +359,3 @@ def _restore_constants(model: RTMO) -> None:
     known = KeypointSigmas(spec.num_keypoints)
     if torch.allclose(known.sigmas, model.head.loss_oks.sigmas, rtol=5e-3):
         model.head.loss_oks = known
-
-
-def _own(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    """This project's record in a checkpoint's ``meta``."""
-    stored = meta.get("rtmo_deploy")
-    return stored if isinstance(stored, dict) else {}

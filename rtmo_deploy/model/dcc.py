@@ -85,11 +85,7 @@ class GAU(nn.Module):
 
 
 class DCC(nn.Module):
-    """Dynamic Coordinate Classifier.
-
-    Args:
-        spec: The network's numbers.
-    """
+    """Dynamic Coordinate Classifier."""
 
     x_bins: Tensor
     y_bins: Tensor

@@ -1,20 +1,17 @@
-"""RTMO head: from feature maps to scores, boxes, visibilities and pose vectors, and from those to people."""
+"""RTMO head: from feature maps to scores, boxes, visibilities and pose vectors, and from those to detections."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rtmo_deploy.model.dcc import DCC, boxes_to_center_scale
-from rtmo_deploy.model.layers import ConvModule
-from rtmo_deploy.model.nms import non_maximum_suppression
-from rtmo_deploy.model.settings import activation
-from rtmo_deploy.model.spec import STRIDES, NetworkSpec
-from rtmo_deploy.zoo import skeleton_for
+from rtmo_deploy.model.layers import ConvModule, conv
+from rtmo_deploy.model.spec import POSE_GROUPS, STRIDES, NetworkSpec
+from rtmo_deploy.zoo.skeletons import UNKNOWN_SIGMA, skeleton_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,39 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """Raw outputs of the head, one tensor a level (strides 16 and 32), each ``(B, channels, H, W)``.
+    """Raw outputs of the head, one tensor a level (strides 16 and 32), each ``(B, channels, H, W)``."""
 
-    Attributes:
-        cls_scores: 1 channel, logits.
-        bbox_preds: 4 channels: centre offset from the prior and log size, both in strides.
-        kpt_vis: K channels, logits of visibility.
-        pose_vecs: ``pose_vec_channels`` channels, what the coordinate classifier decodes.
-        kpt_offsets: 2K channels, offsets of the proxy keypoints in strides; empty unless asked for, for training.
-    """
-
+    #: 1 channel, logits.
     cls_scores: tuple[Tensor, ...]
+    #: 4 channels: centre offset from the prior and log size, both in strides.
     bbox_preds: tuple[Tensor, ...]
+    #: K channels, logits of visibility.
     kpt_vis: tuple[Tensor, ...]
+    #: ``pose_vec_channels`` channels, what the coordinate classifier decodes.
     pose_vecs: tuple[Tensor, ...]
+    #: 2K channels, offsets of the proxy keypoints in strides; empty unless asked for, for training.
     kpt_offsets: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
 class Detections:
-    """People in one input, best first, in network-input pixels.
+    """Detections in one input, best first, in network-input pixels."""
 
-    Attributes:
-        boxes: ``(N, 4)`` x1, y1, x2, y2, clipped to the input.
-        scores: ``(N,)``.
-        keypoints: ``(N, K, 2)`` x, y, not clipped.
-        keypoint_scores: ``(N, K)``.
-        indices: ``(N,)`` the prior each person comes from: stride 16 first, row by row, then stride 32.
-    """
-
+    #: ``(N, 4)`` x1, y1, x2, y2, clipped to the input.
     boxes: Tensor
+    #: ``(N,)``.
     scores: Tensor
+    #: ``(N, K, 2)`` x, y, not clipped.
     keypoints: Tensor
+    #: ``(N, K)``.
     keypoint_scores: Tensor
+    #: ``(N,)`` the prior each detection comes from: stride 16 first, row by row, then stride 32.
     indices: Tensor
 
 
@@ -92,20 +83,19 @@ class RTMOHeadModule(nn.Module):
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        channels, pose, groups = spec.head_channels, spec.pose_channels, spec.pose_groups
+        channels, pose, groups = spec.head_channels, spec.pose_channels, POSE_GROUPS
         levels = range(len(STRIDES))
 
-        def conv(in_channels: int, out_channels: int, groups: int = 1) -> ConvModule:
-            act, bn = partial(activation, spec.settings.head_act), spec.settings.norm("head")
-            return ConvModule(in_channels, out_channels, 3, groups=groups, bn=bn, act=act)
+        def conv3(in_channels: int, out_channels: int, groups: int = 1) -> ConvModule:
+            return conv(spec.settings, "head", in_channels, out_channels, 3, groups=groups)
 
         def outputs(in_channels: int, out_channels: int) -> nn.ModuleList:
             return nn.ModuleList(nn.Conv2d(in_channels, out_channels, 1) for _ in levels)
 
-        self.conv_cls = nn.ModuleList(nn.Sequential(*(conv(channels, channels) for _ in range(2))) for _ in levels)
+        self.conv_cls = nn.ModuleList(nn.Sequential(*(conv3(channels, channels) for _ in range(2))) for _ in levels)
         self.out_cls = outputs(channels, 1)
         self.conv_pose = nn.ModuleList(
-            nn.Sequential(conv(channels, pose), *(conv(pose, pose, groups) for _ in range(3))) for _ in levels
+            nn.Sequential(conv3(channels, pose), *(conv3(pose, pose, groups) for _ in range(3))) for _ in levels
         )
         self.out_bbox = outputs(pose, 4)
         self.out_kpt_reg = outputs(pose, 2 * spec.num_keypoints)
@@ -140,18 +130,12 @@ class KeypointSigmas(nn.Module):
 
     def __init__(self, num_keypoints: int) -> None:
         super().__init__()
-        known = skeleton_for(num_keypoints).sigmas
-        # 0.079 is what the conventions give a joint of middling precision; used where no convention is known.
-        values = known or (0.079,) * num_keypoints
+        values = skeleton_for(num_keypoints).sigmas or (UNKNOWN_SIGMA,) * num_keypoints
         self.register_buffer("sigmas", torch.tensor(values, dtype=torch.float32))
 
 
 class RTMOHead(nn.Module):
-    """The head.
-
-    Args:
-        spec: The network's numbers.
-    """
+    """The head."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -173,18 +157,18 @@ class RTMOHead(nn.Module):
         nms_thr: float = 0.65,
         pre_topk: int | None = None,
     ) -> list[Detections]:
-        """Raw outputs to people, as the reference's ``RTMOHead.predict``.
+        """Raw outputs to detections, as the reference's ``RTMOHead.predict``.
 
         Args:
             outputs: Raw outputs of a batch.
             input_hw: Height and width of the network input in pixels; boxes are clipped to it, after the keypoints
                 have been decoded from the unclipped boxes.
-            score_thr: A person's score must be above this (strictly).
-            nms_thr: A person whose box overlaps a better one by more than this IoU is dropped.
+            score_thr: A detection's score must be above this (strictly).
+            nms_thr: A detection whose box overlaps a better one by more than this IoU is dropped.
             pre_topk: Only so many best scores are looked at; None, as in the reference, for all.
 
         Returns:
-            One entry a picture of the batch. There is no limit on the number of people.
+            One entry an image of the batch. There is no limit on the number of detections.
         """
         sizes = [(t.shape[-2], t.shape[-1]) for t in outputs.cls_scores]
         priors = grid_priors(sizes, device=outputs.cls_scores[0].device)
@@ -194,7 +178,7 @@ class RTMOHead(nn.Module):
         pose_vecs = flatten_levels(outputs.pose_vecs)
         height, width = input_hw
         limits = boxes.new_tensor([width, height, width, height])
-        people = []
+        found = []
         for i in range(scores.shape[0]):
             candidates = (scores[i] > score_thr).nonzero()[:, 0]
             if pre_topk is not None:
@@ -206,7 +190,7 @@ class RTMOHead(nn.Module):
             keypoints = self.dcc(
                 pose_vecs[i, keep], boxes_to_center_scale(chosen, self.dcc.bbox_padding), priors[keep, :2]
             )
-            people.append(
+            found.append(
                 Detections(
                     boxes=chosen.clamp(min=0).minimum(limits),
                     scores=scores[i, keep],
@@ -215,9 +199,41 @@ class RTMOHead(nn.Module):
                     indices=keep,
                 )
             )
-        return people
+        return found
 
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
     """``(B, C, H, W)`` a level to ``(B, P, C)``."""
     return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+
+
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of ``(..., 4)`` boxes x1, y1, x2, y2, whose leading dimensions broadcast: ``(...)``."""
+    low = torch.maximum(first[..., :2], second[..., :2])
+    high = torch.minimum(first[..., 2:], second[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(dim=-1)
+    area = [(b[..., 2:] - b[..., :2]).prod(dim=-1) for b in (first, second)]
+    union = area[0] + area[1] - intersection
+    return intersection / union.clamp(min=1e-6)  # the reference's guard against an empty union
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """:func:`iou` of every pair of ``(N, 4)`` and ``(M, 4)`` boxes: ``(N, M)``."""
+    return iou(first[:, None], second[None])
+
+
+def non_maximum_suppression(boxes: Tensor, scores: Tensor, iou_thr: float) -> Tensor:
+    """Indices of the boxes that survive, best score first; equal scores keep their order.
+
+    Args:
+        boxes: ``(N, 4)`` x1, y1, x2, y2.
+        scores: ``(N,)``.
+        iou_thr: A box whose IoU with a better survivor is above this is dropped.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    suppresses = (box_iou(boxes[order], boxes[order]) > iou_thr).cpu()
+    alive = torch.ones(len(order), dtype=torch.bool)
+    for i in range(len(order)):
+        if alive[i]:
+            alive[i + 1 :] &= ~suppresses[i, i + 1 :]
+    return order[alive.to(order.device)]

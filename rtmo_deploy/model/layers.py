@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+import math
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,30 +12,49 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rtmo_deploy.model.spec import Settings
 
-class BatchNormSettings(TypedDict):
-    """Arguments of a BatchNorm layer."""
+#: ``eps`` and ``momentum`` of the BatchNorm of the backbone and of the head.
+YOLOX_BN = {"eps": 1e-3, "momentum": 0.03}
+#: Those of the neck: torch's defaults.
+NECK_BN = {"eps": 1e-5, "momentum": 0.1}
 
-    eps: float
-    momentum: float
+#: Activations by their name in a config: each with the factory it stands for.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "SiLU": nn.SiLU,
+    "ReLU": nn.ReLU,
+    "ReLU6": nn.ReLU6,
+    "GELU": nn.GELU,
+    "HSwish": nn.Hardswish,
+    "none": nn.Identity,
+}
 
 
-#: BatchNorm of the backbone and of the head.
-YOLOX_BN: BatchNormSettings = {"eps": 1e-3, "momentum": 0.03}
-#: BatchNorm of the neck: torch's defaults.
-NECK_BN: BatchNormSettings = {"eps": 1e-5, "momentum": 0.1}
+def activation(name: str) -> nn.Module:
+    """A layer by its name; ``LeakyReLU(0.1)`` carries its slope.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]()
+    if name.startswith("LeakyReLU(") and name.endswith(")"):
+        slope = float(name[len("LeakyReLU(") : -1])
+        if math.isfinite(slope):
+            return nn.LeakyReLU(slope)
+    raise ValueError(f"no activation is called {name[:40]!r}")
 
 
 class ConvModule(nn.Module):
-    """Convolution without bias, BatchNorm, and an activation or none.
+    """Convolution without bias, padded so that the size stays (before the stride), BatchNorm, and an activation.
 
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
-        kernel_size: Side of the kernel; padded so that the size stays (before the stride).
+        kernel_size: Side of the kernel.
         stride: Stride.
         groups: Groups.
-        bn: BatchNorm settings.
+        bn: ``eps`` and ``momentum`` of the BatchNorm.
         act: Factory of the activation, None for none.
     """
 
@@ -45,19 +66,12 @@ class ConvModule(nn.Module):
         stride: int = 1,
         *,
         groups: int = 1,
-        bn: BatchNormSettings = YOLOX_BN,
+        bn: dict[str, float] = YOLOX_BN,
         act: Callable[[], nn.Module] | None = nn.SiLU,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding=kernel_size // 2,
-            groups=groups,
-            bias=False,
-        )
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels, eps=bn["eps"], momentum=bn["momentum"])
         self.activate: nn.Module = act() if act else nn.Identity()
 
@@ -65,6 +79,23 @@ class ConvModule(nn.Module):
         """``(B, in, H, W)`` to ``(B, out, H / stride, W / stride)``."""
         result: Tensor = self.activate(self.bn(self.conv(x)))
         return result
+
+
+def conv(
+    settings: Settings,
+    part: str,
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    act: bool = True,
+) -> ConvModule:
+    """A convolution of ``backbone``, ``neck`` or ``head``, with the BatchNorm and the activation of that part."""
+    factory = partial(activation, getattr(settings, f"{part}_act")) if act else None
+    bn = settings.norm(part)
+    return ConvModule(in_channels, out_channels, kernel, stride, groups=groups, bn=bn, act=factory)
 
 
 class SinePositionalEncoding(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,41 +35,29 @@ _JSON = {"true": True, "false": False, "null": None}
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A value that only running the config would give.
+    """A value that only running the config would give."""
 
-    Attributes:
-        reason: Why, with the line.
-        name: The last part of an imported name, which a ``type`` may be.
-    """
-
+    #: Why, with the line.
     reason: str
+    #: The last part of an imported name, which a ``type`` may be.
     name: str = ""
 
     def __repr__(self) -> str:
         return f"<not read: {self.reason}>"
 
 
-@dataclass
-class ParsedConfig:
-    """What a config text assigns.
-
-    Attributes:
-        values: By name: numbers, text, lists (tuples too), dicts, None, and :class:`Unreadable`.
-        notes: What was not read, and why.
-    """
-
-    values: dict[Any, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def parse_config(text: str) -> ParsedConfig:
+def parse_config(text: str) -> tuple[dict[Any, Any], list[str]]:
     """Read the assignments of literals, ``dict(...)``, earlier names and plain arithmetic; or one dict, as JSON has it.
 
     Imports, other calls, loops, f-strings and ``_base_`` are not executed: what depends on them is unreadable, and a
     note says so. Size, depth and time are bounded; no text raises.
+
+    Returns:
+        By name: numbers, text, lists (tuples too), dicts, None, and :class:`Unreadable`. And notes on what was not
+        read, and why.
     """
     if len(text) > _MAX_TEXT:
-        return ParsedConfig(notes=[f"the config has {len(text):,} characters; more than {_MAX_TEXT:,} are not read"])
+        return {}, [f"the config has {len(text):,} characters; more than {_MAX_TEXT:,} are not read"]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -77,21 +65,21 @@ def parse_config(text: str) -> ParsedConfig:
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else type(error).__name__
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        return ParsedConfig(notes=[f"the config is not Python that can be parsed ({reason}{line})"])
+        return {}, [f"the config is not Python that can be parsed ({reason}{line})"]
     reader = _Reader()
     match tree.body:
         case [ast.Expr(value=ast.Dict() as whole)]:
             reader.values.update(_JSON)
-            return ParsedConfig(reader.value(whole, 0), reader.result.notes)
+            return reader.value(whole, 0), reader.notes
     for statement in tree.body:
         reader.statement(statement)
-    return reader.result
+    return reader.values, reader.notes
 
 
 class _Reader:
     def __init__(self) -> None:
-        self.result = ParsedConfig()
-        self.values = self.result.values
+        self.values: dict[Any, Any] = {}
+        self.notes: list[str] = []
         self.nodes = 0
 
     def statement(self, node: ast.stmt) -> None:
@@ -129,7 +117,7 @@ class _Reader:
         elif isinstance(target, ast.Name):
             self.values[target.id] = value
             if target.id == "_base_" and value:
-                self.result.notes.append("'_base_' is not followed: what the config inherits is unknown")
+                self.notes.append("'_base_' is not followed: what the config inherits is unknown")
 
     def _put(self, target: ast.Subscript, value: ast.expr) -> bool:
         """``name['a']['b'] = value``, where all of it can be read."""
@@ -150,8 +138,8 @@ class _Reader:
                 self.values[name] = reason
 
     def _note(self, node: ast.stmt, text: str) -> None:
-        if len(self.result.notes) < _MAX_NOTES:
-            self.result.notes.append(f"line {node.lineno}: {text}")
+        if len(self.notes) < _MAX_NOTES:
+            self.notes.append(f"line {node.lineno}: {text}")
 
     def value(self, node: ast.expr, depth: int) -> Any:
         """The value of an expression, or :class:`Unreadable`."""

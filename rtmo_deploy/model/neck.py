@@ -6,28 +6,19 @@ blocks, then a 1x1 projection of strides 16 and 32. Stride 8 takes part in the p
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtmo_deploy.model.layers import NECK_BN, ConvModule, SinePositionalEncoding
-from rtmo_deploy.model.settings import Settings, activation
+from rtmo_deploy.model.layers import NECK_BN, ConvModule, SinePositionalEncoding, activation, conv
+from rtmo_deploy.model.spec import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rtmo_deploy.model.layers import BatchNormSettings
     from rtmo_deploy.model.spec import NetworkSpec
-
-
-def _conv(
-    settings: Settings, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, act: bool = True
-) -> ConvModule:
-    factory = partial(activation, settings.neck_act) if act else None
-    return ConvModule(in_channels, out_channels, kernel, stride, bn=settings.norm("neck"), act=factory)
 
 
 class RepVGGBlock(nn.Module):
@@ -52,10 +43,12 @@ class CSPRepLayer(nn.Module):
         super().__init__()
         # The reference gives these layers torch's BatchNorm, whatever the neck's norm_cfg is.
         settings = Settings(neck_act=act)
-        self.conv1 = _conv(settings, in_channels, hidden, 1)
-        self.conv2 = _conv(settings, in_channels, hidden, 1)
+        self.conv1 = conv(settings, "neck", in_channels, hidden, 1)
+        self.conv2 = conv(settings, "neck", in_channels, hidden, 1)
         self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden, act) for _ in range(blocks)))
-        self.conv3: nn.Module = nn.Identity() if hidden == out_channels else _conv(settings, hidden, out_channels, 1)
+        self.conv3: nn.Module = nn.Identity()
+        if hidden != out_channels:
+            self.conv3 = conv(settings, "neck", hidden, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, H, W)`` to ``(B, out, H, W)``."""
@@ -119,15 +112,14 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """``(B, T, C)`` and the encoding of the positions, to ``(B, T, C)``."""
-        for layer in self.layers:
-            x = layer(x, position)
-        return x
+        result: Tensor = self.layers[0](x, position)
+        return result
 
 
 class ChannelMapper(nn.Module):
     """A 1x1 convolution with BatchNorm and no activation for each level."""
 
-    def __init__(self, levels: int, in_channels: int, out_channels: int, bn: BatchNormSettings = NECK_BN) -> None:
+    def __init__(self, levels: int, in_channels: int, out_channels: int, bn: dict[str, float] = NECK_BN) -> None:
         super().__init__()
         self.convs = nn.ModuleList(ConvModule(in_channels, out_channels, 1, bn=bn, act=None) for _ in range(levels))
 
@@ -137,24 +129,20 @@ class ChannelMapper(nn.Module):
 
 
 class HybridEncoder(nn.Module):
-    """The neck.
-
-    Args:
-        spec: The network's numbers.
-    """
+    """The neck."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         dim, hidden, blocks = spec.hidden_dim, spec.csp_hidden, spec.neck_blocks
         inputs, settings = spec.stage_channels[2:], spec.settings
-        self.input_proj = nn.ModuleList(_conv(settings, c, dim, 1, act=False) for c in inputs)
+        self.input_proj = nn.ModuleList(conv(settings, "neck", c, dim, 1, act=False) for c in inputs)
         self.encoder = nn.ModuleList([Encoder(spec)])
         self.sincos_pos_enc = SinePositionalEncoding(dim // 2, temperature=settings.pe_temperature)
-        self.lateral_convs = nn.ModuleList(_conv(settings, dim, dim, 1) for _ in inputs[1:])
+        self.lateral_convs = nn.ModuleList(conv(settings, "neck", dim, dim, 1) for _ in inputs[1:])
         self.fpn_blocks = nn.ModuleList(
             CSPRepLayer(2 * dim, dim, hidden, blocks, settings.neck_act) for _ in inputs[1:]
         )
-        self.downsample_convs = nn.ModuleList(_conv(settings, dim, dim, 3, stride=2) for _ in inputs[1:])
+        self.downsample_convs = nn.ModuleList(conv(settings, "neck", dim, dim, 3, stride=2) for _ in inputs[1:])
         self.pan_blocks = nn.ModuleList(
             CSPRepLayer(2 * dim, dim, hidden, blocks, settings.neck_act) for _ in inputs[1:]
         )
@@ -182,9 +170,8 @@ class HybridEncoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Self-attention over all cells of the coarsest level, ``(B, hidden_dim, H, W)`` to the same shape."""
         position = self.sincos_pos_enc.grid(x.shape[-2], x.shape[-1])
-        tokens = self.encoder[0](x.flatten(2).transpose(1, 2), position)
-        result: Tensor = tokens.transpose(1, 2).reshape(x.shape)
-        return result
+        tokens: Tensor = self.encoder[0](x.flatten(2).transpose(1, 2), position)
+        return tokens.transpose(1, 2).reshape(x.shape)
 
     def merge(self, projected: Sequence[Tensor]) -> list[Tensor]:
         """Top-down and bottom-up pass; strides 16 and 32 of what comes out."""

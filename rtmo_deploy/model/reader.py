@@ -1,4 +1,4 @@
-"""Checkpoint files in, tensors and a few facts out; and back.
+"""Checkpoint files in, tensors and a few facts out.
 
 This module knows files, not models: whose weights these are is recognised elsewhere. It runs no code out of a
 file (see :mod:`rtmo_deploy.model.unpickle`) and needs neither MMEngine nor MMPose.
@@ -13,50 +13,55 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.model._checkpoint_meta import config_of, read_facts, read_strings
-from rtmo_deploy.model._containers import identify, open_torch_file
-from rtmo_deploy.model._pickle_refs import Inert, TensorRef, kind_of, quoted
-from rtmo_deploy.model._safetensors import read_safetensors, unreadable_dtype
-from rtmo_deploy.model._state import FORMAT_REMEDY, SAVE_STATE, choose, names_of, tensor_refs
+from rtmo_deploy.model.facts import config_of, read_facts, read_strings
+from rtmo_deploy.model.files import form_of, open_torch_file, read_safetensors, unreadable_dtype
+from rtmo_deploy.model.pickled import Inert, TensorRef, kind_of, quoted
+from rtmo_deploy.model.unpickle import SAVE_STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from rtmo_deploy.model._containers import TorchFile
+    from rtmo_deploy.model.files import TorchFile
 
+_FORMAT_REMEDY = "Give a checkpoint with a 'state_dict', as MMEngine and this project write it."
+_SAVE_REMEDY = f"Save the weights alone, where it was made: {SAVE_STATE}."
 # Tensors may share numbers (tied weights, broadcast views), and float8 grows to float32. Past this multiple of the
 # file, they are refused.
 _MAX_GROWTH = 4
-# Values in the entries that read_entries gives, and how deep they lie in each other.
+_MAX_TENSORS = 20_000
+# Values in the entries that read_training gives, and how deep they lie in each other.
 _MAX_VALUES, _MAX_DEPTH = 1_000_000, 16
+
+_USUAL = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+_EMA = ("ema_state_dict", "ema", "ema_model", "model_ema")
+_INNER = (*_USUAL, *_EMA, "module")
+_INNER_DEPTH = 3
+#: Counters that averaged models keep among their tensors (MMEngine; torch.optim.swa_utils).
+_COUNTERS = ("steps", "n_averaged")
 
 
 @dataclass(frozen=True, eq=False)
 class CheckpointContents:
-    """What a checkpoint file holds.
+    """What a checkpoint file holds."""
 
-    Attributes:
-        tensors: The chosen state dict on the CPU, in the file's order, without ``module.`` before its keys and
-            ``_orig_mod.`` in them.
-            Floating-point tensors are float32, whatever they were stored as; the others are as stored. No
-            two of them share memory.
-        source: Where in the file it was: "state_dict", "ema_state_dict", "model", "ema.module" and so on, "root" (the
-            file is a bare state dict) or "safetensors".
-        has_ema: Whether the file has an ``ema_state_dict`` (or ``ema``) as well.
-        stored_dtype: What most floating-point values were stored as, for example "float16".
-        meta: Facts from the file's ``meta``, ready for JSON, as many as are there: ``epoch``, ``iter``,
-            ``time``, ``seed``, ``experiment_name``, ``mmengine_version``, ``mmpose_version``,
-            ``dataset_meta`` (``dataset_name``, ``num_keypoints``, ``keypoint_names``), and this project's own
-            ``rtmo_deploy``. Of a .safetensors file: all its metadata but the config, JSON values decoded.
-        config: The ``cfg`` of the file's ``meta`` as it stands there: text or a dict; None if it has none.
-    """
-
+    #: The chosen state dict on the CPU, in the file's order, without ``module.`` before its keys and ``_orig_mod.`` in
+    #: them. Floating-point tensors are float32, whatever they were stored as; the others are as stored. No two of
+    #: them share memory.
     tensors: dict[str, torch.Tensor]
+    #: Where in the file it was: "state_dict", "ema_state_dict", "model", "ema.module" and so on, "root" (the file is a
+    #: bare state dict) or "safetensors".
     source: str
+    #: Whether the file has an ``ema_state_dict`` (or ``ema``) as well.
     has_ema: bool
+    #: What most floating-point values were stored as, for example "float16".
     stored_dtype: str
+    #: Facts from the file's ``meta``, ready for JSON, as many as are there: ``epoch``, ``iter``, ``time``, ``seed``,
+    #: ``experiment_name``, ``mmengine_version``, ``mmpose_version``, ``dataset_meta`` (``dataset_name``,
+    #: ``num_keypoints``, ``keypoint_names``), and this project's own ``rtmo_deploy``. Of a .safetensors file: all its
+    #: metadata but the config, JSON values decoded.
     meta: dict[str, Any]
+    #: The ``cfg`` of the file's ``meta`` as it stands there: text or a dict; None if it has none.
     config: Any = None
 
 
@@ -80,7 +85,7 @@ def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = F
             dict asked for; or weights are NaN or Inf.
         SetupError: The file may not be read.
     """
-    form = identify(path)
+    form = form_of(path)
     if form == "safetensors":
         contents = _read_safetensors(path, ema=ema)
     else:
@@ -91,41 +96,50 @@ def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = F
     return contents
 
 
-def read_entries(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Top-level entries of a file of ``torch.save``: dicts, lists, text, numbers and tensors, None for a missing one.
+def read_training(path: Path, names: Iterable[str]) -> tuple[CheckpointContents, CheckpointContents, dict[str, Any]]:
+    """Of a training checkpoint ``ema_state_dict``, ``state_dict``, and other top-level entries; the file is read once.
+
+    Entries are dicts, lists, text, numbers and tensors, None for a missing one.
 
     Raises:
-        CheckpointError: It is no such file, is damaged, or an entry holds something else or is nested too deep.
+        CheckpointError: As :func:`read_checkpoint`; or an entry holds something else or is nested too deep.
         SetupError: The file may not be read.
     """
-    form = identify(path)
+    form = form_of(path)
     if form == "safetensors":
         raise CheckpointError("A .safetensors file has weights alone.", remedy="Give a .pth file.", where=path)
+    with open_torch_file(path, form) as file:
+        raw, averaged = (_read_torch(file, path, ema=ema) for ema in (True, False))
+        entries = _entries(file, names, path)
+    check_finite(raw.tensors, path)
+    check_finite(averaged.tensors, path)
+    return raw, averaged, entries
+
+
+def _entries(file: TorchFile, names: Iterable[str], path: Path) -> dict[str, Any]:
     refs: dict[str, TensorRef] = {}
     count = 0
 
-    def plain(value: Any, depth: int, tensor: Callable[[TensorRef], Any]) -> Any:
+    def copied(value: Any, depth: int, tensor: Callable[[TensorRef], Any]) -> Any:
         nonlocal count
         count += 1
         if depth > _MAX_DEPTH or count > _MAX_VALUES:
-            raise CheckpointError("Its entries are nested too deep or too many.", remedy=FORMAT_REMEDY, where=path)
+            raise CheckpointError("Its entries are nested too deep or too many.", remedy=_FORMAT_REMEDY, where=path)
         if isinstance(value, TensorRef):
             return tensor(value)
         if isinstance(value, dict) and all(type(key) in (str, int) for key in value):
-            return {key: plain(one, depth + 1, tensor) for key, one in value.items()}
+            return {key: copied(one, depth + 1, tensor) for key, one in value.items()}
         if isinstance(value, list | tuple):
-            return [plain(one, depth + 1, tensor) for one in value]
+            return [copied(one, depth + 1, tensor) for one in value]
         if value is None or type(value) in (bool, int, float, str):
             return value
-        raise CheckpointError(f"It holds a {kind_of(value)}.", remedy=FORMAT_REMEDY, where=path)
+        raise CheckpointError(f"It holds a {kind_of(value)}.", remedy=_FORMAT_REMEDY, where=path)
 
-    with open_torch_file(path, form) as file:
-        root = file.root if isinstance(file.root, dict) else {}
-        chosen = {name: root.get(name) for name in names}
-        plain(chosen, 0, lambda ref: refs.setdefault(str(id(ref)), ref))
-        tensors = _load(file, refs, path)
+    chosen = {name: file.root.get(name) for name in names}
+    copied(chosen, 0, lambda ref: refs.setdefault(str(id(ref)), ref))
+    tensors = _load(file, refs, path)
     count = 0
-    found: dict[str, Any] = plain(chosen, 0, lambda ref: tensors[str(id(ref))])
+    found: dict[str, Any] = copied(chosen, 0, lambda ref: tensors[str(id(ref))])
     return found
 
 
@@ -149,34 +163,155 @@ def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         )
 
 
-# -- files of torch.save
+def _read_safetensors(path: Path, *, ema: bool) -> CheckpointContents:
+    if ema:
+        raise CheckpointError(
+            "A .safetensors file has one set of weights and no ema_state_dict.",
+            remedy="Read it without asking for EMA, or give the training checkpoint (.pth).",
+            where=path,
+        )
+    windows, metadata = read_safetensors(path)
+    if not windows:
+        raise CheckpointError("The file holds no tensors.", remedy=_FORMAT_REMEDY, where=path)
+    tensors = {}
+    for name, key in _names_of(windows, path).items():
+        tensor = windows[key]
+        tensors[name] = _widened(name, tensor, path) if _must_widen(tensor) else tensor.clone()
+    facts = read_strings(metadata, path)
+    config = config_of(facts)
+    facts.pop("cfg", None)
+    stored = _usual_dtype((tensor.dtype, tensor.numel()) for tensor in windows.values())
+    return CheckpointContents(tensors, "safetensors", has_ema=False, stored_dtype=stored, meta=facts, config=config)
 
 
 def _read_torch(file: TorchFile, path: Path, *, ema: bool) -> CheckpointContents:
     root = file.root
     if not isinstance(root, dict):
-        whole = isinstance(root, Inert)
+        whole = ": a whole model, saved by torch.save(model). Nothing of it was run" if isinstance(root, Inert) else ""
         raise CheckpointError(
-            f"The file holds a pickled {kind_of(root)}, not a checkpoint's dictionary"
-            f"{': a whole model, saved by torch.save(model). Nothing of it was run' if whole else ''}.",
-            remedy=SAVE_STATE,
+            f"The file holds a pickled {kind_of(root)}, not a checkpoint's dictionary{whole}.",
+            remedy=_SAVE_REMEDY,
             where=path,
         )
-    source, state, has_ema = choose(root, path, ema=ema)
-    refs = tensor_refs(state, source, path)
+    source, state, has_ema = _choose(root, path, ema=ema)
+    refs = _tensor_refs(state, source, path)
     meta = root.get("meta") if source != "root" else None
     return CheckpointContents(
-        tensors=_load(file, {name: refs[key] for name, key in names_of(refs, path).items()}, path),
+        tensors=_load(file, {name: refs[key] for name, key in _names_of(refs, path).items()}, path),
         source=source,
         has_ema=has_ema,
-        stored_dtype=_usual_dtype((ref.dtype, ref.nbytes // ref.dtype.itemsize) for ref in refs.values()),
+        stored_dtype=_usual_dtype((ref.dtype, ref.numel) for ref in refs.values()),
         meta=read_facts(meta, path) if isinstance(meta, dict) else {},
         config=config_of(meta) if isinstance(meta, dict) else None,
     )
 
 
+# -- where the state dict is, and the names of its tensors
+
+
+def _choose(root: dict[Any, Any], path: Path, *, ema: bool) -> tuple[str, dict[Any, Any], bool]:
+    """The state dict that is meant: where it is ("state_dict", "model", "ema.module", "root"), itself, any EMA weights.
+
+    Raises:
+        CheckpointError: There is none, or more than one that may be meant.
+    """
+    averaged = _states(root, _EMA)
+    # The file's dictionary itself, if most of it is tensors.
+    bare = {"root": root} if 2 * sum(isinstance(value, TensorRef) for value in root.values()) > len(root) else {}
+    found = averaged if ema else _states(root, _USUAL) or bare or averaged
+    if len(found) == 1:
+        ((where, state),) = found.items()
+        return where, state, bool(averaged)
+    if found:
+        raise CheckpointError(
+            f"The file has several sets of weights: {', '.join(map(quoted, found))}.",
+            remedy="Save the one that is meant alone: torch.save({'state_dict': weights}, ...).",
+            where=path,
+        )
+    for name in _EMA if ema else (*_USUAL, *_EMA):
+        value = root.get(name)
+        if isinstance(value, Inert):
+            raise CheckpointError(
+                f"Its {name} is a pickled {kind_of(value)}, a whole model and not a state dict. Nothing of it was run.",
+                remedy=_SAVE_REMEDY,
+                where=path,
+            )
+        if name.endswith("state_dict") and name in root and not isinstance(value, dict):
+            raise CheckpointError(f"Its {name} is a {kind_of(value)}.", remedy=_FORMAT_REMEDY, where=path)
+    if ema:
+        raise CheckpointError(
+            "The file has no ema_state_dict; only training checkpoints have one.",
+            remedy="Read it without asking for EMA: published checkpoints hold the averaged weights already.",
+            where=path,
+        )
+    keys = ", ".join(quoted(key) for key in list(root)[:8] if isinstance(key, str)) or "nothing"
+    raise CheckpointError(f"There is no state_dict in this file; it has {keys}.", remedy=_FORMAT_REMEDY, where=path)
+
+
+def _states(node: dict[Any, Any], names: Iterable[str], depth: int = _INNER_DEPTH) -> dict[str, dict[Any, Any]]:
+    """State dicts under these names or under usual names within them; of several, those that hold a tensor."""
+    found: dict[str, dict[Any, Any]] = {}
+    for name in names if depth else ():
+        value = node.get(name)
+        if isinstance(value, dict):
+            inner = {f"{name}.{key}": state for key, state in _states(value, _INNER, depth - 1).items()}
+            found |= inner or ({name: value} if name.endswith("state_dict") or _has_tensors(value) else {})
+    filled = {name: state for name, state in found.items() if _has_tensors(state)}
+    return filled if len(found) > 1 and filled else found
+
+
+def _has_tensors(state: dict[Any, Any]) -> bool:
+    return any(isinstance(value, TensorRef) for value in state.values())
+
+
+def _tensor_refs(state: dict[Any, Any], where: str, path: Path) -> dict[str, TensorRef]:
+    """The tensors of a state dict, without the counter of an averaged model."""
+    for key, value in state.items():
+        if type(key) is not str or type(value) is not TensorRef:
+            name = quoted(key) if type(key) is str else f"of type {kind_of(key)}"
+            raise CheckpointError(
+                f"The entry {name} of its {where} is not a named tensor but a {kind_of(value)}.",
+                remedy=f"{_FORMAT_REMEDY} Its entries must be dense tensors.",
+                where=path,
+            )
+    refs = {key: ref for key, ref in state.items() if key not in _COUNTERS}
+    if where == "ema_state_dict" and any(key.startswith("module.") for key in refs):
+        refs = {key: ref for key, ref in refs.items() if key.startswith("module.")}
+    if not refs:
+        raise CheckpointError(f"Its {where} is empty.", remedy=_FORMAT_REMEDY, where=path)
+    return refs
+
+
+def _names_of(keys: Iterable[str], path: Path) -> dict[str, str]:
+    """From each name to its key in the file, where wrappers may have put ``module.`` or ``_orig_mod.`` into it."""
+    names: dict[str, str] = {}
+    for key in keys:
+        name = ".".join(part for part in key.split(".") if part != "_orig_mod")  # torch.compile, at any depth
+        while name.startswith("module."):  # DataParallel
+            name = name.removeprefix("module.")
+        if name in names:
+            raise CheckpointError(
+                f"The tensor {quoted(name)} is there twice, with and without a wrapper's prefix before its name.",
+                remedy="Save the state dict of one model alone.",
+                where=path,
+            )
+        names[name] = key
+    if len(names) > _MAX_TENSORS:
+        raise CheckpointError(
+            f"It has {len(names):,} tensors; no RTMO model has more than {_MAX_TENSORS:,}.",
+            remedy=_FORMAT_REMEDY,
+            where=path,
+        )
+    return names
+
+
+# -- the numbers
+
+
 def _load(file: TorchFile, refs: Mapping[str, TensorRef], path: Path) -> dict[str, torch.Tensor]:
-    if sum(map(_loaded_bytes, refs.values())) > _MAX_GROWTH * file.size:
+    # In memory, floating-point values are float32.
+    sizes = (4 if ref.dtype.is_floating_point else ref.dtype.itemsize for ref in refs.values())
+    if sum(ref.numel * size for ref, size in zip(refs.values(), sizes, strict=True)) > _MAX_GROWTH * file.size:
         raise CheckpointError(
             "Its tensors claim to have many times more values than the file has bytes.",
             remedy="The file is damaged or hostile; get it from its source again.",
@@ -191,26 +326,21 @@ def _load(file: TorchFile, refs: Mapping[str, TensorRef], path: Path) -> dict[st
         uses[key] -= 1
         if uses[key]:
             shared[key] = raw
-        tensors[name] = _assemble(raw, ref, owned=not uses[key] and raw.numel() == ref.nbytes)
-        if _must_widen(tensors[name]):
-            tensors[name] = _widened(name, tensors[name], path)
+        tensor = _view(raw, ref)
+        if _must_widen(tensor):
+            tensors[name] = _widened(name, tensor, path)
+        elif not uses[key] and raw.numel() == tensor.nbytes:
+            tensors[name] = tensor.contiguous()
+        else:  # in memory of its own
+            tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
     return tensors
 
 
-def _loaded_bytes(ref: TensorRef) -> int:
-    """Bytes of a tensor in memory, where floating-point values are float32."""
-    count = ref.nbytes // ref.dtype.itemsize
-    return count * (torch.float32.itemsize if ref.dtype.is_floating_point else ref.dtype.itemsize)
-
-
-def _assemble(raw: torch.Tensor, ref: TensorRef, *, owned: bool) -> torch.Tensor:
-    """The tensor a reference describes, as it is stored; in memory of its own where it need not be widened."""
+def _view(raw: torch.Tensor, ref: TensorRef) -> torch.Tensor:
+    """The tensor a reference describes, as it is stored, on the bytes of its storage."""
     width = ref.dtype.itemsize
     flat = raw.ne(0) if ref.dtype == torch.bool else raw[: raw.numel() // width * width].view(ref.dtype)
-    tensor = torch.as_strided(flat, ref.size, ref.stride, ref.offset)
-    if _must_widen(tensor):
-        return tensor
-    return tensor.contiguous() if owned else tensor.clone(memory_format=torch.contiguous_format)
+    return torch.as_strided(flat, ref.size, ref.stride, ref.offset)
 
 
 def _must_widen(tensor: torch.Tensor) -> bool:
@@ -230,34 +360,3 @@ def _usual_dtype(counted: Iterable[tuple[torch.dtype, int]]) -> str:
         counts[dtype] += count + 1
     floating = {dtype: count for dtype, count in counts.items() if dtype.is_floating_point} or counts
     return str(max(floating, key=lambda dtype: floating[dtype])).removeprefix("torch.")
-
-
-# -- safetensors
-
-
-def _read_safetensors(path: Path, *, ema: bool) -> CheckpointContents:
-    if ema:
-        raise CheckpointError(
-            "A .safetensors file has one set of weights and no ema_state_dict.",
-            remedy="Read it without asking for EMA, or give the training checkpoint (.pth).",
-            where=path,
-        )
-    tensors: dict[str, torch.Tensor] = {}
-    stored: list[tuple[torch.dtype, int]] = []
-    found, metadata = read_safetensors(path)
-    for name, tensor in found:
-        stored.append((tensor.dtype, tensor.numel()))
-        tensors[name] = _widened(name, tensor, path) if _must_widen(tensor) else tensor.clone()
-    if not tensors:
-        raise CheckpointError("The file holds no tensors.", remedy=FORMAT_REMEDY, where=path)
-    facts = read_strings(metadata, path)
-    config = config_of(facts)
-    facts.pop("cfg", None)
-    return CheckpointContents(
-        tensors=tensors,
-        source="safetensors",
-        has_ema=False,
-        stored_dtype=_usual_dtype(stored),
-        meta=facts,
-        config=config,
-    )

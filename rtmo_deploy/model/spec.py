@@ -1,11 +1,12 @@
-"""NetworkSpec: the numbers a network is built from, derived from the zoo or recognised from a state dict."""
+"""The numbers a network is built from: those that its tensors show, and those that they do not."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.model.settings import Settings
+from rtmo_deploy.model.layers import activation
 from rtmo_deploy.zoo import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Feature strides the head predicts on. The neck also computes stride 8, whose output the model drops.
 STRIDES = (16, 32)
+#: Groups of the pose branch's convolutions.
+POSE_GROUPS = 8
 #: Factors of width and depth above this are not looked for.
 MAX_FACTOR = 16
 
@@ -22,31 +25,111 @@ class UnrecognisedStateDictError(ValueError):
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What the tensors of a network do not show. The defaults are the published models' values."""
+
+    #: Activations of the parts, and of the encoder's feed-forward network.
+    backbone_act: str = "SiLU"
+    neck_act: str = "SiLU"
+    head_act: str = "SiLU"
+    ffn_act: str = "GELU"
+    #: BatchNorm; the neck's CSP layers always have torch's defaults.
+    backbone_eps: float = 1e-3
+    backbone_momentum: float = 0.03
+    neck_eps: float = 1e-5
+    neck_momentum: float = 0.1
+    projector_eps: float = 1e-5
+    projector_momentum: float = 0.1
+    head_eps: float = 1e-3
+    head_momentum: float = 0.03
+    #: LayerNorm of the encoder.
+    layer_norm_eps: float = 1e-5
+    #: Heads of the encoder's attention; None for one per 32 channels.
+    attention_heads: int | None = None
+    #: Temperature of the encoder's position encoding, and of the bins'.
+    pe_temperature: float = 10000.0
+    spe_temperature: float = 300.0
+    #: Factor by which the bins' span exceeds the box.
+    bbox_padding: float = 1.25
+    #: Input normalisation, a value a channel, in the network's channel order (see ``rgb``), 0..255.
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    #: The first layer takes RGB: the channels of the BGR input are reversed before ``mean`` and ``std``.
+    rgb: bool = False
+
+    @property
+    def normalises(self) -> bool:
+        """Whether the input is changed at all before the first layer."""
+        return (self.mean, self.std, self.rgb) != ((0, 0, 0), (1, 1, 1), False)
+
+    def norm(self, part: str) -> dict[str, float]:
+        """``eps`` and ``momentum`` of the BatchNorm of ``backbone``, ``neck``, ``projector`` or ``head``."""
+        return {"eps": getattr(self, f"{part}_eps"), "momentum": getattr(self, f"{part}_momentum")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the defaults, of JSON types."""
+        changed = {key: value for key, value in asdict(self).items() if value != getattr(_DEFAULTS, key)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Settings:
+        """The settings that :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: A name or a value that no settings have.
+        """
+        for key in stored:
+            if key not in {f.name for f in fields(cls)}:
+                raise ValueError(f"{key[:40]!r} is no setting")
+        return cls(**{key: _checked(key, value) for key, value in stored.items()})
+
+
+_DEFAULTS = Settings()
+
+
+def _checked(key: str, value: Any) -> Any:
+    if key.endswith("_act") and isinstance(value, str):
+        activation(value)
+        return value
+    if key == "rgb" and isinstance(value, bool):
+        return value
+    if key in {"mean", "std"} and isinstance(value, list | tuple) and len(value) == 3:
+        return tuple(_real(key, item, positive=key == "std") for item in value)
+    if key == "attention_heads" and type(value) is int and 0 < value <= 4096:
+        return value
+    if isinstance(value, int | float) and key not in {"mean", "std", "attention_heads", "rgb"}:
+        return _real(key, value, positive=True)
+    raise ValueError(f"{key} cannot be {str(value)[:60]}")
+
+
+def _real(key: str, value: Any, *, positive: bool) -> float:
+    if type(value) in (int, float) and abs(value) <= 1e18 and math.isfinite(value) and (value > 0 or not positive):
+        return float(value)
+    raise ValueError(f"{key} cannot be {str(value)[:60]}")
+
+
+@dataclass(frozen=True)
 class NetworkSpec:
-    """Shape of an RTMO network (paper: arXiv 2312.07526; MMPose configs ``body_2d_keypoint/rtmo``).
+    """Shape of an RTMO network (paper: arXiv 2312.07526; MMPose configs ``body_2d_keypoint/rtmo``)."""
 
-    Attributes:
-        deepen: Depth factor: blocks a stage are ``max(round(n * deepen), 1)``.
-        widen: Width factor of backbone and head.
-        num_keypoints: Keypoints a person.
-        hidden_dim: Channels inside the hybrid encoder; a head of its attention has 32.
-        neck_deepen, neck_widen: Factors of the neck's CSP layers; None for those of the backbone.
-        head_widen: Width factor of the head; None for the backbone's.
-        ffn_dim: Channels inside the encoder's feed-forward network; None for four times ``hidden_dim``.
-        pose_vec_dim: Channels of a pose vector; None for twice the head's.
-        num_bins: Bins along x and along y.
-        settings: What the tensors do not show.
-    """
-
+    #: Depth factor: blocks a stage are ``max(round(n * deepen), 1)``.
     deepen: float
+    #: Width factor of backbone and head.
     widen: float
+    #: Keypoints a person.
     num_keypoints: int
+    #: Channels inside the hybrid encoder; a head of its attention has 32.
     hidden_dim: int = 256
+    #: Factors of the neck's CSP layers; None for those of the backbone.
     neck_deepen: float | None = None
     neck_widen: float | None = None
+    #: Width factor of the head; None for the backbone's.
     head_widen: float | None = None
+    #: Channels inside the encoder's feed-forward network; None for four times ``hidden_dim``.
     ffn_dim: int | None = None
+    #: Channels of a pose vector; None for twice the head's.
     pose_vec_dim: int | None = None
+    #: Bins along x and along y.
     num_bins: tuple[int, int] = (192, 256)
     settings: Settings = field(default_factory=Settings)
 
@@ -93,14 +176,9 @@ class NetworkSpec:
         return int(256 * self._head_widen)
 
     @property
-    def pose_groups(self) -> int:
-        """Groups of the pose branch's convolutions."""
-        return 8
-
-    @property
     def pose_channels(self) -> int:
         """Channels of the pose branch."""
-        return self.pose_groups * int(36 * self._head_widen)
+        return POSE_GROUPS * int(36 * self._head_widen)
 
     @property
     def pose_vec_channels(self) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.convert.options import DecodeOptions
+    from rtmo_deploy.convert.options import ExportOptions
     from rtmo_deploy.data.coco import CocoKeypoints
     from rtmo_deploy.release.results import Made
 
@@ -54,7 +54,7 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
     if action == "export":
         _export_options(options)
     elif action == "quantize" and options["calibration"] is not None:
-        from rtmo_deploy.data._calibration_record import named_sets
+        from rtmo_deploy.data.calibration import named_sets
 
         if options["calibration"] not in named_sets():
             raise UsageError(
@@ -63,24 +63,10 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def _export_options(options: Mapping[str, Any]) -> Any:
-    from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
+def _export_options(options: Mapping[str, Any]) -> ExportOptions:
+    from rtmo_deploy.convert.options import ExportOptions
 
-    kinds: dict[str, type[DecodeOptions]] = {
-        "onnx": OnnxDecodeOptions,
-        "fixed": FixedDecodeOptions,
-        "raw": RawDecodeOptions,
-    }
-    names = ("score_thr", "nms_thr", "max_dets", "pre_topk", "min_rows")
-    given = {name: options[name] for name in names if options[name] is not None}
-    return ExportOptions(
-        decode=kinds[options["decode"]](**given),
-        input_hw=tuple(options["imgsz"]) if options["imgsz"] else None,
-        static=options["static"],
-        batch=options["batch"],
-        opset=options["opset"],
-        placement=options["letterbox"],
-    )
+    return ExportOptions.from_recipe(options)
 
 
 def cast(job: Job) -> Outcome:
@@ -89,29 +75,35 @@ def cast(job: Job) -> Outcome:
 
     output = job.folder / f"{job.options['file_stem']}.onnx"
     result = cast_onnx(_path(job.inputs["model"]), output, job.options["precision"], progress=job.progress)
-    counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.islands)}
+    counts = {"half_nodes": result.half_nodes, "casts": result.casts, "float32_nodes": dict(result.fp32_nodes)}
     return Outcome(_files(result.artifact), {**counts, **_described(result.artifact)})
 
 
 def quantize(job: Job) -> Outcome:
     """ONNX to INT8, judged where a budget is given."""
-    from rtmo_deploy.convert.quantize import Judge, Method, QuantizeOptions, calibrate, open_source, quantize_onnx
-    from rtmo_deploy.data.calibration import CalibrationPictures, folder_pictures, open_set
+    from rtmo_deploy.convert.quantize import Judge, Method, calibrate, open_source, quantize_onnx
+    from rtmo_deploy.data.calibration import folder_images, open_set
 
     options = job.options
     model = open_source(_path(job.inputs["model"]))
-    pictures: CalibrationPictures
     if "calibration" in job.files:
-        pictures = folder_pictures(job.files["calibration"], options["count"])
+        images = folder_images(job.files["calibration"], options["count"])
     else:
-        pictures = open_set(options["calibration"], options["count"])
-    calibration = calibrate(model, pictures, method=Method(options["method"]), progress=job.progress)
+        images = open_set(options["calibration"], options["count"])
+    calibration = calibrate(model, images, method=Method(options["method"]), progress=job.progress)
     judge = None
     if "judge" in job.inputs:
         judge = Judge(model.artifact, dataset_of(job.inputs["judge"]), progress=job.progress)
     output = job.folder / f"{options['file_stem']}.onnx"
-    asked = QuantizeOptions(options["max_ap_drop"], bias_correction=options["bias_correction"])
-    result = quantize_onnx(model, calibration, output, asked, judge=judge, progress=job.progress)
+    result = quantize_onnx(
+        model,
+        calibration,
+        output,
+        max_ap_drop=options["max_ap_drop"],
+        bias_correction=options["bias_correction"],
+        judge=judge,
+        progress=job.progress,
+    )
     if result.artifact is None:
         least = result.search.chosen.ap_drop if result.search is not None else float("nan")
         raise GateFailedError(
@@ -138,9 +130,9 @@ def engine(job: Job) -> Outcome:
     shapes = {name: (Shape.parse(options[name]),) if options[name] else () for name in ("min", "opt", "max")}
     build = BuildOptions(
         backend=options["backend"],
-        least=shapes["min"],
-        usual=shapes["opt"],
-        most=shapes["max"],
+        min=shapes["min"],
+        opt=shapes["opt"],
+        max=shapes["max"],
         targets=tuple(options["compute_capability"]),
         version_compatible=options["version_compatible"],
         hardware_compatible=options["hardware_compatible"],
@@ -165,8 +157,7 @@ def openvino(job: Job) -> Outcome:
     output = job.folder / f"{job.options['file_stem']}.xml"
     compress = job.options["compress_fp16"]
     result = convert_openvino(_path(job.inputs["model"]), output, compress_fp16=compress, progress=job.progress)
-    first, *rest = _files(result.artifact)
-    return Outcome((first, result.weights.name, *rest), _described(result.artifact))
+    return Outcome(tuple(path.name for path in result.files), _described(result.artifact))
 
 
 def draw(job: Job) -> Outcome:

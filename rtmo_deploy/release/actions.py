@@ -74,7 +74,7 @@ _TRT: Final = ("tensorrt", "tensorrt-rtx-cu12")
 
 ACTIONS: Final[Mapping[str, Action]] = {
     "source": Action(_make.source, ("torch",)),
-    "export": Action(_make.export, ("torch", "onnx", "onnxsim", "onnx-ir", *_ORT)),
+    "export": Action(_make.export, ("torch", "onnx", "onnxsim", *_ORT)),
     "cast": Action(_make.cast, ("onnx", *_ORT)),
     "quantize": Action(_make.quantize, ("onnx", "numpy", "opencv-python-headless", *_ORT)),
     "engine": Action(_make.engine, ("onnx", *_TRT), on_machine=True),
@@ -136,7 +136,7 @@ class RealActions:
         from rtmo_deploy.zoo import EMBEDDED
         from rtmo_deploy.zoo.cache import cached_path
         from rtmo_deploy.zoo.download import fetch as fetched
-        from rtmo_deploy.zoo.download import published
+        from rtmo_deploy.zoo.records import published
 
         embedded = EMBEDDED.get(name.lower())
         if embedded is not None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.guarded import UnreadableError, read_json
+from rtmo_deploy.files import UnreadableError
+from rtmo_deploy.plain import read_json
 from rtmo_deploy.release.results import Status, case_of
 from rtmo_deploy.release.schema import SOURCE
 

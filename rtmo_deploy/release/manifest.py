@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.guarded import read_json
+from rtmo_deploy.plain import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

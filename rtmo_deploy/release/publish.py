@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write, require_free, sha256_of
-from rtmo_deploy.guarded import read_json
+from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.outputs import require_free
+from rtmo_deploy.plain import read_json
 from rtmo_deploy.release.junit import junit_xml
 from rtmo_deploy.release.manifest import (
     MANIFEST,

@@ -17,7 +17,7 @@ from rtmo_deploy.release.results import Status
 from rtmo_deploy.release.run import locked, plan_steps, run_steps
 from rtmo_deploy.release.schema import SOURCE, load_release
 from rtmo_deploy.release.store import Store
-from rtmo_deploy.zoo.ignore_cfg import ignoring_cfg
+from rtmo_deploy.zoo.locate import ignoring_cfg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,7 +14,7 @@ from rtmo_deploy.progress import Count
 from rtmo_deploy.release.graph import descendants, fingerprint, step_key
 from rtmo_deploy.release.results import Job, NotHereError, Status, StepResult
 from rtmo_deploy.release.schema import SOURCE
-from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored
+from rtmo_deploy.zoo.locate import cfg_is_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

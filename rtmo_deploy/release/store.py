@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import SetupError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.guarded import read_json
+from rtmo_deploy.plain import read_json
 from rtmo_deploy.release.manifest import is_inside
 from rtmo_deploy.release.results import FileRecord, Outcome, Status, StepResult, clean
 

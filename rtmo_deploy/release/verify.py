@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.guarded import read_bounded
+from rtmo_deploy.files import read_bounded, sha256_of
 from rtmo_deploy.release.manifest import MANIFEST, MAX_BYTES, SUMS, UNFINISHED, read_manifest
 
 if TYPE_CHECKING:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
-from rtmo_deploy.guarded import read_json
+from rtmo_deploy.plain import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from rtmo_deploy.artifact import Artifact, Kind
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.file_kind import Kind
 
 SCHEMA_VERSION: Final = 1
 #: The oldest entries beyond these are forgotten.

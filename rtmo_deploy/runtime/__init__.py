@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtmo_deploy.data._image_files import find_images
-    from rtmo_deploy.data.images import read_image
+    from rtmo_deploy.data.images import find_images, read_image
     from rtmo_deploy.runtime.backends import Backend, open_backend
     from rtmo_deploy.runtime.draw import draw_poses
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
@@ -25,7 +24,7 @@ _HOME = {
     "Backend": "runtime.backends",
     "PoseEstimator": "runtime.estimator",
     "draw_poses": "runtime.draw",
-    "find_images": "data._image_files",
+    "find_images": "data.images",
     "open_backend": "runtime.backends",
     "read_artifact": "runtime.estimator",
     "read_image": "data.images",

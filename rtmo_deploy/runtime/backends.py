@@ -10,14 +10,16 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rtmo_deploy.artifact import Artifact, Kind
 from rtmo_deploy.errors import MissingDependencyError, UsageError
+from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from rtmo_deploy.artifact import Artifact
 
 
 class Backend(Protocol):
@@ -109,11 +111,7 @@ def open_backend(
 def choose_backend(
     kind: Kind, device: str = "cpu", *, backend: str | None = None, precision: str | None = None, what: str = ""
 ) -> BackendRecord:
-    """The runtime that :func:`open_backend` takes, without importing it; ``what`` names the model in errors.
-
-    Raises:
-        UsageError, MissingDependencyError: As :func:`open_backend`.
-    """
+    """The runtime that :func:`open_backend` takes, without importing it; ``what`` names the model in errors."""
     place = parse_device(device)
     fitting = [record for record in BACKENDS if kind in record.kinds]
     if backend is not None:
@@ -138,11 +136,7 @@ def choose_backend(
 
 
 def parse_device(device: str) -> str:
-    """``cpu`` or ``cuda:N``; ``cuda`` means the first GPU.
-
-    Raises:
-        UsageError: Anything else.
-    """
+    """``cpu`` or ``cuda:N``; ``cuda`` means the first GPU. UsageError for anything else."""
     name, _, index = device.lower().partition(":")
     if name == "cpu" and not index:
         return "cpu"

@@ -6,7 +6,7 @@ OpenVINO models, and for engines by the tensors in their record.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeMode, InputContract, check_contracts
@@ -15,19 +15,24 @@ from rtmo_deploy.errors import ArtifactError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rtmo_deploy.runtime.onnx_file import TensorSpec
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: name, dtype such as ``float32``, and dimensions (a name, or None, where dynamic)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        sides = ", ".join("?" if side is None else str(side) for side in self.shape)
+        return f"{self.name} {self.dtype} [{sides}]"
 
 
 def by_graph(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Artifact:
-    """The artifact with the sizes of its graph.
+    """The artifact with the sizes of its graph's tensors.
 
-    Args:
-        artifact: What the model says of itself.
-        inputs: Its input tensors; a side that is no number, or negative, is dynamic.
-        outputs: Its output tensors.
-
-    Raises:
-        ArtifactError: The graph is not of the model that the metadata speaks of, or takes what nothing here can feed.
+    ArtifactError where the graph is of another model, or takes what nothing here can feed.
     """
     real, wrong = compare(artifact, inputs, outputs)
     if wrong:

@@ -1,37 +1,44 @@
 """What is known of a TensorRT engine without loading it: the record beside it, ``<engine>.json``.
 
-An engine is executable code and says nothing of itself before it is loaded. So the build writes beside it what it is,
-its SHA-256 included, and nothing is loaded whose record is missing or belongs to other bytes, unless the caller says
-that it is trusted.
+An engine is executable code and describes itself only once it is loaded. So the build writes its record beside it, with
+its SHA-256, and an engine whose record is missing or belongs to other bytes is loaded only if the caller trusts it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.guarded import UnreadableError, read_json
-from rtmo_deploy.runtime.onnx_file import DEFAULT_SIDE, TensorSpec
+from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.files import UnreadableError, sha256_of
+from rtmo_deploy.plain import plain, read_json
+from rtmo_deploy.runtime.contract import TensorSpec
+from rtmo_deploy.runtime.onnx_file import DEFAULT_SIDE
+from rtmo_deploy.runtime.trt_api import version_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from rtmo_deploy.runtime.cuda import Gpu
 
 SCHEMA_VERSION = 1
 #: Bytes of a record; ours have some thousand.
 MAX_RECORD = 2**22
-#: What stands for the GPU of an engine that was built where there was none.
+#: The name of the GPU of an engine that was built where there was none.
 AHEAD_OF_TIME = "none: built ahead of time"
 _TRUSTED = "trusted"
+#: Compute capability from which on a hardware-compatible engine runs, and an RTX engine without explicit targets.
+_AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a network input: pictures, and pixels down and across. Written ``BxHxW``."""
+    """Size of a network input: images, and pixels down and across. Written ``BxHxW``."""
 
     batch: int
     height: int
@@ -61,60 +68,57 @@ class Shape:
 class Profile:
     """Sizes that an engine takes, and the one that it is tuned for."""
 
-    least: Shape
-    usual: Shape
-    most: Shape
+    min: Shape
+    opt: Shape
+    max: Shape
 
     def takes(self, shape: Shape) -> bool:
         """Whether a size lies in it."""
-        bounds = zip(self.least.sides(), shape.sides(), self.most.sides(), strict=True)
+        bounds = zip(self.min.sides(), shape.sides(), self.max.sides(), strict=True)
         return all(low <= side <= high for low, side, high in bounds)
 
+    def holds(self, height: int, width: int) -> bool:
+        """Whether images of a size lie in it, whatever the batch."""
+        return self.takes(Shape(self.opt.batch, height, width))
+
     def __str__(self) -> str:
-        return str(self.usual) if self.least == self.most else f"{self.least} to {self.most}, tuned for {self.usual}"
+        return str(self.opt) if self.min == self.max else f"{self.min} to {self.max}, tuned for {self.opt}"
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What stands beside an engine.
-
-    Attributes:
-        artifact: What it is.
-        backend: ``tensorrt`` or ``tensorrt-rtx``.
-        version: Version of that package.
-        gpu: Name of the GPU it was built on, or :data:`AHEAD_OF_TIME`.
-        compute_capability: Of that GPU; None without one.
-        targets: Compute capabilities it was built for; empty for those that the backend takes by itself.
-        profiles: Sizes it takes.
-        inputs, outputs: Its tensors; -1 where dynamic.
-        precision: ``asked``, ``how`` it was audited, and what was found.
-        layers: How many layers of which kind compute in which type, ``{kind: {dtype: count}}``.
-        plugin: ``name``, ``version``, ``namespace``, ``form`` and ``kernel_sha256`` of the plugin in it; None without
-            one.
-        onnx_sha256: Of the model it was built from.
-        sha256: Of its own bytes.
-        size: Bytes.
-        options: What the build was asked for.
-        seconds: Time that the build took.
-        notes: What the reader should know.
-    """
+    """The record beside an engine."""
 
     artifact: Artifact
+    #: ``tensorrt`` or ``tensorrt-rtx``.
     backend: str
+    #: Of that package.
     version: str
+    #: Name of the GPU it was built on, or :data:`AHEAD_OF_TIME`.
     gpu: str
+    #: Of that GPU; None without one.
     compute_capability: str | None
+    #: Compute capabilities it was built for; empty for the backend's default.
     targets: tuple[str, ...]
     profiles: tuple[Profile, ...]
+    #: Its tensors; a side of -1 is dynamic.
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    #: ``asked``, ``how`` it was audited, and the counts of the audit.
     precision: Mapping[str, Any]
+    #: Layers of a kind that compute in a type, ``{kind: {dtype: count}}``.
     layers: Mapping[str, Mapping[str, int]]
+    #: ``name``, ``version``, ``namespace``, ``form`` and ``kernel_sha256`` of the plugin in it; None without one.
     plugin: Mapping[str, str] | None
+    #: Of the model it was built from.
     onnx_sha256: str
+    #: Of its own bytes.
     sha256: str
+    #: Bytes.
     size: int
+    #: What the build was asked for.
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: Time of the build.
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -125,12 +129,12 @@ class EngineRecord:
             "artifact": self.artifact.to_dict(),
             "backend": {"name": self.backend, "version": self.version},
             "gpu": {"name": self.gpu, "compute_capability": self.compute_capability, "targets": list(self.targets)},
-            "profiles": [{"min": str(p.least), "opt": str(p.usual), "max": str(p.most)} for p in self.profiles],
-            "inputs": [_tensor_dict(spec) for spec in self.inputs],
-            "outputs": [_tensor_dict(spec) for spec in self.outputs],
+            "profiles": [{"min": str(p.min), "opt": str(p.opt), "max": str(p.max)} for p in self.profiles],
+            "inputs": plain(self.inputs),
+            "outputs": plain(self.outputs),
             "precision": dict(self.precision),
-            "layers": {kind: dict(counts) for kind, counts in self.layers.items()},
-            "plugin": None if self.plugin is None else dict(self.plugin),
+            "layers": plain(self.layers),
+            "plugin": plain(self.plugin),
             "onnx": {"sha256": self.onnx_sha256},
             "engine": {"sha256": self.sha256, "size": self.size},
             "options": dict(self.options),
@@ -159,6 +163,7 @@ class EngineRecord:
         artifact = Artifact.from_metadata(path, metadata)
         if artifact is None or artifact.kind is not Kind.ENGINE:
             raise ValueError("its artifact is no engine")
+        profiles = [[Shape.parse(entry[name]) for name in ("min", "opt", "max")] for entry in data["profiles"]]
         return cls(
             artifact=artifact,
             backend=str(data["backend"]["name"]),
@@ -166,10 +171,7 @@ class EngineRecord:
             gpu=str(data["gpu"]["name"]),
             compute_capability=data["gpu"]["compute_capability"],
             targets=tuple(str(target) for target in data["gpu"]["targets"]),
-            profiles=tuple(
-                Profile(Shape.parse(entry["min"]), Shape.parse(entry["opt"]), Shape.parse(entry["max"]))
-                for entry in data["profiles"]
-            ),
+            profiles=tuple(Profile(*shapes) for shapes in profiles),
             inputs=tuple(_tensor_spec(entry) for entry in data["inputs"]),
             outputs=tuple(_tensor_spec(entry) for entry in data["outputs"]),
             precision=dict(data["precision"]),
@@ -184,10 +186,6 @@ class EngineRecord:
         )
 
 
-def _tensor_dict(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
-
-
 def _tensor_spec(entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(str(entry["name"]), str(entry["dtype"]), tuple(int(side) for side in entry["shape"]))
 
@@ -198,7 +196,7 @@ def sidecar_path(engine: Path) -> Path:
 
 
 def read_record(engine: Path) -> EngineRecord:
-    """An engine's record; whether it belongs to these bytes is not looked at.
+    """An engine's record; it may belong to other bytes.
 
     Raises:
         ArtifactError: There is no such engine, no record, or the record is damaged.
@@ -215,22 +213,16 @@ def read_record(engine: Path) -> EngineRecord:
             remedy="Copy both files, or build it again with 'rtmo-deploy build-trt'; --trust loads it anyway.",
             where=engine,
         ) from error
-    except UnreadableError as error:
-        raise _damaged(sidecar, error) from error
+    except (UnreadableError, KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
+        raise ArtifactError(
+            f"The engine's record is damaged ({type(error).__name__}: {str(error)[:300]}).",
+            remedy="Copy both files again, or build the engine again with 'rtmo-deploy build-trt'.",
+            where=sidecar,
+        ) from error
     except OSError as error:
         raise ArtifactError(
             f"Its record cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=sidecar
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
-        raise _damaged(sidecar, error) from error
-
-
-def _damaged(sidecar: Path, error: Exception) -> ArtifactError:
-    return ArtifactError(
-        f"The engine's record is damaged ({type(error).__name__}: {str(error)[:300]}).",
-        remedy="Copy both files again, or build the engine again with 'rtmo-deploy build-trt'.",
-        where=sidecar,
-    )
 
 
 def engine_artifact(path: Path, *, trust: bool = False) -> Artifact:
@@ -257,13 +249,13 @@ def engine_artifact(path: Path, *, trust: bool = False) -> Artifact:
     return replace(record.artifact, verified=verified or None)
 
 
-def require_same_bytes(path: Path, record: EngineRecord) -> None:
-    """Check that a record belongs to an engine.
+def require_same_bytes(path: Path, record: EngineRecord, plan: bytes | None = None) -> None:
+    """Check that a record belongs to an engine: to ``plan``, its content, or else to the file.
 
     Raises:
         ArtifactError: It belongs to other bytes.
     """
-    found = sha256_of(path)
+    found = sha256_of(path) if plan is None else hashlib.sha256(plan).hexdigest()
     if found != record.sha256:
         raise ArtifactError(
             f"It is not the engine that its record {sidecar_path(path).name} describes: its SHA-256 begins with "
@@ -292,3 +284,59 @@ def _unknown(path: Path) -> Artifact:
         verified={_TRUSTED: True},
         producer="unknown",
     )
+
+
+def differences(record: EngineRecord, *, version: str, gpu: Gpu) -> list[str]:
+    """What of this machine is not as an engine needs it; empty if nothing.
+
+    Args:
+        record: The engine's.
+        version: Of the installed backend.
+        gpu: The GPU that it is to run on.
+    """
+    found = []
+    portable = bool(record.options.get("version_compatible"))
+    installed, built = (text.partition(".")[0] if portable else text for text in (version, record.version))
+    if installed != built:
+        kind = "major version" if portable else "version"
+        found.append(f"it was built by {record.backend} {record.version} and needs that {kind}; installed is {version}")
+    here = gpu.compute_capability
+    if record.targets:
+        if here not in record.targets:
+            found.append(f"it was built for compute capability {', '.join(record.targets)}; {gpu.name} has {here}")
+    elif record.backend == "tensorrt-rtx" or record.options.get("hardware_compatible"):
+        if version_numbers(here) < _AMPERE:
+            found.append(f"it runs from compute capability 8.0 on; {gpu.name} has {here}")
+    elif here != record.compute_capability:
+        found.append(
+            f"it was built on {record.gpu} with compute capability {record.compute_capability}; {gpu.name} has {here}"
+        )
+    return found
+
+
+def choose_profile(profiles: Sequence[Profile], shape: Shape) -> int:
+    """Index of the profile that takes a size; of several the one tuned for the nearest number of pixels.
+
+    Raises:
+        ArtifactError: None does.
+    """
+    fitting = [index for index, profile in enumerate(profiles) if profile.takes(shape)]
+    if not fitting:
+        raise ArtifactError(
+            f"It does not run on an input of {shape}: it was built for {'; or '.join(map(str, profiles))}.",
+            remedy="Use another size, or build it with a profile that holds this one (--min, --max).",
+        )
+    pixels = shape.height * shape.width
+    return min(fitting, key=lambda i: abs(profiles[i].opt.height * profiles[i].opt.width - pixels))
+
+
+def split_batch(count: int, fewest: int, most: int) -> list[tuple[int, int, int]]:
+    """Cut a batch of ``count`` images into runs of ``fewest`` to ``most``.
+
+    Returns:
+        ``(start, stop, size)`` of each run: images ``start`` to ``stop``, filled up to ``size``.
+    """
+    return [
+        (start, min(start + most, count), max(min(start + most, count) - start, fewest))
+        for start in range(0, count, most)
+    ]

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtmo_deploy.artifact import Artifact, DecodeMode
-from rtmo_deploy.companion import read_companion
+from rtmo_deploy.artifact import Artifact, DecodeMode, read_companion
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.file_kind import FileKind
+from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, FileKind, Format, likely_kind, require
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
-from rtmo_deploy.wanted import CHECKPOINT, MODEL, likely_kind, require
 from rtmo_deploy.zoo.locate import locate_model
 
 if TYPE_CHECKING:
@@ -48,17 +46,9 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
         from rtmo_deploy.model import load_checkpoint
 
         return load_checkpoint(path).artifact()
-    if kind is FileKind.ENGINE:
-        from rtmo_deploy.runtime.engine_file import engine_artifact
-
-        return engine_artifact(path, trust=trust)
-    if kind is FileKind.OPENVINO:
-        from rtmo_deploy.runtime.openvino_file import openvino_artifact
-
-        return openvino_artifact(path)
-    from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
-
-    return onnx_artifact(path, load_onnx(path))
+    more = {"trust": trust} if kind is FileKind.ENGINE else {}
+    artifact: Artifact = Format.load(FORMATS[kind].reader)(path, **more)
+    return artifact
 
 
 def outputs_to_poses(
@@ -67,13 +57,9 @@ def outputs_to_poses(
     artifact: Artifact,
     coordinates: Coordinates | None = None,
 ) -> list[Poses]:
-    """A backend's outputs to people in network-input pixels, one entry a picture.
+    """A backend's outputs to detections in network-input pixels, one entry an image.
 
-    Args:
-        outputs: What the backend returned.
-        input_hw: Height and width of the network input, pixels.
-        artifact: What was run.
-        coordinates: The classifier that a ``raw`` graph leaves to the host.
+    ``coordinates`` is the classifier that a ``raw`` graph leaves to the host.
     """
     if "dets" in outputs and "keypoints" in outputs:
         _require_keypoints(outputs, artifact)

@@ -166,10 +166,9 @@ def _paste_top_left(image: NDArray[np.uint8], height: int, width: int, ratio: fl
 
 
 def _reference_matrix(rows: int, columns: int, height: int, width: int) -> NDArray[np.float64]:
-    """The 2x3 matrix original -> input, ``[[s, 0, (W - s*w) / 2], [0, s, (H - s*h) / 2]]``, as mmpose has it.
+    """The 2x3 matrix original -> input.
 
-    It fits the matrix to three pairs of points that it holds in float32. For a canvas that is not square that
-    rounding is enough to move some samples by warpAffine's 1/32 pixel, so the same points are used here.
+    As in mmpose it is fitted to three float32 points, whose rounding moves some samples by 1/32 pixel.
     """
     fitted = np.float32(columns * width / min(width, height * (columns / rows)))  # canvas width in original pixels
     centre = np.array([columns / 2, rows / 2], np.float32)

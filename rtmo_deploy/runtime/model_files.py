@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import RtmoDeployError
+from rtmo_deploy.file_kind import FORMATS, FileKind, kind_of_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,12 +17,8 @@ if TYPE_CHECKING:
 def files_of(*inputs: str | Path | None) -> Iterator[Path]:
     """The files of some inputs: each itself, and of a model its external data, weights, record and companion.
 
-    The name of a published model or a file that cannot be read stands for itself; nothing is raised.
-
-    Args:
-        inputs: Files, folders or names; None is passed over.
+    A published name or a file that cannot be read stands for itself.
     """
-    from rtmo_deploy.runtime.engine_file import sidecar_path
     from rtmo_deploy.runtime.estimator import read_artifact
     from rtmo_deploy.runtime.onnx_file import read_graph
 
@@ -30,14 +27,14 @@ def files_of(*inputs: str | Path | None) -> Iterator[Path]:
             continue
         path = Path(one)
         yield path
-        if path.suffix.lower() in {".engine", ".plan"}:
-            yield sidecar_path(path)
-        if path.suffix.lower() == ".xml":
-            yield path.with_suffix(".bin")
-        elif path.suffix.lower() != ".onnx":
+        known = FORMATS.get(kind_of_suffix(path))
+        if known is None:
+            continue
+        yield from known.files_beside(path)
+        if known is FORMATS[FileKind.ENGINE]:
             continue
         try:
-            if path.suffix.lower() == ".onnx":
+            if known is FORMATS[FileKind.ONNX]:
                 yield from (path.parent / name for name in _external(read_graph(path).graph))
             companion = read_artifact(path).companion
         except (RtmoDeployError, OSError):

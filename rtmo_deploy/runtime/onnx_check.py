@@ -10,7 +10,7 @@ import math
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.guarded import UnreadableError, open_regular
+from rtmo_deploy.files import UnreadableError, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,16 +29,7 @@ _ENDLESS = {"Loop", "Scan", "SequenceMap"}
 
 
 def load_weights(model: onnx.ModelProto, folder: Path) -> None:
-    """Read the tensors that a model keeps in other files into it.
-
-    Args:
-        model: The model, changed in place.
-        folder: Where it lies. Other files are beside or below it.
-
-    Raises:
-        ValueError: A file's name leads elsewhere, or it has fewer bytes than the tensor.
-        OSError: A file cannot be read.
-    """
+    """Read the tensors that a model keeps in files in or below ``folder`` into it, or raise ValueError."""
     import onnx
 
     total = 0
@@ -75,11 +66,9 @@ def _read(folder: Path, entries: dict[str, str], size: int, name: str) -> bytes:
 
 
 def check_graph(model: onnx.ModelProto) -> None:
-    """Check sizes and types of the tensors in a model, and the names that connect its nodes.
+    """Check sizes and types of tensors and the names that connect nodes.
 
-    Raises:
-        ValueError: A tensor has other bytes than its type and sides say, or is not of numbers; a name is defined twice,
-            or used before it is defined; or there is what no RTMO has: loops, sparse tensors, functions, no outputs.
+    ValueError also for what no RTMO has: loops, sparse tensors, functions, no outputs.
     """
     graph = model.graph
     if model.functions:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.guarded import read_bounded
-from rtmo_deploy.runtime.contract import by_graph, noted
+from rtmo_deploy.file_kind import ONNX, Kind, require
+from rtmo_deploy.files import read_bounded
+from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
 from rtmo_deploy.runtime.onnx_check import check_graph, load_weights, takes
-from rtmo_deploy.wanted import ONNX, require
 from rtmo_deploy.zoo.skeletons import guessed_from_count
 
 if TYPE_CHECKING:
@@ -25,19 +25,6 @@ DEFAULT_SIDE = 640
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """An input or output: name, dtype such as ``float32``, and dimensions (a name, or None, where dynamic)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...]
-
-    def __str__(self) -> str:
-        sides = ", ".join("?" if side is None else str(side) for side in self.shape)
-        return f"{self.name} {self.dtype} [{sides}]"
-
-
-@dataclass(frozen=True)
 class Signature:
     """Inputs and outputs of a graph."""
 
@@ -46,21 +33,12 @@ class Signature:
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file and the files with its weights.
-
-    Raises:
-        ArtifactError: There is no such file, it is not ONNX, is cut short or damaged, or the file with its weights is
-            missing or another.
-    """
+    """Parse an ONNX file and the files with its weights; ArtifactError where one is missing, cut short or damaged."""
     return parse_onnx(_content(path), path)
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file; weights in other files are left there.
-
-    Raises:
-        ArtifactError: There is no such file, or it is not ONNX or is cut short.
-    """
+    """Parse an ONNX file; weights in other files are left there."""
     return _parse(_content(path), path)
 
 
@@ -88,11 +66,7 @@ def _parse(content: bytes, path: Path) -> onnx.ModelProto:
 
 
 def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
-    """Parse the content of an ONNX file; ``path`` is what errors name, and where its weights are looked for.
-
-    Raises:
-        ArtifactError: As :func:`load_onnx`.
-    """
+    """Parse the content of an ONNX file; ``path`` is what errors name, and where its weights are looked for."""
     model = _parse(content, path)
     try:
         load_weights(model, path.parent)
@@ -141,14 +115,13 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(value.name, dtype, shape)
 
 
+def read_onnx_artifact(path: Path) -> Artifact:
+    """What an ONNX file is; see :func:`onnx_artifact`."""
+    return onnx_artifact(path, load_onnx(path))
+
+
 def onnx_artifact(path: Path, model: onnx.ModelProto) -> Artifact:
-    """What a parsed ONNX file is: by its graph and its metadata, or by its graph alone if MMDeploy made it.
-
-    Where the metadata and the graph differ in what goes in or comes out, the graph decides.
-
-    Raises:
-        ArtifactError: Neither this project's nor MMDeploy's RTMO.
-    """
+    """What a parsed ONNX file is: by its graph, which decides, and the metadata of this project or MMDeploy."""
     shape = signature(model)
     said = Artifact.from_metadata(path, {entry.key: entry.value for entry in model.metadata_props})
     if said is not None and said.kind is not Kind.ONNX:

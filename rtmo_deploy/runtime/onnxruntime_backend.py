@@ -3,19 +3,72 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from rtmo_deploy.errors import ArtifactError, SetupError
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT, saturates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+
+
+#: Session configuration under which a Q/DQ graph is computed as it is written, on every CPU.
+EXACT: Final = {"session.disable_quant_qdq": "1"}
+_CHANNELS, _OUT, _LARGEST = 64, 16, 127
+
+
+@lru_cache(maxsize=1)
+def saturates() -> bool:
+    """Whether an 8-bit convolution of the largest numbers there are comes out too small."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(_probe(), options, providers=["CPUExecutionProvider"])
+    found = session.run(None, {"input": np.full((1, _CHANNELS, 4, 8), float(_LARGEST), np.float32)})[0]
+    return not np.allclose(found, _CHANNELS * _LARGEST * _LARGEST, rtol=1e-2)
+
+
+def _probe() -> bytes:
+    """A quantised 1x1 convolution, its input and weights all at their largest, Q/DQ on both sides."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    total = float(_CHANNELS * _LARGEST * _LARGEST)
+    constants = {
+        "one": np.float32(1),
+        "zero": np.int8(0),
+        "weights": np.full((_OUT, _CHANNELS, 1, 1), _LARGEST, np.int8),
+        "scales": np.ones(_OUT, np.float32),
+        "zeros": np.zeros(_OUT, np.int8),
+        "out_scale": np.float32(total / 100),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["weights", "scales", "zeros"], ["w"], axis=0),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "out_scale", "zero"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "out_scale", "zero"], ["output"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "probe",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, _CHANNELS, 4, 8])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, _OUT, 4, 8])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    content: bytes = model.SerializeToString()
+    return content
+
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +81,8 @@ def load(artifact: Artifact, device: str, threads: int | None) -> OnnxRuntimeBac
 class OnnxRuntimeBackend:
     """A session and where it runs.
 
-    Attributes:
-        emulated: An INT8 graph is computed in float32, rounded as in 8 bits, because this CPU's 8-bit arithmetic
-            loses what does not fit (:mod:`rtmo_deploy.runtime.onnxruntime_int8`), or because there is none for pairs
-            with half scales.
+    With ``emulated`` an INT8 graph is computed in float32, rounded as in 8 bits, because this CPU's 8-bit arithmetic
+    loses what does not fit.
     """
 
     def __init__(self, artifact: Artifact, device: str, threads: int | None) -> None:
@@ -71,18 +122,9 @@ def open_session(
     where: object,
     config: Mapping[str, str] | None = None,
 ) -> Any:
-    """An ``onnxruntime.InferenceSession``.
+    """An ``onnxruntime.InferenceSession`` of a file or a serialised model.
 
-    Args:
-        model: A file, or a serialised model.
-        device: ``cpu`` or ``cuda:N``.
-        threads: Threads an operator may use; all cores if not given.
-        where: What errors name.
-        config: Session configuration entries.
-
-    Raises:
-        ArtifactError: ONNX Runtime does not accept the model.
-        SetupError: The GPU cannot be used; the CPU is not taken in its place.
+    SetupError where the GPU cannot be used; the CPU is not taken in its place.
     """
     import onnxruntime as ort
 
@@ -127,11 +169,7 @@ def run_session(
     *,
     where: object,
 ) -> dict[str, NDArray[np.float32]]:
-    """Run a session and name its outputs.
-
-    Raises:
-        ArtifactError: The model does not take this input, or fails on it.
-    """
+    """Run a session and name its outputs; ArtifactError where the model does not take this input, or fails on it."""
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, feeds), strict=True))

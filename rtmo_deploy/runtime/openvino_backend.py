@@ -8,21 +8,77 @@ without a word; each would be a precision that nobody asked for.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
-from rtmo_deploy.runtime.openvino_int8 import NARROW, has_narrow_weights, layer_precisions, saturates
+from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+
+
+#: Largest magnitude of weights that cannot saturate.
+NARROW = 64
+#: Layers that hold the arithmetic.
+_HEAVY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
+_NAMES = {"u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+
+
+def layer_precisions(compiled: Any) -> Mapping[str, int]:
+    """How many convolutions and matrix products a compiled model runs in which precision, such as ``{"int8": 58}``."""
+    counts: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if info["layerType"].astype(str) in _HEAVY:
+            precision = info["runtimePrecision"].astype(str)
+            counts[_NAMES.get(precision, precision)] += 1
+    return dict(counts)
+
+
+def has_narrow_weights(model: Any) -> bool:
+    """Whether an ``openvino.Model`` has 8-bit weights and all of them are narrow."""
+    found = False
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() not in {"i8", "u8"}:
+            continue
+        values = np.asarray(node.get_data(), np.int16)
+        if values.ndim < 2:
+            continue  # a zero point
+        found = True
+        if np.abs(values).max(initial=0) > NARROW:
+            return False
+    return found
+
+
+@lru_cache(maxsize=1)
+def saturates() -> bool:
+    """Whether an 8-bit convolution with the largest numbers there are comes out too small on this CPU."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    channels, largest, weight = 64, 255.0, 127
+    source = ops.parameter([1, channels, 1, 8], np.float32)
+    low, high = np.float32(0), np.float32(largest)
+    quantised = ops.fake_quantize(source, low, high, low, high, 256)
+    weights = ops.convert(ops.constant(np.full((16, channels, 1, 1), weight, np.int8)), np.float32)
+    scaled = ops.multiply(weights, ops.constant(np.ones((16, 1, 1, 1), np.float32)))
+    result = ops.convolution(quantised, scaled, [1, 1], [0, 0], [0, 0], [1, 1])
+    model = ov.Model([result], [source], "saturation")
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = ov.Core().compile_model(model, "CPU", options)
+    found = compiled(np.full((1, channels, 1, 8), largest, np.float32))[0]
+    return not np.allclose(found, channels * largest * weight, rtol=1e-3)
+
 
 #: What may be asked for, and OpenVINO's name for it.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -84,11 +140,7 @@ class OpenvinoBackend:
             )
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """See :class:`rtmo_deploy.runtime.backends.Backend`.
-
-        Raises:
-            ArtifactError: The model does not take this input, or fails on it.
-        """
+        """See :class:`rtmo_deploy.runtime.backends.Backend`."""
         # OpenVINO would cast another type, and answer an impossible size with zero rows.
         multiple = self.artifact.input.multiple
         shape = f"{images.dtype} {images.shape}"
@@ -116,11 +168,7 @@ class OpenvinoBackend:
 
 
 def import_openvino(purpose: str) -> ModuleType:
-    """The package.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
+    """The package, or MissingDependencyError."""
     try:
         import openvino
     except ImportError as error:
@@ -135,11 +183,7 @@ def _core() -> Any:
 
 
 def read_model(artifact: Artifact) -> Any:
-    """An ``openvino.Model`` of an ONNX or OpenVINO file.
-
-    Raises:
-        ArtifactError: It is another kind of file, or OpenVINO does not accept it.
-    """
+    """An ``openvino.Model`` of an ONNX or OpenVINO file, or ArtifactError."""
     if artifact.kind not in {Kind.ONNX, Kind.OPENVINO}:
         raise UsageError(f"OpenVINO does not run an artifact of kind {artifact.kind}.", where=artifact.path)
     require_no_plugin(artifact)
@@ -147,11 +191,7 @@ def read_model(artifact: Artifact) -> Any:
 
 
 def require_no_plugin(artifact: Artifact) -> None:
-    """Check that a graph has no TensorRT plugin in it.
-
-    Raises:
-        ArtifactError: It has.
-    """
+    """Refuse a graph that has a TensorRT plugin in it."""
     if artifact.decode.mode is DecodeMode.PLUGIN:
         raise ArtifactError(
             "Its decoding is a TensorRT plugin (RTMODecode), which OpenVINO does not have.",
@@ -161,16 +201,7 @@ def require_no_plugin(artifact: Artifact) -> None:
 
 
 def parse_model(source: str | bytes, weights: bytes | None = None, *, where: object) -> Any:
-    """An ``openvino.Model`` of a file or of a file's bytes.
-
-    Args:
-        source: Path or content of an .onnx or .xml file.
-        weights: Content of the .bin file, if the content of an .xml file is given.
-        where: What errors name.
-
-    Raises:
-        ArtifactError: OpenVINO does not accept it.
-    """
+    """An ``openvino.Model`` of a file, or of the bytes of an .onnx file or of an .xml file and its .bin."""
     ov = import_openvino("Reading a model")
     try:
         return _core().read_model(source) if weights is None else _core().read_model(source, weights)
@@ -183,19 +214,7 @@ def parse_model(source: str | bytes, weights: bytes | None = None, *, where: obj
 
 
 def compile_model(model: Any, *, precision: str | None = None, threads: int | None = None, where: object) -> Any:
-    """An ``openvino.CompiledModel`` for the CPU, in the precision asked for.
-
-    Args:
-        model: An ``openvino.Model``.
-        precision: See :func:`load`.
-        threads: Threads to use; OpenVINO's own choice if not given.
-        where: What errors name.
-
-    Raises:
-        UsageError: No such precision.
-        SetupError: This CPU cannot run it in this precision, or not without loss.
-        ArtifactError: OpenVINO does not accept the model.
-    """
+    """An ``openvino.CompiledModel`` for the CPU, or SetupError where this CPU cannot compute without loss."""
     hint = _hint(precision)
     # A request at a time, as fast as can be: one stream.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}

@@ -1,14 +1,11 @@
 """Runs TensorRT engines, of ``tensorrt`` and ``tensorrt_rtx``, on an NVIDIA GPU.
 
-Everything that can be known without loading the engine is checked first: its bytes against its record, the package's
-version, the GPU. For each input size that comes, buffers are allocated once; the second call of a size records a CUDA
-graph, and further ones replay it. Arrays that are on the GPU already go in and out without a copy through
-:meth:`TensorRtBackend.run_device`.
+An engine's bytes, the package's version and the GPU are checked before it is loaded. Buffers are allocated once for
+each input size; the second call of a size records a CUDA graph, and further ones replay it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -16,21 +13,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.guarded import open_regular
-from rtmo_deploy.runtime.cuda_device import checked, cuda_runtime, require_gpu
-from rtmo_deploy.runtime.cuda_memory import Arena, new_stream
-from rtmo_deploy.runtime.device_array import DeviceArray, as_device_array
-from rtmo_deploy.runtime.engine_bucket import Bucket
+from rtmo_deploy.files import open_regular, reading
+from rtmo_deploy.runtime.cuda import (
+    Arena,
+    DeviceArray,
+    as_device_array,
+    capture,
+    checked,
+    cuda_runtime,
+    launch,
+    new_stream,
+    require_gpu,
+    synchronize,
+    to_device,
+    to_host,
+)
 from rtmo_deploy.runtime.engine_file import (
     EngineRecord,
     Profile,
     Shape,
+    choose_profile,
+    differences,
     is_trusted,
     read_record,
+    require_same_bytes,
     sidecar_path,
+    split_batch,
 )
-from rtmo_deploy.runtime.engine_match import choose_profile, differences, split_batch
-from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, choose_flavour, load_api
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, TrtApi, choose_variant, load_api
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,10 +50,125 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
-#: Input sizes whose buffers are kept, each with its own execution context; the one unused for longest goes first.
+#: Input sizes whose buffers are kept, each with its own execution context; the least recently used goes first.
 KEPT_SIZES = 4
-
+_FLOAT = np.dtype(np.float32)
 _log = logging.getLogger(__name__)
+
+
+class Bucket:
+    """Execution context, buffers and CUDA graph of an engine at one input size.
+
+    A bucket is used either from the host or with arrays of the device, never both: a recorded graph holds the context
+    with the addresses that it was recorded with. ``io`` names the engine's input and its outputs.
+    """
+
+    def __init__(
+        self, engine: Any, io: tuple[str, tuple[str, ...]], shape: Shape, profile: int, stream: int, *, where: Path
+    ) -> None:
+        self._arena = Arena()
+        self._stream, self._where = stream, where
+        self._input, names = io
+        self._size = (shape.batch, 3, shape.height, shape.width)
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise SetupError(
+                f"TensorRT could not set up a run of {shape}.",
+                remedy="The GPU's memory may be short: use a smaller size, or build with a smaller --max.",
+                where=where,
+            )
+        self._require(self._context.set_optimization_profile_async(profile, stream), "take its profile")
+        synchronize(stream)
+        self._require(self._context.set_input_shape(self._input, self._size), f"take the size {shape}")
+        self._shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in names}
+        for name, sides in self._shapes.items():
+            if -1 in sides:
+                raise ArtifactError(
+                    f"The size of its output {name} depends on the image, {sides}: it has no fixed buffers.",
+                    remedy="Export the model with --decode fixed, and build it again.",
+                    where=where,
+                )
+        self._device: dict[str, int] = {}
+        self._pinned: dict[str, NDArray[Any]] = {}
+        self._calls = 0
+        self._graph: Any = None
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run on images from the host, ``(b, 3, H, W)`` with b up to the batch; the rest repeats the last one."""
+        if not self._pinned:
+            self._allocate()
+        staging = self._pinned[self._input]
+        staging[: len(images)] = images
+        staging[len(images) :] = images[-1]
+        self._calls += 1
+        # The first run of a context sets things up that a graph cannot hold.
+        if self._calls == 2:
+            self._record()
+        if self._graph is not None:
+            launch(self._graph, self._stream)
+        else:
+            self._enqueue()
+        synchronize(self._stream)
+        return {name: self._pinned[name].copy() for name in self._shapes}
+
+    def run_device(
+        self, images: DeviceArray, outputs: Mapping[str, DeviceArray], stream: int
+    ) -> dict[str, DeviceArray]:
+        """Put a run on a stream; see :meth:`TensorRtBackend.run_device`."""
+        unknown = set(outputs) - set(self._shapes)
+        if unknown:
+            raise UsageError(f"There is no output called {', '.join(sorted(unknown))}.", where=self._where)
+        made = {}
+        for name, sides in self._shapes.items():
+            target = outputs.get(name)
+            if target is None:
+                if name not in self._device:
+                    self._device[name] = self._arena.device(int(np.prod(sides)) * _FLOAT.itemsize)
+                target = DeviceArray(self._device[name], sides, _FLOAT, owner=self)
+            elif (target.shape, target.dtype) != (sides, _FLOAT):
+                raise UsageError(
+                    f"The array for {name} is {target.shape} of {target.dtype}; needed is {sides} of float32."
+                )
+            made[name] = target
+        self._bind({self._input: images.pointer, **{name: array.pointer for name, array in made.items()}})
+        self._execute(stream)
+        return made
+
+    def close(self) -> None:
+        """Give the memory back; nothing may be running."""
+        self._graph = None
+        self._context = None
+        self._pinned.clear()
+        self._arena.close()
+
+    def _allocate(self) -> None:
+        for name, sides in {self._input: self._size, **self._shapes}.items():
+            self._pinned[name] = self._arena.pinned(sides, _FLOAT)
+            self._device[name] = self._arena.device(self._pinned[name].nbytes)
+        self._bind(self._device)
+
+    def _bind(self, addresses: Mapping[str, int]) -> None:
+        for name, pointer in addresses.items():
+            self._require(self._context.set_tensor_address(name, pointer), f"take a buffer for {name}")
+
+    def _enqueue(self) -> None:
+        to_device(self._device[self._input], self._pinned[self._input], self._stream)
+        self._execute(self._stream)
+        for name in self._shapes:
+            to_host(self._pinned[name], self._device[name], self._stream)
+
+    def _execute(self, stream: int) -> None:
+        self._require(self._context.execute_async_v3(stream), "run")
+
+    def _record(self) -> None:
+        try:
+            self._graph = capture(self._arena, self._stream, self._enqueue)
+        except SetupError as error:
+            _log.warning("%s runs without a CUDA graph: %s", self._where.name, error.finding)
+
+    def _require(self, done: bool, what: str) -> None:
+        if not done:
+            raise SetupError(f"TensorRT could not {what}.", remedy="Its log above tells why.", where=self._where)
 
 
 def load(artifact: Artifact, device: str, threads: int | None) -> TensorRtBackend:
@@ -77,9 +202,9 @@ class TensorRtBackend:
         self.artifact = artifact
         self.device = f"cuda:{index}"
         plan = _read_plan(artifact.path)
-        record = _record(artifact, plan)
-        flavour = FLAVOURS[record.backend] if record is not None else choose_flavour("auto")
-        api = load_api(flavour)
+        record = _record_of(artifact, plan)
+        variant = TRT_VARIANTS[record.backend] if record is not None else choose_variant("auto")
+        api = load_api(variant)
         gpu = require_gpu(index)
         found = differences(record, version=api.version, gpu=gpu) if record is not None else []
         if found and not is_trusted(artifact):
@@ -100,9 +225,9 @@ class TensorRtBackend:
         """See :class:`rtmo_deploy.runtime.backends.Backend`; batches beyond the profile are cut into several runs."""
         self._require_input(images.shape, images.dtype)
         count, _, height, width = images.shape
-        least, most = self._batches(height, width)
+        fewest, most = self._batches(height, width)
         parts = []
-        for start, stop, size in split_batch(count, least, most):
+        for start, stop, size in split_batch(count, fewest, most):
             bucket = self._bucket(Shape(size, height, width), on_device=False)
             outputs = bucket.run(images[start:stop])
             parts.append({name: value[: stop - start] for name, value in outputs.items()})
@@ -131,10 +256,10 @@ class TensorRtBackend:
         source = as_device_array(images, stream=stream)
         self._require_input(source.shape, source.dtype)
         count, _, height, width = source.shape
-        least, most = self._batches(height, width)
-        if not least <= count <= most:
+        fewest, most = self._batches(height, width)
+        if not fewest <= count <= most:
             raise ArtifactError(
-                f"It takes {least} to {most} pictures of {height}x{width} at a time, and these are {count}.",
+                f"It takes {fewest} to {most} images of {height}x{width} at a time, and these are {count}.",
                 remedy="Cut the batch, or build the engine with another --max.",
                 where=self.artifact.path,
             )
@@ -161,12 +286,12 @@ class TensorRtBackend:
             )
 
     def _batches(self, height: int, width: int) -> tuple[int, int]:
-        """Fewest and most pictures of a size at a time."""
-        fitting = [p for p in self._profiles if p.takes(Shape(p.usual.batch, height, width))]
+        """Fewest and most images of a size at a time."""
+        fitting = [p for p in self._profiles if p.holds(height, width)]
         if not fitting:
             choose_profile(self._profiles, Shape(1, height, width))  # it says what sizes there are
-        widest = max(fitting, key=lambda p: p.most.batch)
-        return widest.least.batch, widest.most.batch
+        widest = max(fitting, key=lambda p: p.max.batch)
+        return widest.min.batch, widest.max.batch
 
     def _bucket(self, shape: Shape, *, on_device: bool) -> Bucket:
         key = (shape, on_device)
@@ -183,25 +308,18 @@ class TensorRtBackend:
 
 
 def _read_plan(path: Path) -> bytes:
-    try:
-        with open_regular(path) as stream:
-            return stream.read()
-    except OSError as error:
-        raise ArtifactError(f"It cannot be read: {error.strerror or error}.", where=path) from error
+    with reading(path), open_regular(path) as stream:
+        return stream.read()
 
 
-def _record(artifact: Artifact, plan: bytes) -> EngineRecord | None:
-    """The record of these very bytes; None for a trusted engine without one."""
+def _record_of(artifact: Artifact, plan: bytes) -> EngineRecord | None:
+    """The record of these very bytes, for the file may have changed; None for a trusted engine without one."""
     trusted = is_trusted(artifact)
     if trusted and not sidecar_path(artifact.path).exists():
         return None
     record = read_record(artifact.path)
-    if not trusted and hashlib.sha256(plan).hexdigest() != record.sha256:
-        raise ArtifactError(
-            "It changed since its record was read. An engine is executable code, so it is not loaded.",
-            remedy="Build it again with 'rtmo-deploy build-trt'.",
-            where=artifact.path,
-        )
+    if not trusted:
+        require_same_bytes(artifact.path, record, plan)
     return record
 
 
@@ -225,7 +343,7 @@ def _deserialize(api: TrtApi, plan: bytes, record: EngineRecord | None, path: Pa
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise ArtifactError(
-            f"{api.flavour.name} {api.version} does not load it: {'; '.join(said[-2:]) or 'it gives no reason'}",
+            f"{api.variant.name} {api.version} does not load it: {'; '.join(said[-2:]) or 'it gives no reason'}",
             remedy="Build it again on this machine with 'rtmo-deploy build-trt'.",
             where=path,
         )

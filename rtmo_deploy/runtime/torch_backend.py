@@ -9,7 +9,7 @@ import torch
 
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.model import RTMO, load_checkpoint
-from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
+from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,9 +1,6 @@
-"""Every difference between ``tensorrt`` 10.0 to 11.x and ``tensorrt_rtx``: the rest of this project sees one TensorRT.
+"""Every difference between ``tensorrt`` 10.0 to 11.x and ``tensorrt_rtx``; the rest of this project sees one TensorRT.
 
-Two things are data here. ``FLAVOURS`` says what each of the two packages can and cannot do. ``API`` is the table of
-every attribute of their Python API that this project touches, with the releases that lack it; a contract test checks
-it against real bindings, and that no code touches anything else. What some release lacks is asked for with
-:meth:`TrtApi.has` before it is used.
+What some release lacks is asked for with :meth:`TrtApi.has` before it is used.
 """
 
 from __future__ import annotations
@@ -20,46 +17,46 @@ from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: What there is to know of the V100, in one sentence.
+#: The remedy for a V100.
 VOLTA = (
     "TensorRT 10.4 with CUDA 12 is the last that supports Volta (V100, compute capability 7.0): "
     "pip install 'tensorrt-cu12==10.4.0'"
 )
+#: The first TensorRT without Volta.
+_WITHOUT_VOLTA = (10, 5)
+_VOLTA, _TURING = "7.0", "7.5"
 
 
 @dataclass(frozen=True)
-class Flavour:
-    """One of the two packages.
+class TrtVariant:
+    """One of the two packages, and what it can do."""
 
-    Attributes:
-        name: What it is called on the command line and in file names.
-        module: What is imported.
-        extra: The extra of this project that installs it.
-        builds_without_gpu: It builds engines on a machine without a GPU; the other one builds for the GPU it finds.
-        plugins: It takes plugin nodes. The RTX parser ends the process on them.
-        timing_cache: A timing cache does something.
-        portable: ``--version-compatible`` and ``--hardware-compatible`` do something.
-        no_operators: ONNX operators it has no kernel for, though its parser may accept them.
-        no_targets: Compute capabilities that cannot be built for, and why.
-    """
-
+    #: On the command line and in file names.
     name: str
+    #: What is imported.
     module: str
+    #: The extra of this project that installs it.
     extra: str
+    #: It builds engines on a machine without a GPU; the other one builds for the GPU it finds.
     builds_without_gpu: bool
+    #: It takes plugin nodes. The RTX parser ends the process on them.
     plugins: bool
+    #: A timing cache does something.
     timing_cache: bool
+    #: ``--version-compatible`` and ``--hardware-compatible`` do something.
     portable: bool
+    #: ONNX operators that it has no kernel for, though its parser may accept them.
     no_operators: frozenset[str] = frozenset()
+    #: Compute capabilities that cannot be built for, and why.
     no_targets: Mapping[str, str] = field(default_factory=dict)
 
 
-FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
+TRT_VARIANTS: Mapping[str, TrtVariant] = MappingProxyType(
     {
-        "tensorrt": Flavour(
+        "tensorrt": TrtVariant(
             "tensorrt", "tensorrt", "trt", builds_without_gpu=False, plugins=True, timing_cache=True, portable=True
         ),
-        "tensorrt-rtx": Flavour(
+        "tensorrt-rtx": TrtVariant(
             "tensorrt-rtx",
             "tensorrt_rtx",
             "trt-rtx",
@@ -79,99 +76,13 @@ FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
     }
 )
 
-#: Releases whose bindings ``API`` was checked against. ``rtx`` is tensorrt_rtx 1.7.
-RELEASES = ("10.0", "10.4", "10.13", "11.4", "rtx")
-_CLASSIC = ("10.0", "10.4", "10.13", "11.4")
-
-#: Attribute, under the module: releases that lack it.
-API: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "__version__": (),
-        "Builder.create_network": (),
-        "Builder.create_builder_config": (),
-        "Builder.create_optimization_profile": (),
-        "Builder.build_serialized_network": (),
-        "NetworkDefinitionCreationFlag.STRONGLY_TYPED": (),
-        "OnnxParser.parse_from_file": (),
-        "OnnxParser.num_errors": (),
-        "OnnxParser.get_error": (),
-        "ParserError.desc": (),
-        "ParserError.node_name": (),
-        "ParserError.node_operator": (),
-        "INetworkDefinition.num_inputs": (),
-        "INetworkDefinition.get_input": (),
-        "INetworkDefinition.num_outputs": (),
-        "INetworkDefinition.get_output": (),
-        "INetworkDefinition.num_layers": (),
-        "INetworkDefinition.get_layer": (),
-        "ITensor.name": (),
-        "ITensor.shape": (),
-        "ITensor.dtype": (),
-        "ILayer.name": (),
-        "ILayer.type": (),
-        "ILayer.num_inputs": (),
-        "ILayer.num_outputs": (),
-        "ILayer.get_input": (),
-        "ILayer.get_output": (),
-        "IOptimizationProfile.set_shape": (),
-        "IBuilderConfig.add_optimization_profile": (),
-        "IBuilderConfig.profiling_verbosity": (),
-        "IBuilderConfig.progress_monitor": (),
-        "IBuilderConfig.builder_optimization_level": (),
-        "IBuilderConfig.set_memory_pool_limit": (),
-        "IBuilderConfig.set_flag": (),
-        "IBuilderConfig.clear_flag": (),
-        "IBuilderConfig.create_timing_cache": (),
-        "IBuilderConfig.set_timing_cache": (),
-        "IBuilderConfig.get_timing_cache": (),
-        "IBuilderConfig.hardware_compatibility_level": (),
-        "IBuilderConfig.num_compute_capabilities": _CLASSIC,
-        "IBuilderConfig.set_compute_capability": _CLASSIC,
-        "ComputeCapability.__members__": _CLASSIC,
-        "ITimingCache.serialize": (),
-        "IProgressMonitor.__init__": (),
-        "ProfilingVerbosity.DETAILED": (),
-        "MemoryPoolType.WORKSPACE": (),
-        "HardwareCompatibilityLevel.AMPERE_PLUS": (),
-        "BuilderFlag.TF32": (),
-        "BuilderFlag.VERSION_COMPATIBLE": (),
-        "ILogger.__init__": (),
-        "ILogger.Severity": (),
-        "Runtime.deserialize_cuda_engine": (),
-        "Runtime.engine_host_code_allowed": (),
-        "Runtime.get_engine_validity": _CLASSIC,
-        "ICudaEngine.num_io_tensors": (),
-        "ICudaEngine.num_optimization_profiles": (),
-        "ICudaEngine.get_tensor_name": (),
-        "ICudaEngine.get_tensor_mode": (),
-        "ICudaEngine.get_tensor_dtype": (),
-        "ICudaEngine.get_tensor_shape": (),
-        "ICudaEngine.get_tensor_profile_shape": (),
-        "ICudaEngine.create_execution_context": (),
-        "ICudaEngine.create_engine_inspector": (),
-        "EngineInspector.get_engine_information": (),
-        "LayerInformationFormat.JSON": (),
-        "TensorIOMode.INPUT": (),
-        "IExecutionContext.set_optimization_profile_async": (),
-        "IExecutionContext.set_input_shape": (),
-        "IExecutionContext.get_tensor_shape": (),
-        "IExecutionContext.set_tensor_address": (),
-        "IExecutionContext.execute_async_v3": (),
-        "IExecutionContext.is_stream_capturable": _CLASSIC,
-    }
-)
-
 
 @dataclass(frozen=True)
 class TrtApi:
-    """One of the two packages, imported.
+    """One of the two packages, imported."""
 
-    Attributes:
-        flavour: Which one.
-        trt: The module.
-    """
-
-    flavour: Flavour
+    variant: TrtVariant
+    #: The module.
     trt: Any
 
     @property
@@ -180,9 +91,7 @@ class TrtApi:
         return str(self.trt.__version__)
 
     def has(self, name: str) -> bool:
-        """Whether this release has an attribute of ``API``; one that is not in the table is a bug."""
-        if name not in API:
-            raise KeyError(name)
+        """Whether this release has an attribute, such as ``IBuilderConfig.set_compute_capability``."""
         place = self.trt
         for part in name.split("."):
             if not hasattr(place, part):
@@ -198,7 +107,7 @@ class TrtApi:
         """A TensorRT logger.
 
         Args:
-            sink: Told each message's severity (``error``, ``warning``, ``info`` or ``verbose``) and its text; from
+            sink: Gets each message's severity (``error``, ``warning``, ``info`` or ``verbose``) and its text, from
                 any thread.
         """
         trt = self.trt
@@ -215,12 +124,12 @@ class TrtApi:
 
 
 def installed_backends() -> tuple[str, ...]:
-    """Names of the flavours that are installed, ``tensorrt`` first.
+    """Names of the variants that are installed, ``tensorrt`` first.
 
     Packages of type stubs put a folder ``tensorrt`` of nothing but ``.pyi`` files beside the real ones; Python takes
     it for a namespace package, which has no origin. That is not TensorRT.
     """
-    return tuple(name for name, flavour in FLAVOURS.items() if _installed(flavour.module))
+    return tuple(name for name, variant in TRT_VARIANTS.items() if _installed(variant.module))
 
 
 def _installed(module: str) -> bool:
@@ -231,8 +140,8 @@ def _installed(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def choose_flavour(backend: str) -> Flavour:
-    """The flavour that is meant; of several installed ones ``auto`` takes ``tensorrt``.
+def choose_variant(backend: str) -> TrtVariant:
+    """The variant that is meant; of several installed ones ``auto`` takes ``tensorrt``.
 
     Args:
         backend: ``auto``, ``tensorrt`` or ``tensorrt-rtx``.
@@ -242,36 +151,73 @@ def choose_flavour(backend: str) -> Flavour:
         MissingDependencyError: It is not installed; with ``auto``, none is.
     """
     if backend == "auto":
-        installed = installed_backends()
-        if not installed:
-            raise MissingDependencyError("tensorrt", purpose="Building or running a TensorRT engine", extra="trt")
-        return FLAVOURS[installed[0]]
-    if backend not in FLAVOURS:
-        raise UsageError(f"There is no TensorRT called '{backend}'.", remedy=f"Choose auto, {' or '.join(FLAVOURS)}.")
-    if not _installed(FLAVOURS[backend].module):
-        raise MissingDependencyError(
-            FLAVOURS[backend].module,
-            purpose=f"Building or running a {backend} engine",
-            extra=FLAVOURS[backend].extra,
+        backend = next(iter(installed_backends()), "tensorrt")
+    if backend not in TRT_VARIANTS:
+        raise UsageError(
+            f"There is no TensorRT called '{backend}'.", remedy=f"Choose auto, {' or '.join(TRT_VARIANTS)}."
         )
-    return FLAVOURS[backend]
+    _require_installed(TRT_VARIANTS[backend])
+    return TRT_VARIANTS[backend]
 
 
-def load_api(flavour: Flavour) -> TrtApi:
-    """Import a flavour's package.
+def _require_installed(variant: TrtVariant) -> None:
+    if not _installed(variant.module):
+        raise MissingDependencyError(
+            variant.module, purpose=f"Building or running a {variant.name} engine", extra=variant.extra
+        )
+
+
+def load_api(variant: TrtVariant) -> TrtApi:
+    """Import a variant's package.
 
     Raises:
         MissingDependencyError: It is not installed.
         SetupError: It is, and its libraries cannot be loaded.
     """
-    if not _installed(flavour.module):
-        raise MissingDependencyError(
-            flavour.module, purpose=f"Building or running a {flavour.name} engine", extra=flavour.extra
-        )
+    _require_installed(variant)
     try:
-        return TrtApi(flavour, importlib.import_module(flavour.module))
+        return TrtApi(variant, importlib.import_module(variant.module))
     except (ImportError, OSError) as error:
         raise SetupError(
-            f"The package '{flavour.module}' is installed and cannot be loaded: {error}",
-            remedy=f"Install it again, in a fresh environment: pip install 'rtmo-deploy[{flavour.extra}]'",
+            f"The package '{variant.module}' is installed and cannot be loaded: {error}",
+            remedy=f"Install it again, in a fresh environment: pip install 'rtmo-deploy[{variant.extra}]'",
         ) from error
+
+
+def gpu_problem(variant: TrtVariant, version: str, gpu: str, capability: str) -> SetupError | None:
+    """Why a TensorRT cannot use a GPU; None if nothing is known against it.
+
+    From NVIDIA's release notes: TensorRT 10 begins at compute capability 7.0, and 10.5 took 7.0 away.
+
+    Args:
+        variant: Which TensorRT.
+        version: Of it, such as ``10.13.3.9``.
+        gpu: The GPU's name.
+        capability: Its compute capability, such as ``9.0``.
+    """
+    others = "Use ONNX Runtime or PyTorch on this GPU."
+    if variant.name == "tensorrt":
+        head = f"TensorRT {version} does not know the {gpu}"
+        if capability == _VOLTA and version_numbers(version)[:2] >= _WITHOUT_VOLTA:
+            return SetupError(f"{head}.", remedy=VOLTA)
+        if version_numbers(capability) < version_numbers(_VOLTA):
+            begins = "it begins at 7.0, from 10.5 on at 7.5"
+            return SetupError(f"{head} (compute capability {capability}): {begins}.", remedy=others)
+        return None
+    head = f"{variant.name} {version} does not run on the {gpu} (compute capability {capability}):"
+    if version_numbers(capability) < version_numbers(_TURING):
+        return SetupError(f"{head} it begins at {_TURING}.", remedy=VOLTA if capability == _VOLTA else others)
+    if capability in variant.no_targets:
+        remedy = MissingDependencyError("tensorrt", purpose="This", extra="trt").remedy
+        return SetupError(f"{head} {variant.no_targets[capability]}", remedy=remedy)
+    return None
+
+
+def version_numbers(text: str) -> tuple[int, ...]:
+    """``10.13.3`` -> (10, 13, 3); it ends at the first part that is no number."""
+    found = []
+    for part in text.split("."):
+        if not part.isdecimal():
+            break
+        found.append(int(part))
+    return tuple(found)

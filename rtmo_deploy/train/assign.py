@@ -9,13 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rtmo_deploy.model.nms import iou
+from rtmo_deploy.model.head import iou
 
 if TYPE_CHECKING:
-    from rtmo_deploy.train.targets import Targets
+    from collections.abc import Sequence
+
+    from rtmo_deploy.data.sample import Sample
+
 
 #: A cell belongs to a person's centre within this many strides of it.
 CENTER_RADIUS = 2.5
@@ -29,14 +34,7 @@ OUTSIDE = 1e5
 
 @dataclass(frozen=True)
 class Assignment:
-    """Cells that learn a person; picture by picture, within one by cell.
-
-    Attributes:
-        image: ``(M,)`` int64, index of the picture in the batch.
-        cell: ``(M,)`` int64, flat cell index: stride 16 first, row by row, then stride 32.
-        person: ``(M,)`` int64, index of the person in its picture.
-        oks: ``(M,)`` float32, OKS between the cell's proxy keypoints and the person.
-    """
+    """Cells that learn a person, each (M,) int64: image and person in the batch, flat cell index; oks (M,) float32."""
 
     image: Tensor
     cell: Tensor
@@ -45,13 +43,9 @@ class Assignment:
 
 
 def keypoint_similarity(keypoints: Tensor, target: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
-    """What each keypoint adds to OKS: ``exp(-d ** 2 / (2 * area * (2 * sigma) ** 2))``, ``(..., K)`` in 0..1.
+    """Each keypoint's part of OKS, ``(..., K)`` in 0..1.
 
-    Args:
-        keypoints: ``(..., K, 2)``.
-        target: ``(..., K, 2)``; the leading dimensions of all arguments broadcast.
-        areas: ``(...)`` square pixels.
-        sigmas: ``(K,)``.
+    Keypoints and target ``(..., K, 2)``, areas ``(...)`` in square pixels, sigmas ``(K,)``.
     """
     squared = (keypoints - target).square().sum(dim=-1)
     variance = areas.clamp(min=1e-16)[..., None] * (2 * sigmas).square()
@@ -62,17 +56,9 @@ def keypoint_similarity(keypoints: Tensor, target: Tensor, areas: Tensor, sigmas
 def object_keypoint_similarity(
     keypoints: Tensor, target: Tensor, visible: Tensor, areas: Tensor, sigmas: Tensor
 ) -> Tensor:
-    """OKS over the labelled keypoints.
+    """OKS over the labelled keypoints, ``(...)`` in 0..1; 0 where none is.
 
-    Args:
-        keypoints: ``(..., K, 2)``.
-        target: ``(..., K, 2)``; the leading dimensions of all arguments broadcast.
-        visible: ``(..., K)``, 1 where labelled, else 0.
-        areas: ``(...)`` square pixels.
-        sigmas: ``(K,)``.
-
-    Returns:
-        ``(...)`` in 0..1; 0 where no keypoint is labelled.
+    Arguments as :func:`keypoint_similarity`; visible ``(..., K)`` is 1 where labelled.
     """
     similarity = keypoint_similarity(keypoints, target, areas, sigmas) * visible
     return similarity.sum(dim=-1) / visible.sum(dim=-1).clamp(min=1e-8)
@@ -153,3 +139,87 @@ def _pairwise_oks(keypoints: Tensor, targets: Targets, sigmas: Tensor) -> Tensor
         targets.areas[:, :, None],
         sigmas,
     )
+
+
+@dataclass(frozen=True)
+class Targets:
+    """People of a batch in network-input pixels, padded to the largest number of people, G.
+
+    Attributes:
+        boxes: ``(B, G, 4)`` x1, y1, x2, y2.
+        keypoints: ``(B, G, K, 2)``.
+        visible: ``(B, G, K)`` float, 1 where the keypoint is labelled (hidden or not), else 0.
+        areas: ``(B, G)`` square pixels.
+        present: ``(B, G)`` bool, False for padding.
+        ignore: ``(B, H, W)`` bool, pixels of people who are not to be learned; None where no picture has any.
+    """
+
+    boxes: Tensor
+    keypoints: Tensor
+    visible: Tensor
+    areas: Tensor
+    present: Tensor
+    ignore: Tensor | None = None
+
+    def to(self, device: torch.device) -> Targets:
+        """The same on another device."""
+        people = (self.boxes, self.keypoints, self.visible, self.areas, self.present)
+        ignore = None if self.ignore is None else self.ignore.to(device)
+        boxes, keypoints, visible, areas, present = (tensor.to(device) for tensor in people)
+        return Targets(boxes, keypoints, visible, areas, present, ignore)
+
+
+def resize(images: Tensor, targets: Targets, hw: tuple[int, int]) -> tuple[Tensor, Targets]:
+    """A batch ``(B, 3, h, w)`` at another size, and everything in its pixels (mmpose's ``BatchSyncRandomResize``)."""
+    height, width = images.shape[-2:]
+    if (height, width) == tuple(hw):
+        return images, targets
+    scale = targets.boxes.new_tensor([hw[1] / width, hw[0] / height])
+    offset = (scale - 1) / 2  # a pixel's index is its centre
+    ignore = targets.ignore
+    if ignore is not None:
+        soft = F.interpolate(ignore[:, None].float(), size=hw, mode="bilinear", align_corners=False)
+        ignore = soft[:, 0] > 0.5
+    moved = Targets(
+        boxes=targets.boxes * scale.repeat(2) + offset.repeat(2),
+        keypoints=targets.keypoints * scale + offset,
+        visible=targets.visible,
+        areas=targets.areas * scale.prod(),
+        present=targets.present,
+        ignore=ignore,
+    )
+    return F.interpolate(images, size=hw, mode="bilinear", align_corners=False), moved
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, Targets]:
+    """Images ``(B, 3, H, W)`` uint8, BGR, channels last, and their people, from samples of one size."""
+    images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
+    batch, most = len(samples), max(1, *(len(sample.people) for sample in samples))
+    joints = samples[0].people.keypoints.shape[1]
+    boxes = np.zeros((batch, most, 4), np.float32)
+    keypoints = np.zeros((batch, most, joints, 2), np.float32)
+    visible = np.zeros((batch, most, joints), np.float32)
+    areas = np.ones((batch, most), np.float32)
+    present = np.zeros((batch, most), bool)
+    for i, sample in enumerate(samples):
+        people, count = sample.people, len(sample.people)
+        boxes[i, :count], keypoints[i, :count] = people.boxes, people.keypoints
+        visible[i, :count], areas[i, :count] = people.visible > 0, people.areas
+        present[i, :count] = True
+    targets = Targets(
+        boxes=torch.from_numpy(boxes),
+        keypoints=torch.from_numpy(keypoints),
+        visible=torch.from_numpy(visible),
+        areas=torch.from_numpy(areas),
+        present=torch.from_numpy(present),
+        ignore=_masks(samples),
+    )
+    return images, targets
+
+
+def _masks(samples: Sequence[Sample]) -> Tensor | None:
+    if not any(sample.ignore is not None and sample.ignore.any() for sample in samples):
+        return None
+    nowhere = np.zeros(samples[0].image.shape[:2], bool)
+    masks = [nowhere if sample.ignore is None else sample.ignore for sample in samples]
+    return torch.from_numpy(np.stack(masks))

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rtmo_deploy.model.dcc import boxes_to_center_scale
-from rtmo_deploy.model.head import decode_boxes, flatten_levels, grid_priors
-from rtmo_deploy.train import losses
-from rtmo_deploy.train.assign import Assignment, assign, object_keypoint_similarity
+from rtmo_deploy.model.head import decode_boxes, flatten_levels, grid_priors, iou
+from rtmo_deploy.train.assign import Assignment, assign, keypoint_similarity, object_keypoint_similarity
 from rtmo_deploy.train.likelihood import keypoint_likelihood
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from torch import Tensor
+
+    from rtmo_deploy.model import RTMO
     from rtmo_deploy.model.dcc import DCC
     from rtmo_deploy.model.head import HeadOutputs, RTMOHead
-    from rtmo_deploy.train.targets import Targets
+    from rtmo_deploy.train.assign import Targets
+
 
 #: A proxy keypoint counts as seen where its visibility is above this.
 SEEN = 0.3
@@ -38,7 +41,7 @@ class LossOptions:
         oks: Weight of the OKS loss of the proxy regression.
         vis: Weight of the visibility loss.
         mle: Weight of the likelihood of the heatmaps.
-        heatmap: Weight of :class:`rtmo_deploy.train.auxiliary.KeypointHeatmaps`, which is not computed here.
+        heatmap: Weight of :class:`rtmo_deploy.train.criterion.KeypointHeatmaps`, which is not computed here.
         bbox_aux: Weight of the L1 loss on raw box predictions; 0 turns it off (it is on in the last epochs only).
         overlaps_power: The classification target is the OKS to this power.
         proxy_target_cc: Second stage: the proxy regression learns from the coordinate classifier where that is
@@ -61,14 +64,7 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class LossResult:
-    """What one batch costs.
-
-    Attributes:
-        total: Scalar, to call ``backward`` on.
-        terms: Each weighted term, detached scalars, keys among ``TERMS``.
-        num_positives: Positive cells of this process's batch.
-        assignment: Who learns what.
-    """
+    """What one batch costs: ``total`` to call ``backward`` on, and each weighted term, detached."""
 
     total: Tensor
     terms: dict[str, Tensor]
@@ -100,12 +96,7 @@ class Criterion:
         self.divisor = divisor
 
     def __call__(self, outputs: HeadOutputs, targets: Targets) -> LossResult:
-        """The loss.
-
-        Args:
-            outputs: Raw outputs with ``kpt_offsets``, of any floating type; the loss is computed in float32.
-            targets: The annotated people.
-        """
+        """The loss, in float32, of raw outputs that have ``kpt_offsets``."""
         options, sigmas = self.options, self.head.loss_oks.sigmas
         sizes = [(t.shape[-2], t.shape[-1]) for t in outputs.cls_scores]
         priors = grid_priors(sizes, device=outputs.cls_scores[0].device)
@@ -133,11 +124,11 @@ class Criterion:
         terms: dict[str, Tensor] = {}
         # Without a person too: several processes go through the classifier together.
         box = boxes[at]
-        terms["bbox"] = losses.squared_iou_loss(box, person.boxes)
+        terms["bbox"] = squared_iou_loss(box, person.boxes)
         if options.bbox_aux:
             terms["bbox_aux"] = (raw_boxes[at] - _raw_box_targets(person.boxes, prior)).abs().sum(dim=-1)
         visibility = flatten_levels(outputs.kpt_vis).float()
-        terms["vis"] = losses.visibility_loss(visibility[at], person.visible)
+        terms["vis"] = visibility_loss(visibility[at], person.visible)
         with _statistics(self.head.dcc, positives):
             terms["mle"], keypoints = keypoint_likelihood(
                 self.head.dcc,
@@ -151,10 +142,10 @@ class Criterion:
         target, weight = person.keypoints, person.visible
         if options.proxy_target_cc:
             target, weight, overlaps = _proxy_targets(proxies[at].detach(), keypoints, person, sigmas)
-        terms["oks"] = losses.oks_loss(proxies[at], target, weight, person.areas, sigmas)
+        terms["oks"] = oks_loss(proxies[at], target, weight, person.areas, sigmas)
         scores = torch.zeros_like(logits)
         scores[at] = overlaps.pow(options.overlaps_power)
-        terms["cls"] = losses.varifocal_loss(logits, scores)
+        terms["cls"] = varifocal_loss(logits, scores)
         if targets.ignore is not None:
             terms["cls"] = terms["cls"] * _cells_to_learn(proxies.detach(), visibility.detach(), targets.ignore)
         weighted = {name: getattr(options, name) * terms[name].sum() / divisor for name in TERMS if name in terms}
@@ -223,3 +214,138 @@ def _raw_box_targets(boxes: Tensor, priors: Tensor) -> Tensor:
     center = (boxes[:, :2] + boxes[:, 2:]) / 2
     stride = priors[:, 2:]
     return torch.cat([(center - priors[:, :2]) / stride, (size / stride + 1e-8).log()], dim=-1)
+
+
+def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
+    """Varifocal loss (arXiv 2008.13367), element by element.
+
+    Cells with a target above 1e-4 weigh as much as their target, the others ``alpha * p ** gamma``. The weight
+    carries gradient, as in the reference; the cross entropy sees the logit clamped to +-10.
+    """
+    positive = (targets > 1e-4).to(logits.dtype)
+    weight = alpha * logits.sigmoid().pow(gamma) * (1 - positive) + targets * positive
+    return F.binary_cross_entropy_with_logits(logits.clamp(-10, 10), targets, reduction="none") * weight
+
+
+def squared_iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """``1 - IoU ** 2`` of ``(M, 4)`` boxes and their targets, x1, y1, x2, y2; ``(M,)``."""
+    return 1 - iou(boxes, targets).clamp(min=1e-16).square()
+
+
+def oks_loss(keypoints: Tensor, targets: Tensor, weights: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
+    """One minus the mean over all K keypoints of weight times similarity.
+
+    The division is by K, not by the number of labelled keypoints: the reference's ``norm_target_weight`` is off, so
+    a person with few labels starts with a large loss that no prediction can lower.
+
+    Args:
+        keypoints: ``(M, K, 2)`` network-input pixels.
+        targets: ``(M, K, 2)``.
+        weights: ``(M, K)`` in 0..1.
+        areas: ``(M,)`` square pixels.
+        sigmas: ``(K,)``.
+
+    Returns:
+        ``(M,)``.
+    """
+    return 1 - (keypoint_similarity(keypoints, targets, areas, sigmas) * weights).mean(dim=-1)
+
+
+def visibility_loss(logits: Tensor, visible: Tensor) -> Tensor:
+    """Binary cross entropy of ``(M, K)`` logits with the labels 0 and 1, mean over K; ``(M,)``."""
+    return F.binary_cross_entropy_with_logits(logits, visible, reduction="none").mean(dim=-1)
+
+
+class LossModule(nn.Module):
+    """Network and loss as one module, as distributed training needs it."""
+
+    def __init__(
+        self,
+        model: RTMO,
+        criterion: Criterion,
+        autocast: Callable[[], Any],
+        auxiliary: KeypointHeatmaps | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.criterion, self.autocast = model, criterion, autocast
+        self.auxiliary = auxiliary
+        self.terms: dict[str, Tensor] = {}
+
+    def forward(self, images: Tensor, targets: Targets) -> Tensor:
+        """``(B, 3, H, W)`` and their people to the scalar loss; its weighted terms are in ``terms`` then."""
+        with self.autocast():
+            outputs = self.model(images, proxy=True)
+        result = self.criterion(outputs, targets)
+        self.terms = dict(result.terms)
+        if self.auxiliary is None:
+            return result.total
+        heatmap: Tensor = self.criterion.options.heatmap * self.auxiliary(targets)
+        self.terms["heatmap"] = heatmap.detach()
+        return result.total + heatmap
+
+
+STRIDE = 8
+#: A spot's deviation is this share of the square root of the person's area, and at least ``LEAST`` cells.
+SPREAD = 0.04
+LEAST = 0.7
+#: Logits start at the probability 0.02, about the share of cells with a keypoint.
+PRIOR_LOGIT = -3.9
+
+
+class KeypointHeatmaps(nn.Module):
+    """Heatmaps of all keypoints from the neck's features of stride 8, and their loss."""
+
+    def __init__(self, model: RTMO, seed: int) -> None:
+        super().__init__()
+        joints = model.spec.num_keypoints
+        self.predict = nn.Conv2d(model.spec.hidden_dim, joints, 1)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.predict.weight.normal_(std=0.01, generator=generator)
+            nn.init.constant_(self.predict.get_parameter("bias"), PRIOR_LOGIT)
+        self._features: Tensor | None = None
+        model.neck.fpn_blocks[-1].register_forward_hook(self._listen)
+
+    def _listen(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._features = output if self.training else None
+
+    def forward(self, targets: Targets) -> Tensor:
+        """Loss of the batch that the network saw last, a scalar."""
+        if self._features is None:
+            raise RuntimeError("the network has not seen a batch in training mode")
+        logits = self.predict(self._features.float())
+        self._features = None
+        height, width = logits.shape[-2:]
+        wanted = draw_heatmaps(targets, (height, width))
+        return focal_heatmap_loss(logits, wanted, float(targets.visible.sum()))
+
+
+@torch.no_grad()
+def draw_heatmaps(targets: Targets, hw: tuple[int, int]) -> Tensor:
+    """Gaussian spots at the labelled keypoints.
+
+    ``(B, K, h, w)`` in 0..1; of several spots the strongest, and exactly 1 in the cell of stride 8 that a keypoint lies
+    in.
+    """
+    cells = targets.keypoints / STRIDE  # pixel 0 lies in cell 0
+    deviation = (targets.areas.sqrt() * SPREAD / STRIDE).clamp(min=LEAST)[..., None]
+    shown = targets.visible * targets.present[..., None]
+    rows = []
+    for axis, size in ((1, hw[0]), (0, hw[1])):
+        position = cells[..., axis].floor()
+        inside = (position >= 0) & (position < size)
+        shown = shown * inside
+        offset = torch.arange(size, device=cells.device) - position[..., None]
+        rows.append((offset / deviation[..., None]).square() / -2)
+    y, x = (row.exp() for row in rows)
+    spots = torch.einsum("bgky,bgkx->bgkyx", y * shown[..., None], x)
+    return spots.amax(dim=1)
+
+
+def focal_heatmap_loss(logits: Tensor, wanted: Tensor, count: float) -> Tensor:
+    """CenterNet's focal loss, summed and divided by the number of keypoints."""
+    probability = logits.sigmoid()
+    hit = wanted > 1 - 1e-4
+    found = F.logsigmoid(logits) * (1 - probability).square() * hit
+    missed = F.logsigmoid(-logits) * probability.square() * (1 - wanted).pow(4) * ~hit
+    return -(found + missed).sum() / max(count, 1.0)

@@ -6,16 +6,23 @@ which the BatchNorm inside the coordinate classifier may meet; hence one of our 
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rtmo_deploy.errors import SetupError, UsageError
+from rtmo_deploy.errors import SetupError, TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
 
 #: One process judges while the others wait for it.
 PATIENCE = timedelta(hours=6)
@@ -23,13 +30,7 @@ PATIENCE = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run.
-
-    Attributes:
-        rank: This one's number.
-        world: How many there are.
-        device: Where this one computes.
-    """
+    """The processes of a run: this one's number, how many there are, where this one computes."""
 
     rank: int
     world: int
@@ -61,12 +62,10 @@ class Group:
         return tuple(count > 0 for count in tensor.tolist())
 
     def barrier(self) -> None:
-        """Wait for the others."""
         if self.world > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """Take the group apart."""
         if self.world > 1:
             dist.destroy_process_group()
 
@@ -197,3 +196,46 @@ def synchronise_norms(module: nn.Module) -> None:
             setattr(module, name, SyncBatchNorm(child))
         else:
             synchronise_norms(child)
+
+
+class Meter:
+    """Sums of the loss terms since the last row of the log; nothing leaves the device until it is read."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.count = 0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Another step's terms, detached scalars."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, value.new_zeros(())) + value
+        self.count += 1
+
+    def means(self, step: int) -> dict[str, float]:
+        """Means over all processes and the steps since :meth:`clear`; every process must ask together.
+
+        Raises:
+            TrainingError: One is not finite.
+        """
+        means = {name: self.group.mean(float(value)) / self.count for name, value in self._sums.items()}
+        broken = [name for name, value in means.items() if not math.isfinite(value)]
+        if broken:
+            raise TrainingError(
+                f"The loss is no longer finite at step {step}: {', '.join(broken)}.",
+                remedy="Lower the learning rate, or train without fp16; last.pth, where there is one, holds the last "
+                "good state.",
+            )
+        return means
+
+    def clear(self) -> None:
+        self.count, self._sums = 0, {}
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from; every process must ask together."""
+        return {"count": self.count, "sums": {name: self.group.mean(float(v)) for name, v in self._sums.items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.count = state["count"]
+        self._sums = {name: torch.tensor(value, device=self.group.device) for name, value in state["sums"].items()}

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import RtmoDeployError, UsageError
-from rtmo_deploy.sides import mirror_of
+from rtmo_deploy.poses import mirror_of
+from rtmo_deploy.train.assign import Targets, collate
 from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
 from rtmo_deploy.train.sections import SyntheticSource
-from rtmo_deploy.train.targets import Targets, collate
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, canonical_name
 
 if TYPE_CHECKING:
@@ -67,10 +67,8 @@ def open_source(source: Source, *, skeleton: Skeleton | None = None, everything:
 class Feed:
     """Where batches come from.
 
-    Attributes:
-        parts: The datasets, with the number of samples an epoch takes of each, and whether each is endless.
-        skeleton: Keypoints of all.
-        domain: ``synthetic`` where every dataset is; whatever the starting weights have seen.
+    Each part is a dataset, the number of samples an epoch takes of it, and whether it is endless; ``domain`` is
+    ``synthetic`` where every dataset is.
     """
 
     parts: tuple[tuple[PoseDataset, int, bool], ...]
@@ -181,11 +179,7 @@ def _governing(data: Skeleton, initial: Skeleton | None) -> Skeleton:
 def in_order(
     source: Source, dataset: PoseDataset, skeleton: Skeleton, *, told: bool, everything: bool = False
 ) -> PoseDataset:
-    """The dataset with its keypoints in the model's order.
-
-    Raises:
-        UsageError: It has other keypoints, and the recipe does not say that they are the model's.
-    """
+    """The dataset with its keypoints in the model's order; UsageError where it is not known to have them."""
     ours, theirs = _names(skeleton), _names(dataset.skeleton)
     generic = dataset.skeleton.name.startswith("generic-") or skeleton.name.startswith("generic-")
     if len(ours) != len(theirs) or ours == theirs or generic:
@@ -220,12 +214,7 @@ def _with_pairs(skeleton: Skeleton, pairs: Sequence[tuple[int | str, int | str]]
 
 
 def _require_pairs(skeleton: Skeleton) -> None:
-    """Refuse to mirror images where it is not known which keypoints change places.
-
-    Raises:
-        UsageError: A keypoint's name has a side, and there is no partner; or there are no pairs at all, and the names
-            do not say that all keypoints lie in the middle.
-    """
+    """Refuse to mirror images where it is not known which keypoints change places."""
     paired = {end for pair in skeleton.flip_pairs for end in pair}
     mirror = mirror_of(skeleton.keypoints)
     sided = [skeleton.keypoints[one] for one in mirror.sided if one not in paired]
@@ -264,14 +253,7 @@ def augment_options(section: AugmentSection, input_hw: tuple[int, int], *, plain
 
 
 class Batches(Dataset[tuple["Tensor", Targets]]):
-    """The batches of one training process, by step (accumulated parts count as steps of their own).
-
-    Args:
-        recipe: The recipe.
-        feed: Its data.
-        rank: This process.
-        world: How many there are.
-    """
+    """The batches of one training process, by step (accumulated parts count as steps of their own)."""
 
     def __init__(self, recipe: Recipe, feed: Feed, *, rank: int = 0, world: int = 1) -> None:
         share = recipe.batch // recipe.accumulate
@@ -320,11 +302,7 @@ class Batches(Dataset[tuple["Tensor", Targets]]):
 
 
 def loader(batches: Batches, *, start: int, workers: int) -> Iterator[tuple[Tensor, Targets]]:
-    """Batches from part ``start`` on, computed ahead by worker processes.
-
-    Raises:
-        InputDataError: A picture cannot be read; while iterating.
-    """
+    """Batches from part ``start`` on, computed ahead by worker processes."""
     # Threads of OpenCV do not survive a fork, and a worker that has inherited their pool waits for them for ever.
     cv2.setNumThreads(1)
     ahead: DataLoader[Any] = DataLoader(

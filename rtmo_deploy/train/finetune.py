@@ -71,7 +71,7 @@ def finetune_recipe(
             remedy=f"Give at most {len(dataset)}, or leave it out.",
         )
     from rtmo_deploy.model.checkpoint import load_checkpoint
-    from rtmo_deploy.zoo.download import resolve_checkpoint
+    from rtmo_deploy.zoo.locate import resolve_checkpoint
 
     loaded = load_checkpoint(resolve_checkpoint(init)[0])
     values = _model_values(loaded, ann, images, val_ann, val_images)

@@ -9,8 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import MissingDependencyError, ModelError, SetupError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import UnreadableError, read_bounded
+from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,16 +63,7 @@ class Log:
         speed: float,
         report: AccuracyReport | None,
     ) -> None:
-        """Add a row; with a validation, draw the curves anew.
-
-        Args:
-            step: Steps done.
-            epoch: Epoch of the newest step, from 0.
-            rate: Its learning rate.
-            terms: Means of the weighted loss terms.
-            speed: Pictures per second.
-            report: The validation after this step, if there was one.
-        """
+        """Add a row after ``step`` steps; with a validation, draw the curves anew."""
         row: dict[str, Any] = {"step": step, "epoch": epoch, "lr": f"{rate:.6g}", "pictures_per_second": f"{speed:.2f}"}
         row |= {"loss": f"{sum(terms.values()):.6g}", **{name: f"{value:.6g}" for name, value in terms.items()}}
         figures = {name: report.metrics.get(name) for name in FIGURES} if report else {}
@@ -88,22 +78,16 @@ class Log:
             self.draw()
 
     def draw(self) -> None:
-        """Draw the curves anew."""
         draw_curves(self.path, self.path.with_name("curves.png"))
 
     def close(self) -> None:
-        """Close the files."""
         self._stream.close()
         if self._writer is not None:
             self._writer.close()
 
 
 def check_packages(*, tensorboard: bool) -> None:
-    """Notice a missing package before the first step, and not hours later.
-
-    Raises:
-        MissingDependencyError: Matplotlib is not installed; or TensorBoard is asked for, and it is not.
-    """
+    """Refuse, before the first step, to train without Matplotlib, or without TensorBoard where it is asked for."""
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError as error:
@@ -150,12 +134,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Losses and, where it was judged, AP over steps, as a PNG.
-
-    Args:
-        log: The ``log.csv``.
-        picture: The file to write.
-    """
+    """Losses and, where it was judged, AP over steps, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -9,34 +9,38 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from rtmo_deploy.data.coco import CocoKeypoints
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.measure.accuracy import evaluate_poses
 from rtmo_deploy.measure.accuracy.protocol import require_people
 from rtmo_deploy.model.checkpoint import save_checkpoint
+from rtmo_deploy.poses import Poses
+from rtmo_deploy.runtime.letterbox import letterbox, to_tensor
+from rtmo_deploy.train.assign import resize
 from rtmo_deploy.train.augment import random_size
-from rtmo_deploy.train.auxiliary import KeypointHeatmaps
-from rtmo_deploy.train.criterion import TERMS, Criterion
-from rtmo_deploy.train.distributed import Group, synchronise_norms
+from rtmo_deploy.train.criterion import TERMS, Criterion, KeypointHeatmaps, LossModule
+from rtmo_deploy.train.distributed import Group, Meter, synchronise_norms
 from rtmo_deploy.train.feed import Batches, build_feed, in_order, loader, open_source
 from rtmo_deploy.train.log import Log, check_packages, read_log
-from rtmo_deploy.train.loss_module import LossModule
-from rtmo_deploy.train.meter import Meter
 from rtmo_deploy.train.optimize import ModelAverage, Schedule, build_optimizer
-from rtmo_deploy.train.restore import (
+from rtmo_deploy.train.stages import is_judged, loss_options
+from rtmo_deploy.train.start import initial_skeleton, starting_model
+from rtmo_deploy.train.state import (
     check_network,
     check_optimizer,
     check_progress,
+    check_same_recipe,
     check_scaler,
     check_tensors,
+    clear_folder,
+    load_state,
+    save_state,
+    unusable,
 )
-from rtmo_deploy.train.stages import is_judged, loss_options
-from rtmo_deploy.train.start import initial_skeleton, starting_model
-from rtmo_deploy.train.state import check_same_recipe, clear_folder, load_state, save_state, unusable
-from rtmo_deploy.train.targets import resize
-from rtmo_deploy.train.validate import validate_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,10 +50,60 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data import PoseDataset
     from rtmo_deploy.measure.accuracy import AccuracyReport
+    from rtmo_deploy.model import RTMO
     from rtmo_deploy.poses import Skeleton
+    from rtmo_deploy.train.assign import Targets
     from rtmo_deploy.train.recipe import Recipe
     from rtmo_deploy.train.state import State
-    from rtmo_deploy.train.targets import Targets
+
+
+def find_poses(
+    model: RTMO,
+    dataset: PoseDataset,
+    skeleton: Skeleton,
+    input_hw: tuple[int, int],
+    *,
+    batch: int = 16,
+    score_thr: float = 0.1,
+    nms_thr: float = 0.65,
+) -> list[Poses]:
+    """People that a network in eval mode finds in every picture, in pixels of the picture."""
+    device = next(model.parameters()).device
+    found = []
+    for first in range(0, len(dataset), batch):
+        rows = [dataset[index].image for index in range(first, min(first + batch, len(dataset)))]
+        pairs = [letterbox(image, input_hw) for image in rows]
+        tensor = torch.from_numpy(to_tensor([image for image, _ in pairs])).to(device)
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+        for people, (_, transform) in zip(
+            model.predict(tensor, score_thr=score_thr, nms_thr=nms_thr), pairs, strict=True
+        ):
+            boxes, scores, keypoints, visibility = (
+                value.float().cpu().numpy()
+                for value in (people.boxes, people.scores, people.keypoints, people.keypoint_scores)
+            )
+            found.append(
+                Poses(
+                    np.asarray(transform.boxes_to_original(boxes), np.float32),
+                    scores,
+                    np.asarray(transform.to_original(keypoints), np.float32),
+                    visibility,
+                    skeleton,
+                )
+            )
+    return found
+
+
+def validate_model(
+    model: RTMO, dataset: PoseDataset, skeleton: Skeleton, input_hw: tuple[int, int], *, protocol: str
+) -> AccuracyReport:
+    """AP and its kin of a network in eval mode; score above 0.1 and NMS at 0.65, as the reference validates.
+
+    Where nobody has measured OKS sigmas for the keypoints, those the loss is computed with are taken.
+    """
+    sigmas = skeleton.sigmas or tuple(model.head.loss_oks.sigmas.tolist())
+    poses = find_poses(model, dataset, skeleton, input_hw)
+    return evaluate_poses(dataset, poses, protocol=protocol, sigmas=sigmas)
 
 
 @dataclass(frozen=True)
@@ -79,16 +133,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, for whoever shows it.
-
-    Attributes:
-        step: Steps done.
-        steps: Steps in all.
-        epoch: Epoch of the newest step, from 0.
-        terms: Mean of each weighted loss term over the last steps.
-        pictures_per_second: Of all processes together, since the run was started.
-        report: The newest validation, if this step had one.
-    """
+    """Where a run is: terms are means over the last steps, images per second those of all processes since the start."""
 
     step: int
     steps: int
@@ -100,10 +145,7 @@ class Progress:
 
 @contextlib.contextmanager
 def _without_denormals() -> Iterator[None]:
-    """The far tails of the heatmaps are denormal numbers, a hundred times slower on x86, and mean nothing.
-
-    The setting is the process's, and others may need them.
-    """
+    """Flush denormals: the far tails of the heatmaps are, cost a hundred times as much on x86, and mean nothing."""
     before = bool(torch.tensor(1e-40) * 1.0 == 0)
     torch.set_flush_denormal(True)
     try:
@@ -166,17 +208,9 @@ class Trainer:
         self._interrupted = True
 
     def run(self, report: Callable[[Progress], None] = lambda _: None) -> bool:
-        """Train to the end, or until ``stop_after`` or :meth:`interrupt`.
+        """Train to the end (True: ``final.pth`` holds the result), or until ``stop_after`` or :meth:`interrupt`.
 
-        Args:
-            report: Called after every row of the log.
-
-        Returns:
-            Whether the recipe is finished: ``final.pth`` holds the result.
-
-        Raises:
-            TrainingError: The loss is not finite.
-            InputDataError: A picture cannot be read.
+        ``report`` is called after every row of the log.
         """
         log = self._open_log() if self.group.main else None
         with contextlib.closing(log) if log else contextlib.nullcontext(), _without_denormals():

@@ -103,12 +103,7 @@ def _cosine(begin: float, end: float, done: float) -> float:
 
 
 class ModelAverage:
-    """Exponential moving average of weights and buffers (MMPose's ``ExpMomentumEMA``).
-
-    Args:
-        model: What is averaged; copied.
-        momentum: Share of the newest weights.
-    """
+    """Exponential moving average of weights and buffers, as MMPose's ``ExpMomentumEMA``."""
 
     def __init__(self, model: RTMO, momentum: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)

@@ -30,7 +30,7 @@ from rtmo_deploy.train.sections import (
 )
 from rtmo_deploy.yaml_file import parse_recipe_text, parse_value, read_recipe_text
 from rtmo_deploy.zoo import ARCHITECTURES
-from rtmo_deploy.zoo.variant import INPUT_MULTIPLE
+from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,15 +10,16 @@ import torch
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.model.checkpoint import load_checkpoint
-from rtmo_deploy.model.init import initialise
+from rtmo_deploy.model.rtmo import initialise
 from rtmo_deploy.zoo import ARCHITECTURES
-from rtmo_deploy.zoo.download import resolve_checkpoint
+from rtmo_deploy.zoo.locate import resolve_checkpoint
 
 if TYPE_CHECKING:
     from rtmo_deploy.model.checkpoint import LoadedCheckpoint
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
     from rtmo_deploy.train.sections import ModelSection
+
 
 #: Factor on what attention is computed from, where a recipe asks for a calm start.
 CALM = 0.2

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from pydantic import ValidationError
@@ -13,15 +14,18 @@ from pydantic import ValidationError
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.files import atomic_write
-from rtmo_deploy.model.checkpoint import load_checkpoint
-from rtmo_deploy.model.reader import read_entries
+from rtmo_deploy.model.checkpoint import load_training
 from rtmo_deploy.poses import Skeleton
+from rtmo_deploy.train.criterion import TERMS
+from rtmo_deploy.train.start import is_network_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from rtmo_deploy.model import RTMO
+    from rtmo_deploy.model import RTMO, NetworkSpec
     from rtmo_deploy.train.recipe import Recipe
+
 
 #: What a run writes into its folder, besides its recipe.
 RUN_FILES = ("last.pth", "best.pth", "final.pth", "log.csv", "curves.png")
@@ -82,14 +86,7 @@ def save_state(
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What :func:`save_state` wrote, checked as far as the file alone can tell.
-
-    Attributes:
-        model: The network as it is trained; ``average``: the averaged one.
-        skeleton: Keypoints.
-        progress: Plain data, as it was given.
-        parts: ``optimizer``, ``scaler`` and ``auxiliary`` as they stand in the file.
-    """
+    """What :func:`save_state` wrote, checked as far as the file alone can tell."""
 
     model: RTMO
     average: RTMO
@@ -106,14 +103,13 @@ def load_state(path: Path) -> State:
         SetupError: It may not be read.
     """
     try:
-        raw, average = load_checkpoint(path, ema=True), load_checkpoint(path)
+        raw, average, parts = load_training(path, ("optimizer", "scaler", "auxiliary"))
         if not average.contents.has_ema or average.contents.source != "state_dict":
             raise unusable(path, "its weights or its averaged weights are missing")
         facts = average.contents.meta.get("rtmo_deploy", {})
         if not isinstance(facts.get("progress"), dict):
             raise unusable(path, "'rtmo-deploy train' did not write it")
         skeleton = Skeleton.from_dict(facts["skeleton"])
-        parts = read_entries(path, ("optimizer", "scaler", "auxiliary"))
     except CheckpointError as error:
         raise unusable(path, error.finding) from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -154,10 +150,110 @@ def check_same_recipe(stored: dict[str, Any], recipe: Recipe, path: Path) -> Non
 
 
 def clear_folder(folder: Path, *, keep_run: bool) -> None:
-    """Remove what killed processes left half written and, unless ``keep_run``, the files of an earlier run.
-
-    Otherwise a new run that is killed before its first ``last.pth`` would go on from the old one's.
-    """
+    """Remove what killed processes left half written and, unless ``keep_run``, the files of an earlier run."""
     left = [path for name in RUN_FILES for path in folder.glob(f".{name}.*.part")]
     for path in left if keep_run else [*left, *(folder / name for name in RUN_FILES)]:
         path.unlink(missing_ok=True)
+
+
+_COUNTS = ("epoch", "step", "pictures")
+
+
+def check_network(spec: NetworkSpec, recipe: Recipe, skeleton: Skeleton) -> None:
+    """The weights must be of the recipe's network and keypoints."""
+    if not is_network_of(spec, recipe) or spec.num_keypoints != len(skeleton):
+        raise ValueError("its weights are of another network than the recipe's")
+
+
+def check_tensors(stored: Any, own: Mapping[str, torch.Tensor], what: str) -> None:
+    """Names, shapes, types and finite values of a state dict."""
+    if not isinstance(stored, dict) or stored.keys() != own.keys():
+        raise ValueError(f"the {what} in it are missing or others")
+    for name, tensor in own.items():
+        _check_tensor(stored[name], tensor, what)
+
+
+def check_optimizer(stored: Any, optimizer: torch.optim.Optimizer, *, skipped: bool) -> dict[str, Any]:
+    """Moments of every parameter; rates and options are the recipe's.
+
+    ``skipped``: steps may have been skipped, and every moment with them.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    theirs = stored.get("param_groups") if isinstance(stored, dict) else None
+    if not isinstance(theirs, list) or not all(isinstance(group, dict) for group in theirs):
+        raise ValueError("it has no state of the optimizer")
+    if [group.get("params") for group in theirs] != [group["params"] for group in groups]:
+        raise ValueError("its optimizer has other groups of parameters")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = stored.get("state")
+    if not isinstance(state, dict) or state.keys() != (set(range(len(parameters))) if state or not skipped else set()):
+        raise ValueError("its optimizer lacks the state of parameters")
+    step = torch.tensor(0.0)
+    moments = {}
+    for index, values in state.items():
+        parameter = parameters[index].detach()
+        check_tensors(values, {"step": step, "exp_avg": parameter, "exp_avg_sq": parameter}, "optimizer's moments")
+        if values["step"] < 0 or (values["exp_avg_sq"] < 0).any():
+            raise ValueError("its optimizer's moments are negative")
+        # In the parameter's own memory layout: the fused optimizer reads both side by side.
+        laid = {name: torch.zeros_like(parameter).copy_(values[name]) for name in ("exp_avg", "exp_avg_sq")}
+        moments[index] = {"step": values["step"], **laid}
+    return {"state": moments, "param_groups": groups}
+
+
+def check_scaler(stored: Any, scaler: torch.amp.GradScaler) -> dict[str, Any]:
+    """Scale of the gradients in FP16; an empty dict without one."""
+    own: dict[str, Any] = scaler.state_dict()
+    if not own:
+        return own
+    scale, tracker = (stored.get(key) if isinstance(stored, dict) else None for key in ("scale", "_growth_tracker"))
+    if not _is_number(scale) or not 0 < scale < 2.0**127 or not _is_count(tracker):
+        raise ValueError("the scale of its FP16 gradients is missing or wrong")
+    return {**own, "scale": float(scale), "_growth_tracker": tracker}
+
+
+def check_progress(stored: Mapping[str, Any], steps: int, steps_per_epoch: int) -> dict[str, Any]:
+    """Step, best result, history, sums of the log's next row, and the recipe, as far as it is a dictionary."""
+    step, epoch, best, history, pending = (stored.get(k) for k in ("step", "epoch", "best", "history", "pending"))
+    if not _is_count(step) or not _is_count(epoch) or step > steps:
+        raise ValueError(f"its step or epoch is not one of the {steps} steps of this run")
+    if step // steps_per_epoch != epoch:
+        raise ValueError(f"step {step} is in its epoch {epoch}; here an epoch has {steps_per_epoch} steps")
+    if not _is_number(best) or not -1 <= best <= 1:
+        raise ValueError("its best AP is not one")
+    if not isinstance(history, list) or not all(_is_judgement(row) for row in history):
+        raise ValueError("its history of validations is damaged")
+    if not isinstance(pending, dict) or not _is_pending(pending):
+        raise ValueError("its sums of loss terms are damaged")
+    if not isinstance(stored.get("recipe"), dict) or not stored["recipe"]:
+        raise ValueError("it has no recipe")
+    return {**stored, "best": float(best)}
+
+
+def _check_tensor(stored: Any, own: torch.Tensor, what: str) -> None:
+    if not isinstance(stored, torch.Tensor) or stored.shape != own.shape or stored.dtype != own.dtype:
+        raise ValueError(f"the {what} in it have another shape or type than the network's")
+    if not torch.isfinite(stored).all():
+        raise ValueError(f"there is NaN or Inf among the {what} in it")
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 1 << 31
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+
+
+def _is_judgement(row: Any) -> bool:
+    if not isinstance(row, dict) or not all(_is_count(row.get(name)) for name in _COUNTS):
+        return False
+    metrics = row.get("metrics")
+    return isinstance(metrics, dict) and all(value is None or _is_number(value) for value in metrics.values())
+
+
+def _is_pending(pending: Mapping[str, Any]) -> bool:
+    count, sums = pending.get("count"), pending.get("sums")
+    if not _is_count(count) or not isinstance(sums, dict) or bool(count) != bool(sums):
+        return False
+    return sums.keys() <= {*TERMS, "heatmap"} and all(map(_is_number, sums.values()))

@@ -1,8 +1,17 @@
 """Which models exist: one frozen record each, and how to get their checkpoints."""
 
-from rtmo_deploy.zoo.records import ARCHITECTURES, EMBEDDED, VARIANTS, architecture, variant
+from rtmo_deploy.zoo.records import (
+    ARCHITECTURES,
+    EMBEDDED,
+    VARIANTS,
+    Architecture,
+    EmbeddedModel,
+    PublishedAccuracy,
+    Variant,
+    architecture,
+    variant,
+)
 from rtmo_deploy.zoo.skeletons import AIC_14, COCO_17, CROWDPOSE_14, skeleton_for
-from rtmo_deploy.zoo.variant import Architecture, EmbeddedModel, PublishedAccuracy, Variant
 
 __all__ = [
     "AIC_14",

@@ -1,4 +1,4 @@
-"""Where published checkpoints are kept on this computer, and the settings of fetching them.
+"""Where published checkpoints are kept on this computer, how they are trusted, and the settings of fetching them.
 
 Three environment variables govern it; they are read at each call, never at import:
 
@@ -10,21 +10,23 @@ Three environment variables govern it; they are read at each call, never at impo
     An ``http://`` or ``https://`` prefix that takes the place of everything before the file's name in a
     published URL.
 
-This module looks at names and hashes; it never downloads (see :mod:`rtmo_deploy.zoo.download`).
+Trust on first use: upstream publishes 8 hex digits of each SHA-256. They tell a damaged file, but a forger needs
+minutes to match them. So the whole SHA-256 is recorded beside a file at its first use, and a change is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from rtmo_deploy.errors import SetupError
-from rtmo_deploy.zoo.records import VARIANTS
-
-if TYPE_CHECKING:
-    from rtmo_deploy.zoo.variant import Variant
+from rtmo_deploy.errors import DownloadError, SetupError
+from rtmo_deploy.files import UnreadableError, atomic_write
+from rtmo_deploy.plain import read_json
+from rtmo_deploy.zoo.records import VARIANTS, Variant
 
 CACHE_VARIABLE = "RTMO_DEPLOY_CACHE"
 OFFLINE_VARIABLE = "RTMO_DEPLOY_OFFLINE"
@@ -32,6 +34,7 @@ MIRROR_VARIABLE = "RTMO_DEPLOY_MIRROR"
 
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"", "0", "false", "no", "off"})
+_MAX_RECORD = 1 << 16
 
 
 def cache_dir() -> Path:
@@ -101,10 +104,66 @@ def without_credentials(url: str) -> str:
 def identify_published(sha256: str) -> Variant | None:
     """The published checkpoint whose file has this SHA-256 (64 hex digits), or None.
 
-    Where only the first 8 digits are known, as upstream publishes them in the file's name, they are compared: enough to
-    recognise a file and to notice a damaged one, no proof that nobody forged it.
+    Where only the first 8 digits are known, they are compared: no proof that nobody forged the file.
     """
     digits = sha256.lower()
     return next(
         (record for record in VARIANTS.values() if digits.startswith(record.sha256 or record.sha256_prefix)), None
     )
+
+
+def record_path(path: Path) -> Path:
+    """Where the whole SHA-256 of the cached file ``path`` is kept."""
+    return path.with_name(f".{path.name}.sha256.json")
+
+
+def _recorded(path: Path) -> str | None:
+    record = record_path(path)
+    try:
+        content = read_json(record, max_bytes=_MAX_RECORD)
+    except FileNotFoundError:
+        return None
+    except UnreadableError:
+        content = None
+    digest = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise DownloadError(
+            "The record of a downloaded file's SHA-256 is damaged.",
+            remedy="Delete it to trust the file anew at its next use.",
+            where=record,
+        )
+    return digest
+
+
+def require_trusted(path: Path, sha256: str, *, pinned: str | None, what: str) -> None:
+    """Refuse a file whose hash differs from the one that is known or was recorded at the first download.
+
+    Args:
+        path: The cached file that is meant; its record lies beside it.
+        sha256: Of the file that is there or came, 64 hex digits.
+        pinned: The whole hash, where this project knows it.
+        what: "The cached file" or "What came".
+
+    Raises:
+        DownloadError: It differs, or the record is damaged.
+    """
+    known = pinned or _recorded(path)
+    if known in (None, sha256):
+        return
+    if pinned:
+        finding, remedy = f"the known one is {pinned}", f"Delete {path}, and download it again from the publisher."
+    else:
+        finding = f"at its first download it was {known}"
+        remedy = f"To go back, restore that file. If you accept the change, delete {record_path(path)} and try again."
+    raise DownloadError(
+        f"{what} has changed: its SHA-256 is {sha256}, and {finding}. It is not used.", remedy=remedy, where=path
+    )
+
+
+def trust(path: Path, sha256: str, url: str) -> None:
+    """Record the hash of a cached file at its first use; a cache that cannot be written to keeps no records."""
+    record = record_path(path)
+    if not record.exists():
+        with contextlib.suppress(SetupError), atomic_write(record) as temporary:
+            text = json.dumps({"schema_version": 1, "file": path.name, "sha256": sha256, "url": url}, indent=2)
+            temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,21 +1,23 @@
-"""Getting a checkpoint: from the cache, from the publisher, or from where the caller says it is.
+"""Fetches published checkpoints over HTTP into the cache.
 
 A file stands under its published name only after it was checked against the 8 published digits of its hash (for
-damage, not for forgery) and against the whole hash of its first download (:mod:`rtmo_deploy.zoo.trust`). Until then it
-is ``<name>.part``, beside it; a download that was interrupted is continued by the next one. Processes that want the
-same file wait for each other at a lock file, and those that come late find the file there.
+damage, not for forgery) and against the whole hash of its first download. Until then it is ``<name>.part``, beside
+it; a download that was interrupted is continued by the next one, which is why ``requests`` is used and not ``pooch``.
+Processes that want the same file wait for each other at a lock file, and those that come late find the file there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from pathlib import Path
+import os
+import re
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.errors import CheckpointError, DownloadError, SetupError, UsageError
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.zoo._transfer import ProgressCallback, Transfer
+from rtmo_deploy.errors import DownloadError, SetupError
+from rtmo_deploy.files import human_size, sha256_of
 from rtmo_deploy.zoo.cache import (
     CACHE_VARIABLE,
     MIRROR_VARIABLE,
@@ -23,17 +25,29 @@ from rtmo_deploy.zoo.cache import (
     cached_path,
     download_url,
     is_offline,
+    require_trusted,
+    trust,
     without_credentials,
 )
-from rtmo_deploy.zoo.records import ARCHITECTURES, EMBEDDED, variant
-from rtmo_deploy.zoo.trust import require_trusted, trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from rtmo_deploy.zoo.variant import EmbeddedModel, Variant
+    import requests
+
+    from rtmo_deploy.zoo.records import Variant
+
+#: Called with the bytes that are there so far and the bytes there will be (None where the server is silent).
+ProgressCallback = Callable[[int, int | None], None]
 
 _log = logging.getLogger(__name__)
+
+_ATTEMPTS = 4
+_FIRST_PAUSE_S = 0.5
+_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 10.0, 60.0
+_CHUNK_BYTES = 1 << 16  # a chunk that the cut falls into is lost
+_MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: bool = False) -> Path:
@@ -53,7 +67,7 @@ def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: 
         SetupError: The cache cannot be written to, the disk is full, or a variable makes no sense.
     """
     path = cached_path(variant)
-    with _disk_errors_explained(path):
+    try:
         found = _sha256(path)
         if found and _is_whole(found, variant):
             require_trusted(path, found, pinned=variant.sha256, what="The cached file")
@@ -63,103 +77,23 @@ def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: 
         if is_offline():
             raise _offline(variant, path, found)
         if found and not _is_whole(found, variant):
-            _log.warning(
-                "%s is damaged (its SHA-256 begins with %s, expected %s); it is fetched again.",
-                path,
-                found[:8],
-                variant.sha256_prefix,
-            )
+            expected = f"{found[:8]}, expected {variant.sha256_prefix}"
+            _log.warning("%s is damaged (its SHA-256 begins with %s); it is fetched again.", path, expected)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
             # Another process may have fetched it while this one waited.
-            if force or not ((found := _sha256(path)) and _is_whole(found, variant)):
+            if force or not _is_whole(_sha256(path), variant):
                 _download(variant, path, progress)
+    except OSError as error:
+        raise SetupError(
+            f"The cache cannot be used: {error.strerror or error}.",
+            remedy=f"Make the folder writable, free some space, or set {CACHE_VARIABLE} to another folder.",
+            where=error.filename or path,
+        ) from error
     return path
 
 
-def resolve_checkpoint(
-    name_or_path: str, *, progress: ProgressCallback | None = None
-) -> tuple[Path, Variant | EmbeddedModel | None]:
-    """The checkpoint that a caller means.
-
-    A file of theirs, a model that comes with the package, or a published one by name, fetched if need be. A file that
-    exists wins over a model of the same name; a folder does not.
-
-    Returns:
-        Its path, and its record if it was asked for by name. For a file the record is None, even if the file
-        is a published one: :func:`identify_published` tells that from its hash.
-
-    Raises:
-        CheckpointError: The argument is a path, and there is no file.
-        UsageError: It is neither a file nor the name of a published model.
-        DownloadError, SetupError: As :func:`fetch`; a model that comes with the package has changed.
-    """
-    path = Path(name_or_path)
-    try:
-        if path.is_file():
-            return path, None
-        is_something = bool(name_or_path) and path.exists()
-    except OSError as error:
-        raise CheckpointError(
-            f"The file cannot be reached: {error.strerror or error}.",
-            remedy="Check the path and who may read it.",
-            where=name_or_path,
-        ) from error
-    embedded = EMBEDDED.get(name_or_path.lower())
-    if embedded is not None:
-        _require_packed(embedded)
-        return embedded.path, embedded
-    try:
-        record = published(name_or_path)
-    except UsageError as error:
-        if is_something:
-            raise CheckpointError(
-                "This is not a file.", remedy="Name the checkpoint file itself.", where=name_or_path
-            ) from None
-        if path.suffix or "/" in name_or_path or "\\" in name_or_path:
-            raise CheckpointError(
-                "There is no such file.",
-                remedy="Check the path, or name a published model: 'rtmo-deploy models' lists them.",
-                where=name_or_path,
-            ) from None
-        raise UsageError(f"'{name_or_path}' is neither a file nor a published model.", remedy=error.remedy) from None
-    return fetch(record, progress=progress), record
-
-
-def _require_packed(model: EmbeddedModel) -> None:
-    if model.sha256 is not None and sha256_of(model.path) != model.sha256:
-        raise SetupError(
-            f"The file of '{model.name}', which comes with the package, has changed or is damaged.",
-            remedy="Install the package again.",
-            where=model.path,
-        )
-
-
-def published(name: str) -> Variant:
-    """The record called ``name``, as :func:`rtmo_deploy.zoo.variant`; says so if it is only an architecture.
-
-    Raises:
-        UsageError: No such model, or nobody published weights for it.
-    """
-    try:
-        return variant(name)
-    except UsageError:
-        if name.lower() not in ARCHITECTURES:
-            raise
-    embedded = EMBEDDED.get(name.lower())
-    if embedded is not None:
-        raise UsageError(
-            f"'{name}' is not downloaded: it comes with the package.",
-            remedy=f"Use it by its name; the file is {embedded.path}",
-        )
-    raise UsageError(
-        f"Nobody has published weights for '{name}': it is an architecture of this project's own.",
-        remedy=f"Write an untrained checkpoint of it with: rtmo-deploy models init {name} -o FILE",
-    )
-
-
 def _sha256(path: Path) -> str | None:
-    """The file's SHA-256; None where there is no file."""
     return sha256_of(path) if path.is_file() else None
 
 
@@ -176,7 +110,7 @@ def _download(variant: Variant, path: Path, progress: ProgressCallback | None) -
         f"Try again later, set {MIRROR_VARIABLE} to the prefix of a mirror (https://host/path/), "
         f"or put the file there yourself: {path}"
     )
-    transfer = Transfer(url, part, remedy=remedy, progress=progress)
+    transfer = _Transfer(url, part, remedy=remedy, progress=progress)
     found = _sha256(part)
     if not _is_whole(found, variant):  # else it was whole already, and only its renaming was interrupted
         transfer.run()
@@ -209,8 +143,8 @@ def _offline(variant: Variant, path: Path, found: str | None) -> DownloadError:
     elif _is_whole(found, variant):
         finding = f"'{variant.name}' is in the cache, but was asked for anew"
     else:
-        finding = f"The cached '{variant.name}' is damaged (its SHA-256 begins with {found[:8]}, "
-        finding += f"expected {variant.sha256_prefix})"
+        digits = f"its SHA-256 begins with {found[:8]}, expected {variant.sha256_prefix}"
+        finding = f"The cached '{variant.name}' is damaged ({digits})"
     return DownloadError(
         f"{finding}, and {OFFLINE_VARIABLE} forbids the network.",
         remedy=f"Without the network, rtmo-n works: it comes with the package. Or unset {OFFLINE_VARIABLE}, or put "
@@ -220,7 +154,7 @@ def _offline(variant: Variant, path: Path, found: str | None) -> DownloadError:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Keep other processes from fetching ``path``. The system lets go of the lock when a process dies."""
+    """Keep other processes from fetching ``path``. The system releases the lock when a process ends."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -235,13 +169,124 @@ def _lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
-@contextlib.contextmanager
-def _disk_errors_explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SetupError(
-            f"The cache cannot be used: {error.strerror or error}.",
-            remedy=f"Make the folder writable, free some space, or set {CACHE_VARIABLE} to another folder.",
-            where=error.filename or path,
-        ) from error
+class _Transfer:
+    """The download of ``url`` into the file ``part``, which is continued if it is there already."""
+
+    def __init__(self, url: str, part: Path, *, remedy: str, progress: ProgressCallback | None = None) -> None:
+        #: Whether ``part`` came in several answers, so that the joint may be what makes its hash wrong.
+        self.joined = False
+        self._url = url
+        self._part = part
+        self._remedy = remedy
+        self._progress = progress
+        self._validator: str | None = None
+        self._total: int | None = None
+
+    def run(self) -> None:
+        """Fetch until the file is whole, in a few attempts with a growing pause between them.
+
+        Raises:
+            DownloadError: The server refuses, cannot be reached or keeps failing; what came stays there.
+            OSError: ``part`` cannot be written; it is removed.
+        """
+        import requests
+
+        problem = ""
+        with requests.Session() as session:
+            for attempt in range(_ATTEMPTS):
+                if attempt:
+                    _log.warning("%s: %s; trying again.", without_credentials(self._url), problem)
+                    time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
+                problem = self._attempt(session)
+                if not problem:
+                    return
+        raise self._error(f"The download failed {_ATTEMPTS} times; the last time, {problem}.")
+
+    def _attempt(self, session: requests.Session) -> str:
+        """One request. Returns what went wrong and may pass; nothing when the file is whole."""
+        import requests
+
+        start = self._part.stat().st_size if self._part.exists() else 0
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if self._validator:
+                headers["If-Range"] = self._validator
+        timeout = (_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
+        try:
+            with session.get(self._url, headers=headers, stream=True, timeout=timeout) as answer:
+                return self._refusal(answer, start) or self._take(answer, start)
+        except requests.RequestException as error:
+            return _reason(error)
+        except OSError:
+            self._part.unlink(missing_ok=True)
+            raise
+
+    def _refusal(self, answer: requests.Response, start: int) -> str:
+        status = answer.status_code
+        if status in _MAY_PASS:
+            return f"the server answered {status}"
+        if status == 416 and start:
+            return self._start_again("the partial file is not shorter than the file on the server")
+        if status == 206 and not self._continues(answer, start):
+            return self._start_again("the server sent another range than asked for, or of another file")
+        if status not in {200, 206}:
+            raise self._error(f"The server answered {status} ({answer.reason or 'no reason given'}).")
+        return ""
+
+    def _continues(self, answer: requests.Response, start: int) -> bool:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if match is None or int(match[1]) != start:
+            return False
+        return match[2] == "*" or self._total in {None, int(match[2])}
+
+    def _start_again(self, why: str) -> str:
+        self._part.unlink(missing_ok=True)
+        self._total = self._validator = None
+        return why
+
+    def _take(self, answer: requests.Response, start: int) -> str:
+        """Write the body behind the ``start`` bytes that are there, or in their place if it is the whole."""
+        if answer.status_code == 200:
+            start = 0
+        self.joined = start > 0
+        length = answer.headers.get("Content-Length", "")
+        counts = length.isdecimal() and "Content-Encoding" not in answer.headers
+        self._total = start + int(length) if counts else None
+        # What If-Range may hold (RFC 9110, 13.1.5): a strong ETag, else the date.
+        etag = answer.headers.get("ETag", "")
+        self._validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
+        done = start
+        with self._part.open("ab" if start else "wb") as stream:
+            for chunk in answer.iter_content(_CHUNK_BYTES):
+                stream.write(chunk)
+                done += len(chunk)
+                if self._progress is not None:
+                    self._progress(done, self._total)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if self._total is not None and done < self._total:
+            return f"the connection ended after {human_size(done)} of {human_size(self._total)}"
+        return ""
+
+    def _error(self, finding: str) -> DownloadError:
+        return DownloadError(finding, remedy=self._remedy, where=without_credentials(self._url))
+
+
+def _reason(error: requests.RequestException) -> str:
+    """What a failed request comes down to. The exception's own text is long and may hold a password."""
+    import requests
+
+    reasons: tuple[tuple[type[Exception], str], ...] = (
+        (requests.exceptions.SSLError, "the server's TLS certificate was not accepted"),
+        (requests.exceptions.ProxyError, "the proxy could not be used"),
+        (requests.exceptions.ConnectTimeout, f"no connection was made within {_CONNECT_TIMEOUT_S:.0f} s"),
+        (requests.exceptions.ReadTimeout, f"nothing came for {_READ_TIMEOUT_S:.0f} s"),
+        (requests.exceptions.ChunkedEncodingError, "the connection was cut"),
+        (requests.exceptions.ConnectionError, "the server could not be reached or the connection was cut"),
+        (requests.exceptions.TooManyRedirects, "the server redirected in circles"),
+    )
+    return next(
+        (text for kind, text in reasons if isinstance(error, kind)),
+        f"the request failed ({type(error).__name__})",
+    )

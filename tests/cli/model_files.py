@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, EngineRecord, Profile, Shape, sidecar_path
-from rtmo_deploy.runtime.onnx_file import TensorSpec
-from rtmo_deploy.runtime.openvino_file import metadata_fields
-from rtmo_deploy.runtime.openvino_ir import SECTION
+from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields
 from rtmo_deploy.zoo import COCO_17
 
 if TYPE_CHECKING:

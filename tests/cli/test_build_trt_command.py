@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
-from rtmo_deploy.convert import ExportOptions, RawDecodeOptions, export_onnx
+from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.estimator import read_artifact
@@ -34,7 +34,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def raw(checkpoint_n, tmp_path_factory):
     path = tmp_path_factory.mktemp("raw") / "n.onnx"
-    export_onnx(load_checkpoint(checkpoint_n), path, ExportOptions(decode=RawDecodeOptions()), verify=False)
+    export_onnx(load_checkpoint(checkpoint_n), path, ExportOptions(decode="raw"), verify=False)
     return path
 
 

@@ -57,7 +57,7 @@ def test_a_named_set_beside_the_model(onnx_n, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "no pictures to measure on"),
+        ((), "no images to measure on"),
         (("--images", "x", "--ann", "a.json"), "--ann belongs to a named set"),
         (("--set", "synthetic", "-o", "x.onnx"), "suffix .json"),
         (("--set", "synthetic", "--count", "0"), "--count"),
@@ -91,7 +91,7 @@ def test_folders_without_a_usable_picture(onnx_n, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"")
     result = run(onnx_n, "--images", tmp_path, "-o", tmp_path / "c.json")
     assert result.exit_code == 3
-    assert "None of the 1 pictures" in result.stderr
+    assert "None of the 1 images" in result.stderr
     assert "x.jpg" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["x.jpg"]
 

@@ -12,36 +12,27 @@ import pytest
 from typer.testing import CliRunner
 
 import rtmo_deploy
-import rtmo_deploy.measure.doctor as doctor_module
+import rtmo_deploy.doctor as doctor_module
 from rtmo_deploy.cli.app import app
-from rtmo_deploy.measure.doctor import Facts
-from rtmo_deploy.measure.doctor.parts import (
-    CpuFacts,
-    DriverFacts,
-    FolderFacts,
-    GpuFacts,
-    PackageFacts,
-    PythonFacts,
-    TorchFacts,
-    Trouble,
-    TroubleKind,
-    TrtFacts,
-)
+from rtmo_deploy.doctor import Facts
+from rtmo_deploy.doctor.facts import Driver, Folder, Gpu, Processor, Software, Trouble
+from rtmo_deploy.doctor.requirements import requirements
 
 LONG = "x" * 300
-FOLDER = FolderFacts("/very/long/" + "folder/" * 30, exists=True, free=2**40, writable=True)
-NEEDED = ("numpy", "torch", "onnx", "onnxsim", "onnx-ir", "ml-dtypes", "typer", "rich", "platformdirs", "requests")
-NEEDED += ("filelock", "safetensors", "supervision", "faster-coco-eval", "pillow", "pydantic", "pyyaml")
+FOLDER = Folder("/very/long/" + "folder/" * 30, exists=True, free=2**40, writable=True)
+NEEDED = [one.name for one in requirements()]
+PYTHON = {"version": (3, 12, 1), "implementation": "CPython", "bits": 64, "executable": "python"}
+PYTHON |= {"system": "Linux 6", "machine": "x86_64"}
 
 
 def machine(**changes):
     """A machine with PyTorch and nothing else; [brackets] and :colons: in its names."""
     facts = {
-        "python": PythonFacts((3, 12, 1), "CPython", 64, "python", "Linux 6", "x86_64"),
-        "package": PackageFacts("0.1.0", None, "[red]here[/red]"),
-        "distributions": {**dict.fromkeys(NEEDED, ""), "opencv-python-headless": ""},
-        "torch": TorchFacts("2.9.0+cpu"),
-        "cpu": CpuFacts("CPU :boom:", ("avx2",), 4, 4),
+        "python": PYTHON,
+        "package": {"version": "0.1.0", "recorded": None, "folder": "[red]here[/red]"},
+        "distributions": dict.fromkeys(NEEDED, ""),
+        "torch": Software("2.9.0+cpu"),
+        "cpu": Processor("CPU :boom:", ("avx2",), 4, 4),
         "working": FOLDER,
         "cache": FOLDER,
     }
@@ -62,8 +53,8 @@ def run(monkeypatch, facts, *arguments):
 
 
 V100 = machine(
-    tensorrt=TrtFacts("10.13.3.9"),
-    driver=DriverFacts("570", (12, 8), gpus=(GpuFacts(0, "Tesla V100", (7, 0)),)),
+    tensorrt=Software("10.13.3.9"),
+    driver=Driver("570", (12, 8), gpus=(Gpu(0, "Tesla V100", (7, 0)),)),
     nvidia_card=True,
 )
 
@@ -117,7 +108,7 @@ def test_the_json_document(monkeypatch):
 
 
 def test_what_was_too_slow_is_said_and_breaks_nothing(monkeypatch):
-    slow = TorchFacts(trouble=Trouble(TroubleKind.SLOW, "It did not answer within 7 s and was stopped."))
+    slow = Software(trouble=Trouble("slow", "It did not answer within 7 s and was stopped."))
     result = run(monkeypatch, machine(torch=slow))
     assert result.exit_code == 0
     assert "did not answer within 7 s" in result.stdout

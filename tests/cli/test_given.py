@@ -168,7 +168,7 @@ def test_a_missing_package_is_a_remedy_of_its_own(monkeypatch: pytest.MonkeyPatc
     from rtmo_deploy.convert.trt import plan
 
     problem = "It needs the package 'tensorrt'. Install it with: pip install 'rtmo-deploy[trt]'"
-    monkeypatch.setattr(plan, "settle_flavour", lambda _: (None, (problem,)))
+    monkeypatch.setattr(plan, "settle_variant", lambda _: (None, (problem,)))
     result = CliRunner().invoke(app, ["build-trt", "rtmo-n", "--fp16"])
     assert result.exit_code == 5
     assert result.stderr.endswith("pip install 'rtmo-deploy[trt]'\n")

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from rtmo_deploy.artifact import DecodeContract, DecodeMode, Parent
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.runtime.engine_file import sidecar_path
-from rtmo_deploy.runtime.openvino_ir import read_ir
-from rtmo_deploy.runtime.plugins import kernel_record
+from rtmo_deploy.runtime.openvino_file import read_ir
+from rtmo_deploy.runtime.plugins.kernel import kernel_record
 
 #: What ``inspect`` must do without.
 PACKAGES = ("tensorrt", "tensorrt_rtx", "cuda", "cuda.bindings", "openvino", "onnxruntime")

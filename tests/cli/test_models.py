@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
-from rtmo_deploy.zoo.trust import record_path
+from rtmo_deploy.zoo.cache import record_path
 
 PAYLOAD = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()

@@ -93,7 +93,7 @@ def test_a_budget_with_its_frontier_and_plot(model, tmp_path, pretended):
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert target.is_file()
     assert "Frontier" in result.stdout
-    assert "given back" in result.stdout
+    assert "reverted to FP32" in result.stdout
     assert "median ratio INT8 / float32 0.9800" in result.stdout
     assert "/backbone" in result.stdout or "/neck" in result.stdout or "/head" in result.stdout
 
@@ -161,7 +161,7 @@ def test_a_calibration_file_that_is_given_is_of_this_model_or_refused(model, tmp
     Calibration(about, 3, (), dict.fromkeys(source.placement.edges, 8.0)).save(path)
     result = run(model, "--calib", path, "--no-judge", "-o", target)
     assert result.exit_code == 0, result.output
-    assert "3 pictures of 'made up'" in result.stdout
+    assert "3 images of 'made up'" in result.stdout
     target.unlink()
     for arguments in (("--method", "mse"), ("--count", 5)):
         refused = run(model, "--calib", path, "--no-judge", "-o", target, *arguments)

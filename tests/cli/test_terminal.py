@@ -19,8 +19,8 @@ from rich.text import Text
 
 from rtmo_deploy.cli import progress
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.console import facts_table, print_fitted
 from rtmo_deploy.cli.help import EXAMPLES
-from rtmo_deploy.cli.tables import facts_table, print_fitted
 from rtmo_deploy.progress import Count
 
 PATH = "/data/photographs/of/last/summer/with/many/people/000000000785.jpg"
@@ -105,7 +105,7 @@ def test_an_empty_table_and_a_narrow_terminal():
     assert printed(table(), 10)
 
 
-START = "import sys; from rtmo_deploy.cli.console import *; from rtmo_deploy.cli.tables import facts_table\n"
+START = "import sys; from rtmo_deploy.cli.console import *; from rtmo_deploy.cli.progress import status\n"
 RESULTS = START + "print_table(facts_table({'a': 'passed: all', 'b': 'failed', 'c': 'not measured: busy', 'd': 'x'}))"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -18,9 +17,9 @@ from rtmo_deploy.artifact import DecodeContract, DecodeMode, InputContract, Pare
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.measure import engine_child, validate, validate_engine
-from rtmo_deploy.runtime.cuda_device import Gpu, find_gpu
+from rtmo_deploy.runtime.contract import TensorSpec
+from rtmo_deploy.runtime.cuda import Gpu, find_gpu
 from rtmo_deploy.runtime.engine_file import sidecar_path
-from rtmo_deploy.runtime.onnx_file import TensorSpec
 from rtmo_deploy.runtime.trt_api import TrtApi, installed_backends
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
@@ -84,7 +83,7 @@ def spec(name, shape, dtype="float32"):
 @pytest.mark.parametrize(
     ("changes", "check", "said"),
     [
-        ({"backend": "cuda-magic"}, "record", "a backend that there is not: cuda-magic"),
+        ({"backend": "cuda-magic"}, "record", "an unknown backend: cuda-magic"),
         ({"size": 3}, "bytes", "its record says 3"),
         ({"sha256": "a" * 64}, "bytes", "its record says aaaaaaaaaaaa"),
         ({"inputs": ()}, "input and outputs", "it has 0 inputs, not one: none"),
@@ -228,7 +227,7 @@ SOUND = 'import sys; print("chatter"); print(\'{"name": "tensorrt-rtx loads it",
         (SOUND, True, "here"),
         ("import os; os.abort()", False, "crashed (SIGABRT)"),
         ("import os; os.kill(os.getpid(), 11)", False, "crashed (SIGSEGV)"),
-        ("import sys; sys.exit('no such thing')", False, "ended with code 1; the last it said: no such thing"),
+        ("import sys; sys.exit('no such thing')", False, "ended with exit code 1. Its last output: no such thing"),
         (SOUND + "import os; os.abort()", False, "crashed (SIGABRT)"),
     ],
 )
@@ -244,7 +243,7 @@ def test_what_becomes_of_the_process_that_loads_it(tmp_path, code, ok, said):
 
 @pytest.mark.usefixtures("installed")
 def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(validate_engine, "TIMEOUT", 0.2)
+    monkeypatch.setattr(engine_child, "TIMEOUT", 0.2)
     write_engine(tmp_path / "m.engine")
     report = validate_engine.validate_engine(tmp_path / "m.engine", command=child("import time; time.sleep(99)"))
     assert "more than 0.2 seconds" in report.checks[-1].detail
@@ -259,7 +258,7 @@ def test_an_engine_of_other_bytes_is_never_handed_to_the_child(tmp_path, monkeyp
     def refuse(*_, **__):
         raise AssertionError("the engine was handed on")
 
-    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(engine_child, "Child", refuse)
     assert failed_check(path)[0] == "bytes"
     with pytest.raises(ArtifactError, match="not the engine that its record"):
         list(engine_child.child_checks(path))
@@ -278,7 +277,7 @@ class Runtime:
 
 def with_machine(monkeypatch, *, runtime=Runtime, gpu=None, version="1.7.1.116"):
     module = SimpleNamespace(__version__=version, Runtime=runtime, ILogger=object)
-    monkeypatch.setattr(engine_child, "load_api", lambda flavour: TrtApi(flavour, module))
+    monkeypatch.setattr(engine_child, "load_api", lambda variant: TrtApi(variant, module))
     monkeypatch.setattr(engine_child, "find_gpu", lambda: gpu or "there is none")
 
 
@@ -316,8 +315,8 @@ def test_a_package_that_cannot_be_loaded(tmp_path, monkeypatch):
     path = tmp_path / "m.engine"
     write_engine(path)
 
-    def broken(flavour):
-        raise SetupError(f"The package '{flavour.module}' is installed and cannot be loaded: no libnvinfer")
+    def broken(variant):
+        raise SetupError(f"The package '{variant.module}' is installed and cannot be loaded: no libnvinfer")
 
     monkeypatch.setattr(engine_child, "load_api", broken)
     (_, ok, detail), _ = outcomes(path)
@@ -397,15 +396,15 @@ def test_a_plan_that_is_none_does_not_pass_where_its_backend_is_installed(tmp_pa
 @pytest.mark.gpu
 @pytest.mark.skipif(isinstance(find_gpu(), str) or not installed_backends(), reason="needs a GPU and TensorRT")
 def test_an_engine_built_here_passes_every_check(checkpoint_n, tmp_path):
-    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, export_onnx
+    from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.convert.trt import BuildOptions, build_engine
     from rtmo_deploy.model import load_checkpoint
     from rtmo_deploy.runtime.engine_file import Shape
 
     source = tmp_path / "n.onnx"
-    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode=FixedDecodeOptions()), verify=False)
+    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode="fixed"), verify=False)
     sizes = tuple(Shape.parse(text) for text in ("1x128x128", "1x256x256", "2x256x256"))
-    options = BuildOptions(least=sizes[:1], usual=sizes[1:2], most=sizes[2:])
+    options = BuildOptions(min=sizes[:1], opt=sizes[1:2], max=sizes[2:])
     path = build_engine(source, tmp_path / "n.engine", options).record.artifact.path
     assert all(ok is True for ok, _ in checks_of(path).values())
 

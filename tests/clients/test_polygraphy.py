@@ -12,26 +12,26 @@ import numpy as np
 import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, export_onnx
+from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.agreement.layers import compare_layers
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.zoo import COCO_17
-from rtmo_deploy.zoo.download import resolve_checkpoint
+from rtmo_deploy.zoo.locate import resolve_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytest.importorskip("polygraphy")
 
-DECODES = {"fixed": FixedDecodeOptions(), "onnx": OnnxDecodeOptions()}
+DECODES = ("fixed", "onnx")
 
 
 @pytest.fixture(scope="module", params=DECODES)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("polygraphy") / "m.onnx"
     checkpoint = load_checkpoint(resolve_checkpoint("rtmo-n")[0])
-    export_onnx(checkpoint, path, ExportOptions(decode=DECODES[request.param]), verify=False)
+    export_onnx(checkpoint, path, ExportOptions(decode=request.param), verify=False)
     return path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden import golden_model
 
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, export_onnx
+from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.measure import structured_images
 from rtmo_deploy.model import NetworkSpec, load_checkpoint, save_checkpoint
 from rtmo_deploy.runtime import PoseEstimator
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.convert.options import DecodeOptions
     from rtmo_deploy.model import LoadedCheckpoint
 
 rtmlib = pytest.importorskip("rtmlib")
 
-DECODES = {"onnx": OnnxDecodeOptions(), "fixed": FixedDecodeOptions()}
+DECODES = ("onnx", "fixed")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def exported(
 ) -> Path:
     mode, _, static = request.param.partition("-")
     path = tmp_path_factory.mktemp("exported") / f"{request.param}.onnx"
-    options = ExportOptions(decode=DECODES[mode], static=bool(static), placement="top-left")
+    options = ExportOptions(decode=mode, static=bool(static), letterbox="top-left")
     export_onnx(checkpoint, path, options, verify=False)
     return path
 
@@ -82,12 +81,12 @@ def test_nobody_above_its_threshold(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("static", [False, True])
-@pytest.mark.parametrize(
-    "decode", [OnnxDecodeOptions(score_thr=1.0, min_rows=1), FixedDecodeOptions(score_thr=1.0)], ids=["onnx", "fixed"]
-)
-def test_nobody_at_all(checkpoint: LoadedCheckpoint, tmp_path: Path, decode: DecodeOptions, static: bool) -> None:
+@pytest.mark.parametrize(("decode", "min_rows"), [("onnx", 1), ("fixed", None)])
+def test_nobody_at_all(
+    checkpoint: LoadedCheckpoint, tmp_path: Path, decode: str, min_rows: int | None, static: bool
+) -> None:
     path = tmp_path / "nobody.onnx"
-    export_onnx(checkpoint, path, ExportOptions(decode=decode, static=static), verify=False)
+    export_onnx(checkpoint, path, ExportOptions(decode, score_thr=1.0, min_rows=min_rows, static=static), verify=False)
     image = picture(256, 256)
     assert len(PoseEstimator.open(path)(image)) == 0
     client = rtmlib.RTMO(onnx_model=str(path), model_input_size=(256, 256))

@@ -14,7 +14,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,7 @@ MOST_IN_A_BATCH = 16
 
 @dataclass(frozen=True)
 class Knobs:
-    """A contract that all four decoders keep; see :class:`rtmo_deploy.convert.FixedDecodeOptions`."""
+    """A contract that all four decoders keep; see :class:`rtmo_deploy.convert.ExportOptions`."""
 
     score_thr: float = 0.1
     nms_thr: float = 0.65
@@ -83,28 +83,16 @@ class Decoders:
     def __init__(self, model: RTMO, knobs: Knobs) -> None:
         self.knobs, self._model = knobs, model
         self._channels = model.spec.pose_channels
-        common = {"score_thr": knobs.score_thr, "nms_thr": knobs.nms_thr}
-        fixed = self._graph(
-            FixedDecode(
-                model,
-                **common,
-                max_dets=knobs.max_dets,
-                pre_topk=knobs.pre_topk,
-                rounds=knobs.rounds,
-                pad=knobs.pre_topk,
-            ),
-            knobs.max_dets,
-        )
-        self.fixed, self.plugin = session(fixed), PluginGraph(insert_plugin(fixed))
-        # Every candidate enters its suppression, as in an export that is asked for nothing else; it is the one that
-        # says what becomes of a score that is NaN.
-        self.onnx_all = session(self._graph(OnnxDecode(model, **common, max_dets=knobs.max_dets), "people"))
-        self.onnx = session(
-            self._graph(OnnxDecode(model, **common, max_dets=knobs.max_dets, pre_topk=knobs.pre_topk), "people")
-        )
         self.contract = DecodeContract(
             DecodeMode.RAW, knobs.score_thr, knobs.nms_thr, max_dets=knobs.max_dets, pre_topk=knobs.pre_topk
         )
+        rounds = replace(self.contract, nms_rounds=knobs.rounds)
+        fixed = self._graph(FixedDecode(model, rounds, pad=knobs.pre_topk), knobs.max_dets)
+        self.fixed, self.plugin = session(fixed), PluginGraph(insert_plugin(fixed))
+        # Every candidate enters its suppression, as in an export that is asked for nothing else; it is the one that
+        # says what becomes of a score that is NaN.
+        self.onnx_all = session(self._graph(OnnxDecode(model, replace(self.contract, pre_topk=None)), "people"))
+        self.onnx = session(self._graph(OnnxDecode(model, self.contract), "people"))
         self._dcc = NumpyDcc(model.head.dcc)
         head = model.head.head_module
         self._dense = [[linear(conv) for conv in convs] for convs in (head.out_kpt_vis, head.out_pose)]

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 from plugin_host import Rows, run_host
 
-from rtmo_deploy.convert.plugins.node import check_plugin_node, plugin_node
+from rtmo_deploy.convert.plugins.rewrite import check_plugin_node, plugin_node
 from rtmo_deploy.runtime.plugins.kernel import OUTPUTS
 
 if TYPE_CHECKING:

@@ -16,13 +16,12 @@ from toy_networks import describe, toy
 pytest.importorskip("onnxruntime")
 
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions
+from rtmo_deploy.convert import ExportOptions
+from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
 from rtmo_deploy.convert.precision.emulate import emulated
-from rtmo_deploy.convert.precision.graph import HALF_TYPES, to_half
-from rtmo_deploy.convert.precision.islands import island_of
-from rtmo_deploy.convert.precision.quantized import half_pairs, hold_scales, is_quantized
-from rtmo_deploy.convert.precision.tensor_types import element_types
+from rtmo_deploy.convert.precision.graph import half_pairs, hold_scales, is_quantized, to_half
+from rtmo_deploy.convert.precision.rules import HALF_TYPES, fp32_block_of
 from rtmo_deploy.convert.precision.verify import changed_weights
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
 from rtmo_deploy.convert.quantize.record import Calibration, Source
@@ -30,8 +29,7 @@ from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import structured_images, validate_onnx
 from rtmo_deploy.runtime.estimator import read_artifact
-from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT
+from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
 
 FLOAT, HALF, INT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8
 FP16, BF16 = HALF_TYPES["fp16"], HALF_TYPES["bf16"]
@@ -222,11 +220,10 @@ def test_a_quantised_graph_that_says_otherwise_is_refused(tmp_path):
 def int8_file(exported, tmp_path_factory):
     """The small network quantised with made-up ranges that hold what it computes; each mode's file is made once."""
     made = {}
-    decodes = {"fixed": FixedDecodeOptions(), "raw": RawDecodeOptions()}
 
     def make(mode):
         if mode not in made:
-            source = open_source(exported(ExportOptions(decode=decodes[mode], input_hw=(128, 128))).path)
+            source = open_source(exported(ExportOptions(decode=mode, imgsz=(128, 128))).path)
             about = Source(source.sha256, {"name": "made up"}, (128, 128), "center", Method.MINMAX)
             ranges = dict.fromkeys(source.placement.edges, 16.0) | {"input": 255.0}
             output = tmp_path_factory.mktemp(f"int8_{mode}") / f"{mode}.int8.onnx"
@@ -254,7 +251,7 @@ def test_a_whole_network(int8_file, tmp_path, mode):
         if node.op_type in PAIR:
             assert types[node.output[0] if node.op_type == "DequantizeLinear" else node.input[0]] == HALF, node.name
         elif node.op_type == "Conv":
-            assert types[node.output[0]] == (FLOAT if island_of(node) else HALF), node.name
+            assert types[node.output[0]] == (FLOAT if fp32_block_of(node) else HALF), node.name
             eight += made[node.input[0]].op_type == made.get(node.input[1], node).op_type == "DequantizeLinear"
     assert eight == sum(node.name.endswith("/weight/DequantizeLinear") for node in before.graph.node) > 60
     pairs = [[node.name for node in model.graph.node if node.op_type in PAIR] for model in (before, after)]

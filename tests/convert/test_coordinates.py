@@ -15,7 +15,7 @@ from golden import golden_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtmo_deploy.convert.coordinates import ExportCoordinates
+from rtmo_deploy.convert.decode import ExportCoordinates
 from rtmo_deploy.convert.trace import trace_coordinates
 from rtmo_deploy.model import NetworkSpec
 from rtmo_deploy.model.dcc import BOX_PADDING, DCC

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from rtmo_deploy.measure.parity import compare_people
 from torch import Tensor, nn
 
 from rtmo_deploy.artifact import DecodeContract, DecodeMode
@@ -19,8 +18,9 @@ from rtmo_deploy.convert import trace as tracing
 from rtmo_deploy.convert.decode import FixedDecode, OnnxDecode
 from rtmo_deploy.convert.network import Grid, HeadMaps
 from rtmo_deploy.convert.onnx_ops import reshape
-from rtmo_deploy.convert.options import FixedDecodeOptions
+from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.measure.comparison import compare_people
 from rtmo_deploy.model.dcc import boxes_to_center_scale
 from rtmo_deploy.runtime.decode import decode_raw, grid_priors, iou, rows_to_poses, sigmoid
 from rtmo_deploy.zoo import skeleton_for
@@ -164,12 +164,13 @@ def decoder(model: RTMO) -> Callable[..., Decoder]:
             max_dets=knobs["max_dets"],
             pre_topk=knobs.get("pre_topk"),
             nms_rounds=knobs.get("rounds"),
+            min_rows=knobs.get("min_rows", 0),
         )
         module: nn.Module
         if mode is DecodeMode.ONNX:
-            module, rows = OnnxDecode(model, batch=batch, **knobs), "people"
+            module, rows = OnnxDecode(model, contract, batch=batch), "people"
         else:
-            module, rows = FixedDecode(model, pad=knobs["pre_topk"], **knobs), knobs["max_dets"]
+            module, rows = FixedDecode(model, contract, pad=knobs["pre_topk"]), knobs["max_dets"]
         pictures = batch or "batch"
         shapes = {
             "maps": (pictures, 5 + channels, "cells"),
@@ -511,7 +512,7 @@ def test_odd_rounds_would_lose_people(decoder: Callable[..., Decoder], model: RT
     errors = compare_people(decode.expected(scene), found)
     assert (errors.missed, errors.extra) == (3, 0)
     with pytest.raises(UsageError, match="rounds"):
-        FixedDecodeOptions(rounds=3)
+        ExportOptions("fixed", rounds=3)
 
 
 @given(seed=SEEDS, length=st.integers(17, 60))

@@ -22,9 +22,6 @@ from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.convert import (
     ExportOptions,
-    FixedDecodeOptions,
-    OnnxDecodeOptions,
-    RawDecodeOptions,
     export_onnx,
 )
 from rtmo_deploy.convert.sdk_info import dump_sdk_info
@@ -51,7 +48,7 @@ if TYPE_CHECKING:
     Export = Callable[..., Exported]
     Predict = Callable[..., list[Poses]]
 
-DECODES = {"onnx": OnnxDecodeOptions(), "fixed": FixedDecodeOptions(), "raw": RawDecodeOptions()}
+DECODES = ("onnx", "fixed", "raw")
 #: Of the graph that a decoder of each mode makes, names of the outputs.
 OUTPUTS = {
     "onnx": {"dets": ["batch", "people", 5], "keypoints": ["batch", "people", 17, 3]},
@@ -93,7 +90,7 @@ def assert_same_people(model: RTMO, predict: Predict, one: Exported, shape: tupl
 def test_dynamic_graph_in_every_mode_and_opset(
     exported: Export, model: RTMO, predict: Predict, mode: str, opset: int
 ) -> None:
-    one = exported(ExportOptions(decode=DECODES[mode], opset=opset))
+    one = exported(ExportOptions(decode=mode, opset=opset))
     assert [entry.version for entry in one.graph.opset_import if entry.domain in {"", "ai.onnx"}] == [opset]
     assert signature(one.graph).inputs[0].shape == ("batch", 3, "height", "width")
     shapes = [(1, 256, 256), (3, 128, 352)] if opset == 17 else [(2, 320, 192)]
@@ -106,8 +103,8 @@ def test_dynamic_graph_in_every_mode_and_opset(
     ("options", "shape", "dims"),
     [
         ({"static": True}, (1, 256, 256), (1, 3, 256, 256)),
-        ({"static": True, "input_hw": (160, 288)}, (1, 160, 288), (1, 3, 160, 288)),
-        ({"static": True, "batch": 3, "input_hw": (192, 128)}, (3, 192, 128), (3, 3, 192, 128)),
+        ({"static": True, "imgsz": (160, 288)}, (1, 160, 288), (1, 3, 160, 288)),
+        ({"static": True, "batch": 3, "imgsz": (192, 128)}, (3, 192, 128), (3, 3, 192, 128)),
         ({"batch": 2}, (2, 224, 160), (2, 3, "height", "width")),
         ({"batch": 1}, (1, 224, 320), (1, 3, "height", "width")),
     ],
@@ -122,7 +119,7 @@ def test_baked_in_sizes(
     shape: tuple[int, int, int],
     dims: tuple[int | str, ...],
 ) -> None:
-    one = exported(ExportOptions(decode=DECODES[mode], **options))
+    one = exported(ExportOptions(decode=mode, **options))
     assert signature(one.graph).inputs[0].shape == dims
     for output in signature(one.graph).outputs:
         assert output.shape[0] == shape[0]
@@ -136,7 +133,7 @@ def test_baked_in_sizes(
 @pytest.mark.parametrize("mode", DECODES)
 def test_tiny_inputs(exported: Export, model: RTMO, predict: Predict, mode: str, static: bool) -> None:
     # Five cells: fewer than the candidates of fixed mode.
-    options = ExportOptions(decode=DECODES[mode], static=static, input_hw=(32, 32) if static else None)
+    options = ExportOptions(decode=mode, static=static, imgsz=(32, 32) if static else None)
     images = structured_images(1, 32, 32, seed=1)
     thresholds = {"score_thr": 0.1}
     errors = compare_people(predict(model, images, **thresholds), found_by(exported(options), images))
@@ -147,8 +144,7 @@ def test_tiny_inputs(exported: Export, model: RTMO, predict: Predict, mode: str,
 
 @pytest.mark.parametrize("mode", ["onnx", "fixed"])
 def test_thresholds_and_limits_are_baked_in(exported: Export, model: RTMO, predict: Predict, mode: str) -> None:
-    decode = replace(DECODES[mode], score_thr=0.12, nms_thr=0.3, max_dets=4, pre_topk=50)
-    one = exported(ExportOptions(decode=decode))
+    one = exported(ExportOptions(decode=mode, score_thr=0.12, nms_thr=0.3, max_dets=4, pre_topk=50))
     images = structured_images(2, 256, 256, seed=3)
     everybody = predict(model, images, score_thr=0.12, nms_thr=0.3)
     assert max(map(len, everybody)) > 4
@@ -162,7 +158,7 @@ def test_thresholds_and_limits_are_baked_in(exported: Export, model: RTMO, predi
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("mode", ["onnx", "fixed"])
 def test_nobody_is_no_row(exported: Export, mode: str, static: bool) -> None:
-    one = exported(ExportOptions(decode=replace(DECODES[mode], score_thr=1.0), static=static))
+    one = exported(ExportOptions(decode=mode, score_thr=1.0, static=static))
     session = open_session(one.path, where=one.path)
     for batch in (1,) if static else (1, 3):
         outputs = run_session(session, {"input": structured_images(batch, 256, 256)}, where=one.path)
@@ -223,7 +219,7 @@ def test_other_keypoint_counts(
 
 
 def test_the_network_is_untouched(exported: Export, model: RTMO, checkpoint: LoadedCheckpoint) -> None:
-    for mode in DECODES.values():
+    for mode in DECODES:
         exported(ExportOptions(decode=mode))
     state = checkpoint.model.state_dict()
     assert all(np.array_equal(state[key].numpy(), value.numpy()) for key, value in model.state_dict().items())
@@ -237,7 +233,7 @@ def test_the_network_is_untouched(exported: Export, model: RTMO, checkpoint: Loa
 def any_graph(request: pytest.FixtureRequest, exported: Export) -> tuple[str, bool, Exported]:
     """Mode, whether static, and the export."""
     mode, _, static = request.param.partition("-")
-    return mode, bool(static), exported(ExportOptions(decode=DECODES[mode], static=bool(static)))
+    return mode, bool(static), exported(ExportOptions(decode=mode, static=bool(static)))
 
 
 def downstream(one: Exported) -> list[onnx.NodeProto]:
@@ -314,14 +310,14 @@ def test_topk_stays_within_what_tensorrt_takes(any_graph: tuple[str, bool, Expor
 
 
 def test_largest_number_of_candidates() -> None:
-    assert FixedDecodeOptions(pre_topk=3840).pre_topk == 3840
+    assert ExportOptions("fixed", pre_topk=3840).pre_topk == 3840
     with pytest.raises(UsageError, match="3840"):
-        FixedDecodeOptions(pre_topk=3841)
+        ExportOptions("fixed", pre_topk=3841)
 
 
 @pytest.mark.parametrize("mode", DECODES)
 def test_ranges_are_whole_numbers_then_cast(exported: Export, mode: str) -> None:
-    one = exported(ExportOptions(decode=DECODES[mode]))
+    one = exported(ExportOptions(decode=mode))
     inferred = onnx.shape_inference.infer_shapes(one.graph, strict_mode=True)
     types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
     ranges = [node for node in one.nodes if node.op_type == "Range"]
@@ -334,9 +330,9 @@ def test_ranges_are_whole_numbers_then_cast(exported: Export, mode: str) -> None
 
 @pytest.mark.parametrize("mode", DECODES)
 def test_names_of_dimensions(exported: Export, mode: str) -> None:
-    one = exported(ExportOptions(decode=DECODES[mode]))
+    one = exported(ExportOptions(decode=mode))
     assert {spec.name: list(spec.shape) for spec in signature(one.graph).outputs} == OUTPUTS[mode]
-    static = exported(ExportOptions(decode=DECODES[mode], static=True))
+    static = exported(ExportOptions(decode=mode, static=True))
     numbers = {"batch": 1, "cells": 16 * 16 + 8 * 8}
     expected = {name: [numbers.get(side, side) for side in dims] for name, dims in OUTPUTS[mode].items()}
     assert {spec.name: list(spec.shape) for spec in signature(static.graph).outputs} == expected
@@ -344,7 +340,7 @@ def test_names_of_dimensions(exported: Export, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", DECODES)
 def test_proxy_regression_of_training_is_gone(exported: Export, model: RTMO, mode: str) -> None:
-    one = exported(ExportOptions(decode=DECODES[mode]))
+    one = exported(ExportOptions(decode=mode))
     proxies = [tuple(conv.weight.shape) for conv in model.head.head_module.out_kpt_reg]
     shapes = [tuple(tensor.dims) for tensor in one.graph.graph.initializer]
     # 2 * 17 columns of 48 channels; nothing else in the network has this shape.
@@ -383,11 +379,11 @@ def test_rtmo_s_is_a_small_graph_that_decodes_survivors_only(
 
 
 def test_the_same_export_twice_is_the_same_file(exported: Export, checkpoint: LoadedCheckpoint, tmp_path: Path) -> None:
-    for mode, decode in DECODES.items():
-        first = exported(ExportOptions(decode=decode)).path
+    for mode in DECODES:
+        first = exported(ExportOptions(decode=mode)).path
         again = tmp_path / mode / first.name
         again.parent.mkdir()
-        export_onnx(checkpoint, again, ExportOptions(decode=decode), verify=False)
+        export_onnx(checkpoint, again, ExportOptions(decode=mode), verify=False)
         files = {path.name: sha256_of(path) for path in again.parent.iterdir()}
         assert files == {path.name: sha256_of(path) for path in first.parent.iterdir()}, mode
         assert len(files) == (2 if mode == "raw" else 1)
@@ -401,10 +397,10 @@ def verified(checkpoint: LoadedCheckpoint, tmp_path_factory: pytest.TempPathFact
     """Verified exports of each mode."""
 
     made = {}
-    for mode, decode in DECODES.items():
+    for mode in DECODES:
         path = tmp_path_factory.mktemp("verified") / f"{mode}.onnx"
         told: list[str] = []
-        result = export_onnx(checkpoint, path, ExportOptions(decode=decode), progress=told.append)
+        result = export_onnx(checkpoint, path, ExportOptions(decode=mode), progress=told.append)
         assert told[0] == "tracing and simplifying"
         assert told[-1] == "writing"
         made[mode] = Exported(path, onnx.load(path), result)
@@ -459,7 +455,7 @@ def test_unverified_says_so(exported: Export) -> None:
 
 @pytest.mark.parametrize(
     ("options", "batch", "size"),
-    [(ExportOptions(), 1, [256, 256]), (ExportOptions(static=True, batch=3, input_hw=(192, 128)), 3, [192, 128])],
+    [(ExportOptions(), 1, [256, 256]), (ExportOptions(static=True, batch=3, imgsz=(192, 128)), 3, [192, 128])],
 )
 def test_keys_that_ultralytics_reads(exported: Export, options: ExportOptions, batch: int, size: list[int]) -> None:
     metadata = {entry.key: entry.value for entry in exported(options).graph.metadata_props}
@@ -478,7 +474,7 @@ def test_keys_that_ultralytics_reads(exported: Export, options: ExportOptions, b
 
 
 def test_placement_is_recorded(exported: Export) -> None:
-    one = exported(ExportOptions(placement="top-left"))
+    one = exported(ExportOptions(letterbox="top-left"))
     assert PoseEstimator.open(one.path).artifact.input.placement == "top-left"
 
 
@@ -488,8 +484,8 @@ def test_placement_is_recorded(exported: Export) -> None:
         ({"opset": 16}, "Opset 16"),
         ({"opset": 21}, "Opset 21"),
         ({"batch": 0}, "batch"),
-        ({"input_hw": (250, 256)}, "250x256"),
-        ({"input_hw": (256, 0)}, "256x0"),
+        ({"imgsz": (250, 256)}, "250x256"),
+        ({"imgsz": (256, 0)}, "256x0"),
     ],
 )
 def test_options_that_make_no_sense(wrong: dict[str, object], message: str) -> None:
@@ -499,7 +495,7 @@ def test_options_that_make_no_sense(wrong: dict[str, object], message: str) -> N
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"input_hw": (4096, 4096)}, {"static": True, "batch": 4096}],
+    [{"imgsz": (4096, 4096)}, {"static": True, "batch": 4096}],
 )
 def test_a_model_that_no_command_would_read_is_not_exported(
     checkpoint: LoadedCheckpoint, tmp_path: Path, wrong: dict[str, Any]
@@ -509,13 +505,13 @@ def test_a_model_that_no_command_would_read_is_not_exported(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("decode", [OnnxDecodeOptions, FixedDecodeOptions, RawDecodeOptions])
+@pytest.mark.parametrize("decode", DECODES)
 @pytest.mark.parametrize(
     "wrong", [{"score_thr": -0.1}, {"score_thr": 1.1}, {"nms_thr": 1.5}, {"nms_thr": float("nan")}]
 )
-def test_thresholds_that_make_no_sense(decode: type, wrong: dict[str, float]) -> None:
+def test_thresholds_that_make_no_sense(decode: str, wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        decode(**wrong)
+        ExportOptions(decode, **wrong)
 
 
 # Raw graphs and their second file
@@ -583,7 +579,7 @@ def test_changed_companion_is_refused(raw_copy: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("mode", ["onnx", "fixed"])
 def test_sdk_files(exported: Export, mode: str, static: bool, tmp_path: Path) -> None:
     artifact = replace(
-        exported(ExportOptions(decode=DECODES[mode], static=static, placement="top-left")).result.artifact,
+        exported(ExportOptions(decode=mode, static=static, letterbox="top-left")).result.artifact,
         path=tmp_path / "model.onnx",
     )
     written = dump_sdk_info(artifact)
@@ -629,7 +625,7 @@ def test_sdk_files_replace_older_ones(exported: Export, tmp_path: Path) -> None:
 
 
 def test_sdk_cannot_decode_raw_graphs(exported: Export, tmp_path: Path) -> None:
-    artifact = replace(exported(ExportOptions(decode=DECODES["raw"])).result.artifact, path=tmp_path / "model.onnx")
+    artifact = replace(exported(ExportOptions(decode="raw")).result.artifact, path=tmp_path / "model.onnx")
     with pytest.raises(UsageError, match="raw"):
         dump_sdk_info(artifact)
     assert list(tmp_path.iterdir()) == []
@@ -637,7 +633,7 @@ def test_sdk_cannot_decode_raw_graphs(exported: Export, tmp_path: Path) -> None:
 
 def test_sdk_preprocessing_is_the_top_left_letterbox(exported: Export, tmp_path: Path) -> None:
     # The transforms by hand, as MMDeploy's SDK runs them, against the letterbox under that name.
-    artifact = replace(exported(ExportOptions(placement="top-left")).result.artifact, path=tmp_path / "model.onnx")
+    artifact = replace(exported(ExportOptions(letterbox="top-left")).result.artifact, path=tmp_path / "model.onnx")
     pipeline = json.loads(dump_sdk_info(artifact)[1].read_text())["pipeline"]["tasks"][0]["transforms"]
     steps = {step["type"]: step for step in pipeline}
     # A size that scales to whole pixels: the two round others differently.
@@ -674,8 +670,8 @@ def test_no_session_warnings(exported: Export, capfd: pytest.CaptureFixture[str]
     # What ONNX Runtime says of a graph it dislikes (unused initializers, wrong shapes) goes to stderr.
     options = ort.SessionOptions()
     options.log_severity_level = 2
-    for decode in DECODES.values():
-        one = exported(ExportOptions(decode=decode))
+    for mode in DECODES:
+        one = exported(ExportOptions(decode=mode))
         session = ort.InferenceSession(one.path, options, providers=["CPUExecutionProvider"])
         session.run(None, {"input": structured_images(2, 96, 64)})
     captured = capfd.readouterr()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rtmo_deploy.convert.fuse import fold_linear_bn, fuse
+from rtmo_deploy.convert.network import fold_linear_bn, fuse
 from rtmo_deploy.measure import structured_images
 from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.model.backbone import Focus

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtmo_deploy.artifact import DecodeMode, Kind
-from rtmo_deploy.convert.options import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
+from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, SetupError, UsageError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import compare_people, structured_images
@@ -27,15 +27,14 @@ pytest.importorskip("openvino", reason="needs openvino")
 from rtmo_deploy.convert import openvino as convert_module
 from rtmo_deploy.convert import openvino_verify
 from rtmo_deploy.convert.openvino import convert_openvino
-from rtmo_deploy.runtime.openvino_backend import load
-from rtmo_deploy.runtime.openvino_int8 import saturates
+from rtmo_deploy.runtime.openvino_backend import load, saturates
 
 pytestmark = pytest.mark.usefixtures("openvino_compiles")
 
 OPTIONS = {
-    "onnx": ExportOptions(decode=OnnxDecodeOptions()),
-    "fixed": ExportOptions(decode=FixedDecodeOptions()),
-    "raw": ExportOptions(decode=RawDecodeOptions()),
+    "onnx": ExportOptions(decode="onnx"),
+    "fixed": ExportOptions(decode="fixed"),
+    "raw": ExportOptions(decode="raw"),
 }
 
 
@@ -138,7 +137,7 @@ def test_what_the_model_knows_of_itself_survives(converted, mode):
     assert [(parent.name, parent.sha256) for parent in read.parents] == [(source.name, sha256_of(source))]
     assert "openvino" in read.versions
     assert read.verified["parity"]["ok"] is True
-    assert result.size == read.path.stat().st_size + result.weights.stat().st_size
+    assert result.size == read.path.stat().st_size + result.files[1].stat().st_size
 
 
 def test_people_were_compared(converted):
@@ -186,7 +185,7 @@ def test_other_models_are_not_let_out(exported, tmp_path, monkeypatch):
 def test_16_bit_weights(tmp_path, little):
     full = convert_openvino(little, tmp_path / "full.xml", verify=False)
     half = convert_openvino(little, tmp_path / "half.xml", compress_fp16=True, verify=False)
-    assert half.weights.stat().st_size < 0.6 * full.weights.stat().st_size
+    assert half.files[1].stat().st_size < 0.6 * full.files[1].stat().st_size
     assert (full.artifact.precision, half.artifact.precision) == ("fp32", "fp16-weights")
     images = structured_images(1, 32, 64)
     one, two = (load(openvino_artifact(r.artifact.path), "cpu", 1)(images)["out"] for r in (full, half))

@@ -17,8 +17,7 @@ from plugin_host import numpy_people, run_host
 from test_plugin_kernel import DEFAULT, KINDS, make_scene
 
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.runtime.plugins.driver import DriverKernel
-from rtmo_deploy.runtime.plugins.kernel import BLOCK, KERNEL_NAME, DecodeFields, load_ptx
+from rtmo_deploy.runtime.plugins.kernel import BLOCK, KERNEL_NAME, DecodeFields, DriverKernel, load_ptx
 
 if TYPE_CHECKING:
     from collections.abc import Callable

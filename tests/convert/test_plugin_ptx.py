@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rtmo_deploy.convert.plugins import kernel_build, nvrtc
+from rtmo_deploy.convert.plugins import kernel_build
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.runtime.plugins import kernel
 from rtmo_deploy.runtime.plugins.kernel import KERNEL_NAME, PTX_PATH, as_float32, float_bits, kernel_record, load_ptx
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @pytest.fixture
 def compiler() -> None:
     try:
-        found = nvrtc.nvrtc_version()
+        found = kernel_build.nvrtc_version()
     except SetupError:
-        pytest.skip(f"needs {nvrtc.WHEEL}")
+        pytest.skip(f"needs {kernel_build.WHEEL}")
     if found != kernel_build.COMPILER:
-        pytest.skip(f"needs {nvrtc.WHEEL}; NVRTC {found} is installed")
+        pytest.skip(f"needs {kernel_build.WHEEL}; NVRTC {found} is installed")
 
 
 def test_the_shipped_ptx_is_of_this_source() -> None:
@@ -34,7 +34,7 @@ def test_the_shipped_ptx_is_of_this_source() -> None:
     assert source == record.source_sha256, "build the PTX again: python -m rtmo_deploy.convert.plugins"
     assert hashlib.sha256(load_ptx()).hexdigest() == record.ptx_sha256
     assert record.architecture == kernel_build.ARCHITECTURE == "compute_70"
-    assert record.options == nvrtc.OPTIONS
+    assert record.options == kernel_build.OPTIONS
     assert record.compiler == "NVRTC 12.1"
 
 
@@ -48,7 +48,8 @@ def test_the_shipped_ptx_is_built_byte_for_byte() -> None:
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("architecture", ["sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90"])
 def test_the_source_compiles(architecture: str) -> None:
-    cubin = nvrtc.compile_cubin(kernel_build.SOURCE_PATH.read_text(encoding="utf-8"), architecture)
+    source = kernel_build.SOURCE_PATH.read_text(encoding="utf-8")
+    cubin = kernel_build.compile_source(source, architecture, "CUBIN")
     assert cubin.startswith(b"\x7fELF")
     assert KERNEL_NAME.encode() in cubin
 
@@ -56,9 +57,9 @@ def test_the_source_compiles(architecture: str) -> None:
 @pytest.mark.usefixtures("compiler")
 def test_a_source_that_does_not_compile() -> None:
     with pytest.raises(SetupError, match="nonsense"):
-        nvrtc.compile_ptx("nonsense", "compute_70")
+        kernel_build.compile_source("nonsense", "compute_70")
     with pytest.raises(SetupError, match="compute_999"):
-        nvrtc.compile_ptx("", "compute_999")
+        kernel_build.compile_source("", "compute_999")
 
 
 def test_another_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

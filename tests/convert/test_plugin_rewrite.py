@@ -13,11 +13,10 @@ from plugin_host import select
 from test_decode import Alone, longest_chain, make_scene
 
 from rtmo_deploy.artifact import DecodeContract, DecodeMode
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions
+from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert import trace as tracing
 from rtmo_deploy.convert.decode import FixedDecode
-from rtmo_deploy.convert.plugins.node import check_plugin_node, plugin_node
-from rtmo_deploy.convert.plugins.rewrite import insert_plugin, plugin_onnx
+from rtmo_deploy.convert.plugins.rewrite import check_plugin_node, insert_plugin, plugin_node, plugin_onnx
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import structured_images
@@ -32,15 +31,15 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.model import RTMO
 
-DYNAMIC = ExportOptions(decode=FixedDecodeOptions())
+DYNAMIC = ExportOptions(decode="fixed")
 EXPORTS = {
     "dynamic": DYNAMIC,
     "other thresholds": ExportOptions(
-        decode=FixedDecodeOptions(pre_topk=30, max_dets=20, score_thr=0.3, nms_thr=0.5, rounds=8), batch=2, opset=18
+        decode="fixed", pre_topk=30, max_dets=20, score_thr=0.3, nms_thr=0.5, rounds=8, batch=2, opset=18
     ),
-    "static": ExportOptions(decode=FixedDecodeOptions(), static=True, input_hw=(128, 160)),
+    "static": ExportOptions(decode="fixed", static=True, imgsz=(128, 160)),
     "static, more cells than candidates": ExportOptions(
-        decode=FixedDecodeOptions(pre_topk=30, max_dets=20), static=True, batch=2, input_hw=(128, 160)
+        decode="fixed", pre_topk=30, max_dets=20, static=True, batch=2, imgsz=(128, 160)
     ),
 }
 
@@ -96,7 +95,6 @@ def test_the_graph_keeps_its_face(exported: Callable[..., Exported]) -> None:
 @pytest.fixture(scope="module")
 def alone(model: RTMO) -> tuple[Any, PluginGraph, DecodeContract]:
     """The fixed decoder without its network, and the same with the plugin."""
-    knobs: dict[str, Any] = {"score_thr": 0.1, "nms_thr": 0.65, "max_dets": 20, "pre_topk": 60, "rounds": 16}
     contract = DecodeContract(DecodeMode.FIXED, 0.1, 0.65, max_dets=20, pre_topk=60, nms_rounds=16)
     channels = model.spec.pose_channels
     shapes: dict[str, tuple[int | str, ...]] = {
@@ -106,7 +104,7 @@ def alone(model: RTMO) -> tuple[Any, PluginGraph, DecodeContract]:
         "keypoints": ("batch", 20, 17, 3),
     }
     inputs = (torch.zeros(3, 5 + channels, tracing.cells_of(96, 128)), torch.zeros(3, 3, 96, 128))
-    module = Alone(FixedDecode(model, pad=60, **knobs), channels)
+    module = Alone(FixedDecode(model, contract, pad=60), channels)
     graph = tracing._finish(tracing._trace(module, inputs, ("maps", "images"), shapes, 17), shapes)
     return session(graph), PluginGraph(insert_plugin(graph)), contract
 
@@ -178,9 +176,9 @@ def test_metadata_that_contradicts_the_graph(exported: Callable[..., Exported], 
     assert not (tmp_path / "out.onnx").exists()
 
 
-@pytest.mark.parametrize("decode", [None, RawDecodeOptions()])
+@pytest.mark.parametrize("decode", ["onnx", "raw"])
 def test_other_modes_are_refused(exported: Callable[..., Exported], tmp_path: Path, decode: Any) -> None:
-    options = ExportOptions() if decode is None else ExportOptions(decode=decode)
+    options = ExportOptions(decode=decode)
     with pytest.raises(ArtifactError, match="not select people as --decode fixed does"):
         insert_plugin(exported(options).graph)
     with pytest.raises(ArtifactError, match="Export the checkpoint with --decode fixed"):

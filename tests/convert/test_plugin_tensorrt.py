@@ -15,7 +15,7 @@ from tensorrt_stub import WHEELS, build_driver, run_child, unpack, wheels
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.runtime.plugins import register_plugin, registration
 from rtmo_deploy.runtime.plugins.kernel import DecodeFields
-from rtmo_deploy.runtime.plugins.python_plugin import read_fields
+from rtmo_deploy.runtime.plugins.registration import read_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,8 @@ class Registry:
 
 registry = Registry()
 trt.get_plugin_registry = lambda: registry
-from rtmo_deploy.runtime.plugins import register_plugin, PluginForm, network_flags, DecodeFields
+from rtmo_deploy.runtime.plugins import register_plugin, PluginForm, network_flags
+from rtmo_deploy.runtime.plugins.kernel import DecodeFields
 """
 
 PYTHON_FORM = (
@@ -233,7 +234,7 @@ import numpy as np
 from plugin_host import run_host
 from test_plugin_kernel import DEFAULT, make_scene
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.runtime.plugins.driver import DriverKernel
+from rtmo_deploy.runtime.plugins.kernel import DriverKernel
 from rtmo_deploy.runtime.plugins.kernel import BLOCK, KERNEL_NAME, load_ptx
 kernel = DriverKernel(load_ptx(), KERNEL_NAME)
 scene = make_scene(["crowd", "few"], 320, 1)
@@ -278,7 +279,7 @@ def without(name, *args):
     return real(name, *args)
 ctypes.CDLL = without
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.runtime.plugins.driver import DriverKernel
+from rtmo_deploy.runtime.plugins.kernel import DriverKernel
 try:
     DriverKernel(b"", "x").prepare()
 except SetupError as error:
@@ -310,6 +311,7 @@ def test_the_registry_may_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in names:
         setattr(module, name, type(name, (Base,), {}))
     module.get_plugin_registry = lambda: taken  # type: ignore[attr-defined]
+    module.float32, module.int32 = "float32", "int32"  # type: ignore[attr-defined]
     module.PluginFieldType = SimpleNamespace(INT32=0, FLOAT32=1)  # type: ignore[attr-defined]
     module.PluginField = module.PluginFieldCollection = lambda *_: None  # type: ignore[attr-defined]
     monkeypatch.setattr(registration, "_registered", {})
@@ -352,3 +354,16 @@ def test_fields_are_read() -> None:
 def test_fields_out_of_range(values: dict[str, Any]) -> None:
     with pytest.raises(ArtifactError, match=next(iter(values))):
         DecodeFields(**{"max_dets": 7, "score_thr": 0.1, "nms_thr": 0.5, "pre_topk": 0, **values})
+
+
+def test_shapes_of_outputs_follow_from_the_inputs() -> None:
+    trt = SimpleNamespace(DimsExprs=lambda count: [None] * count)
+    builder = SimpleNamespace(constant=lambda value: f"constant {value}")
+    shapes = registration._output_shapes("batch", "cells", 7)
+    assert [registration._dims(trt, shape, builder) for shape in shapes] == [  # type: ignore[arg-type]
+        ["batch", "constant 1"],
+        ["batch", "constant 7", "constant 4"],
+        ["batch", "constant 7"],
+        ["batch", "constant 7"],
+        ["batch", "constant 5", "cells"],
+    ]

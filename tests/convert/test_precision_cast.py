@@ -10,12 +10,11 @@ import onnx
 import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeMode
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, OnnxDecodeOptions, RawDecodeOptions
+from rtmo_deploy.convert import ExportOptions
+from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
 from rtmo_deploy.convert.precision.emulate import emulated
-from rtmo_deploy.convert.precision.graph import HALF_TYPES
-from rtmo_deploy.convert.precision.islands import ISLANDS, island_of
-from rtmo_deploy.convert.precision.tensor_types import element_types
+from rtmo_deploy.convert.precision.rules import FP32_BLOCKS, HALF_TYPES, fp32_block_of
 from rtmo_deploy.convert.precision.verify import AS_IT_IS, EMULATED
 from rtmo_deploy.errors import ArtifactError, ParityError, UsageError
 from rtmo_deploy.files import sha256_of
@@ -28,9 +27,9 @@ from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 from rtmo_deploy.zoo import skeleton_for
 
 OPTIONS = {
-    "onnx": ExportOptions(decode=OnnxDecodeOptions()),
-    "fixed": ExportOptions(decode=FixedDecodeOptions()),
-    "raw": ExportOptions(decode=RawDecodeOptions()),
+    "onnx": ExportOptions(decode="onnx"),
+    "fixed": ExportOptions(decode="fixed"),
+    "raw": ExportOptions(decode="raw"),
 }
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -70,7 +69,7 @@ def test_the_islands_are_float32_and_all_else_is_half(cast_file, mode):
     for name, (node, kind) in nodes_by_type(model).items():
         if "Cast_to_" in name:
             continue
-        island = island_of(node)
+        island = fp32_block_of(node)
         if island is not None:
             seen.add(island.name)
             assert kind == FLOAT, f"{name} of {island.name}"
@@ -78,7 +77,7 @@ def test_the_islands_are_float32_and_all_else_is_half(cast_file, mode):
             assert kind == FLOAT16, name
     wanted = {"grid", "position encoding", "box prediction", "class scores", "head maps", "decode"}
     assert seen >= (wanted if mode == "raw" else wanted | {"people"})
-    assert set(result.islands) >= seen
+    assert set(result.fp32_nodes) >= seen
     assert not result.kept
     scopes = {node.name.split("/")[1] for node, kind in nodes_by_type(model).values() if kind == FLOAT16}
     assert scopes >= {"backbone", "neck", "head"}
@@ -89,11 +88,11 @@ def test_every_island_holds_something(cast_file, exported):
         island.name
         for mode in OPTIONS
         for node in exported(OPTIONS[mode]).graph.graph.node
-        if (island := island_of(node)) is not None
+        if (island := fp32_block_of(node)) is not None
     }
     # Operators without half kernels stand in other islands already.
-    assert names == {island.name for island in ISLANDS} - {"no half kernel"}
-    assert all(len(island.reason) > 30 for island in ISLANDS)
+    assert names == {island.name for island in FP32_BLOCKS} - {"no half kernel"}
+    assert all(len(island.reason) > 30 for island in FP32_BLOCKS)
 
 
 @pytest.mark.parametrize("mode", OPTIONS)
@@ -374,9 +373,9 @@ def test_an_overflow_names_the_node_and_nothing_is_written(exported, tmp_path):
 
 def test_without_the_islands_it_is_refused(exported, tmp_path, monkeypatch):
     def only_what_must(node):
-        return ISLANDS[0] if node.op_type in {"Range", "ConstantOfShape"} else None
+        return FP32_BLOCKS[0] if node.op_type in {"Range", "ConstantOfShape"} else None
 
-    monkeypatch.setattr("rtmo_deploy.convert.precision.cast.island_of", only_what_must)
+    monkeypatch.setattr("rtmo_deploy.convert.precision.cast.fp32_block_of", only_what_must)
     # Areas of boxes, for the overlaps: more than 65504 square pixels.
     refused(exported(OPTIONS["fixed"]).path, tmp_path, "/decode/Mul leaves the range of fp16", ParityError)
 

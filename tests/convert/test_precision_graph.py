@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
-from rtmo_deploy.convert.precision.graph import HALF_TYPES, to_half
-from rtmo_deploy.convert.precision.tensor_types import element_types
+from rtmo_deploy.convert.precision.graph import to_half
+from rtmo_deploy.convert.precision.rules import HALF_TYPES
 
 FP16, BF16 = HALF_TYPES["fp16"], HALF_TYPES["bf16"]
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions
+from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.precision import cast_onnx
 
 pytest.importorskip("tensorrt_rtx")
 
 from test_tensorrt_rtx import build
 
-DECODES = {"fixed": FixedDecodeOptions(), "raw": RawDecodeOptions()}
+DECODES = ("fixed", "raw")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("mode", DECODES)
 def test_a_strongly_typed_engine_is_built(exported, tmp_path, mode, precision):
-    source = exported(ExportOptions(decode=DECODES[mode]))
+    source = exported(ExportOptions(decode=mode))
     path = tmp_path / "half.onnx"
     cast_onnx(source.path, path, precision, verify=False)
     result = build(path, 256)
@@ -38,7 +38,7 @@ def test_a_strongly_typed_engine_is_built(exported, tmp_path, mode, precision):
 def test_a_graph_that_is_not_strongly_typed_is_noticed(exported, tmp_path):
     import onnx
 
-    source = exported(ExportOptions(decode=DECODES["raw"]))
+    source = exported(ExportOptions(decode="raw"))
     path = tmp_path / "half.onnx"
     cast_onnx(source.path, path, "fp16", verify=False)
     model = onnx.load(path)

@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from rtmo_deploy.convert.quantize.blocks import blocks_of
+from rtmo_deploy.convert.graph import GraphView
+from rtmo_deploy.convert.quantize.blocks import MacCount, blocks_of, count_macs
 from rtmo_deploy.convert.quantize.insert import count_pairs, insert
-from rtmo_deploy.convert.quantize.macs import MacCount, count_macs
-from rtmo_deploy.convert.quantize.placement import Edge, GraphView, candidates, place
-from rtmo_deploy.convert.quantize.rules import RULES, Role, role_of, rule_of
+from rtmo_deploy.convert.quantize.placement import candidates, place
+from rtmo_deploy.convert.quantize.rules import RULES, role_of, rule_of
 
 CHANNELS = 4
 
@@ -58,7 +58,7 @@ def placed(model, leave=()):
 
 
 def readers(view, placement, name):
-    return {view.label(edge.node) for edge in placement.edges[name]}
+    return {view.label(at) for at, _ in placement.edges[name]}
 
 
 def test_a_convolution_gets_one_pair_and_silu_none():
@@ -68,7 +68,7 @@ def test_a_convolution_gets_one_pair_and_silu_none():
     view, placement = placed(net.model(second))
     assert [view.label(at) for at in placement.layers] == ["/one", "/two"]
     assert set(placement.edges) == {"input", first}
-    assert placement.edges["input"] == (Edge(0, 0),)
+    assert placement.edges["input"] == ((0, 0),)
     assert readers(view, placement, first) == {"/two"}
 
 
@@ -93,7 +93,7 @@ def test_the_skip_branch_of_a_sum_is_quantised_and_the_other_is_not():
     view, placement = placed(net.model(net.conv("/three", total)))
     assert set(placement.edges) == {"input", first, total}
     assert readers(view, placement, first) == {"/two", "/sum"}
-    assert Edge(next(at for at, node in enumerate(view.nodes) if node.name == "/sum"), 1) in placement.edges[first]
+    assert (next(at for at, node in enumerate(view.nodes) if node.name == "/sum"), 1) in placement.edges[first]
 
 
 def test_a_sum_that_no_8_bit_layer_reads_is_left_alone():
@@ -186,7 +186,7 @@ def test_every_rule_bites_somewhere():
         rule = rule_of(onnx.helper.make_node(operator, ["x"], ["y"], name=label))
         assert rule.name == name
         assert rule.reason
-    assert role_of(onnx.helper.make_node("Resize", ["x"], ["y"], mode="cubic")) is Role.KEEP
+    assert role_of(onnx.helper.make_node("Resize", ["x"], ["y"], mode="cubic")) == "keep"
 
 
 def test_a_convolution_with_a_computed_or_integer_weight_is_no_candidate():
@@ -284,11 +284,9 @@ def test_macs():
     model = net.model(decoded)
     count = count_macs(model, (16, 32))
     assert count.nodes == (4 * 16 * 32 * 4, 4 * 7 * 15 * 18, 4 * 7 * 15 * 4)
-    share = count.share([0])
-    assert (share.int8, share.network) == (count.nodes[0], sum(count.nodes[:2]))
-    assert share.graph == sum(count.nodes)
-    assert share.of_network == pytest.approx(8192 / (8192 + 7560))
-    assert count.uncounted == ()
+    assert count.of([0]) == count.nodes[0] == 8192
+    assert count.network == sum(count.nodes[:2]) == 8192 + 7560
+    assert count.graph == sum(count.nodes)
 
 
 def test_macs_of_matrix_products_and_what_cannot_be_counted():
@@ -301,7 +299,7 @@ def test_macs_of_matrix_products_and_what_cannot_be_counted():
     model = net.model(out, "/gemm:0", rank=2)
     count = count_macs(model, (8, 8))
     assert count.nodes[1] == 5 * 256
-    assert count.uncounted == ("/late",)
+    assert count.nodes[-1] == 0  # its shape depends on the data
 
 
 def test_blocks_go_by_name():
@@ -322,7 +320,7 @@ def test_blocks_go_by_name():
     for name in names:
         net.nodes.append(onnx.helper.make_node("Conv", ["input", "w"], [f"{name}:0"], name=name))
     view = GraphView(net.model().graph)
-    blocks = blocks_of(view, range(len(names)), MacCount(tuple(range(len(names))), frozenset(), ()))
+    blocks = blocks_of(view, range(len(names)), MacCount(tuple(range(len(names))), frozenset()))
     assert [(block.name, block.layers, block.macs) for block in blocks] == [
         ("/backbone/stem", (0,), 0),
         ("/backbone/stage1/stage1.0", (1,), 1),

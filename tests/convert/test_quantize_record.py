@@ -93,7 +93,7 @@ def test_what_is_no_calibration(tmp_path, content, words):
     path.write_bytes(content)
     with pytest.raises(InputDataError, match=words):
         Calibration.load(path)
-    with pytest.raises(InputDataError, match="cannot be opened"):
+    with pytest.raises(InputDataError, match="cannot be read: No such file"):
         Calibration.load(tmp_path / "nowhere.json")
 
 
@@ -108,5 +108,5 @@ def test_a_sealed_file_with_odd_numbers(tmp_path, value):
     document["thresholds"]["x"] = value
     seal = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(document | {"sha256": seal}))
-    with pytest.raises(InputDataError, match="cannot be used"):
+    with pytest.raises(InputDataError, match=r"cannot be read|is not a calibration"):
         Calibration.load(path)

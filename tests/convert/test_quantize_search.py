@@ -28,13 +28,13 @@ class PretendedJudge:
         return Verdict(BASELINE - lost, Figures(people_a=10, matched=10, oks_mean=1 - lost / 100))
 
 
-def test_nothing_is_given_back_where_the_budget_holds_at_once():
+def test_nothing_is_reverted_where_the_budget_holds_at_once():
     judge = PretendedJudge(LOSS)
     found = search(BLOCKS, judge, BASELINE, 6)
     assert found.met
     assert judge.asked == [frozenset("abcd")]
     assert found.costs == ()
-    assert [(p.given_back, p.macs, round(p.ap_drop, 6)) for p in found.frontier] == [(None, 100, 5.1)]
+    assert [(p.reverted, p.macs, round(p.ap_drop, 6)) for p in found.frontier] == [(None, 100, 5.1)]
 
 
 def test_the_costly_ones_for_what_they_carry_go_first():
@@ -42,9 +42,9 @@ def test_the_costly_ones_for_what_they_carry_go_first():
     said = []
     found = search(BLOCKS, judge, BASELINE, 0.5, progress=said.append)
     assert found.met
-    assert [point.given_back for point in found.frontier] == [None, "d", "b"]
+    assert [point.reverted for point in found.frontier] == [None, "d", "b"]
     assert [point.macs for point in found.frontier] == [100, 90, 60]
-    assert [cost.block for cost in found.costs] == ["d", "b", "a", "c"]
+    assert [cost.blocks[0] for cost in found.costs] == ["d", "b", "a", "c"]
     assert found.chosen.blocks == ("a", "c")
     assert found.chosen.ap_drop == pytest.approx(0.1)
     assert judge.asked[1:5] == [frozenset(name) for name in "abcd"]
@@ -53,13 +53,13 @@ def test_the_costly_ones_for_what_they_carry_go_first():
 
 def test_a_large_block_with_some_loss_outlives_a_small_one_with_a_little_less():
     found = search(BLOCKS[::3], PretendedJudge({"a": 1.0, "d": 0.9}), BASELINE, 1.5)
-    assert [point.given_back for point in found.frontier] == [None, "d"]
+    assert [point.reverted for point in found.frontier] == [None, "d"]
 
 
-def test_what_costs_next_to_nothing_is_not_given_back_first():
+def test_what_costs_next_to_nothing_is_not_reverted_first():
     # d alone would be dearest for its arithmetic; its loss is 1 % of b's, which is chance.
     found = search(BLOCKS, PretendedJudge({"a": 0, "b": 3.0, "c": 0, "d": 0.03}), BASELINE, 0.5)
-    assert [point.given_back for point in found.frontier] == [None, "b"]
+    assert [point.reverted for point in found.frontier] == [None, "b"]
 
 
 def test_a_budget_that_cannot_be_met_keeps_one_block_and_says_so():
@@ -72,7 +72,7 @@ def test_a_budget_that_cannot_be_met_keeps_one_block_and_says_so():
     assert frozenset() not in judge.asked
 
 
-def test_one_block_is_not_given_back():
+def test_one_block_is_not_reverted():
     found = search(BLOCKS[:1], PretendedJudge({"a": 5.0}), BASELINE, 1)
     assert not found.met
     assert len(found.frontier) == 1

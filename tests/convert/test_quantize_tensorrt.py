@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("tensorrt_rtx")
 pytest.importorskip("onnxruntime")
 
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions
+from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 
@@ -66,7 +66,7 @@ def build(path):
 
 
 def test_the_int8_graph_builds_strongly_typed(exported, tmp_path):
-    source = open_source(exported(ExportOptions(decode=FixedDecodeOptions(), input_hw=(128, 128))).path)
+    source = open_source(exported(ExportOptions(decode="fixed", imgsz=(128, 128))).path)
     about = Source(source.sha256, {"name": "made up"}, (128, 128), "center", Method.MINMAX)
     # What the ranges are does not matter to a builder.
     made_up = Calibration(about, 1, (), dict.fromkeys(source.placement.edges, 8.0))

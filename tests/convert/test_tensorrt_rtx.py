@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions, export_onnx
+from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.model import RTMO, NetworkSpec, initialise
 from rtmo_deploy.zoo import ARCHITECTURES
 
@@ -56,7 +56,7 @@ if parsed:
 print(json.dumps(result))
 """
 
-DECODES = {"raw": RawDecodeOptions(), "fixed": FixedDecodeOptions()}
+DECODES = ("raw", "fixed")
 
 
 def build(path: Path, side: int) -> dict[str, object]:
@@ -111,7 +111,7 @@ def test_dynamic_graph_builds(
 ) -> None:
     known = ARCHITECTURES[architecture]
     spec = NetworkSpec.of(known, joints)
-    path = exported(as_checkpoint, tmp_path, spec, ExportOptions(decode=DECODES[mode]))
+    path = exported(as_checkpoint, tmp_path, spec, ExportOptions(decode=mode))
     result = build(path, known.input_hw[0])
     assert result["errors"] == []
     assert result["inputs"] == [["input", [-1, 3, -1, -1]]]
@@ -124,7 +124,7 @@ def test_dynamic_graph_builds(
 @pytest.mark.parametrize("mode", DECODES)
 def test_static_graph_builds(as_checkpoint: Callable[..., LoadedCheckpoint], tmp_path: Path, mode: str) -> None:
     spec = NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17)
-    path = exported(as_checkpoint, tmp_path, spec, ExportOptions(decode=DECODES[mode], static=True, batch=2))
+    path = exported(as_checkpoint, tmp_path, spec, ExportOptions(decode=mode, static=True, batch=2))
     result = build(path, 256)
     assert result["errors"] == []
     assert result["inputs"] == [["input", [2, 3, 256, 256]]]

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rtmo_deploy.convert.trt.audit import audit_precision
-from rtmo_deploy.convert.trt.layers import EngineLayer, LayerTensor, normal_type, parse_inspector, parse_layer_table
+from rtmo_deploy.convert.trt.audit import (
+    EngineLayer,
+    LayerTensor,
+    audit_precision,
+    normal_type,
+    parse_inspector,
+    parse_layer_table,
+)
 from rtmo_deploy.errors import ArtifactError
 
 #: Lines as TensorRT-RTX 1.7 writes them, shortened where nothing is read.
@@ -115,10 +121,10 @@ def built(*kinds):
         weights, source = kind if isinstance(kind, tuple) else (kind, kind)
         data = (LayerTensor(source, (-1, 16, -1, -1)),)
         name = (f"/c{index}",)
-        layers.append(EngineLayer("pre", "kgen", (LayerTensor("fp32", (-1, 16, -1, -1)),), (), data, name))
-        layers.append(EngineLayer("conv", "correlation", data, (LayerTensor(weights, (16, 16, 3, 3)),), data, name))
+        layers.append(EngineLayer("kgen", (LayerTensor("fp32", (-1, 16, -1, -1)),), (), data, name))
+        layers.append(EngineLayer("correlation", data, (LayerTensor(weights, (16, 16, 3, 3)),), data, name))
         small = (LayerTensor("fp32", (1, 16, 1, 1)),)
-        layers.append(EngineLayer("post", "kgen", data, small, data, name))
+        layers.append(EngineLayer("kgen", data, small, data, name))
     return layers
 
 
@@ -200,11 +206,11 @@ def test_channels_that_pad_the_input_are_no_weights():
     name, weights = ("/c0",), LayerTensor("int8", (16, 4, 6, 6))
     zeros = LayerTensor("int8", (1, 1, 256, 256))
     picture, padded = LayerTensor("fp32", (1, 3, 256, 256)), LayerTensor("int8", (1, 4, 256, 256))
-    pad = EngineLayer("pad", "kgen", (picture,), (zeros,), (padded,), name)
+    pad = EngineLayer("kgen", (picture,), (zeros,), (padded,), name)
     network = typed("INT8")
 
     def computed(source):
-        layers = [pad, EngineLayer("conv", "correlation", (source,), (weights,), (), name)]
+        layers = [pad, EngineLayer("correlation", (source,), (weights,), (), name)]
         given = {"/c0": (16, 3, 6, 6)}
         return audit_precision(
             "int8", {"/c0": "Conv"}, network, layers, source="a table", where=Path("m"), weights=given

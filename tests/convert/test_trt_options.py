@@ -13,15 +13,15 @@ from toy_networks import describe, toy, write_toy
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.convert.trt import BuildOptions
-from rtmo_deploy.convert.trt.graph_checks import check_graph
+from rtmo_deploy.convert.trt.chain import plan_chain
 from rtmo_deploy.convert.trt.options import make_profiles
-from rtmo_deploy.convert.trt.plan import default_output, plan_build
+from rtmo_deploy.convert.trt.plan import check_graph, default_output, plan_build
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.runtime.engine_file import Profile, Shape
-from rtmo_deploy.runtime.trt_api import FLAVOURS, VOLTA
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, VOLTA
 from rtmo_deploy.zoo import COCO_17
 
-RTX, CLASSIC = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
+RTX, CLASSIC = TRT_VARIANTS["tensorrt-rtx"], TRT_VARIANTS["tensorrt"]
 
 
 def profile(*texts):
@@ -52,13 +52,13 @@ def test_the_default_profile_bends_to_the_model(contract, expected):
 @pytest.mark.parametrize(
     ("given_shapes", "expected"),
     [
-        ({"most": ("16x640x640",)}, [("1x192x192", "1x192x192", "16x640x640")]),
-        ({"most": ("2x160x160",)}, [("1x160x160", "1x160x160", "2x160x160")]),
-        ({"least": ("2x640x640",)}, [("2x640x640", "2x640x640", "8x1280x1280")]),
-        ({"usual": ("4x1408x1408",)}, [("1x192x192", "4x1408x1408", "8x1408x1408")]),
-        ({"least": ("1x64x64",), "usual": ("1x64x64",), "most": ("1x64x64",)}, [("1x64x64",) * 3]),
+        ({"max": ("16x640x640",)}, [("1x192x192", "1x192x192", "16x640x640")]),
+        ({"max": ("2x160x160",)}, [("1x160x160", "1x160x160", "2x160x160")]),
+        ({"min": ("2x640x640",)}, [("2x640x640", "2x640x640", "8x1280x1280")]),
+        ({"opt": ("4x1408x1408",)}, [("1x192x192", "4x1408x1408", "8x1408x1408")]),
+        ({"min": ("1x64x64",), "opt": ("1x64x64",), "max": ("1x64x64",)}, [("1x64x64",) * 3]),
         (
-            {"usual": ("1x320x320", "8x640x640"), "most": ("1x320x320", "8x640x640")},
+            {"opt": ("1x320x320", "8x640x640"), "max": ("1x320x320", "8x640x640")},
             [("1x192x192", "1x320x320", "1x320x320"), ("1x192x192", "8x640x640", "8x640x640")],
         ),
     ],
@@ -75,31 +75,31 @@ shape = st.builds(Shape, st.integers(1, 64), side, side)
 
 @given(side, side, st.lists(shape, max_size=1), st.lists(shape, max_size=1), st.lists(shape, max_size=1))
 def test_a_profile_is_always_in_order_or_refused(height, width, least, usual, most):
-    options = BuildOptions(least=tuple(least), usual=tuple(usual), most=tuple(most))
+    options = BuildOptions(min=tuple(least), opt=tuple(usual), max=tuple(most))
     given_shapes = [*least, *usual, *most]
     if any(a > b for one, two in pairwise(given_shapes) for a, b in zip(one.sides(), two.sides(), strict=True)):
         with pytest.raises(UsageError, match="is larger than"):
             make_profiles(options, InputContract(height, width))
         return
     (made,) = make_profiles(options, InputContract(height, width))
-    assert made.takes(made.usual)
-    assert made.takes(made.least)
-    for given_shape, kept in ((least, made.least), (usual, made.usual), (most, made.most)):
+    assert made.takes(made.opt)
+    assert made.takes(made.min)
+    for given_shape, kept in ((least, made.min), (usual, made.opt), (most, made.max)):
         assert given_shape in ([], [kept])
 
 
 @pytest.mark.parametrize(
     ("given_shapes", "contract", "said"),
     [
-        ({"least": ("1x100x96",)}, InputContract(192, 192), "--min 1x100x96 is not possible"),
-        ({"most": ("0x96x96",)}, InputContract(192, 192), "--max 0x96x96 is not possible"),
-        ({"usual": ("1x0x96",)}, InputContract(192, 192), "--opt 1x0x96 is not possible"),
-        ({"least": ("1x640x640",), "usual": ("1x320x320",)}, InputContract(192, 192), "--min 1x640x640 is larger"),
-        ({"usual": ("9x96x96",), "most": ("8x96x96",)}, InputContract(192, 192), "--opt 9x96x96 is larger than --max"),
-        ({"most": ("8x640x640",)}, InputContract(640, 640, batch=2), "outside the model: its batch is 2 only"),
-        ({"most": ("2x640x672",)}, InputContract(640, 640, dynamic_hw=False), "pictures of 640x640 only"),
+        ({"min": ("1x100x96",)}, InputContract(192, 192), "--min 1x100x96 is not possible"),
+        ({"max": ("0x96x96",)}, InputContract(192, 192), "--max 0x96x96 is not possible"),
+        ({"opt": ("1x0x96",)}, InputContract(192, 192), "--opt 1x0x96 is not possible"),
+        ({"min": ("1x640x640",), "opt": ("1x320x320",)}, InputContract(192, 192), "--min 1x640x640 is larger"),
+        ({"opt": ("9x96x96",), "max": ("8x96x96",)}, InputContract(192, 192), "--opt 9x96x96 is larger than --max"),
+        ({"max": ("8x640x640",)}, InputContract(640, 640, batch=2), "outside the model: its batch is 2 only"),
+        ({"max": ("2x640x672",)}, InputContract(640, 640, dynamic_hw=False), "images of 640x640 only"),
         (
-            {"usual": ("1x96x96", "2x96x96"), "most": ("8x96x96",)},
+            {"opt": ("1x96x96", "2x96x96"), "max": ("8x96x96",)},
             InputContract(192, 192),
             "--max is given 1 times and another size 2 times",
         ),
@@ -154,16 +154,16 @@ def test_volta_is_answered_in_one_sentence():
 
 
 @pytest.mark.parametrize(
-    ("options", "flavour", "name"),
+    ("options", "variant", "name"),
     [
         (BuildOptions(targets=("8.0",)), CLASSIC, "--compute-capability"),
         (BuildOptions(version_compatible=True), RTX, "--version-compatible"),
         (BuildOptions(hardware_compatible=True), RTX, "--hardware-compatible"),
     ],
 )
-def test_an_option_that_does_nothing_is_refused(options, flavour, name):
-    with pytest.raises(UsageError, match=f"{name} does not apply to {flavour.name}"):
-        options.check(flavour)
+def test_an_option_that_does_nothing_is_refused(options, variant, name):
+    with pytest.raises(UsageError, match=f"{name} does not apply to {variant.name}"):
+        options.check(variant)
 
 
 def graph_of(*nodes, weights=()):
@@ -218,9 +218,9 @@ def test_what_it_has_passes(tmp_path):
 def test_rows_that_depend_on_the_picture_are_refused_by_both(tmp_path):
     path = tmp_path / "m.onnx"
     node = helper.make_node("NonMaxSuppression", ["a", "b"], ["maps"], name="/decode/nms")
-    for flavour in (RTX, CLASSIC):
+    for variant in (RTX, CLASSIC):
         with pytest.raises(ArtifactError, match="decode fixed"):
-            check_graph(graph_of(node), artifact_of(path, DecodeMode.ONNX), flavour, targets=(), where=path)
+            check_graph(graph_of(node), artifact_of(path, DecodeMode.ONNX), variant, targets=(), where=path)
 
 
 def test_turing_has_no_fp32_products_and_no_bf16(tmp_path):
@@ -252,7 +252,7 @@ def test_a_model_of_another_precision_is_refused(tmp_path, is_of, asked, said):
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "flavour", "expected"),
+    ("name", "precision", "variant", "expected"),
     [
         ("rtmo-s.onnx", "fp16", RTX, "rtmo-s.fp16.tensorrt-rtx.engine"),
         ("rtmo-s.fp16.onnx", "fp16", CLASSIC, "rtmo-s.fp16.tensorrt.engine"),
@@ -260,8 +260,8 @@ def test_a_model_of_another_precision_is_refused(tmp_path, is_of, asked, said):
         ("rtmo-s.int8.fp16.onnx", "int8+fp16", RTX, "rtmo-s.int8+fp16.tensorrt-rtx.engine"),
     ],
 )
-def test_an_engine_is_named_after_what_it_is(tmp_path, name, precision, flavour, expected):
-    assert default_output(tmp_path / name, precision, flavour) == tmp_path / expected
+def test_an_engine_is_named_after_what_it_is(tmp_path, name, precision, variant, expected):
+    assert default_output(tmp_path / name, precision, variant) == tmp_path / expected
 
 
 @pytest.mark.parametrize("content", [b"", b"not onnx", b"\x08\x08"])
@@ -302,3 +302,21 @@ def test_a_timing_cache_on_rtx_is_said_to_do_nothing(tmp_path):
     path = write_toy(tmp_path / "m.onnx")
     made = plan_build(path, None, BuildOptions(backend="tensorrt-rtx", timing_cache=tmp_path / "t.cache"))
     assert made.notes == ("tensorrt-rtx has no timing cache: t.cache is neither read nor written.",)
+
+
+@pytest.mark.parametrize(("asked", "said"), [("fp16", "cannot be cast"), ("int8", "cannot be quantised")])
+def test_a_model_with_the_plugin_is_judged_before_it_gets_it(tmp_path, asked, said):
+    path = write_toy(tmp_path / "m.onnx")
+    options = BuildOptions(backend="tensorrt-rtx", precision=asked)
+    with pytest.raises(ArtifactError, match=said) as caught:
+        plan_chain(path, artifact_of(path, DecodeMode.PLUGIN), None, options)
+    assert "--decode plugin puts the plugin in afterwards" in caught.value.remedy
+
+
+def test_another_decode_than_the_models_is_refused(tmp_path):
+    path = write_toy(tmp_path / "m.onnx")
+    options = BuildOptions(backend="tensorrt-rtx")
+    with pytest.raises(UsageError, match=r"--decode raw was asked for, and .* was exported with --decode fixed"):
+        plan_chain(path, artifact_of(path), None, options, decode=DecodeMode.RAW)
+    with pytest.raises(UsageError, match="takes no plugins"):
+        plan_chain(path, artifact_of(path), None, options, decode=DecodeMode.PLUGIN)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rtmo_deploy.convert.trt.job import Job
-from rtmo_deploy.convert.trt.process import run_child
+from rtmo_deploy.child import error_message
+from rtmo_deploy.convert.trt.process import Job, run_child
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 
 DONE = 'print(\'{"event": "done", "version": "1"}\')'
@@ -28,10 +28,9 @@ def run(tmp_path, code, **options):
     return run_child(job(tmp_path), where=Path("m.onnx"), command=command, **options)
 
 
-def test_a_job_survives_its_line(tmp_path):
+def test_a_job_survives_its_way_to_the_child(tmp_path):
     asked = job(tmp_path, targets=("8.6",), timing_cache_out="c", workspace=5, plugin=True)
-    assert Job.from_json(asked.to_json()) == asked
-    assert asked.to_json().count("\n") == 1
+    assert Job.from_dict(json.loads(json.dumps(vars(asked)))) == asked
 
 
 def test_an_answer(tmp_path):
@@ -63,10 +62,10 @@ def test_the_child_gets_the_job(tmp_path):
         ("sys.stderr.write('terminate called\\n'); sys.stderr.flush(); os.abort()", ArtifactError, "terminate called"),
         ("os.kill(os.getpid(), 9)", SetupError, "ended from outside (SIGKILL)"),
         ("os.kill(os.getpid(), 15)", SetupError, "(SIGTERM)"),
-        ("os._exit(7)", ArtifactError, "ended with code 7"),
-        ("pass", ArtifactError, "ended with code 0"),
+        ("os._exit(7)", ArtifactError, "ended with exit code 7"),
+        ("pass", ArtifactError, "ended with exit code 0"),
         ("raise RuntimeError('odd')", ArtifactError, "RuntimeError: odd"),
-        ("print('not json'); os._exit(1)", ArtifactError, "ended with code 1"),
+        ("print('not json'); os._exit(1)", ArtifactError, "ended with exit code 1"),
         (f"{DONE}; sys.stdout.flush(); os.kill(os.getpid(), 11)", ArtifactError, "SIGSEGV"),
     ],
 )
@@ -85,21 +84,18 @@ def test_the_last_it_said_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("event", "kind", "said"),
+    ("error", "where"),
     [
-        ({"kind": "parse", "message": "bad", "node": "/a", "operator": "Foo"}, ArtifactError, "node /a (Foo): bad."),
-        ({"kind": "parse", "message": "bad"}, ArtifactError, "cannot parse it: bad."),
-        ({"kind": "build", "message": "no\n  runners."}, ArtifactError, "cannot build it: no runners."),
-        ({"kind": "setup", "message": "no GPU"}, SetupError, "no GPU."),
-        ({"kind": "usage", "message": "no SM"}, UsageError, "no SM."),
-        ({"kind": "disk", "message": "No space left"}, SetupError, "could not be written: No space left."),
-        ({"kind": "timing-cache", "message": "other GPU"}, ArtifactError, "timing cache cannot be used: other GPU."),
+        (ArtifactError("It cannot be parsed.", remedy="Export it again."), "m.onnx"),
+        (SetupError("No space left.", remedy="Free some.", where="plan"), "plan"),
+        (UsageError("No SM.", remedy="Choose another."), "m.onnx"),
     ],
 )
-def test_a_failure_becomes_the_error_it_is(tmp_path, event, kind, said):
-    with pytest.raises(kind) as caught:
-        run(tmp_path, f"print(json.dumps({dict(event, event='failed')!r})); sys.exit(1)")
-    assert said in str(caught.value)
+def test_an_error_of_the_child_is_raised_here(tmp_path, error, where):
+    event = {"event": "failed", "error": error_message(error)}
+    with pytest.raises(type(error)) as caught:
+        run(tmp_path, f"print(json.dumps({event!r})); sys.exit(1)")
+    assert (caught.value.finding, caught.value.remedy, caught.value.where) == (error.finding, error.remedy, where)
 
 
 def test_a_child_that_hangs_is_ended(tmp_path):
@@ -152,7 +148,7 @@ def test_a_child_whose_parent_is_killed_removes_what_it_wrote(tmp_path):
     folder.mkdir()
     asked = Job("tensorrt-rtx", str(begun), str(folder / "plan"), ())
     pipe = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {PARENT!r}], stdin=subprocess.PIPE)"
-    code = f"{pipe}; p.stdin.write({asked.to_json().encode()!r}); p.stdin.flush(); p.wait()"
+    code = f"{pipe}; p.stdin.write({(json.dumps(vars(asked)) + chr(10)).encode()!r}); p.stdin.flush(); p.wait()"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2])
     assert wait_until(begun.exists)
     assert (folder / "plan").exists()

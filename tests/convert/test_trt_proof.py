@@ -174,7 +174,7 @@ WITH_GPU = [
     sys.executable,
     "-c",
     (
-        "import sys; from rtmo_deploy.convert.trt import child; from rtmo_deploy.runtime.cuda_device import Gpu\n"
+        "import sys; from rtmo_deploy.convert.trt import child; from rtmo_deploy.runtime.cuda import Gpu\n"
         "child.find_gpu = lambda: Gpu(0, 'NVIDIA Made-up', '8.9', '12.8')\n"
         "child._inspect = lambda *_: None\n"
         "sys.exit(child.main())"
@@ -241,7 +241,7 @@ def test_an_engine_that_was_not_run_says_so(tmp_path, command, targets, asked, w
 
 
 def _has_gpu():
-    from rtmo_deploy.runtime.cuda_device import find_gpu
+    from rtmo_deploy.runtime.cuda import find_gpu
 
     return not isinstance(find_gpu(), str)
 
@@ -250,13 +250,13 @@ def _has_gpu():
 @pytest.mark.skipif(not _has_gpu(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_on_a_gpu_the_sample_model_is_proven(tmp_path, precision):
-    from rtmo_deploy.convert.trt.chain import export_for_engine, prepare_onnx
+    from rtmo_deploy.convert.trt.chain import make_onnx, plan_chain
     from rtmo_deploy.runtime.estimator import locate_model, read_artifact
 
-    checkpoint = locate_model("rtmo-n")
-    model = export_for_engine(checkpoint, tmp_path, DecodeMode.FIXED, progress=print)
-    model = prepare_onnx(model, read_artifact(model), tmp_path, cast_to=precision, decode=None, progress=print)
-    result = build_engine(model, tmp_path / "n.engine", BuildOptions(precision=precision), reference=checkpoint)
+    checkpoint, options = locate_model("rtmo-n"), BuildOptions(precision=precision)
+    plan = plan_chain(checkpoint, read_artifact(checkpoint), tmp_path / "n.engine", options)
+    model, _ = make_onnx(plan, tmp_path, progress=print)
+    result = build_engine(model, plan.output, options, reference=checkpoint)
     assert result.proof is not None
     assert result.proof.agreement.people.matched > 10
     assert len(result.proof.counts) == 8

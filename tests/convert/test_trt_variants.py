@@ -9,9 +9,9 @@ import pytest
 from golden import CLS_BIAS, golden_model
 
 from rtmo_deploy.artifact import Kind
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, export_onnx
+from rtmo_deploy.convert import ExportOptions, export_onnx
+from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
-from rtmo_deploy.convert.precision.tensor_types import element_types
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.convert.trt import BuildOptions, build_engine
@@ -30,7 +30,7 @@ pytestmark = [
 
 SIDE = 128
 SIZES = tuple((Shape.parse(text),) for text in ("1x128x128", "2x192x128", "4x256x256"))
-RTX = BuildOptions(backend="tensorrt-rtx", least=SIZES[0], usual=SIZES[1], most=SIZES[2])
+RTX = BuildOptions(backend="tensorrt-rtx", min=SIZES[0], opt=SIZES[1], max=SIZES[2])
 _NAMES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 
 
@@ -43,7 +43,7 @@ def float32_file(as_checkpoint, tmp_path_factory):
         if architecture not in made:
             model = golden_model(NetworkSpec.of(ARCHITECTURES[architecture], 17), bias=CLS_BIAS[architecture])
             path = tmp_path_factory.mktemp(architecture) / f"{architecture}.onnx"
-            options = ExportOptions(decode=FixedDecodeOptions(), input_hw=(SIDE, SIDE))
+            options = ExportOptions(decode="fixed", imgsz=(SIDE, SIDE))
             export_onnx(as_checkpoint(model), path, options, verify=False)
             made[architecture] = path
         return made[architecture]

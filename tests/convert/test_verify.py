@@ -16,9 +16,6 @@ from onnx import numpy_helper
 
 from rtmo_deploy.convert import (
     ExportOptions,
-    FixedDecodeOptions,
-    OnnxDecodeOptions,
-    RawDecodeOptions,
     decode,
     export,
     export_onnx,
@@ -33,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.model import LoadedCheckpoint
 
-DECODES = {"onnx": OnnxDecodeOptions(), "fixed": FixedDecodeOptions(), "raw": RawDecodeOptions()}
+DECODES = ("onnx", "fixed", "raw")
 
 
 def assert_refused(checkpoint: LoadedCheckpoint, folder: Path, mode: str, tensor: str, static: bool = False) -> None:
@@ -43,7 +41,7 @@ def assert_refused(checkpoint: LoadedCheckpoint, folder: Path, mode: str, tensor
     path = folder / "model.onnx"
     path.write_bytes(b"an older export")
     with pytest.raises(ParityError, match=tensor) as caught:
-        export_onnx(checkpoint, path, ExportOptions(decode=DECODES[mode], static=static))
+        export_onnx(checkpoint, path, ExportOptions(decode=mode, static=static))
     assert caught.value.exit_code == 6
     assert "Nothing was written" in str(caught.value)
     assert str(path) in str(caught.value)
@@ -122,11 +120,11 @@ def test_damaged_network_is_not_let_out(
     mode: str,
     tensor: str,
 ) -> None:
-    def trace(model: RTMO, options: ExportOptions, input_hw: tuple[int, int]) -> onnx.ModelProto:
+    def trace(model: RTMO, artifact: Artifact, opset: int) -> onnx.ModelProto:
         damaged = copy.deepcopy(model)
         with torch.no_grad():
             damage(damaged)
-        return trace_network(damaged, options, input_hw)
+        return trace_network(damaged, artifact, opset)
 
     monkeypatch.setattr(export, "trace_network", trace)
     # One size is enough here: the first case stands for all sizes.
@@ -165,8 +163,8 @@ def test_other_thresholds_than_recorded_are_not_let_out(
     knobs: dict[str, float],
     tensor: str,
 ) -> None:
-    def trace(model: RTMO, options: ExportOptions, input_hw: tuple[int, int]) -> onnx.ModelProto:
-        return trace_network(model, replace(options, decode=replace(options.decode, **knobs)), input_hw)
+    def trace(model: RTMO, artifact: Artifact, opset: int) -> onnx.ModelProto:
+        return trace_network(model, replace(artifact, decode=replace(artifact.decode, **knobs)), opset)
 
     monkeypatch.setattr(export, "trace_network", trace)
     assert_refused(checkpoint, tmp_path, mode, tensor)
@@ -200,8 +198,8 @@ def node_of(graph: onnx.ModelProto, prefix: str, op: str) -> onnx.NodeProto:
 
 
 def break_graph(monkeypatch: pytest.MonkeyPatch, edit: Callable[[onnx.ModelProto], None]) -> None:
-    def trace(model: RTMO, options: ExportOptions, input_hw: tuple[int, int]) -> onnx.ModelProto:
-        graph = trace_network(model, options, input_hw)
+    def trace(model: RTMO, artifact: Artifact, opset: int) -> onnx.ModelProto:
+        graph = trace_network(model, artifact, opset)
         edit(graph)
         return graph
 
@@ -237,17 +235,16 @@ def test_nan_in_a_weight(
     path.write_bytes(b"an older export")
     # The checks of the file alone, which come first, notice already.
     with pytest.raises((ArtifactError, ParityError), match=r"not finite: (keypoints|bbox_preds)"):
-        export_onnx(checkpoint, path, ExportOptions(decode=DECODES[mode]))
+        export_onnx(checkpoint, path, ExportOptions(decode=mode))
     assert path.read_bytes() == b"an older export"
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_nan_is_no_match_for_the_comparison(checkpoint: LoadedCheckpoint, tmp_path: Path) -> None:
-    options = ExportOptions()
-    graph = trace_network(checkpoint.model, options, (256, 256))
+    artifact = export_onnx(checkpoint, tmp_path / "good.onnx", verify=False).artifact
+    graph = trace_network(checkpoint.model, artifact, 17)
     node = node_of(graph, "/decode/people/", "Gemm")
     edit_initializer(graph, node.input[1], lambda values: values.fill(np.nan))
-    artifact = export_onnx(checkpoint, tmp_path / "good.onnx", options, verify=False).artifact
     report = verify_export(graph, checkpoint.model, artifact)
     assert report.failures()
     assert not report.to_dict()["ok"]
@@ -260,7 +257,7 @@ def test_nan_is_no_match_for_the_comparison(checkpoint: LoadedCheckpoint, tmp_pa
 def test_untrained_network_passes(as_checkpoint: Callable[..., LoadedCheckpoint], tmp_path: Path, mode: str) -> None:
     network = RTMO(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17))
     initialise(network, 0)
-    result = export_onnx(as_checkpoint(network.eval()), tmp_path / "n.onnx", ExportOptions(decode=DECODES[mode]))
+    result = export_onnx(as_checkpoint(network.eval()), tmp_path / "n.onnx", ExportOptions(decode=mode))
     assert result.verification is not None
     # Nobody passes 0.1 with these weights: it is by the shift that people are compared at all.
     assert min(result.verification.bias_shift) > 0.5
@@ -278,7 +275,7 @@ def test_ill_conditioned_network_passes_by_the_references_own_noise(
             conv.bias[2:] += 2.0
         for layer in (network.head.dcc.x_fc, network.head.dcc.y_fc):
             layer.weight.mul_(30)
-    result = export_onnx(as_checkpoint(network), tmp_path / "n.onnx", ExportOptions(decode=DECODES[mode]))
+    result = export_onnx(as_checkpoint(network), tmp_path / "n.onnx", ExportOptions(decode=mode))
     assert result.verification is not None
     noises = [case.noise_px for case in result.verification.cases if case.noise_px is not None]
     assert noises
@@ -289,11 +286,11 @@ def test_ill_conditioned_network_passes_by_the_references_own_noise(
 
 def test_thresholds_of_all_kinds_pass(checkpoint: LoadedCheckpoint, tmp_path: Path) -> None:
     for options in (
-        ExportOptions(static=True, decode=OnnxDecodeOptions(score_thr=0.001, max_dets=3)),
-        ExportOptions(static=True, decode=OnnxDecodeOptions(score_thr=0.999, nms_thr=1.0)),
-        ExportOptions(decode=FixedDecodeOptions(score_thr=0.5, nms_thr=0.0, max_dets=1, pre_topk=300)),
-        ExportOptions(static=True, batch=2, input_hw=(96, 160)),
-        ExportOptions(static=True, input_hw=(32, 32)),
+        ExportOptions(static=True, decode="onnx", score_thr=0.001, max_dets=3),
+        ExportOptions(static=True, decode="onnx", score_thr=0.999, nms_thr=1.0),
+        ExportOptions(decode="fixed", score_thr=0.5, nms_thr=0.0, max_dets=1, pre_topk=300),
+        ExportOptions(static=True, batch=2, imgsz=(96, 160)),
+        ExportOptions(static=True, imgsz=(32, 32)),
     ):
         result = export_onnx(checkpoint, tmp_path / "n.onnx", options)
         assert result.verification is not None

@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 
 import rtmo_deploy.data.calibration as module
-from rtmo_deploy.data._calibration_record import RULE, named_sets, parse_record
-from rtmo_deploy.data.calibration import FilePictures, Picture, Skipped, folder_pictures, open_set, read_record, stream
+from rtmo_deploy.data.calibration import (
+    RULE,
+    folder_images,
+    image_files,
+    named_sets,
+    open_set,
+    parse_record,
+    read_record,
+)
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import InputDataError, UsageError
 
@@ -59,65 +66,58 @@ def test_the_synthetic_set_is_drawn():
     pictures = open_set("synthetic", 2)
     record = read_record("synthetic")
     drawn = SyntheticPeople(2, seed=record.seed, options=SyntheticOptions(**dict(record.options)))
-    found = list(stream(pictures))
-    assert [one.name for one in found] == ["synthetic-0", "synthetic-1"]
-    for one, sample in zip(found, drawn, strict=False):
-        np.testing.assert_array_equal(one.pixels, sample.image)
+    assert pictures.names == ["synthetic-0", "synthetic-1"]
+    for index in range(2):
+        np.testing.assert_array_equal(pictures.read(index), drawn[index].image)
     identity = pictures.identity()
     assert json.loads(json.dumps(identity)) == identity
     assert (identity["count"], identity["seed"]) == (2, record.seed)
     assert open_set("synthetic", 3).identity() != identity
-    assert len(open_set("synthetic")) == record.count
+    assert len(open_set("synthetic").names) == record.count
 
 
-def test_a_folder_is_streamed_and_broken_pictures_are_named(folder):
+def test_images_of_a_folder_are_read_when_it_is_their_turn(folder):
     (folder / "p1.png").write_bytes(b"")
     (folder / "p3.png").write_bytes(b"no picture")
-    found = list(stream(folder_pictures(folder)))
-    assert [one.name for one in found] == [f"p{number}.png" for number in range(5)]
-    assert [type(one) for one in found] == [Picture, Skipped, Picture, Skipped, Picture]
-    assert found[2].pixels[0, 0].tolist() == [2, 2, 2]
-    assert all(one.reason for one in (found[1], found[3]))
-
-
-def test_pictures_are_read_when_it_is_their_turn(folder):
-    reading = stream(folder_pictures(folder))
-    assert next(reading).name == "p0.png"
+    images = folder_images(folder)
+    assert images.names == [f"p{number}.png" for number in range(5)]
+    assert images.read(2)[0, 0].tolist() == [2, 2, 2]
     (folder / "p4.png").unlink()
-    assert isinstance(list(reading)[-1], Skipped)
+    for index in (1, 3, 4):
+        with pytest.raises(InputDataError):
+            images.read(index)
 
 
 @pytest.mark.parametrize(("count", "names"), [(1, "0"), (2, "02"), (3, "013"), (5, "01234"), (9, "01234")])
 def test_a_count_is_evenly_spaced(folder, count, names):
-    pictures = folder_pictures(folder, count)
-    assert [pictures.picture_name(index) for index in range(len(pictures))] == [f"p{name}.png" for name in names]
+    assert folder_images(folder, count).names == [f"p{name}.png" for name in names]
 
 
 def test_the_identity_changes_with_name_and_content_and_order(folder):
-    first = folder_pictures(folder).identity()
-    assert folder_pictures(folder).identity() == first
-    assert folder_pictures(folder, 3).identity() != first
+    first = folder_images(folder).identity()
+    assert folder_images(folder).identity() == first
+    assert folder_images(folder, 3).identity() != first
     picture(folder / "p1.png", 77)
-    edited = folder_pictures(folder).identity()
+    edited = folder_images(folder).identity()
     assert edited != first
     (folder / "p1.png").rename(folder / "p11.png")
-    assert folder_pictures(folder).identity() not in (first, edited)
+    assert folder_images(folder).identity() not in (first, edited)
     paths = [folder / "p0.png", folder / "p2.png"]
-    assert FilePictures("x", paths, source="folder").identity() != (
-        FilePictures("x", paths[::-1], source="folder").identity()
+    assert image_files("x", paths, source="folder").identity() != (
+        image_files("x", paths[::-1], source="folder").identity()
     )
     (folder / "p11.png").unlink()
-    assert FilePictures("x", [folder / "p11.png"], source="folder").identity()["files_sha256"]
+    assert image_files("x", [folder / "p11.png"], source="folder").identity()["files_sha256"]
 
 
 def test_folders_that_hold_nothing(tmp_path):
     with pytest.raises(InputDataError, match="no such folder"):
-        folder_pictures(tmp_path / "nowhere")
+        folder_images(tmp_path / "nowhere")
     with pytest.raises(InputDataError, match="no picture"):
-        folder_pictures(tmp_path)
+        folder_images(tmp_path)
     picture(tmp_path / "one.png", 1)
-    with pytest.raises(UsageError, match="-1 pictures"):
-        folder_pictures(tmp_path, -1)
+    with pytest.raises(UsageError, match="-1 images"):
+        folder_images(tmp_path, -1)
     with pytest.raises(UsageError, match=r"no calibration set 'coco'.*coco-train2017"):
         open_set("coco")
 
@@ -148,12 +148,13 @@ def test_a_set_by_rule(tmp_path, name):
     file = annotations(tmp_path / "a.json")
     pictures = open_set(name, annotations=file, images=tmp_path)
     # 3, 6, 9 have nobody with keypoints, 4 has a crowd.
-    assert [pictures.picture_name(at) for at in range(len(pictures))] == [f"{n:03}.png" for n in (1, 2, 5, 7, 8, 10)]
+    assert pictures.names == [f"{n:03}.png" for n in (1, 2, 5, 7, 8, 10)]
     few = open_set(name, 3, annotations=file, images=tmp_path)
-    assert [few.picture_name(at) for at in range(3)] == ["001.png", "005.png", "008.png"]
+    assert few.names == ["001.png", "005.png", "008.png"]
     picture(tmp_path / "005.png", 9)
-    found = list(stream(few))
-    assert [type(one) for one in found] == [Skipped, Picture, Skipped]
+    assert few.read(1)[0, 0].tolist() == [9, 9, 9]
+    with pytest.raises(InputDataError):
+        few.read(0)
 
 
 def test_a_set_by_rule_says_what_it_needs(tmp_path):

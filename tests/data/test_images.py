@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
 from rtmo_deploy.data import images as media
-from rtmo_deploy.data._image_files import find_images
-from rtmo_deploy.data.images import decode_image, read_image
+from rtmo_deploy.data.images import decode_image, find_images, read_image
 from rtmo_deploy.errors import InputDataError, UsageError
 
 Picture = NDArray[np.uint8]

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from rtmo_deploy.data import _scene, synthetic
-from rtmo_deploy.data._figures import draw_figure
-from rtmo_deploy.data._looks import looks_of_seed
+from rtmo_deploy.data._figures import draw_figure, looks_of_seed
 from rtmo_deploy.data._outlines import Outlines
 from rtmo_deploy.data._scene import Scene
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople

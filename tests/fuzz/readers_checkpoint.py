@@ -12,9 +12,9 @@ import torch
 from driver import Reader, register
 
 from rtmo_deploy.model import NetworkSpec, load_checkpoint
+from rtmo_deploy.model.files import write_checkpoint
 from rtmo_deploy.model.reader import read_checkpoint
 from rtmo_deploy.model.rtmo import RTMO
-from rtmo_deploy.model.writer import write_checkpoint
 
 _CFG = (
     "model = dict(backbone=dict(act_cfg=dict(type='ReLU')), data_preprocessor=dict(mean=[123.675, 116.28, 103.53], "

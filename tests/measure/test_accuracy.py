@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
 from rtmo_deploy.data import People, Sample
 from rtmo_deploy.data.coco import CocoKeypoints, read_ground_truth
-from rtmo_deploy.data.ground_truth import GroundTruth
+from rtmo_deploy.data.sample import GroundTruth
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.measure.accuracy import (
     Detections,

@@ -247,11 +247,10 @@ def test_an_export_against_pytorch(checkpoint_n, onnx_n):
 def test_a_raw_export_against_pytorch(checkpoint_n, tmp_path):
     """Its head is another one: visibilities and pose vectors in one convolution, boxes in strides."""
     from rtmo_deploy.convert import ExportOptions, export_onnx
-    from rtmo_deploy.convert.options import RawDecodeOptions
     from rtmo_deploy.model import load_checkpoint
 
     path = Path(tmp_path) / "raw.onnx"
-    export_onnx(load_checkpoint(checkpoint_n), path, ExportOptions(decode=RawDecodeOptions()), verify=False)
+    export_onnx(load_checkpoint(checkpoint_n), path, ExportOptions(decode="raw"), verify=False)
     report = compare(read_artifact(checkpoint_n), read_artifact(path))
     assert report.first is None
     names = {layer.name for layer in report.layers}

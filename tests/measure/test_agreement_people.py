@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtmo_deploy.data.ground_truth import GroundTruth
-from rtmo_deploy.data.sample import People
+from rtmo_deploy.data.sample import GroundTruth, People
 from rtmo_deploy.measure.accuracy import Detections, judge
 from rtmo_deploy.measure.bounds import BOUNDS, bounds_for
 from rtmo_deploy.measure.comparison import (

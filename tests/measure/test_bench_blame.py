@@ -9,9 +9,9 @@ import pytest
 from bench_results import simple
 
 from rtmo_deploy.measure.bench import BenchOptions, compare_with_baseline
-from rtmo_deploy.measure.bench.process import WorkerProcess
 from rtmo_deploy.measure.bench.run import run_bench
 from rtmo_deploy.measure.bench.tables import baseline_table, blamed, result_tables
+from rtmo_deploy.measure.bench.worker import WorkerProcess
 
 NAP = 0.5
 #: What sleeps, and the stage that is to be blamed.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import sys
 
 import pytest
 
+from rtmo_deploy import child
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError
-from rtmo_deploy.measure.bench import process, worker
-from rtmo_deploy.measure.bench.process import WorkerProcess
+from rtmo_deploy.measure.bench import worker
+from rtmo_deploy.measure.bench.worker import WorkerProcess
 
 ECHO = "import sys\nfor line in sys.stdin:\n"
 
@@ -18,15 +19,15 @@ ECHO = "import sys\nfor line in sys.stdin:\n"
 def fake(body, tmp_path):
     script = tmp_path / "fake.py"
     script.write_text(body)
-    return WorkerProcess("the fake", (sys.executable, "-I", "-S", str(script)))
+    return contextlib.closing(WorkerProcess("the fake", (sys.executable, "-I", "-S", str(script))))
 
 
 def test_it_answers_and_ends_when_told(tmp_path):
-    body = ECHO + "    if 'stop' in line: break\n    print('{\"ok\": {\"got\": ' + line + '}}', flush=True)\n"
-    with fake(body.replace("+ line +", "+ line.strip() +"), tmp_path) as link:
+    body = ECHO + "    print('{\"ok\": {\"got\": ' + line.strip() + '}}', flush=True)\n"
+    with fake(body, tmp_path) as link:
         assert link.ask({"command": "a"}, timeout_s=60) == {"got": {"command": "a"}}
         assert link.ask({"command": "b", "n": 2}, timeout_s=60) == {"got": {"command": "b", "n": 2}}
-    assert link._process.returncode == 0
+    assert link._child.exit() == 0
     link.close()  # twice does no harm
 
 
@@ -34,19 +35,19 @@ def test_it_answers_and_ends_when_told(tmp_path):
     ("end", "how"),
     [("raise SystemExit(3)", "exit code 3"), ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "SIGKILL")],
 )
-def test_one_that_dies(tmp_path, end, how):
-    body = f"import sys\nsys.stdin.readline()\nsys.stderr.write('my last words')\nsys.stderr.flush()\n{end}\n"
+def test_one_that_crashes(tmp_path, end, how):
+    body = f"import sys\nsys.stdin.readline()\nsys.stderr.write('the last line')\nsys.stderr.flush()\n{end}\n"
     with fake(body, tmp_path) as link, pytest.raises(RtmoDeployError) as caught:
         link.ask({"command": "measure"}, timeout_s=60)
     assert caught.value.exit_code == 1
     assert "the fake: Its process ended during 'measure'" in str(caught.value)
     assert how in str(caught.value)
-    assert "my last words" in str(caught.value)
+    assert "the last line" in str(caught.value)
 
 
-def test_one_that_is_dead_already(tmp_path):
+def test_one_that_has_ended_already(tmp_path):
     with fake("", tmp_path) as link:
-        link._process.wait(60)
+        link._child.exit()
         for _ in range(2):
             with pytest.raises(RtmoDeployError, match="ended during 'open'"):
                 link.ask({"command": "open"}, timeout_s=60)
@@ -56,24 +57,31 @@ def test_one_that_hangs_is_stopped(tmp_path):
     with fake("import time\ntime.sleep(1000)\n", tmp_path) as link:
         with pytest.raises(RtmoDeployError, match="did not answer 'warm' within 0 s"):
             link.ask({"command": "warm"}, timeout_s=0.3)
-        assert link._process.poll() is not None
+        assert link._child.ended
 
 
-@pytest.mark.parametrize("line", ["hello", "[1]", '{"ok": 3}', "{}", '{"error": "x"}', "\\xff\\xfe"])
+@pytest.mark.parametrize("line", ['{"ok": 3}', "{}", '{"error": "x"}'])
 def test_one_that_talks_nonsense(tmp_path, line):
     body = f"import sys\nsys.stdin.readline()\nsys.stdout.buffer.write(b'{line}' + b'\\n')\n"
     body += "sys.stdout.flush()\nsys.stdin.read()\n"
     with fake(body, tmp_path) as link:
         with pytest.raises(RtmoDeployError, match="something that is no answer"):
             link.ask({"command": "open"}, timeout_s=60)
-        assert link._process.poll() is not None
+        assert link._child.ended
+
+
+@pytest.mark.parametrize("line", ["hello", "[1]", "\\xff\\xfe"])
+def test_one_that_writes_no_json(tmp_path, line):
+    body = f"import sys\nsys.stdin.readline()\nsys.stdout.buffer.write(b'{line}' + b'\\n')\n"
+    with fake(body, tmp_path) as link, pytest.raises(RtmoDeployError, match=r"exit code 0\)\. Its last output: \S+"):
+        link.ask({"command": "open"}, timeout_s=60)
 
 
 def test_one_that_does_not_want_to_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "FAREWELL_S", 0.3)
-    link = fake("import time\nwhile True: time.sleep(10)\n", tmp_path)
-    link.close()
-    assert link._process.poll() is not None
+    monkeypatch.setattr(child, "FAREWELL_S", 0.3)
+    with fake("import time\nwhile True: time.sleep(10)\n", tmp_path) as link:
+        pass
+    assert link._child.ended
 
 
 @pytest.mark.parametrize(
@@ -96,9 +104,9 @@ def test_the_errors_of_a_worker_come_back_as_what_they_were(tmp_path, name, kind
 
 
 def served(*commands):
-    out = io.StringIO()
-    worker.serve(io.StringIO("".join(json.dumps(command) + "\n" for command in commands)), out)
-    return [json.loads(line) for line in out.getvalue().splitlines()]
+    answers = []
+    worker.serve(map(json.dumps, commands), lambda **message: answers.append(message))
+    return answers
 
 
 def test_the_worker_tells_errors_of_the_project_and_goes_on(tmp_path):
@@ -117,7 +125,7 @@ def test_the_worker_tells_errors_of_the_project_and_goes_on(tmp_path):
         "reference": False,
     }
     opening = {"command": "open", "contender": contender}
-    answers = served(opening, opening, {"command": "stop"}, opening)
+    answers = served(opening, opening)
     assert [answer["error"]["class"] for answer in answers] == ["ArtifactError"] * 2
     assert answers[0]["error"]["finding"] == "There is no such file."
 

@@ -270,13 +270,12 @@ class Cuda(ModuleType):
 def test_an_engine_is_timed_between_two_events(monkeypatch):
     """With stand-ins of CUDA and of the engine; no GPU has seen this."""
     from rtmo_deploy.measure.bench import trt_runner
-    from rtmo_deploy.runtime import cuda_device, cuda_memory
-    from rtmo_deploy.runtime.cuda_device import Gpu
-    from rtmo_deploy.runtime.device_array import DeviceArray
+    from rtmo_deploy.runtime import cuda
+    from rtmo_deploy.runtime.cuda import DeviceArray, Gpu
 
-    cuda = Cuda()
-    for module in (cuda_device, cuda_memory, trt_runner):
-        monkeypatch.setattr(module, "cuda_runtime", lambda: cuda)
+    fake = Cuda()
+    for module in (cuda, trt_runner):
+        monkeypatch.setattr(module, "cuda_runtime", lambda: fake)
         if hasattr(module, "checked"):
             monkeypatch.setattr(module, "checked", lambda result, _: result[1] if len(result) > 1 else None)
     monkeypatch.setattr(trt_runner, "require_gpu", lambda index: Gpu(index, "Fake", "7.0", "12.0"))
@@ -284,7 +283,7 @@ def test_an_engine_is_timed_between_two_events(monkeypatch):
 
     class Engine(Plain):
         def run_device(self, images, *, stream):
-            cuda.calls.append("run")
+            fake.calls.append("run")
             assert stream == 7
             assert images.shape == (2, 3, 64, 96)
             return {name: DeviceArray(v.ctypes.data, v.shape, v.dtype) for name, v in results.items()}
@@ -292,8 +291,8 @@ def test_an_engine_is_timed_between_two_events(monkeypatch):
     runner, clock = trt_runner.TrtRunner(Engine("cuda:0")), Clock()
     outputs = runner.compute(runner.upload(np.ones((2, 3, 64, 96), np.float32)), clock)
     assert clock.times == {"network+NMS+DCC": 3.5}
-    start = cuda.calls.index("cudaEventRecord")
-    assert cuda.calls[start : start + 4] == ["cudaEventRecord", "run", "cudaEventRecord", "cudaStreamSynchronize"]
+    start = fake.calls.index("cudaEventRecord")
+    assert fake.calls[start : start + 4] == ["cudaEventRecord", "run", "cudaEventRecord", "cudaStreamSynchronize"]
     found = runner.fetch(outputs)
     for name, value in results.items():
         np.testing.assert_array_equal(found[name], value)

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model import NetworkSpec, load_checkpoint
-from rtmo_deploy.model.init import initialise
-from rtmo_deploy.model.pack import pack_checkpoint
+from rtmo_deploy.model.checkpoint import pack_checkpoint
 from rtmo_deploy.model.reader import read_checkpoint
-from rtmo_deploy.model.rtmo import RTMO
+from rtmo_deploy.model.rtmo import RTMO, initialise
 
 State = dict[str, torch.Tensor]
 STEM = "backbone.stem.conv.conv.weight"

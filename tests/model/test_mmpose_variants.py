@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from rtmo_deploy.data.calibration import Picture
 from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model import RTMO, NetworkSpec, load_checkpoint, save_checkpoint
-from rtmo_deploy.model.settings import Settings
+from rtmo_deploy.model.spec import Settings
 from rtmo_deploy.runtime.estimator import read_artifact
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent / "mmpose_variants"
 _spec = importlib.util.spec_from_file_location("mmpose_variants_make", FOLDER / "make.py")
@@ -109,16 +111,10 @@ class Scenes:
     """What calibrates."""
 
     name = "scenes"
+    names = ("scene-0", "scene-1")
 
-    def __len__(self) -> int:
-        return 2
-
-    def read(self, index: int) -> Picture:
-        images = make.images()
-        return Picture(f"scene-{index}", np.ascontiguousarray(images[0].transpose(1, 2, 0)[:: 1 - 2 * index], np.uint8))
-
-    def picture_name(self, index: int) -> str:
-        return f"scene-{index}"
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(make.images()[0].transpose(1, 2, 0)[:: 1 - 2 * index], np.uint8)
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -127,7 +123,7 @@ class Scenes:
 def test_fp16_and_int8_keep_input_normalisation_thresholds_and_skeleton(
     detections: dict[str, Any], tmp_path: Path
 ) -> None:
-    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, export_onnx
+    from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.convert.precision import cast_onnx
     from rtmo_deploy.convert.quantize import calibrate, open_source, quantize_onnx
     from rtmo_deploy.runtime.backends import open_backend
@@ -135,7 +131,7 @@ def test_fp16_and_int8_keep_input_normalisation_thresholds_and_skeleton(
 
     text = CONFIGS["normalised"].replace("nms_thr=0.65", "nms_thr=0.6, nms_pre=250")
     loaded = load_checkpoint(written("normalised", tmp_path / "v.pth", text))
-    options = ExportOptions(decode=FixedDecodeOptions())
+    options = ExportOptions(decode="fixed")
     source = export_onnx(loaded, tmp_path / "v.onnx", options, verify=False).artifact
     assert (source.decode.nms_thr, source.decode.pre_topk) == (0.6, 250)
     cast_onnx(source.path, tmp_path / "half.onnx", "fp16", verify=False)  # made-up weights amplify any rounding
@@ -151,20 +147,18 @@ def test_fp16_and_int8_keep_input_normalisation_thresholds_and_skeleton(
 
 @pytest.mark.parametrize("mode", ["fixed", "raw"])
 def test_other_decoders_keep_thresholds_and_candidates(mode: str, detections: dict[str, Any], tmp_path: Path) -> None:
-    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions, export_onnx
+    from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.runtime.backends import open_backend
     from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
 
-    decode = FixedDecodeOptions() if mode == "fixed" else RawDecodeOptions()
     loaded = load_checkpoint(written("thresholds", tmp_path / "v.pth"))
-    artifact = export_onnx(loaded, tmp_path / "v.onnx", ExportOptions(decode=decode), verify=False).artifact
+    artifact = export_onnx(loaded, tmp_path / "v.onnx", ExportOptions(decode=mode), verify=False).artifact
     assert (artifact.decode.score_thr, artifact.decode.nms_thr, artifact.decode.pre_topk) == (0.3, 0.3, 20)
     companion = artifact.companion and open_coordinates((tmp_path / artifact.companion.name).read_bytes())
     outputs = open_backend(artifact)(make.images())
     compare(outputs_to_poses(outputs, (128, 160), artifact, companion)[0], detections, "thresholds", pixels=0.1)
-    assert ExportOptions(decode=FixedDecodeOptions(pre_topk=300)).of_model(
-        score_thr=0.1, nms_thr=0.6, pre_topk=20
-    ).decode == FixedDecodeOptions(0.1, 0.6, pre_topk=300)
+    asked = ExportOptions(decode="fixed", pre_topk=300)
+    assert asked.contract(score_thr=0.1, nms_thr=0.6, pre_topk=20).pre_topk == 300
 
 
 def test_a_config_of_another_model_is_noticed(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtmo_deploy.model.nms import box_iou, non_maximum_suppression
+from rtmo_deploy.model.head import box_iou, non_maximum_suppression
 from rtmo_deploy.runtime.decode import greedy_nms, iou
 
 

@@ -11,7 +11,7 @@ import torch
 from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.measure import compare_people, structured_images
 from rtmo_deploy.model import load_checkpoint
-from rtmo_deploy.model.pack import pack_checkpoint
+from rtmo_deploy.model.checkpoint import pack_checkpoint
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.zoo import COCO_17
 

@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from rtmo_deploy.errors import CheckpointError, SetupError, UsageError
+from rtmo_deploy.model.files import write_checkpoint
 from rtmo_deploy.model.reader import check_finite, read_checkpoint
-from rtmo_deploy.model.writer import write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -398,24 +398,24 @@ def _npz() -> bytes:
 
 PICKLED_NONE = pickle.dumps(None, protocol=2)
 OTHERS: dict[str, tuple[str, bytes]] = {
-    "empty": ("The file is empty", b""),
-    "text": ("a text file", b"epoch: 3\n"),
-    "json": ("a text file", b'{"message": "Not Found"}'),
-    "html": ("HTML or XML page", b"\n<!DOCTYPE html><html></html>"),
-    "s3 error": ("HTML or XML page", b'\xef\xbb\xbf<?xml version="1.0"?><Error/>'),
+    "empty": ("It is an empty file", b""),
+    "text": ("a YAML file", b"epoch: 3\n"),
+    "json": ("a JSON file", b'{"message": "Not Found"}'),
+    "html": ("an HTML page", b"\n<!DOCTYPE html><html></html>"),
+    "s3 error": ("an XML file", b'\xef\xbb\xbf<?xml version="1.0"?><Error/>'),
     "lfs": ("Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     "gzip": ("gzip archive", gzip.compress(_tar())),
     "xz": ("xz archive", lzma.compress(b"x")),
     "tar": ("tar archive", _tar()),
     "onnx": ("ONNX model", b"\x08\x08\x12\x07pytorch\x1a\x051.8.0"),
-    "noise": ("in no format", bytes(range(129, 256)) * 8),
+    "noise": ("table of contents", bytes(range(129, 256)) * 8),
     "npz": ("0 records named data.pkl", _npz()),
     "two in one": ("2 records named data.pkl", _zip_of({"a/data.pkl": b"N.", "b/data.pkl": b"N."})),
     "torchscript": ("TorchScript", _torchscript()),
     "repacked": ("compressed", _zip_of({"x/data.pkl": b"N." * 50}, zipfile.ZIP_DEFLATED)),
     "big-endian": ("big-endian", _zip_of({"x/data.pkl": b"N.", "x/byteorder": "big"})),
     "pickle": ("not one that torch.save wrote", pickle.dumps({"state_dict": {}})),
-    "one byte": ("ends after a few bytes", b"P"),
+    "one byte": ("a text file", b"P"),
     "none": ("pickled NoneType", _saved(None)),
     "tensor": ("pickled TensorRef", _saved(torch.ones(1))),
     "whole model": ("pickled torch.nn.modules.linear.Linear", _saved(torch.nn.Linear(2, 2))),
@@ -431,7 +431,7 @@ OTHERS: dict[str, tuple[str, bytes]] = {
     "nameless": ("entry of type int", _saved({"state_dict": {0: torch.ones(1)}})),
     "escape codes": (r"entry '\\x1b\[31m", _saved({"state_dict": {"\x1b[31m": 1}})),
     "sparse": ("entry 'w' .* a sparse tensor", _saved({"state_dict": {"w": torch.ones(2).to_sparse()}})),
-    "bare legacy header": ("ends in the middle", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)),
+    "bare legacy header": ("before seeing STOP", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)),
     "legacy of big-endian": (
         "big-endian",
         b"".join(pickle.dumps(x, protocol=2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": False})),
@@ -481,18 +481,18 @@ def test_safetensors_of_rare_types_are_read_or_refused(tmp_path: Path, dtype: st
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"missing.pth: There is no such file"):
         read_checkpoint(tmp_path / "missing.pth")
-    with pytest.raises(CheckpointError, match="This is a folder"):
+    with pytest.raises(CheckpointError, match="It is a folder"):
         read_checkpoint(tmp_path)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.pth")
-        with pytest.raises(CheckpointError, match="no ordinary file"):
+        with pytest.raises(CheckpointError, match="not a regular file"):
             read_checkpoint(tmp_path / "pipe.pth")
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (PermissionError(13, "Permission denied"), "may not be read"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
         (OSError(5, "Input/output error"), "Input/output"),
     ],
 )
@@ -504,7 +504,7 @@ def test_a_file_that_cannot_be_read(
     def refuse(*_args: object, **_options: object) -> None:
         raise error
 
-    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    monkeypatch.setattr("rtmo_deploy.model.files.open_regular", refuse)
     with pytest.raises(SetupError, match=expected):
         read_checkpoint(path)
 
@@ -678,7 +678,7 @@ def test_views_and_parameters_are_written_as_they_look(tmp_path: Path, suffix: s
 WRITER = """
 import sys, torch
 from pathlib import Path
-from rtmo_deploy.model.reader import write_checkpoint
+from rtmo_deploy.model.files import write_checkpoint
 name = "".join(["ti", "me"])
 meta = {name: "time", "k": {name: [name, "time"], **{f"k{i}": i for i in range(9)}}, "l": 1, "m": 2, "n": 3}
 tensors = {"time": torch.arange(4.0), "w": torch.ones(3, dtype=torch.int64)}
@@ -736,7 +736,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr("rtmo_deploy.model.writer.save_file", full)
+    monkeypatch.setattr("rtmo_deploy.model.files.save_file", full)
     with pytest.raises(SetupError, match="No space left"):
         write_checkpoint(path, weights(1), {})
     assert path.read_bytes() == before
@@ -747,7 +747,7 @@ FULL = """
 import resource, sys, torch
 from pathlib import Path
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.model.reader import write_checkpoint
+from rtmo_deploy.model.files import write_checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 for name in sys.argv[1:]:
     try:

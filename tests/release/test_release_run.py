@@ -19,7 +19,7 @@ from rtmo_deploy.release.release import plan_release, run_release
 from rtmo_deploy.release.results import Status
 from rtmo_deploy.release.run import locked
 from rtmo_deploy.release.verify import verify_release
-from rtmo_deploy.zoo.ignore_cfg import cfg_is_ignored
+from rtmo_deploy.zoo.locate import cfg_is_ignored
 
 ROOT = Path(__file__).parents[2]
 ALL = [

@@ -11,18 +11,20 @@ import pytest
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.poses import Skeleton
-from rtmo_deploy.runtime.cuda_device import Gpu
+from rtmo_deploy.runtime.cuda import Gpu
 from rtmo_deploy.runtime.engine_file import (
     AHEAD_OF_TIME,
     EngineRecord,
     Profile,
     Shape,
+    choose_profile,
+    differences,
     engine_artifact,
     is_trusted,
     read_record,
     sidecar_path,
+    split_batch,
 )
-from rtmo_deploy.runtime.engine_match import choose_profile, differences, split_batch
 from rtmo_deploy.runtime.onnx_file import TensorSpec
 from rtmo_deploy.zoo import COCO_17
 

@@ -12,9 +12,6 @@ from golden import CLS_BIAS, golden_model
 from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.convert import (
     ExportOptions,
-    FixedDecodeOptions,
-    OnnxDecodeOptions,
-    RawDecodeOptions,
     export_onnx,
 )
 from rtmo_deploy.data.images import read_image
@@ -61,7 +58,7 @@ def robot(tmp_path_factory):
     folder = tmp_path_factory.mktemp("robot")
     model = golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 14), bias=(-2, -1))
     save_checkpoint(folder / "robot.safetensors", model, skeleton=ROBOT, input_hw=(192, 256))
-    options = ExportOptions(static=True, batch=2, placement="top-left", decode=OnnxDecodeOptions(max_dets=6))
+    options = ExportOptions(static=True, batch=2, letterbox="top-left", decode="onnx", max_dets=6)
     loaded = load_checkpoint(folder / "robot.safetensors")
     export_onnx(loaded, folder / "robot.onnx", options, verify=False)
     return folder
@@ -188,8 +185,8 @@ class TestOtherDecodes:
     def exported(cls, checkpoint_n, tmp_path_factory):
         folder = tmp_path_factory.mktemp("decodes")
         loaded = load_checkpoint(checkpoint_n)
-        for name, decode in (("fixed", FixedDecodeOptions(max_dets=40)), ("raw", RawDecodeOptions())):
-            export_onnx(loaded, folder / f"{name}.onnx", ExportOptions(decode=decode), verify=False)
+        for name, rows in (("fixed", 40), ("raw", None)):
+            export_onnx(loaded, folder / f"{name}.onnx", ExportOptions(decode=name, max_dets=rows), verify=False)
         return folder
 
     @pytest.mark.parametrize("name", ["fixed", "raw"])

@@ -9,12 +9,11 @@ import onnx
 import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
-from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, RawDecodeOptions, export_onnx
+from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.runtime import PoseEstimator, read_artifact
-from rtmo_deploy.runtime.contract import by_graph
-from rtmo_deploy.runtime.onnx_file import TensorSpec
+from rtmo_deploy.runtime.contract import TensorSpec, by_graph
 from rtmo_deploy.zoo import COCO_17
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def test_sizes_fixed_afterwards(
 @pytest.fixture(scope="module")
 def static_n(checkpoint_n: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("static_n") / "s.onnx"
-    options = ExportOptions(decode=FixedDecodeOptions(max_dets=20), static=True, batch=2)
+    options = ExportOptions(decode="fixed", max_dets=20, static=True, batch=2)
     export_onnx(load_checkpoint(checkpoint_n), path, options, verify=False)
     return path
 
@@ -100,7 +99,7 @@ def test_rows_that_the_graph_has_otherwise(static_n: Path, tmp_path: Path) -> No
 
 def test_a_raw_graph_and_its_companion(checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "r.onnx"
-    export_onnx(load_checkpoint(checkpoint_n), path, ExportOptions(decode=RawDecodeOptions()), verify=False)
+    export_onnx(load_checkpoint(checkpoint_n), path, ExportOptions(decode="raw"), verify=False)
     whole = PoseEstimator.open(path).predict(pictures[:3])
     fixed = PoseEstimator.open(change(path, tmp_path / "f.onnx", 2, 256, 256))
     assert facts(fixed.artifact) == (2, 256, 256, False)

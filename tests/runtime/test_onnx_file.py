@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from rtmo_deploy.artifact import DecodeMode, Kind
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.runtime import PoseEstimator, read_artifact
-from rtmo_deploy.runtime.onnx_file import TensorSpec, load_onnx, onnx_artifact, signature
+from rtmo_deploy.runtime.contract import TensorSpec
+from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 
 
 def graph(inputs, outputs, nodes=None, initializers=()):

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtmo_deploy.runtime import onnxruntime_backend
 from rtmo_deploy.runtime.estimator import read_artifact
-from rtmo_deploy.runtime.onnxruntime_backend import exact_entries, open_session
-from rtmo_deploy.runtime.onnxruntime_int8 import EXACT, saturates
+from rtmo_deploy.runtime.onnxruntime_backend import EXACT, exact_entries, open_session, saturates
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from rtmo_deploy.zoo import COCO_17
 
 pytest.importorskip("openvino", reason="needs openvino")
 
-from rtmo_deploy.runtime import openvino_backend, openvino_int8
+from rtmo_deploy.runtime import openvino_backend
 from rtmo_deploy.runtime.openvino_backend import load, parse_model
 
 pytestmark = pytest.mark.usefixtures("openvino_compiles")
@@ -171,13 +171,13 @@ def test_where_8_bits_saturate_they_are_refused(tmp_path, monkeypatch):
 
 
 def test_whether_it_saturates_is_found_by_trying(tmp_path, monkeypatch):
-    path = quantised(tmp_path / "wide.onnx", 127)
+    path, found = quantised(tmp_path / "wide.onnx", 127), openvino_backend.saturates()
     monkeypatch.setattr(openvino_backend, "saturates", lambda: False)  # run it all the same
     backend = load(little_artifact(path, precision="int8"), "cpu", 1)
     images = np.full((1, 3, 32, 32), 255, np.float32)
     reference = as_written(path, images)
     wrong = np.abs(backend(images)["out"] - reference).mean() > 0.05 * np.abs(reference).mean()
-    assert openvino_int8.saturates() == wrong
+    assert found == wrong
 
 
 def test_a_quantised_graph_that_would_run_in_floats_is_refused(tmp_path, monkeypatch):
@@ -320,7 +320,7 @@ def test_another_precision_than_asked_for_is_found_out(little, monkeypatch, aske
 
 
 def test_layers_are_counted_by_what_the_cpu_runs_them_in():
-    assert openvino_int8.layer_precisions(Compiled("f32", "u8", "i8", "f32", "bf16", "f16")) == {
+    assert openvino_backend.layer_precisions(Compiled("f32", "u8", "i8", "f32", "bf16", "f16")) == {
         "int8": 2,
         "fp32": 1,
         "bf16": 1,
@@ -399,9 +399,9 @@ def test_a_missing_package(little, monkeypatch):
 def test_weights_are_looked_at(tmp_path):
     wide = parse_model(str(quantised(tmp_path / "wide.onnx", 65)), where="x")
     narrow = parse_model(str(quantised(tmp_path / "narrow.onnx", 64)), where="x")
-    assert openvino_int8.has_narrow_weights(narrow)
-    assert not openvino_int8.has_narrow_weights(wide)
+    assert openvino_backend.has_narrow_weights(narrow)
+    assert not openvino_backend.has_narrow_weights(wide)
 
 
 def test_a_float_model_has_no_8_bit_weights(little):
-    assert not openvino_int8.has_narrow_weights(parse_model(str(little.path), where="x"))
+    assert not openvino_backend.has_narrow_weights(parse_model(str(little.path), where="x"))

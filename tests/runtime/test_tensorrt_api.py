@@ -20,14 +20,94 @@ import pytest
 import rtmo_deploy
 from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.runtime import trt_api
-from rtmo_deploy.runtime.trt_api import API, FLAVOURS, RELEASES, TrtApi, choose_flavour, installed_backends, load_api
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, TrtApi, choose_variant, installed_backends, load_api
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
-RTX = FLAVOURS["tensorrt-rtx"]
+RTX = TRT_VARIANTS["tensorrt-rtx"]
 #: Release in the table: bindings that stand for it.
 BINDINGS = {"10.0": "10.0.1", "10.4": "10.4.0", "10.13": "10.13.3.9", "11.4": "11.4.0.106"}
 #: A folder with wheels ``tensorrt_cu12_bindings-*.whl``; without it they are downloaded.
 WHEELS = os.environ.get("RTMO_DEPLOY_TENSORRT_BINDINGS")
+
+#: Releases whose bindings the table is checked against. ``rtx`` is tensorrt_rtx 1.7.
+RELEASES = ("10.0", "10.4", "10.13", "11.4", "rtx")
+_CLASSIC = ("10.0", "10.4", "10.13", "11.4")
+
+#: Attribute, under the module: releases that lack it.
+API: dict[str, tuple[str, ...]] = {
+    "__version__": (),
+    "Builder.create_network": (),
+    "Builder.create_builder_config": (),
+    "Builder.create_optimization_profile": (),
+    "Builder.build_serialized_network": (),
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED": (),
+    "OnnxParser.parse_from_file": (),
+    "OnnxParser.num_errors": (),
+    "OnnxParser.get_error": (),
+    "ParserError.desc": (),
+    "ParserError.node_name": (),
+    "ParserError.node_operator": (),
+    "INetworkDefinition.num_inputs": (),
+    "INetworkDefinition.get_input": (),
+    "INetworkDefinition.num_outputs": (),
+    "INetworkDefinition.get_output": (),
+    "INetworkDefinition.num_layers": (),
+    "INetworkDefinition.get_layer": (),
+    "ITensor.name": (),
+    "ITensor.shape": (),
+    "ITensor.dtype": (),
+    "ILayer.name": (),
+    "ILayer.type": (),
+    "ILayer.num_inputs": (),
+    "ILayer.num_outputs": (),
+    "ILayer.get_input": (),
+    "ILayer.get_output": (),
+    "IOptimizationProfile.set_shape": (),
+    "IBuilderConfig.add_optimization_profile": (),
+    "IBuilderConfig.profiling_verbosity": (),
+    "IBuilderConfig.progress_monitor": (),
+    "IBuilderConfig.builder_optimization_level": (),
+    "IBuilderConfig.set_memory_pool_limit": (),
+    "IBuilderConfig.set_flag": (),
+    "IBuilderConfig.clear_flag": (),
+    "IBuilderConfig.create_timing_cache": (),
+    "IBuilderConfig.set_timing_cache": (),
+    "IBuilderConfig.get_timing_cache": (),
+    "IBuilderConfig.hardware_compatibility_level": (),
+    "IBuilderConfig.num_compute_capabilities": _CLASSIC,
+    "IBuilderConfig.set_compute_capability": _CLASSIC,
+    "ComputeCapability.__members__": _CLASSIC,
+    "ITimingCache.serialize": (),
+    "IProgressMonitor.__init__": (),
+    "ProfilingVerbosity.DETAILED": (),
+    "MemoryPoolType.WORKSPACE": (),
+    "HardwareCompatibilityLevel.AMPERE_PLUS": (),
+    "BuilderFlag.TF32": (),
+    "BuilderFlag.VERSION_COMPATIBLE": (),
+    "ILogger.__init__": (),
+    "ILogger.Severity": (),
+    "Runtime.deserialize_cuda_engine": (),
+    "Runtime.engine_host_code_allowed": (),
+    "Runtime.get_engine_validity": _CLASSIC,
+    "ICudaEngine.num_io_tensors": (),
+    "ICudaEngine.num_optimization_profiles": (),
+    "ICudaEngine.get_tensor_name": (),
+    "ICudaEngine.get_tensor_mode": (),
+    "ICudaEngine.get_tensor_dtype": (),
+    "ICudaEngine.get_tensor_shape": (),
+    "ICudaEngine.get_tensor_profile_shape": (),
+    "ICudaEngine.create_execution_context": (),
+    "ICudaEngine.create_engine_inspector": (),
+    "EngineInspector.get_engine_information": (),
+    "LayerInformationFormat.JSON": (),
+    "TensorIOMode.INPUT": (),
+    "IExecutionContext.set_optimization_profile_async": (),
+    "IExecutionContext.set_input_shape": (),
+    "IExecutionContext.get_tensor_shape": (),
+    "IExecutionContext.set_tensor_address": (),
+    "IExecutionContext.execute_async_v3": (),
+    "IExecutionContext.is_stream_capturable": _CLASSIC,
+}
 
 #: What the variables of the code that drives TensorRT are.
 CLASSES = {
@@ -50,7 +130,6 @@ DRIVERS = (
     "convert/trt/child.py",
     "measure/engine_child.py",
     "runtime/tensorrt_backend.py",
-    "runtime/engine_bucket.py",
     "runtime/trt_api.py",
 )
 #: Of the code's own objects of those names.
@@ -82,6 +161,14 @@ def test_no_code_touches_what_is_not_in_the_table():
     strange = {name for name in names - set(API) - classes if name != "shape"}
     assert not strange - {"INetworkDefinition.get_layer"}
     assert {"Builder.build_serialized_network", "IExecutionContext.execute_async_v3", "__version__"} <= names
+
+
+def test_what_is_asked_for_is_in_the_table():
+    asked = [
+        name for path in DRIVERS for name in re.findall(r'\.has\("([^"]+)"\)', (PACKAGE / path).read_text("utf-8"))
+    ]
+    assert set(asked) <= set(API)
+    assert "ComputeCapability.__members__" in asked
 
 
 def test_the_search_finds_what_is_touched():
@@ -250,7 +337,7 @@ def test_a_folder_of_type_stubs_is_no_tensorrt(tmp_path, monkeypatch):
     assert importlib.util.find_spec("tensorrt") is not None
     assert "tensorrt" not in installed_backends()
     with pytest.raises(MissingDependencyError, match=r"rtmo-deploy\[trt\]"):
-        choose_flavour("tensorrt")
+        choose_variant("tensorrt")
 
 
 def test_a_real_package_is_found_and_preferred(tmp_path, monkeypatch):
@@ -261,24 +348,24 @@ def test_a_real_package_is_found_and_preferred(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
     assert installed_backends() == ("tensorrt", "tensorrt-rtx")
-    assert choose_flavour("auto").name == "tensorrt"
+    assert choose_variant("auto").name == "tensorrt"
     try:
-        assert load_api(FLAVOURS["tensorrt"]).version == "10.4.0"
+        assert load_api(TRT_VARIANTS["tensorrt"]).version == "10.4.0"
     finally:
         sys.modules.pop("tensorrt", None)
 
 
 def test_nothing_installed(monkeypatch):
-    for flavour in FLAVOURS.values():
-        monkeypatch.setitem(sys.modules, flavour.module, None)
+    for variant in TRT_VARIANTS.values():
+        monkeypatch.setitem(sys.modules, variant.module, None)
     assert installed_backends() == ()
     for choice in ("auto", "tensorrt", "tensorrt-rtx"):
         with pytest.raises(MissingDependencyError):
-            choose_flavour(choice)
+            choose_variant(choice)
     with pytest.raises(MissingDependencyError):
         load_api(RTX)
     with pytest.raises(UsageError):
-        choose_flavour("trt")
+        choose_variant("trt")
 
 
 def test_a_package_that_does_not_load(monkeypatch):
@@ -288,7 +375,7 @@ def test_a_package_that_does_not_load(monkeypatch):
     monkeypatch.setattr(trt_api, "_installed", lambda *_: True)
     monkeypatch.setattr(trt_api.importlib, "import_module", broken)
     with pytest.raises(SetupError, match="cannot open shared object file") as caught:
-        load_api(FLAVOURS["tensorrt"])
+        load_api(TRT_VARIANTS["tensorrt"])
     assert not isinstance(caught.value, MissingDependencyError)
 
 
@@ -302,12 +389,11 @@ def test_what_an_api_offers():
     module.__version__ = "10.4.0"
     module.ILogger = FakeLogger
     module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
-    api = TrtApi(FLAVOURS["tensorrt"], module)
+    api = TrtApi(TRT_VARIANTS["tensorrt"], module)
     assert api.network_flags() == 2
     assert api.has("NetworkDefinitionCreationFlag.STRONGLY_TYPED")
     assert not api.has("IBuilderConfig.set_compute_capability")
-    with pytest.raises(KeyError):
-        api.has("BuilderFlag.FP16")
+    assert not api.has("BuilderFlag.FP16")
     told = []
     logger = api.logger(lambda *what: told.append(what))
     assert logger.begun

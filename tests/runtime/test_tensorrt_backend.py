@@ -14,13 +14,11 @@ import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
-from rtmo_deploy.runtime import cuda_device, tensorrt_backend
-from rtmo_deploy.runtime.cuda_device import Gpu, checked, find_gpu
-from rtmo_deploy.runtime.device_array import DeviceArray, as_device_array, read_capsule
-from rtmo_deploy.runtime.engine_bucket import Bucket
+from rtmo_deploy.runtime import cuda, tensorrt_backend
+from rtmo_deploy.runtime.cuda import DeviceArray, Gpu, as_device_array, checked, find_gpu, read_capsule
 from rtmo_deploy.runtime.engine_file import EngineRecord, Profile, Shape, engine_artifact, sidecar_path
-from rtmo_deploy.runtime.tensorrt_backend import TensorRtBackend, load
-from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, installed_backends
+from rtmo_deploy.runtime.tensorrt_backend import Bucket, TensorRtBackend, load
+from rtmo_deploy.runtime.trt_api import TrtApi, installed_backends
 from rtmo_deploy.zoo import COCO_17
 
 BYTES = b"no plan at all"
@@ -80,13 +78,13 @@ def test_without_a_gpu_the_reason_is_named(engine):
 def test_an_engine_that_changed_after_it_was_read_is_not_loaded(engine):
     artifact = engine_artifact(engine.artifact.path)
     artifact.path.write_bytes(b"another")
-    with pytest.raises(ArtifactError, match="changed since its record was read"):
+    with pytest.raises(ArtifactError, match="It is not the engine that its record"):
         load(artifact, "cuda:0", None)
 
 
 def with_machine(monkeypatch, *, version, capability, trt=None):
     module = trt or SimpleNamespace(__version__=version)
-    monkeypatch.setattr(tensorrt_backend, "load_api", lambda flavour: TrtApi(flavour, module))
+    monkeypatch.setattr(tensorrt_backend, "load_api", lambda variant: TrtApi(variant, module))
     monkeypatch.setattr(tensorrt_backend, "require_gpu", lambda index: Gpu(index, "a GPU", capability, "12.8"))
 
 
@@ -121,7 +119,7 @@ def test_a_status_is_an_error_in_words(monkeypatch):
         name = "cudaErrorMemoryAllocation"
 
     runtime = SimpleNamespace(cudaGetErrorString=lambda *_: (0, b"out of memory"))
-    monkeypatch.setattr(cuda_device, "cuda_runtime", lambda: runtime)
+    monkeypatch.setattr(cuda, "cuda_runtime", lambda: runtime)
     assert checked((0,), "do it") == ()
     assert checked((0, 5), "do it") == 5
     assert checked((0, 5, 6), "do it") == (5, 6)
@@ -134,9 +132,9 @@ def test_cuda_that_is_not_installed_is_answered_with_the_extra(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(cuda_device.importlib, "import_module", missing)
+    monkeypatch.setattr(cuda.importlib, "import_module", missing)
     with pytest.raises(MissingDependencyError, match=r"rtmo-deploy\[trt\]"):
-        cuda_device.cuda_runtime()
+        cuda.cuda_runtime()
     assert "not installed" in str(find_gpu())
 
 
@@ -183,14 +181,14 @@ def test_a_tensor_that_raises_is_refused():
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
 def test_a_dlpack_capsule_is_read(dtype):
     source = np.arange(24, dtype=dtype).reshape(2, 3, 4)
-    array = read_capsule(source.__dlpack__(), source, "input")
+    array = read_capsule(source.__dlpack__(), "input")
     assert (array.pointer, array.shape, array.dtype) == (source.ctypes.data, (2, 3, 4), source.dtype)
     held = (ctypes.c_byte * array.nbytes).from_address(array.pointer)
     assert np.array_equal(np.frombuffer(held, dtype).reshape(array.shape), source)
     with pytest.raises(UsageError, match="not contiguous"):
-        read_capsule(source[:, ::2].__dlpack__(), source, "input")
+        read_capsule(source[:, ::2].__dlpack__(), "input")
     # One picture of several is contiguous whatever the stride of its first side is.
-    assert read_capsule(source[1:].__dlpack__(), source, "input").pointer == source[1:].ctypes.data
+    assert read_capsule(source[1:].__dlpack__(), "input").pointer == source[1:].ctypes.data
 
 
 class FakeContext:
@@ -222,7 +220,7 @@ class FakeContext:
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
     """A bucket on memory of the host, and a log of what was done with it."""
-    from rtmo_deploy.runtime import engine_bucket
+    from rtmo_deploy.runtime import tensorrt_backend
 
     done = []
 
@@ -241,12 +239,12 @@ def bucket(monkeypatch, tmp_path):
         done.append("recorded")
         return "graph"
 
-    monkeypatch.setattr(engine_bucket, "Arena", Memory)
-    monkeypatch.setattr(engine_bucket, "synchronize", lambda *_: done.append("wait"))
-    monkeypatch.setattr(engine_bucket, "to_device", lambda *_: done.append("in"))
-    monkeypatch.setattr(engine_bucket, "to_host", lambda *_: done.append("out"))
-    monkeypatch.setattr(engine_bucket, "launch", lambda graph, _: done.append(graph))
-    monkeypatch.setattr(engine_bucket, "capture", record)
+    monkeypatch.setattr(tensorrt_backend, "Arena", Memory)
+    monkeypatch.setattr(tensorrt_backend, "synchronize", lambda *_: done.append("wait"))
+    monkeypatch.setattr(tensorrt_backend, "to_device", lambda *_: done.append("in"))
+    monkeypatch.setattr(tensorrt_backend, "to_host", lambda *_: done.append("out"))
+    monkeypatch.setattr(tensorrt_backend, "launch", lambda graph, _: done.append(graph))
+    monkeypatch.setattr(tensorrt_backend, "capture", record)
 
     def make(outputs=None):
         context = FakeContext(outputs or {"dets": (2, 100, 5)})
@@ -289,13 +287,13 @@ def test_results_outlive_the_next_run(bucket):
 
 
 def test_a_recording_that_fails_is_said_and_done_without(bucket, monkeypatch, caplog):
-    from rtmo_deploy.runtime import engine_bucket
+    from rtmo_deploy.runtime import tensorrt_backend
 
     def refuse(arena, stream, work):
         raise SetupError("It cannot be recorded.")
 
     made, _, done = bucket()
-    monkeypatch.setattr(engine_bucket, "capture", refuse)
+    monkeypatch.setattr(tensorrt_backend, "capture", refuse)
     images = np.ones((2, 3, 64, 96), np.float32)
     for _ in range(3):
         made.run(images)
@@ -320,7 +318,7 @@ def test_device_arrays_go_in_and_out_without_copies(bucket):
 
 
 def test_outputs_whose_size_depends_on_data_are_refused(bucket):
-    with pytest.raises(ArtifactError, match="depends on the picture"):
+    with pytest.raises(ArtifactError, match="depends on the image"):
         bucket({"dets": (2, -1, 5)})
 
 
@@ -374,7 +372,7 @@ def test_a_size_outside_every_profile_is_refused(backend):
     with pytest.raises(ArtifactError, match="was built for 2x64x64 to 4x128x128"):
         made(np.zeros((1, 3, 160, 64), np.float32))
     array = DeviceArray(1, (5, 3, 64, 64), np.dtype("float32"))
-    with pytest.raises(ArtifactError, match="takes 2 to 4 pictures"):
+    with pytest.raises(ArtifactError, match="takes 2 to 4 images"):
         made.run_device(array, stream=1)
 
 
@@ -388,14 +386,14 @@ def gpu_engine(checkpoint_n, tmp_path_factory):
         pytest.skip(f"needs an NVIDIA GPU: {reason}")
     if not installed_backends():
         pytest.skip("needs tensorrt or tensorrt_rtx")
-    from rtmo_deploy.convert import ExportOptions, FixedDecodeOptions, export_onnx
+    from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.convert.trt import BuildOptions, build_engine
     from rtmo_deploy.model import load_checkpoint
 
     folder = tmp_path_factory.mktemp("gpu")
     source = folder / "n.onnx"
-    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode=FixedDecodeOptions()), verify=False)
-    result = build_engine(source, None, BuildOptions(most=(Shape(4, 640, 640),)))
+    export_onnx(load_checkpoint(checkpoint_n), source, ExportOptions(decode="fixed"), verify=False)
+    result = build_engine(source, None, BuildOptions(max=(Shape(4, 640, 640),)))
     assert result.record.artifact.path.is_file()
     return source, load(engine_artifact(result.record.artifact.path), "cuda:0", None)
 
@@ -464,7 +462,3 @@ def test_on_a_gpu_arrays_of_other_packages_go_in_and_out(gpu_engine, package):
         stream.synchronize()
         found = target.get()
     assert np.abs(found - expected).max() < 1e-3
-
-
-def test_the_flavours_are_two():
-    assert set(FLAVOURS) == {"tensorrt", "tensorrt-rtx"}

@@ -6,8 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rtmo_deploy.model.head import grid_priors
-from rtmo_deploy.train.assign import assign, object_keypoint_similarity
-from rtmo_deploy.train.targets import Targets
+from rtmo_deploy.train.assign import Targets, assign, object_keypoint_similarity
 
 JOINTS = 4
 SIGMAS = np.array([0.05, 0.08, 0.1, 0.06])

@@ -17,7 +17,7 @@ from rtmo_deploy.data import People, Sample
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
-from rtmo_deploy.train.augment.mosaic import MosaicPlan
+from rtmo_deploy.train.augment.mixing import MosaicPlan
 
 FOUR = Skeleton("four", ("left_hand", "right_hand", "left_foot", "nose"), flip_pairs=((0, 1),))
 SIGMA = 3.0

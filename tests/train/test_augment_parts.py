@@ -14,10 +14,9 @@ from test_augment import FOUR, Dots, check_spots
 from rtmo_deploy.data import People
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.train.augment import AffineOptions, WindowOptions, random_size
-from rtmo_deploy.train.augment.colour import draw_gains, shift_hsv
-from rtmo_deploy.train.augment.geometry import clip_people, mirror, warp_image
-from rtmo_deploy.train.augment.jitter import draw_jitter
-from rtmo_deploy.train.augment.mixup import MixupPlan, draw_mixup
+from rtmo_deploy.train.augment.augmenter import draw_gains, shift_hsv
+from rtmo_deploy.train.augment.geometry import clip_people, draw_jitter, mirror, warp_image
+from rtmo_deploy.train.augment.mixing import MixupPlan, draw_mixup
 
 seeds = st.integers(0, 2**31)
 sides = st.integers(90, 220)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from rtmo_deploy.model import RTMO, NetworkSpec
-from rtmo_deploy.train.auxiliary import KeypointHeatmaps, draw_heatmaps, focal_heatmap_loss
-from rtmo_deploy.train.targets import Targets
+from rtmo_deploy.train.assign import Targets
+from rtmo_deploy.train.criterion import KeypointHeatmaps, draw_heatmaps, focal_heatmap_loss
 
 SPEC = NetworkSpec(0.33, 0.125, 5, 64)
 

@@ -9,8 +9,8 @@ import torch
 
 from rtmo_deploy.model import NetworkSpec
 from rtmo_deploy.model.head import HeadOutputs
+from rtmo_deploy.train.assign import Targets
 from rtmo_deploy.train.criterion import Criterion, LossOptions
-from rtmo_deploy.train.targets import Targets
 
 STORED = np.load(Path(__file__).parent.parent / "data" / "golden" / "loss.npz")
 RAW = ("cls_scores", "bbox_preds", "kpt_vis", "kpt_offsets")

@@ -8,10 +8,9 @@ import torch
 
 from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.model.head import HeadOutputs, decode_boxes, grid_priors
-from rtmo_deploy.model.init import initialise
-from rtmo_deploy.train.criterion import TERMS, Criterion, LossOptions
-from rtmo_deploy.train.losses import varifocal_loss
-from rtmo_deploy.train.targets import Targets
+from rtmo_deploy.model.rtmo import initialise
+from rtmo_deploy.train.assign import Targets
+from rtmo_deploy.train.criterion import TERMS, Criterion, LossOptions, varifocal_loss
 
 SIZE = 128
 GRIDS = ((8, 8), (4, 4))

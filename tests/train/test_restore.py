@@ -12,8 +12,8 @@ from toys import assert_same, synthetic, toy_recipe, trainer, weights
 from rtmo_deploy.errors import CheckpointError, ModelError, UsageError
 from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.model.checkpoint import load_checkpoint, save_checkpoint
-from rtmo_deploy.model.init import initialise
-from rtmo_deploy.model.settings import Settings
+from rtmo_deploy.model.rtmo import initialise
+from rtmo_deploy.model.spec import Settings
 from rtmo_deploy.train.log import read_log
 from rtmo_deploy.train.state import load_state
 from rtmo_deploy.zoo import COCO_17

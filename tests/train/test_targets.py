@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rtmo_deploy.data.sample import People, Sample
-from rtmo_deploy.train.targets import collate, resize
+from rtmo_deploy.train.assign import collate, resize
 
 
 def sample(count, *, size=(64, 96), ignore=None, seed=0):

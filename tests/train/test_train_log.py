@@ -5,8 +5,8 @@ import csv
 import pytest
 
 from rtmo_deploy.errors import SetupError, TrainingError
+from rtmo_deploy.train.distributed import Meter
 from rtmo_deploy.train.log import Log, draw_curves, read_log
-from rtmo_deploy.train.meter import Meter
 
 TERMS = ("cls", "oks")
 

@@ -13,7 +13,7 @@ from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import CheckpointError, InputDataError, MissingDependencyError, TrainingError, UsageError
 from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.model.checkpoint import load_checkpoint, save_checkpoint
-from rtmo_deploy.model.init import initialise
+from rtmo_deploy.model.rtmo import initialise
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.train import loop
 from rtmo_deploy.train.start import starting_model

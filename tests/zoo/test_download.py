@@ -25,10 +25,12 @@ from rtmo_deploy.zoo.cache import (
     download_url,
     identify_published,
     is_offline,
+    record_path,
     without_credentials,
 )
-from rtmo_deploy.zoo.download import fetch, published, resolve_checkpoint
-from rtmo_deploy.zoo.trust import record_path
+from rtmo_deploy.zoo.download import fetch
+from rtmo_deploy.zoo.locate import resolve_checkpoint
+from rtmo_deploy.zoo.records import published
 
 PAYLOAD = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(40_000))  # 1.28 MB
 DIGITS = hashlib.sha256(PAYLOAD).hexdigest()[:8]
@@ -122,7 +124,7 @@ def cache(monkeypatch, tmp_path):
         if name.lower().endswith("_proxy") or name.startswith("RTMO_DEPLOY_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("RTMO_DEPLOY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rtmo_deploy.zoo._transfer._FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("rtmo_deploy.zoo.download._FIRST_PAUSE_S", 0.0)
     return tmp_path / "cache"
 
 

@@ -15,7 +15,7 @@ from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.runtime import PoseEstimator
 from rtmo_deploy.zoo import EMBEDDED
-from rtmo_deploy.zoo.download import resolve_checkpoint
+from rtmo_deploy.zoo.locate import resolve_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

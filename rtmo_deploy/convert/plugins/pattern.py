@@ -1,4 +1,4 @@
-"""Where a graph exported with ``--decode fixed`` selects its people, found node by node.
+"""Finds, node by node, where a graph exported with ``--decode fixed`` selects its detections.
 
 Nodes are told apart by what they compute from what, within the scope ``/decode/``; a graph that is built otherwise is
 refused with the reason, never rewritten by guess.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.runtime.plugins.kernel import DecodeFields
@@ -17,7 +18,6 @@ from rtmo_deploy.runtime.plugins.kernel import DecodeFields
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import onnx
     from numpy.typing import NDArray
 
 SCOPE = "/decode/"
@@ -46,40 +46,34 @@ class Graph:
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """Value of an initializer, None if the tensor is none."""
-        import onnx
-
         return onnx.numpy_helper.to_array(self.tensors[name]) if name in self.tensors else None
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The part of a fixed graph that selects people, by the names of its tensors.
-
-    Attributes:
-        fields: Thresholds and counts, as the graph has them.
-        logits: ``(B, 1, P)``.
-        flatten: The node that reshapes scores to ``(B, P)``.
-        rest: ``(B, P, 4 + C)``: offset, log size, features.
-        priors: ``(P, 2)``.
-        cell: ``(B, pre_topk)`` int64, the candidates' cells.
-        best: ``(B, max_dets)``, scores of people, 0 below them.
-        gathered: Of features, offsets, boxes and cells: the survivors' tensor, and the candidates' it is taken from.
-        corners: The matrix product that turns survivors' boxes into corners.
-    """
+    """The part of a fixed graph that selects detections, by the names of its tensors."""
 
     fields: DecodeFields
+    #: ``(B, 1, P)``.
     logits: str
+    #: Reshapes scores to ``(B, P)``.
     flatten: onnx.NodeProto
+    #: ``(B, P, 4 + C)``: offset, log size, features.
     rest: str
+    #: ``(P, 2)``.
     priors: str
+    #: ``(B, pre_topk)`` int64, the candidates' cells.
     cell: str
+    #: ``(B, max_dets)``, scores of detections, 0 below them.
     best: str
+    #: Of features, offsets, boxes and cells: the survivors' tensor, and the candidates' it is taken from.
     gathered: dict[str, str]
+    #: The matrix product that turns survivors' boxes into corners.
     corners: onnx.NodeProto
 
 
 def find_selection(graph: Graph) -> Selection:
-    """Find it.
+    """Find the part of a fixed graph that selects detections.
 
     Raises:
         ArtifactError: The graph is built otherwise; the message says where.
@@ -225,8 +219,6 @@ def _only(graph: Graph, name: str, op: str, *, besides: int = 0) -> onnx.NodePro
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    import onnx
-
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 

@@ -1,31 +1,103 @@
-"""``--decode fixed`` to ``--decode plugin``: the selection of people becomes one RTMODecode node.
+"""``--decode fixed`` to ``--decode plugin``: the selection of detections becomes one RTMODecode node.
 
-A rewrite, not an export of its own: the fixed graph is what was compared with PyTorch, what the precision passes judge
-in ONNX Runtime, and the plugin-free equal that stays at hand. Everything behind the selection, the pose features of
-survivors and the coordinate classifier, is left as it is; it reads kept cells from the node, where it read them from
-the top-k.
+A rewrite, not an export of its own: the fixed graph is what was compared with PyTorch, and what the precision passes
+judge in ONNX Runtime. What follows the selection is left as it is; it reads kept cells from the node instead of the
+top-k. A node is also checked here before TensorRT's parser sees it: where the parser finds no plugin of its name,
+version and namespace, its message names none of them, and some parsers end the process.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
 
 from rtmo_deploy.artifact import Artifact, DecodeMode, Parent
-from rtmo_deploy.convert.plugins.node import check_plugin_node, make_plugin_node
 from rtmo_deploy.convert.plugins.pattern import Graph, Selection, find_selection
+from rtmo_deploy.convert.step import write_bytes
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
-from rtmo_deploy.runtime.plugins.kernel import OUTPUTS, PLUGIN_DOMAIN, PLUGIN_NAME, DecodeFields, as_float32
+from rtmo_deploy.runtime.plugins.kernel import (
+    INPUTS,
+    OUTPUTS,
+    PLUGIN_DOMAIN,
+    PLUGIN_NAME,
+    PLUGIN_NAMESPACE,
+    PLUGIN_VERSION,
+    DecodeFields,
+    as_float32,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import onnx
 
-#: Names of the node's outputs in the graph.
-TENSORS = tuple(f"/decode/{PLUGIN_NAME}_{name}" for name in OUTPUTS)
+#: Name of the node, and of its outputs in the graph.
+NODE = f"/decode/{PLUGIN_NAME}"
+TENSORS = tuple(f"{NODE}_{name}" for name in OUTPUTS)
+_REMEDY = "Export with --decode fixed and let this release of rtmo-deploy insert the plugin."
+
+
+def plugin_node(model: onnx.ModelProto) -> onnx.NodeProto | None:
+    """The graph's RTMODecode node, None if there is none.
+
+    Raises:
+        ArtifactError: There are several.
+    """
+    nodes = [node for node in model.graph.node if node.op_type == PLUGIN_NAME]
+    if len(nodes) > 1:
+        raise ArtifactError(f"The graph has {len(nodes)} {PLUGIN_NAME} nodes.", remedy=_REMEDY)
+    return nodes[0] if nodes else None
+
+
+def check_plugin_node(model: onnx.ModelProto) -> DecodeFields:
+    """Check that the graph's plugin node is the one that this release implements.
+
+    Returns:
+        Its fields.
+
+    Raises:
+        ArtifactError: There is none or several, or one of another version, namespace or signature, or with fields that
+            are missing, unknown or out of range.
+    """
+    node = plugin_node(model)
+    if node is None:
+        raise ArtifactError(f"The graph has no {PLUGIN_NAME} node.", remedy=_REMEDY)
+    found: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    text = {
+        name: value.decode(errors="replace") if isinstance(value := found.pop(name, None), bytes) else value
+        for name in ("plugin_version", "plugin_namespace")
+    }
+    expected = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
+    for name, value in text.items():
+        if value != expected[name]:
+            raise _wrong(node, f"its {name} is {value!r}, not {expected[name]!r}")
+    if node.domain != PLUGIN_DOMAIN:
+        raise _wrong(node, f"its domain is {node.domain!r}, not {PLUGIN_DOMAIN!r}")
+    if PLUGIN_DOMAIN not in {opset.domain for opset in model.opset_import}:
+        raise _wrong(node, f"the graph does not import its domain {PLUGIN_DOMAIN!r}")
+    for what, names, count in (("inputs", node.input, len(INPUTS)), ("outputs", node.output, len(OUTPUTS))):
+        if len(names) != count or not all(names):
+            raise _wrong(node, f"it has {sum(map(bool, names))} {what}, not {count}")
+    kinds = {"max_dets": int, "nms_thr": float, "pre_topk": int, "score_thr": float}
+    if set(found) != set(kinds):
+        odd = ", ".join(sorted(set(found) ^ set(kinds)))
+        raise _wrong(node, f"fields are missing or unknown: {odd}")
+    for name, kind in kinds.items():
+        if type(found[name]) is not kind:
+            raise _wrong(node, f"its field {name} is {found[name]!r}, not a {kind.__name__}")
+    return DecodeFields(**found)
+
+
+def _wrong(node: onnx.NodeProto, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"The node {node.name or PLUGIN_NAME!r} is not the plugin {PLUGIN_NAMESPACE}::{PLUGIN_NAME} version "
+        f"{PLUGIN_VERSION}: {what}.",
+        remedy=_REMEDY,
+    )
 
 
 def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -42,8 +114,6 @@ def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ArtifactError: It is no such graph; the message says what is different.
     """
-    import onnx
-
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -80,8 +150,6 @@ def plugin_onnx(source: Path, output: Path) -> Artifact:
         ArtifactError: ``source`` is no fixed graph, or its metadata contradicts it.
         SetupError: ``output`` cannot be written.
     """
-    import onnx
-
     model = load_onnx(source)
     known = onnx_artifact(source, model)
     if known.decode.mode is not DecodeMode.FIXED:
@@ -100,8 +168,7 @@ def plugin_onnx(source: Path, output: Path) -> Artifact:
         verified=None,
     )
     onnx.helper.set_model_props(rewritten, artifact.to_metadata())
-    with atomic_write(output) as temporary:
-        temporary.write_bytes(rewritten.SerializeToString())
+    write_bytes(output, rewritten.SerializeToString())
     return artifact
 
 
@@ -123,8 +190,6 @@ def _require_contract(known: Artifact, fields: DecodeFields) -> None:
 
 
 def _require_float32(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
-    import onnx
-
     inferred = _infer(model).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input)}
     kinds |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
@@ -138,8 +203,6 @@ def _require_float32(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
 
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnx
-
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
@@ -153,9 +216,6 @@ def _malformed(error: Exception) -> ArtifactError:
 
 def _splice(graph: onnx.GraphProto, selection: Selection) -> None:
     """Put the node in, and lead what consumed the old selection to its outputs."""
-    import numpy as np
-    import onnx
-
     renamed = {**selection.gathered, selection.best: TENSORS[2]}
     for node in graph.node:
         for place, name in enumerate(node.input):
@@ -166,34 +226,29 @@ def _splice(graph: onnx.GraphProto, selection: Selection) -> None:
             if name == selection.cell:
                 node.output[place] = f"{name}_of_candidates"
     selection.flatten.input[0] = selection.logits
-    constants = {"starts": [0], "ends": [4], "axes": [2], "rows": [-1, 4]}
-    for name, value in constants.items():
-        array = np.array(value, np.int64)
-        graph.initializer.append(onnx.numpy_helper.from_array(array, f"/decode/{PLUGIN_NAME}_{name}"))
-    names = {name: f"/decode/{PLUGIN_NAME}_{name}" for name in constants}
-    box_maps = f"/decode/{PLUGIN_NAME}_box_maps"
+    names = {}
+    for name, value in {"starts": [0], "ends": [4], "axes": [2], "rows": [-1, 4]}.items():
+        names[name] = f"{NODE}_{name}"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), names[name]))
+    box_maps = f"{NODE}_box_maps"
     make = onnx.helper.make_node
+    inputs = [selection.rest, names["starts"], names["ends"], names["axes"]]
     added = [
+        make("Slice", inputs, [box_maps], name=f"{NODE}/Slice"),
+        # All outputs must have names: newer parsers want as many as the plugin has.
         make(
-            "Slice",
-            [selection.rest, names["starts"], names["ends"], names["axes"]],
-            [box_maps],
-            name=f"/decode/{PLUGIN_NAME}/Slice",
+            PLUGIN_NAME,
+            [selection.flatten.output[0], box_maps, selection.priors],
+            list(TENSORS),
+            name=NODE,
+            domain=PLUGIN_DOMAIN,
+            plugin_version=PLUGIN_VERSION,
+            plugin_namespace=PLUGIN_NAMESPACE,
+            **vars(selection.fields),
         ),
-        make_plugin_node(
-            (selection.flatten.output[0], box_maps, selection.priors),
-            TENSORS,
-            selection.fields,
-            f"/decode/{PLUGIN_NAME}",
-        ),
-        make("Cast", [TENSORS[3]], [selection.cell], to=onnx.TensorProto.INT64, name=f"/decode/{PLUGIN_NAME}/Cast"),
+        make("Cast", [TENSORS[3]], [selection.cell], to=onnx.TensorProto.INT64, name=f"{NODE}/Cast"),
         # The boxes that the suppression judged are those that are put out.
-        make(
-            "Reshape",
-            [TENSORS[1], names["rows"]],
-            [selection.corners.output[0]],
-            name=f"/decode/{PLUGIN_NAME}/Reshape",
-        ),
+        make("Reshape", [TENSORS[1], names["rows"]], [selection.corners.output[0]], name=f"{NODE}/Reshape"),
     ]
     graph.node.remove(selection.corners)
     graph.node.extend(added)
@@ -228,8 +283,6 @@ def _sweep(graph: onnx.GraphProto) -> None:
 
 def _describe_outputs(model: onnx.ModelProto, fields: DecodeFields) -> None:
     """Types and shapes of the node's outputs, which no shape inference knows, and of all that follows."""
-    import onnx
-
     first = model.graph.input[0].type.tensor_type.shape.dim[0]
     batch: int | str = first.dim_value or first.dim_param or "batch"
     real, whole, rows = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, fields.max_dets

@@ -1,7 +1,8 @@
-"""A float32 graph, or one quantised to 8 bits, becomes a half one, compared with it before it is written."""
+"""Casts a float32 or INT8 model to FP16 or BF16, and compares the two before the new one is written."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -9,14 +10,22 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy.artifact import Artifact, Parent, made_with
-from rtmo_deploy.companion import read_companion, write_companion
-from rtmo_deploy.convert.metadata import write_metadata
-from rtmo_deploy.convert.precision.graph import HALF_TYPES, HalfGraph, HalfType, to_half
-from rtmo_deploy.convert.precision.islands import island_of
-from rtmo_deploy.convert.precision.refuse import refuse_output, refuse_source
+from rtmo_deploy.artifact import (
+    Artifact,
+    DecodeMode,
+    Parent,
+    made_with,
+    read_companion,
+    refuse_companion,
+    write_companion,
+)
+from rtmo_deploy.convert.precision.graph import HalfGraph, is_quantized, to_half
+from rtmo_deploy.convert.precision.rules import HALF_TYPES, HalfType, fp32_block_of
+from rtmo_deploy.convert.step import write_metadata
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.plain import shorten
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 
 if TYPE_CHECKING:
@@ -28,31 +37,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CastResult:
-    """What a cast made.
+    """What a cast made."""
 
-    Attributes:
-        artifact: The new file and what it knows of itself.
-        source: The file it was made from.
-        half_nodes: Nodes that compute in half.
-        casts: Cast nodes that were put in.
-        islands: How many nodes stay in float32, by island.
-        kept: Nodes that stay in float32 because a weight does not fit, and why.
-        size: Bytes.
-        source_size: Bytes of the source.
-        seconds: Time taken.
-        verification: Comparison with the source; None if it was not verified.
-    """
-
-    artifact: Artifact
-    source: Path
-    half_nodes: int
-    casts: int
-    islands: Mapping[str, int]
-    kept: Mapping[str, str]
-    size: int
+    artifact: Artifact  #: The new file and what it knows of itself.
+    source: Path  #: The file it was made from.
+    half_nodes: int  #: Nodes that compute in 16 bits.
+    casts: int  #: Cast nodes that were put in.
+    fp32_nodes: Mapping[str, int]  #: How many nodes stay in FP32, by the block of :data:`FP32_BLOCKS`.
+    kept: Mapping[str, str]  #: Nodes that stay in FP32 because a weight does not fit, and why.
+    size: int  #: Bytes.
     source_size: int
     seconds: float
-    verification: CastReport | None
+    verification: CastReport | None  #: Comparison with the source; None if it was not verified.
 
 
 def cast_onnx(
@@ -63,10 +59,10 @@ def cast_onnx(
     verify: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CastResult:
-    """Cast an ONNX model to half, compare it with its source, and only then write it.
+    """Cast an ONNX model to FP16 or BF16, compare it with its source, and only then write it.
 
-    Inputs and outputs stay float32, and so do the islands of :mod:`rtmo_deploy.convert.precision.islands`. Of a
-    quantised model the 8-bit numbers stay, and what is float32 around them becomes half. A ``raw`` model's companion
+    Inputs and outputs stay float32, and so do the blocks of :mod:`rtmo_deploy.convert.precision.rules`. Of a
+    quantised model the 8-bit numbers stay, and what is float32 around them becomes 16-bit. A ``raw`` model's companion
     stays as it is; it is copied where the new file lies in another folder.
 
     Args:
@@ -91,13 +87,17 @@ def cast_onnx(
     progress("reading the model")
     model = load_onnx(source)
     artifact = onnx_artifact(source, model)
-    refuse_source(model, artifact, half, verify=verify)
+    _refuse_source(model, artifact, half, verify=verify)
     companion = read_companion(artifact)
-    refuse_output(output, artifact)
-    if verify:
-        _need_onnxruntime()
+    if output.exists() and output.samefile(source):
+        raise UsageError(
+            f"{output} is the model that is to be cast.", remedy="Give another name with -o: it is never overwritten."
+        )
+    refuse_companion(artifact, output)
+    if verify and importlib.util.find_spec("onnxruntime") is None:
+        raise MissingDependencyError("onnxruntime", purpose="Verifying the cast (--no-verify skips it)", extra="cpu")
     progress(f"casting to {half.name}")
-    cast, islands = _cast(model, half, source)
+    cast, fp32_nodes = _cast(model, half, source)
     new = replace(
         artifact,
         path=output,
@@ -122,7 +122,7 @@ def cast_onnx(
         source=source,
         half_nodes=cast.half_nodes,
         casts=cast.casts,
-        islands=islands,
+        fp32_nodes=fp32_nodes,
         kept=cast.kept,
         size=output.stat().st_size,
         source_size=source.stat().st_size,
@@ -131,14 +131,67 @@ def cast_onnx(
     )
 
 
+def _refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *, verify: bool) -> None:
+    """Refuse what cannot be cast or compared, before anything is computed."""
+    as_exported = "Cast the model as 'rtmo-deploy export' wrote it."
+    precision, quantized, names = artifact.precision, is_quantized(model), [node.name for node in model.graph.node]
+    bits16 = {half_type.onnx for half_type in HALF_TYPES.values()}
+    nested = _subgraph(model)
+    refusals = (
+        (
+            artifact.producer != "rtmo-deploy" or artifact.kind is not Kind.ONNX,
+            f"It was made by {artifact.producer}; only this project's node names tell what must stay in float32.",
+            "Export the checkpoint with 'rtmo-deploy export', and cast that.",
+        ),
+        (
+            precision not in {"fp32", "int8"},
+            f"It is {precision} already.",
+            "Cast the float32 or INT8 model it was made from.",
+        ),
+        (
+            quantized != (precision == "int8"),
+            f"It has {'' if quantized else 'no '}Q/DQ pairs, and says that it is {precision}.",
+            "Another tool has changed it: cast what 'rtmo-deploy export' or 'rtmo-deploy quantize' wrote.",
+        ),
+        (
+            any(tensor.data_type in bits16 for tensor in model.graph.initializer),
+            f"It has 16-bit weights, and says that it is {precision}.",
+            "Cast the float32 model it was made from.",
+        ),
+        (nested, f"It has a subgraph, {nested}, which this pass does not look into.", as_exported),
+        (
+            not all(name.startswith("/") for name in names) or len(set(names)) != len(names),
+            "Nodes have no names, or one name twice; their names tell what must stay in float32.",
+            f"Another tool has taken them away: {as_exported[0].lower()}{as_exported[1:]}",
+        ),
+        (
+            verify and artifact.decode.mode is DecodeMode.PLUGIN,
+            f"ONNX Runtime cannot run its decode plugin, so its {half.name} form cannot be compared with it.",
+            "Cast with --no-verify, or cast the model before the plugin is put in.",
+        ),
+    )
+    for wrong, finding, remedy in refusals:
+        if wrong:
+            raise ArtifactError(finding, remedy=remedy, where=artifact.path)
+
+
+def _subgraph(model: onnx.ModelProto) -> str:
+    """The first node with a subgraph, or the first function; empty if there is none."""
+    kinds = {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
+    for node in model.graph.node:
+        if any(one.type in kinds for one in node.attribute):
+            return f"{node.name} ({node.op_type})"
+    return f"function {model.functions[0].name}" if model.functions else ""
+
+
 def _cast(model: onnx.ModelProto, half: HalfType, source: Path) -> tuple[HalfGraph, dict[str, int]]:
     counts: Counter[str] = Counter()
 
     def wanted(node: onnx.NodeProto) -> bool:
-        island = island_of(node)
-        if island is not None:
-            counts[island.name] += 1
-        return island is None
+        block = fp32_block_of(node)
+        if block is not None:
+            counts[block.name] += 1
+        return block is None
 
     try:
         cast = to_half(model, half, wanted)
@@ -175,17 +228,9 @@ def _require_parity(report: CastReport, half: HalfType, artifact: Artifact) -> N
     failures = report.failures()
     if failures:
         before = "float32" if artifact.precision == "fp32" else artifact.precision
-        more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
         raise ParityError(
-            f"In {half.name} it does not find what it finds in {before}: {'; '.join(failures[:3])}{more}.",
+            f"In {half.name} it does not find what it finds in {before}: {shorten(failures, separator='; ')}.",
             remedy="Nothing was written. Its weights may need more range or precision than that type has; stay with "
             "the source, or try the other one. --no-verify writes the file to look at.",
             where=artifact.path,
         )
-
-
-def _need_onnxruntime() -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise MissingDependencyError("onnxruntime", purpose="Verifying the cast (--no-verify skips it)", extra="cpu")

@@ -1,8 +1,8 @@
-"""A half graph as a float32 graph that rounds where the half graph rounds.
+"""A 16-bit graph as a float32 graph that rounds where the 16-bit graph rounds.
 
-ONNX Runtime's CPU has few half kernels: it runs such nodes in float32 and leaves the rounding between them out, so a
-half graph that runs there says little about one that runs on a GPU. In an emulated graph every tensor that is half is
-computed in float32 from rounded operands and then rounded, as hardware does that multiplies in half and sums up in
+ONNX Runtime's CPU has few 16-bit kernels: it runs such nodes in float32 and leaves the rounding between them out, so a
+16-bit graph that runs there says little about one that runs on a GPU. In an emulated graph every 16-bit tensor is
+computed in float32 from rounded operands and then rounded, as hardware does that multiplies in 16 bits and sums up in
 float32. It tells the largest magnitude of each such tensor, so that an overflow is found by the name of its node.
 """
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
-from rtmo_deploy.convert.precision.tensor_types import element_types
+from rtmo_deploy.convert.graph import attribute, copy_of, element_types, rebuild
+from rtmo_deploy.convert.precision.graph import retarget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,64 +22,38 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rtmo_deploy.convert.precision.graph import HalfType
+    from rtmo_deploy.convert.precision.rules import HalfType
 
 #: Prefix of the outputs that tell magnitudes.
 PEAK = "peak of "
 #: Operators that move values and round none; what they are given is rounded already.
 _MOVES = frozenset(
-    {
-        "Concat",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Identity",
-        "Pad",
-        "Reshape",
-        "Resize",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    }
+    {"Expand", "Flatten", "Identity", "Pad", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze"}
+    | {"Concat", "Gather", "GatherElements", "GatherND", "Slice", "Split", "Where"}
 )
 
 
 def emulated(model: onnx.ModelProto, half: HalfType, *, peaks: bool = True) -> onnx.ModelProto:
-    """The float32 graph that computes what a half graph computes.
+    """The float32 graph that computes what a 16-bit graph computes.
 
-    Args:
-        model: A graph made by the pass.
-        half: Its type.
-        peaks: Give it an output ``peak of <node>`` for each node that rounds: the largest magnitude before rounding.
+    With ``peaks`` it has an output ``peak of <node>`` for each node that rounds: the largest magnitude before rounding.
     """
     types = element_types(model)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy_of(model)
     graph = result.graph
     for tensor in graph.initializer:
         if tensor.data_type == half.onnx:
-            value = onnx.numpy_helper.to_array(tensor).astype("float32")
-            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
     nodes: list[onnx.NodeProto] = []
-    for node in list(graph.node):
+    for node in graph.node:
         nodes.append(node)
-        halves = [place for place, name in enumerate(node.output) if types.get(name) == half.onnx]
-        if node.op_type == "Cast":
-            for attribute in node.attribute:
-                if attribute.name == "to" and attribute.i == half.onnx:
-                    attribute.i = TensorProto.FLOAT
-        if node.op_type in _MOVES:
-            continue
-        for place in halves:
-            nodes += _rounding(graph, node, place, half, peaks=peaks)
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(ordered)
+        if node.op_type == "Cast" and attribute(node, "to") == half.onnx:
+            retarget(node, TensorProto.FLOAT)
+        if node.op_type not in _MOVES:
+            rounded = [place for place, name in enumerate(node.output) if types.get(name) == half.onnx]
+            for place in rounded:
+                nodes += _rounding(graph, node, place, half, peaks=peaks)
+    rebuild(graph, nodes, graph.initializer)
     del graph.value_info[:]
     return result
 
@@ -86,6 +61,7 @@ def emulated(model: onnx.ModelProto, half: HalfType, *, peaks: bool = True) -> o
 def _rounding(
     graph: onnx.GraphProto, node: onnx.NodeProto, place: int, half: HalfType, *, peaks: bool
 ) -> list[onnx.NodeProto]:
+    """The nodes that round an output of a node and tell its peak; the node's own output gets another name."""
     name = node.output[place]
     exact, rounded = f"{name}.exact", f"{name}.rounded"
     node.output[place] = exact

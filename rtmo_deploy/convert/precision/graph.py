@@ -1,9 +1,13 @@
-"""The pass itself: which nodes compute in half is told from outside; here the types are made to fit.
+"""The FP16 and BF16 pass: the caller says which nodes compute in 16 bits; the pass makes the types fit.
 
-Weights of half nodes are stored in half. Casts stand only where a tensor crosses from one side to the other, one a
-tensor and direction; weights are cast here and now, never by a node. The graph's inputs and outputs keep their types.
-The result is strongly typed: wherever an operator wants operands of one type, they have one type. Q/DQ pairs take the
-type of what reads them; see :mod:`rtmo_deploy.convert.precision.quantized`.
+Weights of such nodes are stored in 16 bits, cast here and never by a node. Casts stand only where a tensor crosses from
+one side to the other, one a tensor and direction. The graph's inputs and outputs keep their types. The result is
+strongly typed: wherever an operator wants operands of one type, they have one type.
+
+Q/DQ pairs: what is 8-bit stays 8-bit, only the type on the float side of a pair changes, which is the type of its scale
+(from operator set 19 on it may be 16-bit). A strongly typed TensorRT wants a DequantizeLinear's output, and so its
+scale, in the type of the operator that it is fused into: a Cast between the two would keep that operator from computing
+in 8 bits. So a pair takes the type of what reads it, and an operator whose pair's scale does not fit stays FP32.
 """
 
 from __future__ import annotations
@@ -11,90 +15,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx.version_converter
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
+from rtmo_deploy.convert.graph import GraphView, attribute, copy_of, element_types, infer, rebuild, unique
 from rtmo_deploy.convert.passes import constants_to_initializers
-from rtmo_deploy.convert.precision.quantized import (
-    PAIR,
-    PAIR_OPSET,
-    half_pairs,
-    hold_scales,
-    is_quantized,
-    scales_of,
-)
-from rtmo_deploy.convert.precision.tensor_types import element_types, infer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class HalfType:
-    """A 16-bit type.
-
-    Attributes:
-        name: What it is called in file names, node names and metadata.
-        onnx: Its number in ONNX.
-        numpy: Its NumPy type.
-        largest: Its largest finite value.
-        smallest_normal: Below it, precision goes.
-        opset: The first operator set all of whose operators take it.
-        epsilon: Distance from 1 to the next number.
-    """
-
-    name: str
-    onnx: int
-    numpy: np.dtype[np.generic]
-    largest: float
-    smallest_normal: float
-    opset: int
-    epsilon: float
-
-
-HALF_TYPES: Mapping[str, HalfType] = {
-    "fp16": HalfType("fp16", TensorProto.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 17, 2.0**-10),
-    "bf16": HalfType("bf16", TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16), 3.3895e38, 2.0**-126, 22, 2.0**-7),
-}
+    from rtmo_deploy.convert.precision.rules import HalfType
 
 #: Inputs that are float32 whatever the type of the data, by operator: here Resize's region and scales.
 FLOAT_ONLY_INPUTS = {"Resize": frozenset({1, 2})}
+#: The operators of a Q/DQ pair.
+PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+#: The first operator set in which the float side of a pair may be 16-bit.
+PAIR_OPSET = 19
 #: They take a tensor of any type as it is.
-_LOOKS_AT_NO_VALUE = frozenset({"Shape", "Size"})
+_READS_NO_VALUE = frozenset({"Shape", "Size"})
+_INT8_LIMIT = 127
 
 
 @dataclass(frozen=True)
 class HalfGraph:
-    """What the pass made.
+    """What the pass made."""
 
-    Attributes:
-        model: A new model; the one given is untouched.
-        half_nodes: Nodes that compute in half.
-        casts: Cast nodes that were put in.
-        kept: Nodes that were to compute in half and stay in float32 because a weight does not fit, and why.
-    """
-
-    model: onnx.ModelProto
-    half_nodes: int
-    casts: int
-    kept: Mapping[str, str]
+    model: onnx.ModelProto  #: A new model; the one given is untouched.
+    half_nodes: int  #: Nodes that compute in 16 bits.
+    casts: int  #: Cast nodes that were put in.
+    kept: Mapping[str, str]  #: Nodes that were to compute in 16 bits and stay FP32 because a weight does not fit: why.
 
 
 def to_half(model: onnx.ModelProto, half: HalfType, wanted: Callable[[onnx.NodeProto], bool]) -> HalfGraph:
-    """Let the wanted nodes compute in half.
+    """Let the wanted nodes compute in 16 bits; inner types and shapes of the new model are inferred anew.
 
     Args:
         model: A graph of float32, and of 8 bits between Q/DQ pairs, without subgraphs; its nodes in topological order.
         half: The type.
         wanted: Whether a node shall; asked only of nodes that have float32 operands, and of no Q/DQ node.
-
-    Returns:
-        A new model, its inner types and shapes inferred anew.
     """
     work = _at_opset(model, max(half.opset, PAIR_OPSET) if is_quantized(model) else half.opset)
     constants_to_initializers(work)
@@ -108,13 +71,11 @@ def to_half(model: onnx.ModelProto, half: HalfType, wanted: Callable[[onnx.NodeP
     return HalfGraph(infer(work), len(pass_.half_nodes), pass_.casts, pass_.kept)
 
 
-def _at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+def _at_opset(model: onnx.ModelProto, oldest: int) -> onnx.ModelProto:
     """A copy of the model, of a newer operator set if it must be (convolutions take bfloat16 from 22 on)."""
-    if all(entry.version >= least for entry in model.opset_import if not entry.domain):
-        work = onnx.ModelProto()
-        work.CopyFrom(model)
-        return work
-    work = onnx.version_converter.convert_version(model, least)
+    if all(entry.version >= oldest for entry in model.opset_import if not entry.domain):
+        return copy_of(model)
+    work = onnx.version_converter.convert_version(model, oldest)
     work.ir_version = max(work.ir_version, onnx.helper.find_min_ir_version_for(list(work.opset_import)))
     return work
 
@@ -125,7 +86,8 @@ class _Pass:
     def __init__(self, model: onnx.ModelProto, half: HalfType, types: Mapping[str, int]) -> None:
         self.graph, self.half, self.types = model.graph, half, types
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.scales = scales_of(model.graph)
+        #: Name of the scale of each tensor that a DequantizeLinear puts out.
+        self.scales = {node.output[0]: node.input[1] for node in self.graph.node if node.op_type == "DequantizeLinear"}
         self.taken = {node.name for node in model.graph.node}
         self.half_nodes: set[str] = set()
         self.half_tensors: set[str] = set()
@@ -142,8 +104,8 @@ class _Pass:
         for place, given in self._data_inputs(node):
             name = self.scales.get(given, given)  # what was dequantised fits if its scale does
             if name in self.weights and self.types[name] == TensorProto.FLOAT:
-                added = node.op_type in {"Add", "Sub"} or place >= 2  # a bias: where it is tiny it hardly matters
-                why = _unfit(onnx.numpy_helper.to_array(self.weights[name]), self.half, factor=not added)
+                added = node.op_type in {"Add", "Sub"} or place >= 2
+                why = self.half.unfit(numpy_helper.to_array(self.weights[name]), factor=not added)
                 if why:
                     self.kept[node.name] = f"{name} {why}"
                     return
@@ -170,17 +132,14 @@ class _Pass:
             if not in_half:
                 continue
             if node.op_type == "Cast":
-                _set_target(node, self.half.onnx)
+                retarget(node, self.half.onnx)
             for place, name in enumerate(node.output):
                 if name in outputs and name in self.half_tensors:
                     self._emit_output(node, place)
-        ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
-        del self.graph.node[:]
-        self.graph.node.extend(ordered)
-        self._store_weights()
+        rebuild(self.graph, self._nodes, self._stored_weights())
 
     def _data_inputs(self, node: onnx.NodeProto) -> list[tuple[int, str]]:
-        if node.op_type in _LOOKS_AT_NO_VALUE:
+        if node.op_type in _READS_NO_VALUE:
             return []
         fixed = FLOAT_ONLY_INPUTS.get(node.op_type, frozenset())
         return [(place, name) for place, name in enumerate(node.input) if name and place not in fixed]
@@ -191,74 +150,107 @@ class _Pass:
         if self.types.get(name) != TensorProto.FLOAT or is_half == in_half:
             return name
         key = (name, in_half)
-        if key not in self._ready:
-            if name in self.weights:
-                self._ready[key] = f"{name}.{self.half.name}"
-            else:
-                self._ready[key] = self._cast(name, consumer, in_half=in_half)
+        if key not in self._ready and name in self.weights:
+            self._ready[key] = f"{name}.{self.half.name}"
+        elif key not in self._ready:
+            label = self._cast_label(consumer, self.half.name if in_half else "fp32")
+            self._cast(name, f"{label}_output_0", label, self.half.onnx if in_half else TensorProto.FLOAT)
+            self._ready[key] = f"{label}_output_0"
         return self._ready[key]
-
-    def _cast(self, name: str, consumer: onnx.NodeProto, *, in_half: bool) -> str:
-        target = (self.half.name, self.half.onnx) if in_half else ("fp32", TensorProto.FLOAT)
-        label = self._unique(f"{consumer.name.rpartition('/')[0]}/Cast_to_{target[0]}")
-        output = f"{label}_output_0"
-        self._nodes.append(onnx.helper.make_node("Cast", [name], [output], name=label, to=target[1]))
-        self.casts += 1
-        return output
 
     def _emit_output(self, node: onnx.NodeProto, place: int) -> None:
         """A graph output stays float32: the node's own output gets another name."""
         name = node.output[place]
         inner = f"{name}.{self.half.name}"
         node.output[place] = inner
-        label = self._unique(f"{node.name.rpartition('/')[0]}/Cast_to_fp32")
-        self._nodes.append(onnx.helper.make_node("Cast", [inner], [name], name=label, to=TensorProto.FLOAT))
-        self.casts += 1
+        self._cast(inner, name, self._cast_label(node, "fp32"), TensorProto.FLOAT)
         self._ready[name, True] = inner
         self.half_tensors.discard(name)
 
-    def _unique(self, base: str) -> str:
-        name, count = base, 0
-        while name in self.taken:
-            count += 1
-            name = f"{base}_{count}"
-        self.taken.add(name)
-        return name
+    def _cast_label(self, beside: onnx.NodeProto, target: str) -> str:
+        return unique(f"{beside.name.rpartition('/')[0]}/Cast_to_{target}", self.taken)
 
-    def _store_weights(self) -> None:
-        used = {name for node in self.graph.node for name in node.input}
-        used |= {value.name for value in self.graph.output}
+    def _cast(self, source: str, output: str, label: str, target: int) -> None:
+        self._nodes.append(onnx.helper.make_node("Cast", [source], [output], name=label, to=target))
+        self.casts += 1
+
+    def _stored_weights(self) -> list[TensorProto]:
+        """The weights, each followed by its 16-bit form where something reads that."""
         tensors = []
         for tensor in self.graph.initializer:
-            if tensor.name in used:
-                tensors.append(tensor)
+            tensors.append(tensor)
             cast = self._ready.get((tensor.name, True))
             if cast:
-                value = onnx.numpy_helper.to_array(tensor).astype(self.half.numpy)
-                tensors.append(_tensor(value, cast, self.half))
-        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(copies)
+                value = numpy_helper.to_array(tensor).astype(self.half.numpy)
+                tensors.append(onnx.helper.make_tensor(cast, self.half.onnx, value.shape, value.tobytes(), raw=True))
+        return tensors
 
 
-def _unfit(value: NDArray[np.generic], half: HalfType, *, factor: bool) -> str:
-    """Why a weight cannot be stored in half; empty if it can."""
-    magnitude = np.abs(value.astype(np.float64))
-    most = float(magnitude.max(initial=0.0))
-    if not np.isfinite(most):
-        return "is not finite"
-    if most > half.largest:
-        return f"reaches {most:.4g}, {half.name} ends at {half.largest:.5g}"
-    if factor and 0 < most < half.smallest_normal:
-        return f"is at most {most:.3g}, {half.name} loses precision below {half.smallest_normal:.3g}"
-    return ""
+def retarget(cast: onnx.NodeProto, to: int) -> None:
+    """Let a Cast put out another type; in place."""
+    for one in cast.attribute:
+        if one.name == "to":
+            one.i = to
 
 
-def _tensor(value: NDArray[np.generic], name: str, half: HalfType) -> onnx.TensorProto:
-    return onnx.helper.make_tensor(name, half.onnx, value.shape, value.tobytes(), raw=True)
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether there are Q/DQ pairs in a graph."""
+    return any(node.op_type in PAIR for node in model.graph.node)
 
 
-def _set_target(node: onnx.NodeProto, to: int) -> None:
-    for attribute in node.attribute:
-        if attribute.name == "to":
-            attribute.i = to
+def half_pairs(graph: onnx.GraphProto, half_nodes: Collection[str]) -> frozenset[str]:
+    """Names of the Q/DQ nodes whose float side becomes 16-bit: those that one of the named 16-bit nodes reads."""
+    view = GraphView(graph)
+
+    def read_by(operator: str, names: Collection[str]) -> set[str]:
+        return {
+            node.name
+            for node in view.nodes
+            if node.op_type == operator and any(reader.name in names for reader in view.readers(node.output[0]))
+        }
+
+    found = read_by("DequantizeLinear", half_nodes)
+    return frozenset(found | read_by("QuantizeLinear", found))
+
+
+def hold_scales(graph: onnx.GraphProto, half: HalfType, names: Collection[str]) -> int:
+    """Round the scales of 8-bit weights to what a 16-bit type can hold, and fit the weights to them; in place.
+
+    Where a channel's scale is a normal number of that type nothing changes in its weights: 127 times the rounding is
+    less than half a step. Where it is smaller (a channel of next to nothing), it becomes the next greater number that
+    there is, for TensorRT takes no scale of zero, and the channel's weights are rounded anew. ``names`` are those of
+    the DequantizeLinear nodes that become 16-bit. Returns how many weights have other numbers than before.
+    """
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    changed = 0
+    for node in graph.node:
+        if node.name not in names or node.op_type != "DequantizeLinear" or node.input[0] not in weights:
+            continue
+        integers, scales = (numpy_helper.to_array(weights[name]) for name in node.input[:2])
+        if integers.dtype != np.int8 or scales.dtype != np.float32:
+            continue
+        held = _held(scales, half)
+        fitted = _fitted(integers, scales, held, attribute(node, "axis", 1))
+        changed += int(np.count_nonzero(fitted != integers))
+        weights[node.input[1]].CopyFrom(numpy_helper.from_array(held, node.input[1]))
+        weights[node.input[0]].CopyFrom(numpy_helper.from_array(fitted, node.input[0]))
+    return changed
+
+
+def _held(scales: NDArray[np.float32], half: HalfType) -> NDArray[np.float32]:
+    """The nearest scales of the type; below its normal numbers none smaller, so that 127 steps reach."""
+    nearest = scales.astype(half.numpy)
+    below = (scales < half.smallest_normal) & (nearest.astype(np.float32) < scales)
+    bits = nearest.view(np.uint16) + below.astype(np.uint16)  # of positive numbers the next one is the next pattern
+    return np.asarray(bits.view(half.numpy), np.float32)
+
+
+def _fitted(
+    integers: NDArray[np.int8], old: NDArray[np.float32], new: NDArray[np.float32], axis: int
+) -> NDArray[np.int8]:
+    ratio = old.astype(np.float64) / new
+    if ratio.ndim == 1:
+        shape = [1] * integers.ndim
+        shape[axis] = len(ratio)
+        ratio = ratio.reshape(shape)
+    return np.clip(np.rint(integers * ratio), -_INT8_LIMIT, _INT8_LIMIT).astype(np.int8)

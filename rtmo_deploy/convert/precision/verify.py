@@ -18,7 +18,7 @@ import onnx
 
 from rtmo_deploy.convert.liven import case_shapes, choose_shift, open_exact, shift_biases
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
-from rtmo_deploy.convert.precision.quantized import hold_scales
+from rtmo_deploy.convert.precision.graph import hold_scales
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.measure.bounds import AMPLIFICATION, CASTS
 from rtmo_deploy.measure.comparison import Figures, compare_people, finite_or_none
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.convert.precision.graph import HalfType
+    from rtmo_deploy.convert.precision.rules import HalfType
     from rtmo_deploy.measure.verify import Case
     from rtmo_deploy.runtime.decode import Coordinates
 

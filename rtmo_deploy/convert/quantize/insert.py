@@ -1,4 +1,4 @@
-"""Putting Q/DQ pairs and 8-bit weights into a graph.
+"""Puts Q/DQ pairs and 8-bit weights into a graph.
 
 A pair is one QuantizeLinear and one DequantizeLinear on a tensor, which all its 8-bit consumers share; the others keep
 reading the tensor itself. Weights are stored in 8 bits with a DequantizeLinear. Biases stay float32: TensorRT's ONNX
@@ -7,47 +7,62 @@ parser takes no 32-bit DequantizeLinear (onnx-tensorrt issue 850), and its INT8 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from rtmo_deploy.convert.quantize.numerics import quantize_weight, scale_of
-from rtmo_deploy.convert.quantize.placement import GraphView, Placement
+from rtmo_deploy.convert.graph import GraphView, copy_of, rebuild, unique
+from rtmo_deploy.convert.quantize.ranges import quantize_weight, scale_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from rtmo_deploy.convert.quantize.placement import Placement
 
-@dataclass
-class _Additions:
-    """New nodes by the position that they go before, and new weights."""
 
-    nodes: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
-    weights: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
+class Additions:
+    """New Q/DQ nodes and weights for a graph, under names that are free in it; the graph itself is not touched."""
 
-    def node(self, before: int, operator: str, inputs: Sequence[str], output: str, name: str) -> str:
-        made = onnx.helper.make_node(operator, list(inputs), [output], name=self.free(name))
-        self.nodes.setdefault(before, []).append(made)
-        return output
+    def __init__(self, view: GraphView) -> None:
+        self.view = view
+        self.weights: list[onnx.TensorProto] = []
+        self._taken = {name for node in view.nodes for name in (node.name, *node.output)} | set(view.weights)
+        self._zero = self.store("quantize_zero_point", np.zeros((), np.int8))
 
-    def weight(self, name: str, values: NDArray[np.generic]) -> str:
-        if name not in self.weights:
-            self.weights[name] = numpy_helper.from_array(np.asarray(values), name)
-        return name
+    def store(self, name: str, values: NDArray[np.generic]) -> str:
+        """Keep a weight; its name is ``name``, or that with a number."""
+        free = unique(name, self._taken)
+        self.weights.append(numpy_helper.from_array(np.asarray(values), free))
+        return free
 
-    def free(self, name: str) -> str:
-        """The name, or the name with a number where it is taken."""
-        chosen, count = name, 1
-        while chosen in self.taken:
-            chosen, count = f"{name}_{count}", count + 1
-        self.taken.add(chosen)
-        return chosen
+    def pair(self, tensor: str, threshold: float) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+        """A Q/DQ pair on a tensor; ``threshold`` is the magnitude that becomes 127."""
+        scale = self.store(f"{tensor}_scale", scale_of(threshold))
+        stem = tensor if tensor.startswith("/") else f"/{tensor}"
+        quantize = self._node("QuantizeLinear", [tensor, scale, self._zero], f"{tensor}_int8", stem)
+        given = [quantize.output[0], scale, self._zero]
+        return quantize, self._node("DequantizeLinear", given, f"{tensor}_dequantized", stem)
+
+    def weight(self, at: int) -> onnx.NodeProto:
+        """The DequantizeLinear on a convolution's weight in 8 bits; ``at`` is the convolution's position."""
+        name = self.view.nodes[at].input[1]
+        small, scales = quantize_weight(numpy_helper.to_array(self.view.weights[name]).astype(np.float32))
+        inputs = [
+            self.store(f"{name}_int8", small),
+            self.store(f"{name}_scale", scales),
+            self.store(f"{name}_zero_point", np.zeros(len(scales), np.int8)),
+        ]
+        stem = f"{self.view.label(at)}/weight"
+        return self._node("DequantizeLinear", inputs, f"{name}_dequantized", stem, axis=0)
+
+    def _node(self, operator: str, inputs: list[str], output: str, stem: str, **attributes: Any) -> onnx.NodeProto:
+        output = unique(output, self._taken)
+        name = unique(f"{stem}/{operator}", self._taken)
+        return onnx.helper.make_node(operator, inputs, [output], name=name, **attributes)
 
 
 def insert(
@@ -56,118 +71,45 @@ def insert(
     thresholds: Mapping[str, float],
     shifts: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> onnx.ModelProto:
-    """A copy of a model with Q/DQ pairs in it.
-
-    Args:
-        model: The float32 model; untouched.
-        placement: Where.
-        thresholds: For each tensor with a pair the magnitude that becomes 127.
-        shifts: For each convolution by its name what is added to its bias, ``(O,)``.
-    """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    view = GraphView(graph)
-    added = _Additions(taken={name for node in graph.node for name in (node.name, *node.output)} | set(view.weights))
-    zero = added.weight(added.free("quantize_zero_point"), np.zeros((), np.int8))
+    """A copy of a model with Q/DQ pairs in it; ``shifts`` are added to the convolutions' biases, ``(O,)`` by name."""
+    result = copy_of(model)
+    view = GraphView(result.graph)
+    added = Additions(view)
+    before: dict[int, list[onnx.NodeProto]] = {}
     for name, edges in placement.edges.items():
-        scale = added.weight(added.free(f"{name}_scale"), scale_of(thresholds[name]))
-        before = view.producer.get(name, -1) + 1
-        stem = name if name.startswith("/") else f"/{name}"
-        small = added.node(
-            before, "QuantizeLinear", (name, scale, zero), added.free(f"{name}_int8"), f"{stem}/QuantizeLinear"
-        )
-        large = added.node(
-            before,
-            "DequantizeLinear",
-            (small, scale, zero),
-            added.free(f"{name}_dequantized"),
-            f"{stem}/DequantizeLinear",
-        )
-        for edge in edges:
-            view.nodes[edge.node].input[edge.slot] = large
-    done: dict[str, str] = {}
+        pair = added.pair(name, thresholds[name])
+        before.setdefault(view.producer.get(name, -1) + 1, []).extend(pair)
+        for at, slot in edges:
+            view.nodes[at].input[slot] = pair[-1].output[0]
+    small: dict[str, str] = {}
     for at in placement.layers:
-        _weight_of(view, at, added, done)
+        name = view.nodes[at].input[1]
+        if name not in small:  # convolutions that share a weight go on sharing it
+            dequantize = added.weight(at)
+            before.setdefault(at, []).append(dequantize)
+            small[name] = dequantize.output[0]
+        view.nodes[at].input[1] = small[name]
         shift = (shifts or {}).get(view.label(at))
         if shift is not None:
             _correct_bias(view, at, shift, added)
-    _rebuild(graph, view, added)
+    nodes = [new for at, node in enumerate(view.nodes) for new in (*before.get(at, ()), node)]
+    nodes += before.get(len(view.nodes), [])
+    rebuild(result.graph, nodes, [*view.weights.values(), *added.weights])
     return result
 
 
-def _weight_of(view: GraphView, at: int, added: _Additions, done: dict[str, str]) -> None:
-    """Replace a convolution's weight by its 8-bit form; convolutions that share one go on sharing it."""
-    node = view.nodes[at]
-    name = node.input[1]
-    if name not in done:
-        small, scales = quantize_weight(numpy_helper.to_array(view.weights[name]).astype(np.float32))
-        inputs = (
-            added.weight(added.free(f"{name}_int8"), small),
-            added.weight(added.free(f"{name}_scale"), scales),
-            added.weight(added.free(f"{name}_zero_point"), np.zeros(len(scales), np.int8)),
-        )
-        done[name] = added.node(
-            at,
-            "DequantizeLinear",
-            inputs,
-            added.free(f"{name}_dequantized"),
-            f"{view.label(at)}/weight/DequantizeLinear",
-        )
-        added.nodes[at][-1].attribute.append(onnx.helper.make_attribute("axis", 0))
-    node.input[1] = done[name]
-
-
-def _correct_bias(view: GraphView, at: int, shift: NDArray[np.float32], added: _Additions) -> None:
+def _correct_bias(view: GraphView, at: int, shift: NDArray[np.float32], added: Additions) -> None:
     """Add to a convolution's bias, in a copy of its own."""
     node = view.nodes[at]
     bias = node.input[2] if len(node.input) > 2 else ""
     if bias and bias not in view.weights:
         return  # computed in the graph: there is nothing to add to
     values = numpy_helper.to_array(view.weights[bias]).astype(np.float32) if bias else np.zeros(len(shift), np.float32)
-    corrected = added.weight(added.free(f"{bias or view.label(at) + '.bias'}_corrected"), values + shift)
+    corrected = added.store(f"{bias or view.label(at) + '.bias'}_corrected", values + shift)
     if len(node.input) > 2:
         node.input[2] = corrected
     else:
         node.input.append(corrected)
-
-
-def _rebuild(graph: onnx.GraphProto, view: GraphView, added: _Additions) -> None:
-    """Write nodes in order, and the weights that something reads."""
-    nodes: list[onnx.NodeProto] = []
-    for at, node in enumerate(view.nodes):
-        nodes += [*added.nodes.get(at, []), node]
-    nodes += added.nodes.get(len(view.nodes), [])
-    copies = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    read = {name for node in copies for name in node.input} | {value.name for value in graph.output}
-    read |= set(_names_in_subgraphs(copies))
-    kept = [tensor for tensor in view.weights.values() if tensor.name in read]
-    weights = [_copied(tensor) for tensor in [*kept, *added.weights.values()]]
-    del graph.node[:]
-    del graph.initializer[:]
-    graph.node.extend(copies)
-    graph.initializer.extend(weights)
-
-
-def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    copy = onnx.TensorProto()
-    copy.CopyFrom(tensor)
-    return copy
-
-
-def _names_in_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterable[str]:
-    """Names that bodies of control flow may read from outside."""
-    for node in nodes:
-        for attribute in node.attribute:
-            for body in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                for inner in body.node:
-                    yield from inner.input
-                yield from _names_in_subgraphs(body.node)
-                yield from (value.name for value in body.output)
 
 
 def count_pairs(model: onnx.ModelProto) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rtmo_deploy.companion import read_companion, write_companion
+from rtmo_deploy.artifact import read_companion, write_companion
 from rtmo_deploy.errors import ModelError, UsageError
 from rtmo_deploy.measure.accuracy import Detections, judge
 from rtmo_deploy.measure.comparison import compare_people, sigmas_of
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.data.ground_truth import GroundTruth
-    from rtmo_deploy.data.sample import PoseDataset
+    from rtmo_deploy.data.sample import GroundTruth, PoseDataset
     from rtmo_deploy.measure.comparison import Figures
     from rtmo_deploy.poses import Poses, Skeleton
 
@@ -123,7 +122,7 @@ class Judge:
             found += estimator.predict([image], batch=1)
             progress(Count(what, index + 1, len(self.dataset)))
         if collects:
-            from rtmo_deploy.data.ground_truth import GroundTruth
+            from rtmo_deploy.data.sample import GroundTruth
 
             self._truth = annotated() if annotated else GroundTruth.from_people(truth, len(self.dataset.skeleton))
         return found

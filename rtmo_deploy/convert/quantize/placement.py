@@ -1,7 +1,7 @@
-"""Where Q/DQ pairs go: which convolutions, which tensors, whose edges, and which tensors share a scale.
+"""Where Q/DQ pairs go: which convolutions, which tensors, which of their readers, and which tensors share a scale.
 
 It looks at the graph only; numbers come later. The scales' groups are those of the whole graph quantised, whatever part
-of it is: giving a layer back moves no other layer's scale.
+of it is: reverting a layer to FP32 moves no other layer's scale.
 """
 
 from __future__ import annotations
@@ -9,67 +9,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.convert.quantize.rules import Role, role_of
+import onnx
+
+from rtmo_deploy.convert.quantize.rules import role_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    import onnx
-
-
-@dataclass(frozen=True, order=True)
-class Edge:
-    """An input of a node: the node's position in the graph, and which of its inputs."""
-
-    node: int
-    slot: int
-
-
-class GraphView:
-    """Who makes a tensor, and who takes it."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.nodes = list(graph.node)
-        self.weights = {tensor.name: tensor for tensor in graph.initializer}
-        self.producer = {name: at for at, node in enumerate(self.nodes) for name in node.output if name}
-        self.inputs = {value.name for value in graph.input if value.name not in self.weights}
-        self.consumers: dict[str, list[Edge]] = {}
-        for at, node in enumerate(self.nodes):
-            for slot, name in enumerate(node.input):
-                self.consumers.setdefault(name, []).append(Edge(at, slot))
-
-    def label(self, at: int) -> str:
-        """A node's name, or its position where it has none."""
-        return self.nodes[at].name or f"node {at} ({self.nodes[at].op_type})"
-
-    def is_activation(self, name: str) -> bool:
-        """Whether a tensor is computed or an input, not a weight."""
-        return name in self.producer or name in self.inputs
+    from rtmo_deploy.convert.graph import GraphView
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where Q/DQ pairs go.
+    """Where Q/DQ pairs go."""
 
-    Attributes:
-        layers: Positions of the convolutions that become 8-bit, ascending.
-        edges: The tensors that get a Q/DQ pair, and the inputs that read the pair's output instead of the tensor.
-        sources: The tensors whose values a pair's scale is made from: itself, and those that share the scale with it.
-            Outputs of nodes that only hand values on are not among them; they hold nothing of their own.
-    """
-
+    #: Positions of the convolutions that become 8-bit, ascending.
     layers: tuple[int, ...]
-    edges: Mapping[str, tuple[Edge, ...]]
+    #: The tensors that get a Q/DQ pair, and the inputs (position of a node, number of its input) that read the pair's
+    #: output instead of the tensor.
+    edges: Mapping[str, tuple[tuple[int, int], ...]]
+    #: The tensors whose values a pair's scale is made from: itself, and those that share the scale with it. Outputs of
+    #: nodes that only hand values on are not among them; they hold nothing of their own.
     sources: Mapping[str, tuple[str, ...]]
 
 
 def candidates(view: GraphView) -> tuple[int, ...]:
     """Positions of all nodes that could become 8-bit: convolutions that the rules name, with a fixed float32 weight."""
-    import onnx
-
     found = []
     for at, node in enumerate(view.nodes):
-        if role_of(node) is not Role.QUANTIZE or len(node.input) < 2 or not view.is_activation(node.input[0]):
+        if role_of(node) != "quantize" or len(node.input) < 2 or not view.is_activation(node.input[0]):
             continue
         weight = view.weights.get(node.input[1])
         if weight is not None and weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) >= 3:
@@ -78,23 +46,17 @@ def candidates(view: GraphView) -> tuple[int, ...]:
 
 
 def place(view: GraphView, layers: Collection[int], *, of: Placement | None = None) -> Placement:
-    """Place Q/DQ pairs for some convolutions.
-
-    Args:
-        view: The graph.
-        layers: Positions of the convolutions.
-        of: The placement for all of the graph, whose scales' groups are to be kept; None if this is it.
-    """
-    edges: dict[str, set[Edge]] = {}
+    """Place Q/DQ pairs for some convolutions; ``of`` is the whole graph's placement, whose scales' groups are kept."""
+    edges: dict[str, set[tuple[int, int]]] = {}
     todo: list[str] = []
 
-    def need(name: str, edge: Edge) -> None:
+    def need(name: str, edge: tuple[int, int]) -> None:
         if name not in edges:
             todo.append(name)
         edges.setdefault(name, set()).add(edge)
 
     for at in layers:
-        need(view.nodes[at].input[0], Edge(at, 0))
+        need(view.nodes[at].input[0], (at, 0))
     joined: list[tuple[str, str]] = []
     while todo:
         name = todo.pop()
@@ -103,15 +65,15 @@ def place(view: GraphView, layers: Collection[int], *, of: Placement | None = No
             continue
         node = view.nodes[made]
         role = role_of(node)
-        if role is Role.PASS:
+        if role == "pass":
             for slot in _data_slots(node):
                 if view.is_activation(node.input[slot]):
                     joined.append((name, node.input[slot]))
-                    need(node.input[slot], Edge(made, slot))
-        elif role is Role.RESIDUAL:
+                    need(node.input[slot], (made, slot))
+        elif role == "residual":
             skip = _skip_branch(view, node)
             if skip is not None:
-                need(node.input[skip], Edge(made, skip))
+                need(node.input[skip], (made, skip))
     sources = _sources(view, edges, joined) if of is None else {name: of.sources[name] for name in edges}
     return Placement(
         tuple(sorted(layers)), {name: tuple(sorted(found)) for name, found in sorted(edges.items())}, sources

@@ -1,4 +1,4 @@
-"""A float32 model and a calibration become an INT8 model, judged before it is written."""
+"""Makes an INT8 model of a float32 model and a calibration, and judges it before it is written."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.artifact import Artifact, Parent, made_with
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
-from rtmo_deploy.convert.metadata import write_metadata
-from rtmo_deploy.convert.quantize.blocks import Block, blocks_of
+from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion, write_companion
+from rtmo_deploy.convert.quantize.blocks import blocks_of
 from rtmo_deploy.convert.quantize.insert import count_pairs, insert
 from rtmo_deploy.convert.quantize.placement import place
 from rtmo_deploy.convert.quantize.search import SearchResult, search
+from rtmo_deploy.convert.step import write_metadata
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.files import atomic_write
-from rtmo_deploy.measure import ValidationReport, validate_model
+from rtmo_deploy.measure import validate_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from rtmo_deploy.convert.quantize.blocks import MacCount
     from rtmo_deploy.convert.quantize.judge import Judge, Verdict
-    from rtmo_deploy.convert.quantize.macs import Share
     from rtmo_deploy.convert.quantize.record import Calibration
     from rtmo_deploy.convert.quantize.source_model import SourceModel
 
@@ -34,52 +33,30 @@ LARGEST_DROP: Final = 0.2
 
 
 @dataclass(frozen=True)
-class QuantizeOptions:
-    """A quantisation.
-
-    Attributes:
-        max_ap_drop: AP that may be lost, 0 to :data:`LARGEST_DROP`; None for no bound and no search.
-        bias_correction: Take the mean shift that 8 bits cause in each layer back.
-    """
-
-    max_ap_drop: float | None = None
-    bias_correction: bool = True
-
-    def __post_init__(self) -> None:
-        if self.max_ap_drop is not None and not 0 <= self.max_ap_drop <= LARGEST_DROP:
-            raise UsageError(
-                f"An AP budget of {self.max_ap_drop:g} is outside 0 to {LARGEST_DROP:g}.",
-                remedy="AP runs from 0 to 1: one point of 100 is 0.01.",
-            )
-
-
-@dataclass(frozen=True)
 class QuantizeResult:
-    """What a quantisation made.
+    """What a quantisation made."""
 
-    Attributes:
-        artifact: The file and what it knows of itself; None if the budget could not be met, and nothing was written.
-        share: How much of the network is 8-bit.
-        layers: Number of convolutions that are.
-        pairs: Q/DQ pairs on activations.
-        kept: Names of the blocks that were given back.
-        calibration: What was measured.
-        baseline: The float32 model on the judge's pictures; None if nobody judged.
-        verdict: The quantised one.
-        search: How the budget was searched for; None if there was none.
-        size: Bytes of the file, 0 if there is none.
-    """
-
-    artifact: Artifact | None
-    share: Share
-    layers: int
-    pairs: int
-    kept: tuple[str, ...]
+    artifact: Artifact | None  #: The file and what it knows of itself; None if the budget was missed.
+    macs: MacCount  #: Multiply-accumulates of the network and of the graph.
+    int8_macs: int  #: Those that are 8-bit.
+    layers: int  #: Number of convolutions that are 8-bit.
+    pairs: int  #: Q/DQ pairs on activations.
+    kept: tuple[str, ...]  #: Names of the blocks that stay in FP32.
     calibration: Calibration
-    baseline: Verdict | None
-    verdict: Verdict | None
-    search: SearchResult | None
-    size: int
+    baseline: Verdict | None  #: The float32 model on the judge's images; None if nobody judged.
+    verdict: Verdict | None  #: The quantised one.
+    search: SearchResult | None  #: How the budget was searched for; None if there was none.
+    size: int = 0  #: Bytes of the file, 0 if there is none.
+
+    @property
+    def of_network(self) -> float:
+        """Share of the network's multiply-accumulates that is 8-bit, 0 to 1."""
+        return self.int8_macs / self.macs.network if self.macs.network else 0.0
+
+    @property
+    def of_graph(self) -> float:
+        """Share of the graph's, decoding included."""
+        return self.int8_macs / self.macs.graph if self.macs.graph else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of all but the artifact."""
@@ -89,31 +66,35 @@ class QuantizeResult:
                 "pictures": dict(source.pictures),
                 "method": source.method.value,
                 "used": self.calibration.used,
-                "skipped": [{"name": name, "reason": reason} for name, reason in self.calibration.skipped],
+                "skipped": self.calibration.skipped_dicts(),
             },
             "macs": {
-                "int8": self.share.int8,
-                "network": self.share.network,
-                "graph": self.share.graph,
-                "int8_of_network": self.share.of_network,
-                "int8_of_graph": self.share.of_graph,
+                "int8": self.int8_macs,
+                "network": self.macs.network,
+                "graph": self.macs.graph,
+                "int8_of_network": self.of_network,
+                "int8_of_graph": self.of_graph,
             },
             "layers": self.layers,
             "qdq_pairs": self.pairs,
             "kept_in_float32": list(self.kept),
             "fp32": None if self.baseline is None else {"ap": self.baseline.ap},
             "int8": None if self.verdict is None else self.verdict.to_dict(),
-            "search": None if self.search is None else self._search_dict(self.search),
+            "search": None if self.search is None else self.search.to_dict(self.macs.network),
         }
 
-    def _search_dict(self, found: SearchResult) -> dict[str, Any]:
-        return {
-            "met": found.met,
-            "frontier": [
-                point.to_dict() | {"int8_of_network": point.macs / self.share.network} for point in found.frontier
-            ],
-            "costs": [dict(vars(cost)) for cost in found.costs],
-        }
+
+def require_budget(max_ap_drop: float | None) -> None:
+    """Refuse a loss of AP that is no budget.
+
+    Raises:
+        UsageError: It is outside 0 to :data:`LARGEST_DROP`.
+    """
+    if max_ap_drop is not None and not 0 <= max_ap_drop <= LARGEST_DROP:
+        raise UsageError(
+            f"An AP budget of {max_ap_drop:g} is outside 0 to {LARGEST_DROP:g}.",
+            remedy="AP runs from 0 to 1: one point of 100 is 0.01.",
+        )
 
 
 def build(
@@ -141,8 +122,9 @@ def quantize_onnx(
     source: SourceModel,
     calibration: Calibration,
     output: Path,
-    options: QuantizeOptions | None = None,
     *,
+    max_ap_drop: float | None = None,
+    bias_correction: bool = True,
     judge: Judge | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> QuantizeResult:
@@ -155,71 +137,48 @@ def quantize_onnx(
         source: The float32 model.
         calibration: What was measured on it.
         output: Where to write.
-        options: What is asked for.
+        max_ap_drop: AP that may be lost, 0 to :data:`LARGEST_DROP`; None for no bound and no search.
+        bias_correction: Take the mean shift that 8 bits cause in each layer back.
         judge: Judges it; needed for a budget.
         progress: Told of each step.
 
     Raises:
         ArtifactError: The calibration is of another model; the companion is missing or another file; or the quantised
             graph is not well formed.
-        UsageError: The output is the model itself; another model's companion lies where its own goes; or a budget is
-            given, and no average precision to lose.
+        UsageError: The output is the model itself; another model's companion lies where its own goes; the budget is
+            none; or a budget is given, and no average precision to lose.
         SetupError: The file cannot be written.
     """
-    options = options or QuantizeOptions()
+    require_budget(max_ap_drop)
     if output.resolve() == source.path.resolve():
         raise UsageError("The output would replace the float32 model.", remedy="Give another -o.", where=output)
-    if options.max_ap_drop is not None and judge is None:
+    if max_ap_drop is not None and judge is None:
         raise UsageError("A budget needs somebody to judge.", remedy="Leave --no-judge away.")
     companion = read_companion(source.artifact)
     refuse_companion(source.artifact, output)
     blocks = blocks_of(source.view, source.placement.layers, source.macs)
 
+    def layers_of(names: Collection[str]) -> list[int]:
+        return [at for block in blocks if block.name in names for at in block.layers]
+
     def model_of(names: Collection[str]) -> onnx.ModelProto:
-        layers = [at for block in blocks if block.name in names for at in block.layers]
-        return build(source, calibration, layers, bias_correction=options.bias_correction)
+        return build(source, calibration, layers_of(names), bias_correction=bias_correction)
 
     names = tuple(block.name for block in blocks)
     found, verdict = None, None
-    if judge is not None and options.max_ap_drop is not None:
+    if judge is not None and max_ap_drop is not None:
         found = search(
-            blocks,
-            lambda chosen: judge(model_of(chosen)),
-            judge.baseline.ap,
-            options.max_ap_drop,
-            progress=progress,
+            blocks, lambda chosen: judge(model_of(chosen)), judge.baseline.ap, max_ap_drop, progress=progress
         )
         names, verdict = found.chosen.blocks, found.chosen.verdict
     model = model_of(names)
     if judge is not None and verdict is None:
         verdict = judge(model, progress=progress)
-    result = _result(source, calibration, blocks, names, model, judge, verdict, found)
-    if found is not None and not found.met:
-        return result
-    progress("validating")
-    validation = validate_model(model, output)
-    _require_valid(validation, output)
-    artifact = _describe(source.artifact, source.sha256, output, result, validation)
-    write_metadata(model, artifact)
-    progress("writing")
-    _write(source, output, model, companion)
-    return replace(result, artifact=artifact, size=output.stat().st_size)
-
-
-def _result(
-    source: SourceModel,
-    calibration: Calibration,
-    blocks: Collection[Block],
-    names: Collection[str],
-    model: onnx.ModelProto,
-    judge: Judge | None,
-    verdict: Verdict | None,
-    found: SearchResult | None,
-) -> QuantizeResult:
-    layers = [at for block in blocks if block.name in names for at in block.layers]
-    return QuantizeResult(
+    layers = layers_of(names)
+    result = QuantizeResult(
         artifact=None,
-        share=source.macs.share(layers),
+        macs=source.macs,
+        int8_macs=source.macs.of(layers),
         layers=len(layers),
         pairs=count_pairs(model),
         kept=tuple(block.name for block in blocks if block.name not in names),
@@ -227,11 +186,28 @@ def _result(
         baseline=None if judge is None else judge.baseline,
         verdict=verdict,
         search=found,
-        size=0,
     )
+    if found is not None and not found.met:
+        return result
+    artifact = _finish(source, model, output, result, progress)
+    progress("writing")
+    write_companion(source.artifact, companion, output)
+    content = model.SerializeToString()
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(content)
+    return replace(result, artifact=artifact, size=len(content))
 
 
-def _require_valid(report: ValidationReport, output: Path) -> None:
+def _finish(
+    source: SourceModel,
+    model: onnx.ModelProto,
+    output: Path,
+    result: QuantizeResult,
+    progress: Callable[[str], None],
+) -> Artifact:
+    """Validate a quantised model and write into it what it is."""
+    progress("validating")
+    report = validate_model(model, output)
     for check in report.checks:
         if not check.ok:
             raise ArtifactError(
@@ -239,23 +215,13 @@ def _require_valid(report: ValidationReport, output: Path) -> None:
                 remedy="Nothing was written. Check the float32 model with 'rtmo-deploy validate'; calibrate it again.",
                 where=output,
             )
-
-
-def _describe(
-    artifact: Artifact, sha256: str, output: Path, result: QuantizeResult, validation: ValidationReport
-) -> Artifact:
-    return replace(
-        artifact,
+    artifact = replace(
+        source.artifact,
         path=output,
         precision="int8",
-        parents=(Parent(artifact.path.name, sha256),),
+        parents=(Parent(source.path.name, source.sha256),),
         versions=made_with("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
-        verified={"validation": validation.to_dict(), "quantization": result.to_dict()},
+        verified={"validation": report.to_dict(), "quantization": result.to_dict()},
     )
-
-
-def _write(source: SourceModel, output: Path, model: onnx.ModelProto, companion: bytes | None) -> None:
-    write_companion(source.artifact, companion, output)
-    content = model.SerializeToString()
-    with atomic_write(output) as temporary:
-        temporary.write_bytes(content)
+    write_metadata(model, artifact)
+    return artifact

@@ -1,36 +1,129 @@
-"""From a histogram of magnitudes to the magnitude that becomes 127: what lies above is clipped.
+"""The 8-bit numbers of a quantised graph: scales, weights, and the ranges that scales are made from.
 
-``minmax`` clips nothing. ``percentile`` clips the share above ``PERCENTILE`` percent. ``mse`` takes the threshold with
-the least expected squared error of rounding and clipping together. ``entropy`` takes the one whose quantised
-distribution loses least information (Kullback-Leibler) about the clipped one, as TensorRT's entropy calibrator did
-(Migacz, "8-bit inference with TensorRT", GTC 2017): with 2048 to 4096 bins below the greatest magnitude against 128
-levels. (With as many bins as levels, which is what ONNX Runtime's calibrator has unless told otherwise, quantising
-loses nothing at any threshold and the method does nothing.) As there, the first bin counts as much as the second: exact
-zeros, of which there may be any number, say nothing about a range.
+One scale a tensor for activations, one a channel for weights; the zero point is always 0, as TensorRT requires. Weights
+stay within -127..127, so that a weight and its negative round alike; activations may use -128, as ONNX's
+QuantizeLinear, TensorRT and OpenVINO all do.
 """
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.convert.quantize.numerics import LIMIT
+from rtmo_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rtmo_deploy.convert.quantize.histogram import Histogram
-
+LIMIT: Final = 127
+#: Where a tensor or channel is zero everywhere, any scale will do; a scale of 0 is refused by TensorRT.
+_LEAST: Final = np.float32(1e-12)
+#: Bins between 0 and the range: at least half as many lie below the greatest magnitude, so that each of the 127 steps
+#: of a quantised tensor has 16 or more.
+BINS: Final = 4096
+#: Exponents that the bins' width can be computed with in float32.
+_LOWEST: Final = -100
 PERCENTILE: Final = 99.99
 LEVELS: Final = 128
 #: Bins between two thresholds that are tried.
 STEP: Final = 16
 
 
+def scale_of(threshold: float | NDArray[Any]) -> NDArray[np.float32]:
+    """The scale that maps ``threshold`` to 127; positive even for 0."""
+    scale: NDArray[np.float32] = np.maximum(np.asarray(threshold, np.float32) / np.float32(LIMIT), _LEAST)
+    return scale
+
+
+def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight ``(O, I, ...)`` in 8 bits, within -127..127, and the scales ``(O,)`` of its output channels."""
+    flat = np.abs(weight).reshape(len(weight), -1)
+    scales = scale_of(flat.max(axis=1, initial=0.0))
+    shaped = scales.reshape(-1, *([1] * (weight.ndim - 1)))
+    return np.clip(np.rint(weight / shaped), -LIMIT, LIMIT).astype(np.int8), scales
+
+
+class Histogram:
+    """Counts of a tensor's magnitudes over any number of images, and the extremes, in fixed memory, in one pass.
+
+    The range is always a power of two, and grows by doubling when a greater magnitude comes: pairs of bins are merged,
+    exactly, since their edges coincide. So the result is the histogram that a second pass over the same images would
+    give, in whatever order they came.
+    """
+
+    def __init__(self) -> None:
+        #: ``(BINS,)``; bin i holds magnitudes from ``i * width`` to below ``(i + 1) * width``.
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+        self.exponent = _LOWEST  #: The range is 2 to this.
+        self.low = self.high = 0.0  #: Extremes, with their signs; 0 while there are no values.
+        self._empty = True
+
+    @property
+    def width(self) -> float:
+        return math.ldexp(1.0, self.exponent) / BINS
+
+    @property
+    def greatest(self) -> float:
+        """The greatest magnitude."""
+        return max(abs(self.low), abs(self.high))
+
+    def add(self, values: NDArray[Any], *, where: object = None) -> None:
+        """Count the values of a tensor of any shape; an ArtifactError where one of them is not finite."""
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ArtifactError(
+                "A tensor of it holds values that are not finite, so that it has no range.",
+                remedy="Its weights are damaged, or it is not a float32 model; 'rtmo-deploy validate' tells more.",
+                where=where,
+            )
+        self._extend(low, high)
+        if self.greatest > 0:  # of 0 the exponent is said to be 0
+            self._grow(max(math.frexp(self.greatest)[1], _LOWEST))
+        # Exact: the factor is a power of two.
+        places = (np.abs(values).ravel() * np.float32(1 / self.width)).astype(np.int32)
+        self.counts += np.bincount(places, minlength=BINS)
+
+    def merge(self, other: Histogram) -> None:
+        """Count what another histogram has counted."""
+        if other._empty:
+            return
+        self._extend(other.low, other.high)
+        self._grow(other.exponent)
+        self.counts += _folded(other.counts, self.exponent - other.exponent)
+
+    def _extend(self, low: float, high: float) -> None:
+        self.low = low if self._empty else min(self.low, low)
+        self.high = high if self._empty else max(self.high, high)
+        self._empty = False
+
+    def _grow(self, exponent: int) -> None:
+        if exponent > self.exponent:
+            self.counts = _folded(self.counts, exponent - self.exponent)
+            self.exponent = exponent
+
+
+def _folded(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
+    """Counts over a range that is doubled so many times."""
+    merged = counts.reshape(-1, min(2**doublings, BINS)).sum(axis=1)
+    return np.concatenate([merged, np.zeros(BINS - len(merged), np.int64)])
+
+
 class Method(StrEnum):
-    """How a range is chosen."""
+    """How the magnitude that becomes 127 is chosen; what lies above is clipped.
+
+    ``minmax`` clips nothing. ``percentile`` clips the share above ``PERCENTILE`` percent. ``mse`` takes the threshold
+    with the least expected squared error of rounding and clipping together. ``entropy`` takes the one whose quantised
+    distribution loses least information (Kullback-Leibler) about the clipped one, as TensorRT's entropy calibrator
+    did (Migacz, "8-bit inference with TensorRT", GTC 2017): with 2048 to 4096 bins below the greatest magnitude
+    against 128 levels. (With as many bins as levels, which is what ONNX Runtime's calibrator has unless told
+    otherwise, quantising loses nothing at any threshold and the method does nothing.) As there, the first bin counts
+    as much as the second: exact zeros, of which there may be any number, say nothing about a range.
+    """
 
     ENTROPY = "entropy"
     PERCENTILE = "percentile"

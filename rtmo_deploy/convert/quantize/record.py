@@ -1,6 +1,6 @@
-"""Calibration: what was measured on a set of pictures, and what it was measured on, as a JSON file.
+"""Calibration: what was measured on a set of images, and what it was measured on, as a JSON file.
 
-The file says which model it is of (SHA-256), which pictures, at which size, by which method and with which version of
+The file says which model it is of (SHA-256), which images, at which size, by which method and with which version of
 this code; and it is sealed with a SHA-256 of its own content. So a calibration is never used for another model, and
 never after somebody has edited it.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.convert.quantize.ranges import Method
 from rtmo_deploy.errors import ArtifactError, InputDataError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import UnreadableError, read_json
+from rtmo_deploy.files import atomic_write, reading
+from rtmo_deploy.plain import plain, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,49 +32,32 @@ _MEASURE_AGAIN: Final = "Make it again with 'rtmo-deploy calibrate'."
 
 @dataclass(frozen=True)
 class Source:
-    """What a calibration depends on; equal sources give equal calibrations.
+    """What a calibration depends on; equal sources give equal calibrations."""
 
-    Attributes:
-        model_sha256: Of the float32 model's file.
-        pictures: Identity of the set.
-        input_hw: Height and width that the pictures were letterboxed to.
-        placement: Where the letterbox put them.
-        method: How ranges were chosen.
-        percentile: For ``percentile``; 0 otherwise.
-        code_version: :data:`CODE_VERSION`.
-    """
-
-    model_sha256: str
-    pictures: Mapping[str, Any]
-    input_hw: tuple[int, int]
-    placement: str
+    model_sha256: str  #: Of the float32 model's file.
+    pictures: Mapping[str, Any]  #: Identity of the set of images.
+    input_hw: tuple[int, int]  #: Height and width that the images were letterboxed to.
+    placement: str  #: Where the letterbox put them.
     method: Method
-    percentile: float = 0.0
+    percentile: float = 0.0  #: For ``percentile``; 0 otherwise.
     code_version: int = CODE_VERSION
 
     def key(self) -> str:
         """SHA-256 of all of it, 64 hex digits."""
-        return _digest(json.loads(json.dumps(asdict(self))))
+        return _digest(plain(self))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured.
-
-    Attributes:
-        source: What on.
-        used: Pictures that were.
-        skipped: Names of those that could not be read, and why.
-        thresholds: For each tensor that may get a Q/DQ pair the magnitude that becomes 127.
-        shifts: For each convolution, by name, what 8 bits take from the mean of each of its outputs.
-        noise_db: For each convolution, by name, the signal-to-noise ratio that 8 bits leave it alone, in dB.
-    """
+    """What was measured."""
 
     source: Source
-    used: int
-    skipped: tuple[tuple[str, str], ...]
-    thresholds: Mapping[str, float]
+    used: int  #: Images that were.
+    skipped: tuple[tuple[str, str], ...]  #: Names of those that could not be read, and why.
+    thresholds: Mapping[str, float]  #: For each tensor that may get a Q/DQ pair the magnitude that becomes 127.
+    #: For each convolution, by name, what 8 bits take from the mean of each of its outputs.
     shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    #: For each convolution, by name, the signal-to-noise ratio that 8 bits leave it alone, in dB.
     noise_db: Mapping[str, float] = field(default_factory=dict)
 
     def require_model(self, sha256: str, where: object) -> None:
@@ -98,13 +81,17 @@ class Calibration:
                 where=where,
             )
 
+    def skipped_dicts(self) -> list[dict[str, str]]:
+        """JSON-ready form of the images that could not be read."""
+        return [{"name": name, "reason": reason} for name, reason in self.skipped]
+
     def save(self, path: Path) -> None:
         """Write it.
 
         Raises:
             SetupError: It cannot be written.
         """
-        document = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, allow_nan=False))
+        document = {"schema_version": SCHEMA_VERSION, **plain(self)}
         document["sha256"] = _digest(document)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -116,24 +103,15 @@ class Calibration:
         Raises:
             InputDataError: It cannot be read, is no calibration, or is not as it was written.
         """
-        try:
+        with reading(path, InputDataError, remedy=_MEASURE_AGAIN, damaged="a calibration that can be used"):
             document = read_json(path, max_bytes=MAX_BYTES)
-        except UnreadableError as error:
-            raise _damaged(str(error), path) from error
-        except OSError as error:
-            raise InputDataError(
-                f"The calibration cannot be opened: {error.strerror or error}.", remedy="Check its name.", where=path
-            ) from error
-        if not isinstance(document, dict) or "thresholds" not in document or "source" not in document:
-            raise _damaged("it is no calibration", path)
-        if document.get("schema_version") != SCHEMA_VERSION:
-            raise _damaged(f"its schema version is {document.get('schema_version')!r}, not {SCHEMA_VERSION}", path)
-        if document.pop("sha256", None) != _digest(document):
-            raise _damaged("its content is not what was written: it was edited or cut", path)
-        try:
+            if not isinstance(document, dict) or not {"thresholds", "source"} <= document.keys():
+                raise ValueError("it is no calibration")
+            if document.get("schema_version") != SCHEMA_VERSION:
+                raise ValueError(f"its schema version is {document.get('schema_version')!r}, not {SCHEMA_VERSION}")
+            if document.pop("sha256", None) != _digest(document):
+                raise ValueError("its content is not what was written: it was edited or cut")
             return _parsed(document)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise _damaged(f"{type(error).__name__}: {error}", path) from error
 
 
 def _parsed(document: dict[str, Any]) -> Calibration:
@@ -156,7 +134,3 @@ def _parsed(document: dict[str, Any]) -> Calibration:
 
 def _digest(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _damaged(finding: str, path: Path) -> InputDataError:
-    return InputDataError(f"This calibration cannot be used: {finding}.", remedy=_MEASURE_AGAIN, where=path)

@@ -1,18 +1,21 @@
-"""Giving layers back until a budget is met: everything in 8 bits first, then the costly ones out, one after another.
+"""Reverts blocks to FP32 until an AP budget is met: everything in 8 bits first, then the costly ones, one by one.
 
-It knows blocks and verdicts, no graph: what judges is handed in, so that the search can be tried without a model.
+It knows blocks and verdicts, no graph: the judge is handed in, so that the search can be tried without a model.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.errors import UsageError
+from rtmo_deploy.errors import MissingDependencyError, UsageError
+from rtmo_deploy.files import atomic_write
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from rtmo_deploy.convert.quantize.blocks import Block
     from rtmo_deploy.convert.quantize.judge import Verdict
@@ -22,69 +25,53 @@ NOISE = 0.02
 
 
 @dataclass(frozen=True)
-class BlockCost:
-    """What a block costs when it alone is 8-bit.
-
-    Attributes:
-        block: Its name.
-        macs: Multiply-accumulates.
-        cost: Mean loss of keypoint similarity of the float32 model's people, 0 to 1; missed ones lose all.
-        ap_drop: AP lost, 0 to 1; negative if it gained.
-    """
-
-    block: str
-    macs: int
-    cost: float
-    ap_drop: float
-
-
-@dataclass(frozen=True)
 class Point:
-    """A point of the frontier.
+    """A model in which some blocks are 8-bit, and what it is worth."""
 
-    Attributes:
-        given_back: The block that went back to float32 last; None at the start.
-        blocks: Names of the blocks that are 8-bit.
-        macs: Multiply-accumulates that are 8-bit.
-        verdict: What the model is worth.
-        ap_drop: AP lost, 0 to 1.
-    """
-
-    given_back: str | None
-    blocks: tuple[str, ...]
-    macs: int
+    blocks: tuple[str, ...]  #: Names of the blocks that are 8-bit.
+    macs: int  #: Multiply-accumulates that are 8-bit.
     verdict: Verdict
-    ap_drop: float
+    ap_drop: float  #: AP lost, 0 to 1; negative if it gained.
+    reverted: str | None = None  #: The block that went back to FP32 last; None where none did.
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {
-            "given_back": self.given_back,
-            "blocks": len(self.blocks),
-            "macs": self.macs,
-            "ap_drop": self.ap_drop,
-            **self.verdict.to_dict(),
-        }
+    @property
+    def cost(self) -> float:
+        """Mean loss of keypoint similarity of the float32 model's people, 0 to 1; missed ones lose all."""
+        oks = self.verdict.against_fp32.oks
+        return 0.0 if oks is None else max(0.0, 1 - oks)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """What a search found."""
 
-    Attributes:
-        frontier: The points it went through, from everything in 8 bits on.
-        costs: What each block costs alone, the order in which they are given back; empty if nothing had to be.
-        met: Whether the last point is within the budget.
-    """
-
-    frontier: tuple[Point, ...]
-    costs: tuple[BlockCost, ...]
-    met: bool
+    frontier: tuple[Point, ...]  #: The points it went through, from everything in 8 bits on.
+    costs: tuple[Point, ...]  #: Each block alone in 8 bits, in the order in which they revert; empty if none had to.
+    met: bool  #: Whether the last point is within the budget.
 
     @property
     def chosen(self) -> Point:
         """The last point if the budget was met, else the one with the least loss."""
         return self.frontier[-1] if self.met else min(self.frontier, key=lambda point: point.ap_drop)
+
+    def to_dict(self, network_macs: int) -> dict[str, Any]:
+        """JSON-ready form; ``network_macs`` are the multiply-accumulates of the whole network."""
+        frontier = [
+            {
+                "given_back": point.reverted,
+                "blocks": len(point.blocks),
+                "macs": point.macs,
+                "ap_drop": point.ap_drop,
+                **point.verdict.to_dict(),
+                "int8_of_network": point.macs / network_macs,
+            }
+            for point in self.frontier
+        ]
+        costs = [
+            {"block": alone.blocks[0], "macs": alone.macs, "cost": alone.cost, "ap_drop": alone.ap_drop}
+            for alone in self.costs
+        ]
+        return {"met": self.met, "frontier": frontier, "costs": costs}
 
 
 def search(
@@ -97,70 +84,73 @@ def search(
 ) -> SearchResult:
     """Find the largest 8-bit part that loses at most so much.
 
-    Blocks are given back in the order of what they cost for what they carry: loss of similarity when they alone are
-    8-bit, for each multiply-accumulate. The last one is never given back: a float32 model is no 8-bit one.
-
-    Args:
-        blocks: What can be 8-bit.
-        evaluate: Judges the model in which these blocks, by name, are 8-bit.
-        baseline_ap: AP of the float32 model, 0 to 1.
-        max_ap_drop: The budget, 0 to 1.
-        progress: Told of each step.
-
-    Raises:
-        UsageError: There is no average precision to lose.
+    Blocks revert to FP32 in the order of what they cost for what they carry: loss of similarity when they alone are
+    8-bit, for each multiply-accumulate. The last one never reverts: a float32 model is no 8-bit one. ``evaluate``
+    judges the model in which these blocks, by name, are 8-bit; AP runs from 0 to 1.
     """
     if baseline_ap is None or baseline_ap <= 0:
         raise UsageError(
-            f"The float32 model has an average precision of {baseline_ap or 0:g} on these pictures, so that no loss of "
+            f"The float32 model has an average precision of {baseline_ap or 0:g} on these images, so that no loss of "
             "it can be measured.",
-            remedy="Judge by annotated pictures of the kind it was trained on: --ann FILE --images DIR.",
+            remedy="Judge by annotated images of the kind it was trained on: --ann FILE --images DIR.",
         )
-    left = list(blocks)
 
-    def point(given_back: str | None) -> Point:
-        names = tuple(block.name for block in left)
+    def point(chosen: Sequence[Block], reverted: str | None = None) -> Point:
+        names = tuple(block.name for block in chosen)
         verdict = evaluate(frozenset(names))
-        return Point(
-            given_back, names, sum(block.macs for block in left), verdict, baseline_ap - _ap(verdict, baseline_ap)
-        )
+        drop = 0.0 if verdict.ap is None else baseline_ap - verdict.ap
+        return Point(names, sum(block.macs for block in chosen), verdict, drop, reverted)
 
-    progress(f"judging with all {len(left)} blocks in 8 bits")
-    frontier = [point(None)]
-    costs: list[BlockCost] = []
-    if frontier[0].ap_drop > max_ap_drop and len(left) > 1:
-        costs = _rank(blocks, evaluate, baseline_ap, progress)
-        by_name = {block.name: block for block in blocks}
-        for cost in costs[: len(blocks) - 1]:
-            progress(f"giving back {cost.block}: {frontier[-1].ap_drop:.4f} AP lost so far")
-            left.remove(by_name[cost.block])
-            frontier.append(point(cost.block))
+    progress(f"judging with all {len(blocks)} blocks in 8 bits")
+    frontier = [point(blocks)]
+    costs: list[Point] = []
+    if frontier[0].ap_drop > max_ap_drop and len(blocks) > 1:
+        for number, block in enumerate(blocks, 1):
+            progress(Count("judging each block alone in INT8", number, len(blocks), block.name))
+            costs.append(point([block]))
+        costs = _most_urgent_first(costs)
+        left = list(blocks)
+        for alone in costs[:-1]:
+            name = alone.blocks[0]
+            progress(f"reverting {name} to FP32: {frontier[-1].ap_drop:.4f} AP lost so far")
+            left = [block for block in left if block.name != name]
+            frontier.append(point(left, name))
             if frontier[-1].ap_drop <= max_ap_drop:
                 break
     return SearchResult(tuple(frontier), tuple(costs), frontier[-1].ap_drop <= max_ap_drop)
 
 
-def _rank(
-    blocks: Sequence[Block],
-    evaluate: Callable[[frozenset[str]], Verdict],
-    baseline_ap: float,
-    progress: Callable[[str], None],
-) -> list[BlockCost]:
-    """What each block costs alone; the one to give back first comes first."""
-    costs = []
-    for number, block in enumerate(blocks, 1):
-        progress(Count("judging each block alone in INT8", number, len(blocks), block.name))
-        verdict = evaluate(frozenset({block.name}))
-        drop = baseline_ap - _ap(verdict, baseline_ap)
-        oks = verdict.against_fp32.oks
-        costs.append(BlockCost(block.name, block.macs, 0.0 if oks is None else max(0.0, 1 - oks), drop))
-    floor = NOISE * max(cost.cost for cost in costs)
+def _most_urgent_first(costs: Sequence[Point]) -> list[Point]:
+    floor = NOISE * max(alone.cost for alone in costs)
 
-    def urgency(cost: BlockCost) -> tuple[bool, float]:
-        return cost.cost > floor, cost.cost / max(cost.macs, 1)
+    def urgency(alone: Point) -> tuple[bool, float]:
+        return alone.cost > floor, alone.cost / max(alone.macs, 1)
 
     return sorted(costs, key=urgency, reverse=True)
 
 
-def _ap(verdict: Verdict, fallback: float) -> float:
-    return fallback if verdict.ap is None else verdict.ap
+def require_matplotlib() -> None:
+    """Say before the work, rather than after it, that the frontier cannot be plotted."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError("matplotlib", purpose="Plotting the frontier", extra="train")
+
+
+def plot_frontier(
+    path: Path, found: SearchResult, network_macs: int, *, baseline_ap: float, max_ap_drop: float, title: str
+) -> None:
+    """Write a PNG: AP against the share of the network's multiply-accumulates in 8 bits."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    shares = [100 * point.macs / network_macs for point in found.frontier]
+    axes.plot(shares, [baseline_ap - point.ap_drop for point in found.frontier], "o-", label="INT8")
+    axes.axhline(baseline_ap, color="black", linewidth=1, label="float32")
+    axes.axhline(baseline_ap - max_ap_drop, color="black", linewidth=1, linestyle=":", label="budget")
+    axes.set_xlabel("multiply-accumulates of the network in INT8 (%)")
+    axes.set_ylabel("average precision (AP)")
+    axes.set_title(title)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")

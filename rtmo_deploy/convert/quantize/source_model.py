@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy.artifact import Kind
-from rtmo_deploy.convert.quantize.macs import MacCount, count_macs
-from rtmo_deploy.convert.quantize.placement import GraphView, Placement, candidates, place
+from rtmo_deploy.convert.graph import GraphView
+from rtmo_deploy.convert.quantize.blocks import MacCount, count_macs
+from rtmo_deploy.convert.quantize.placement import Placement, candidates, place
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 
@@ -24,24 +25,14 @@ _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "Co
 
 @dataclass(frozen=True, eq=False)
 class SourceModel:
-    """A float32 model.
-
-    Attributes:
-        path: The file.
-        sha256: Of the file.
-        model: What is in it.
-        artifact: What it knows of itself.
-        view: Its graph.
-        placement: Where Q/DQ pairs go if all of it is quantised.
-        macs: How much arithmetic each of its nodes is.
-    """
+    """A float32 model."""
 
     path: Path
-    sha256: str
+    sha256: str  #: Of the file.
     model: onnx.ModelProto
     artifact: Artifact
     view: GraphView
-    placement: Placement
+    placement: Placement  #: Where Q/DQ pairs go if all of it is quantised.
     macs: MacCount
 
 
@@ -64,7 +55,7 @@ def open_source(path: Path) -> SourceModel:
     inputs = signature(model).inputs
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].dtype != "float32":
         raise ArtifactError(
-            f"Its inputs are no single float32 picture tensor: {'; '.join(map(str, inputs)) or 'none'}.",
+            f"Its inputs are no single float32 image tensor: {'; '.join(map(str, inputs)) or 'none'}.",
             remedy="Export the checkpoint with 'rtmo-deploy export'.",
             where=path,
         )

@@ -1,68 +1,158 @@
-"""Which precision an engine really computes in. The worst engine is the one that was asked for in FP16 and is FP32.
+"""Which precision an engine really computes in: an engine asked for in FP16 that computes in FP32 is refused.
 
-Counted are the convolutions, and beside them the matrix products: twice, in the strongly typed network before the
-build, and in the layers of the engine after it. A layer of an engine says which ONNX nodes it computes; of the layers
-that name a convolution, the one that holds its weights computes it, and the types of its weights and input are the
-types it computes in. Other layers may hold larger constants for it: of a static input, the channels that pad it.
+Convolutions and matrix products are counted twice: in the strongly typed network before the build, and in the layers of
+the engine after it. A layer of an engine names the ONNX nodes that it computes. Of the layers that name a convolution,
+the one that holds its weights computes it, in the types of its weights and input. Other layers may hold larger
+constants for it: of a static input, the channels that pad it.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.convert.trt.layers import normal_type
 from rtmo_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from rtmo_deploy.convert.trt.layers import EngineLayer
-
-#: Share of convolutions that a half-precision model has in it: islands of FP32 are small.
+#: Share of convolutions that an FP16 or BF16 model has in that type: its FP32 block list is small.
 MIN_SHARE = 0.5
 _FLOATS = frozenset({"fp32", "fp16", "bf16"})
 _NETWORK = "typed network before the build"
 #: Operators that are counted, as ONNX and as TensorRT call them.
 _COUNTED = {"Conv": "convolutions", "MatMul": "matrix_products", "Gemm": "matrix_products"}
 _TYPED = {"CONVOLUTION": "convolutions", "MATRIX_MULTIPLY": "matrix_products"}
+#: TensorRT's names of types that have another one here, in lower case.
+_RENAMED = {"bfloat16": "bf16", "half": "fp16", "float": "fp32"}
+_TYPE_NAMES = ("bf16", "fp8", "fp16", "int8", "uint8", "int32", "int64", "int4", "fp4", "bool", "fp32", *_RENAMED)
+_ROW = re.compile(r"^Name: .*?, LayerType: (?P<kind>[^,]*), (?P<rest>.*)$")
+_TENSOR = re.compile(r"\{ Name: (?P<name>.*?), .*?Dimensions: \[(?P<dims>[-0-9,]*)\].*?Datatype: (?P<dtype>\w+)")
+_ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+
+
+@dataclass(frozen=True)
+class LayerTensor:
+    """Input, constant or output of a layer: its type (``fp16``) and its size (-1 where dynamic)."""
+
+    dtype: str
+    dims: tuple[int, ...]
+
+    @property
+    def volume(self) -> int:
+        """Elements; dynamic sides count as one."""
+        return math.prod(abs(side) for side in self.dims)
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """A layer of an engine: TensorRT's name of its kind, its tensors, and the ONNX nodes that it computes a part of."""
+
+    kind: str
+    inputs: tuple[LayerTensor, ...]
+    constants: tuple[LayerTensor, ...]
+    outputs: tuple[LayerTensor, ...]
+    onnx: tuple[str, ...]
+
+
+def normal_type(text: str) -> str:
+    """``Half``, ``DataType.HALF`` or ``Row major linear FP16 format`` to ``fp16``; ``unknown`` where none is named."""
+    small = text.lower()
+    # The first that is named, and there the longest: "uint8" holds "int8".
+    found = [(small.find(name), -len(name), name) for name in _TYPE_NAMES if name in small]
+    name = min(found)[2] if found else "unknown"
+    return _RENAMED.get(name, name)
+
+
+def parse_layer_table(text: str) -> tuple[EngineLayer, ...]:
+    """Read the table of a build's verbose log, which needs no GPU: ``Layers:``, then a line a layer."""
+    layers = []
+    for line in text.splitlines():
+        row = _ROW.match(line.strip())
+        if row is not None:
+            inputs, constants, outputs = (
+                tuple(_table_tensors(row["rest"], section)) for section in ("Inputs", "Constants", "Outputs")
+            )
+            onnx = tuple(_ONNX.findall(row["rest"]))
+            layers.append(EngineLayer(row["kind"], inputs, constants, outputs, onnx))
+    return tuple(layers)
+
+
+def _table_tensors(rest: str, section: str) -> Iterator[LayerTensor]:
+    # A section ends where the brackets it opened are closed.
+    start = rest.find(f"{section}: [")
+    if start < 0:
+        return
+    start += len(section) + 3
+    depth, end = 1, start
+    while end < len(rest) and depth:
+        depth += {"[": 1, "]": -1}.get(rest[end], 0)
+        end += 1
+    for found in _TENSOR.finditer(rest, start, end):
+        dims = tuple(int(side) for side in found["dims"].split(",") if side)
+        yield LayerTensor(normal_type(found["dtype"]), dims)
+
+
+def parse_inspector(text: str) -> tuple[EngineLayer, ...]:
+    """Read the engine inspector's JSON, which needs the engine loaded.
+
+    Raises:
+        ValueError: It is not what the inspector writes.
+    """
+    data = json.loads(text)
+    rows = data.get("Layers", []) if isinstance(data, dict) else None
+    if type(rows) is not list:
+        raise ValueError("it has no list of layers")
+    # With less than detailed verbosity a layer is its name alone.
+    return tuple(_inspected(row) for row in rows if isinstance(row, dict))
+
+
+def _inspected(row: Mapping[str, Any]) -> EngineLayer:
+    def tensors(key: str) -> tuple[LayerTensor, ...]:
+        return tuple(_inspected_tensor(entry) for entry in row.get(key, []))
+
+    weights, constants = row.get("Weights"), tensors("Constants")
+    if isinstance(weights, dict):
+        size = (int(weights.get("Count", 0)),)
+        constants = (*constants, LayerTensor(normal_type(str(weights.get("Type", ""))), size))
+    onnx = _ONNX.findall(str(row.get("Metadata", "")).replace("\x1e", ""))
+    return EngineLayer(str(row.get("LayerType", "")), tensors("Inputs"), constants, tensors("Outputs"), tuple(onnx))
+
+
+def _inspected_tensor(entry: Mapping[str, Any]) -> LayerTensor:
+    kind = entry.get("Datatype") or entry.get("Format/Datatype") or entry.get("Format") or ""
+    return LayerTensor(normal_type(str(kind)), tuple(int(side) for side in entry.get("Dimensions", [])))
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an engine computes in.
-
-    Attributes:
-        asked: What was asked for.
-        how: ``engine inspector``, ``layer table of the build log``, or the typed network.
-        network: ``{"convolutions": {"fp16": 70}, ...}`` of the typed network.
-        engine: The same of the engine's layers; ``unseen`` counts those no layer names. Empty without a layer table.
-        layers: Layers by kind and type: of the engine where it is known, else of the network.
-    """
+    """What an engine computes in."""
 
     asked: str
+    #: ``engine inspector``, ``layer table of the build log``, or the typed network.
     how: str
+    #: ``{"convolutions": {"fp16": 70}, ...}`` of the typed network.
     network: Mapping[str, Mapping[str, int]]
+    #: The same of the engine's layers; ``unseen`` counts those that no layer names. Empty without a layer table.
     engine: Mapping[str, Mapping[str, int]]
+    #: Layers by kind and type: of the engine where it is known, else of the network.
     layers: Mapping[str, Mapping[str, int]]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, without the layers."""
-        return {
-            "asked": self.asked,
-            "how": self.how,
-            "network": {key: dict(value) for key, value in self.network.items()},
-            "engine": {key: dict(value) for key, value in self.engine.items()},
-        }
+        return {"asked": self.asked, "how": self.how, "network": self.network, "engine": self.engine}
 
     def sentence(self) -> str:
         """Such as ``70 of 78 convolutions in fp16``, or ``60 of 78 convolutions in int8, 12 in fp16``."""
         counts = (self.engine or self.network).get("convolutions", {})
         first, *around = self.asked.split("+")
         said = f"{counts.get(first, 0)} of {sum(counts.values())} convolutions in {first}"
-        return ", ".join([said, *(f"{counts.get(half, 0)} in {half}" for half in around)])
+        return ", ".join([said, *(f"{counts.get(kind, 0)} in {kind}" for kind in around)])
 
 
 def audit_precision(
@@ -78,12 +168,12 @@ def audit_precision(
     """Count what computes in which type, and refuse an engine that is not what was asked for.
 
     Args:
-        asked: ``fp32``, ``fp16``, ``bf16``, ``int8``, or ``int8+fp16`` and ``int8+bf16``: half around the 8 bits.
+        asked: ``fp32``, ``fp16``, ``bf16``, ``int8``, or ``int8+fp16`` and ``int8+bf16``: mixed precision.
         operators: Operator of each named ONNX node.
         network: Layers of the typed network: ``name``, ``kind``, ``inputs`` (names), ``outputs`` (name and type).
         layers: Of the engine; empty if they are not known.
         source: Where the engine's layers were read.
-        where: What errors name.
+        where: The file that errors name.
         weights: Shape of each named convolution's weights, ``(O, I, ...)``.
 
     Raises:
@@ -91,14 +181,19 @@ def audit_precision(
     """
     before = _network_types(network)
     after = _engine_types(operators, layers, weights or {})
-    seen = sum(kind != "unseen" for kind in after.get("convolutions", {}).values())
-    trusted = bool(layers) and 2 * seen >= len(after.get("convolutions", {}))
+    seen = sum(kind != "unseen" for kind in after["convolutions"].values())
+    trusted = bool(layers) and 2 * seen >= len(after["convolutions"])
+    if trusted:
+        kinds = _kinds((layer.kind, layer.outputs[0].dtype if layer.outputs else "none") for layer in layers)
+    else:
+        outputs = ((layer["kind"], layer["outputs"]) for layer in network)
+        kinds = _kinds((kind, normal_type(made[0][1]) if made else "none") for kind, made in outputs)
     audit = Audit(
         asked=asked,
         how=source if trusted else _NETWORK,
         network=_counts(before),
         engine=_counts(after) if trusted else {},
-        layers=_layer_kinds(layers) if trusted else _network_kinds(network),
+        layers=kinds,
     )
     _judge(asked, before, audit.network, "network", where)
     if trusted:
@@ -166,8 +261,8 @@ def _layer_type(layer: EngineLayer, *, weighted: bool) -> str:
     if not layer.constants:
         return "unseen" if weighted or not inputs else _join(inputs)
     weights = max(layer.constants, key=lambda constant: constant.volume).dtype
-    # A cast of the input may be part of the layer. Integers in the weights alone are another thing: they are turned
-    # into the input's type and then multiplied.
+    # A cast of the input may be part of the layer. Integer weights with another input are turned into the input's
+    # type before they are multiplied.
     if weights in inputs or weights in _FLOATS or not inputs:
         return weights
     return _join(inputs | {weights})
@@ -181,19 +276,10 @@ def _counts(types: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, int]]
     return {group: dict(sorted(Counter(named.values()).items())) for group, named in types.items()}
 
 
-def _layer_kinds(layers: Sequence[EngineLayer]) -> dict[str, dict[str, int]]:
+def _kinds(layers: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     found: dict[str, Counter[str]] = {}
-    for layer in layers:
-        dtype = layer.outputs[0].dtype if layer.outputs else "none"
-        found.setdefault(layer.kind, Counter())[dtype] += 1
-    return {kind: dict(sorted(counts.items())) for kind, counts in sorted(found.items())}
-
-
-def _network_kinds(network: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    found: dict[str, Counter[str]] = {}
-    for layer in network:
-        dtype = normal_type(layer["outputs"][0][1]) if layer["outputs"] else "none"
-        found.setdefault(layer["kind"], Counter())[dtype] += 1
+    for kind, dtype in layers:
+        found.setdefault(kind, Counter())[dtype] += 1
     return {kind: dict(sorted(counts.items())) for kind, counts in sorted(found.items())}
 
 
@@ -210,8 +296,8 @@ def _judge(
     right = convolutions.get(first, 0)
     others = [f"{count} in {kind}" for kind, count in convolutions.items() if kind not in {first, "unseen"}]
     enough = {"fp32": not others, "int8": right > 0}.get(first, right >= MIN_SHARE * total)
-    # Half around 8 bits: of what is left there is something in it.
-    enough = enough and all(any(group.get(half) for group in counts.values()) for half in around)
+    # With mixed precision, something of what is left must be in the second type.
+    enough = enough and all(any(group.get(kind) for group in counts.values()) for kind in around)
     if right and enough:
         return
     wrong = next((name for name, kind in types["convolutions"].items() if kind != asked), "none")
@@ -225,7 +311,7 @@ def _judge(
 
 
 def _require_kept(asked: str, before: Mapping[str, str], after: Mapping[str, str], where: Path) -> None:
-    """Every convolution that the network computes in a type, the engine must compute in it."""
+    """Require the engine to compute in a type every convolution that the network computes in it."""
     if asked == "fp32":
         return
     meant = sum(kind == asked for kind in before.values())

@@ -1,7 +1,8 @@
-"""An ONNX model becomes an audited TensorRT engine and the record that stands beside it."""
+"""Builds an audited TensorRT engine of an ONNX model, and writes it with its record."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -10,19 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Kind, Parent
-from rtmo_deploy.companion import read_companion, refuse_companion, write_companion
-from rtmo_deploy.convert.trt.audit import Audit, audit_precision
-from rtmo_deploy.convert.trt.graph_checks import PLUGIN, nodes_of, operators_of, weights_of
-from rtmo_deploy.convert.trt.job import Job
-from rtmo_deploy.convert.trt.layers import parse_inspector, parse_layer_table
-from rtmo_deploy.convert.trt.plan import BuildPlan, plan_build
-from rtmo_deploy.convert.trt.process import run_child
-from rtmo_deploy.convert.trt.record import write_pair
+from rtmo_deploy.artifact import Parent, read_companion, refuse_companion, write_companion
+from rtmo_deploy.convert.trt.audit import Audit, audit_precision, parse_inspector, parse_layer_table
+from rtmo_deploy.convert.trt.plan import BuildPlan, has_plugin, nodes_of, plan_build
+from rtmo_deploy.convert.trt.process import Job, run_child
 from rtmo_deploy.errors import ArtifactError, SetupError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, EngineRecord, sidecar_path
-from rtmo_deploy.runtime.onnx_file import TensorSpec
+from rtmo_deploy.runtime.plugins.kernel import PLUGIN_NAME, PLUGIN_NAMESPACE, PLUGIN_VERSION, kernel_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,27 +33,24 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.trt.proof import EngineProof
     from rtmo_deploy.runtime.engine_file import Profile, Shape
 
+#: TensorRT's names of types that NumPy calls otherwise.
 _NUMPY_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build made.
+    """An engine that was built."""
 
-    Attributes:
-        record: What the engine is; its artifact's path is the engine.
-        sidecar: The file that the record stands in.
-        audit: What it computes in.
-        warnings: What TensorRT warned of.
-        seconds: Time taken in all.
-        proof: What it did on its GPU; None where it was not run.
-    """
-
+    #: Its artifact's path is the engine.
     record: EngineRecord
+    #: The file with the record.
     sidecar: Path
     audit: Audit
+    #: Of TensorRT.
     warnings: tuple[str, ...]
+    #: Time taken in all.
     seconds: float
+    #: Comparison on its GPU; None where it was not run.
     proof: EngineProof | None = None
 
 
@@ -73,13 +68,13 @@ def build_engine(
         source: An ONNX model, already of the precision that is asked for.
         output: Where to write; named after what it is, beside the model, if not given.
         options: What is asked for.
-        reference: A checkpoint or an ONNX model whose people the engine must find, if there is a GPU that it was built
-            for; not compared if not given.
-        progress: Told of each step.
+        reference: A checkpoint or an ONNX model whose detections the engine must find, if there is a GPU that it was
+            built for; not compared if not given.
+        progress: Gets each step.
 
     Raises:
         ArtifactError: The model cannot be built, or the engine is not of the precision that was asked for.
-        ParityError: It does not find the reference's people, or not the same ones in every row of a batch.
+        ParityError: It does not find the reference's detections, or not the same ones in every row of a batch.
         UsageError: An option does not apply, or a profile lies outside the model.
         SetupError: This machine cannot build it, the build was ended from outside, or the file cannot be written.
     """
@@ -113,7 +108,7 @@ def build_planned(
         gpu = answer.done["gpu"]
         record = EngineRecord(
             artifact=_artifact(plan, onnx_sha256, answer.done["version"], audit),
-            backend=plan.flavour.name,
+            backend=plan.variant.name,
             version=answer.done["version"],
             gpu=AHEAD_OF_TIME if gpu is None else gpu["name"],
             compute_capability=None if gpu is None else gpu["compute_capability"],
@@ -140,7 +135,7 @@ def build_planned(
             record = replace(record, notes=(*record.notes, f"The people it finds were not compared: {not_run}."))
         progress("writing")
         write_companion(plan.artifact, companion, plan.output)
-        write_pair(engine, plan.output, record)
+        _write_pair(engine, plan.output, record)
     seconds = time.monotonic() - started
     return BuildResult(record, sidecar_path(plan.output), audit, tuple(answer.warnings), seconds, proof)
 
@@ -168,7 +163,7 @@ def _prove(
     engine = built.parent / "proof" / plan.output.name
     engine.parent.mkdir()
     write_companion(plan.artifact, companion, engine)
-    write_pair(built, engine, record)
+    _write_pair(built, engine, record)
     proof = prove_engine(engine, reference, device="cuda:0", progress=progress)
     verified = {**(record.artifact.verified or {}), "parity": proof.to_dict()}
     return replace(record, artifact=replace(record.artifact, verified=verified)), engine, proof
@@ -194,12 +189,12 @@ def _job(plan: BuildPlan, options: BuildOptions, folder: Path) -> Job:
     def whole(shape: Shape) -> tuple[int, ...]:
         return shape.batch, 3, shape.height, shape.width
 
-    cache = options.timing_cache if plan.flavour.timing_cache else None
+    cache = options.timing_cache if plan.variant.timing_cache else None
     return Job(
-        backend=plan.flavour.name,
+        backend=plan.variant.name,
         onnx=str(plan.source),
         plan=str(folder / "plan"),
-        profiles=tuple((whole(p.least), whole(p.usual), whole(p.most)) for p in plan.profiles),
+        profiles=tuple((whole(p.min), whole(p.opt), whole(p.max)) for p in plan.profiles),
         targets=options.targets,
         timing_cache_in=str(cache) if cache is not None and cache.exists() else None,
         timing_cache_out=str(folder / "timing.cache") if cache is not None else None,
@@ -207,7 +202,7 @@ def _job(plan: BuildPlan, options: BuildOptions, folder: Path) -> Job:
         hardware_compatible=options.hardware_compatible,
         opt_level=options.opt_level,
         workspace=options.workspace,
-        plugin=_has_plugin(plan.model),
+        plugin=has_plugin(plan.model),
     )
 
 
@@ -226,17 +221,30 @@ def _audit(plan: BuildPlan, answer: ChildAnswer) -> Audit:
             source, layers = "engine inspector", inspected
     return audit_precision(
         plan.precision,
-        operators_of(plan.model),
+        {node.name: node.op_type for node in nodes_of(plan.model.graph) if node.name},
         answer.network["layers"],
         layers,
         source=source,
         where=plan.source,
-        weights=weights_of(plan.model),
+        weights=_weights_of(plan.model),
     )
 
 
+def _weights_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shape of each named convolution's fixed weights; 8-bit ones are behind a DequantizeLinear."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in {"DequantizeLinear", "Cast"} and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+    return {
+        node.name: shapes[node.input[1]]
+        for node in nodes_of(model.graph)
+        if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in shapes
+    }
+
+
 def _artifact(plan: BuildPlan, onnx_sha256: str, version: str, audit: Audit) -> Artifact:
-    versions = {**plan.artifact.versions, plan.flavour.name: version}
+    versions = {**plan.artifact.versions, plan.variant.name: version}
     return replace(
         plan.artifact,
         path=plan.output,
@@ -251,19 +259,16 @@ def _artifact(plan: BuildPlan, onnx_sha256: str, version: str, audit: Audit) -> 
 
 def _engine_input(contract: InputContract, profiles: Sequence[Profile]) -> InputContract:
     """What the engine takes: no more than its profiles hold."""
-    first = profiles[0]
-    sides = {(shape.height, shape.width) for p in profiles for shape in (p.least, p.most)}
-    batches = {shape.batch for p in profiles for shape in (p.least, p.most)}
-    holds_own = any(
-        p.least.height <= contract.height <= p.most.height and p.least.width <= contract.width <= p.most.width
-        for p in profiles
-    )
-    height, width = (contract.height, contract.width) if holds_own else (first.usual.height, first.usual.width)
+    bounds = [shape for profile in profiles for shape in (profile.min, profile.max)]
+    batches = {shape.batch for shape in bounds}
+    height, width = contract.height, contract.width
+    if not any(profile.holds(height, width) for profile in profiles):
+        height, width = profiles[0].opt.height, profiles[0].opt.width
     return replace(
         contract,
         height=height,
         width=width,
-        dynamic_hw=contract.dynamic_hw and len(sides) > 1,
+        dynamic_hw=contract.dynamic_hw and len({(shape.height, shape.width) for shape in bounds}) > 1,
         batch=batches.pop() if len(batches) == 1 else None,
     )
 
@@ -274,16 +279,10 @@ def _tensor(entry: Sequence[Any]) -> TensorSpec:
     return TensorSpec(name, _NUMPY_TYPES.get(kind, kind.lower()), tuple(shape))
 
 
-def _has_plugin(model: onnx.ModelProto) -> bool:
-    return any(node.op_type == PLUGIN for node in nodes_of(model.graph))
-
-
 def _plugin(form: str | None) -> Mapping[str, str] | None:
     """What the plugin in an engine is; None without one."""
     if form is None:
         return None
-    from rtmo_deploy.runtime.plugins import PLUGIN_NAME, PLUGIN_NAMESPACE, PLUGIN_VERSION, kernel_record
-
     return {
         "name": PLUGIN_NAME,
         "version": PLUGIN_VERSION,
@@ -291,3 +290,20 @@ def _plugin(form: str | None) -> Mapping[str, str] | None:
         "form": form,
         "kernel_sha256": kernel_record().ptx_sha256,
     }
+
+
+def _write_pair(plan: Path, engine: Path, record: EngineRecord) -> None:
+    """Move a finished plan, of the same disk, to where the engine goes, and write its record beside it, or neither."""
+    text = json.dumps(record.to_dict(), indent=2, allow_nan=False) + "\n"
+    moved = False
+    try:
+        # The record is on the disk before the engine appears, and appears after it.
+        with atomic_write(sidecar_path(engine)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            with atomic_write(engine) as place:
+                plan.replace(place)
+            moved = True
+    except SetupError:
+        if moved:
+            engine.unlink(missing_ok=True)
+        raise

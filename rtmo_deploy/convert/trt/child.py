@@ -1,26 +1,23 @@
 """The process that a build runs in: ``python -m rtmo_deploy.convert.trt.child``.
 
-TensorRT's parser and optimiser can abort or crash the process they run in, so they never run in the command's own. One
-line of JSON on stdin is the job, lines of JSON on stdout are events: ``progress``, ``log``, ``network``, then ``done``
-or ``failed``. What TensorRT's libraries print themselves goes to stderr. When stdin ends, whoever asked is gone: the
-plan is removed and the process ends.
+One line of JSON on stdin is the job, lines of JSON on stdout are events: ``progress``, ``log``, ``network``, then
+``done`` or ``failed``. When the parent is gone, the plan is removed and the process ends.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.convert.trt.job import Job
-from rtmo_deploy.errors import RtmoDeployError
-from rtmo_deploy.guarded import read_bounded
-from rtmo_deploy.runtime.cuda_device import find_gpu
-from rtmo_deploy.runtime.trt_api import FLAVOURS, TrtApi, load_api
+from rtmo_deploy.child import end_with_parent, error_message, open_answers
+from rtmo_deploy.convert.trt.process import Job
+from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError, UsageError
+from rtmo_deploy.files import read_bounded
+from rtmo_deploy.runtime.cuda import find_gpu
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, TrtApi, load_api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,32 +28,11 @@ _PAUSE = 0.2
 MAX_CACHE = 2**28
 
 
-class _FailedError(Exception):
-    """The build ends here; ``kind`` tells the parent which error it is."""
-
-    def __init__(self, kind: str, message: str, **facts: str) -> None:
-        super().__init__(message)
-        self.event = {"event": "failed", "kind": kind, "message": message, **facts}
-
-
-class _Events:
-    """Lines of JSON, from any thread."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._stream = os.fdopen(descriptor, "w", encoding="utf-8")
-        self._lock = threading.Lock()
-
-    def __call__(self, event: str, **fields: Any) -> None:
-        with self._lock:
-            self._stream.write(json.dumps({"event": event, **fields}) + "\n")
-            self._stream.flush()
-
-
 class _Log:
     """What TensorRT says: errors and warnings go on, the layer table is kept."""
 
-    def __init__(self, events: _Events) -> None:
-        self._events = events
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self._tell = tell
         self.errors: list[str] = []
         self.table = ""
 
@@ -67,7 +43,7 @@ class _Log:
             return
         if severity == "error":
             self.errors.append(message)
-        self._events("log", severity=severity, message=message)
+        self._tell(event="log", severity=severity, message=message)
 
     def reason(self) -> str:
         """The last thing that went wrong; earlier ones are what led to it."""
@@ -76,55 +52,59 @@ class _Log:
 
 def main() -> int:
     """Read a job, build, and tell."""
-    events = _Events(os.dup(1))
-    os.dup2(2, 1)
-    job = Job.from_json(sys.stdin.readline())
-    threading.Thread(target=_leave_with_parent, args=(job,), daemon=True).start()
+    tell = open_answers()
+    job = Job.from_dict(json.loads(sys.stdin.readline()))
+    end_with_parent(job.remove_temporaries)
     try:
-        events("done", **_build(job, events))
-    except _FailedError as error:
-        events(**error.event)
-        return 1
+        tell(event="done", **_build(job, tell))
     except RtmoDeployError as error:
-        events("failed", kind="setup", message=error.finding, remedy=error.remedy)
+        tell(event="failed", error=error_message(error))
         return 1
     except OSError as error:
-        events("failed", kind="disk", message=error.strerror or str(error))
+        full = SetupError(
+            f"The engine could not be written: {error.strerror or error}.", remedy="Free some space.", where=job.plan
+        )
+        tell(event="failed", error=error_message(full))
         return 1
     return 0
 
 
-def _leave_with_parent(job: Job) -> None:
-    sys.stdin.read()
-    job.remove_temporaries()
-    os._exit(3)
+def _refused(job: Job, what: str, reason: str) -> ArtifactError:
+    """TensorRT does not take the model; ``where`` it is, the parent says."""
+    return ArtifactError(
+        f"{job.backend} {what}: {' '.join(reason.split()).rstrip('.')}.",
+        remedy="Export it with 'rtmo-deploy export --decode fixed', which every backend builds.",
+    )
 
 
-def _build(job: Job, events: _Events) -> dict[str, Any]:
+def _build(job: Job, tell: Callable[..., None]) -> dict[str, Any]:
     started = time.monotonic()
-    events("progress", text=f"loading {job.backend}")
-    api = load_api(FLAVOURS[job.backend])
-    trt, log = api.trt, _Log(events)
+    tell(event="progress", text=f"loading {job.backend}")
+    api = load_api(TRT_VARIANTS[job.backend])
+    trt, log = api.trt, _Log(tell)
     logger = api.logger(log)
     gpu = find_gpu()
-    if isinstance(gpu, str) and not api.flavour.builds_without_gpu:
-        raise _FailedError("setup", f"{job.backend} builds for the GPU it finds, and there is none: {gpu}")
+    if isinstance(gpu, str) and not api.variant.builds_without_gpu:
+        raise SetupError(
+            f"{job.backend} builds for the GPU it finds, and there is none: {gpu.rstrip('.')}.",
+            remedy="Build where the GPU is, or use --backend tensorrt-rtx, which needs none to build.",
+        )
     builder = trt.Builder(logger)
     form, flags = _register_plugin(api) if job.plugin else (None, 0)
     network = builder.create_network(api.network_flags() | flags)
     parser = trt.OnnxParser(network, logger)
-    events("progress", text="parsing")
+    tell(event="progress", text="parsing")
     _parse(parser, job, log)
-    events("network", **_describe(network))
+    tell(event="network", **_describe(network))
     config = builder.create_builder_config()
     _configure(api, builder, network, config, job)
-    monitor = _monitor(api, events)
+    monitor = make_monitor(trt, lambda text, done, total: tell(event="progress", text=text, done=done, total=total))
     config.progress_monitor = monitor
     cache = _load_cache(config, job)
-    events("progress", text="building")
+    tell(event="progress", text="building")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise _FailedError("build", log.reason())
+        raise _refused(job, "cannot build it", log.reason())
     Path(job.plan).write_bytes(memoryview(plan))
     if cache is not None and job.timing_cache_out:
         Path(job.timing_cache_out).write_bytes(memoryview(config.get_timing_cache().serialize()))
@@ -150,9 +130,11 @@ def _parse(parser: Any, job: Job, log: _Log) -> None:
     if parser.parse_from_file(job.onnx):
         return
     if not parser.num_errors:
-        raise _FailedError("parse", log.reason())
+        raise _refused(job, "cannot parse it", log.reason())
     error = parser.get_error(0)
-    raise _FailedError("parse", error.desc(), node=error.node_name(), operator=error.node_operator())
+    node, operator = error.node_name(), error.node_operator()
+    what = f"does not take its node {node} ({operator})" if operator else "cannot parse it"
+    raise _refused(job, what, error.desc())
 
 
 def _describe(network: Any) -> dict[str, Any]:
@@ -182,7 +164,7 @@ def _describe(network: Any) -> dict[str, Any]:
 def _configure(api: TrtApi, builder: Any, network: Any, config: Any, job: Job) -> None:
     trt = api.trt
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # FP32 means FP32: islands of it are there because they need its precision.
+    # FP32 means FP32: what is left in it needs its precision.
     config.clear_flag(trt.BuilderFlag.TF32)
     if job.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -197,47 +179,51 @@ def _configure(api: TrtApi, builder: Any, network: Any, config: Any, job: Job) -
     source = network.get_input(0)
     if -1 not in tuple(source.shape):
         return
-    for least, usual, most in job.profiles:
+    for least, opt, most in job.profiles:
         profile = builder.create_optimization_profile()
-        profile.set_shape(source.name, tuple(least), tuple(usual), tuple(most))
+        profile.set_shape(source.name, tuple(least), tuple(opt), tuple(most))
         if config.add_optimization_profile(profile) < 0:
-            raise _FailedError("build", f"TensorRT refuses the profile {least} to {most}")
+            raise _refused(job, "cannot build it", f"TensorRT refuses the profile {least} to {most}")
 
 
 def _set_targets(api: TrtApi, config: Any, job: Job) -> None:
+    remedy = "Choose another --compute-capability or --backend."
     if not api.has("ComputeCapability.__members__"):
-        raise _FailedError("usage", f"{job.backend} {api.version} builds for the GPU of this machine only")
+        raise UsageError(f"{job.backend} {api.version} builds for the GPU of this machine only.", remedy=remedy)
     known = api.trt.ComputeCapability.__members__
     names = {target: f"SM{target.replace('.', '')}" for target in job.targets}
     for target, name in names.items():
         if name not in known:
             offered = ", ".join(f"{key[2:-1]}.{key[-1]}" for key in known if key.startswith("SM"))
-            raise _FailedError(
-                "usage",
-                f"{job.backend} {api.version} cannot build for compute capability {target}; it offers {offered}",
+            raise UsageError(
+                f"{job.backend} {api.version} cannot build for compute capability {target}; it offers {offered}.",
+                remedy=remedy,
             )
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names.values()):
         if not config.set_compute_capability(known[name], index):
-            raise _FailedError("build", f"TensorRT refuses the compute capability {name}")
+            raise _refused(job, "cannot build it", f"TensorRT refuses the compute capability {name}")
 
 
 def _load_cache(config: Any, job: Job) -> Any:
     if not job.timing_cache_out:
         return None
-    path = Path(job.timing_cache_in) if job.timing_cache_in else None
-    try:
-        content = read_bounded(path, max_bytes=MAX_CACHE) if path is not None else b""
-    except OSError as error:
-        raise _FailedError("timing-cache", f"it cannot be read: {error.strerror or error}") from error
+    content = b""
+    if job.timing_cache_in:
+        try:
+            content = read_bounded(Path(job.timing_cache_in), max_bytes=MAX_CACHE)
+        except OSError as error:
+            raise _bad_cache(job, f"it cannot be read: {error.strerror or error}") from error
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        raise _FailedError("timing-cache", "it is damaged, or of another GPU or TensorRT")
+        raise _bad_cache(job, "it is damaged, or of another GPU or TensorRT")
     return cache
 
 
-def _monitor(api: TrtApi, events: _Events) -> Any:
-    return make_monitor(api.trt, lambda text, done, total: events("progress", text=text, done=done, total=total))
+def _bad_cache(job: Job, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"The timing cache cannot be used: {why}.", remedy="Remove it, or name another.", where=job.timing_cache_in
+    )
 
 
 def make_monitor(trt: Any, tell: Callable[[str, int, int], None]) -> Any:

@@ -1,4 +1,4 @@
-"""What a build can be asked for, and the sizes that an engine shall take."""
+"""What a build can be asked for, and the sizes that an engine takes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.engine_file import Profile, Shape
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rtmo_deploy.artifact import InputContract
-    from rtmo_deploy.runtime.trt_api import Flavour
+    from rtmo_deploy.runtime.trt_api import TrtVariant
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 #: The default profile: batches, and pixels of a side.
@@ -23,32 +24,33 @@ SIDES = (320, 1280)
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """A build.
+    """Options of a build.
 
-    Attributes:
-        backend: ``auto``, ``tensorrt`` or ``tensorrt-rtx``.
-        precision: What the model must be and the engine is audited for; None for whatever the model is.
-        least, usual, most: Sizes of each profile; empty for the default one.
-        targets: Compute capabilities to build for, such as ``8.6``; empty for the backend's own choice.
-        timing_cache: File that is read if it exists, and written.
-        version_compatible: The engine runs with later TensorRT of the same major version (slower, larger).
-        hardware_compatible: It runs on every GPU from Ampere on (slower).
-        opt_level: How long to look for fast kernels, 0 to 5; None for TensorRT's own choice, 3.
-        workspace: Bytes of scratch memory a kernel may use; None for all there is.
-        timeout: Seconds after which the build is given up; None for never.
+    Raises:
+        UsageError: A value makes no sense.
     """
 
+    #: ``auto``, ``tensorrt`` or ``tensorrt-rtx``.
     backend: str = "auto"
+    #: What the model must be and the engine is audited for; None for whatever the model is.
     precision: str | None = None
-    least: tuple[Shape, ...] = ()
-    usual: tuple[Shape, ...] = ()
-    most: tuple[Shape, ...] = ()
+    #: Sizes, one a profile; empty for the default ones.
+    min: tuple[Shape, ...] = ()
+    opt: tuple[Shape, ...] = ()
+    max: tuple[Shape, ...] = ()
+    #: Compute capabilities to build for, such as ``8.6``; empty for the backend's default.
     targets: tuple[str, ...] = ()
+    #: File that is read if it exists, and written.
     timing_cache: Path | None = None
+    #: The engine runs with later TensorRT of the same major version (slower, larger).
     version_compatible: bool = False
+    #: It runs on every GPU from Ampere on (slower).
     hardware_compatible: bool = False
+    #: How long to look for fast kernels, 0 to 5; None for TensorRT's default, 3.
     opt_level: int | None = None
+    #: Bytes of scratch memory that a kernel may use; None for all there is.
     workspace: int | None = None
+    #: Seconds after which the build is given up; None for never.
     timeout: float | None = None
 
     def __post_init__(self) -> None:
@@ -63,44 +65,37 @@ class BuildOptions:
             if value is not None and value <= 0:
                 raise UsageError(f"The {name} is {value:g}.", remedy="It must be positive.")
 
-    def check(self, flavour: Flavour) -> None:
+    def check(self, variant: TrtVariant) -> None:
         """Refuse what a backend cannot do.
 
         Raises:
             UsageError: An option does not apply to it.
         """
         for target in self.targets:
-            if target in flavour.no_targets:
+            if target in variant.no_targets:
                 raise UsageError(
-                    f"{flavour.name} cannot build for compute capability {target}: {flavour.no_targets[target]}"
+                    f"{variant.name} cannot build for compute capability {target}: {variant.no_targets[target]}"
                 )
-        if self.targets and not flavour.builds_without_gpu:
+        if self.targets and not variant.builds_without_gpu:
             raise UsageError(
-                f"--compute-capability does not apply to {flavour.name}: it builds for the GPU of this machine.",
+                f"--compute-capability does not apply to {variant.name}: it builds for the GPU of this machine.",
                 remedy="Leave it away; --hardware-compatible makes an engine for every GPU from Ampere on.",
             )
-        unportable = {
-            "--version-compatible": self.version_compatible,
-            "--hardware-compatible": self.hardware_compatible,
-        }
-        for name, given in unportable.items():
-            if given and not flavour.portable:
+        for name in ("version_compatible", "hardware_compatible"):
+            if getattr(self, name) and not variant.portable:
                 raise UsageError(
-                    f"{name} does not apply to {flavour.name}.",
+                    f"--{name.replace('_', '-')} does not apply to {variant.name}.",
                     remedy="Leave it away: its engines run on every GPU of their compute capabilities already; "
                     "--compute-capability chooses others.",
                 )
 
     def to_dict(self) -> dict[str, Any]:
         """What the engine's record keeps of it."""
+        kept = ("precision", "version_compatible", "hardware_compatible", "opt_level", "workspace")
         return {
-            "precision": self.precision,
-            "compute_capabilities": list(self.targets),
+            **{name: getattr(self, name) for name in kept},
+            "compute_capabilities": plain(self.targets),
             "timing_cache": None if self.timing_cache is None else self.timing_cache.name,
-            "version_compatible": self.version_compatible,
-            "hardware_compatible": self.hardware_compatible,
-            "opt_level": self.opt_level,
-            "workspace": self.workspace,
         }
 
 
@@ -108,12 +103,12 @@ def make_profiles(options: BuildOptions, contract: InputContract) -> tuple[Profi
     """The profiles of an engine, checked against the model that it is made of.
 
     By default one: batches of 1 to 8 and sides of 320 (the model's own if that is smaller) to 1280 (its own if that is
-    larger), tuned for one picture of its own size. What the model has fixed stays fixed.
+    larger), tuned for one image of its own size. What the model has fixed stays fixed.
 
     Raises:
         UsageError: A size is not one that the model takes, or the options do not pair up.
     """
-    given = {"--min": options.least, "--opt": options.usual, "--max": options.most}
+    given = {"--min": options.min, "--opt": options.opt, "--max": options.max}
     count = max([1, *(len(shapes) for shapes in given.values())])
     for name, shapes in given.items():
         if shapes and len(shapes) != count:
@@ -124,7 +119,7 @@ def make_profiles(options: BuildOptions, contract: InputContract) -> tuple[Profi
         for shape in shapes:
             _check_shape(name, shape, contract)
     rows: list[list[Shape | None]] = [list(shapes) or [None] * count for shapes in given.values()]
-    return tuple(_profile(least, usual, most, contract) for least, usual, most in zip(*rows, strict=True))
+    return tuple(_profile(low, opt, high, contract) for low, opt, high in zip(*rows, strict=True))
 
 
 def _check_shape(name: str, shape: Shape, contract: InputContract) -> None:
@@ -141,29 +136,29 @@ def _check_shape(name: str, shape: Shape, contract: InputContract) -> None:
         )
     if not contract.dynamic_hw and (shape.height, shape.width) != (contract.height, contract.width):
         raise UsageError(
-            f"{name} {shape} is outside the model: it takes pictures of {contract.height}x{contract.width} only.",
+            f"{name} {shape} is outside the model: it takes images of {contract.height}x{contract.width} only.",
             remedy=f"Give {own}, or export the model without --static.",
         )
 
 
-def _profile(least: Shape | None, usual: Shape | None, most: Shape | None, contract: InputContract) -> Profile:
+def _profile(low: Shape | None, opt: Shape | None, high: Shape | None, contract: InputContract) -> Profile:
+    """A profile of what was given; defaults bend to it."""
     own = (contract.height, contract.width)
-    low, high = own, own
-    if contract.dynamic_hw:
-        low = (min(own[0], SIDES[0]), min(own[1], SIDES[0]))
-        high = (max(own[0], SIDES[1]), max(own[1], SIDES[1]))
     batches = (contract.batch, contract.batch) if contract.batch else BATCHES
-    # A default bends to what was given; what was given never bends.
-    anchors = [shape for shape in (least, usual, most) if shape is not None]
-    low_shape = least or Shape(*(min(s) for s in zip((batches[0], *low), *(a.sides() for a in anchors), strict=True)))
-    high_shape = most or Shape(*(max(s) for s in zip((batches[1], *high), *(a.sides() for a in anchors), strict=True)))
-    if usual is None:
-        bounds = zip(low_shape.sides(), (batches[0], *own), high_shape.sides(), strict=True)
-        usual = Shape(*(min(max(least_side, side), most_side) for least_side, side, most_side in bounds))
-    for smaller, larger, names in ((low_shape, usual, ("--min", "--opt")), (usual, high_shape, ("--opt", "--max"))):
+    smallest, largest = own, own
+    if contract.dynamic_hw:
+        smallest = (min(own[0], SIDES[0]), min(own[1], SIDES[0]))
+        largest = (max(own[0], SIDES[1]), max(own[1], SIDES[1]))
+    given = [shape.sides() for shape in (low, opt, high) if shape is not None]
+    low = low or Shape(*map(min, zip((batches[0], *smallest), *given, strict=True)))
+    high = high or Shape(*map(max, zip((batches[1], *largest), *given, strict=True)))
+    if opt is None:
+        bounds = zip(low.sides(), (batches[0], *own), high.sides(), strict=True)
+        opt = Shape(*(min(max(lower, side), upper) for lower, side, upper in bounds))
+    for smaller, larger, names in ((low, opt, ("--min", "--opt")), (opt, high, ("--opt", "--max"))):
         if any(a > b for a, b in zip(smaller.sides(), larger.sides(), strict=True)):
             raise UsageError(
                 f"{names[0]} {smaller} is larger than {names[1]} {larger}.",
                 remedy="Batch, height and width must each grow from --min over --opt to --max.",
             )
-    return Profile(low_shape, usual, high_shape)
+    return Profile(low, opt, high)

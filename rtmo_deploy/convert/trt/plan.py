@@ -1,64 +1,62 @@
-"""What a build would make, with what, and whether this machine can: settled before anything is built."""
+"""What a build would make, with what, and whether this machine and this backend can.
+
+A graph that a backend cannot build is refused here by the name of its node: TensorRT's own answer would be an internal
+error of its optimiser, or a crash.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.artifact import DecodeMode, Kind
-from rtmo_deploy.convert.trt.graph_checks import check_graph
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
-from rtmo_deploy.runtime.cuda_device import find_gpu
-from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
-from rtmo_deploy.runtime.trt_api import FLAVOURS, choose_flavour, load_api
-from rtmo_deploy.runtime.trt_gpus import gpu_problem
+from rtmo_deploy.runtime.cuda import find_gpu
+from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
+from rtmo_deploy.runtime.plugins.kernel import PLUGIN_NAME
+from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, choose_variant, gpu_problem, load_api
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import onnx
 
-    from rtmo_deploy.artifact import Artifact, InputContract
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.trt.options import BuildOptions
     from rtmo_deploy.runtime.engine_file import Profile
-    from rtmo_deploy.runtime.onnx_file import Signature
-    from rtmo_deploy.runtime.trt_api import Flavour
+    from rtmo_deploy.runtime.trt_api import TrtVariant
 
 SUFFIX = ".engine"
+#: Candidates that TensorRT's top-k takes.
+MAX_TOPK = 3840
+_STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+_FIXED = "Export the model with: rtmo-deploy export --decode fixed"
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """A build that was checked and not begun.
+    """A build that was checked and not begun."""
 
-    Attributes:
-        source: The ONNX model.
-        model: It, parsed.
-        artifact: What it is.
-        flavour: The backend.
-        precision: What the engine will be, and be audited for.
-        profiles: Sizes it will take.
-        output: The engine's file.
-        input_name: The graph's input.
-        problems: Why this machine cannot build it; empty if it can.
-        notes: What the reader should know.
-    """
-
+    #: The ONNX model, and parsed.
     source: Path
     model: onnx.ModelProto
     artifact: Artifact
-    flavour: Flavour
+    variant: TrtVariant
+    #: What the engine will be, and be audited for.
     precision: str
     profiles: tuple[Profile, ...]
+    #: The engine's file.
     output: Path
-    input_name: str
+    #: Why this machine cannot build it; empty if it can.
     problems: tuple[str, ...]
+    #: What the reader should know.
     notes: tuple[str, ...]
 
 
 def plan_build(source: Path, output: Path | None, options: BuildOptions) -> BuildPlan:
-    """Check a build: the model, the options, the profile, the operators, and this machine.
+    """Check a build: the model, the options, the profiles, the operators, and this machine.
 
     Args:
         source: An ONNX model.
@@ -71,96 +69,73 @@ def plan_build(source: Path, output: Path | None, options: BuildOptions) -> Buil
     """
     model = load_onnx(source)
     artifact = onnx_artifact(source, model)
-    if artifact.kind is not Kind.ONNX:
-        raise ArtifactError("It is not an ONNX model by its metadata.", remedy="Export it again.", where=source)
-    shape = signature(model)
-    flavour, problems = settle_flavour(options)
+    variant, problems = settle_variant(options)
     precision = _precision(artifact, options.precision)
-    contract = _real_contract(artifact, shape)
-    profiles = make_profiles(options, contract)
-    check_graph(model, artifact, flavour, targets=options.targets, where=source)
-    target = output or default_output(source, precision, flavour)
-    if target.suffix.lower() != SUFFIX:
-        raise UsageError(f"The output is called {target.name}.", remedy=f"Give it the suffix {SUFFIX}.")
-    return BuildPlan(
-        source=source,
-        model=model,
-        artifact=replace(artifact, input=contract),
-        flavour=flavour,
-        precision=precision,
-        profiles=profiles,
-        output=target,
-        input_name=shape.inputs[0].name,
-        problems=problems,
-        notes=build_notes(flavour, options),
-    )
+    profiles = make_profiles(options, artifact.input)
+    check_graph(model, artifact, variant, targets=options.targets, where=source)
+    target = output or default_output(source, precision, variant)
+    require_suffix(target)
+    notes = build_notes(variant, options)
+    return BuildPlan(source, model, artifact, variant, precision, profiles, target, problems, notes)
 
 
-def default_output(source: Path, precision: str, flavour: Flavour) -> Path:
+def require_suffix(output: Path | None) -> None:
+    """Refuse an output that is not called ``.engine``."""
+    if output is not None and output.suffix.lower() != SUFFIX:
+        raise UsageError(f"The output is called {output.name}.", remedy=f"Give it the suffix {SUFFIX}.")
+
+
+def default_output(source: Path, precision: str, variant: TrtVariant) -> Path:
     """``<stem>.<precision>.<backend>.engine`` beside the model; a precision in its name is not repeated."""
     stem = source.name.removesuffix(source.suffix).removesuffix(f".{precision.replace('+', '.')}")
-    return source.with_name(f"{stem}.{precision}.{flavour.name}{SUFFIX}")
+    return source.with_name(f"{stem}.{precision}.{variant.name}{SUFFIX}")
 
 
-def settle_flavour(options: BuildOptions) -> tuple[Flavour, tuple[str, ...]]:
-    """The backend, and why this machine cannot build with it; empty if it can.
+def build_notes(variant: TrtVariant, options: BuildOptions) -> tuple[str, ...]:
+    """What the reader of a build should know before it begins."""
+    if options.timing_cache is None or variant.timing_cache:
+        return ()
+    return (f"{variant.name} has no timing cache: {options.timing_cache.name} is neither read nor written.",)
+
+
+def settle_variant(options: BuildOptions) -> tuple[TrtVariant, tuple[str, ...]]:
+    """The backend, and why this machine cannot build with it; empty if it can. The backend's package is imported.
 
     Raises:
         UsageError: There is no such backend, or an option does not apply to it.
     """
     try:
-        flavour = choose_flavour(options.backend)
+        variant = choose_variant(options.backend)
     except MissingDependencyError as error:
-        flavour = FLAVOURS["tensorrt" if options.backend == "auto" else options.backend]
-        options.check(flavour)
-        return flavour, (f"{error.finding} {error.remedy}",)
-    options.check(flavour)
-    return flavour, machine_problems(flavour)
-
-
-def check_plugin_choice(flavour: Flavour, decode: DecodeMode | None, where: Path) -> None:
-    """Refuse a plugin for a backend that takes none.
-
-    Raises:
-        UsageError: ``decode`` is ``plugin`` and the backend takes none.
-    """
-    if decode is DecodeMode.PLUGIN and not flavour.plugins:
-        raise UsageError(
-            f"--decode plugin does not apply to {flavour.name}, which takes no plugins.",
-            remedy="Use --decode fixed: it finds the same people without one.",
-            where=where,
-        )
-
-
-def machine_problems(flavour: Flavour) -> tuple[str, ...]:
-    """Why this machine cannot build with a backend that is installed; empty if it can. The package is imported."""
+        variant = TRT_VARIANTS["tensorrt" if options.backend == "auto" else options.backend]
+        options.check(variant)
+        return variant, (str(error),)
+    options.check(variant)
     try:
-        api = load_api(flavour)
+        api = load_api(variant)
     except SetupError as error:
-        return (str(error),)
-    if flavour.builds_without_gpu:
-        return ()
+        return variant, (str(error),)
+    if variant.builds_without_gpu:
+        return variant, ()
     gpu = find_gpu()
     if isinstance(gpu, str):
-        return (f"{flavour.name} builds for the GPU of the machine, and this one has none that it could use: {gpu}",)
-    problem = gpu_problem(flavour, api.version, gpu.name, gpu.compute_capability)
-    return () if problem is None else (str(problem),)
+        problem = f"{variant.name} builds for the GPU of the machine, and this one has none that it could use: {gpu}"
+        return variant, (problem,)
+    unusable = gpu_problem(variant, api.version, gpu.name, gpu.compute_capability)
+    return variant, () if unusable is None else (str(unusable),)
 
 
 def _precision(artifact: Artifact, asked: str | None) -> str:
-    # int8+fp16 is INT8, with half around it.
+    # int8+fp16 is INT8, in mixed precision.
     if asked is None or asked in {artifact.precision, artifact.precision.partition("+")[0]}:
         return artifact.precision
-    if asked == "int8":
+    if asked == "int8" or artifact.precision == "fp32":
+        remedy = f"Cast it first: rtmo-deploy cast MODEL.onnx --{asked}"
+        if asked == "int8":
+            remedy = "Quantise the FP32 model: rtmo-deploy quantize MODEL.onnx --calib SET"
         raise ArtifactError(
-            f"int8 was asked for, and the model is {artifact.precision}: an engine has the types of its graph.",
-            remedy="Quantise the FP32 model: rtmo-deploy quantize MODEL.onnx --calib SET",
-            where=artifact.path,
-        )
-    if artifact.precision == "fp32":
-        raise ArtifactError(
-            f"{asked} was asked for, and the model is fp32: an engine has the types of its graph.",
-            remedy=f"Cast it first: rtmo-deploy cast MODEL.onnx --{asked}",
+            f"{asked} was asked for, and the model is {artifact.precision}: an engine has the types of its graph.",
+            remedy=remedy,
             where=artifact.path,
         )
     raise ArtifactError(
@@ -170,32 +145,107 @@ def _precision(artifact: Artifact, asked: str | None) -> str:
     )
 
 
-def _real_contract(artifact: Artifact, shape: Signature) -> InputContract:
-    """The model's input as its graph has it; the metadata must agree."""
-    contract = artifact.input
-    sides = shape.inputs[0].shape if len(shape.inputs) == 1 else ()
-    fixed = [side if isinstance(side, int) else None for side in sides]
-    if len(fixed) != 4 or fixed[1] not in {3, None}:
-        raise ArtifactError(
-            f"Its inputs are {'; '.join(map(str, shape.inputs)) or 'none'}, not one picture of 3 channels.",
-            remedy="Export the checkpoint with 'rtmo-deploy export'.",
-            where=artifact.path,
-        )
-    wrong = fixed[2] not in {None, contract.height} or fixed[3] not in {None, contract.width}
-    if wrong or (fixed[0] is not None and contract.batch not in {None, fixed[0]}):
-        raise ArtifactError(
-            f"Its metadata speaks of {contract.height}x{contract.width} pixels, batch {contract.batch or 'dynamic'}, "
-            f"and its input is {shape.inputs[0]}.",
-            remedy="Export it again.",
-            where=artifact.path,
-        )
-    dynamic = fixed[2] is None and fixed[3] is None and contract.dynamic_hw
-    return replace(contract, batch=fixed[0] or contract.batch, dynamic_hw=dynamic)
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph, those in the branches of If and the bodies of Loop included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes_of(attribute.g)
 
 
-def build_notes(flavour: Flavour, options: BuildOptions) -> tuple[str, ...]:
-    """What the reader of a build should know before it begins."""
-    notes = []
-    if options.timing_cache is not None and not flavour.timing_cache:
-        notes.append(f"{flavour.name} has no timing cache: {options.timing_cache.name} is neither read nor written.")
-    return tuple(notes)
+def check_graph(
+    model: onnx.ModelProto, artifact: Artifact, variant: TrtVariant, *, targets: Sequence[str], where: Path
+) -> None:
+    """Refuse a graph that a backend cannot build.
+
+    Args:
+        model: The parsed model.
+        artifact: What it is.
+        variant: The backend.
+        targets: Compute capabilities to build for.
+        where: The file that errors name.
+
+    Raises:
+        ArtifactError: Names the node, its operator and what to do.
+    """
+    _check_opset(model, where)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in nodes_of(model.graph):
+        if node.op_type in variant.no_operators and node.domain in _STANDARD:
+            raise _refused(node, where, f"{variant.name} has no kernel for it.", _FIXED)
+        if node.domain not in _STANDARD and not variant.plugins:
+            raise _refused(
+                node, where, f"it is a plugin, and {variant.name} takes none.", f"{_FIXED}, which needs no plugin."
+            )
+        count = _constant(node, 1, constants) if node.op_type == "TopK" else None
+        if count is not None and count > MAX_TOPK:
+            raise _refused(
+                node,
+                where,
+                f"it takes the best {count} of its candidates, and TensorRT's limit is {MAX_TOPK}.",
+                f"Export the model with --pre-topk {MAX_TOPK} or less.",
+            )
+    if has_plugin(model):
+        from rtmo_deploy.convert.plugins.rewrite import check_plugin_node
+
+        check_plugin_node(model)
+    if artifact.decode.mode is DecodeMode.ONNX:
+        raise ArtifactError(
+            "It was exported with --decode onnx, whose number of rows depends on the image: fixed buffers and CUDA "
+            "graphs cannot take that.",
+            remedy=_FIXED,
+            where=where,
+        )
+    if "7.5" in targets:
+        _check_turing(model, artifact, variant, where)
+
+
+def has_plugin(model: onnx.ModelProto) -> bool:
+    """Whether the decode plugin is in a graph."""
+    return any(node.op_type == PLUGIN_NAME for node in nodes_of(model.graph))
+
+
+def _check_opset(model: onnx.ModelProto, where: Path) -> None:
+    """TensorRT's parser accepts any number, and reads the operators as it knows them."""
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    opset = max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=0)
+    if opset > newest:
+        raise ArtifactError(
+            f"It is of opset {opset}; the installed onnx {onnx.__version__} knows up to {newest}.",
+            remedy="Export it with --opset 17, or upgrade onnx.",
+            where=where,
+        )
+
+
+def _check_turing(model: onnx.ModelProto, artifact: Artifact, variant: TrtVariant, where: Path) -> None:
+    """Turing has no FP32 matrix products in TensorRT-RTX, and no BF16 at all."""
+    import onnx
+
+    remedy = "Leave compute capability 7.5 away, or use --backend tensorrt on the Turing machine itself."
+    if artifact.precision == "bf16":
+        raise ArtifactError("It is of bf16, which compute capability 7.5 does not have.", remedy=remedy, where=where)
+    typed = onnx.shape_inference.infer_shapes(model, data_prop=False).graph
+    values = [*typed.value_info, *typed.input]
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    for node in nodes_of(typed):
+        if node.op_type in {"MatMul", "Gemm"} and node.input[0] in floats:
+            raise _refused(
+                node, where, f"{variant.name} has no FP32 matrix product for compute capability 7.5.", remedy
+            )
+
+
+def _constant(node: onnx.NodeProto, index: int, constants: dict[str, onnx.TensorProto]) -> int | None:
+    import onnx
+
+    if len(node.input) <= index or node.input[index] not in constants:
+        return None
+    value = onnx.numpy_helper.to_array(constants[node.input[index]])
+    return int(value.flat[0]) if value.size == 1 else None
+
+
+def _refused(node: onnx.NodeProto, where: Path, why: str, remedy: str) -> ArtifactError:
+    name = node.name or ", ".join(node.output)
+    return ArtifactError(f"Its node {name} ({node.op_type}) cannot be built: {why}", remedy=remedy, where=where)

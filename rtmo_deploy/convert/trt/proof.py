@@ -141,15 +141,8 @@ def prove_engine(
 def _most_rows(artifact: Artifact, engine: Path) -> int:
     """The largest batch that the engine takes at its own size."""
     height, width = artifact.input.height, artifact.input.width
-    return max(
-        (
-            profile.most.batch
-            for profile in read_record(engine).profiles
-            if profile.least.height <= height <= profile.most.height
-            and profile.least.width <= width <= profile.most.width
-        ),
-        default=1,
-    )
+    fitting = [profile.max.batch for profile in read_record(engine).profiles if profile.holds(height, width)]
+    return max(fitting, default=1)
 
 
 def _compare_rows(side: Side, pictures: Pictures, report: AgreementReport, rows: int) -> tuple[Figures, list[int]]:

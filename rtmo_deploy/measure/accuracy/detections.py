@@ -11,8 +11,7 @@ import numpy as np
 
 from rtmo_deploy.data._coco_arrays import identity
 from rtmo_deploy.errors import InputDataError
-from rtmo_deploy.files import atomic_write
-from rtmo_deploy.guarded import open_regular
+from rtmo_deploy.files import atomic_write, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data.ground_truth import GroundTruth
+    from rtmo_deploy.data.sample import GroundTruth
     from rtmo_deploy.poses import Poses
 
 _log = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.guarded import open_regular, parse_json
+from rtmo_deploy.files import open_regular
 from rtmo_deploy.measure.accuracy.detections import Detections
+from rtmo_deploy.plain import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.data.ground_truth import GroundTruth
+from rtmo_deploy.data.sample import GroundTruth
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.accuracy.detections import Detections
 from rtmo_deploy.measure.accuracy.protocol import METRICS, choose_protocol, choose_sigmas, require_people, sigma_source

@@ -13,7 +13,7 @@ from rtmo_deploy.zoo.skeletons import CONVENTIONS, CROWDPOSE_14
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rtmo_deploy.data.ground_truth import GroundTruth
+    from rtmo_deploy.data.sample import GroundTruth
     from rtmo_deploy.poses import Skeleton
 
 ProtocolName = Literal["coco", "crowdpose"]

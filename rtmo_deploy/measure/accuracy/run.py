@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, DecodeMode, Kind
+from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.accuracy.detections import Detections
 from rtmo_deploy.measure.accuracy.journal import Journal

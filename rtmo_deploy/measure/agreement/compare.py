@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from rtmo_deploy.artifact import Kind
-from rtmo_deploy.data._image_files import find_images
-from rtmo_deploy.data.images import read_image
+from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import RtmoDeployError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.agreement.causes import find_causes
 from rtmo_deploy.measure.agreement.report import AgreementReport, ModelSummary

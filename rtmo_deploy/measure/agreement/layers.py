@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rtmo_deploy.artifact import Kind
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.guarded import read_json
 from rtmo_deploy.measure.bench.result import RESULT_VERSION
+from rtmo_deploy.plain import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -58,8 +58,7 @@ def picture_sets(options: BenchOptions, folder: Path) -> list[PictureSet]:
 
 
 def _own(folder: Path) -> PictureSet:
-    from rtmo_deploy.data._image_files import find_images
-    from rtmo_deploy.data.images import read_image
+    from rtmo_deploy.data.images import find_images, read_image
 
     paths = find_images([folder])
     for path in paths:

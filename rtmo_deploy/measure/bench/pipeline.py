@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.bench.clock import DECODE_FILE, DRAW, LETTERBOX, MERGED, UNLETTERBOX, Clock
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.draw import draw_poses

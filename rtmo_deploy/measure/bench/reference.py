@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.artifact import Kind
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.estimator import is_checkpoint, read_artifact
 from rtmo_deploy.zoo.cache import cached_path, identify_published

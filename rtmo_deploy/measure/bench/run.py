@@ -22,10 +22,10 @@ from rtmo_deploy.measure.bench.machine import MachineWatch, read_machine, warnin
 from rtmo_deploy.measure.bench.options import V100_ITERATIONS, V100_WARMUP, BenchOptions, Case, Contender, Protocol
 from rtmo_deploy.measure.bench.pictures import picture_sets
 from rtmo_deploy.measure.bench.plan import plan_contenders
-from rtmo_deploy.measure.bench.process import start_worker
 from rtmo_deploy.measure.bench.published import published_latency
 from rtmo_deploy.measure.bench.result import BenchResult, Entry, Opened, with_ratios
 from rtmo_deploy.measure.bench.statistics import Summary
+from rtmo_deploy.measure.bench.worker import start_worker
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.bench.interference import Interference
     from rtmo_deploy.measure.bench.pictures import PictureSet
-    from rtmo_deploy.measure.bench.process import StartWorker, WorkerLink
     from rtmo_deploy.measure.bench.published import PublishedLatency
+    from rtmo_deploy.measure.bench.worker import WorkerProcess
 
 
 def run_bench(
     options: BenchOptions,
     *,
-    start: StartWorker = start_worker,
+    start: Callable[[Contender], WorkerProcess] = start_worker,
     progress: Callable[[str], None] = lambda _: None,
     observe: Callable[[], Observer] = Observer,
 ) -> BenchResult:
@@ -108,7 +108,7 @@ class _Group:
         self,
         options: BenchOptions,
         contenders: Sequence[Contender],
-        start: StartWorker,
+        start: Callable[[Contender], WorkerProcess],
         progress: Callable[[str], None],
         observe: Callable[[], Observer],
     ) -> None:
@@ -118,7 +118,7 @@ class _Group:
         self._progress = progress
         self._observe = observe
         self._stack = contextlib.ExitStack()
-        self._workers: list[WorkerLink] = []
+        self._workers: list[WorkerProcess] = []
         self._opened: list[Opened] = []
         self._device_memory: list[int | None] = []
 
@@ -141,7 +141,7 @@ class _Group:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _open(self, worker: WorkerLink, contender: Contender) -> Opened:
+    def _open(self, worker: WorkerProcess, contender: Contender) -> Opened:
         command = {"command": "open", "contender": contender.to_dict()}
         answer = worker.ask(command, timeout_s=self._options.patience_s)
         return Opened(
@@ -178,7 +178,7 @@ class _Group:
 
     def _ask(
         self,
-        worker: WorkerLink,
+        worker: WorkerProcess,
         command: str,
         pictures: PictureSet,
         seconds: float,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.bench.clock import DOWNLOAD, IN_GRAPH, MERGED, NETWORK, NMS_DCC, ROWS, UPLOAD
 
 if TYPE_CHECKING:

@@ -11,9 +11,17 @@ import numpy as np
 
 from rtmo_deploy.measure.bench.clock import DOWNLOAD, UPLOAD
 from rtmo_deploy.measure.bench.runners import graph_stages
-from rtmo_deploy.runtime.cuda_device import checked, cuda_runtime, require_gpu
-from rtmo_deploy.runtime.cuda_memory import Arena, new_stream, synchronize, to_device, to_host
-from rtmo_deploy.runtime.device_array import DeviceArray
+from rtmo_deploy.runtime.cuda import (
+    Arena,
+    DeviceArray,
+    checked,
+    cuda_runtime,
+    new_stream,
+    require_gpu,
+    synchronize,
+    to_device,
+    to_host,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

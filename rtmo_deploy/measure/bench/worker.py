@@ -1,28 +1,29 @@
-"""The process that one contender lives in: ``python -m rtmo_deploy.measure.bench.worker``.
+"""The process that one contender lives in, and the parent's end of it.
 
-Commands come as JSON, one a line, on standard input; each is answered by one line on standard output. Between them the
-process is blocked on that pipe and takes no core. What libraries print goes to standard error: the real standard output
-is kept for the answers alone.
+Commands go to the child as JSON, one a line; each is answered by one line. Between them it is blocked on that pipe and
+takes no core.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import installed_versions
+from rtmo_deploy.child import Child, error_message, exit_name, open_answers, python_command, revived
 from rtmo_deploy.errors import RtmoDeployError
 from rtmo_deploy.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from rtmo_deploy.measure.bench.options import Contender
     from rtmo_deploy.measure.bench.pipeline import Pipeline
 
+COMMAND = python_command("-m", "rtmo_deploy.measure.bench.worker")
 #: Packages whose versions decide how fast something is.
 PACKAGES = (
     *("rtmo-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy"),
@@ -32,6 +33,67 @@ PACKAGES = (
 SETTLE = 1
 #: The least number of unmeasured calls before the first round.
 LEAST_WARMUP = 2
+
+
+def start_worker(contender: Contender) -> WorkerProcess:
+    """Start a process for a contender; it opens nothing yet."""
+    return WorkerProcess(contender.label)
+
+
+class WorkerProcess:
+    """The parent's end of a worker.
+
+    Args:
+        label: What errors call it.
+        command: What to start.
+    """
+
+    def __init__(self, label: str, command: Sequence[str] = COMMAND) -> None:
+        self.label = label
+        self._child = Child(command)
+        #: Ends it; one that does not end is killed. May be called more than once.
+        self.close = self._child.close
+
+    def ask(self, command: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """Send a command and wait for its answer.
+
+        Args:
+            command: What to do, JSON-ready.
+            timeout_s: Seconds after which the worker counts as hung; it is killed then.
+
+        Raises:
+            RtmoDeployError: It ended, hung, or answered with something that is no answer. An error that the worker
+                itself raised comes back as the same class.
+        """
+        self._child.send(command)
+        try:
+            answer = self._child.receive(timeout_s)
+        except TimeoutError:
+            self._child.kill()
+            raise RtmoDeployError(
+                f"It did not answer '{command['command']}' within {timeout_s:.0f} s and was stopped."
+                f"{self._child.last_lines()}",
+                remedy="Try it alone, with fewer threads or a smaller batch.",
+                where=self.label,
+            ) from None
+        if answer is None:
+            raise RtmoDeployError(
+                f"Its process ended during '{command['command']}' ({exit_name(self._child.exit())})."
+                f"{self._child.last_lines()}",
+                remedy="If it was killed, there was too little memory: try fewer models or a smaller batch at a time.",
+                where=self.label,
+            )
+        if isinstance(answer.get("ok"), dict):
+            found: dict[str, Any] = answer["ok"]
+            return found
+        if isinstance(answer.get("error"), dict):
+            raise revived(answer["error"], self.label)
+        self._child.kill()
+        raise RtmoDeployError(
+            f"Its process wrote something that is no answer: {str(answer)[:80]}.",
+            remedy="Please report it, with the command.",
+            where=self.label,
+        )
 
 
 class Worker:
@@ -176,27 +238,19 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def serve(commands: TextIO, answers: TextIO) -> None:
-    """Answer each line until there are no more, or one says ``stop``."""
+def serve(commands: Iterable[str], tell: Callable[..., None]) -> None:
+    """Answer each line until there are no more."""
     worker = Worker()
     for line in commands:
-        command = json.loads(line)
-        if command["command"] == "stop":
-            return
         try:
-            answer = {"ok": worker.answer(command)}
+            tell(ok=worker.answer(json.loads(line)))
         except RtmoDeployError as error:
-            names = {"finding": error.finding, "remedy": error.remedy, "where": error.where}
-            answer = {"error": {"class": type(error).__name__, **names}}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+            tell(error=error_message(error))
 
 
 def main() -> None:
     """Serve on the process' own pipes."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    serve(sys.stdin, answers)
+    serve(sys.stdin, open_answers())
 
 
 if __name__ == "__main__":

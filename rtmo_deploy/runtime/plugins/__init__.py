@@ -1,27 +1,22 @@
 """RTMODecode, the decode plugin, as far as a running engine needs it: PTX, launch, TensorRT's classes.
 
 The graph rewrite that inserts it and the kernel's source are in :mod:`rtmo_deploy.convert.plugins`. Importing this
-needs neither TensorRT nor CUDA.
+needs neither TensorRT nor CUDA nor NumPy.
 """
 
-from rtmo_deploy.runtime.plugins.kernel import (
-    PLUGIN_NAME,
-    PLUGIN_NAMESPACE,
-    PLUGIN_VERSION,
-    DecodeFields,
-    KernelRecord,
-    kernel_record,
-)
-from rtmo_deploy.runtime.plugins.registration import PluginForm, network_flags, register_plugin
+from __future__ import annotations
 
-__all__ = [
-    "PLUGIN_NAME",
-    "PLUGIN_NAMESPACE",
-    "PLUGIN_VERSION",
-    "DecodeFields",
-    "KernelRecord",
-    "PluginForm",
-    "kernel_record",
-    "network_flags",
-    "register_plugin",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rtmo_deploy.runtime.plugins.registration import PluginForm, network_flags, register_plugin
+
+__all__ = ["PluginForm", "network_flags", "register_plugin"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.registration"), name)

@@ -1,19 +1,25 @@
-"""The decode kernel as it is shipped: PTX and the record of how it was made, its name, and how arguments are packed.
+"""The decode kernel as it is shipped: its PTX, how its arguments are packed, and how the CUDA driver launches it.
 
-What TensorRT's plugins and whoever launches the kernel by hand must agree on, in one place. Needs NumPy at most: no
-CUDA, no TensorRT.
+The driver is called by ctypes, so that nothing but the driver has to be installed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import struct
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.errors import ArtifactError, SetupError
+from rtmo_deploy.files import reading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PLUGIN_NAME = "RTMODecode"
 PLUGIN_VERSION = "1"
@@ -39,19 +45,17 @@ MIN_SCORE_THR = 0.0001
 class DecodeFields:
     """The plugin's fields: attributes of the ONNX node, and what an engine serializes.
 
-    Attributes:
-        max_dets: Rows of output; people beyond are dropped, lowest scores first.
-        score_thr: Scores must be above this, 0.0001 to 1.
-        nms_thr: Overlaps above this IoU are suppressed, 0 to 1.
-        pre_topk: Candidates that enter the suppression, best scores first; 0 for all.
-
     Raises:
         ArtifactError: A value that the kernel does not take.
     """
 
+    #: Rows of output; further detections are dropped, lowest scores first.
     max_dets: int
+    #: Scores must be above this, 0.0001 to 1.
     score_thr: float
+    #: Overlaps above this IoU are suppressed, 0 to 1.
     nms_thr: float
+    #: Candidates that enter the suppression, best scores first; 0 for all.
     pre_topk: int = 0
 
     def __post_init__(self) -> None:
@@ -87,20 +91,15 @@ def float_bits(value: float) -> int:
 
 @dataclass(frozen=True)
 class KernelRecord:
-    """How the shipped PTX was made.
-
-    Attributes:
-        source_sha256: Of ``rtmo_decode.cu``.
-        ptx_sha256: Of ``rtmo_decode.ptx``.
-        compiler: Such as ``NVRTC 12.1``.
-        architecture: Such as ``compute_70``.
-        options: The compiler's, in order.
-    """
+    """How the shipped PTX was made."""
 
     source_sha256: str
     ptx_sha256: str
+    #: Such as ``NVRTC 12.1``.
     compiler: str
+    #: Such as ``compute_70``.
     architecture: str
+    #: The compiler's, in order.
     options: tuple[str, ...]
 
 
@@ -118,16 +117,100 @@ def load_ptx() -> bytes:
     Raises:
         ArtifactError: It is missing or is not what the record says: the installation is damaged.
     """
-    try:
+    with reading(PTX_PATH, remedy="Reinstall rtmo-deploy."):
         ptx = PTX_PATH.read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"The decode kernel cannot be read: {error.strerror or error}.",
-            remedy="Reinstall rtmo-deploy.",
-            where=PTX_PATH,
-        ) from error
     if hashlib.sha256(ptx).hexdigest() != kernel_record().ptx_sha256:
         raise ArtifactError(
             "The decode kernel is not the one that was shipped.", remedy="Reinstall rtmo-deploy.", where=PTX_PATH
         )
     return ptx
+
+
+_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_UNSUPPORTED_PTX = 222
+
+
+class DriverKernel:
+    """A kernel of a PTX module, in whatever CUDA context is current.
+
+    Args:
+        ptx: The module.
+        name: The kernel's name in it.
+    """
+
+    def __init__(self, ptx: bytes, name: str) -> None:
+        self._ptx, self._name = ptx, name
+        # By the id of the context: an address may come back, with another context at it.
+        self._functions: dict[int, ctypes.c_void_p] = {}
+
+    def prepare(self) -> ctypes.c_void_p:
+        """The kernel in the current context, loaded on first use there. Not while a stream is captured.
+
+        Raises:
+            SetupError: There is no driver or no context, or the driver cannot compile the PTX for its GPU.
+        """
+        context = _context_id()
+        if context not in self._functions:
+            module, function = ctypes.c_void_p(), ctypes.c_void_p()
+            _call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(self._ptx))
+            _call("cuModuleGetFunction", ctypes.byref(function), module, ctypes.c_char_p(self._name.encode()))
+            self._functions[context] = function
+        return self._functions[context]
+
+    def launch(
+        self,
+        blocks: int,
+        threads: int,
+        inputs: Sequence[int],
+        scalars: Sequence[int],
+        outputs: Sequence[int],
+        stream: int,
+    ) -> None:
+        """Launch a grid of ``blocks`` times ``threads`` on a stream, given by its handle; does not wait.
+
+        The kernel's arguments are inputs (device addresses), scalars (int32), outputs (device addresses), in that
+        order.
+
+        Raises:
+            SetupError: As :meth:`prepare`, or the launch is refused.
+        """
+        function = self.prepare()
+        values: list[ctypes.c_void_p | ctypes.c_int] = [ctypes.c_void_p(address) for address in inputs]
+        values += [ctypes.c_int(scalar) for scalar in scalars]
+        values += [ctypes.c_void_p(address) for address in outputs]
+        # The driver reads the arguments before it returns: they need not live longer.
+        arguments = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        grid = (ctypes.c_uint(blocks), ctypes.c_uint(1), ctypes.c_uint(1))
+        block = (ctypes.c_uint(threads), ctypes.c_uint(1), ctypes.c_uint(1))
+        _call("cuLaunchKernel", function, *grid, *block, ctypes.c_uint(0), ctypes.c_void_p(stream), arguments, None)
+
+
+def _context_id() -> int:
+    context, number = ctypes.c_void_p(), ctypes.c_ulonglong()
+    _call("cuCtxGetCurrent", ctypes.byref(context))
+    if not context.value:
+        raise SetupError(
+            "No CUDA context is current in this thread.", remedy="Create or push one before the engine is opened."
+        )
+    _call("cuCtxGetId", context, ctypes.byref(number))
+    return number.value
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(_LIBRARY)
+    except OSError as error:
+        raise SetupError(
+            f"The CUDA driver is not installed ({error}).", remedy="Run engines on a machine with an NVIDIA GPU."
+        ) from error
+
+
+def _call(name: str, *arguments: object) -> None:
+    status = getattr(_library(), name)(*arguments)
+    if status:
+        text = ctypes.c_char_p()
+        _library().cuGetErrorString(ctypes.c_int(status), ctypes.byref(text))
+        reason = (text.value or b"unknown error").decode(errors="replace")
+        remedy = "Update the NVIDIA driver to 530 or later." if status == _UNSUPPORTED_PTX else ""
+        raise SetupError(f"{name} failed: {reason} (CUDA error {status}).", remedy=remedy)

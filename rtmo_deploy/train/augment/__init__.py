@@ -8,7 +8,7 @@ the same generator state give the same sample, whoever works on it.
 from __future__ import annotations
 
 from rtmo_deploy.train.augment.augmenter import Augmenter
-from rtmo_deploy.train.augment.multiscale import random_size
+from rtmo_deploy.train.augment.geometry import random_size
 from rtmo_deploy.train.augment.options import AffineOptions, AugmentOptions, WindowOptions
 
 __all__ = ["AffineOptions", "AugmentOptions", "Augmenter", "WindowOptions", "random_size"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, letterbox
-from rtmo_deploy.train.augment.colour import draw_gains, shift_hsv
 from rtmo_deploy.train.augment.geometry import (
     clip_people,
+    draw_jitter,
     letterbox_matrix,
     mirror,
     move_people,
@@ -19,9 +20,7 @@ from rtmo_deploy.train.augment.geometry import (
     warp_ignore,
     warp_image,
 )
-from rtmo_deploy.train.augment.jitter import draw_jitter
-from rtmo_deploy.train.augment.mixup import draw_mixup
-from rtmo_deploy.train.augment.mosaic import draw_mosaic
+from rtmo_deploy.train.augment.mixing import draw_mixup, draw_mosaic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +28,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.data import PoseDataset, Sample
-    from rtmo_deploy.train.augment.jitter import Jitter
-    from rtmo_deploy.train.augment.mixup import MixupPlan
-    from rtmo_deploy.train.augment.mosaic import MosaicPlan
+    from rtmo_deploy.train.augment.geometry import Jitter
+    from rtmo_deploy.train.augment.mixing import MixupPlan, MosaicPlan
     from rtmo_deploy.train.augment.options import AugmentOptions
+
+
+def draw_gains(strength: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, int, int]:
+    """Draw what is added to hue, saturation and value: evenly within the strength, and 0 by a coin for each."""
+    gains = rng.uniform(-1, 1, 3) * strength * rng.integers(0, 2, 3)
+    hue, saturation, value = (int(gain) for gain in gains)
+    return hue, saturation, value
+
+
+def shift_hsv(image: NDArray[np.uint8], gains: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Add to hue (of 180, around the circle), saturation and value (clipped) of a ``(h, w, 3)`` uint8 BGR image."""
+    if not any(gains):
+        return image
+    levels = np.arange(256)
+    hue = (levels + gains[0]) % 180
+    saturation, value = (np.clip(levels + gain, 0, 255) for gain in gains[1:])
+    table = np.stack([hue, saturation, value], axis=-1).astype(np.uint8)[None]
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), np.uint8)
 
 
 class Augmenter:

@@ -9,14 +9,16 @@ and multiplies coordinates, which is about the first centre, this floor adds the
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
 
 from rtmo_deploy.data import People, Sample
-from rtmo_deploy.runtime.letterbox import PAD_VALUE
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.runtime.letterbox import PAD_VALUE, STRIDE
+from rtmo_deploy.train.augment.options import AffineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.runtime.letterbox import LetterboxTransform
+    from rtmo_deploy.train.augment.options import WindowOptions
+
 
 _WARP_LIMIT: Final = 32766
 """Longest side that cv2.warpAffine takes."""
@@ -103,11 +107,7 @@ def clip_people(people: People, hw: tuple[int, int]) -> People:
 
 
 def mirror(sample: Sample, flip_indices: Sequence[int]) -> Sample:
-    """The sample in a mirror: left and right of the picture, and of the people, change places.
-
-    Columns and coordinates go to ``width - 1 - x``, boxes too: one that was clipped at the right border
-    (at x = width) begins at -1, as in the reference.
-    """
+    """The sample mirrored: columns, coordinates and boxes go to ``width - 1 - x``, as in the reference."""
     people, last = sample.people, np.float32(sample.image.shape[1] - 1)
     order = np.asarray(flip_indices, np.intp)
     boxes, keypoints = people.boxes.copy(), people.keypoints[:, order]
@@ -122,12 +122,9 @@ def mirror(sample: Sample, flip_indices: Sequence[int]) -> Sample:
 
 
 def settle(people: People, *, min_box: float, min_keypoints: int) -> People:
-    """Those with something left to learn from; coordinates of unlabelled keypoints become 0, 0.
+    """People whose box is above ``min_box`` pixels a side, with ``min_keypoints`` labelled.
 
-    Args:
-        people: Clipped people.
-        min_box: Pixels that width and height of the box must exceed.
-        min_keypoints: How many keypoints must be labelled.
+    Coordinates of unlabelled keypoints become 0, 0.
     """
     sides = people.boxes[:, 2:] - people.boxes[:, :2]
     labelled = people.visible > 0
@@ -144,3 +141,88 @@ def _within_warp_limit(image: NDArray[Any], matrix: NDArray[np.float64]) -> tupl
     small = (max(1, rows // factor), max(1, columns // factor))
     shrunk = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(shrunk), matrix @ resize_matrix(small, (rows, columns))
+
+
+def random_size(
+    input_hw: tuple[int, int], seed: int, iteration: int, *, span: tuple[int, int] = (480, 800), step: int = STRIDE
+) -> tuple[int, int]:
+    """The size of one iteration's batch: every step from ``span[0]`` to ``span[1]`` is equally likely.
+
+    The recipes draw anew for each iteration, to the very end of the training, from 480 to 800; rtmo-t, of
+    416x416, from 320 to 640. (There the first iteration after every start keeps ``input_hw``, and one process
+    draws for all. Here the size depends on nothing but the arguments, so neither is needed.)
+
+    Args:
+        input_hw: Height and width the samples have.
+        seed: The training's seed.
+        iteration: Counted from the beginning of the training.
+        span: Smallest and largest height, pixels; rounded to whole steps.
+        step: Height and width are multiples of it.
+
+    Returns:
+        Height and width, with about the aspect of ``input_hw``: the width is rounded down to a whole step.
+
+    Raises:
+        UsageError: ``span`` is empty or begins below one step.
+    """
+    low, high = (round(side / step) for side in span)
+    if not 0 < low <= high:
+        raise UsageError(f"The span of sizes {span} holds no multiple of {step}.", remedy="Give two heights.")
+    steps = int(np.random.default_rng((seed, iteration)).integers(low, high, endpoint=True))
+    return step * steps, step * max(1, int(steps * input_hw[1] / input_hw[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Jitter:
+    """One draw.
+
+    Attributes:
+        linear: ``(2, 2)`` float64: shear after rotation after enlargement.
+        shift: ``(2,)`` float64, x, y, as fractions.
+        of_input: Whether those are fractions of the input, and the content moves by them after it was turned;
+            otherwise of the fitted picture, and the window does before.
+    """
+
+    linear: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    of_input: bool
+
+    def matrix(self, fitted_hw: tuple[float, float], input_hw: tuple[int, int]) -> NDArray[np.float64]:
+        """Input frame -> input frame; ``fitted_hw`` is the picture's height and width in it, without padding."""
+        size, none = np.array(input_hw[::-1], np.float64), np.zeros(2)
+        if self.of_input:
+            return about(size / 2, self.linear, before=none, after=self.shift * size)
+        return about(size / 2, self.linear, before=self.shift * fitted_hw[::-1], after=none)
+
+
+def draw_jitter(options: AffineOptions | WindowOptions, rng: np.random.Generator) -> Jitter:
+    """Draw shift, scale, rotation and shear, in that order."""
+    if isinstance(options, AffineOptions):
+        shift_x, shift_y, size, turn, shear_x, shear_y = rng.uniform(-1, 1, 6)
+        scale = _between(options.scale, size)
+        shear = np.tan(np.radians(options.shear * np.array([shear_x, shear_y])))
+        linear = np.array([[1, shear[0]], [shear[1], 1]]) @ _rotation(options.rotate * turn) * scale
+    else:
+        shift_x, shift_y, size, turn = _cut_normal(rng, 4)
+        # A window turned one way shows the picture turned the other way; a larger one shows it smaller.
+        linear = _rotation(-options.rotate * turn) / _between(options.window, size)
+    return Jitter(linear, options.shift * np.array([shift_x, shift_y]), isinstance(options, AffineOptions))
+
+
+def _between(limits: tuple[float, float], draw: float) -> float:
+    """-1 to 1, to the first limit to the second."""
+    return limits[0] + (limits[1] - limits[0]) * (draw + 1) / 2
+
+
+def _rotation(degrees: float) -> NDArray[np.float64]:
+    angle = np.radians(degrees)
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float64)
+
+
+def _cut_normal(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """Standard normal numbers between -1 and 1."""
+    drawn = np.empty(0)
+    while len(drawn) < count:
+        more = rng.standard_normal(2 * count)
+        drawn = np.concatenate([drawn, more[abs(more) <= 1]])
+    return drawn[:count]

@@ -1,0 +1,145 @@
+"""What this project and its extras require, and how an environment falls short of it."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from rtmo_deploy.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+PROJECT = "rtmo-deploy"
+#: Oldest and newest Python that the tests run on.
+TESTED_PYTHON = ((3, 11), (3, 13))
+#: What each extra is for.
+EXTRAS = {
+    "cpu": "ONNX models on the CPU",
+    "gpu": "ONNX models on a GPU",
+    "trt": "TensorRT engines",
+    "trt-rtx": "TensorRT-RTX engines",
+    "openvino": "OpenVINO as a runtime",
+    "pycuda": "arrays of PyCUDA as input of engines",
+    "polygraphy": "looking into engines with Polygraphy",
+    "train": "curves and TensorBoard in trainings",
+    "test": "this project's tests",
+    "dev": "changing this project",
+}
+#: Extras of no use without an NVIDIA GPU.
+NVIDIA_EXTRAS = frozenset({"gpu", "trt", "pycuda"})
+#: Import names of the required packages with compiled code.
+COMPILED = {
+    "numpy": "numpy",
+    "ml-dtypes": "ml_dtypes",
+    "onnx": "onnx",
+    "onnxsim": "onnxsim",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL.Image",
+    "safetensors": "safetensors",
+    "pydantic": "pydantic",
+    "faster-coco-eval": "faster_coco_eval",
+}
+#: Distributions that all bring the module ``onnxruntime``, and those that all bring ``cv2``.
+ONNXRUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    *(f"onnxruntime-{kind}" for kind in ("directml", "openvino", "qnn", "silicon", "training", "rocm")),
+    "ort-nightly",
+    "ort-nightly-gpu",
+)
+OPENCVS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+#: Other distributions that bring the same module, and serve as well.
+_ALTERNATIVES = {
+    "onnxruntime": ONNXRUNTIMES[2:],
+    "onnxruntime-gpu": ("ort-nightly-gpu",),
+    "opencv-python-headless": OPENCVS,
+    "tensorrt": ("tensorrt-cu12", "tensorrt-cu13"),
+    "tensorrt-rtx-cu12": ("tensorrt-rtx", "tensorrt-rtx-cu13"),
+}
+
+
+@cache
+def requirements(extra: str = "") -> tuple[Requirement, ...]:
+    """What an extra requires on this system; what the project itself requires if none is named.
+
+    Taken from the record of the installation, or from ``pyproject.toml`` where a checkout runs without one.
+    """
+    try:
+        lines = metadata.requires(PROJECT) or []
+    except metadata.PackageNotFoundError:
+        lines = _lines_of(Path(__file__).resolve().parents[2] / "pyproject.toml")
+    every = [Requirement(line) for line in lines]
+    mine = [one for one in every if (one.marker is not None and "extra" in str(one.marker)) == bool(extra)]
+    return tuple(one for one in mine if one.marker is None or one.marker.evaluate({"extra": extra}))
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        project: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    except (OSError, ValueError, KeyError):
+        return []
+    extras = project["optional-dependencies"].items()
+    return [*project["dependencies"], *(f"{line}; extra == '{extra}'" for extra, lines in extras for line in lines)]
+
+
+def line_of(requirement: Requirement) -> str:
+    """``torch>=2.6,<2.14``."""
+    return f"{requirement.name}{bounds_of(requirement)}"
+
+
+def bounds_of(requirement: Requirement) -> str:
+    """``>=2.6,<2.14``."""
+    return ",".join(sorted(map(str, requirement.specifier), reverse=True))
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra, as every error of this project has it."""
+    return MissingDependencyError(PROJECT, purpose="This", extra=extra).remedy.partition(": ")[2]
+
+
+def shortfall(wanted: Iterable[Requirement], distributions: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Names of requirements that are not installed, and, in words, what has another version than is asked for.
+
+    Args:
+        wanted: The requirements; one on this project itself is passed over.
+        distributions: Version by normalised name.
+    """
+    missing: list[str] = []
+    outside = []
+    for requirement in wanted:
+        name = canonicalize_name(requirement.name)
+        if name == PROJECT:
+            continue
+        found = next((other for other in (name, *_ALTERNATIVES.get(name, ())) if other in distributions), None)
+        if found is None:
+            missing.append(name)
+        elif not _fits(distributions[found], requirement):
+            outside.append(f"{found} is {distributions[found]}, not {bounds_of(requirement)}")
+    return missing, outside
+
+
+def _fits(version: str, requirement: Requirement) -> bool:
+    """Whether a version is within its bounds; a nightly build counts as its release, and one without numbers fits."""
+    release = release_of(version)
+    return not release or requirement.specifier.contains(".".join(map(str, release)), prereleases=True)
+
+
+def release_of(version: str | None) -> tuple[int, ...]:
+    """The numbers of a version: ``2.13.0+cu126`` -> (2, 13, 0); empty where there are none."""
+    try:
+        return Version(version or "").release
+    except InvalidVersion:
+        return ()

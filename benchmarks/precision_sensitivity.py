@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.convert.precision.deviation import Deviation, deviation
 from rtmo_deploy.convert.precision.emulate import emulated
 from rtmo_deploy.convert.precision.graph import HalfGraph, to_half
 from rtmo_deploy.convert.precision.rules import HALF_TYPES, fp32_block_of
 from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
+from rtmo_deploy.measure import Figures, compare_people
 from rtmo_deploy.runtime.estimator import outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
@@ -132,9 +132,9 @@ class Pictures:
         ]
 
 
-def row(name: str, made: HalfGraph, d: Deviation) -> str:
+def row(name: str, made: HalfGraph, d: Figures) -> str:
     """One line of the table."""
-    values = (d.keypoint_mean, d.keypoint_max, d.box_mean, d.box_max)
+    values = (d.keypoint_px_mean or 0.0, d.keypoint_px_max or 0.0, d.coordinate_px_mean or 0.0, d.box_px_max or 0.0)
     cells = [name, str(made.half_nodes), str(d.unmatched), *(f"{value:.4f}" for value in values)]
     cells += [f"{d.score_max:.5f}", f"{d.keypoint_score_max:.5f}"]
     note = f" (not {len(made.kept)}: out of range)" if made.kept else ""
@@ -182,13 +182,13 @@ def report(args: argparse.Namespace) -> None:
         made = to_half(model, half, group.holds)
         if made.half_nodes:
             found = pictures.people(emulated(made.model, half, peaks=False))
-            print(row(group.name, made, deviation(expected, found, pictures.hw)), flush=True)
+            print(row(group.name, made, compare_people(expected, found, input_hw=pictures.hw)), flush=True)
     made = to_half(model, half, lambda node: fp32_block_of(node) is None)
     model = emulated(made.model, half, peaks=False)
     if args.emulated:
         args.emulated.write_bytes(model.SerializeToString())
     found = pictures.people(model)
-    print(row(f"**`cast --{half.name}`**", made, deviation(expected, found, pictures.hw)))
+    print(row(f"**`cast --{half.name}`**", made, compare_people(expected, found, input_hw=pictures.hw)))
 
 
 def main() -> None:

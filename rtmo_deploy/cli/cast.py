@@ -15,7 +15,7 @@ from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.precision import CastResult
-    from rtmo_deploy.convert.precision.report import HalfReport
+    from rtmo_deploy.convert.precision.verify import CastReport
 
 
 def cast(
@@ -106,17 +106,19 @@ def _print(result: CastResult) -> None:
         _print_report(report)
 
 
-def _print_report(report: HalfReport) -> None:
+def _print_report(report: CastReport) -> None:
     from rich.table import Table
 
     from rtmo_deploy.cli.console import print_table
-    from rtmo_deploy.convert.precision.report import AMPLIFICATION
+    from rtmo_deploy.convert.precision.verify import EMULATED
+    from rtmo_deploy.measure.bounds import AMPLIFICATION
+    from rtmo_deploy.measure.comparison import Figures
 
     bounds = report.bounds
     table = Table(
         title=f"Distance from {report.reference}",
-        caption=f"Bounds: keypoints {bounds.keypoint_mean:g} px on average, {bounds.keypoint_max:g} px at worst; boxes "
-        f"{bounds.box_max:g} px; scores {bounds.score_max:g}, of keypoints {bounds.keypoint_score_max:g}; "
+        caption=f"Bounds: keypoints {bounds.keypoint_mean_px:g} px on average, {bounds.keypoint_max_px:g} px at worst; "
+        f"boxes {bounds.box_px:g} px; scores {bounds.score:g}, of keypoints {bounds.keypoint_score:g}; "
         f"{bounds.unmatched:.0%} of people unmatched; or {AMPLIFICATION:g} times what rounding weights alone costs.",
     )
     table.add_column("input")
@@ -125,17 +127,14 @@ def _print_report(report: HalfReport) -> None:
         table.add_column(heading, justify="right")
     shape = None
     for case in report.cases:
-        runs = [("rounding emulated" if case.emulated else "as it is", case.deviation)]
-        if (case.batch, case.height, case.width) != shape:
-            shape = (case.batch, case.height, case.width)
-            runs.insert(0, ("source, weights rounded", case.weights))
-        for run, d in runs:
-            errors = (d.keypoint_mean, d.keypoint_max, d.box_max, max(d.score_max, d.keypoint_score_max))
-            table.add_row(
-                f"{case.batch}x3x{case.height}x{case.width}",
-                run,
-                str(d.people),
-                str(d.unmatched),
-                *(f"{value:.1e}" for value in errors),
-            )
+        runs = [("rounding emulated" if case.run == EMULATED else case.run, case.people)]
+        if case.shape != shape:
+            shape = case.shape
+            runs.insert(0, ("source, weights rounded", case.rounding))
+        for run, figures in runs:
+            d = figures or Figures()
+            errors = (d.keypoint_px_mean, d.keypoint_px_max, d.box_px_max)
+            score = max(d.score_max or 0.0, d.keypoint_score_max or 0.0)
+            values = [f"{value or 0.0:.1e}" for value in (*errors, score)]
+            table.add_row(case.shape, run, str(d.people_a), str(d.unmatched), *values)
     print_table(table)

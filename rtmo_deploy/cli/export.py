@@ -19,9 +19,8 @@ from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.convert.openvino_verify import OpenvinoReport
     from rtmo_deploy.convert.step import ExportResult
-    from rtmo_deploy.convert.verify import VerificationReport
+    from rtmo_deploy.measure.verify import VerificationReport
     from rtmo_deploy.model import LoadedCheckpoint
 
 #: What a checkpoint can be exported to; all but ONNX are made of the ONNX model.
@@ -261,7 +260,7 @@ def _print(result: ExportResult, facts: dict[str, str], infos: list[Path] | None
         _print_parity(result.verification)
 
 
-def _print_parity(report: VerificationReport | OpenvinoReport) -> None:
+def _print_parity(report: VerificationReport) -> None:
     """Print what was compared, one row an input."""
     from rich.table import Table
 
@@ -270,7 +269,8 @@ def _print_parity(report: VerificationReport | OpenvinoReport) -> None:
     bounds = report.bounds
     table = Table(
         title=f"Parity with {report.reference}",
-        caption=f"Bounds: {bounds.keypoint_px:g} px, scores {bounds.score:g}, tensors {bounds.tensor:g} of their size.",
+        caption=f"Bounds: {bounds.keypoint_max_px:g} px, scores {bounds.score:g}, tensors {bounds.tensor:g} of their "
+        "size.",
     )
     table.add_column("input")
     for heading in ("people", "missed", "extra", "box px", "keypoint px", "score", "tensors"):
@@ -280,13 +280,14 @@ def _print_parity(report: VerificationReport | OpenvinoReport) -> None:
         table.add_column("PyTorch's own rounding px (bound: 4x)", justify="right")
     for case in report.cases:
         people = case.people
-        worst = max((error for error, _ in case.tensors.values()), default=None)
+        worst = max((error.max_abs for error in case.tensors.values()), default=None)
         cells = ["-"] * 6
         if people is not None:
-            score = max(people.score, people.keypoint_score)
-            counts = [str(people.matched + people.missed), str(people.missed), str(people.extra)]
-            cells = [*counts, *(f"{value:.1e}" for value in (people.box_px, people.keypoint_px, score))]
-        row = [f"{case.batch}x3x{case.height}x{case.width}", *cells, "-" if worst is None else f"{worst:.1e}"]
+            score = max(people.score_max or 0.0, people.keypoint_score_max or 0.0)
+            counts = [str(people.people_a), str(people.missed), str(people.extra)]
+            distances = (people.box_px_max or 0.0, people.keypoint_px_max or 0.0, score)
+            cells = [*counts, *(f"{value:.1e}" for value in distances)]
+        row = [case.shape, *cells, "-" if worst is None else f"{worst:.1e}"]
         if rounding:
             row.append("-" if case.noise_px is None else f"{case.noise_px:.1e}")
         table.add_row(*row)

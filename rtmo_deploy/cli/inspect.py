@@ -85,7 +85,7 @@ def onnx_facts(file: Path) -> dict[str, Any]:
 def openvino_facts(file: Path) -> dict[str, Any]:
     """What ``inspect`` shows of an OpenVINO model, which is read without OpenVINO."""
     from rtmo_deploy.files import sha256_of
-    from rtmo_deploy.measure.validate_openvino import openvino_findings
+    from rtmo_deploy.measure.validate import openvino_findings
     from rtmo_deploy.runtime.openvino_file import ir_artifact, openvino_artifact, read_ir, weights_path
 
     ir = read_ir(file)

@@ -95,8 +95,7 @@ def parity(
         find_model(model, "parity", device=device, backend=backend)
         for model, backend in ((a, backend_a), (b, backend_b))
     ]
-    from rtmo_deploy.measure.agreement import bounds_for, compare_sides, write_gallery
-    from rtmo_deploy.measure.agreement.sides import Side
+    from rtmo_deploy.measure.agreement import Side, bounds_for, compare_sides, write_gallery
 
     pictures = _pictures(images, synthetic)
     with status("opening the first model") as progress:
@@ -159,7 +158,7 @@ def _print(report: AgreementReport, shown: Path | None) -> None:
         for name, model in ((one, report.a), (two, report.b))
     }
     facts |= {
-        "images": f"{p.pictures} ({report.source}), network input {height}x{width}",
+        "images": f"{p.images} ({report.source}), network input {height}x{width}",
         "people": f"{p.people_a} in {one}, {p.people_b} in {two}{report.above}: "
         f"{p.matched} in both, {p.missed} missed, {p.extra} extra",
     }

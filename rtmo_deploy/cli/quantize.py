@@ -256,16 +256,16 @@ def judged(result: QuantizeResult) -> dict[str, str]:
     """What INT8 costs, by heading."""
     if result.baseline is None or result.verdict is None:
         return {"cost": "not judged (--no-judge)"}
-    likeness = result.verdict.likeness
+    figures = result.verdict.against_fp32
     ap = "not measured: no annotated people that fit the model"
     if result.baseline.ap is not None and result.verdict.ap is not None:
         ap = f"{result.baseline.ap:.4f} in float32, {result.verdict.ap:.4f} in INT8"
     return {
         "AP": ap,
-        "people": f"{likeness.matched} of the float32 model's found again, {likeness.missed} missed, "
-        f"{likeness.extra} extra" + ("" if likeness.oks is None else f"; mean OKS {likeness.oks:.4f}"),
-        "scores": "-" if likeness.score_ratio is None else f"median ratio INT8 / float32 {likeness.score_ratio:.4f}",
-        "keypoints": "-" if likeness.keypoint_px is None else f"{likeness.keypoint_px:.2f} px apart on average",
+        "people": f"{figures.matched} of the float32 model's found again, {figures.missed} missed, "
+        f"{figures.extra} extra" + ("" if figures.oks is None else f"; mean OKS {figures.oks:.4f}"),
+        "scores": "-" if figures.score_ratio is None else f"median ratio INT8 / float32 {figures.score_ratio:.4f}",
+        "keypoints": "-" if figures.keypoint_px_mean is None else f"{figures.keypoint_px_mean:.2f} px apart on average",
     }
 
 
@@ -279,13 +279,13 @@ def _print_frontier(found: SearchResult, network_macs: int) -> None:
     for heading in ("INT8 MACs", "AP", "AP lost", "OKS", "score ratio"):
         table.add_column(heading, justify="right")
     for point in found.frontier:
-        likeness = point.verdict.likeness
+        figures = point.verdict.against_fp32
         table.add_row(
             point.reverted or "-",
             f"{100 * point.macs / network_macs:.1f} %",
             "-" if point.verdict.ap is None else f"{point.verdict.ap:.4f}",
             f"{point.ap_drop:.4f}",
-            "-" if likeness.oks is None else f"{likeness.oks:.4f}",
-            "-" if likeness.score_ratio is None else f"{likeness.score_ratio:.4f}",
+            "-" if figures.oks is None else f"{figures.oks:.4f}",
+            "-" if figures.score_ratio is None else f"{figures.score_ratio:.4f}",
         )
     print_table(table)

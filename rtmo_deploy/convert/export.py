@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from rtmo_deploy.convert.verify import VerificationReport
+    from rtmo_deploy.measure.verify import VerificationReport
     from rtmo_deploy.model import LoadedCheckpoint
 
 

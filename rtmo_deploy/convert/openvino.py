@@ -22,7 +22,7 @@ from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rtmo_deploy.convert.openvino_verify import OpenvinoReport
+    from rtmo_deploy.measure.verify import VerificationReport
 
 #: Precision of a float32 graph whose weights are kept in 16 bits; it is computed in float32.
 COMPRESSED = "fp16-weights"
@@ -104,7 +104,7 @@ def convert_openvino(
 
 def _verify(
     source: Source, files: tuple[bytes, bytes], artifact: Artifact, progress: Callable[[str], None]
-) -> OpenvinoReport:
+) -> VerificationReport:
     from rtmo_deploy.convert.openvino_verify import verify_openvino
 
     report = verify_openvino(source.model, files, artifact, companion=source.companion, progress=progress)

@@ -1,83 +1,34 @@
-"""An OpenVINO model against the ONNX model it was made of, before it is let out.
+"""Verifies an OpenVINO model against the ONNX model it was made of, before it is written.
 
-Both run on the same pictures: ONNX Runtime the source, OpenVINO the very bytes that will be written, in float32. So
-that people are compared whatever the weights, each level's logits are shifted on both sides, see
+Both run on the same images: ONNX Runtime the source, OpenVINO the very bytes that will be written, in float32. So that
+detections are compared whatever the weights, each level's logits are shifted on both sides, see
 :mod:`rtmo_deploy.convert.liven`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
-from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.liven import case_shapes, choose_shift, classifier_nodes, open_exact
-from rtmo_deploy.measure import Bounds, CaseResult, PeopleErrors, compare_people, compare_tensors, structured_images
-from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
+from rtmo_deploy.measure.bounds import EXACT, ROUNDED
+from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
+from rtmo_deploy.runtime.estimator import open_coordinates
 from rtmo_deploy.runtime.onnxruntime_backend import run_session
 from rtmo_deploy.runtime.openvino_backend import compile_model, parse_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.liven import Shift
 
 #: Batch, height, width of dynamic graphs.
 SHAPES = ((1, 256, 256), (2, 192, 320))
-#: What passes where one side rounds and the other does not, or rounds elsewhere: 16-bit weights, 8 and 16 bit graphs.
-#: It is there to find a broken graph; what a precision costs in accuracy is for ``rtmo-deploy eval`` to tell.
-ROUNDED = Bounds(keypoint_px=8.0, score=0.02, tensor=0.05)
-#: People who may be found by one side only, as a share, where rounding decides.
-ROUNDED_UNMATCHED = 0.05
-
-
-@dataclass(frozen=True)
-class OpenvinoReport:
-    """What was compared, and whether it held.
-
-    Attributes:
-        cases: One entry an input shape.
-        bounds: The worst that passes.
-        unmatched: Share of the people who may be found by one side only; one always may if it is not 0.
-        bias_shift: What was added to the logits of each level on both sides.
-        reference: What was compared with.
-    """
-
-    cases: tuple[CaseResult, ...]
-    bounds: Bounds
-    unmatched: float
-    bias_shift: tuple[float, ...]
-    reference: str
-
-    def failures(self) -> list[str]:
-        """What is over the bounds, in words, with the input it happened on."""
-        return [
-            f"{failure} (input {case.batch}x3x{case.height}x{case.width})"
-            for case in self.cases
-            for failure in replace(case, people=self._pardoned(case.people)).failures(self.bounds)
-        ]
-
-    def _pardoned(self, people: PeopleErrors | None) -> PeopleErrors | None:
-        if people is None or not self.unmatched:
-            return people
-        allowed = max(1, math.floor(self.unmatched * (people.matched + people.missed)))
-        within = people.missed + people.extra <= allowed
-        return replace(people, missed=0, extra=0, order=True) if within else replace(people, order=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {
-            "reference": self.reference,
-            "ok": not self.failures(),
-            "bounds": {**vars(self.bounds), "unmatched": self.unmatched},
-            "bias_shift": list(self.bias_shift),
-            "cases": [case.to_dict() for case in self.cases],
-        }
 
 
 def verify_openvino(
@@ -87,8 +38,8 @@ def verify_openvino(
     *,
     companion: bytes | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> OpenvinoReport:
-    """Run a model and its source on the same pictures and compare.
+) -> VerificationReport:
+    """Run a model and its source on the same images and compare.
 
     Args:
         source: The ONNX model.
@@ -102,39 +53,27 @@ def verify_openvino(
     """
     import onnxruntime as ort
 
-    exact = artifact.precision == "fp32"
-    pictures = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]
+    images = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]
     progress("running ONNX Runtime")
-    shift = choose_shift(source, pictures, artifact)
-    reference = open_exact(_shifted_onnx(source, shift).SerializeToString(), where=artifact.path)
+    shift = choose_shift(source, images, artifact)
+    session = open_exact(_shifted_onnx(source, shift).SerializeToString(), where=artifact.path)
     model = parse_model(*files, where=artifact.path)
     _shift_openvino(model, {node.output[0]: own for node, own in zip(classifier_nodes(source), shift, strict=True)})
     compiled = compile_model(model, precision="fp32", where=artifact.path)
-    outputs = [output.get_any_name() for output in compiled.outputs]
+    names = [output.get_any_name() for output in compiled.outputs]
     coordinates = open_coordinates(companion, where=artifact.path) if companion else None
-    cases = []
-    for images in pictures:
-        batch, _, *input_hw = images.shape
-        height, width = input_hw
-        progress(f"comparing with ONNX Runtime at {batch}x3x{height}x{width}")
-        expected = run_session(reference, {"input": images}, where=artifact.path)
-        results = compiled(images)
-        found = {name: results[at] for at, name in enumerate(outputs)}
-        people, tensors = None, {}
-        if artifact.decode.mode is DecodeMode.RAW:
-            tensors = compare_tensors(expected, found)
-        if artifact.decode.mode is not DecodeMode.RAW or coordinates is not None:
-            with np.errstate(all="ignore"):  # what is not finite is reported, not warned about
-                one, two = (outputs_to_poses(o, (height, width), artifact, coordinates) for o in (expected, found))
-            people = compare_people(one, two)
-        cases.append(CaseResult(batch, height, width, people, tensors))
-    return OpenvinoReport(
-        cases=tuple(cases),
-        bounds=Bounds() if exact else ROUNDED,
-        unmatched=0.0 if exact else ROUNDED_UNMATCHED,
-        bias_shift=shift,
-        reference=f"ONNX Runtime {ort.__version__} on the CPU",
-    )
+
+    def run(outputs: Mapping[str, NDArray[np.float32]], pixels: NDArray[np.float32]) -> Run:
+        return Run.of(outputs, (pixels.shape[2], pixels.shape[3]), artifact, coordinates)
+
+    def candidate(pixels: NDArray[np.float32]) -> Run:
+        results = compiled(pixels)
+        return run({name: results[at] for at, name in enumerate(names)}, pixels)
+
+    expected = [run(run_session(session, {"input": pixels}, where=artifact.path), pixels) for pixels in images]
+    bounds = EXACT if artifact.precision == "fp32" else ROUNDED
+    cases = verify(images, expected, candidate, bounds, progress=progress, name="ONNX Runtime")
+    return VerificationReport(f"ONNX Runtime {ort.__version__} on the CPU", tuple(cases), bounds, shift)
 
 
 def _shifted_onnx(model: onnx.ModelProto, shift: Shift) -> onnx.ModelProto:

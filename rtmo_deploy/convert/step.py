@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rtmo_deploy.convert.openvino_verify import OpenvinoReport
-    from rtmo_deploy.convert.verify import VerificationReport
     from rtmo_deploy.measure import ValidationReport
+    from rtmo_deploy.measure.verify import VerificationReport
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class ExportResult:
     size: int
     seconds: float
     validation: ValidationReport | None = None
-    verification: VerificationReport | OpenvinoReport | None = None
+    verification: VerificationReport | None = None
     nodes: int = 0
 
 

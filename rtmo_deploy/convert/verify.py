@@ -1,7 +1,7 @@
-"""An exported graph against the network it was made from, before it is let out.
+"""Verifies an exported graph against PyTorch before it is written.
 
-The exported bytes run in ONNX Runtime on shapes other than the traced one, and PyTorch on the same pictures. So that
-people are compared whatever the weights, each level's classifier is shifted on both sides, see
+The exported bytes run in ONNX Runtime on shapes other than the traced one, and PyTorch on the same images. So that
+detections are compared whatever the weights, each level's classifier is shifted on both sides, see
 :mod:`rtmo_deploy.convert.liven`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -18,11 +18,13 @@ import torch
 
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.liven import case_shapes, level_shift, logit_threshold, shift_biases
-from rtmo_deploy.measure import Bounds, CaseResult, compare_people, compare_tensors, structured_images
+from rtmo_deploy.measure.bounds import EXACT
+from rtmo_deploy.measure.comparison import Figures, compare_people
+from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
 from rtmo_deploy.model.head import box_iou, decode_boxes, grid_priors
 from rtmo_deploy.model.spec import STRIDES
 from rtmo_deploy.poses import Poses
-from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
+from rtmo_deploy.runtime.estimator import open_coordinates
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 
 if TYPE_CHECKING:
@@ -35,45 +37,12 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.model.head import HeadOutputs
 
+    Arrays = dict[str, NDArray[np.float32]]
+
 #: Batch, height, width of dynamic graphs: square, wide, tall; none is what was traced.
 SHAPES = ((1, 256, 256), (2, 192, 320), (5, 256, 128))
 #: A decision nearer to its threshold than this may fall either way in float32.
 MARGIN = 1e-4
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """What was compared, and whether it held.
-
-    Attributes:
-        cases: One entry an input shape.
-        bounds: The worst that passes.
-        bias_shift: What was added to the bias of each level's classifier on both sides.
-        reference: What was compared with.
-    """
-
-    cases: tuple[CaseResult, ...]
-    bounds: Bounds
-    bias_shift: tuple[float, ...]
-    reference: str
-
-    def failures(self) -> list[str]:
-        """What is over the bounds, in words, with the input it happened on."""
-        return [
-            f"{failure} (input {case.batch}x3x{case.height}x{case.width})"
-            for case in self.cases
-            for failure in case.failures(self.bounds)
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {
-            "reference": self.reference,
-            "ok": not self.failures(),
-            "bounds": dict(vars(self.bounds)),
-            "bias_shift": list(self.bias_shift),
-            "cases": [case.to_dict() for case in self.cases],
-        }
 
 
 def verify_export(
@@ -82,58 +51,57 @@ def verify_export(
     artifact: Artifact,
     *,
     companion: bytes | None = None,
-    bounds: Bounds | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> VerificationReport:
-    """Run an exported graph and its network on the same pictures and compare.
+    """Run an exported graph and its network on the same images and compare.
 
     Args:
         exported: The graph.
         model: The network, in eval mode.
         artifact: What the graph says of itself.
         companion: The classifier of a ``raw`` graph.
-        bounds: The worst that passes.
         progress: Told which input is being compared.
 
     Raises:
         ArtifactError: ONNX Runtime does not take or run the graph.
     """
-    limits = bounds or Bounds()
     progress("running PyTorch")
     references, shift = _references(model, case_shapes(artifact, SHAPES), artifact)
     raw = artifact.decode.mode is DecodeMode.RAW
     coordinates = open_coordinates(companion, where=artifact.path) if companion else None
     shifted = shift_biases(exported, shift)
     session = open_session(shifted.SerializeToString(), where=artifact.path)
-    results = []
-    for reference in references:
-        batch, _, height, width = reference.images.shape
-        progress(f"comparing with PyTorch at {batch}x3x{height}x{width}")
-        outputs = run_session(session, {"input": reference.images}, where=artifact.path)
-        found = outputs_to_poses(outputs, (height, width), artifact, coordinates)
-        expected = reference.people(model, artifact, shift)
-        people = compare_people(expected, found)
-        noise = None
-        if people.keypoint_px > limits.keypoint_px:
-            progress("measuring the reference's own rounding")
-            noise = _reference_noise(model, reference.images, artifact, shift, expected)
-        tensors = compare_tensors(reference.tensors(model, dense=True, shift=shift), outputs) if raw else {}
-        results.append(CaseResult(batch, height, width, people, tensors, noise))
+    expected = [
+        Run(one.people(model, artifact, shift), one.tensors(model, dense=True, shift=shift) if raw else {})
+        for one in references
+    ]
+
+    def candidate(images: NDArray[np.float32]) -> Run:
+        outputs = run_session(session, {"input": images}, where=artifact.path)
+        return Run.of(outputs, (images.shape[2], images.shape[3]), artifact, coordinates)
+
+    def rounding(index: int) -> Figures:
+        """How far the reference's float32 keypoints are from its float64 ones."""
+        double = copy.deepcopy(model).double()
+        exact = _Reference.run(double, references[index].images).people(double, artifact, shift)
+        return Figures(keypoint_px_max=compare_people(exact, expected[index].people or []).keypoint_px_max)
+
+    images = [one.images for one in references]
+    cases = verify(images, expected, candidate, EXACT, rounding=rounding, progress=progress, name="PyTorch")
     if not raw:
         progress("comparing head tensors")
-        first = references[0]
-        tapped, names = _with_taps(shifted)
-        session = open_session(tapped.SerializeToString(), where=artifact.path)
-        taps = _joined_taps(run_session(session, {"input": first.images}, where=artifact.path), names)
-        tensors = compare_tensors(first.tensors(model, dense=False, shift=shift), taps)
-        batch, _, height, width = first.images.shape
-        results.append(CaseResult(batch, height, width, None, tensors))
-    return VerificationReport(tuple(results), limits, shift, f"PyTorch {torch.__version__}, float32")
+        cases += verify(
+            images[:1],
+            [Run(None, references[0].tensors(model, dense=False, shift=shift))],
+            lambda pixels: Run(None, _head_tensors(shifted, pixels, artifact)),
+            EXACT,
+        )
+    return VerificationReport(f"PyTorch {torch.__version__}, float32", tuple(cases), EXACT, shift)
 
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """Pictures and what the network computes from them."""
+    """Images and what the network computes from them."""
 
     images: NDArray[np.float32]
     features: tuple[torch.Tensor, ...]
@@ -142,8 +110,8 @@ class _Reference:
     @classmethod
     @torch.no_grad()
     def run(cls, model: RTMO, images: NDArray[np.float32]) -> _Reference:
-        pictures = torch.from_numpy(images).to(next(model.parameters()).dtype)
-        features = model.features(pictures)
+        pixels = torch.from_numpy(images).to(next(model.parameters()).dtype)
+        features = model.features(pixels)
         return cls(images, features, model.head(features))
 
     def shifted(self, shift: Shift) -> HeadOutputs:
@@ -191,7 +159,7 @@ class _Reference:
 
 
 def _references(model: RTMO, shapes: list[tuple[int, int, int]], artifact: Artifact) -> tuple[list[_Reference], Shift]:
-    """The reference on pictures, and a bias shift, under which every decision is clear of its threshold."""
+    """The reference on images, and a bias shift, under which every decision is clear of its threshold."""
     tried: list[tuple[float, Shift, list[_Reference]]] = []
     for seed in range(4):
         references = [_Reference.run(model, structured_images(b, h, w, seed=seed)) for b, h, w in shapes]
@@ -208,11 +176,11 @@ def _choose_shift(references: list[_Reference], artifact: Artifact) -> tuple[Shi
     threshold = logit_threshold(artifact)
     score_thr = 1 / (1 + math.exp(-threshold))
     margin = 1.0
-    pictures = sum(len(one.images) for one in references)
+    images = sum(len(one.images) for one in references)
     shift: list[float] = []
     for level in range(len(STRIDES)):
         logits = np.concatenate([one.outputs.cls_scores[level].numpy().ravel() for one in references])
-        own, gap = level_shift(logits, pictures, threshold)
+        own, gap = level_shift(logits, images, threshold)
         shift.append(own)
         margin = min(margin, gap * score_thr * (1 - score_thr))
     for reference in references:
@@ -233,37 +201,25 @@ def _nearest(overlaps: torch.Tensor, threshold: float) -> float:
     return float(distance.min()) if distance.numel() else 1.0
 
 
-def _reference_noise(
-    model: RTMO, images: NDArray[np.float32], artifact: Artifact, shift: Shift, expected: list[Poses]
-) -> float:
-    """How far the reference's own float32 keypoints are from its float64 ones, at the worst one, pixels."""
-    double = copy.deepcopy(model).double()
-    exact = _Reference.run(double, images).people(double, artifact, shift)
-    return compare_people(exact, expected).keypoint_px
-
-
-def _with_taps(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[list[str]]]:
-    """The model with the head's tensors as further outputs, and their names: for each level logit, box, features."""
-    tapped = copy.deepcopy(model)
+def _head_tensors(model: onnx.ModelProto, images: NDArray[np.float32], artifact: Artifact) -> Arrays:
+    """The head's tensors in a graph, as :meth:`_Reference.tensors` has them: boxes without their folded strides."""
+    opened = copy.deepcopy(model)
     joins = [
         node
-        for node in tapped.graph.node
+        for node in opened.graph.node
         if node.op_type == "Concat" and node.name.startswith("/head/") and len(node.input) == 3
     ]
     if len(joins) != len(STRIDES):
         raise AssertionError(f"{len(joins)} head levels in the graph instead of {len(STRIDES)}")
-    names = [list(node.input) for node in joins]
+    names = [list(node.input) for node in joins]  # of each level: logits, boxes, pose features
     for name in (name for level in names for name in level):
-        tapped.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return tapped, names
-
-
-def _joined_taps(taps: dict[str, NDArray[np.float32]], names: list[list[str]]) -> dict[str, NDArray[np.float32]]:
-    """Taps as :func:`_reference_tensors` gives them; the boxes' folded strides are taken out again."""
+        opened.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = open_session(opened.SerializeToString(), where=artifact.path)
+    values = run_session(session, {"input": images}, where=artifact.path)
     joined: dict[str, list[NDArray[np.float32]]] = {"cls_scores": [], "bbox_preds": [], "pose_feats": []}
     for level, stride in zip(names, STRIDES, strict=True):
         for key, name in zip(joined, level, strict=True):
-            value = taps[name]
+            value = values[name]
             rows = value.reshape(*value.shape[:2], -1).transpose(0, 2, 1)
             if key == "bbox_preds":
                 rows = np.concatenate([rows[..., :2] / stride, rows[..., 2:] - np.log(stride)], axis=-1)

@@ -8,16 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtmo_deploy.measure.parity import Bounds, CaseResult, PeopleErrors, compare_people, compare_tensors
-    from rtmo_deploy.measure.scenes import structured_images
+    from rtmo_deploy.measure.bounds import Bounds
+    from rtmo_deploy.measure.comparison import Figures, compare_people
+    from rtmo_deploy.measure.tensors import compare_tensors
     from rtmo_deploy.measure.validate import Check, ValidationReport, validate_model, validate_onnx
+    from rtmo_deploy.measure.verify import Case, VerificationReport, structured_images
 
 __all__ = [
     "Bounds",
-    "CaseResult",
+    "Case",
     "Check",
-    "PeopleErrors",
+    "Figures",
     "ValidationReport",
+    "VerificationReport",
     "compare_people",
     "compare_tensors",
     "structured_images",
@@ -26,14 +29,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "Bounds": "parity",
-    "CaseResult": "parity",
+    "Bounds": "bounds",
+    "Case": "verify",
     "Check": "validate",
-    "PeopleErrors": "parity",
+    "Figures": "comparison",
     "ValidationReport": "validate",
-    "compare_people": "parity",
-    "compare_tensors": "parity",
-    "structured_images": "scenes",
+    "VerificationReport": "verify",
+    "compare_people": "comparison",
+    "compare_tensors": "tensors",
+    "structured_images": "verify",
     "validate_model": "validate",
     "validate_onnx": "validate",
 }

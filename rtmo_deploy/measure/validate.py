@@ -1,10 +1,12 @@
-"""Is an ONNX model well formed? Checks that need nothing but the model itself.
+"""Is an ONNX or OpenVINO model well formed, and does it run? Checks that need nothing but the model itself.
 
-What a check is, and how runs are judged, is shared with the checks of OpenVINO models and of engines beside this.
+What needs OpenVINO says so where there is none. Engines, which are checked beside this, share what a check is.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -12,18 +14,30 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from rtmo_deploy.artifact import PREFIX
-from rtmo_deploy.errors import ArtifactError, MissingDependencyError
+from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError
+from rtmo_deploy.files import human_size, sha256_of
+from rtmo_deploy.runtime.contract import compare, differences
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
+from rtmo_deploy.runtime.openvino_file import ir_artifact, read_ir, weights_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
 
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.runtime.contract import TensorSpec
+    from rtmo_deploy.runtime.openvino_file import OpenvinoIr
+
+
 #: Inputs a dynamic model is run on: batch, height, width. Square, wide and tall; the smallest there is.
 SHAPES = ((1, 160, 160), (2, 96, 192), (5, 192, 64), (1, 32, 32))
+OPENVINO_SHAPES = SHAPES[:2]
+QUOTE = '"'
+#: Names of checks.
+READS, COMPILES, RUNS = "OpenVINO reads it", "OpenVINO compiles it", "runs"
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ def validate_model(model: onnx.ModelProto, path: Path) -> ValidationReport:
     """Check a parsed model; ``path`` is what findings name, and where external weights are looked for.
 
     The checks: the ONNX checker in full, strict shape inference, a session of ONNX Runtime on the CPU, and runs on
-    structured pictures whose outputs must be finite and, twice in a row, the same.
+    structured images whose outputs must be finite and, twice in a row, the same.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -154,15 +168,27 @@ def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
     shape = signature(model)
     outputs = "; ".join(map(str, shape.outputs))
     yield Check("ONNX Runtime session", True, f"onnxruntime {ort.__version__}: {outputs}")
-    source = shape.inputs[0] if len(shape.inputs) == 1 else None
-    if source is None or len(source.shape) != 4 or source.dtype != "float32" or source.shape[1] not in {3, None}:
-        yield Check("runs", False, f"the inputs are no single picture tensor: {'; '.join(map(str, shape.inputs))}")
+    source = _image_input(shape.inputs)
+    if source is None:
+        yield _no_image_input(shape.inputs)
         return
 
     def run(images: NDArray[np.float32]) -> Mapping[str, object]:
         return run_session(session, {source.name: images}, where=path)
 
     yield from run_checks(run, run_shapes(source.shape))
+
+
+def _image_input(inputs: Sequence[TensorSpec]) -> TensorSpec | None:
+    """The only input, if it takes images."""
+    source = inputs[0] if len(inputs) == 1 else None
+    if source is None or len(source.shape) != 4 or source.dtype != "float32" or source.shape[1] not in {3, None}:
+        return None
+    return source
+
+
+def _no_image_input(inputs: Sequence[TensorSpec]) -> Check:
+    return Check(RUNS, False, f"the inputs are no single image tensor: {'; '.join(map(str, inputs))}")
 
 
 def _has_half_pairs(model: onnx.ModelProto) -> bool:
@@ -177,13 +203,13 @@ def _has_half_pairs(model: onnx.ModelProto) -> bool:
 def run_checks(
     run: Callable[[NDArray[np.float32]], Mapping[str, object]], shapes: list[tuple[int, int, int]]
 ) -> Iterator[Check]:
-    """Run something twice on structured pictures of each size: outputs must be finite and both times the same.
+    """Run something twice on structured images of each size: outputs must be finite and both times the same.
 
     Args:
         run: From ``(B, 3, H, W)`` float32 to outputs by name; what it raises as an ArtifactError is a failed check.
         shapes: Batch, height, width.
     """
-    from rtmo_deploy.measure.scenes import structured_images
+    from rtmo_deploy.measure.verify import structured_images
 
     for batch, height, width in shapes:
         images = structured_images(batch, height, width)
@@ -198,9 +224,9 @@ def run_checks(
 
 def _outputs_check(name: str, first: Mapping[str, object], again: Mapping[str, object]) -> Check:
     numbers = {key: value for key, value in first.items() if _is_numeric(value)}
-    odd = first.keys() - numbers.keys()
-    if odd:
-        return Check(name, False, f"no tensors of numbers: {', '.join(sorted(odd))}")
+    others = first.keys() - numbers.keys()
+    if others:
+        return Check(name, False, f"no tensors of numbers: {', '.join(sorted(others))}")
     bad = [key for key, value in numbers.items() if not np.isfinite(value).all()]
     if bad:
         return Check(name, False, f"not finite: {', '.join(bad)}")
@@ -230,3 +256,153 @@ def run_shapes(
 def _short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:300] or type(error).__name__
+
+
+def contract_findings(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:
+    """Where the tensors in an engine's record are not what its artifact promises; empty if nowhere.
+
+    Args:
+        artifact: What the record says of the engine.
+        inputs: Its input tensors; a side that is no number, or negative, is dynamic.
+        outputs: Its output tensors.
+    """
+    real, wrong = compare(artifact, inputs, outputs)
+    if len(inputs) == 1 and inputs[0].name != "input":
+        wrong.append(f"its input is called {inputs[0].name}, not input")
+    return [*wrong, *differences(artifact, real)]
+
+
+def companion_finding(artifact: Artifact) -> str | None:
+    """What is wrong with the second file that a model needs; None if nothing is, or it needs none."""
+    companion = artifact.companion
+    if companion is None:
+        return None
+    path = artifact.path.with_name(companion.name)
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        return f"{companion.name}, which it needs beside it, cannot be read: {error.strerror or error}"
+    if found != companion.sha256:
+        return f"{companion.name} beside it is not the file that it was exported with"
+    return None
+
+
+def validate_openvino(path: Path) -> ValidationReport:
+    """Check an OpenVINO model, whoever made it.
+
+    The checks: its graph, read without OpenVINO; this project's metadata; the .bin file's length, and its SHA-256
+    against the metadata; input and outputs against the metadata; the companion of a ``raw`` model; that OpenVINO reads
+    and compiles it for the CPU, in the precision of its graph; and runs as for an ONNX model. What this machine cannot
+    check, or a file of another maker does not tell, is not checked, and says why.
+
+    Raises:
+        ArtifactError: The .xml file cannot be read as an OpenVINO model at all.
+    """
+    return until_failed(_openvino_steps(path, read_ir(path)))
+
+
+def openvino_findings(path: Path, ir: OpenvinoIr, artifact: Artifact) -> list[str]:
+    """What lies beside or in a model and is not as its metadata says; empty if nothing. OpenVINO is not needed.
+
+    Args:
+        path: The .xml file.
+        ir: What stands in it.
+        artifact: What its metadata says.
+    """
+    weights, companion = _check_weights(path, ir, artifact), companion_finding(artifact)
+    found = [weights.detail] if weights.failed else []
+    return [*artifact.corrected, *found, *([companion] if companion else [])]
+
+
+def _openvino_steps(path: Path, ir: OpenvinoIr) -> Iterator[Check]:
+    tensors = "; ".join(map(str, (*ir.inputs, *ir.outputs)))
+    yield Check("structure", bool(ir.inputs and ir.outputs), f"{sum(ir.layers.values())} layers: {tensors}")
+    try:
+        artifact = ir_artifact(path, ir)
+    except ArtifactError as error:
+        yield Check("metadata", False, error.finding)
+        return
+    if artifact is None:
+        yield Check("metadata", None, "another tool made it: what it is, and of which weights, is not recorded")
+    else:
+        yield Check("metadata", True, f"{artifact.architecture}, {artifact.precision}, decode {artifact.decode.mode}")
+    yield _check_weights(path, ir, artifact)
+    if artifact is not None:
+        yield Check("input and outputs", True, "; ".join(artifact.corrected) or "as the metadata says")
+        if artifact.companion is not None:
+            wrong = companion_finding(artifact)
+            yield Check("companion", wrong is None, wrong or f"{artifact.companion.name} is the one it was made with")
+    yield from _check_openvino(path, ir, artifact)
+
+
+def _check_weights(path: Path, ir: OpenvinoIr, artifact: Artifact | None) -> Check:
+    weights = weights_path(path)
+    try:
+        size = weights.stat().st_size
+        found = sha256_of(weights)
+    except OSError as error:
+        return Check("weights", False, f"{weights.name} cannot be read: {error.strerror or error}")
+    if size < ir.weights_end:
+        return Check("weights", False, f"{weights.name} is cut short: {size:,} bytes of {ir.weights_end:,} or more")
+    recorded = ir.section.get("weights_sha256")
+    if recorded is None:
+        return Check("weights", None, f"{weights.name} is long enough; no SHA-256 is recorded to compare it with")
+    if artifact is not None and artifact.corrected:
+        return Check("weights", None, f"{weights.name} is long enough; the model was changed after it was converted")
+    if json.dumps(found) != recorded:
+        return Check(
+            "weights",
+            False,
+            f"{weights.name} is not the file that it was written with: its SHA-256 begins with {found[:12]}, the "
+            f"metadata says {recorded.strip(QUOTE)[:12]}",
+        )
+    return Check("weights", True, f"{weights.name}, {human_size(size)}, SHA-256 as recorded")
+
+
+def _check_openvino(path: Path, ir: OpenvinoIr, artifact: Artifact | None) -> Iterator[Check]:
+    if importlib.util.find_spec("openvino") is None:
+        why = "OpenVINO is not installed: pip install 'rtmo-deploy[openvino]'"
+        yield from (Check(name, None, why) for name in (READS, COMPILES, RUNS))
+        return
+    from rtmo_deploy.runtime.openvino_backend import compile_model, import_openvino, layer_precisions, parse_model
+
+    try:
+        model = parse_model(str(path), where=path)
+    except ArtifactError as error:
+        yield Check(READS, False, error.finding)
+        return
+    yield Check(READS, True, f"openvino {import_openvino('Validating a model').__version__.split('-')[0]}")
+    try:
+        compiled = compile_model(model, where=path)
+    except ArtifactError as error:
+        yield Check(COMPILES, False, error.finding)
+        return
+    except SetupError as error:
+        # The machine's fault, not the model's.
+        yield from (Check(name, None, f"not on this machine: {error.finding}") for name in (COMPILES, RUNS))
+        return
+    layers = layer_precisions(compiled)
+    text = ", ".join(f"{count} in {name}" for name, count in layers.items())
+    if artifact is not None and "int8" in artifact.precision.split("+") and "int8" not in layers:
+        yield Check(COMPILES, False, f"its graph is quantised, and none of its layers would run in 8 bits: {text}")
+        return
+    yield Check(COMPILES, True, f"for the CPU; convolutions and matrix products: {text}")
+    yield from _check_openvino_runs(compiled, ir, path)
+
+
+def _check_openvino_runs(compiled: Any, ir: OpenvinoIr, path: Path) -> Iterator[Check]:
+    source = _image_input(ir.inputs)
+    if source is None:
+        yield _no_image_input(ir.inputs)
+        return
+    names = [output.get_any_name() for output in compiled.outputs]
+    request = compiled.create_infer_request()
+
+    def run(images: NDArray[np.float32]) -> Mapping[str, object]:
+        try:
+            results = request.infer({0: images})
+        except RuntimeError as error:
+            raise ArtifactError(f"It does not run: {str(error).strip().splitlines()[-1]}", where=path) from error
+        return {name: results[index].copy() for index, name in enumerate(names)}
+
+    yield from run_checks(run, run_shapes(source.shape, OPENVINO_SHAPES))

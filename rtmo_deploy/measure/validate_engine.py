@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.measure.contract import companion_finding, contract_findings
 from rtmo_deploy.measure.engine_child import COMMAND, checks_in_child
-from rtmo_deploy.measure.validate import Check, ValidationReport, until_failed
+from rtmo_deploy.measure.validate import Check, ValidationReport, companion_finding, contract_findings, until_failed
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.plugins.kernel import kernel_record
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, installed_backends

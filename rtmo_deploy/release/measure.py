@@ -11,7 +11,7 @@ from rtmo_deploy.release.make import dataset_of
 from rtmo_deploy.release.record import Job, NotHereError, Outcome
 
 if TYPE_CHECKING:
-    from rtmo_deploy.measure.agreement.pictures import Pictures
+    from rtmo_deploy.measure.agreement.compare import Pictures
     from rtmo_deploy.measure.agreement.report import AgreementReport
     from rtmo_deploy.release.record import StepRecord
 
@@ -50,10 +50,8 @@ def parity(job: Job) -> Outcome:
     """Do two models find the same people; with images of both."""
     from dataclasses import replace
 
-    from rtmo_deploy.measure.agreement.bounds import bounds_for
-    from rtmo_deploy.measure.agreement.compare import compare_sides
-    from rtmo_deploy.measure.agreement.pictures import Pictures
-    from rtmo_deploy.measure.agreement.sides import Side
+    from rtmo_deploy.measure.agreement.compare import Pictures, Side, compare_sides
+    from rtmo_deploy.measure.bounds import bounds_for
 
     options = job.options
     devices = [_usable_device(job.inputs[role], at) for role, at in zip("ab", options["devices"], strict=True)]
@@ -80,8 +78,8 @@ def parity(job: Job) -> Outcome:
 
 def _draw(report: AgreementReport, pictures: Pictures, job: Job, count: int) -> list[dict[str, Any]]:
     """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
-    from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
     from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
+    from rtmo_deploy.measure.bounds import WORKING_SCORE
 
     seen = [at for at in report.worst() if any((people.scores > WORKING_SCORE).any() for people in report.found[at])]
     worst = (seen or report.worst())[:count]

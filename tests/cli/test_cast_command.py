@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -11,6 +12,9 @@ from typer.testing import CliRunner
 
 from rtmo_deploy.artifact import Artifact
 from rtmo_deploy.cli.app import app
+
+#: The bounds of a cast on distances and scores.
+LIMITS = ("keypoint_mean_px", "keypoint_max_px", "box_px", "score", "keypoint_score", "keypoint_score_mean")
 
 
 def run(*arguments):
@@ -57,10 +61,10 @@ def test_the_json_document(model):
 
 
 def test_the_table(model, tmp_path, monkeypatch):
-    from rtmo_deploy.convert.precision.report import BOUNDS, HalfBounds
+    from rtmo_deploy.measure.bounds import CASTS
 
     # Under made-up weights bfloat16 is far off; this is about what is printed.
-    monkeypatch.setitem(BOUNDS, "bf16", HalfBounds(1e9, 1e9, 1e9, 1e9, 1e9, 1))
+    monkeypatch.setitem(CASTS, "bf16", replace(CASTS["bf16"], **dict.fromkeys(LIMITS, 1e9), unmatched=1))
     target = tmp_path / "new" / "b.onnx"
     result = run(model, "--bf16", "-o", target)
     assert result.exit_code == 0, result.output
@@ -137,12 +141,12 @@ def test_twice(model):
 
 
 def test_no_half_file_is_left_where_it_fails(model, monkeypatch):
-    from rtmo_deploy.convert.precision.report import BOUNDS, HalfBounds
+    from rtmo_deploy.measure.bounds import CASTS
 
     target = model.with_name("out.onnx")
     target.write_bytes(b"what stood there before")
-    monkeypatch.setitem(BOUNDS, "fp16", HalfBounds(0, 0, 0, 0, 0, 0))
-    monkeypatch.setattr("rtmo_deploy.convert.precision.report.AMPLIFICATION", 0.0)
+    monkeypatch.setitem(CASTS, "fp16", replace(CASTS["fp16"], **dict.fromkeys(LIMITS, 0.0), unmatched=0))
+    monkeypatch.setattr("rtmo_deploy.measure.bounds.AMPLIFICATION", 0.0)
     result = run(model, "--fp16", "-o", target, "--force")
     assert result.exit_code == 6
     assert "Nothing was written" in " ".join(result.stderr.split())

@@ -240,14 +240,13 @@ def test_a_folder_that_cannot_be_written_to(checkpoint_n, tmp_path):
 
 
 def test_no_half_file_is_left_where_parity_fails(checkpoint_n, tmp_path, monkeypatch):
-    from rtmo_deploy.convert import verify
-    from rtmo_deploy.measure import PeopleErrors
+    from rtmo_deploy.measure import Figures, verify
 
     (tmp_path / "x.onnx").write_bytes(b"what stood there before")
-    monkeypatch.setattr(verify, "compare_people", lambda *_: PeopleErrors(matched=3, missed=1))
+    monkeypatch.setattr(verify, "compare_people", lambda *_, **__: Figures(people_a=4, matched=3, missed=1))
     result = run(checkpoint_n, "-o", tmp_path / "x.onnx", "--static", "--imgsz", 32, 32, "--force")
     assert result.exit_code == 6
-    assert "1 people missed and 0 extra (input 1x3x32x32)" in result.stderr
+    assert "detections: 1 of 4 missed and 0 extra, bound 0 (input 1x3x32x32)" in result.stderr
     assert "Nothing was written" in result.stderr
     assert result.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]

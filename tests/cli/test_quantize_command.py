@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
-from rtmo_deploy.convert.quantize.judge import Likeness, Verdict
+from rtmo_deploy.convert.quantize.judge import Verdict
+from rtmo_deploy.measure import Figures
 
 pytest.importorskip("onnxruntime")
 
@@ -60,17 +61,21 @@ def test_beside_the_model_and_the_json_document(model, cache):
     assert "97." in again.stdout or "96." in again.stdout
 
 
+def figures(oks, ratio, px):
+    return Figures(people_a=5, matched=5, oks_mean=oks, score_ratio=ratio, keypoint_px_mean=px)
+
+
 class PretendedJudge:
     """Every block costs a point."""
 
     def __init__(self, *_, **__):
-        self.baseline = Verdict(0.5, Likeness(5, 0, 0, 1.0, 1.0, 0.0))
+        self.baseline = Verdict(0.5, figures(1.0, 1.0, 0.0))
 
     def __call__(self, made):
         from rtmo_deploy.convert.quantize.insert import count_pairs
 
         lost = count_pairs(made) / 10
-        return Verdict(0.5 - lost / 100, Likeness(5, 0, 0, max(0.0, 1 - lost / 50), 0.98, lost))
+        return Verdict(0.5 - lost / 100, figures(max(0.0, 1 - lost / 50), 0.98, lost))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from rtmo_deploy.artifact import DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.errors import ArtifactError, SetupError
-from rtmo_deploy.measure import engine_child, validate_engine, validate_openvino
+from rtmo_deploy.measure import engine_child, validate, validate_engine
 from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.cuda import Gpu, find_gpu
 from rtmo_deploy.runtime.engine_file import sidecar_path
@@ -521,7 +521,7 @@ def test_what_this_cpu_cannot_compile_is_not_the_models_fault(little, monkeypatc
         raise SetupError("This CPU has no VNNI.")
 
     monkeypatch.setattr(openvino_backend, "compile_model", refuse)
-    report = validate_openvino.validate_openvino(little)
+    report = validate.validate_openvino(little)
     assert report.ok
     assert [(check.name, check.ok) for check in report.checks[-2:]] == [("OpenVINO compiles it", None), ("runs", None)]
     assert "not on this machine: This CPU has no VNNI" in report.checks[-1].detail

@@ -281,7 +281,7 @@ def test_it_is_compared_with_the_int8_model_and_says_what_it_is(verified, int8_f
     assert report.failures() == []
     assert report.not_run is None
     assert report.reference.startswith("the int8 graph in ONNX Runtime")
-    assert sum(case.deviation.people for case in report.cases) > 10
+    assert sum(case.people.people_a for case in report.cases) > 10
     json.dumps(artifact.verified, allow_nan=False)
 
 

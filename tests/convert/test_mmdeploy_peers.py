@@ -73,10 +73,10 @@ def test_identical_people(peers: Peers) -> None:
             # It keeps the best 50 of a picture; a crowded one has more.
             errors = compare_people([one], [two[slice(0, MOST)] if len(one) == MOST else two])
             assert (errors.missed, errors.extra) == (0, 0)
-            assert errors.keypoint_px < 0.05
-            assert max(errors.score, errors.keypoint_score) < 1e-4
+            assert errors.keypoint_px_max < 0.05
+            assert max(errors.score_max, errors.keypoint_score_max) < 1e-4
             # Unlike ours its boxes are not clipped; both are by the time they are people.
-            assert errors.box_px < 0.05
+            assert errors.box_px_max < 0.05
             counts.append(errors.matched)
     assert max(counts) > 10
     assert any(0 < count < MOST for count in counts)
@@ -112,8 +112,8 @@ def test_same_people_in_a_photograph(peers: Peers, shared: Path) -> None:
     errors = compare_people([theirs], [ours])
     assert (errors.missed, errors.extra) == (0, 0)
     # Pixels of the photograph, which is about as large as the input.
-    assert errors.keypoint_px < 0.1
-    assert errors.box_px < 0.1
+    assert errors.keypoint_px_max < 0.1
+    assert errors.box_px_max < 0.1
 
 
 # Files of its kind

@@ -119,10 +119,10 @@ def test_the_files_find_what_the_source_finds(converted, mode):
         assert set(ours) == set(theirs)
         one, two = (outputs_to_poses(outputs, shape[1:], artifact, coordinates) for outputs in (theirs, ours))
         people = compare_people(one, two)
-        assert (people.missed, people.extra, people.order) == (0, 0, True)
+        assert (people.missed, people.extra, people.in_order) == (0, 0, True)
         assert people.matched > 0
-        assert people.keypoint_px < 0.05
-        assert people.score < 1e-5
+        assert people.keypoint_px_max < 0.05
+        assert people.score_max < 1e-5
 
 
 @pytest.mark.parametrize("mode", OPTIONS)
@@ -241,7 +241,7 @@ def test_a_quantised_model(exported, tmp_path):
     result = convert_openvino(source, tmp_path / "int8.xml")
     assert result.artifact.precision == "int8"
     assert all(case.people.matched >= 5 for case in result.verification.cases)
-    assert result.verification.bounds.keypoint_px == 8.0
+    assert result.verification.bounds.keypoint_max_px == 8.0
     read = openvino_artifact(result.artifact.path)
     emulated = load(read, "cpu", 1, "fp32")
     assert "int8" not in emulated.layers

@@ -13,13 +13,13 @@ from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
-from rtmo_deploy.convert.precision.deviation import Deviation, deviation
 from rtmo_deploy.convert.precision.emulate import emulated
-from rtmo_deploy.convert.precision.report import BOUNDS, HalfBounds, HalfCase
 from rtmo_deploy.convert.precision.rules import FP32_BLOCKS, HALF_TYPES, fp32_block_of
+from rtmo_deploy.convert.precision.verify import AS_IT_IS, EMULATED
 from rtmo_deploy.errors import ArtifactError, ParityError, UsageError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.measure import structured_images
+from rtmo_deploy.measure import Bounds, Case, Figures, compare_people, structured_images
+from rtmo_deploy.measure.bounds import CASTS
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime import PoseEstimator
 from rtmo_deploy.runtime.estimator import outputs_to_poses, read_artifact
@@ -141,9 +141,9 @@ def test_the_same_people_in_other_shapes_and_batches(cast_file, exported, mode, 
     images = structured_images(*shape)
     expected = people_in(exported(OPTIONS[mode]).path, images)
     assert sum(map(len, expected)) > 3
-    d = deviation(expected, people_in(cast_file(mode).artifact.path, images), shape[1:])
+    d = compare_people(expected, people_in(cast_file(mode).artifact.path, images), input_hw=shape[1:])
     assert d.unmatched <= 1
-    assert d.keypoint_mean < 0.1
+    assert d.keypoint_px_mean < 0.1
     assert d.score_max < 2e-3
 
 
@@ -179,11 +179,12 @@ def test_the_report(verified):
     report = verified.verification
     assert report.failures() == []
     assert report.not_run is None
-    assert {(case.batch, case.emulated) for case in report.cases} == {(1, True), (1, False), (2, True), (2, False)}
-    assert all(case.deviation.people >= 3 for case in report.cases)
+    ways = [EMULATED, AS_IT_IS]
+    assert [(case.batch, case.run) for case in report.cases] == [(batch, way) for batch in (1, 2) for way in ways]
+    assert all(case.people.people_a >= 3 for case in report.cases)
     # The rounding is really there: what ONNX Runtime leaves out on the CPU makes the smaller errors.
     rounded, plain = (
-        np.mean([case.deviation.keypoint_mean for case in report.cases if case.emulated is which])
+        np.mean([case.people.keypoint_px_mean for case in report.cases if (case.run == EMULATED) is which])
         for which in (True, False)
     )
     assert rounded > plain > 0
@@ -204,7 +205,7 @@ def test_bfloat16_is_emulated_and_not_said_to_have_run(exported, tmp_path):
     assert onnx.TensorProto.BFLOAT16 in {kind for _, kind in nodes_by_type(model).values()}
     report = result.verification
     assert report.not_run.startswith("ONNX Runtime")
-    assert all(case.emulated for case in report.cases)
+    assert all(case.run == EMULATED for case in report.cases)
     assert report.failures() == []
     document = read_artifact(result.artifact.path).verified["precision"]
     assert document["run"] is False
@@ -218,7 +219,7 @@ def test_a_raw_model_takes_its_companion_along(exported, tmp_path):
     companion = result.artifact.companion
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"r.onnx", companion.name}
     assert sha256_of(tmp_path / "new" / companion.name) == companion.sha256
-    assert all(case.deviation.people > 0 for case in result.verification.cases)
+    assert all(case.people.people_a > 0 for case in result.verification.cases)
     picture = structured_images(1, 96, 128)[0].transpose(1, 2, 0).astype(np.uint8)
     assert len(PoseEstimator.open(tmp_path / "new" / "r.onnx", input_hw=(96, 128))(picture)) > 0
 
@@ -387,41 +388,45 @@ def poses(keypoints, scores=None):
     return Poses(boxes, scores, keypoints, np.full(keypoints.shape[:2], 0.5, np.float32), skeleton_for(17))
 
 
-def test_deviation():
+HW = (100, 100)
+
+
+def test_detections_far_outside_are_left_out_of_the_pixels():
     points = np.full((2, 17, 2), 50, np.float32)
     points[1] = 5000  # far outside: left out of the pixels
     other = points.copy()
     other[0, 3] += (3, 4)
-    d = deviation([poses(points)], [poses(other)], (100, 100))
-    assert (d.people, d.unmatched, d.wild) == (2, 0, 1)
-    assert d.keypoint_max == 5
-    assert d.keypoint_mean == pytest.approx(5 / 17)
-    one_less = deviation([poses(points)], [poses(other[:1])], (100, 100))
-    assert (one_less.people, one_less.unmatched) == (2, 1)
-    assert deviation([poses(points[:0])], [poses(points[:0])], (100, 100)).keypoint_max == 0
+    d = compare_people([poses(points)], [poses(other)], input_hw=HW)
+    assert (d.people_a, d.unmatched, d.wild) == (2, 0, 1)
+    assert d.keypoint_px_max == 5
+    assert d.keypoint_px_mean == pytest.approx(5 / 17)
+    one_less = compare_people([poses(points)], [poses(other[:1])], input_hw=HW)
+    assert (one_less.people_a, one_less.unmatched) == (2, 1)
+    assert compare_people([poses(points[:0])], [poses(points[:0])], input_hw=HW).keypoint_px_max is None
 
 
 def test_the_worst_of_several():
     points = np.full((1, 17, 2), 50, np.float32)
-    near, far = (deviation([poses(points)], [poses(points + by)], (100, 100)) for by in (3, 4))
-    nobody = deviation([poses(points)], [poses(points[:0])], (100, 100))
-    assert Deviation.worst([near, far, nobody]) == replace(far, unmatched=1)
+    near, far = (compare_people([poses(points)], [poses(points + by)], input_hw=HW) for by in (3, 4))
+    nobody = compare_people([poses(points)], [poses(points[:0])], input_hw=HW)
+    worst = Figures.largest([near, far, nobody])
+    assert (worst.keypoint_px_max, worst.people_a, worst.unmatched) == (far.keypoint_px_max, 1, 1)
 
 
-def test_deviation_of_what_is_not_a_number():
+def test_a_score_that_is_not_a_number_never_passes():
     points = np.full((1, 17, 2), 50, np.float32)
     broken = poses(points, [0.9])
     object.__setattr__(broken, "keypoint_scores", np.full((1, 17), np.nan, np.float32))
-    d = deviation([poses(points, [0.9])], [broken], (100, 100))
+    d = compare_people([poses(points, [0.9])], [broken], input_hw=HW)
     assert d.keypoint_score_max == np.inf
     assert d.to_dict()["keypoint_score_max"] is None
-    exact = deviation([poses(points)], [poses(points)], (100, 100))
-    case = HalfCase(1, 100, 100, emulated=True, deviation=d, weights=exact)
-    words = "a keypoint's score inf off, bound 0.003 (input 1x3x100x100, emulated)"
-    mean = "keypoints' scores on average inf off, bound 1 (input 1x3x100x100, emulated)"
-    assert case.failures(BOUNDS["fp16"]) == [words, mean]
+    exact = compare_people([poses(points)], [poses(points)], input_hw=HW)
+    case = Case(1, *HW, d, rounding=exact, run=EMULATED)
+    words = "the worst keypoint score is off by inf, bound 0.003 (input 1x3x100x100, emulated)"
+    mean = "keypoint scores are off on average by inf, bound 1 (input 1x3x100x100, emulated)"
+    assert case.failures(CASTS["fp16"]) == [words, mean]
     # Infinitely far is too far even where the weights alone are.
-    assert replace(case, weights=d).failures(BOUNDS["fp16"]) == [
+    assert replace(case, rounding=d).failures(CASTS["fp16"]) == [
         words.replace("0.003", "inf"),
         mean.replace("bound 1", "bound inf"),
     ]
@@ -433,29 +438,29 @@ def test_a_flipped_keypoint_score_is_rounding_around_eight_bits_and_many_are_not
     def from_half(*scores):  # the keypoints' scores in the reference are 0.5
         other = poses(points)
         object.__setattr__(other, "keypoint_scores", np.array([scores], np.float32))
-        return deviation([poses(points)], [other], (100, 100))
+        return compare_people([poses(points)], [other], input_hw=HW)
 
     exact, flipped, shifted = from_half(*[0.5] * 17), from_half(1.2, *[0.5] * 16), from_half(*[0.8] * 17)
 
     def failures(found):
-        case = HalfCase(1, 100, 100, emulated=True, deviation=found, weights=exact)
-        return [text.split(" off")[0] for text in case.failures(BOUNDS["int8+fp16"])]
+        case = Case(1, *HW, found, rounding=exact)
+        return [text.split(",")[0] for text in case.failures(CASTS["int8+fp16"])]
 
     assert failures(flipped) == []
-    assert failures(shifted) == ["keypoints' scores on average 0.3"]
+    assert failures(shifted) == ["keypoint scores are off on average by 0.3"]
 
 
 def test_an_ill_conditioned_network_may_be_further_off():
     points = np.full((1, 17, 2), 50, np.float32)
-    off = [deviation([poses(points)], [poses(points + by)], (100, 100)) for by in (0, 3, 10, 14)]
-    bounds = HalfBounds(0.1, 1, 1, 1, 1, 0)
+    off = [compare_people([poses(points)], [poses(points + by)], input_hw=HW) for by in (0, 3, 10, 14)]
+    bounds = Bounds(keypoint_mean_px=0.1, keypoint_max_px=1)
 
     def failures(weights, half):
-        return HalfCase(1, 100, 100, emulated=True, deviation=off[half], weights=off[weights]).failures(bounds)
+        return Case(1, *HW, off[half], rounding=off[weights]).failures(bounds)
 
-    assert [text[: len("keypoints on average 4.24 px off, bound 0.1")] for text in failures(0, 1)] == [
-        "keypoints on average 4.24 px off, bound 0.1",
-        "a keypoint 4.24 px off, bound 1 px (input 1",
+    assert failures(0, 1) == [
+        "keypoints are off on average by 4.24 px, bound 0.1 px (input 1x3x100x100)",
+        "the worst keypoint is off by 4.24 px, bound 1 px (input 1x3x100x100)",
     ]
     assert failures(1, 2) == []
     assert len(failures(1, 3)) == 2

@@ -19,19 +19,17 @@ from rtmo_deploy.convert.graph import GraphView
 from rtmo_deploy.convert.quantize import (
     Calibration,
     Judge,
-    Likeness,
     Method,
     calibrate,
     open_source,
     quantize_onnx,
 )
 from rtmo_deploy.convert.quantize.calibrate import local_errors, measure_histograms, network_inputs
-from rtmo_deploy.convert.quantize.judge import likeness
 from rtmo_deploy.convert.quantize.placement import candidates, place
 from rtmo_deploy.convert.quantize.ranges import quantize_weight
 from rtmo_deploy.data import People, Sample
 from rtmo_deploy.errors import ArtifactError, InputDataError, UsageError
-from rtmo_deploy.measure import structured_images
+from rtmo_deploy.measure import compare_people, structured_images
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 from rtmo_deploy.zoo import COCO_17
@@ -161,8 +159,8 @@ def test_the_written_file(source, calibration, judge, tmp_path):
     assert result.size == output.stat().st_size < 0.8 * source.path.stat().st_size
     assert [path.name for path in output.parent.iterdir()] == ["n.int8.onnx"]
     assert judge.baseline.ap == pytest.approx(1)
-    assert result.verdict.likeness.matched + result.verdict.likeness.missed == judge.baseline.likeness.matched
-    assert result.verdict.likeness.oks > 0.5
+    assert result.verdict.against_fp32.people_a == judge.baseline.against_fp32.matched
+    assert result.verdict.against_fp32.oks > 0.5
     # It is what it is called: every 8-bit layer reads 8 bits.
     made = onnx.load(output)
     producers = {name: node.op_type for node in made.graph.node for name in node.output}
@@ -419,25 +417,30 @@ def poses(points, scores):
     return Poses(boxes, np.asarray(scores), points, np.ones(points.shape[:2]), COCO_17)
 
 
-def test_likeness():
+def test_figures_against_the_float32_model():
+    def likeness(reference, other):
+        return compare_people(reference, other, boxes=False)
+
     rng = np.random.default_rng(0)
     people = rng.random((3, 17, 2)) * 100 + np.array([[[0, 0]], [[500, 0]], [[0, 500]]])
     sigmas = COCO_17.sigmas
     one = poses(people, [0.9, 0.8, 0.4])
-    assert likeness([one], [one], sigmas) == Likeness(3, 0, 0, 1.0, 1.0, 0.0)
+    same = likeness([one], [one])
+    assert (same.matched, same.unmatched, same.oks, same.score_ratio, same.keypoint_px_mean) == (3, 0, 1, 1, 0)
     # Turned about, moved by 3 px, scores halved, one gone and two strangers.
     two = poses(np.concatenate([people[[1, 0]] + [3, 0], people[:2] + 3000]), [0.4, 0.45, 0.9, 0.9])
-    found = likeness([one], [two], sigmas)
+    found = likeness([one], [two])
     assert (found.matched, found.missed, found.extra) == (2, 1, 2)
     assert found.score_ratio == pytest.approx(0.5)
-    assert found.keypoint_px == pytest.approx(3, rel=1e-4)
+    assert found.keypoint_px_mean == pytest.approx(3, rel=1e-4)
     areas = 0.53 * (one.boxes[:2, 2:] - one.boxes[:2, :2]).prod(1)
     expected = np.exp(-9 / (2 * areas[:, None] * np.square(2 * np.array(sigmas)))).mean(1)
     assert found.oks == pytest.approx(expected.sum() / 3, rel=1e-4)
     nobody = Poses.empty(COCO_17)
-    assert likeness([nobody], [nobody], sigmas) == Likeness(0, 0, 0, None, None, None)
-    assert likeness([nobody], [one], sigmas).extra == 3
-    assert likeness([one], [nobody], sigmas).oks == 0
+    none = likeness([nobody], [nobody])
+    assert none.oks is none.score_ratio is none.keypoint_px_mean is None
+    assert likeness([nobody], [one]).extra == 3
+    assert likeness([one], [nobody]).oks == 0
 
 
 def test_a_judge_whose_annotations_do_not_fit_knows_no_ap(source):
@@ -446,6 +449,6 @@ def test_a_judge_whose_annotations_do_not_fit_knows_no_ap(source):
 
     found = Judge(source.artifact, Other([People.empty(3)]), threads=1)
     assert found.baseline.ap is None
-    assert found.baseline.likeness.oks == 1
-    with pytest.raises(UsageError, match="no picture"):
+    assert found.baseline.against_fp32.oks == 1
+    with pytest.raises(UsageError, match="no image"):
         Judge(source.artifact, Annotated([]), threads=1)

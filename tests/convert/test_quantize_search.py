@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rtmo_deploy.convert.quantize.blocks import Block
-from rtmo_deploy.convert.quantize.judge import Likeness, Verdict
+from rtmo_deploy.convert.quantize.judge import Verdict
 from rtmo_deploy.convert.quantize.search import search
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.measure import Figures
 
 BLOCKS = tuple(
     Block(name, (number,), macs) for number, (name, macs) in enumerate(zip("abcd", (40, 30, 20, 10), strict=True))
@@ -24,7 +25,7 @@ class PretendedJudge:
     def __call__(self, names):
         self.asked.append(names)
         lost = sum(self.loss[name] for name in names)
-        return Verdict(BASELINE - lost, Likeness(10, 0, 0, 1 - lost / 100, 1.0, lost))
+        return Verdict(BASELINE - lost, Figures(people_a=10, matched=10, oks_mean=1 - lost / 100))
 
 
 def test_nothing_is_reverted_where_the_budget_holds_at_once():

@@ -12,7 +12,8 @@ import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
 from rtmo_deploy.errors import ArtifactError, InputDataError, UsageError
-from rtmo_deploy.measure.agreement import BOUNDS, Pictures, Side, TensorError, bounds_for, compare_models, compare_sides
+from rtmo_deploy.measure.agreement import BOUNDS, Pictures, Side, bounds_for, compare_models, compare_sides
+from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.zoo import COCO_17
 
@@ -76,7 +77,7 @@ def test_equal_models_pass_with_no_error_at_all(pictures):
     report = compare_sides(one, two, pictures, batch=2)
     assert (report.verdict, report.failures(), report.notes, report.causes) == ("agree", [], (), ())
     p = report.people
-    assert (p.pictures, p.people_a, p.people_b, p.matched, p.missed, p.extra) == (5, 15, 15, 15, 0, 0)
+    assert (p.images, p.people_a, p.people_b, p.matched, p.missed, p.extra) == (5, 15, 15, 15, 0, 0)
     assert (p.oks_min, p.keypoint_px_max, p.box_px_max, p.score_max, p.score_ratio) == (1, 0, 0, 0, 1)
     assert report.input_hw == (64, 96)
     assert [len(images) for images in one.backend.fed] == [2, 2, 1]
@@ -111,7 +112,7 @@ def test_scores_too_far_fail(pictures):
 def test_missed_people_are_named_with_their_pictures(pictures):
     report = compare_sides(side(count=3), side(count=2), pictures)
     assert report.failures()[0] == "5 people missed and 0 extra on a, b, c and 2 more, bound 0"
-    assert {(stray.picture, stray.only_in) for picture in report.pictures for stray in picture.strays} == {
+    assert {(one.image, one.only_in) for image in report.pictures for one in image.unmatched} == {
         (name, "a") for name in "abcde"
     }
     report = compare_sides(side(count=2), side(count=3), pictures)
@@ -147,8 +148,8 @@ def test_bounds_of_ones_own_are_told(pictures):
     own = replace(usual, oks_mean=0.8, unmatched=0.1, keypoint_max_px=0.01, score=None)
     (note,) = compare_sides(side(), side(), pictures, bounds=own).notes
     assert note == (
-        "Bounds set for this comparison: worst keypoint, px: 0.01 (usually 0.05: tighter); mean OKS, at least: 0.8 "
-        "(usually 0.9999: looser); worst score: none (usually 0.0001: looser); share of people in one model only: 0.1 "
+        "Bounds set for this comparison: mean OKS: 0.8 (usually 0.9999: looser); the worst keypoint: 0.01 px (usually "
+        "0.05 px: tighter); the worst score: none (usually 0.0001: looser); share of people in one model only: 0.1 "
         "(usually 0: looser)."
     )
 

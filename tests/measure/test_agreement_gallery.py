@@ -19,12 +19,11 @@ from rtmo_deploy.measure.agreement import (
     LayerReport,
     ModelSummary,
     Pictures,
-    TensorError,
-    compare_picture,
-    summarise,
     write_gallery,
 )
 from rtmo_deploy.measure.agreement.drawing import difference_panel, magnification
+from rtmo_deploy.measure.comparison import compare_image, summarise
+from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.release.measure import _draw
 from rtmo_deploy.zoo import COCO_17
@@ -43,7 +42,7 @@ def somebody(count=1, step=0.0, drop=0):
 
 def report_of(pairs, **kwargs):
     names = [f"<{index}>&.png" for index in range(len(pairs))]
-    results = tuple(compare_picture(name, *pair, COCO_17.sigmas, 0.1) for name, pair in zip(names, pairs, strict=True))
+    results = tuple(compare_image(name, *pair, COCO_17.sigmas, 0.1) for name, pair in zip(names, pairs, strict=True))
     model = ModelSummary("<a>.onnx", "onnx", "fp32", "fixed", "center", "rtmo-deploy", "toy", "cpu", "0" * 64)
     report = AgreementReport(
         a=model,
@@ -167,7 +166,7 @@ def test_nobody_is_drawn_too(tmp_path):
 def test_errors_are_magnified_to_a_tenth_of_the_picture(error, times):
     one = somebody()
     two = Poses(one.boxes, one.scores, one.keypoints + np.array([error, 0]), one.keypoint_scores, COCO_17)
-    picture = compare_picture("x", one, two, COCO_17.sigmas, 0.1)
+    picture = compare_image("x", one, two, COCO_17.sigmas, 0.1)
     picture = replace(picture, keypoint_px=np.full_like(picture.keypoint_px, error))
     assert magnification([picture], HW) == times
 
@@ -179,7 +178,7 @@ def test_an_arrow_is_as_long_as_it_should_be():
     other = keypoints.copy()
     other[0, 0, 0] += 1
     two = Poses(one.boxes, one.scores, other, one.keypoint_scores, COCO_17)
-    picture = compare_picture("x", one, two, COCO_17.sigmas, 0.1)
+    picture = compare_image("x", one, two, COCO_17.sigmas, 0.1)
     canvas = np.full((96, 128, 3), 128, np.uint8)
     panel = difference_panel(canvas, (one, two), picture, 10).astype(int)
     orange = (panel[..., 2] - panel[..., 0] > 120)[:70]
@@ -187,7 +186,7 @@ def test_an_arrow_is_as_long_as_it_should_be():
     assert abs(columns.max() - 40) <= 1
     assert columns.min() >= 28
     assert abs(rows.mean() - 30) < 1
-    nothing = difference_panel(canvas, (one, one), compare_picture("x", one, one, COCO_17.sigmas, 0.1), 10).astype(int)
+    nothing = difference_panel(canvas, (one, one), compare_image("x", one, one, COCO_17.sigmas, 0.1), 10).astype(int)
     assert not (nothing[:70, :, 2] - nothing[:70, :, 0] > 120).any()
 
 
@@ -198,7 +197,7 @@ def test_what_is_not_a_number_is_left_out():
     boxes = one.boxes.copy()
     boxes[1] = np.inf
     two = Poses(boxes, one.scores, keypoints, one.keypoint_scores, COCO_17)
-    picture = compare_picture("x", one, two, COCO_17.sigmas, 0.1)
+    picture = compare_image("x", one, two, COCO_17.sigmas, 0.1)
     canvas = np.full((96, 128, 3), 128, np.uint8)
     assert difference_panel(canvas, (one, two), picture, magnification([picture], HW)).shape == canvas.shape
 

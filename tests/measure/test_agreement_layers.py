@@ -15,7 +15,7 @@ from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputCont
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure import structured_images
 from rtmo_deploy.measure.agreement import BOUNDS, compare_layers, layers
-from rtmo_deploy.measure.agreement.module_names import layer_of_scope, module_path
+from rtmo_deploy.measure.agreement.intermediate import layer_of_scope, module_path
 from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.zoo import COCO_17
 

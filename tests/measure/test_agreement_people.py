@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -12,16 +11,15 @@ from hypothesis import strategies as st
 
 from rtmo_deploy.data.sample import GroundTruth, People
 from rtmo_deploy.measure.accuracy import Detections, judge
-from rtmo_deploy.measure.agreement import (
-    BOUNDS,
-    AgreementBounds,
-    bounds_for,
-    compare_picture,
+from rtmo_deploy.measure.bounds import BOUNDS, bounds_for
+from rtmo_deploy.measure.comparison import (
+    box_overlap,
+    compare_image,
     match_people,
+    sigmas_of,
     similarity,
     summarise,
 )
-from rtmo_deploy.measure.agreement.matching import box_overlap, sigmas_of
 from rtmo_deploy.poses import Poses, Skeleton
 from rtmo_deploy.zoo import COCO_17
 
@@ -48,12 +46,12 @@ def changed(poses, **values):
 
 
 def compared(one, two, name="x", score_thr=0.1):
-    return compare_picture(name, one, two, SIGMAS, score_thr)
+    return compare_image(name, one, two, SIGMAS, score_thr)
 
 
 def test_the_same_people():
     result = compared(people(4), people(4))
-    assert (result.matched, result.missed, result.extra, result.strays) == (4, 0, 0, ())
+    assert (result.matched, result.missed, result.extra, result.unmatched) == (4, 0, 0, ())
     assert result.pairs.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
     assert (result.oks == 1).all()
     assert result.keypoint_px.max() == result.box_px.max() == result.keypoint_score.max() == 0
@@ -71,12 +69,12 @@ def test_everybody_is_found_again(seed, order, lost, added):
     both = set(first) & set(second)
     assert {(first[i], second[j]) for i, j in result.pairs} == {(i, i) for i in both}
     assert (result.missed, result.extra) == (len(set(first) - both), len(set(second) - both))
-    assert {(s.only_in, s.index) for s in result.strays} == {
+    assert {(s.only_in, s.index) for s in result.unmatched} == {
         *(("a", first.index(i)) for i in set(first) - both),
         *(("b", second.index(i)) for i in set(second) - both),
     }
     assert (result.oks == 1).all()
-    for stray in result.strays:
+    for stray in result.unmatched:
         side = everybody[first] if stray.only_in == "a" else everybody[second]
         assert stray.score == pytest.approx(float(side.scores[stray.index]))
         assert stray.margin == pytest.approx(stray.score - 0.1)
@@ -182,7 +180,7 @@ def test_figures_are_those_of_all_keypoints_together(counts, seed):
         distances += np.linalg.norm(two.keypoints.astype(np.float64) - one.keypoints, axis=-1).ravel().tolist()
         ratios += [0.9] * count
     figures = summarise(results)
-    assert (figures.pictures, figures.people_a, figures.matched) == (len(counts), sum(counts), sum(counts))
+    assert (figures.images, figures.people_a, figures.matched) == (len(counts), sum(counts), sum(counts))
     if not distances:
         assert figures.keypoint_px_p99 is None
         return
@@ -216,7 +214,7 @@ def test_bounds_of_a_pair_are_the_looser_ones():
 
 def test_the_table_goes_from_tight_to_loose():
     rows = [BOUNDS[name] for name in ("fp32", "fp16", "bf16", "int8")]
-    for field in (field.name for field in fields(AgreementBounds) if field.name != "why"):
+    for field in BOUNDS["fp32"].to_dict().keys() - {"why"}:
         values = [getattr(row, field) for row in rows]
         values = [np.inf if value is None else value for value in values]  # no bound is the loosest
         if field in {"oks_mean", "layer_snr_db"}:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtmo_deploy.measure import Bounds, CaseResult, PeopleErrors, compare_people
+from rtmo_deploy.measure import Case, Figures, compare_people
+from rtmo_deploy.measure.bounds import EXACT
+from rtmo_deploy.measure.tensors import TensorError, compare_tensors
 from rtmo_deploy.poses import Poses, Skeleton
 
 THREE = Skeleton("three", ("a", "b", "c"))
@@ -37,37 +40,42 @@ def moved(poses, *, box=0.0, point=0.0, score=0.0, visibility=0.0, who=0):
     return Poses(*arrays, skeleton=poses.skeleton)
 
 
+def equal(figures):
+    """Who is in both, missed and extra, and whether the order is kept; nothing may be off."""
+    figures_off = (figures.box_px_max, figures.keypoint_px_max, figures.score_max, figures.keypoint_score_max)
+    assert not any(figures_off)
+    return figures.matched, figures.missed, figures.extra, figures.in_order
+
+
 @given(st.integers(0, 12), seeds)
 def test_the_same_people(count, seed):
     people = crowd(count, seed)
-    assert compare_people([people], [people]) == PeopleErrors(matched=count)
+    assert equal(compare_people([people], [people])) == (count, 0, 0, True)
 
 
 @given(st.permutations(range(7)), seeds)
 def test_a_permutation_matches_everybody_and_tells_of_the_order(order, seed):
     people = crowd(7, seed)
     found = compare_people([people], [people[list(order)]])
-    assert found == PeopleErrors(matched=7, order=list(order) == sorted(order))
+    assert equal(found) == (7, 0, 0, list(order) == sorted(order))
 
 
 @given(st.sets(st.integers(0, 8)), st.sets(st.integers(0, 8)), seeds)
 def test_missed_and_extra_people_are_counted(left, right, seed):
     people = crowd(9, seed)
     one, two = people[sorted(left)], people[sorted(right)]
-    assert compare_people([one], [two]) == PeopleErrors(
-        matched=len(left & right), missed=len(left - right), extra=len(right - left)
-    )
+    assert equal(compare_people([one], [two])) == (len(left & right), len(left - right), len(right - left), True)
 
 
 @given(st.integers(0, 4), st.floats(0.01, 5), st.floats(0.01, 5), st.floats(0.001, 0.1), st.floats(0.001, 0.1), seeds)
 def test_each_difference_is_reported_in_its_own_place(who, box, point, score, visibility, seed):
     people = crowd(5, seed)
     found = compare_people([people], [moved(people, box=box, point=point, score=score, visibility=visibility, who=who)])
-    assert (found.matched, found.missed, found.extra, found.order) == (5, 0, 0, True)
-    assert found.box_px == pytest.approx(box, abs=1e-3)
-    assert found.keypoint_px == pytest.approx(point, abs=1e-3)
-    assert found.score == pytest.approx(score, abs=1e-5)
-    assert found.keypoint_score == pytest.approx(visibility, abs=1e-5)
+    assert (found.matched, found.missed, found.extra, found.in_order) == (5, 0, 0, True)
+    assert found.box_px_max == pytest.approx(box, abs=1e-3)
+    assert found.keypoint_px_max == pytest.approx(point, abs=1e-3)
+    assert found.score_max == pytest.approx(score, abs=1e-5)
+    assert found.keypoint_score_max == pytest.approx(visibility, abs=1e-5)
 
 
 @given(seeds, st.floats(0, 0.5))
@@ -84,24 +92,25 @@ def test_noise_does_not_change_who_is_who(seed, scale):
     )
     found = compare_people([people], [noisy[order]])
     assert (found.matched, found.missed, found.extra) == (6, 0, 0)
-    assert found.box_px <= scale + 1e-3
-    assert found.keypoint_px <= scale * 2**0.5 + 1e-3
+    assert found.box_px_max <= scale + 1e-3
+    assert found.keypoint_px_max <= scale * 2**0.5 + 1e-3
 
 
 @pytest.mark.parametrize(("gap", "order"), [(0.0, True), (5e-6, True), (2e-5, False), (0.1, False)])
 def test_the_order_of_equal_scores_means_nothing(gap, order):
     people = crowd(3)
     tied = Poses(people.boxes, [0.8, 0.5, 0.5 - gap], people.keypoints, people.keypoint_scores, THREE)
-    assert compare_people([tied], [tied[[0, 2, 1]]]) == PeopleErrors(matched=3, order=order)
-    assert not compare_people([tied], [tied[[1, 0, 2]]]).order
+    assert equal(compare_people([tied], [tied[[0, 2, 1]]])) == (3, 0, 0, order)
+    assert not compare_people([tied], [tied[[1, 0, 2]]]).in_order
 
 
 def test_somebody_elsewhere_is_missed_and_extra():
     people = crowd(3)
     away = moved(people, who=1)
-    boxes = np.array(away.boxes)
+    boxes, keypoints = np.array(away.boxes), np.array(away.keypoints)
     boxes[1] += 1000
-    away = Poses(boxes, away.scores, away.keypoints + 0, away.keypoint_scores, THREE)
+    keypoints[1] += 1000
+    away = Poses(boxes, away.scores, keypoints, away.keypoint_scores, THREE)
     found = compare_people([people], [away])
     assert (found.matched, found.missed, found.extra) == (2, 1, 1)
 
@@ -113,7 +122,7 @@ def test_two_people_in_one_place_are_told_apart_by_their_keypoints():
     )
     pair = moved(pair, point=8.0, who=1)
     # Their scores are equal, so that their order means nothing.
-    assert compare_people([pair], [pair[[1, 0]]]) == PeopleErrors(matched=2)
+    assert equal(compare_people([pair], [pair[[1, 0]]])) == (2, 0, 0, True)
 
 
 @pytest.mark.parametrize("field", ["boxes", "scores", "keypoints", "keypoint_scores"])
@@ -127,67 +136,80 @@ def test_a_value_that_is_no_number_never_passes(field, value, side):
         getattr(broken, field)[2] = value
     pair = (people, broken) if side else (broken, people)
     found = compare_people([pair[0]], [pair[1]])
-    assert CaseResult(1, 64, 64, found).failures(Bounds())
+    assert Case(1, 64, 64, found).failures(EXACT)
 
 
 def test_pictures_are_added_up_and_must_be_as_many():
     people = crowd(4)
     found = compare_people([people, people[:2], people[:0]], [people, moved(people, box=2.0), people[:1]])
     assert (found.matched, found.missed, found.extra) == (6, 0, 3)
-    assert found.box_px == pytest.approx(2.0, abs=1e-3)
+    assert found.box_px_max == pytest.approx(2.0, abs=1e-3)
     with pytest.raises(ValueError, match="shorter"):
         compare_people([people], [])
 
 
 class TestCase:
-    GOOD = PeopleErrors(matched=5, box_px=0.05, keypoint_px=0.05, score=1e-4, keypoint_score=1e-4)
+    GOOD = Figures(
+        people_a=5, matched=5, box_px_max=0.05, keypoint_px_max=0.05, score_max=1e-4, keypoint_score_max=1e-4
+    )
 
     def test_at_the_bounds_it_passes(self):
-        assert (
-            CaseResult(1, 64, 64, self.GOOD, {"cls_scores": (1e-3, 0.5), "pose_vecs": (0.02, 20.0)}).failures(Bounds())
-            == []
-        )
-        assert CaseResult(1, 64, 64).failures(Bounds()) == []
+        tensors = {"cls_scores": TensorError(1, 0, 1e-3, 0.5), "pose_vecs": TensorError(1, 0, 0.02, 20.0)}
+        assert Case(1, 64, 64, self.GOOD, tensors).failures(EXACT) == []
+        assert Case(1, 64, 64).failures(EXACT) == []
 
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"missed": 1}, "1 people missed and 0 extra"),
-            ({"extra": 2}, "0 people missed and 2 extra"),
-            ({"keypoint_px": 0.051}, "keypoints: 0.051 px off, bound 0.05 px"),
-            ({"keypoint_px": float("inf")}, "keypoints: inf px off"),
-            ({"keypoint_px": float("nan")}, "keypoints: nan px off"),
-            ({"box_px": 0.051}, "dets: boxes 0.051 px off"),
-            ({"score": 2e-4}, "scores 0.0002 off"),
-            ({"keypoint_score": 2e-4}, "scores 0.0002 off"),
-            ({"order": False}, "not in the same order"),
+            ({"missed": 1}, "detections: 1 of 5 missed and 0 extra, bound 0"),
+            ({"extra": 2}, "detections: 0 of 5 missed and 2 extra, bound 0"),
+            ({"keypoint_px_max": 0.051}, "the worst keypoint is off by 0.051 px, bound 0.05 px"),
+            ({"keypoint_px_max": float("inf")}, "the worst keypoint is off by inf px"),
+            ({"keypoint_px_max": float("nan")}, "the worst keypoint is off by nan px"),
+            ({"box_px_max": 0.051}, "the worst box is off by 0.051 px"),
+            ({"score_max": 2e-4}, "the worst score is off by 0.0002"),
+            ({"keypoint_score_max": 2e-4}, "the worst keypoint score is off by 0.0002"),
+            ({"in_order": False}, "not in the same order (input 1x3x64x64)"),
         ],
     )
     def test_each_bound(self, change, words):
-        from dataclasses import replace
-
-        (failure,) = CaseResult(1, 64, 64, replace(self.GOOD, **change)).failures(Bounds())
+        (failure,) = Case(1, 64, 64, replace(self.GOOD, **change)).failures(EXACT)
         assert words in failure
 
     def test_tensors_are_named(self):
-        failures = CaseResult(
-            1, 64, 64, None, {"a": (2e-3, 0.1), "b": (1e-3, 9.0), "c": (float("inf"), 1.0), "d": (float("nan"), 1.0)}
-        ).failures(Bounds())
-        assert [failure.split(":")[0] for failure in failures] == ["a", "c", "d"]
+        value = np.full(4, 0.1, np.float32)
+        tensors = compare_tensors(
+            {"a": value, "b": np.float32([9.0]), "c": value, "d": value, "e": value},
+            {"a": value + np.float32(2e-3), "b": np.float32([9.001]), "c": value * np.nan, "d": value[:2]},
+        )
+        failures = Case(1, 64, 64, None, tensors).failures(EXACT)
+        assert [failure.split(" is off by ")[0] for failure in failures] == [f"output {name}" for name in "acde"]
 
     def test_the_references_own_noise_widens_the_bound_of_keypoints_only(self):
-        from dataclasses import replace
+        people = replace(self.GOOD, keypoint_px_max=0.39)
 
-        people = replace(self.GOOD, keypoint_px=0.39)
-        assert CaseResult(1, 64, 64, people, noise_px=0.1).failures(Bounds()) == []
-        assert CaseResult(1, 64, 64, replace(people, keypoint_px=0.41), noise_px=0.1).failures(Bounds())
-        assert CaseResult(1, 64, 64, people, noise_px=0.05).failures(Bounds())
-        assert CaseResult(1, 64, 64, replace(people, box_px=0.06), noise_px=0.1).failures(Bounds())
+        def failures(found, noise):
+            return Case(1, 64, 64, found, rounding=Figures(keypoint_px_max=noise)).failures(EXACT)
+
+        assert failures(people, 0.1) == []
+        assert failures(replace(people, keypoint_px_max=0.41), 0.1)
+        assert failures(people, 0.05)
+        assert failures(replace(people, box_px_max=0.06), 0.1)
 
     def test_as_json(self):
-        case = CaseResult(2, 64, 96, self.GOOD, {"a": (0.1, 2.0)})
+        case = Case(2, 64, 96, self.GOOD, {"a": TensorError(1, 0, 0.1, 2.0)})
         assert json.loads(json.dumps(case.to_dict(), allow_nan=False))["input"] == [2, 3, 64, 96]
         assert case.to_dict()["tensors"] == {"a": {"error": 0.1, "magnitude": 2.0}}
+        assert case.to_dict()["people"] == {
+            "matched": 5,
+            "missed": 0,
+            "extra": 0,
+            "order": True,
+            "box_px": 0.05,
+            "keypoint_px": 0.05,
+            "score": 1e-4,
+            "keypoint_score": 1e-4,
+        }
 
 
 def test_people_with_equal_scores_may_change_places():
@@ -195,4 +217,4 @@ def test_people_with_equal_scores_may_change_places():
     for gap, same in ((0.0, True), (5e-6, True), (1e-3, False)):
         scores = np.array([0.5, 0.5 - gap], np.float32)
         pair = Poses(people.boxes, scores, people.keypoints, people.keypoint_scores, people.skeleton)
-        assert compare_people([pair], [pair[[1, 0]]]).order is same
+        assert compare_people([pair], [pair[[1, 0]]]).in_order is same

@@ -129,7 +129,7 @@ def test_inputs_that_are_no_picture(tmp_path):
             tmp_path,
         )
         assert name == "runs"
-        assert "no single picture tensor: x " in detail
+        assert "no single image tensor: x " in detail
 
 
 def test_outputs_that_are_no_numbers(tmp_path):

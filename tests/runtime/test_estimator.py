@@ -36,9 +36,9 @@ ROBOT = Skeleton(
 def assert_same(one, two, px=0.2, score=1e-5):
     # Made-up weights amplify float noise: up to 0.08 px between two orders of summation.
     errors = compare_people(one, two)
-    assert (errors.missed, errors.extra, errors.order) == (0, 0, True), errors
-    assert max(errors.box_px, errors.keypoint_px) < px, errors
-    assert max(errors.score, errors.keypoint_score) < score, errors
+    assert (errors.missed, errors.extra, errors.in_order) == (0, 0, True), errors
+    assert max(errors.box_px_max, errors.keypoint_px_max) < px, errors
+    assert max(errors.score_max, errors.keypoint_score_max) < score, errors
     assert errors.matched > 0
 
 

@@ -191,7 +191,7 @@ class TestMMDeploy:
         expected = [own(photograph)[:50] for photograph in photographs]  # MMDeploy's files keep 50 rows
         for found in (peer.predict(photographs), [peer(photograph) for photograph in photographs]):
             errors = compare_people(expected, found)
-            assert (errors.missed, errors.extra, errors.order) == (0, 0, True)
+            assert (errors.missed, errors.extra, errors.in_order) == (0, 0, True)
             assert errors.matched > 40
-            assert errors.keypoint_px < 0.05
-            assert max(errors.score, errors.keypoint_score) < 1e-4
+            assert errors.keypoint_px_max < 0.05
+            assert max(errors.score_max, errors.keypoint_score_max) < 1e-4

@@ -45,7 +45,7 @@ def test_it_finds_what_onnx_runtime_finds(opened, shape):
     artifact = opened[0].artifact
     one, two = (outputs_to_poses(outputs, shape[1:], artifact) for outputs in (reference, ours))
     people = compare_people(one, two)
-    assert (people.missed, people.extra, people.order) == (0, 0, True)
+    assert (people.missed, people.extra, people.in_order) == (0, 0, True)
     assert people.matched > 0 or shape[1] < 96
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from rtmo_deploy.convert.precision.report import HalfReport
+    from rtmo_deploy.convert.precision.verify import CastReport
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CastResult:
     size: int  #: Bytes.
     source_size: int
     seconds: float
-    verification: HalfReport | None  #: Comparison with the source; None if it was not verified.
+    verification: CastReport | None  #: Comparison with the source; None if it was not verified.
 
 
 def cast_onnx(
@@ -212,7 +212,7 @@ def _verify(
     artifact: Artifact,
     companion: bytes | None,
     progress: Callable[[str], None],
-) -> HalfReport:
+) -> CastReport:
     """Compare a cast with its source; a ParityError where they find different people."""
     from rtmo_deploy.convert.precision.verify import verify_half
     from rtmo_deploy.runtime.estimator import open_coordinates

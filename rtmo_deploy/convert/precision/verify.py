@@ -1,27 +1,28 @@
-"""A half graph against the float32 graph it was made of, before it is let out.
+"""Verifies a cast graph against the float32 graph it was made of, before it is written.
 
-Both run in ONNX Runtime on the same pictures, and people are compared. The half graph runs twice: emulated, that is
+Both run in ONNX Runtime on the same images, and detections are compared. The cast graph runs twice: emulated, that is
 rounding wherever it rounds (see :mod:`rtmo_deploy.convert.precision.emulate`), and as it is, which tells that the file
-loads and runs. So that people are compared whatever the weights, each level's classifier is shifted on all sides, see
-:mod:`rtmo_deploy.convert.liven`. On pictures that are 0 and 255 everywhere all outputs must be finite, and no tensor
+loads and runs. So that detections are compared whatever the weights, each level's classifier is shifted on all sides,
+see :mod:`rtmo_deploy.convert.liven`. On images that are 0 and 255 everywhere all outputs must be finite, and no tensor
 may leave the range of its type.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx
 
 from rtmo_deploy.convert.liven import case_shapes, choose_shift, open_exact, shift_biases
-from rtmo_deploy.convert.precision.deviation import Deviation, deviation
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
 from rtmo_deploy.convert.precision.graph import hold_scales
-from rtmo_deploy.convert.precision.report import BOUNDS, HalfCase, HalfReport
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.measure import structured_images
-from rtmo_deploy.runtime.estimator import outputs_to_poses
+from rtmo_deploy.measure.bounds import AMPLIFICATION, CASTS
+from rtmo_deploy.measure.comparison import Figures, compare_people, finite_or_none
+from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
 from rtmo_deploy.runtime.onnxruntime_backend import run_session
 
 if TYPE_CHECKING:
@@ -31,11 +32,82 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.precision.rules import HalfType
-    from rtmo_deploy.poses import Poses
+    from rtmo_deploy.measure.verify import Case
     from rtmo_deploy.runtime.decode import Coordinates
 
 #: Batch, height, width of dynamic graphs.
-SHAPES = ((1, 256, 256), (2, 192, 320))
+SHAPES: Final = ((1, 256, 256), (2, 192, 320))
+#: How the graph is run.
+EMULATED: Final = "emulated"
+AS_IT_IS: Final = "as it is"
+#: Names of the figures and bounds in the JSON form.
+_PEOPLE: Final = {
+    "people_a": "people",
+    "unmatched": "unmatched",
+    "wild": "wild",
+    "keypoint_px_mean": "keypoint_mean",
+    "keypoint_px_max": "keypoint_max",
+    "coordinate_px_mean": "box_mean",
+    "box_px_max": "box_max",
+    "score_max": "score_max",
+    "keypoint_score_max": "keypoint_score_max",
+    "keypoint_score_mean": "keypoint_score_mean",
+}
+_BOUNDS: Final = {
+    "keypoint_mean_px": "keypoint_mean",
+    "keypoint_max_px": "keypoint_max",
+    "box_px": "box_max",
+    "score": "score_max",
+    "keypoint_score": "keypoint_score_max",
+    "unmatched": "unmatched",
+    "keypoint_score_mean": "keypoint_score_mean",
+}
+
+
+@dataclass(frozen=True)
+class CastReport(VerificationReport):
+    """What was compared, and whether it held; ``rounding`` of a case is what rounding the weights alone costs.
+
+    Attributes:
+        not_run: Why the file itself was not run, only its emulation; None if it was run.
+        peak: The largest magnitude in any 16-bit tensor.
+        peak_node: The node it comes from.
+        broken: What was not finite, or left the range of the type, in words.
+    """
+
+    not_run: str | None
+    peak: float
+    peak_node: str
+    broken: tuple[str, ...]
+
+    def failures(self) -> list[str]:
+        """What is over the bounds, not finite or out of range, in words."""
+        return [*self.broken, *super().failures()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        bounds = {key: getattr(self.bounds, name) for name, key in _BOUNDS.items()}
+        return {
+            "reference": self.reference,
+            "ok": not self.failures(),
+            "run": self.not_run is None,
+            "not_run": self.not_run,
+            "bounds": {**bounds, "amplification": AMPLIFICATION},
+            "bias_shift": list(self.bias_shift),
+            "peak": finite_or_none(self.peak),
+            "peak_node": self.peak_node,
+            "cases": [_case_as_json(case) for case in self.cases],
+        }
+
+
+def _case_as_json(case: Case) -> dict[str, Any]:
+    people, weights = ((figures or Figures()).to_dict(_PEOPLE, nobody=0.0) for figures in (case.people, case.rounding))
+    return {
+        "input": [case.batch, 3, case.height, case.width],
+        "emulated": case.run == EMULATED,
+        **people,
+        "weights_alone": weights,
+    }
 
 
 def verify_half(
@@ -46,8 +118,8 @@ def verify_half(
     *,
     coordinates: Coordinates | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> HalfReport:
-    """Run a half graph and its source on the same pictures and compare.
+) -> CastReport:
+    """Run a cast graph and its source on the same images and compare.
 
     Args:
         source: The float32 graph, or the quantised one.
@@ -63,45 +135,60 @@ def verify_half(
     import onnxruntime as ort
 
     before = "float32" if artifact.precision == "fp32" else artifact.precision
-    where = artifact.path
-    pictures = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]
-    shift = choose_shift(source, pictures, artifact)
+    images = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]
+    shift = choose_shift(source, images, artifact)
     shifted = shift_biases(cast, shift)
-    reference = open_exact(shift_biases(source, shift).SerializeToString(), where=where)
-    runners: dict[bool, Any] = {True: open_exact(emulated(shifted, half).SerializeToString(), where=where)}
-    weights = open_exact(_weights_rounded(shift_biases(source, shift), cast, half).SerializeToString(), where=where)
+    bounds = CASTS[half.name if artifact.precision == "fp32" else f"{artifact.precision}+{half.name}"]
+    watch = _Watch(half)
+
+    def runner(graph: onnx.ModelProto) -> Callable[..., Run]:
+        session = open_exact(graph.SerializeToString(), where=artifact.path)
+
+        def run(pixels: NDArray[np.float32], what: str = "") -> Run:
+            outputs = run_session(session, {"input": pixels}, where=artifact.path)
+            own = watch.look(outputs, what) if what else outputs
+            return Run.of(own, (pixels.shape[2], pixels.shape[3]), artifact, coordinates)
+
+        return run
+
+    reference = runner(shift_biases(source, shift))
+    weights = runner(_weights_rounded(shift_biases(source, shift), cast, half))
+    runners = {EMULATED: runner(emulated(shifted, half))}
     not_run = None
     try:
-        runners[False] = open_exact(shifted.SerializeToString(), where=where)
+        runners[AS_IT_IS] = runner(shifted)
     except ArtifactError as error:
         if half.name != "bf16":
             raise
         not_run = f"ONNX Runtime {ort.__version__} has no bfloat16 kernels for it on the CPU: {error.finding}"
-    watch = _Watch(half)
-    runs: list[tuple[tuple[int, int, int], bool, Deviation]] = []
-    alone: list[Deviation] = []
-    for images in pictures:
-        batch, _, height, width = images.shape
-        progress(f"comparing with float32 at {batch}x3x{height}x{width}")
-        expected = _people(
-            run_session(reference, {"input": images}, where=where), artifact, (height, width), coordinates
+    expected = [reference(pixels) for pixels in images]
+    alone = [
+        compare_people(one.people or [], weights(noisy).people or [], input_hw=(pixels.shape[2], pixels.shape[3]))
+        for one, pixels in zip(expected, images, strict=True)
+        for noisy in _with_noise(pixels, half)
+    ]
+    cases = [
+        verify(
+            images,
+            expected,
+            partial(run, what="an image"),
+            bounds,
+            leave_out_wild=True,
+            run=how,
+            progress=progress,
+            name=before,
         )
-        for noisy in _with_noise(images, half):
-            outputs = run_session(weights, {"input": noisy}, where=where)
-            alone.append(deviation(expected, _people(outputs, artifact, (height, width), coordinates), (height, width)))
-        for is_emulated, session in runners.items():
-            outputs = watch.look(run_session(session, {"input": images}, where=where), "a picture")
-            found = _people(outputs, artifact, (height, width), coordinates)
-            runs.append(((batch, height, width), is_emulated, deviation(expected, found, (height, width))))
+        for how, run in runners.items()
+    ]
     for value in (0.0, 255.0):
         progress(f"running on {value:g} everywhere")
-        for session in runners.values():
-            images = np.full_like(pictures[0], value)
-            watch.look(run_session(session, {"input": images}, where=where), f"{value:g} everywhere")
-    return HalfReport(
+        for run in runners.values():
+            run(np.full_like(images[0], value), what=f"{value:g} everywhere")
+    rounding = Figures.largest(alone)
+    return CastReport(
         reference=f"the {before} graph in ONNX Runtime {ort.__version__} on the CPU",
-        cases=tuple(HalfCase(*shape, is_emulated, one, Deviation.worst(alone)) for shape, is_emulated, one in runs),
-        bounds=BOUNDS[half.name if artifact.precision == "fp32" else f"{artifact.precision}+{half.name}"],
+        cases=tuple(replace(case, rounding=rounding) for shape in zip(*cases, strict=True) for case in shape),
+        bounds=bounds,
         bias_shift=shift,
         not_run=not_run,
         peak=watch.peak,
@@ -150,20 +237,10 @@ class _Watch:
         for node, peak in peaks.items():
             if not peak <= self.peak:
                 self.peak, self.node = peak, node
-        odd = [name for name, value in own.items() if not np.isfinite(value).all()]
-        if odd:
-            self.broken.append(f"{', '.join(odd)} not finite on {what}")
+        wrong = [name for name, value in own.items() if not np.isfinite(value).all()]
+        if wrong:
+            self.broken.append(f"{', '.join(wrong)} not finite on {what}")
         return own
-
-
-def _people(
-    outputs: Mapping[str, NDArray[np.float32]],
-    artifact: Artifact,
-    input_hw: tuple[int, int],
-    coordinates: Coordinates | None,
-) -> list[Poses]:
-    with np.errstate(all="ignore"):  # what is not finite is reported, not warned about
-        return outputs_to_poses(outputs, input_hw, artifact, coordinates)
 
 
 def _weights_rounded(source: onnx.ModelProto, cast: onnx.ModelProto, half: HalfType) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ tensors with the same scales. :func:`open_source` reads the model, :func:`calibr
 """
 
 from rtmo_deploy.convert.quantize.calibrate import DEFAULT_METHOD, calibrate
-from rtmo_deploy.convert.quantize.judge import Judge, Likeness, Verdict
+from rtmo_deploy.convert.quantize.judge import Judge, Verdict
 from rtmo_deploy.convert.quantize.quantize import QuantizeResult, quantize_onnx, require_budget
 from rtmo_deploy.convert.quantize.ranges import Method
 from rtmo_deploy.convert.quantize.record import Calibration
@@ -16,7 +16,6 @@ __all__ = [
     "DEFAULT_METHOD",
     "Calibration",
     "Judge",
-    "Likeness",
     "Method",
     "QuantizeResult",
     "SourceModel",

@@ -37,7 +37,7 @@ class Point:
     @property
     def cost(self) -> float:
         """Mean loss of keypoint similarity of the float32 model's people, 0 to 1; missed ones lose all."""
-        oks = self.verdict.likeness.oks
+        oks = self.verdict.against_fp32.oks
         return 0.0 if oks is None else max(0.0, 1 - oks)
 
 

@@ -218,9 +218,9 @@ def _quantize(
     judging = None if judge is None else judge(model)
     target = folder / f"{source.stem}.int8.onnx"
     result = quantize_onnx(model, calibrate(model), target, judge=judging, progress=progress)
-    if result.verdict is not None and result.verdict.likeness.missed and not result.verdict.likeness.matched:
+    if result.verdict is not None and result.verdict.against_fp32.missed and not result.verdict.against_fp32.matched:
         raise GateFailedError(
-            f"The INT8 model finds none of the {result.verdict.likeness.missed} people that the FP32 model finds.",
+            f"The INT8 model finds none of the {result.verdict.against_fp32.missed} people that the FP32 model finds.",
             remedy="Nothing was written. Calibrate with other images (--calib), or build with --fp16.",
             where=source,
         )

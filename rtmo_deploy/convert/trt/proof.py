@@ -1,7 +1,6 @@
-"""A new engine on the GPU that it was built on: does it find the people that its reference finds, in every row?
+"""Verifies a new engine on the GPU that it was built on, before it is put where it was asked for.
 
-What an engine computes in is audited everywhere; what it computes can be seen only where it runs. Both checks come
-before the engine is put where it was asked for.
+It must find the people that its reference finds, and the same ones in every row of a batch.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.errors import ParityError
-from rtmo_deploy.measure.agreement import Pictures, compare_sides
-from rtmo_deploy.measure.agreement.sides import Side
+from rtmo_deploy.measure.agreement import Pictures, Side, compare_sides
+from rtmo_deploy.measure.agreement.compare import Side
+from rtmo_deploy.measure.comparison import compare_people, finite_or_none
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.model_files import find_checkpoint
 
@@ -21,15 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.measure.agreement import AgreementReport
-    from rtmo_deploy.poses import Poses
+    from rtmo_deploy.measure.comparison import Figures
 
-#: Drawn pictures that the engine is compared on.
+#: Synthetic images that the engine is compared on.
 PICTURES: Final = 8
-#: Rows of one batch hold the same picture; whatever the kernels, they may differ by float noise only.
+#: Rows of one batch hold the same image; whatever the kernels, they may differ by float noise only.
 SAME_PX: Final = 0.01
 SAME_SCORE: Final = 1e-5
 
@@ -40,41 +38,47 @@ class EngineProof:
 
     Attributes:
         reference: The model that it was compared with.
-        agreement: People found by both.
-        rows: Rows of the batch that held the same picture; 1 where the engine takes no more.
-        row_px: Worst keypoint or box coordinate between two rows, pixels of the network input.
-        row_score: Worst score between two rows.
-        row_counts: People found in each row.
+        agreement: How far its detections are from that model's.
+        counts: Detections in each row of a batch that held the same image in every row.
+        equality: How far the other rows are from the first, pixels of the network input.
     """
 
     reference: Path
     agreement: AgreementReport
-    rows: int
-    row_px: float
-    row_score: float
-    row_counts: tuple[int, ...]
+    counts: tuple[int, ...]
+    equality: Figures
+
+    @property
+    def row_px(self) -> float:
+        """Worst keypoint or box coordinate between two rows."""
+        return max(self.equality.keypoint_px_max or 0.0, self.equality.box_px_max or 0.0)
+
+    @property
+    def row_score(self) -> float:
+        """Worst score between two rows."""
+        return max(self.equality.score_max or 0.0, self.equality.keypoint_score_max or 0.0)
 
     def failures(self) -> list[str]:
         """What is wrong with the engine, in words; empty when nothing is."""
         found = [f"against {self.reference.name}, {text}" for text in self.agreement.failures()]
-        if len(set(self.row_counts)) > 1:
-            found.append(f"the same picture in every row gives {', '.join(map(str, self.row_counts))} people")
-        elif not self.row_px <= SAME_PX or not self.row_score <= SAME_SCORE:
-            found.append(
-                f"the same picture in every row gives people up to {self.row_px:.3g} px and {self.row_score:.3g} in "
-                "score apart"
-            )
+        same = "the same image in every row gives"
+        if len(set(self.counts)) > 1:
+            found.append(f"{same} {', '.join(map(str, self.counts))} people")
+        elif self.equality.unmatched or not self.equality.in_order:
+            found.append(f"{same} other people, or in another order")
+        elif self.row_px > SAME_PX or self.row_score > SAME_SCORE:
+            found.append(f"{same} people up to {self.row_px:.3g} px and {self.row_score:.3g} in score apart")
         return found
 
     def sentence(self) -> str:
         """What was compared, for a person to read."""
         people = self.agreement.people
         if not people.matched:
-            found = f"nobody found by both on {people.pictures} synthetic images, so no people were compared"
+            found = f"nobody found by both on {people.images} synthetic images, so no people were compared"
         else:
-            found = f"{people.matched} people on {people.pictures} pictures, keypoints within "
+            found = f"{people.matched} people on {people.images} images, keypoints within "
             found += f"{people.keypoint_px_max:.3g} px, scores within {people.score_max:.2g}"
-        return f"{self.reference.name}: {found}; {self.rows} equal rows"
+        return f"{self.reference.name}: {found}; {len(self.counts)} equal rows"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -82,9 +86,9 @@ class EngineProof:
             "reference": self.reference.name,
             "reference_kind": self.agreement.a.kind,
             "people": self.agreement.people.to_dict(),
-            "rows": self.rows,
-            "row_px": self.row_px,
-            "row_score": self.row_score,
+            "rows": len(self.counts),
+            "row_px": finite_or_none(self.row_px),
+            "row_score": finite_or_none(self.row_score),
         }
 
 
@@ -101,13 +105,13 @@ def prove_engine(
     pictures: Pictures | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EngineProof:
-    """Run a new engine and its reference on the same tensors, and the engine with the same picture in every row.
+    """Run a new engine and its reference on the same tensors, and the engine with the same image in every row.
 
     Args:
         engine: The engine; its record lies beside it.
         reference: A checkpoint or an ONNX model, run on the CPU.
         device: Where the engine runs.
-        pictures: What to run on; drawn people if not given.
+        pictures: What to run on; synthetic images if not given.
         progress: Told of each step.
 
     Raises:
@@ -122,7 +126,8 @@ def prove_engine(
     report = compare_sides(one, two, pictures, batch=most, progress=progress)
     progress("comparing rows of a batch")
     rows = two.artifact.input.batch or _most_rows(two.artifact, engine)
-    proof = EngineProof(reference, report, rows, *_rows(two, pictures, report, rows))
+    equality, counts = _compare_rows(two, pictures, report, rows)
+    proof = EngineProof(reference, report, tuple(counts), equality)
     wrong = proof.failures()
     if wrong:
         raise ParityError(
@@ -141,22 +146,9 @@ def _most_rows(artifact: Artifact, engine: Path) -> int:
     return max(fitting, default=1)
 
 
-def _rows(side: Side, pictures: Pictures, report: AgreementReport, rows: int) -> tuple[float, float, tuple[int, ...]]:
-    """Worst pixels and score between the first row and another, and people in each row, on the fullest picture."""
+def _compare_rows(side: Side, pictures: Pictures, report: AgreementReport, rows: int) -> tuple[Figures, list[int]]:
+    """How far every row is from the first one on the fullest image, and detections in each row."""
     fullest = int(np.argmax([len(people) for _, people in report.found]))
     images = pictures.tensors([fullest] * rows, report.input_hw, side.artifact.input.placement)
-    found = side.run(images).people
-    counts = tuple(len(people) for people in found)
-    if len(set(counts)) > 1:
-        return float("inf"), float("inf"), counts
-    first = found[0]
-    apart = [_apart(first, other) for other in found[1:]] or [(0.0, 0.0)]
-    return max(px for px, _ in apart), max(score for _, score in apart), counts
-
-
-def _apart(one: Poses, other: Poses) -> tuple[float, float]:
-    def worst(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-        return float(np.abs(a.astype(np.float64) - b).max(initial=0.0))
-
-    pixels = max(worst(one.boxes, other.boxes), worst(one.keypoints, other.keypoints))
-    return pixels, max(worst(one.scores, other.scores), worst(one.keypoint_scores, other.keypoint_scores))
+    found = side.run(images).people or []
+    return compare_people(found[:1] * (rows - 1), found[1:]), [len(people) for people in found]

@@ -1,34 +1,185 @@
-"""Two models, the same tensors, one report."""
+"""Compares what two models put out for the same tensors."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+import numpy as np
+
+from rtmo_deploy.data.images import find_images, read_image
+from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import RtmoDeployError, UsageError
-from rtmo_deploy.measure.agreement.bounds import BOUNDS, LOOSEST, AgreementBounds, bounds_for
+from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.agreement.causes import find_causes
-from rtmo_deploy.measure.agreement.matching import sigmas_of
-from rtmo_deploy.measure.agreement.people import PictureAgreement, compare_picture, summarise
-from rtmo_deploy.measure.agreement.pictures import Pictures
-from rtmo_deploy.measure.agreement.report import AgreementReport
-from rtmo_deploy.measure.agreement.sides import Side, choose_size, common_decode, limited, require_same_keypoints
-from rtmo_deploy.measure.agreement.tensors import TensorError
+from rtmo_deploy.measure.agreement.report import AgreementReport, ModelSummary
+from rtmo_deploy.measure.bounds import BOUNDS, LOOSEST, bounds_for
+from rtmo_deploy.measure.comparison import compare_image, sigmas_of, summarise
+from rtmo_deploy.measure.tensors import TensorError
+from rtmo_deploy.measure.verify import Run
 from rtmo_deploy.progress import Count
+from rtmo_deploy.runtime.backends import open_backend
+from rtmo_deploy.runtime.estimator import _companion as open_companion
+from rtmo_deploy.runtime.estimator import read_artifact
+from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
+from rtmo_deploy.zoo.locate import locate_model
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact, DecodeContract
     from rtmo_deploy.measure.agreement.layers import LayerReport
+    from rtmo_deploy.measure.bounds import Bounds
+    from rtmo_deploy.measure.comparison import ImageComparison
     from rtmo_deploy.poses import Poses
+    from rtmo_deploy.runtime.backends import Backend
+    from rtmo_deploy.runtime.decode import Coordinates
 
-#: Pictures on which explanations of a failure are tried.
+    Progress = Callable[[str], None]
+
+#: Images on which explanations of a failure are tried.
 TRIED: Final = 4
+#: Synthetic images, if nothing is asked for, and their seed; apart from those that train, calibrate and judge.
+DEFAULT_COUNT: Final = 16
+DEFAULT_SEED: Final = 5000
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Named pictures, read one at a time and as often as asked for.
+
+    Attributes:
+        names: One a picture.
+        source: Where they are from, in words.
+        drawn: Whether this project drew them.
+        read: The picture of an index, ``(h, w, 3)`` uint8 BGR.
+    """
+
+    names: tuple[str, ...]
+    source: str
+    drawn: bool
+    read: Callable[[int], NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def canvas(self, index: int, input_hw: tuple[int, int], placement: str) -> NDArray[np.uint8]:
+        """``(H, W, 3)`` uint8 BGR: a picture letterboxed to a network's input.
+
+        Args:
+            index: Which.
+            input_hw: Height and width of the network input, pixels.
+            placement: Where the picture lies in it, as in an artifact's input.
+        """
+        return letterbox(self.read(index), input_hw, Placement(placement))[0]
+
+    def tensors(self, indices: Iterable[int], input_hw: tuple[int, int], placement: str) -> NDArray[np.float32]:
+        """``(n, 3, H, W)`` float32, BGR, 0..255: the same of some pictures, as networks take them."""
+        return to_tensor([self.canvas(index, input_hw, placement) for index in indices])
+
+    @classmethod
+    def in_folder(cls, path: str | os.PathLike[str], *, recursive: bool = False) -> Pictures:
+        """The pictures of a folder, of a glob pattern, or a single one.
+
+        Raises:
+            InputDataError: There is none.
+        """
+        files = find_images([str(path)], recursive=recursive)
+        names = [file.name for file in files]
+        if len(set(names)) < len(names):
+            names = [str(file) for file in files]
+        return cls(tuple(names), str(Path(path)), False, lambda index: read_image(files[index]))
+
+    @classmethod
+    def drawn_people(cls, count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> Pictures:
+        """Drawn people, one to eight a picture; the same for a seed on every machine.
+
+        Raises:
+            UsageError: ``count`` is not positive.
+        """
+        if count < 1:
+            raise UsageError(f"Models cannot be compared on {count} pictures.", remedy="Take one or more.")
+        people = SyntheticPeople(count, seed=seed, options=SyntheticOptions(people=(1, 8)))
+        return cls(
+            tuple(f"synthetic-{index}" for index in range(count)),
+            f"synthetic images, generator {GENERATOR_VERSION}, seed {seed}",
+            True,
+            lambda index: people[index].image,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A model, opened.
+
+    Attributes:
+        artifact: What it is.
+        backend: What runs it.
+        coordinates: The classifier that a ``raw`` graph leaves to the host.
+        sha256: Of the file.
+    """
+
+    artifact: Artifact
+    backend: Backend
+    coordinates: Coordinates | None
+    sha256: str
+
+    @classmethod
+    def open(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> Side:
+        """Open a model; see :meth:`rtmo_deploy.runtime.PoseEstimator.open` for arguments and errors."""
+        artifact = read_artifact(locate_model(model))
+        opened = open_backend(artifact, device, backend=backend, threads=threads)
+        return cls(artifact, opened, open_companion(artifact), sha256_of(artifact.path))
+
+    def summary(self) -> ModelSummary:
+        """What a report says of it."""
+        return ModelSummary(
+            path=str(self.artifact.path),
+            kind=self.artifact.kind.value,
+            precision=self.artifact.precision,
+            decode="pytorch" if self.artifact.kind is Kind.CHECKPOINT else self.artifact.decode.mode.value,
+            placement=self.artifact.input.placement,
+            producer=self.artifact.producer,
+            backend=self.backend.name,
+            device=self.backend.device,
+            sha256=self.sha256,
+        )
+
+    def run(self, images: NDArray[np.float32]) -> Run:
+        """Run the network, in pieces of its batch size where that is fixed; the last piece is filled up.
+
+        Args:
+            images: ``(B, 3, H, W)`` float32, BGR, 0..255, letterboxed.
+        """
+        size = self.artifact.input.batch or len(images)
+        input_hw = (images.shape[2], images.shape[3])
+        people: list[Poses] = []
+        non_finite: list[bool] = []
+        pieces: list[dict[str, NDArray[np.float32]]] = []
+        for start in range(0, len(images), size):
+            piece = images[start : start + size]
+            filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
+            outputs = self.backend(filled)
+            decoded = Run.of(outputs, input_hw, self.artifact, self.coordinates)
+            people += (decoded.people or [])[: len(piece)]
+            finite: list[Any] = [np.isfinite(value).all(axis=tuple(range(1, value.ndim))) for value in outputs.values()]
+            non_finite += [not all(flags) for flags in zip(*finite, strict=True)][: len(piece)]
+            pieces.append({name: value[: len(piece)] for name, value in decoded.raw.items()})
+        raw = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return Run(people, raw, non_finite)
 
 
 def compare_models(
@@ -43,8 +194,8 @@ def compare_models(
     backend_b: str | None = None,
     threads: int | None = None,
     layers: bool | Literal["if unexplained"] = False,
-    bounds: AgreementBounds | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    bounds: Bounds | None = None,
+    progress: Progress = lambda _: None,
 ) -> AgreementReport:
     """Run two models on the same tensors and compare the people that they find.
 
@@ -90,8 +241,8 @@ def compare_sides(
     input_hw: tuple[int, int] | None = None,
     batch: int = 4,
     layers: bool | Literal["if unexplained"] = False,
-    bounds: AgreementBounds | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    bounds: Bounds | None = None,
+    progress: Progress = lambda _: None,
 ) -> AgreementReport:
     """The same for two models that are open already; see :func:`compare_models`."""
     require_same_keypoints(one.artifact, two.artifact)
@@ -99,101 +250,94 @@ def compare_sides(
     decode, notes = common_decode(one.artifact, two.artifact)
     pictures = pictures or Pictures.drawn_people()
     limits = bounds or bounds_for(one.artifact.precision, two.artifact.precision)
-    comparison = _Comparison(one, two, pictures, size, decode, limits.score_thr)
-    for start in range(0, len(pictures), batch):
-        stop = min(start + batch, len(pictures))
-        progress(Count("comparing detections", stop, len(pictures)))
-        comparison.add(range(start, stop))
-    report = AgreementReport(
-        a=one.summary(),
-        b=two.summary(),
-        input_hw=size,
-        source=pictures.source,
-        people=summarise(comparison.pictures),
-        pictures=tuple(comparison.pictures),
-        tensors=comparison.tensors,
-        bounds=limits,
-        odd=(tuple(comparison.odd[0]), tuple(comparison.odd[1])),
-        found=tuple(comparison.found),
-    )
+
+    def inputs(indices: Sequence[int]) -> NDArray[np.float32]:
+        return pictures.tensors(indices, size, one.artifact.input.placement)
+
+    report = _run_both(one, two, pictures, inputs, decode, limits, size, batch, progress)
     notes += _notes(report, one.artifact, two.artifact, pictures)
     causes: list[str] = []
     if report.failures() and not any(report.odd):
         progress("looking for a cause")
-        causes = comparison.causes(report.worst(TRIED))
-    found = None
-    if layers is True:
-        found = _layers(comparison, report, progress)
-    elif layers and report.failures() and not causes:
+        on = report.worst(TRIED)
+
+        def rerun(images: NDArray[np.float32]) -> list[Poses]:
+            return [limited(people, decode) for people in two.run(images).people or []]
+
+        first, second = zip(*report.found, strict=True)
+        causes = find_causes(first, second, sigmas_of(one.artifact.skeleton), images=inputs(on), rerun=rerun, on=on)
+    layer_report = None
+    if layers is True or (layers and report.failures() and not causes):
         try:
-            found = _layers(comparison, report, progress)
+            layer_report = _compare_layers(one, two, inputs, report, progress)
         except RtmoDeployError as error:
+            if layers is True:
+                raise
             notes.append(f"Their layers were not compared: {error.finding}")
-        else:
-            (causes if found.first else notes).append(found.told())
-    return replace(report, notes=tuple(notes), causes=tuple(causes), layers=found)
+    if layer_report is not None and layers is not True:
+        (causes if layer_report.first else notes).append(layer_report.told())
+    return replace(report, notes=tuple(notes), causes=tuple(causes), layers=layer_report)
 
 
-class _Comparison:
-    """Pictures compared so far."""
-
-    def __init__(
-        self,
-        one: Side,
-        two: Side,
-        pictures: Pictures,
-        size: tuple[int, int],
-        decode: DecodeContract,
-        counted: float,
-    ) -> None:
-        self.counted = counted
-        self.one, self.two, self.source, self.size, self.decode = one, two, pictures, size, decode
-        self.sigmas = sigmas_of(one.artifact.skeleton)
-        self.pictures: list[PictureAgreement] = []
-        self.found: list[tuple[Poses, Poses]] = []
-        self.tensors: dict[str, TensorError] = {}
-        self.odd: tuple[list[str], list[str]] = ([], [])
-
-    def inputs(self, indices: Sequence[int]) -> NDArray[np.float32]:
-        """``(n, 3, H, W)`` network inputs of some pictures."""
-        return self.source.tensors(indices, self.size, self.one.artifact.input.placement)
-
-    def add(self, indices: Sequence[int]) -> None:
-        """Run both on some pictures and compare."""
-        images = self.inputs(indices)
-        a, b = self.one.run(images), self.two.run(images)
+def _run_both(
+    one: Side,
+    two: Side,
+    pictures: Pictures,
+    inputs: Callable[[Sequence[int]], NDArray[np.float32]],
+    decode: DecodeContract,
+    bounds: Bounds,
+    input_hw: tuple[int, int],
+    batch: int,
+    progress: Progress,
+) -> AgreementReport:
+    sigmas = sigmas_of(one.artifact.skeleton)
+    compared: list[ImageComparison] = []
+    found: list[tuple[Poses, Poses]] = []
+    tensors: dict[str, TensorError] = {}
+    non_finite: tuple[list[str], list[str]] = ([], [])
+    for start in range(0, len(pictures), batch):
+        names = pictures.names[start : start + batch]
+        progress(Count("comparing detections", start + len(names), len(pictures)))
+        images = inputs(range(start, start + len(names)))
+        a, b = one.run(images), two.run(images)
         for name in a.raw.keys() & b.raw.keys():
             if a.raw[name].shape == b.raw[name].shape:
                 error = TensorError.between(a.raw[name], b.raw[name])
-                self.tensors[name] = self.tensors.get(name, TensorError()) + error
-        for place, index in enumerate(indices):
-            name = self.source.names[index]
-            pair = (limited(a.people[place], self.decode), limited(b.people[place], self.decode))
-            self.found.append(pair)
-            self.pictures.append(compare_picture(name, *pair, self.sigmas, self.decode.score_thr, self.counted))
-            for names, run in zip(self.odd, (a, b), strict=True):
-                if run.odd[place]:
-                    names.append(name)
+                tensors[name] = tensors.get(name, TensorError()) + error
+        for name, *people in zip(names, a.people or [], b.people or [], strict=True):
+            first, second = (limited(own, decode) for own in people)
+            found.append((first, second))
+            compared.append(compare_image(name, first, second, sigmas, decode.score_thr, bounds.score_thr))
+        for side, run in zip(non_finite, (a, b), strict=True):
+            side += [name for name, wrong in zip(names, run.non_finite, strict=True) if wrong]
+    return AgreementReport(
+        a=one.summary(),
+        b=two.summary(),
+        input_hw=input_hw,
+        source=pictures.source,
+        people=summarise(compared),
+        pictures=tuple(compared),
+        tensors=tensors,
+        bounds=bounds,
+        odd=(tuple(non_finite[0]), tuple(non_finite[1])),
+        found=tuple(found),
+    )
 
-    def causes(self, worst: Sequence[int]) -> list[str]:
-        """What would explain that they disagree."""
-        reference, other = zip(*self.found, strict=True)
 
-        def rerun(images: NDArray[np.float32]) -> list[Poses]:
-            return [limited(people, self.decode) for people in self.two.run(images).people]
-
-        return find_causes(reference, other, self.sigmas, images=self.inputs(worst), rerun=rerun, on=worst)
-
-
-def _layers(comparison: _Comparison, report: AgreementReport, progress: Callable[[str], None]) -> LayerReport:
+def _compare_layers(
+    one: Side,
+    two: Side,
+    inputs: Callable[[Sequence[int]], NDArray[np.float32]],
+    report: AgreementReport,
+    progress: Progress,
+) -> LayerReport:
     from rtmo_deploy.measure.agreement.layers import compare_layers
 
     worst = report.worst(1)[0]
-    one, two = comparison.one, comparison.two
     return compare_layers(
         one.artifact,
         two.artifact,
-        comparison.inputs([worst]),
+        inputs([worst]),
         picture=report.pictures[worst].name,
         threshold_db=report.bounds.layer_snr_db,
         devices=(one.backend.device, two.backend.device),
@@ -224,3 +368,64 @@ def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Pict
         )
         notes.append(f"{report.told} {remedy}")
     return notes
+
+
+def choose_size(one: Artifact, two: Artifact, wanted: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width that both take: what is asked for, else a fixed one, else the first one's own.
+
+    Raises:
+        UsageError: One of them does not take it.
+    """
+    fixed = [(art.input.height, art.input.width) for art in (one, two) if not art.input.dynamic_hw]
+    size = wanted or (fixed[0] if fixed else (one.input.height, one.input.width))
+    for artifact in (one, two):
+        contract = artifact.input
+        own = (contract.height, contract.width)
+        if not contract.dynamic_hw and own != size:
+            raise UsageError(
+                f"{artifact.path.name} takes pictures of {own[0]}x{own[1]} only (height x width), not "
+                f"{size[0]}x{size[1]}, and both models must see the same pixels.",
+                remedy="Choose a size that both take with --imgsz, or export one of them without --static.",
+            )
+        if any(side < 1 or side % contract.multiple for side in size):
+            raise UsageError(
+                f"Pictures cannot be letterboxed to {size[0]}x{size[1]} (height x width).",
+                remedy=f"Both must be positive multiples of {contract.multiple}.",
+            )
+    return size
+
+
+def require_same_keypoints(one: Artifact, two: Artifact) -> None:
+    """Refuse models of other keypoints.
+
+    Raises:
+        UsageError: Their numbers of keypoints differ.
+    """
+    first, second = one.skeleton, two.skeleton
+    if len(first) != len(second):
+        raise UsageError(
+            f"{one.path.name} has {len(first)} keypoints ({first.name}) and {two.path.name} has {len(second)} "
+            f"({second.name}).",
+            remedy="Compare models of the same keypoints.",
+        )
+
+
+def common_decode(one: Artifact, two: Artifact) -> tuple[DecodeContract, list[str]]:
+    """The stricter of two decode contracts, which both lists of people are held to, and what differs, in words."""
+    a, b = one.decode, two.decode
+    notes = []
+    if a.score_thr != b.score_thr:
+        strict = max(a.score_thr, b.score_thr)
+        notes.append(f"Their score thresholds differ ({a.score_thr:g}, {b.score_thr:g}); {strict:g} is used for both.")
+    limits = [limit for limit in (a.max_dets, b.max_dets) if limit is not None]
+    most = min(limits) if limits else None
+    if a.nms_thr != b.nms_thr:
+        notes.append(
+            f"Their suppression thresholds differ ({a.nms_thr:g} and {b.nms_thr:g}): in crowds one finds more people."
+        )
+    return replace(a, score_thr=max(a.score_thr, b.score_thr), max_dets=most), notes
+
+
+def limited(people: Poses, decode: DecodeContract) -> Poses:
+    """Those who pass the score threshold, at most as many as the contract says, best first."""
+    return people[np.flatnonzero(people.scores > decode.score_thr)[: decode.max_dets]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
-from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
+from rtmo_deploy.measure.bounds import WORKING_SCORE
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.draw import draw_poses
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.measure.agreement.people import PictureAgreement
-    from rtmo_deploy.measure.agreement.pictures import Pictures
+    from rtmo_deploy.measure.agreement.compare import Pictures
     from rtmo_deploy.measure.agreement.report import AgreementReport
+    from rtmo_deploy.measure.comparison import ImageComparison
 
     Panels = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -47,7 +47,7 @@ _ZOOM: Final = 3
 _SHIFT: Final = 4
 
 
-def magnification(pictures: list[PictureAgreement], input_hw: tuple[int, int]) -> int:
+def magnification(pictures: list[ImageComparison], input_hw: tuple[int, int]) -> int:
     """How many times as large errors are drawn: 1, 2, 5, 10, 20, ... so that the large ones can be seen."""
     errors = np.concatenate([np.zeros(0), *(picture.keypoint_px.ravel() for picture in pictures)])
     errors = errors[np.isfinite(errors) & (errors > 0)]
@@ -63,7 +63,7 @@ def drawn_comparisons(
     indices: Sequence[int],
     times: int,
     progress: Callable[[str], None],
-) -> Iterator[tuple[PictureAgreement, Panels]]:
+) -> Iterator[tuple[ImageComparison, Panels]]:
     """The :func:`panels` of some of a comparison's images; ``progress`` is told of each.
 
     Raises:
@@ -84,7 +84,7 @@ def jpeg(image: NDArray[np.uint8], quality: int, longest: int | None = None) -> 
     return bytes(cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))[1].tobytes())
 
 
-def panels(canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: PictureAgreement, times: int) -> Panels:
+def panels(canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: ImageComparison, times: int) -> Panels:
     """The people of the first model, of the second, and the differences; people above :data:`WORKING_SCORE` only.
 
     ``canvas`` is the network's input, ``(H, W, 3)`` uint8 BGR, and ``found`` is in its pixels. The three images have
@@ -110,7 +110,7 @@ def _enlarged(people: Poses, zoom: int) -> Poses:
 def difference_panel(
     canvas: NDArray[np.uint8],
     found: tuple[Poses, Poses],
-    picture: PictureAgreement,
+    picture: ImageComparison,
     times: int,
     stretch: float | None = None,
 ) -> NDArray[np.uint8]:
@@ -131,7 +131,7 @@ def difference_panel(
         _draw_limbs(scene, one, i, max(1, line // 2))
     for i, j in pairs:
         _draw_errors(scene, one.keypoints[i], two.keypoints[j], stretch, line)
-    for stray in picture.strays:
+    for stray in picture.unmatched:
         people = one if stray.only_in == "a" else two
         if stray.score > WORKING_SCORE:
             _draw_unmatched(scene, people.boxes[stray.index], stray.only_in, stray.score, line)

@@ -10,8 +10,8 @@ import numpy as np
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import atomic_write
-from rtmo_deploy.measure.agreement.bounds import WORKING_SCORE
 from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
+from rtmo_deploy.measure.bounds import WORKING_SCORE
 from rtmo_deploy.report.html import number, render
 from rtmo_deploy.runtime.draw import write_image
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.measure.agreement.people import PictureAgreement
-    from rtmo_deploy.measure.agreement.pictures import Pictures
+    from rtmo_deploy.measure.agreement.compare import Pictures
     from rtmo_deploy.measure.agreement.report import AgreementReport
+    from rtmo_deploy.measure.comparison import ImageComparison
 
 #: Images that are drawn.
 SHOWN_AT_MOST: Final = 24
@@ -121,7 +121,7 @@ def _figures(report: AgreementReport) -> list[tuple[str, str]]:
     ]
 
 
-def _told(picture: PictureAgreement) -> str:
+def _told(picture: ImageComparison) -> str:
     """How the two models compare on an image, in words."""
     told = f"{picture.matched} in both, {picture.missed} missed, {picture.extra} extra"
     if not picture.matched:

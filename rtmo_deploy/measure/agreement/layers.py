@@ -1,29 +1,32 @@
-"""Where two networks part: inner tensors side by side, in the order they are computed.
+"""Finds the first layer where two networks differ: intermediate outputs side by side, in the order they are computed.
 
-Both are run on the same picture several times, each time with a few more tensors marked as outputs, so that never more
-than a fixed amount of them is in memory.
+Both are run on the same image several times, each time with a few more outputs marked, so that never more than a fixed
+amount of them is in memory.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
-from rtmo_deploy.measure.agreement.tensors import TensorError
+from rtmo_deploy.measure.tensors import TensorError
+from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.measure.agreement.onnx_taps import OnnxTaps
-    from rtmo_deploy.measure.agreement.taps import Tap, TapSource
+    from rtmo_deploy.measure.agreement.intermediate import Intermediate, OnnxOutputs
+    from rtmo_deploy.measure.agreement.torch_intermediate import TorchOutputs
 
 #: Bytes of marked tensors that either network puts out at a time.
 BUDGET: Final = 96 << 20
@@ -53,20 +56,9 @@ class LayerError:
     loss_db: float | None = None
     why: str = ""
 
-    def parted(self, threshold_db: float) -> bool:
-        """Whether the error is over the threshold; what cannot be compared has not parted."""
+    def differs(self, threshold_db: float) -> bool:
+        """Whether the error is over the threshold; what cannot be compared does not differ."""
         return self.error is not None and not self.error.snr_db >= threshold_db
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {
-            "name": self.name,
-            "op": self.op,
-            "weighted": self.weighted,
-            "error": None if self.error is None else self.error.to_dict(),
-            "loss_db": self.loss_db,
-            "why": self.why,
-        }
 
 
 @dataclass(frozen=True)
@@ -75,8 +67,8 @@ class LayerReport:
 
     Attributes:
         layers: One entry a tensor.
-        threshold_db: A layer has parted below this.
-        picture: Name of the picture they ran on.
+        threshold_db: A layer differs below this.
+        picture: Name of the image they ran on.
         by: What layers were found by: ``tensor names`` or ``modules``.
     """
 
@@ -87,8 +79,8 @@ class LayerReport:
 
     @property
     def first(self) -> LayerError | None:
-        """The first layer where they part; None if none does."""
-        return next((layer for layer in self.layers if layer.parted(self.threshold_db)), None)
+        """The first layer where they differ; None if none does."""
+        return next((layer for layer in self.layers if layer.differs(self.threshold_db)), None)
 
     @property
     def losses(self) -> list[LayerError]:
@@ -115,7 +107,7 @@ class LayerReport:
             "picture": self.picture,
             "by": self.by,
             "losses": [layer.name for layer in self.losses],
-            "layers": [layer.to_dict() for layer in self.layers],
+            "layers": plain(self.layers),
         }
 
 
@@ -129,7 +121,7 @@ def compare_layers(
     devices: tuple[str, str] = ("cpu", "cpu"),
     progress: Callable[[str], None] = lambda _: None,
 ) -> LayerReport:
-    """Find the first layer where two networks part.
+    """Find the first layer where two networks differ.
 
     Two graphs that this project made are compared tensor by tensor, by name; with a checkpoint, or a graph of another
     origin, layer by layer: what leaves convolution and activation.
@@ -139,7 +131,7 @@ def compare_layers(
         two: The other.
         images: ``(1, 3, H, W)`` float32, BGR, 0..255.
         picture: Its name.
-        threshold_db: A layer has parted if its signal is less than this above its error.
+        threshold_db: A layer differs if its signal is less than this above its error.
         devices: Where each of them runs.
         progress: Told how far it is.
 
@@ -147,8 +139,6 @@ def compare_layers(
         UsageError: One of them is neither a checkpoint nor ONNX, they take other batches, or share no layer.
         ModelError: One of them does not run.
     """
-    import numpy as np
-
     batches = {artifact.input.batch for artifact in (one, two) if artifact.input.batch is not None}
     if len(batches) > 1:
         raise UsageError(
@@ -163,22 +153,18 @@ def compare_layers(
                 remedy="Compare layers of the ONNX models or checkpoints that they were made of."
                 + _by_polygraphy(artifact),
             )
-    progress("looking into the models")
-    same_origin = all(a.kind is Kind.ONNX and a.producer == "rtmo-deploy" for a in (one, two))
-    if same_origin:
-        from rtmo_deploy.measure.agreement.onnx_taps import OnnxTaps
+    from rtmo_deploy.measure.agreement.intermediate import OnnxOutputs
 
-        first, second = (
-            OnnxTaps(artifact, images.shape, device).by_tensor()
-            for artifact, device in zip((one, two), devices, strict=True)
-        )
-        why = _reordered(first, second, images)
-        layers = compare_taps(first, second, images, why=why, progress=progress)
-    else:
-        left, right = (
-            _modules(artifact, images.shape, device) for artifact, device in zip((one, two), devices, strict=True)
-        )
-        layers = compare_taps(left, right, images, progress=progress)
+    progress("looking into the models")
+    reasons: dict[str, str] = {}
+    same_origin = all(a.kind is Kind.ONNX and a.producer == "rtmo-deploy" for a in (one, two))
+    first, second = (
+        _open(artifact, images.shape, device, by_module=not same_origin)
+        for artifact, device in zip((one, two), devices, strict=True)
+    )
+    if same_origin and isinstance(first, OnnxOutputs) and isinstance(second, OnnxOutputs):
+        reasons = _reordered(first, second, images)
+    layers = _compare(first, second, images, reasons, progress)
     if not layers:
         raise UsageError(
             "The two share no layer by name.",
@@ -187,29 +173,29 @@ def compare_layers(
     return LayerReport(tuple(layers), threshold_db, picture, "tensor names" if same_origin else "modules")
 
 
-def compare_taps(
-    one: TapSource,
-    two: TapSource,
-    images: NDArray[np.float32],
-    *,
-    why: Mapping[str, str] | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[LayerError]:
-    """Compare the tensors that both sources have.
+def _open(artifact: Artifact, shape: tuple[int, ...], device: str, *, by_module: bool) -> OnnxOutputs | TorchOutputs:
+    if artifact.kind is not Kind.CHECKPOINT:
+        from rtmo_deploy.measure.agreement.intermediate import OnnxOutputs
 
-    Args:
-        one: The reference; its order counts.
-        two: The other.
-        images: ``(B, 3, H, W)``.
-        why: Keys that cannot be compared, and the reason.
-        progress: Told how far it is.
-    """
-    common = [key for key in one.taps if key in two.taps]
+        return OnnxOutputs(artifact, shape, device, by_module=by_module)
+    from rtmo_deploy.measure.agreement.torch_intermediate import TorchOutputs
+
+    return TorchOutputs(artifact, shape, device)
+
+
+def _compare(
+    one: OnnxOutputs | TorchOutputs,
+    two: OnnxOutputs | TorchOutputs,
+    images: NDArray[np.float32],
+    reasons: dict[str, str],
+    progress: Callable[[str], None],
+) -> list[LayerError]:
+    """Compare the outputs that both have, in the first one's order; ``reasons`` has what cannot be, and why."""
+    common = {key: output for key, output in one.outputs.items() if key in two.outputs}
     errors: dict[str, TensorError] = {}
-    reasons = dict(why or {})
     wanted = [key for key in common if key not in reasons]
     feeds = one.feeds(wanted) or two.feeds(wanted)
-    for chunk in _chunks(wanted, one.taps):
+    for chunk in _chunks(wanted, common):
         progress(Count("comparing layers", len(errors) + len(chunk), len(wanted)))
         a, b = one.read(chunk, images), two.read(chunk, images)
         for key in chunk:
@@ -219,14 +205,14 @@ def compare_taps(
                 reasons[key] = f"shapes {list(a[key].shape)} and {list(b[key].shape)}"
     return [
         LayerError(
-            name=tap.name,
-            op=tap.op,
-            weighted=tap.weighted,
+            name=output.name,
+            op=output.op,
+            weighted=output.weighted,
             error=errors.get(key),
             loss_db=_loss(key, errors, feeds.get(key, ())),
             why=reasons.get(key, ""),
         )
-        for key, tap in ((key, one.taps[key]) for key in common)
+        for key, output in common.items()
     ]
 
 
@@ -238,27 +224,25 @@ def _loss(key: str, errors: Mapping[str, TensorError], before: Sequence[str]) ->
     return loss if math.isfinite(loss) else None
 
 
-def _chunks(keys: Sequence[str], taps: Mapping[str, Tap]) -> Iterator[list[str]]:
+def _chunks(keys: Sequence[str], outputs: Mapping[str, Intermediate]) -> Iterator[list[str]]:
     chunk: list[str] = []
     size = 0
     for key in keys:
-        if chunk and size + taps[key].size > BUDGET:
+        if chunk and size + outputs[key].size > BUDGET:
             yield chunk
             chunk, size = [], 0
         chunk.append(key)
-        size += taps[key].size
+        size += outputs[key].size
     if chunk:
         yield chunk
 
 
-def _reordered(one: OnnxTaps, two: OnnxTaps, images: NDArray[np.float32]) -> dict[str, str]:
+def _reordered(one: OnnxOutputs, two: OnnxOutputs, images: NDArray[np.float32]) -> dict[str, str]:
     """What cannot be compared because the two graphs chose other rows."""
-    import numpy as np
-
     a, b = one.choices(images), two.choices(images)
     changed = {name for name in a if name in b and not np.array_equal(a[name], b[name])}
     reason = "the two chose other candidates, or in another order"
-    return dict.fromkeys((name for name in one.after(changed) if name in one.taps), reason) if changed else {}
+    return dict.fromkeys((name for name in one.after(changed) if name in one.outputs), reason) if changed else {}
 
 
 def _by_polygraphy(artifact: Artifact) -> str:
@@ -272,13 +256,3 @@ def _by_polygraphy(artifact: Artifact) -> str:
         "--strongly-typed --trt-outputs mark all --onnx-outputs mark all "
         f"--input-shapes 'input:[1,3,{height},{width}]' --val-range 'input:[0,255]'"
     )
-
-
-def _modules(artifact: Artifact, shape: tuple[int, ...], device: str) -> TapSource:
-    if artifact.kind is Kind.CHECKPOINT:
-        from rtmo_deploy.measure.agreement.torch_taps import TorchTaps
-
-        return TorchTaps(artifact, shape, device)
-    from rtmo_deploy.measure.agreement.onnx_taps import OnnxTaps
-
-    return OnnxTaps(artifact, shape, device).by_module()

@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
+
+from rtmo_deploy.measure.bounds import Check, failures
+from rtmo_deploy.plain import plain, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rtmo_deploy.measure.agreement.bounds import AgreementBounds
     from rtmo_deploy.measure.agreement.layers import LayerReport
-    from rtmo_deploy.measure.agreement.people import PeopleAgreement, PictureAgreement
-    from rtmo_deploy.measure.agreement.sides import ModelSummary
-    from rtmo_deploy.measure.agreement.tensors import TensorError
+    from rtmo_deploy.measure.bounds import Bounds
+    from rtmo_deploy.measure.comparison import Figures, ImageComparison
+    from rtmo_deploy.measure.tensors import TensorError
     from rtmo_deploy.poses import Poses
-
-#: Pictures that a finding names.
-NAMED: Final = 3
 
 
 @dataclass(frozen=True)
-class Check:
-    """One bound of the rule and what was measured.
+class ModelSummary:
+    """What a report says of a model.
 
     Attributes:
-        name: What is judged.
-        bound: The bound, in words.
-        measured: What was measured, in words.
-        passed: Whether it is within the bound.
-        failure: The sentence that says that it is not, whether or not it is.
+        path: The file.
+        kind: What kind of file it is.
+        precision: ``fp32``, ``fp16`` and so on.
+        decode: Its decode mode, or ``pytorch``.
+        placement: Where its clients put the picture in the canvas.
+        producer: Who wrote it.
+        backend: What ran it.
+        device: Where.
+        sha256: Of the file.
     """
 
-    name: str
-    bound: str
-    measured: str
-    passed: bool
-    failure: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {"name": self.name, "bound": self.bound, "measured": self.measured, "passed": self.passed}
+    path: str
+    kind: str
+    precision: str
+    decode: str
+    placement: str
+    producer: str
+    backend: str
+    device: str
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +69,10 @@ class AgreementReport:
     b: ModelSummary
     input_hw: tuple[int, int]
     source: str
-    people: PeopleAgreement
-    pictures: tuple[PictureAgreement, ...]
+    people: Figures
+    pictures: tuple[ImageComparison, ...]
     tensors: Mapping[str, TensorError]
-    bounds: AgreementBounds
+    bounds: Bounds
     layers: LayerReport | None = None
     notes: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
@@ -123,97 +125,58 @@ class AgreementReport:
         order = sorted(range(len(self.pictures)), key=lambda index: self.pictures[index].badness(), reverse=True)
         return order[:count]
 
-    def failures(self, bounds: AgreementBounds | None = None) -> list[str]:
+    def failures(self, bounds: Bounds | None = None) -> list[str]:
         """What is over the bounds, in words; empty when nothing is.
 
         Args:
             bounds: Other bounds than the report's own.
         """
-        return [check.failure for check in self.checks(bounds) if not check.passed]
+        return failures(self.checks(bounds))
 
-    def checks(self, bounds: AgreementBounds | None = None) -> list[Check]:
+    def checks(self, bounds: Bounds | None = None) -> list[Check]:
         """The whole rule: each bound with what was measured. All must pass.
 
         Args:
             bounds: Other bounds than the report's own.
         """
         limits = bounds or self.bounds
-        found = self._finite() if any(self.odd) else []
+        found = []
+        for side, names in zip(("first", "second"), self.odd, strict=True):
+            if names:
+                what, measured = f"outputs of the {side} model", f"not finite on {shorten(names)}"
+                found.append(Check(what, "finite", measured, False, f"{what} are {measured}"))
         if not self.nobody:
             found.append(self._unmatched(limits))
-        return [*found, *self._distances(limits), *self._raw(limits)]
+        return [*found, *limits.distances(self.people), *limits.tensors(self.tensors)]
 
-    def _finite(self) -> list[Check]:
-        return [
-            Check(
-                f"outputs of the {side} model",
-                "finite",
-                f"not finite on {_named(list(names))}",
-                False,
-                f"outputs of the {side} model are not finite on {_named(list(names))}",
-            )
-            for side, names in zip(("first", "second"), self.odd, strict=True)
-            if names
-        ]
-
-    def _unmatched(self, bounds: AgreementBounds) -> Check:
+    def _unmatched(self, bounds: Bounds) -> Check:
         p = self.people
-        strays = [s for picture in self.pictures for s in picture.strays if not s.margin <= bounds.margin]
-        allowed = math.floor(bounds.unmatched * p.people_a)
-        missed = sum(stray.only_in == "a" for stray in strays)
-        told = f"{missed} people missed and {len(strays) - missed} extra"
-        where = _named(list(dict.fromkeys(stray.picture for stray in strays)))
-        excused = p.missed + p.extra - len(strays)
+        counted = [one for image in self.pictures for one in image.unmatched if not one.margin <= bounds.margin]
+        allowed = bounds.may_be_unmatched(p)
+        missed = sum(one.only_in == "a" for one in counted)
+        extra = len(counted) - missed
+        where = shorten(dict.fromkeys(one.image for one in counted))
+        excused = p.unmatched - len(counted)
         near = f" ({excused} more within {bounds.margin:g} of the score threshold)" if excused else ""
         return Check(
             f"people{self.above}",
             f"at most {allowed} in one model only ({100 * bounds.unmatched:g} % of {p.people_a})",
-            f"{p.matched} matched, {missed} missed, {len(strays) - missed} extra{near}",
-            len(strays) <= allowed,
-            f"{told} on {where}, bound {allowed}",
+            f"{p.matched} matched, {missed} missed, {extra} extra{near}",
+            len(counted) <= allowed,
+            f"{missed} people missed and {extra} extra on {where}, bound {allowed}",
         )
-
-    def _distances(self, bounds: AgreementBounds) -> list[Check]:
-        p, found = self.people, []
-        if p.oks_mean is not None and bounds.oks_mean is not None:
-            failure = f"mean OKS {p.oks_mean:.4f}, bound {bounds.oks_mean:g}"
-            met = p.oks_mean >= bounds.oks_mean
-            found.append(Check("mean OKS", f"at least {bounds.oks_mean:g}", f"{p.oks_mean:.4f}", met, failure))
-        measured = (
-            ("99 of 100 keypoints", "are within", p.keypoint_px_p99, bounds.keypoint_p99_px, " px"),
-            ("the worst keypoint", "is off by", p.keypoint_px_max, bounds.keypoint_max_px, " px"),
-            ("the worst box", "is off by", p.box_px_max, bounds.box_px, " px"),
-            ("the worst score", "is off by", p.score_max, bounds.score, ""),
-        )
-        for what, verb, value, bound, unit in measured:
-            if value is not None and bound is not None:
-                failure = f"{what} {verb} {value:.3g}{unit}, bound {bound:g}{unit}"
-                found.append(Check(what, f"at most {bound:g}{unit}", f"{value:.3g}{unit}", value <= bound, failure))
-        return found
-
-    def _raw(self, bounds: AgreementBounds) -> list[Check]:
-        found = []
-        for name, error in self.tensors.items():
-            if bounds.tensor is None:
-                break
-            bound = bounds.tensor * max(error.magnitude, 1.0)
-            failure = f"output {name} is off by {error.max_abs:.3g}, bound {bound:.3g}"
-            value = f"{error.max_abs:.3g}"
-            found.append(Check(f"output {name}", f"at most {bound:.3g}", value, error.max_abs <= bound, failure))
-        return found
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        failures = self.failures()
         return {
             "verdict": self.verdict,
             "ok": self.verdict == "agree",
-            "failures": failures,
-            "checks": [check.to_dict() for check in self.checks()],
+            "failures": self.failures(),
+            "checks": plain(self.checks()),
             "causes": list(self.causes),
             "notes": list(self.notes),
-            "a": self.a.to_dict(),
-            "b": self.b.to_dict(),
+            "a": plain(self.a),
+            "b": plain(self.b),
             "input": [3, *self.input_hw],
             "source": self.source,
             "bounds": self.bounds.to_dict(),
@@ -223,8 +186,3 @@ class AgreementReport:
             "tensors": {name: error.to_dict() for name, error in self.tensors.items()},
             "layers": None if self.layers is None else self.layers.to_dict(),
         }
-
-
-def _named(pictures: list[str]) -> str:
-    more = f" and {len(pictures) - NAMED} more" if len(pictures) > NAMED else ""
-    return ", ".join(pictures[:NAMED]) + more

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtmo_deploy.measure.comparison import finite_or_none, worst
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 
@@ -35,12 +39,10 @@ class TensorError:
         a, b = one.astype(np.float64), two.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-            worst = float(difference.max(initial=0.0))
+            largest = worst(difference)
             finite = a[np.isfinite(a)]
-            if not math.isfinite(worst):
-                return cls(float(np.square(finite).sum()), math.inf, math.inf, float(np.abs(finite).max(initial=0.0)))
-            noise = float(np.square(difference).sum())
-        return cls(float(np.square(finite).sum()), noise, worst, float(np.abs(finite).max(initial=0.0)))
+            noise = float(np.square(difference).sum()) if math.isfinite(largest) else math.inf
+        return cls(float(np.square(finite).sum()), noise, largest, worst(finite))
 
     def __add__(self, other: TensorError) -> TensorError:
         return TensorError(
@@ -61,10 +63,23 @@ class TensorError:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; ``snr_db`` is None where there is no error at all, or one that is not finite."""
-        snr, worst = self.snr_db, self.max_abs
         return {
             "equal": self.noise == 0,
-            "snr_db": snr if math.isfinite(snr) else None,
-            "max_abs": worst if math.isfinite(worst) else None,
+            "snr_db": finite_or_none(self.snr_db),
+            "max_abs": finite_or_none(self.max_abs),
             "magnitude": self.magnitude,
         }
+
+
+def compare_tensors(
+    expected: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]]
+) -> dict[str, TensorError]:
+    """How far each expected tensor is off: infinitely where it is missing, of another shape, or not finite."""
+    compared = {}
+    for name, value in expected.items():
+        other = found.get(name)
+        if other is None or other.shape != value.shape or not np.isfinite(other).all():
+            compared[name] = TensorError(0.0, math.inf, math.inf, worst(value))
+        else:
+            compared[name] = TensorError.between(value, other)
+    return compared

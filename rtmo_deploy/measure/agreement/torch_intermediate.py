@@ -1,13 +1,13 @@
-"""Looking into the PyTorch network: forward hooks keep what leaves a layer."""
+"""Reads intermediate outputs of the PyTorch network: forward hooks keep what leaves a layer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from rtmo_deploy.measure.agreement.taps import Tap
+from rtmo_deploy.measure.agreement.intermediate import Intermediate
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.model.backbone import Focus
 from rtmo_deploy.model.layers import ConvModule
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
 
 #: Modules that are one layer of an exported graph.
-_LAYERS = (ConvModule, RepVGGBlock, Focus, nn.LayerNorm)
-_HEAD_OUTPUTS = tuple(f"head.head_module.{name}." for name in ("out_cls", "out_bbox", "out_kpt_vis", "out_pose"))
-_PROJECTOR = "neck.projector.convs."
+_LAYERS: Final = (ConvModule, RepVGGBlock, Focus, nn.LayerNorm)
+_HEAD_OUTPUTS: Final = tuple(f"head.head_module.{name}." for name in ("out_cls", "out_bbox", "out_kpt_vis", "out_pose"))
+_PROJECTOR: Final = "neck.projector.convs."
 
 
-class TorchTaps:
-    """A checkpoint's network whose layers can be read; keys are paths of modules.
+class TorchOutputs:
+    """Outputs of the layers of a checkpoint's network; ``outputs`` has them by the paths of modules.
 
     Where the exported graph has a layer in two halves (the neck's projection) or two layers as one (visibilities and
     pose vectors of a ``raw`` graph), there is a key for that too.
@@ -39,16 +39,16 @@ class TorchTaps:
         device: ``cpu`` or ``cuda:N``.
     """
 
-    def __init__(self, artifact: Artifact, shape: tuple[int, ...], device: str = "cpu") -> None:
+    def __init__(self, artifact: Artifact, shape: tuple[int, ...], device: str) -> None:
         self._device = device
         self._model = load_checkpoint(artifact.path).model.eval().to(device)
         self._layers = dict(_layers(self._model, ""))
         self._parts: dict[str, tuple[str, ...]] = {}
-        self.taps: dict[str, Tap] = {}
-        self._look(torch.zeros(shape))
+        self.outputs: dict[str, Intermediate] = {}
+        self._list_layers(torch.zeros(shape))
 
     def read(self, keys: Sequence[str], images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """See :class:`rtmo_deploy.measure.agreement.taps.TapSource`."""
+        """Run the network and keep these; arguments as for an ONNX graph."""
         wanted = {part for key in keys for part in self._parts[key]}
         kept: dict[str, Tensor] = {}
         self._run(torch.from_numpy(images), wanted, kept.__setitem__)
@@ -79,7 +79,7 @@ class TorchTaps:
             for handle in hooks:
                 handle.remove()
 
-    def _look(self, images: Tensor) -> None:
+    def _list_layers(self, images: Tensor) -> None:
         """List the layers in the order they run."""
         sizes: dict[str, int] = {}
         self._run(images, set(self._layers), lambda name, value: sizes.__setitem__(name, value.numel() * 4))
@@ -95,7 +95,7 @@ class TorchTaps:
 
     def _add(self, key: str, parts: tuple[str, ...], size: int) -> None:
         self._parts[key] = parts
-        self.taps[key] = Tap(key, type(self._layers[parts[0]]).__name__, size, weighted=True)
+        self.outputs[key] = Intermediate(key, type(self._layers[parts[0]]).__name__, size, weighted=True)
 
 
 def _layers(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:

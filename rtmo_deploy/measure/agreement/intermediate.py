@@ -1,16 +1,14 @@
-"""Looking into an ONNX graph: inner tensors are marked as outputs, some at a time."""
+"""Reads intermediate outputs of an ONNX graph: some at a time are marked as outputs of it."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import onnx
 
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.measure.agreement.module_names import layer_of_scope, module_path
-from rtmo_deploy.measure.agreement.taps import Tap
 from rtmo_deploy.model.spec import STRIDES
 from rtmo_deploy.runtime.onnx_file import load_onnx, signature
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
@@ -22,6 +20,15 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
 
+#: Where an exported network is built otherwise than the trained one: this project's, and MMDeploy's (the last).
+_RENAMED: Final = (
+    ("neck.encoder.norms.", "neck.encoder.0.layers.0.norms."),
+    ("head.head_module.", "head.head_module."),
+    ("head.", "head.head_module."),
+    ("head_module.", "head.head_module."),
+)
+#: Parts of a layer; what leaves the last of them leaves the layer.
+_PARTS: Final = frozenset({"conv", "act", "activate", "conv_reparam", "bn", "branch_3x3", "branch_1x1"})
 _FLOATS: Final = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
 #: Operators that compute nothing a layer is known by.
 _NO_LAYERS: Final = frozenset({"Constant", "ConstantOfShape", "Shape", "Identity"})
@@ -38,51 +45,44 @@ _BOXES: Final = re.compile(r"/head/out_bbox\.(\d)/Conv$")
 _UNKNOWN_SIZE: Final = 1 << 18
 
 
-class OnnxTaps:
-    """An ONNX graph whose inner tensors can be read.
+class Intermediate(NamedTuple):
+    """A tensor inside a network: the node or module it leaves, its operator or class, bytes as far as known."""
+
+    name: str
+    op: str
+    size: int
+    weighted: bool
+
+
+class OnnxOutputs:
+    """Intermediate outputs of an ONNX graph.
+
+    ``outputs`` has them in the order they are computed, by a key that means the same in the other network: the name of
+    the tensor, for graphs that were made of the same one, or the path of the module that it leaves.
 
     Args:
         artifact: The file.
         shape: ``(B, 3, H, W)`` of the input it will be given.
         device: ``cpu`` or ``cuda:N``.
+        by_module: Whether keys are paths of modules.
     """
 
-    def __init__(self, artifact: Artifact, shape: tuple[int, ...], device: str = "cpu") -> None:
+    def __init__(self, artifact: Artifact, shape: tuple[int, ...], device: str, *, by_module: bool) -> None:
         self._artifact, self._device = artifact, device
         self._model = load_onnx(artifact.path)
         self._input = signature(self._model).inputs[0].name
-        self._tensors: dict[str, str] = {}
-        self.taps: dict[str, Tap] = {}
-        types, sizes = _types_and_sizes(self._model, self._input, shape)
-        self._all = dict(self._float_tensors(types, sizes))
+        known = dict(self._float_tensors(*_types_and_sizes(self._model, self._input, shape)))
+        self._tensors = self._of_modules(known) if by_module else {name: name for name in known}
+        self.outputs = {key: known[name] for key, name in self._tensors.items()}
         self._boxes = self._folded_boxes()
 
-    def by_tensor(self) -> OnnxTaps:
-        """Keys become names of tensors: for graphs that were made of the same one."""
-        self.taps = self._all
-        self._tensors = {name: name for name in self._all}
-        return self
-
-    def by_module(self) -> OnnxTaps:
-        """Keys become paths of modules, each with the tensor that leaves it."""
-        last: dict[str, str] = {}
-        layers: set[str] = set()
-        for node in self._model.graph.node:
-            path = module_path(node.name)
-            if path is None or node.output[0] not in self._all or node.op_type in _MOVES:
-                continue
-            layer = layer_of_scope(path)
-            last[layer] = node.output[0]
-            if node.op_type in _WEIGHTED or ".norms." in layer:
-                layers.add(layer)
-        self._tensors = {layer: name for layer, name in last.items() if layer in layers}
-        order = {name: place for place, name in enumerate(self._all)}
-        ranked = sorted(self._tensors, key=lambda layer: order[self._tensors[layer]])
-        self.taps = {layer: self._all[self._tensors[layer]] for layer in ranked}
-        return self
-
     def read(self, keys: Sequence[str], images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """See :class:`rtmo_deploy.measure.agreement.taps.TapSource`; a session is made for it and dropped."""
+        """Run the graph and keep these; a session is made for it and dropped.
+
+        Args:
+            keys: Keys of ``outputs``.
+            images: ``(B, 3, H, W)`` float32, BGR, 0..255.
+        """
         values = self._run([self._tensors[key] for key in keys], images)
         return {key: self._unfolded(self._tensors[key], values[self._tensors[key]]) for key in keys}
 
@@ -115,14 +115,27 @@ class OnnxTaps:
                     found[known[name]] = unique
         return found
 
-    def _float_tensors(self, types: Mapping[str, int], sizes: Mapping[str, int]) -> Iterator[tuple[str, Tap]]:
+    def _float_tensors(self, types: Mapping[str, int], sizes: Mapping[str, int]) -> Iterator[tuple[str, Intermediate]]:
         for node in self._model.graph.node:
-            if node.op_type in _NO_LAYERS:
-                continue
-            for name in node.output:
+            for name in node.output if node.op_type not in _NO_LAYERS else ():
                 if name and types.get(name) in _FLOATS:
-                    label = node.name or name
-                    yield name, Tap(label, node.op_type, sizes.get(name, _UNKNOWN_SIZE), node.op_type in _WEIGHTED)
+                    size = sizes.get(name, _UNKNOWN_SIZE)
+                    yield name, Intermediate(node.name or name, node.op_type, size, node.op_type in _WEIGHTED)
+
+    def _of_modules(self, known: Mapping[str, Intermediate]) -> dict[str, str]:
+        """Paths of modules, each with the tensor that leaves it."""
+        last: dict[str, str] = {}
+        layers: set[str] = set()
+        for node in self._model.graph.node:
+            path = module_path(node.name)
+            if path is None or node.output[0] not in known or node.op_type in _MOVES:
+                continue
+            layer = layer_of_scope(path)
+            last[layer] = node.output[0]
+            if node.op_type in _WEIGHTED or ".norms." in layer:
+                layers.add(layer)
+        order = {name: place for place, name in enumerate(known)}
+        return {layer: last[layer] for layer in sorted(layers, key=lambda layer: order[last[layer]])}
 
     def _run(self, names: Sequence[str], images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         graph = self._model.graph
@@ -174,3 +187,36 @@ def _types_and_sizes(
         if tensor.HasField("shape") and all(sides):
             sizes[value.name] = int(np.prod(sides, dtype=np.int64)) * 4
     return types, sizes
+
+
+def module_path(node_name: str) -> str | None:
+    """Path in the PyTorch network of the module that a node was traced in; None for a node without such a name.
+
+    An exported node is called after the modules it was traced in; each item of a sequence repeats its parent:
+    ``/head/conv_cls.0/conv_cls.0.1/act/Mul`` gives ``head.head_module.conv_cls.0.1.act``.
+    """
+    if not node_name.startswith("/"):
+        return None
+    path: list[str] = []
+    for part in node_name.strip("/").split("/")[:-1]:
+        if path and part.startswith(f"{path[-1]}."):
+            path[-1] = part
+        else:
+            path.append(part)
+    joined = ".".join(path)
+    for old, new in _RENAMED:
+        if joined.startswith(old):
+            return new + joined[len(old) :]
+    return joined
+
+
+def layer_of_scope(path: str) -> str:
+    """The layer that a module is a part of: ``….conv1.act`` and ``….conv1.conv`` are parts of ``….conv1``.
+
+    BatchNorm is folded into the convolution, and the branches of a block into one, so the comparable tensor is the one
+    that leaves convolution and activation.
+    """
+    parts = path.split(".")
+    while len(parts) > 1 and parts[-1] in _PARTS:
+        parts.pop()
+    return ".".join(parts)

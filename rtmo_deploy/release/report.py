@@ -11,7 +11,6 @@ from rtmo_deploy.files import human_size
 from rtmo_deploy.measure.bench.interference import BUSY
 from rtmo_deploy.measure.bounds import WORKING_SCORE
 from rtmo_deploy.release.gates import case_of
-from rtmo_deploy.release.markup import Markup
 from rtmo_deploy.release.record import GateStatus, Status
 from rtmo_deploy.report.charts import bars, lines, percentiles, provenance
 from rtmo_deploy.report.html import number, render

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.errors import ParityError
-from rtmo_deploy.measure.agreement import Pictures, Side, compare_sides
+from rtmo_deploy.measure.agreement import Pictures, compare_sides
 from rtmo_deploy.measure.agreement.compare import Side
 from rtmo_deploy.measure.comparison import compare_people, finite_or_none
 from rtmo_deploy.runtime.engine_file import read_record

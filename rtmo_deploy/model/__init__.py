@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtmo_deploy.model.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
+    from rtmo_deploy.model.checkpoint import LoadedCheckpoint, initial_checkpoint, load_checkpoint, save_checkpoint
     from rtmo_deploy.model.head import Detections, HeadOutputs
-    from rtmo_deploy.model.rtmo import RTMO, initial_checkpoint, initialise
+    from rtmo_deploy.model.rtmo import RTMO, initialise
     from rtmo_deploy.model.spec import NetworkSpec, recognise
 
 __all__ = [
@@ -26,7 +26,8 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("LoadedCheckpoint", "load_checkpoint", "save_checkpoint"), "checkpoint"),
     **dict.fromkeys(("Detections", "HeadOutputs"), "head"),
-    **dict.fromkeys(("initial_checkpoint", "initialise"), "rtmo"),
+    "initial_checkpoint": "checkpoint",
+    "initialise": "rtmo",
     **dict.fromkeys(("NetworkSpec", "recognise"), "spec"),
     "RTMO": "rtmo",
 }

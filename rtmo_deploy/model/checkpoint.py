@@ -26,7 +26,7 @@ from rtmo_deploy.model.unpickle import SAVE_STATE
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.zoo.cache import identify_published
 from rtmo_deploy.zoo.locate import cfg_is_ignored
-from rtmo_deploy.zoo.records import require_input_size
+from rtmo_deploy.zoo.records import Architecture, require_input_size
 from rtmo_deploy.zoo.skeletons import UNKNOWN_SIGMA
 
 if TYPE_CHECKING:
@@ -359,3 +359,25 @@ def _restore_constants(model: RTMO) -> None:
     known = KeypointSigmas(spec.num_keypoints)
     if torch.allclose(known.sigmas, model.head.loss_oks.sigmas, rtol=5e-3):
         model.head.loss_oks = known
+
+
+def initial_checkpoint(path: Path, architecture: Architecture, *, skeleton: Skeleton, seed: int) -> Path:
+    """Write a seeded, untrained checkpoint in the official layout, for trying things and for training from.
+
+    Args:
+        path: ``.pth`` or ``.safetensors``.
+        architecture: Network to initialise.
+        skeleton: Keypoints to predict.
+        seed: Seed of the weights.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UsageError: The suffix is neither of the two.
+        SetupError: The file cannot be written.
+    """
+    model = RTMO(NetworkSpec.of(architecture, len(skeleton)))
+    initialise(model, seed)
+    save_checkpoint(path, model, skeleton=skeleton, meta={"seed": seed, "trained": False})
+    return path

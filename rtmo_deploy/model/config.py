@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rtmo_deploy.model.layers import ACTIVATIONS
 from rtmo_deploy.model.mmengine_config import HIDDEN, Unreadable, parse_config
+from rtmo_deploy.model.spec import ACTIVATIONS
 from rtmo_deploy.zoo.records import INPUT_MULTIPLE, MIN_SCORE_THR
 
 #: A value that is not given, or cannot be read.

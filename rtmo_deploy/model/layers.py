@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from rtmo_deploy.model.spec import activation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,31 +19,6 @@ if TYPE_CHECKING:
 YOLOX_BN = {"eps": 1e-3, "momentum": 0.03}
 #: Those of the neck: torch's defaults.
 NECK_BN = {"eps": 1e-5, "momentum": 0.1}
-
-#: Activations by their name in a config: each with the factory it stands for.
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "SiLU": nn.SiLU,
-    "ReLU": nn.ReLU,
-    "ReLU6": nn.ReLU6,
-    "GELU": nn.GELU,
-    "HSwish": nn.Hardswish,
-    "none": nn.Identity,
-}
-
-
-def activation(name: str) -> nn.Module:
-    """A layer by its name; ``LeakyReLU(0.1)`` carries its slope.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    if name in ACTIVATIONS:
-        return ACTIVATIONS[name]()
-    if name.startswith("LeakyReLU(") and name.endswith(")"):
-        slope = float(name[len("LeakyReLU(") : -1])
-        if math.isfinite(slope):
-            return nn.LeakyReLU(slope)
-    raise ValueError(f"no activation is called {name[:40]!r}")
 
 
 class ConvModule(nn.Module):

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtmo_deploy.model.layers import NECK_BN, ConvModule, SinePositionalEncoding, activation, conv
-from rtmo_deploy.model.spec import Settings
+from rtmo_deploy.model.layers import NECK_BN, ConvModule, SinePositionalEncoding, conv
+from rtmo_deploy.model.spec import Settings, activation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

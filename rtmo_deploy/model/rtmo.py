@@ -12,15 +12,10 @@ from rtmo_deploy.model.backbone import CSPDarknet
 from rtmo_deploy.model.head import Detections, HeadOutputs, RTMOHead
 from rtmo_deploy.model.layers import ConvModule
 from rtmo_deploy.model.neck import CSPRepLayer, HybridEncoder
-from rtmo_deploy.model.spec import NetworkSpec
 from rtmo_deploy.zoo.records import require_input_size
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rtmo_deploy.model.spec import Settings
-    from rtmo_deploy.poses import Skeleton
-    from rtmo_deploy.zoo import Architecture
+    from rtmo_deploy.model.spec import NetworkSpec, Settings
 
 
 class InputNormalisation(nn.Module):
@@ -144,27 +139,3 @@ def _initial_bias(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> 
     else:
         bound = 1 / math.sqrt(module.in_features)
         nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-
-
-def initial_checkpoint(path: Path, architecture: Architecture, *, skeleton: Skeleton, seed: int) -> Path:
-    """Write a seeded, untrained checkpoint in the official layout, for trying things and for training from.
-
-    Args:
-        path: ``.pth`` or ``.safetensors``.
-        architecture: Network to initialise.
-        skeleton: Keypoints to predict.
-        seed: Seed of the weights.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        UsageError: The suffix is neither of the two.
-        SetupError: The file cannot be written.
-    """
-    from rtmo_deploy.model.checkpoint import save_checkpoint
-
-    model = RTMO(NetworkSpec.of(architecture, len(skeleton)))
-    initialise(model, seed)
-    save_checkpoint(path, model, skeleton=skeleton, meta={"seed": seed, "trained": False})
-    return path

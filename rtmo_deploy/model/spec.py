@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.model.layers import activation
+from torch import nn
+
 from rtmo_deploy.zoo import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -22,6 +23,32 @@ MAX_FACTOR = 16
 
 class UnrecognisedStateDictError(ValueError):
     """The tensors are not those of an RTMO network; the message says by what it was told."""
+
+
+#: Activations by their name in a config: each with the factory it stands for.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "SiLU": nn.SiLU,
+    "ReLU": nn.ReLU,
+    "ReLU6": nn.ReLU6,
+    "GELU": nn.GELU,
+    "HSwish": nn.Hardswish,
+    "none": nn.Identity,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """A layer by its name; ``LeakyReLU(0.1)`` carries its slope.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]()
+    if name.startswith("LeakyReLU(") and name.endswith(")"):
+        slope = float(name[len("LeakyReLU(") : -1])
+        if math.isfinite(slope):
+            return nn.LeakyReLU(slope)
+    raise ValueError(f"no activation is called {name[:40]!r}")
 
 
 @dataclass(frozen=True)

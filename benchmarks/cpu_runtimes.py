@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?", help="the float32 model [default: made of the embedded rtmo-n]")
     parser.add_argument("--int8", type=Path, help="the same model, quantised [default: made, if no model is named]")
     parser.add_argument("--checkpoint", type=Path, help="what the model was made from [default: looked for]")
-    parser.add_argument("--calibration", type=int, default=64, help="drawn pictures that INT8 is calibrated with")
+    parser.add_argument("--calibration", type=int, default=64, help="synthetic images that INT8 is calibrated with")
     parser.add_argument("--imgsz", type=int, nargs=2, metavar=("H", "W"), help="[default: the model's own]")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20)

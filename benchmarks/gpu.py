@@ -2,7 +2,7 @@
 
 Engines are built on the way, in FP32, FP16 and INT8, with the plain decoder and with the plugin, by the very command
 that users have. What cannot be built or opened is named, with the reason, and left out. Measured are the network alone
-as MMDeploy's profiler does it (``v100``), and the whole way from the picture's file to the poses (``e2e``); each
+as MMDeploy's profiler does it (``v100``), and the whole way from the image's file to the poses (``e2e``); each
 contender in a process of its own, in turns, by ``rtmo-deploy bench``. Where there is no GPU, nothing is measured, and
 the output says so.
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT, help="checkpoint: a file or a name [default: %(default)s]")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--calibration", type=int, default=64, help="drawn pictures that INT8 is calibrated with")
+    parser.add_argument("--calibration", type=int, default=64, help="synthetic images that INT8 is calibrated with")
     parser.add_argument("--seconds", type=float, default=10.0, help="measured, for each contender (e2e)")
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()

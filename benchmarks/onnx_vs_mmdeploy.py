@@ -84,7 +84,7 @@ def worker(pipe: Connection, model: bytes, images: np.ndarray, threads: int) -> 
 
 
 def find_shift(path: Path, images: np.ndarray, wanted: int, threads: int) -> float:
-    """The shift at which the model finds ``wanted`` people in the picture, or as near as it gets, by bisection."""
+    """The shift at which the model finds ``wanted`` people in the image, or as near as it gets, by bisection."""
     if wanted == 0:
         return -100.0
     low, high, best = -20.0, 20.0, (10**9, 0.0)

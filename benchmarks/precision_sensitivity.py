@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Poses
 
 DCC = "/decode/people/dcc/"
-#: Of the drawn pictures; apart from those that the embedded model is trained, calibrated and judged with.
+#: Of the synthetic images; apart from those that the embedded model is trained, calibrated and judged with.
 SEED = 5000
 #: Never: these take or make no half.
 NEVER = {"Range", "NonMaxSuppression", "ConstantOfShape"}
@@ -114,14 +114,14 @@ GROUPS = (
 
 
 class Pictures:
-    """Letterboxed pictures, and what a graph finds in them."""
+    """Letterboxed images, and what a graph finds in them."""
 
     def __init__(self, artifact: Artifact, tensors: list[np.ndarray], threads: int) -> None:
         self.artifact, self.tensors, self.threads = artifact, tensors, threads
         self.hw = (tensors[0].shape[2], tensors[0].shape[3])
 
     def people(self, model: onnx.ModelProto) -> list[Poses]:
-        """One entry a picture."""
+        """One entry an image."""
         session = open_session(model.SerializeToString(), threads=self.threads, where=self.artifact.path)
         return [
             poses
@@ -142,7 +142,7 @@ def row(name: str, made: HalfGraph, d: Figures) -> str:
 
 
 def pixels(images: Path | None, limit: int) -> list[np.ndarray]:
-    """So many pictures of a folder, spread over it, or drawn ones."""
+    """So many images of a folder, spread over it, or drawn ones."""
     if images is None:
         people = SyntheticPeople(limit, seed=SEED, options=SyntheticOptions(people=(1, 6)))
         return [people[index].image for index in range(limit)]
@@ -165,15 +165,15 @@ def report(args: argparse.Namespace) -> None:
     if artifact.input.batch:
         batches = [batch for batch in batches if len(batch) == size]
     if not batches:
-        raise SystemExit(f"The model takes {size} pictures at a time.")
+        raise SystemExit(f"The model takes {size} images at a time.")
     pictures = Pictures(artifact, batches, args.threads)
     expected = pictures.people(model)
     people = sum(len(one) for one in expected)
     if not people:
-        raise SystemExit("The model finds nobody in these pictures.")
+        raise SystemExit("The model finds nobody in these images.")
     used = sum(len(batch) for batch in batches)
     print(
-        f"{args.model.name} ({artifact.architecture}), {half.name}, {used} pictures of {hw[0]}x{hw[1]}, {people} people"
+        f"{args.model.name} ({artifact.architecture}), {half.name}, {used} images of {hw[0]}x{hw[1]}, {people} people"
     )
     print()
     print("| in FP16 | nodes | unmatched | keypoint px, mean | worst | box px, mean | worst | score | keypoint score |")
@@ -200,8 +200,8 @@ def main() -> None:
         nargs="?",
         help="float32 ONNX model with people as outputs (decode onnx or fixed) [default: of the embedded rtmo-n]",
     )
-    parser.add_argument("--images", type=Path, help="folder of pictures with people in them [default: drawn]")
-    parser.add_argument("--limit", type=int, default=32, help="use this many pictures, spread over the folder")
+    parser.add_argument("--images", type=Path, help="folder of images with people in them [default: drawn]")
+    parser.add_argument("--limit", type=int, default=32, help="use this many images, spread over the folder")
     parser.add_argument("--imgsz", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
     parser.add_argument("--precision", choices=sorted(HALF_TYPES), default="fp16")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,12 +1,12 @@
-"""From the picture's file to the poses: this project against rtmlib with a graph of MMDeploy's shape, on the CPU.
+"""From the image's file to the poses: this project against rtmlib with a graph of MMDeploy's shape, on the CPU.
 
-The same weights, the same pictures, the same thresholds, the same number of threads. Contenders: rtmlib with a graph
+The same weights, the same images, the same thresholds, the same number of threads. Contenders: rtmlib with a graph
 of MMDeploy's shape, which the others are compared with; rtmlib as it is with our ONNX model; this project's
 ``PoseEstimator`` with that model in ONNX Runtime; and in OpenVINO where that is installed. Each lives in a process of
 its own and they take turns, round by round, as ``rtmo-deploy bench`` does it, which this script is built of.
 
 rtmlib's own suppression is put out of the way, for the graph has done it, and its score threshold is the model's. The
-pictures are drawn people. Without ``--mmdeploy`` the graph of MMDeploy's shape is made here (``mmdeploy_shape.py`` says
+images are synthetic. Without ``--mmdeploy`` the graph of MMDeploy's shape is made here (``mmdeploy_shape.py`` says
 what it is and is not); with a file of MMDeploy's own, name the checkpoint of the same weights by ``--model``.
 
     python benchmarks/rtmlib_end_to_end.py
@@ -56,7 +56,7 @@ def models(args: argparse.Namespace, folder: Path) -> tuple[Path, ...]:
         shutil.copyfile(args.mmdeploy, theirs)
     else:
         theirs = export_mmdeploy_shape(checkpoint, folder / f"{RTMLIB}mmdeploy-shape.onnx", args.imgsz)
-    # rtmlib cannot take a graph's answer that there is nobody, so there is a row at least; and it puts the picture into
+    # rtmlib cannot take a graph's answer that there is nobody, so there is a row at least; and it puts the image into
     # the upper left corner.
     options = ExportOptions(
         score_thr=thresholds.score_thr, nms_thr=thresholds.nms_thr, min_rows=1, imgsz=args.imgsz, letterbox="top-left"
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT, help="checkpoint: a file or a name [default: %(default)s]")
     parser.add_argument("--mmdeploy", type=Path, help="MMDeploy's own file of the same weights")
     parser.add_argument("--imgsz", type=int, nargs=2, metavar=("H", "W"), help="[default: the model's own]")
-    parser.add_argument("--people", type=int, nargs="+", default=[0, 1, 4, 10], help="drawn in a picture")
+    parser.add_argument("--people", type=int, nargs="+", default=[0, 1, 4, 10], help="drawn in an image")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0, help="measured, for each contender and number of people")

@@ -1,6 +1,6 @@
 """The process that an rtmlib client lives in: the worker of ``rtmo-deploy bench``, with rtmlib in it.
 
-Started by ``rtmlib_end_to_end.py``. The client is rtmlib's own, and so is every step from the picture to the
+Started by ``rtmlib_end_to_end.py``. The client is rtmlib's own, and so is every step from the image to the
 keypoints; its session alone is made here, so that all contenders have as many threads, and theirs stop spinning when a
 call ends.
 """
@@ -38,7 +38,7 @@ class RtmlibPipeline:
         import rtmlib  # type: ignore[import-untyped]
 
         if contender.batch != 1:
-            raise UsageError("rtmlib takes one picture at a time.", remedy="Leave the batch size at 1.")
+            raise UsageError("rtmlib takes one image at a time.", remedy="Leave the batch size at 1.")
         height, width = contender.input_hw or (artifact.input.height, artifact.input.width)
         self.input_hw = (height, width)
         self.client = rtmlib.RTMO(

@@ -46,7 +46,7 @@ def export_mmdeploy_shape(checkpoint: LoadedCheckpoint, output: Path, input_hw: 
 
 
 def quantise(model: Path, output: Path, pictures: int, threads: int | None = None) -> Path:
-    """It in INT8, calibrated with drawn pictures. Not judged: what it costs is ``rtmo-deploy quantize``'s to say."""
+    """It in INT8, calibrated with synthetic images. Not judged: what it costs is ``rtmo-deploy quantize``'s to say."""
     from rtmo_deploy.convert.quantize import calibrate, open_source, quantize_onnx
     from rtmo_deploy.data.calibration import open_set
 

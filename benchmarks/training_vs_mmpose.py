@@ -1,13 +1,13 @@
 """One training step of this package against MMPose's own, on the CPU with one thread.
 
-Both start from the same weights and see the same pictures and people. A step is the network's forward pass with its
+Both start from the same weights and see the same images and people. A step is the network's forward pass with its
 proxy branches, SimOTA and the losses, the backward pass, clipping and AdamW; the reference's goes through its own
-``BottomupPoseEstimator.loss``, ``parse_losses`` and ``OptimWrapper.update_params``. Reading and augmenting pictures
+``BottomupPoseEstimator.loss``, ``parse_losses`` and ``OptimWrapper.update_params``. Reading and augmenting images
 and averaging weights are not part of it. Before anything is timed, the loss terms of both are compared.
 
 Each side runs in a process of its own, and the two are run in turn, round by round, so that whatever else the machine
 does hits both. What is reported is the ratio of the two medians, and the interval that holds 95 % of the ratios of
-the medians of resampled rounds. This package's trainer takes denormal numbers for zero and keeps pictures and weights
+the medians of resampled rounds. This package's trainer takes denormal numbers for zero and keeps images and weights
 in channels-last memory; the reference does neither, and ``--flush-denormal`` shows it with the former.
 
 The reference needs an environment of its own, because MMCV asks for an older NumPy:
@@ -54,14 +54,14 @@ class Case:
 
     Attributes:
         model: Name of a network.
-        side: Height and width of the pictures.
-        people: People in each picture.
-        batch: Pictures.
+        side: Height and width of the images.
+        people: People in each image.
+        batch: Images.
         second: The loss of the second stage.
         keypoints: 17, or 14 for CrowdPose's.
         keypoint_center: Where a person's centre is; see the recipes.
         special: ``ignore``: a mask of people not to be learned; ``bare``: one person in three without a labelled
-            keypoint; ``empty``: as ``ignore``, and one picture without people. Used by ``--check`` only.
+            keypoint; ``empty``: as ``ignore``, and one image without people. Used by ``--check`` only.
     """
 
     model: str
@@ -104,7 +104,7 @@ CHECKS = (
 
 
 def batch_of(case: Case) -> dict[str, np.ndarray]:
-    """Pictures and people, always the same for a case."""
+    """Images and people, always the same for a case."""
     rng = np.random.default_rng(case.people)
     shape = (case.batch, case.people)
     size = rng.uniform(0.2, 0.6, (*shape, 2)) * case.side

@@ -72,10 +72,10 @@ class InputContract:
     """What the network takes: ``input`` (B, 3, H, W) float32, BGR, 0..255, letterboxed.
 
     Attributes:
-        height, width: Pixels that a picture is letterboxed to unless asked otherwise.
-        batch: Pictures at a time, None when dynamic.
+        height, width: Pixels that an image is letterboxed to unless asked otherwise.
+        batch: Images at a time, None when dynamic.
         dynamic_hw: Any height and width that are multiples of ``multiple`` will do.
-        placement: Where the letterbox puts the picture: ``center`` (the reference) or ``top-left`` (rtmlib).
+        placement: Where the letterbox puts the image: ``center`` (the reference) or ``top-left`` (rtmlib).
         pad: Grey level around it.
         multiple: Height and width must be multiples of this.
     """
@@ -97,7 +97,7 @@ class DecodeContract:
         mode: See :class:`DecodeMode`.
         score_thr: Scores must be above this.
         nms_thr: Overlaps above this IoU are suppressed.
-        max_dets: Most people in one picture, None for no limit.
+        max_dets: Most people in one image, None for no limit.
         pre_topk: Candidates that enter the suppression, best scores first; None for all.
         nms_rounds: Rounds of the unrolled suppression (``fixed`` only).
         min_rows: Rows of output there are at least; zero where they are nobody.

@@ -5,7 +5,7 @@
     RtmoDeployError                 1  something failed
     ├── TrainingError                  a training cannot go on
     ├── UsageError                  2  the call itself makes no sense
-    ├── InputDataError              3  a picture, folder or annotation file
+    ├── InputDataError              3  an image, folder or annotation file
     ├── ModelError                  4  a checkpoint or an artifact
     │   ├── CheckpointError            a .pth / .safetensors file
     │   └── ArtifactError              an ONNX file or an engine
@@ -51,7 +51,7 @@ class UsageError(RtmoDeployError):
 
 
 class InputDataError(RtmoDeployError):
-    """A picture, folder or annotation file cannot be used."""
+    """An image, folder or annotation file cannot be used."""
 
     exit_code = 3
 

@@ -130,7 +130,7 @@ class Skeleton:
         name: Name of the convention, such as ``coco-17``.
         keypoints: Name of each keypoint, in the order of the model's output.
         edges: Pairs of keypoint indices that are joined when drawn.
-        flip_pairs: Pairs of keypoint indices that swap when the picture is mirrored.
+        flip_pairs: Pairs of keypoint indices that swap when the image is mirrored.
         sigmas: OKS sigma of each keypoint (COCO keypoint evaluation), or empty when the convention has none.
         keypoint_colours: Colour of each keypoint as ``#rrggbb``, or empty.
         edge_colours: Colour of each edge as ``#rrggbb``, or empty.
@@ -196,7 +196,7 @@ class Skeleton:
         return first if first == second else "centre"
 
     def flip_indices(self) -> tuple[int, ...]:
-        """For each keypoint, the index that takes its place in the mirrored picture."""
+        """For each keypoint, the index that takes its place in the mirrored image."""
         order = list(range(len(self)))
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left
@@ -244,14 +244,14 @@ def _pairs(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True, eq=False)
 class Poses:
-    """The people found in one picture, best first.
+    """The people found in one image, best first.
 
     Nobody found is ``N = 0``; there is never a made-up row.
 
     Attributes:
-        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original picture.
+        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original image.
         scores: ``(N,)`` float32, 0 to 1, the person's score.
-        keypoints: ``(N, K, 2)`` float32, x, y in pixels of the original picture; may lie outside it.
+        keypoints: ``(N, K, 2)`` float32, x, y in pixels of the original image; may lie outside it.
         keypoint_scores: ``(N, K)`` float32, 0 to 1: how visible the model thinks the keypoint is. It is not
             multiplied by the person's score (as in the reference's ``predict``).
         skeleton: What the K keypoints are.

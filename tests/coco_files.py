@@ -1,4 +1,4 @@
-"""Small annotation files and pictures for tests."""
+"""Small annotation files and images for tests."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint_n(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of rtmo-n that finds some ten people in a structured picture of 256x256."""
+    """A checkpoint of rtmo-n that finds some ten people in a structured image of 256x256."""
     path = tmp_path_factory.mktemp("checkpoint_n") / "n.pth"
     model = golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17), bias=(-2, -1))
     save_checkpoint(path, model, skeleton=COCO_17, input_hw=(256, 256))

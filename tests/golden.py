@@ -17,7 +17,7 @@ from rtmo_deploy.model import RTMO, NetworkSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Added to the classifier's bias, strides 16 and 32, so that a few dozen cells of a noise picture pass 0.1.
+#: Added to the classifier's bias, strides 16 and 32, so that a few dozen cells of a noise image pass 0.1.
 CLS_BIAS = {
     "rtmo-t": (-4.84, -1.29),
     "rtmo-s": (-4.39, -2.59),
@@ -70,7 +70,7 @@ def golden_value(key: str, shape: tuple[int, ...]) -> NDArray[np.generic] | None
 
 
 #: The reference has no network with another one, so no golden number depends on what follows: under these weights
-#: such a network's boxes are many times as large as the picture, and rounding moves keypoints by pixels.
+#: such a network's boxes are many times as large as the image, and rounding moves keypoints by pixels.
 PUBLISHED_HIDDEN_DIM = 256
 CALM = 0.5
 CALMED = tuple(f".{name}.{level}.weight" for name in ("out_bbox", "out_cls") for level in (0, 1))

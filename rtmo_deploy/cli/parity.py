@@ -26,7 +26,7 @@ from rtmo_deploy.runtime.model_files import files_of
 if TYPE_CHECKING:
     from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
 
-#: Pictures that the table lists.
+#: Images that the table lists.
 LISTED = 5
 
 
@@ -85,7 +85,7 @@ def parity(
         if bound is not None and not math.isfinite(bound):
             raise UsageError(f"{name} {bound} is no bound.", remedy="Give a number of 0 or more.")
     if show is not None and show.exists() and not show.is_dir():
-        raise UsageError("This is a file.", remedy="Name a folder for the pictures.", where=show)
+        raise UsageError("This is a file.", remedy="Name a folder for the images.", where=show)
     if show is not None:
         read = [] if images is None else [images, *glob.glob(images, recursive=True)]  # noqa: PTH207
         require_free(

@@ -1,4 +1,4 @@
-"""``rtmo-deploy predict``: poses in pictures."""
+"""``rtmo-deploy predict``: poses in images."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _find(sources: list[str], *, recursive: bool) -> tuple[list[Path], list[Inpu
 
 
 def _target_names(files: list[Path]) -> dict[Path, str]:
-    """A name for each drawn picture; pictures of the same name in different folders do not overwrite each other."""
+    """A name for each drawn image; images of the same name in different folders do not overwrite each other."""
     from rtmo_deploy.runtime.draw import WRITABLE_SUFFIXES
 
     names: dict[Path, str] = {}

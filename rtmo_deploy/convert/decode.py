@@ -318,7 +318,7 @@ class FixedDecode(_Decode):
 
 
 def _batch_iou(corners: Tensor) -> Tensor:
-    """``(B, C, 4)`` to ``(B, C, C)``, as :func:`rtmo_deploy.model.head.box_iou` for each picture."""
+    """``(B, C, 4)`` to ``(B, C, C)``, as :func:`rtmo_deploy.model.head.box_iou` for each image."""
     low, high = split(corners, [2, 2], dim=2)
     overlap = torch.relu(torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None]))
     width, height = split(overlap, [1, 1], dim=3)

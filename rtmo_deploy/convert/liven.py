@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: What is added to the logits of each level.
 Shift = tuple[float, ...]
 
-#: People that each level should find in a picture, so that overlap and order are tried.
+#: People that each level should find in an image, so that overlap and order are tried.
 WANTED_PER_LEVEL = 6
 #: Names of the classifiers in a graph begin so; then comes the level's number.
 _CLASSIFIER = "/head/out_cls."

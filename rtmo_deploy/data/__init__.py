@@ -1,4 +1,4 @@
-"""Pictures and the people annotated in them: readers, combinations, and drawn people.
+"""Images and the people annotated in them: readers, combinations, and synthetic people.
 
 Nothing here knows a network input: letterboxing, batching and augmenting belong to the floors above.
 """

@@ -41,7 +41,7 @@ class Packed:
 
 
 _NUMBERS: Final = frozenset((int, float, bool))
-#: Coordinates beyond this are no places in a picture.
+#: Coordinates beyond this are no places in an image.
 _HUGE: Final = 1e7
 #: A larger area counts as none: COCO's tools leave such people out of every figure.
 _LARGEST_AREA: Final = 1e10
@@ -54,8 +54,8 @@ class CocoFile:
     Attributes:
         path: The file.
         skeleton: What its keypoints are.
-        truth: Its pictures and people. Pictures are in the order of the file.
-        names: File name of each picture, UTF-8.
+        truth: Its images and people. Images are in the order of the file.
+        names: File name of each image, UTF-8.
         sizes: ``(I, 2)`` int32, height and width in pixels; 0, 0 where not given.
         segmentations: JSON of each person's segmentation that may be needed: of crowds and of people who are not
             learned for another reason.
@@ -266,7 +266,7 @@ class People:
         return numbers
 
     def file(self, path: Path, skeleton: Skeleton, images: Images, annotations: int) -> CocoFile:
-        """All of it as arrays, people in the order of their pictures."""
+        """All of it as arrays, people in the order of their images."""
         labels = np.empty(len(self.labels), object)
         labels[:] = self.labels
         points, usable = self._sound_keypoints(labels)

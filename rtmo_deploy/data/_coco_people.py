@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Share of a person's box that stands for the person's area where none is given: the reference's figure.
 AREA_OF_BOX: Final = 0.53
-#: A labelled keypoint outside the picture by more than this share of its longer side is a slip, not a person cut off.
+#: A labelled keypoint outside the image by more than this share of its longer side is a slip, not a person cut off.
 FAR: Final = 0.5
 
 

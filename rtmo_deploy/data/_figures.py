@@ -1,4 +1,4 @@
-"""Figures: an outline of `_outlines` in the colours of `_looks`, drawn as a cut-out into a small picture of its own.
+"""Figures: an outline of `_outlines` in the colours of `_looks`, drawn as a cut-out into a small image of its own.
 
 Every part is one convex polygon in fixed point (1/16 pixel); an integer coordinate is the centre of a pixel. The
 fourth channel of a cut-out says which part of the body is on top, which makes silhouettes and visibility exact.

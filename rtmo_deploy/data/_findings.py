@@ -24,10 +24,10 @@ _BOUND_FOR_IGNORE: Final = "they are not learned, and detections of theirs are n
 KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "image-entry": ("error", "image", "no object with an id and a file name"),
     "image-id-duplicate": ("error", "image", "the id occurs more than once"),
-    "image-missing": ("error", "image", "the file is not in the picture folder"),
-    "image-unreadable": ("error", "image", "the picture cannot be read"),
+    "image-missing": ("error", "image", "the file is not in the image folder"),
+    "image-unreadable": ("error", "image", "the image cannot be read"),
     "image-large": ("error", "image", "the image has more pixels than are read; allow more with --max-pixels"),
-    "image-size": ("error", "image", "the picture is not as large as the annotations say"),
+    "image-size": ("error", "image", "the image is not as large as the annotations say"),
     "image-value": ("warning", "image", "the size is not two positive numbers; taken as unknown"),
     "image-text": ("error", "image", "the width, height or crowdIndex is text, not a number"),
     "size-swapped": ("warning", "file", "width and height of the images are swapped, as in CrowdPose's; read so"),
@@ -49,7 +49,7 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "keypoint-far": (
         "warning",
         "annotation",
-        "a labelled keypoint lies far outside the picture; not learned",
+        "a labelled keypoint lies far outside the image; not learned",
     ),
     "num-keypoints-zero": (
         "warning",
@@ -59,7 +59,7 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "num-keypoints": ("note", "annotation", "num_keypoints is not the number of labelled keypoints"),
     "box-value": ("error", "annotation", "the box is not four finite numbers"),
     "box-none": ("warning", "annotation", "there is no box; left out"),
-    "box-empty": ("warning", "annotation", "the box is empty, or outside the picture; not learned"),
+    "box-empty": ("warning", "annotation", "the box is empty, or outside the image; not learned"),
     "area": (
         "warning",
         "annotation",
@@ -109,7 +109,7 @@ class CocoReport:
 
     Attributes:
         file: The annotation file.
-        images: Pictures in it.
+        images: Images in it.
         annotations: Annotations in it, usable or not.
         people: People to learn.
         findings: Errors first, then warnings, then notes.

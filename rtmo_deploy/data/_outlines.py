@@ -1,7 +1,7 @@
 """Outlines: the bodies of `_bodies` as convex polygons, made ahead in one go because one by one it would take longer.
 
 An outline is in standing heights, around the middle of the hips; all of a body's polygons lie in one array of
-points, so that putting a body into a picture is one multiplication.
+points, so that putting a body into an image is one multiplication.
 """
 
 from __future__ import annotations

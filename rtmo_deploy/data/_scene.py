@@ -23,7 +23,7 @@ NOBODY: Final = 255
 _SHIFT: Final = 4
 _REDUCED: Final = 4
 _POOL: Final = 2048
-"""Things that there are; each is used in pictures of any size and at any place."""
+"""Things that there are; each is used in images of any size and at any place."""
 
 
 def _templates() -> NDArray[np.float64]:
@@ -83,7 +83,7 @@ def _ground(u: list[float], height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _ramp(u: list[float], height: int, width: int) -> NDArray[np.int16]:
-    """0..128 across the picture, ``(height, width, 1)``."""
+    """0..128 across the image, ``(height, width, 1)``."""
     y = np.arange(height) * int(128 * u[9]) // height
     x = np.arange(width) * int(128 * u[16]) // width
     mix = (y.astype(np.int16)[:, None] + x.astype(np.int16)) // 2
@@ -141,7 +141,7 @@ def _value_noise(x: float, y: float, fineness: float, height: int, width: int) -
 
 @lru_cache(maxsize=1)
 def _things() -> tuple[NDArray[np.float32], list[Colour]]:
-    """Boxes, balls, poles, sticks, plates: outlines ``(POOL, 12, 2)``, in shares of the picture's shorter side."""
+    """Boxes, balls, poles, sticks, plates: outlines ``(POOL, 12, 2)``, in shares of the image's shorter side."""
     u = np.random.Generator(np.random.PCG64([13, 0])).random((_POOL, 12))
     size = 0.015 + 0.22 * u[:, 3] ** 3
     long = u[:, 4] < 0.4
@@ -174,7 +174,7 @@ def sample_things(
     outlines, colours = _things()
     which = rng.integers(0, _POOL, count)
     where = rng.random((count + 1, 2))
-    if where[count, 0] < 0.5:  # the picture's things stand in groups
+    if where[count, 0] < 0.5:  # the image's things stand in groups
         where = where[np.arange(count) // 4] + 0.14 * (where[:count] - 0.5)
     place = where[:count] * (width, height)
     pixels = outlines[which] * min(height, width) + place[:, None]
@@ -183,7 +183,7 @@ def sample_things(
 
 
 def _lines(canvas: NDArray[np.uint8], u: list[float], height: int, width: int) -> None:
-    """A fence, cables, or a grid: parallel lines through the whole picture."""
+    """A fence, cables, or a grid: parallel lines through the whole image."""
     colour = (*some_colour(u[18], u[19], u[20], u[21]), NOBODY)
     thickness = 1 + int(0.02 * height * u[22])
     step = max(thickness + 3, int(0.2 * height * u[23]) + 6)

@@ -2,7 +2,7 @@
 
 As in the reference's bottom-up reading, crowds, people without labelled keypoints and people with an empty box are not
 learned; where they stand becomes :attr:`Sample.ignore`. A person's size is the annotation's ``area``, or 0.53 of the
-box where that is missing (CrowdPose). Boxes are clipped to the picture.
+box where that is missing (CrowdPose). Boxes are clipped to the image.
 
 Bad data is reported all at once, by file and id: :func:`check_coco`.
 """
@@ -45,18 +45,18 @@ _log = logging.getLogger(__name__)
 
 
 class CocoKeypoints:
-    """A :class:`~rtmo_deploy.data.PoseDataset` over an annotation file and a folder of pictures.
+    """A :class:`~rtmo_deploy.data.PoseDataset` over an annotation file and a folder of images.
 
-    It is picklable and small: arrays, no objects; pictures are read when they are asked for.
+    It is picklable and small: arrays, no objects; images are read when they are asked for.
 
     Args:
         annotations_file: The annotations, JSON.
         image_dir: The folder that its file names are relative to.
         skeleton: What the keypoints are, if not what the file says.
         category: Name of the category that is meant, where several have different keypoints.
-        only_annotated: Leave out pictures without anybody to learn.
+        only_annotated: Leave out images without anybody to learn.
         strict: Errors in the data are raised, all in one; else what has errors is left out, with a warning in the log.
-        max_images: Only the first so many pictures.
+        max_images: Only the first so many images.
 
     Raises:
         InputDataError: The file cannot be used; or it has errors, and ``strict``.
@@ -74,7 +74,7 @@ class CocoKeypoints:
         max_images: int | None = None,
     ) -> None:
         if max_images is not None and max_images < 1:
-            raise UsageError(f"{max_images} pictures cannot be read.", remedy="Give a positive number.")
+            raise UsageError(f"{max_images} images cannot be read.", remedy="Give a positive number.")
         parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
         self.image_dir = Path(image_dir)
         self.file = parsed.path
@@ -96,7 +96,7 @@ class CocoKeypoints:
         chosen = np.flatnonzero(keep)[:max_images]
         if not len(chosen):
             raise InputDataError(
-                "There is no picture to use in it.", remedy="Check that it is the right file.", where=self.file
+                "There is no image to use in it.", remedy="Check that it is the right file.", where=self.file
             )
         mine = np.isin(parsed.truth.image, chosen)
         self._truth = parsed.truth.select(chosen)
@@ -123,19 +123,19 @@ class CocoKeypoints:
 
     @property
     def images(self) -> list[Path]:
-        """The picture files, in order."""
+        """The image files, in order."""
         return [self.image_path(index) for index in range(len(self))]
 
     def name(self, index: int) -> str:
-        """File name of a picture, as in the annotations."""
+        """File name of an image, as in the annotations."""
         return self._names[self._checked(index)].decode("utf-8", "surrogateescape")
 
     def image_path(self, index: int) -> Path:
-        """Where a picture lies."""
+        """Where an image lies."""
         return self.image_dir / self.name(index)
 
     def image_number(self, index: int) -> int:
-        """Id of a picture in the annotations; its index where that is not a number."""
+        """Id of an image in the annotations; its index where that is not a number."""
         one = self._truth.image_ids[index]
         return index if isinstance(one, str) else int(one)
 
@@ -146,15 +146,15 @@ class CocoKeypoints:
         height, width = image.shape[:2]
         noted = self._sizes[index].tolist()
         if all(noted) and noted != [height, width]:
-            finding = f"The picture is {width}x{height}; its people were annotated in {noted[1]}x{noted[0]}."
+            finding = f"The image is {width}x{height}; its people were annotated in {noted[1]}x{noted[0]}."
             if self._strict:
-                remedy = f"Put the picture that was annotated there, or correct {self.file.name}."
+                remedy = f"Put the image that was annotated there, or correct {self.file.name}."
                 raise InputDataError(finding, remedy=remedy, where=path)
             _log.warning("%s: %s", path, finding)
         return image
 
     def people(self, index: int) -> People:
-        """The people to learn in a picture, without reading it."""
+        """The people to learn in an image, without reading it."""
         rows = self._rows(self._checked(index))
         rows = rows[self._learned[rows]]
         keypoints = self._truth.keypoints[rows]
@@ -187,7 +187,7 @@ class CocoKeypoints:
 
     def _checked(self, index: int) -> int:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} pictures, and no number {index}")
+            raise IndexError(f"there are {len(self)} images, and no number {index}")
         return index % len(self)
 
 
@@ -215,21 +215,21 @@ def check_coco(
     read_images: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CocoReport:
-    """Everything that is wrong with an annotation file and, if a folder is given, with its pictures.
+    """Everything that is wrong with an annotation file and, if a folder is given, with its images.
 
     Args:
         annotations_file: The annotations, JSON.
         image_dir: The folder that its file names are relative to.
         category: Name of the category that is meant, where several have different keypoints.
-        read_images: Read every picture as well: is it whole, and as large as the annotations say?
-        progress: Told how many pictures have been read, and how many there are.
+        read_images: Read every image as well: is it whole, and as large as the annotations say?
+        progress: Told how many images have been read, and how many there are.
 
     Raises:
         InputDataError: The file cannot be read, is not JSON, or is not in COCO's format.
-        UsageError: Pictures shall be read, and there is no folder.
+        UsageError: Images shall be read, and there is no folder.
     """
     if read_images and image_dir is None:
-        raise UsageError("The pictures cannot be read without their folder.", remedy="Give it.")
+        raise UsageError("The images cannot be read without their folder.", remedy="Give it.")
     parsed = read_coco_file(annotations_file, category=category)
     if image_dir is not None:
         parsed = with_right_sizes(parsed, Path(image_dir))
@@ -245,12 +245,12 @@ def check_coco(
 
 
 def picture_name(parsed: CocoFile, index: int) -> str:
-    """File name of a picture, as in the file."""
+    """File name of an image, as in the file."""
     return parsed.names[index].decode("utf-8", "surrogateescape")
 
 
 def existing_pictures(parsed: CocoFile, folder: Path) -> NDArray[np.bool_]:
-    """Which pictures have a file; notes the others. Each folder is listed once: that is quick on network disks too."""
+    """Which images have a file; notes the others. Each folder is listed once: that is quick on network disks too."""
     listed: dict[Path, set[str]] = {}
     there = np.zeros(parsed.truth.num_images, bool)
     for index, one in enumerate(parsed.truth.image_ids.tolist()):
@@ -302,7 +302,7 @@ def check_segmentations(parsed: CocoFile, learned: NDArray[np.bool_]) -> None:
 def check_pictures(
     parsed: CocoFile, folder: Path, indices: NDArray[np.intp], progress: Callable[[int, int], None] | None
 ) -> None:
-    """Read pictures, and compare their sizes with those in the file."""
+    """Read images, and compare their sizes with those in the file."""
     ids = parsed.truth.image_ids.tolist()
     for done, index in enumerate(indices.tolist(), 1):
         try:

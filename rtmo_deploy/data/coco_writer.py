@@ -1,4 +1,4 @@
-"""Annotated pictures out: COCO keypoint files, and folders of pictures with one."""
+"""Annotated images out: COCO keypoint files, and folders of images with one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
 
 ANNOTATIONS_NAME: Final = "annotations.json"
-"""The annotation file in a folder that `write_dataset` writes; the pictures are in ``images`` beside it."""
+"""The annotation file in a folder that `write_dataset` writes; the images are in ``images`` beside it."""
 
 JPEG_QUALITY: Final = 95
 
@@ -65,7 +65,7 @@ def write_coco(
 
     Args:
         path: File to write; replaced if it is there.
-        entries: The pictures, with distinct ids.
+        entries: The images, with distinct ids.
         skeleton: What the keypoints are.
         info: What stands under ``info``, besides a description.
 
@@ -80,7 +80,7 @@ def write_coco(
         if not isinstance(entry, CocoEntry):
             entry = CocoEntry.of(entry)
         if entry.image_id in seen:
-            raise ValueError(f"two pictures have the id {entry.image_id}")
+            raise ValueError(f"two images have the id {entry.image_id}")
         if entry.people.keypoints.shape[1] != len(skeleton):
             raise ValueError(f"{entry.file_name}: people do not have the {len(skeleton)} keypoints of {skeleton.name}")
         seen.add(entry.image_id)
@@ -110,7 +110,7 @@ def write_coco(
 
 
 def _annotations(entry: CocoEntry, *, first: int) -> list[dict[str, Any]]:
-    """The annotations of one picture, numbered from ``first``."""
+    """The annotations of one image, numbered from ``first``."""
     people, found = entry.people, []
     for index in range(len(people)):
         x1, y1, x2, y2 = people.boxes[index].tolist()
@@ -148,14 +148,14 @@ def write_dataset(
     """Write a data set as ``folder/images/000000000001.jpg`` and so on, and then ``folder/annotations.json``.
 
     An annotation file that is there already is removed first, and the new one is written last: where there is one,
-    all its pictures are there. Other files are left alone.
+    all its images are there. Other files are left alone.
 
     Args:
         folder: Where to; made if it is not there.
         dataset: What to write; its samples become the images 1, 2, ...
         suffix: ``.jpg`` (quality 95) or ``.png``.
         info: What stands under ``info`` in the annotation file.
-        progress: Called with the number of pictures written so far, after each.
+        progress: Called with the number of images written so far, after each.
 
     Raises:
         SetupError: The folder cannot be written to, or the disk is full.
@@ -177,7 +177,7 @@ def write_dataset(
                 progress(index + 1)
     except OSError as error:
         raise SetupError(
-            f"The pictures could not be written: {error.strerror or error}.",
+            f"The images could not be written: {error.strerror or error}.",
             remedy="Check that the folder is writable and has space left.",
             where=error.filename or folder,
         ) from error

@@ -32,7 +32,7 @@ class Body7Set:
 
     Attributes:
         keypoints: Keypoints that its annotations have, in MMPose's conversion to COCO's format.
-        ratio: Share of its pictures that one epoch draws; None: the set is not trained on.
+        ratio: Share of its images that one epoch draws; None: the set is not trained on.
         targets: COCO keypoint of its keypoints 0, 1, ...; None for those that COCO does not have.
     """
 
@@ -67,7 +67,7 @@ class Part:
 
     Attributes:
         dataset: The dataset.
-        ratio: Pictures drawn from it in an epoch, as a share of those it has: 0.3 for three in ten, 2 for each about
+        ratio: Images drawn from it in an epoch, as a share of those it has: 0.3 for three in ten, 2 for each about
             twice. None for each exactly once.
         mapping: Pairs (its keypoint, keypoint of the target skeleton), each an index or a name; None where both
             have the same keypoints.
@@ -97,8 +97,8 @@ class Part:
 class CombinedDataset:
     """A :class:`~rtmo_deploy.data.PoseDataset` made of others, one after the other.
 
-    A part of n pictures and ratio r gives round(n * r) samples (half to even), as in the reference: its pictures are
-    cut into that many equal stretches, and one picture is drawn from each. The draw depends on ``seed`` and the epoch
+    A part of n images and ratio r gives round(n * r) samples (half to even), as in the reference: its images are
+    cut into that many equal stretches, and one image is drawn from each. The draw depends on ``seed`` and the epoch
     alone, so reading an index twice gives the same sample; :meth:`set_epoch` draws anew.
 
     People without a labelled keypoint after the translation are not learned: their boxes join ``Sample.ignore``.
@@ -128,16 +128,16 @@ class CombinedDataset:
         ]
         self._sizes, self._ends = sizes, np.cumsum(counts, dtype=np.int64)
         if not len(self):
-            raise UsageError("Nothing is left to draw from.", remedy="Give parts with pictures and larger ratios.")
+            raise UsageError("Nothing is left to draw from.", remedy="Give parts with images and larger ratios.")
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the pictures of an epoch. Worker processes that exist already have copies of their own."""
+        """Draw the images of an epoch. Worker processes that exist already have copies of their own."""
         self.epoch = epoch
         self._drawn = [self._draw(number) for number in range(len(self.parts))]
 
     def _draw(self, number: int) -> NDArray[np.int32]:
-        """For each sample of a part, the index of its picture there."""
+        """For each sample of a part, the index of its image there."""
         start = self._ends[number - 1] if number else 0
         size, count = self._sizes[number], int(self._ends[number] - start)
         if self.parts[number].ratio is None or not count:

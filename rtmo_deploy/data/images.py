@@ -1,7 +1,7 @@
-"""Pictures in: which files are meant, and their pixels.
+"""Images in: which files are meant, and their pixels.
 
-The reference reads a picture with ``cv2.imdecode(..., IMREAD_COLOR)``, and so do we where that is right. It
-is not always: it answers None or a half-grey picture to a damaged file, prints to stderr, and reads some
+The reference reads an image with ``cv2.imdecode(..., IMREAD_COLOR)``, and so do we where that is right. It
+is not always: it answers None or a half-grey image to a damaged file, prints to stderr, and reads some
 formats otherwise than every viewer does. So the formats are shared out:
 
 * JPEG and PNG go to OpenCV, after a check that the file is whole. (JPEG decoders differ in the last bit;
@@ -10,7 +10,7 @@ formats otherwise than every viewer does. So the formats are shared out:
   alpha, ignores the maximum value of PGM/PPM, and decodes what it can of a damaged TIFF without telling.
 
 What comes out is what a viewer shows, with these choices: EXIF orientation is applied; alpha is dropped,
-not blended; 16 bits become 8 by dropping the low byte; the first picture of an animation or a multi-page
+not blended; 16 bits become 8 by dropping the low byte; the first image of an animation or a multi-page
 file counts; a CMYK JPEG is taken as inverted, as Adobe writes it and browsers read it; colour profiles are
 ignored. A JPEG that is whole but has flipped bits inside is shown as far as it decodes, as everywhere;
 libjpeg may print a line.
@@ -71,7 +71,7 @@ _READABLE: Final = (
     (rb"....ftyp.{0,40}avi[fs]", "AVIF"),
 )
 _FOREIGN: Final = (
-    (rb"#\?R|\x76\x2f\x31\x01|P[Ff]\s", "a high-dynamic-range picture, whose values have no fixed white"),
+    (rb"#\?R|\x76\x2f\x31\x01|P[Ff]\s", "a high-dynamic-range image, whose values have no fixed white"),
     (rb"....ftyp(hei|hev|mif|msf)", "a HEIC/HEIF photo"),
     (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\0\0\x01\xba", "a video"),
     (rb"%PDF", "a PDF document"),
@@ -121,7 +121,7 @@ def max_pixels_allowed() -> int:
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """The pixels of a picture file, whatever its suffix says.
+    """The pixels of an image file, whatever its suffix says.
 
     Args:
         path: A JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000 file.
@@ -133,7 +133,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
         to the reference, with the exceptions in this module's docstring.
 
     Raises:
-        InputDataError: The file is missing, unreadable, empty, cut off, damaged, too large or no picture.
+        InputDataError: The file is missing, unreadable, empty, cut off, damaged, too large or no image.
     """
     try:
         with open_regular(Path(path)) as stream:
@@ -208,7 +208,7 @@ def _recognise(head: bytes, where: object) -> str:
     for pattern, what in _FOREIGN:
         if re.match(pattern, head, re.DOTALL):
             raise _bad(f"This is {what}.", where, _EXTRACT if what == "a video" else _CONVERT)
-    raise _bad("This is not a picture in a format that can be read here.", where, _FORMATS)
+    raise _bad("This is not an image in a format that can be read here.", where, _FORMATS)
 
 
 def _whole_jpeg(data: bytes, where: object) -> tuple[bytes, int, int]:
@@ -249,7 +249,7 @@ def _whole_png(data: bytes, where: object) -> tuple[bytes, int, int]:
         at = end
     needed = {b"IDAT", b"PLTE"} if data[25:26] == b"\3" else {b"IDAT"}
     if kinds[1] != b"IHDR" or not needed <= set(kinds[1:]) <= _PNG_ESSENTIAL:
-        raise _bad("This PNG is damaged: its chunks make no picture.", where)
+        raise _bad("This PNG is damaged: its chunks make no image.", where)
     return b"".join(kept), int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
 
 
@@ -350,10 +350,10 @@ IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
 
 
 def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> list[Path]:
-    """The picture files that are meant, without duplicates, in the order of the sources, each source sorted.
+    """The image files that are meant, without duplicates, in the order of the sources, each source sorted.
 
     A source is, in this order of precedence: an existing file, taken whatever its name is; an existing
-    folder, of which files with a known picture suffix are taken; a glob pattern (``*``, ``?``, ``[...]``,
+    folder, of which files with a known image suffix are taken; a glob pattern (``*``, ``?``, ``[...]``,
     ``**`` for any depth), of which matching files are taken, only those with a known suffix unless the
     pattern ends in a suffix of its own. Hidden files and folders (``.name``) are skipped unless they are
     named.
@@ -363,7 +363,7 @@ def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> li
         recursive: Whether to search folders inside folders. Links to folders are not followed.
 
     Raises:
-        InputDataError: A source that exists nowhere or holds no picture; a folder that cannot be read.
+        InputDataError: A source that exists nowhere or holds no image; a folder that cannot be read.
     """
     found: dict[str, Path] = {}
     for source in [sources] if isinstance(sources, str | Path) else sources:
@@ -381,11 +381,11 @@ def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
         if source and path.exists() and not path.is_dir():
             return [path]  # a FIFO or a device too: its reader says what it is
         if source and path.is_dir():
-            finding = "There is no picture in this folder."
+            finding = "There is no image in this folder."
             remedy = "Search the folders in it as well, or check the suffixes of the files."
             pictures = _known(_files_in(path, recursive=recursive))
         elif glob.has_magic(source):
-            finding, remedy = "No picture matches this pattern.", "Check it; '**' stands for any depth."
+            finding, remedy = "No image matches this pattern.", "Check it; '**' stands for any depth."
             matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
             pictures = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
         # No folder named x.jpg, no broken link; a FIFO or a device stays, and its reader says what it is.

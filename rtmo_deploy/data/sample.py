@@ -1,4 +1,4 @@
-"""Sample and People: one annotated picture, the currency between the data floor and the training floor."""
+"""Sample and People: one annotated image, the currency between the data floor and the training floor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """The annotated people of one picture, in its pixels.
+    """The annotated people of one image, in its pixels.
 
     Attributes:
         boxes: ``(N, 4)`` float32, x1, y1, x2, y2.
@@ -72,7 +72,7 @@ class People:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One annotated picture.
+    """One annotated image.
 
     Attributes:
         image: ``(h, w, 3)`` uint8, BGR.
@@ -104,12 +104,12 @@ class PoseDataset(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """The annotations of I pictures, M people with K keypoints in them, in pixels of their pictures.
+    """The annotations of I images, M people with K keypoints in them, in pixels of their images.
 
     Attributes:
         image_ids: ``(I,)``, the ids in the file: int64, or objects where some are text.
-        crowd_index: ``(I,)`` float64, CrowdPose's measure of how crowded a picture is; NaN where not given.
-        image: ``(M,)`` int32, index of each person's picture, ascending.
+        crowd_index: ``(I,)`` float64, CrowdPose's measure of how crowded an image is; NaN where not given.
+        image: ``(M,)`` int32, index of each person's image, ascending.
         boxes: ``(M, 4)`` float64, x, y, width, height, as in the file.
         areas: ``(M,)`` float64, square pixels; NaN where not given.
         crowd: ``(M,)`` bool, not one person but a crowd.
@@ -130,7 +130,7 @@ class GroundTruth:
 
     @property
     def num_images(self) -> int:
-        """Number of pictures, those without people included."""
+        """Number of images, those without people included."""
         return len(self.image_ids)
 
     @property
@@ -139,7 +139,7 @@ class GroundTruth:
         return int((~self.crowd & (self.num_keypoints > 0)).sum())
 
     def select(self, images: NDArray[np.intp]) -> GroundTruth:
-        """The ground truth of some pictures, in the order of ``images`` (indices, ascending, each once)."""
+        """The ground truth of some images, in the order of ``images`` (indices, ascending, each once)."""
         new_index = np.full(self.num_images, -1, np.int32)
         new_index[images] = np.arange(len(images), dtype=np.int32)
         keep = new_index[self.image] >= 0

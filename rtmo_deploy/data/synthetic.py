@@ -1,6 +1,6 @@
-"""Synthetic people: pictures of cut-out figures whose keypoints, boxes and visibility are known exactly.
+"""Synthetic people: images of cut-out figures whose keypoints, boxes and visibility are known exactly.
 
-For training, calibrating, testing and measuring where there are no photographs, or none that may be used. A picture
+For training, calibrating, testing and measuring where there are no photographs, or none that may be used. An image
 is a function of the seed, its index and the options, the same on every machine. With a few people at 256 by 256 it
 takes about two milliseconds on one core; the first one of a seed half a second more, in which the seed's bodies and
 clothes are made ahead (some 20 MB, kept in the process and never changed).
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from rtmo_deploy.data._figures import Cutout
     from rtmo_deploy.poses import Skeleton
 
-#: Changes whenever the pictures of a seed change.
+#: Changes whenever the images of a seed change.
 GENERATOR_VERSION: Final = 2
 
-#: Heights and widths of pictures of varied size, as cameras and web pages have them.
+#: Heights and widths of images of varied size, as cameras and web pages have them.
 _SIZES: Final = (
     (480, 640),
     (640, 480),
@@ -55,16 +55,16 @@ _SHRINKS: Final = 9
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """What the pictures are like.
+    """What the images are like.
 
     Attributes:
-        size: Height and width of every picture in pixels; None for sizes and shapes as photographs have them.
-        people: Least and greatest number of people in a picture, drawn uniformly; up to 60.
-        height: Least and greatest height of a figure, as if it stood upright, as a share of the picture's height;
+        size: Height and width of every image in pixels; None for sizes and shapes as photographs have them.
+        people: Least and greatest number of people in an image, drawn uniformly; up to 60.
+        height: Least and greatest height of a figure, as if it stood upright, as a share of the image's height;
             None for a range that suits the number of people. Where there is no room, figures become smaller.
-        truncated: Share of the people who are cut by the picture's border.
+        truncated: Share of the people who are cut by the image's border.
         clutter: Density of things that are not people, 1 for the usual, 0 for none.
-        occluded: Share of the pictures in which things are put in front of people.
+        occluded: Share of the images in which things are put in front of people.
         finish: Whether brightness, contrast, blur and noise are varied at the end.
     """
 
@@ -85,13 +85,13 @@ class SyntheticOptions:
             )
         if self.size is not None and min(self.size) < _LEAST_SIDE:
             raise UsageError(
-                f"A picture of {self.size[0]}x{self.size[1]} pixels is too small for people.",
+                f"An image of {self.size[0]}x{self.size[1]} pixels is too small for people.",
                 remedy=f"Take at least {_LEAST_SIDE} pixels for height and width.",
             )
         if self.height is not None and not 0 < self.height[0] <= self.height[1] <= 4:
             raise UsageError(
-                f"Figures cannot have heights from {self.height[0]} to {self.height[1]} pictures.",
-                remedy="Give two shares of the picture's height above 0 and up to 4, the lower one first.",
+                f"Figures cannot have heights from {self.height[0]} to {self.height[1]} images.",
+                remedy="Give two shares of the image's height above 0 and up to 4, the lower one first.",
             )
         for name in ("truncated", "occluded"):
             if not 0 <= getattr(self, name) <= 1:
@@ -105,30 +105,30 @@ class SyntheticOptions:
 
 
 class SyntheticPeople:
-    """A data set of drawn people; a ``PoseDataset``.
+    """A data set of synthetic people; a ``PoseDataset``.
 
     Keypoints are those of COCO, in pixels; a whole number is the centre of a pixel. Their flags: 2, the figure's
     own limb (or trunk, or face) is on top there; 1, behind somebody, something, or another part of the figure itself,
-    where the next joint of that limb (or another part of the face) tells its place; 0, at 0, 0, outside the picture or
+    where the next joint of that limb (or another part of the face) tells its place; 0, at 0, 0, outside the image or
     nowhere to be told, as annotators of photographs have it: the eyes of one who is seen from behind, an ankle whose
-    knee is covered too. A shoulder or hip in the picture always has a place.
+    knee is covered too. A shoulder or hip in the image always has a place.
 
-    A box is the extent of the figure's silhouette within the picture, parts that are covered included: from the
+    A box is the extent of the figure's silhouette within the image, parts that are covered included: from the
     first pixel's index to the last one's plus one, as COCO has it. An area is the number of the silhouette's
-    pixels within the picture, covered or not. People stand farthest first. Of each at least 45 % of the silhouette
+    pixels within the image, covered or not. People stand farthest first. Of each at least 45 % of the silhouette
     and 4 keypoints are visible.
 
     Args:
-        count: How many pictures.
-        seed: Seed; a picture depends on it, its own index and the options only.
-        options: What the pictures are like.
+        count: How many images.
+        seed: Seed; an image depends on it, its own index and the options only.
+        options: What the images are like.
     """
 
     domain = "synthetic"
 
     def __init__(self, count: int, *, seed: int, options: SyntheticOptions | None = None) -> None:
         if count < 0 or seed < 0:
-            raise UsageError(f"{count} pictures of seed {seed} cannot be drawn.", remedy="Neither may be negative.")
+            raise UsageError(f"{count} images of seed {seed} cannot be drawn.", remedy="Neither may be negative.")
         self.count = count
         self.seed = seed
         self.options = options or SyntheticOptions()
@@ -142,9 +142,9 @@ class SyntheticPeople:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        """Draw picture ``index``."""
+        """Draw image ``index``."""
         if not -self.count <= index < self.count:
-            raise IndexError(f"picture {index} of {self.count}")
+            raise IndexError(f"image {index} of {self.count}")
         index %= self.count
         rng = np.random.Generator(np.random.PCG64([self.seed, index]))
         scene = _compose(rng, self.seed, self.options)

@@ -154,7 +154,7 @@ def openvino(job: Job) -> Outcome:
 
 
 def draw(job: Job) -> Outcome:
-    """Drawn people, written as a data set."""
+    """Synthetic people, written as a data set."""
     from rtmo_deploy.data.coco_writer import write_dataset
     from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 

@@ -39,10 +39,10 @@ class Section(BaseModel):
 
 
 class SyntheticSection(Section):
-    """Drawn people.
+    """Synthetic people.
 
     Attributes:
-        images: How many pictures.
+        images: How many images.
         seed: Their seed. 1000 to 3999 are what the sample model was trained, chosen and calibrated with.
         people: Least and greatest number of people in one.
     """
@@ -59,12 +59,12 @@ class SyntheticSection(Section):
 
 
 class DataSection(Section):
-    """Annotated pictures: drawn ones, or a file in COCO's format.
+    """Annotated images: drawn ones, or a file in COCO's format.
 
     Attributes:
-        synthetic: Drawn people.
+        synthetic: Synthetic people.
         annotations: The JSON file; a relative path is looked up from the recipe's folder.
-        images: The folder of its pictures; likewise.
+        images: The folder of its images; likewise.
         max_images: Only the first so many.
     """
 
@@ -124,12 +124,12 @@ class QuantizeArtifact(_Made):
     """``quantize``: a float32 ONNX model becomes an INT8 one.
 
     Attributes:
-        calibration: A named set of drawn pictures, or a folder of pictures.
+        calibration: A named set of synthetic images, or a folder of images.
         count: How many of them.
         method: How ranges are chosen.
         max_ap_drop: AP that may be lost, 0 to 0.2; layers revert to FP32 until it is kept.
         bias_correction: Take back the mean shift that 8 bits cause in a layer.
-        judge: Pictures that the budget is kept on; needed for ``max_ap_drop``.
+        judge: Images that the budget is kept on; needed for ``max_ap_drop``.
     """
 
     make: Literal["quantize"]
@@ -143,7 +143,7 @@ class QuantizeArtifact(_Made):
     @model_validator(mode="after")
     def _judged(self) -> QuantizeArtifact:
         if self.max_ap_drop is not None and self.judge is None:
-            raise ValueError("'max_ap_drop' needs 'judge', the pictures it is kept on")
+            raise ValueError("'max_ap_drop' needs 'judge', the images it is kept on")
         return self
 
 
@@ -218,7 +218,7 @@ class AccuracySection(Section):
         data: What is judged on.
         measure: What is judged besides what gates name; null for everything.
         device: Where; engines always run on a GPU.
-        batch: Pictures at a time.
+        batch: Images at a time.
         score_thr: People with a score not above this do not count.
     """
 
@@ -255,8 +255,8 @@ class ParitySection(Section):
 
     Attributes:
         a, b: Artifacts, or ``source``.
-        images: Folder of pictures; looked up from the recipe's folder.
-        synthetic: Drawn pictures instead, how many.
+        images: Folder of images; looked up from the recipe's folder.
+        synthetic: Drawn images instead, how many.
         bounds: What is the worst that passes.
         device_a, device_b: Where each runs.
     """
@@ -315,7 +315,7 @@ class LatencySection(Section):
         protocol: ``e2e`` from file to people, or ``v100``, as MMDeploy's profiler measured.
         device: Where.
         threads: Of a CPU runtime.
-        people: The sweep; empty for pictures with any number.
+        people: The sweep; empty for images with any number.
         batch: The sweep of batches.
         duration: Measured seconds for each contender in each case.
         gates: The bounds.
@@ -343,7 +343,7 @@ class ReportSection(Section):
 
     Attributes:
         title: Heading; the recipe's name if not given.
-        pictures: Pictures shown of each parity comparison, the worst first.
+        pictures: Images shown of each parity comparison, the worst first.
     """
 
     title: str | None = None

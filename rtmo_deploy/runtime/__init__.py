@@ -1,4 +1,4 @@
-"""Artifact and picture to poses: backends, letterbox and decoding, reading and drawing pictures."""
+"""Artifact and image to poses: backends, letterbox and decoding, reading and drawing images."""
 
 from __future__ import annotations
 

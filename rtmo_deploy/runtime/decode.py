@@ -98,7 +98,7 @@ def decode_raw(
         coordinates: Turns pose vectors, unclipped boxes and cell centres into keypoints.
 
     Returns:
-        One entry a picture, in network-input pixels, best first.
+        One entry an image, in network-input pixels, best first.
     """
     height, width = input_hw
     priors = grid_priors(height, width)
@@ -138,7 +138,7 @@ def rows_to_poses(
     boxes are not clipped yet. It leaves everybody else alone.
 
     Returns:
-        One entry a picture, in network-input pixels, best first, boxes clipped to the input.
+        One entry an image, in network-input pixels, best first, boxes clipped to the input.
     """
     height, width = input_hw
     limits = np.array([width, height, width, height], dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Poses out: a picture with the people drawn on it, and pictures into files.
+"""Poses out: an image with the people drawn on it, and images into files.
 
 The drawing is done by supervision's annotators, which know neither anti-aliasing nor sizes. Both come from
-here: widths follow the picture and the person, and the annotators work on a picture enlarged by repeating its
+here: widths follow the image and the person, and the annotators work on an image enlarged by repeating its
 pixels and averaged back afterwards, which smooths what was drawn and leaves every other pixel as it was.
 """
 
@@ -58,17 +58,17 @@ def draw_poses(
     boxes: bool = True,
     labels: bool = True,
 ) -> NDArray[np.uint8]:
-    """Draw people on a copy of a picture, the best one on top.
+    """Draw people on a copy of an image, the best one on top.
 
     The left side of a body is blue, the right orange, the middle white (the side of a keypoint is read from
     its name), unless the skeleton has colours of its own. Keypoints that are not numbers or lie outside the
-    picture are left out; edges to the latter are drawn up to the picture's border.
+    image are left out; edges to the latter are drawn up to the image's border.
 
     Args:
         image: ``(h, w, 3)`` uint8, BGR. It is not changed.
-        poses: People, in pixels of this picture.
+        poses: People, in pixels of this image.
         keypoint_thr: Keypoints with a lower score are not drawn, nor the edges that end in them.
-        boxes: Whether to draw each person's box, clipped to the picture.
+        boxes: Whether to draw each person's box, clipped to the image.
         labels: Whether to write each person's score above the box.
 
     Returns:
@@ -97,7 +97,7 @@ def draw_poses(
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
-    """Write a picture, whole or not at all, in the format its suffix names.
+    """Write an image, whole or not at all, in the format its suffix names.
 
     JPEG is written with quality 95 and colours at full resolution, the other formats without loss.
 
@@ -114,14 +114,14 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
     suffix = path.suffix.lower()
     if suffix not in _ENCODERS:
         raise UsageError(
-            f"No picture can be written with the suffix '{path.suffix}'.",
+            f"No image can be written with the suffix '{path.suffix}'.",
             remedy=f"Use one of: {' '.join(_ENCODERS)}.",
             where=path,
         )
     limit, parameters = _ENCODERS[suffix]
     if max(image.shape) > limit:
         raise UsageError(
-            f"The picture is {image.shape[1]}x{image.shape[0]} pixels, but {suffix} holds {limit} on a side.",
+            f"The image is {image.shape[1]}x{image.shape[0]} pixels, but {suffix} holds {limit} on a side.",
             remedy="Use .png, or shrink it." if suffix != ".png" else "Shrink it.",
             where=path,
         )
@@ -132,7 +132,7 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
 
 @dataclass(frozen=True)
 class _Style:
-    """Widths for one person, in pixels of the enlarged picture, and the enlargement."""
+    """Widths for one person, in pixels of the enlarged image, and the enlargement."""
 
     line: int
     radius: int
@@ -156,7 +156,7 @@ class _Style:
 
 
 def _zoom(height: int, width: int) -> int:
-    """How often each pixel is repeated: 4 for small pictures, fewer beyond 50 million pixels, at least 1."""
+    """How often each pixel is repeated: 4 for small images, fewer beyond 50 million pixels, at least 1."""
     return max(1, min(4, math.isqrt(50_000_000 // (height * width))))
 
 
@@ -183,7 +183,7 @@ def _draw_label(scene: NDArray[np.uint8], box: NDArray[np.float32], text: str, s
     weight = max(1, round(style.text / 8))
     padding = round(style.text * 0.4)
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
-    # Above the box and flush with its outer edge, but inside the picture.
+    # Above the box and flush with its outer edge, but inside the image.
     corners[:, 1] = np.maximum(corners[:, 1], height + 2 * padding)
     flush = corners[:, 0] - style.box / 2 - style.outline / 2
     corners[:, 0] = np.clip(flush, 0, max(0, scene.shape[1] - width - 2 * padding))
@@ -197,7 +197,7 @@ def _draw_label(scene: NDArray[np.uint8], box: NDArray[np.float32], text: str, s
 
 
 def _visible_box(scene: NDArray[np.uint8], box: NDArray[np.float32], style: _Style) -> NDArray[np.float64] | None:
-    """``(1, 4)`` the part of a box inside the picture, in pixels of the scene; None if there is none."""
+    """``(1, 4)`` the part of a box inside the image, in pixels of the scene; None if there is none."""
     if not np.isfinite(box).all():
         return None
     limit = np.array([scene.shape[1], scene.shape[0]] * 2, np.float64) - 1

@@ -1,4 +1,4 @@
-"""PoseEstimator: pictures in, poses out, whatever runs underneath."""
+"""PoseEstimator: images in, poses out, whatever runs underneath."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def _require_keypoints(outputs: Mapping[str, Array], artifact: Artifact) -> None
 
 
 class PoseEstimator:
-    """Finds people in pictures.
+    """Finds people in images.
 
     Args:
         backend: What runs the network.
-        input_hw: Height and width that pictures are letterboxed to, multiples of 32; the artifact's if not given.
+        input_hw: Height and width that images are letterboxed to, multiples of 32; the artifact's if not given.
 
     Raises:
         UsageError: The artifact does not take that size.
@@ -102,13 +102,13 @@ class PoseEstimator:
         own = (contract.height, contract.width)
         if input_hw not in {None, own} and not contract.dynamic_hw:
             raise UsageError(
-                f"{self.artifact.path.name} takes pictures of {own[0]}x{own[1]} only.",
+                f"{self.artifact.path.name} takes images of {own[0]}x{own[1]} only.",
                 remedy="Leave --imgsz away, or export the model without --static.",
             )
         self.input_hw = input_hw or own
         if any(side < 1 or side % contract.multiple for side in self.input_hw):
             raise UsageError(
-                f"Pictures cannot be letterboxed to {self.input_hw[0]}x{self.input_hw[1]} (height x width).",
+                f"Images cannot be letterboxed to {self.input_hw[0]}x{self.input_hw[1]} (height x width).",
                 remedy=f"Both must be positive multiples of {contract.multiple}.",
             )
         #: The classifier that a ``raw`` graph leaves to the host; None for other graphs.
@@ -132,7 +132,7 @@ class PoseEstimator:
             path: The file, or a name such as ``rtmo-s``, whose checkpoint is fetched if need be.
             device: ``cpu``, ``cuda`` or ``cuda:N``.
             backend: Runtime, if there is a choice.
-            input_hw: Height and width that pictures are letterboxed to; the model's own if not given.
+            input_hw: Height and width that images are letterboxed to; the model's own if not given.
             threads: Threads a CPU runtime may use.
             precision: What floats are computed in, where the runtime has a choice; see :func:`open_backend`.
             trust: Load an engine even if its record is missing or belongs to other bytes.
@@ -147,27 +147,27 @@ class PoseEstimator:
         return cls(opened, input_hw=input_hw)
 
     def __call__(self, picture: str | os.PathLike[str] | NDArray[np.uint8]) -> Poses:
-        """People in one picture, given as a file or as ``(H, W, 3)`` uint8 BGR.
+        """People in one image, given as a file or as ``(H, W, 3)`` uint8 BGR.
 
         Raises:
-            InputDataError: The picture cannot be read.
+            InputDataError: The image cannot be read.
         """
         return self.predict([picture])[0]
 
     def predict(self, pictures: Sequence[str | os.PathLike[str] | NDArray[np.uint8]], *, batch: int = 8) -> list[Poses]:
-        """People in each picture, in pixels of that picture.
+        """People in each image, in pixels of that image.
 
         Args:
             pictures: Files, or ``(H, W, 3)`` uint8 BGR arrays, of any sizes.
-            batch: Pictures that are read and run at a time; a model with a fixed batch size takes that many.
+            batch: Images that are read and run at a time; a model with a fixed batch size takes that many.
 
         Raises:
-            InputDataError: A picture cannot be read.
+            InputDataError: An image cannot be read.
             ArtifactError: The network puts out something that is not a number.
             UsageError: ``batch`` is not positive.
         """
         if batch < 1:
-            raise UsageError(f"A batch of {batch} pictures is not possible.", remedy="Give a positive number.")
+            raise UsageError(f"A batch of {batch} images is not possible.", remedy="Give a positive number.")
         fixed = self.artifact.input.batch
         size = fixed or batch
         poses: list[Poses] = []
@@ -185,7 +185,7 @@ class PoseEstimator:
             canvas, transform = letterbox(image, self.input_hw, placement)
             canvases.append(canvas)
             transforms.append(transform)
-        # A model with a fixed batch size is fed its last picture again to fill the last batch.
+        # A model with a fixed batch size is fed its last image again to fill the last batch.
         filled = canvases + [canvases[-1]] * (fill - len(canvases))
         outputs = self.backend(to_tensor(filled))
         found = outputs_to_poses(outputs, self.input_hw, self.artifact, self.coordinates)[: len(canvases)]
@@ -198,7 +198,7 @@ def _require_finite(poses: Poses, artifact: Artifact) -> None:
     for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
         if not np.isfinite(getattr(poses, name)).all():
             raise ArtifactError(
-                f"Its {name} are not finite on this picture.",
+                f"Its {name} are not finite on this image.",
                 remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells more.",
                 where=artifact.path,
             )

@@ -1,4 +1,4 @@
-"""One picture into the network's input, and coordinates back out.
+"""One image into the network's input, and coordinates back out.
 
 Two placements are in use, and a model gives other coordinates under each: ``CENTER`` is what the reference
 evaluates with (and what the published accuracies were measured under), ``TOP_LEFT`` is what rtmlib users run.
@@ -34,7 +34,7 @@ _WARP_LIMIT: Final = 32766
 
 
 class Placement(StrEnum):
-    """Where the picture stands in the canvas."""
+    """Where the image stands in the canvas."""
 
     CENTER = "center"
     TOP_LEFT = "top-left"
@@ -50,7 +50,7 @@ class LetterboxTransform:
     Attributes:
         scale: Input pixels per original pixel, the same in x and y.
         offset: x, y of the original's index (0, 0) in the input, pixels.
-        original_hw: Height and width of the original picture.
+        original_hw: Height and width of the original image.
         input_hw: Height and width of the network input.
     """
 
@@ -86,22 +86,22 @@ class LetterboxTransform:
 def letterbox(
     image: NDArray[np.uint8], size_hw: tuple[int, int], placement: Placement = Placement.CENTER
 ) -> tuple[NDArray[np.uint8], LetterboxTransform]:
-    """Scale a picture into the canvas with its aspect kept (up as well as down), and pad with 114.
+    """Scale an image into the canvas with its aspect kept (up as well as down), and pad with 114.
 
     ``CENTER`` is mmpose's ``BottomupResize(resize_mode='fit')``: one bilinear ``cv2.warpAffine``, pixel for
-    pixel the same. With a fractional offset every row is therefore a blend of two, and the picture's border
+    pixel the same. With a fractional offset every row is therefore a blend of two, and the image's border
     blends with the padding. ``TOP_LEFT`` is rtmlib's ``RTMO.preprocess``: ``cv2.resize`` to the truncated
     size, padding right and below, and no resampling at all when the sizes are equal already. Neither smooths
     before it shrinks.
 
-    A side of 32767 pixels or more is beyond cv2.warpAffine (the reference fails there). Such a picture is
+    A side of 32767 pixels or more is beyond cv2.warpAffine (the reference fails there). Such an image is
     first averaged down by the smallest whole factor that makes it fit (``INTER_AREA``); the warp's matrix
-    makes up for it, so the transform is the one that any picture of that size has.
+    makes up for it, so the transform is the one that any image of that size has.
 
     Args:
         image: ``(h, w, 3)`` uint8, BGR.
         size_hw: Height and width of the network input, multiples of 32.
-        placement: Where the picture stands in the canvas.
+        placement: Where the image stands in the canvas.
 
     Returns:
         ``(H, W, 3)`` uint8 BGR, a new array; and the transform between the two frames.
@@ -128,25 +128,25 @@ def letterbox(
 
 
 def to_tensor(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Letterboxed pictures as one network input.
+    """Letterboxed images as one network input.
 
     Args:
-        images: One or more ``(H, W, 3)`` uint8 BGR pictures of one size.
+        images: One or more ``(H, W, 3)`` uint8 BGR images of one size.
 
     Returns:
         ``(B, 3, H, W)`` float32, contiguous, BGR, 0 to 255: the values are not scaled or normalised.
 
     Raises:
-        UsageError: There is no picture, or the sizes differ.
+        UsageError: There is no image, or the sizes differ.
     """
     if not len(images):
-        raise UsageError("A batch needs at least one picture.", remedy="Pass one or more.")
+        raise UsageError("A batch needs at least one image.", remedy="Pass one or more.")
     for image in images:
         check_image(image)
     shapes = sorted({image.shape for image in images})
     if len(shapes) > 1:
         raise UsageError(
-            f"The pictures of one batch have different sizes: {shapes}.",
+            f"The images of one batch have different sizes: {shapes}.",
             remedy="Letterbox them to one size first.",
         )
     height, width = images[0].shape[:2]
@@ -158,7 +158,7 @@ def to_tensor(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
 
 def _paste_top_left(image: NDArray[np.uint8], height: int, width: int, ratio: float) -> NDArray[np.uint8]:
     rows, columns = image.shape[:2]
-    # Truncated as rtmlib does; a picture too thin to keep a row or column keeps one.
+    # Truncated as rtmlib does; an image too thin to keep a row or column keeps one.
     size = (max(1, int(columns * ratio)), max(1, int(rows * ratio)))
     canvas = np.full((height, width, 3), PAD_VALUE, np.uint8)
     canvas[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
@@ -183,13 +183,13 @@ def _reference_matrix(rows: int, columns: int, height: int, width: int) -> NDArr
 def _within_warp_limit(
     image: NDArray[np.uint8], matrix: NDArray[np.float64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The picture small enough for cv2.warpAffine, and the matrix that puts it where the original goes."""
+    """The image small enough for cv2.warpAffine, and the matrix that puts it where the original goes."""
     rows, columns = image.shape[:2]
     factor = math.ceil(max(rows, columns) / _WARP_LIMIT)
     if factor == 1:
         return image, matrix
     size = (max(1, round(columns / factor)), max(1, round(rows / factor)))
-    # Pixel i of the small picture averages original pixels; their middle is step * i + (step - 1) / 2.
+    # Pixel i of the small image averages original pixels; their middle is step * i + (step - 1) / 2.
     step = np.array([columns / size[0], rows / size[1]])
     back = np.vstack([np.column_stack([np.diag(step), (step - 1) / 2]), [0, 0, 1]])
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), matrix @ back
@@ -204,7 +204,7 @@ def check_image(image: NDArray[np.uint8]) -> None:
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if dtype != np.uint8 or shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise UsageError(
-            f"A picture is a uint8 array (height, width, 3) in BGR order; this is {dtype} {shape}.",
+            f"An image is a uint8 array (height, width, 3) in BGR order; this is {dtype} {shape}.",
             remedy="Read it with read_image, or convert it first.",
         )
 

@@ -156,7 +156,7 @@ class OpenvinoBackend:
             or any(s % multiple for s in images.shape[2:])
         ):
             raise ArtifactError(
-                f"It does not run on {shape}: it takes float32 (pictures, 3, height, width), both sides multiples of "
+                f"It does not run on {shape}: it takes float32 (images, 3, height, width), both sides multiples of "
                 f"{multiple}.",
                 remedy="'rtmo-deploy inspect' tells what input it takes.",
                 where=self.artifact.path,

@@ -39,7 +39,7 @@ def load(artifact: Artifact, device: str, threads: int | None) -> TorchBackend:
 
 
 class TorchBackend:
-    """A network and where it runs. Puts out rows like an exported graph, zeros below a picture's people."""
+    """A network and where it runs. Puts out rows like an exported graph, zeros below an image's people."""
 
     name = "torch"
 

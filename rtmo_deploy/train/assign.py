@@ -1,6 +1,6 @@
 """SimOTA with OKS: which grid cells learn which person (YOLOX, arXiv 2107.08430; RTMO, section 3.3).
 
-A whole batch is assigned at once, in tensors of people times cells: on a CPU a loop over pictures and people costs
+A whole batch is assigned at once, in tensors of people times cells: on a CPU a loop over images and people costs
 as much as the network's own forward pass.
 """
 
@@ -151,7 +151,7 @@ class Targets:
         visible: ``(B, G, K)`` float, 1 where the keypoint is labelled (hidden or not), else 0.
         areas: ``(B, G)`` square pixels.
         present: ``(B, G)`` bool, False for padding.
-        ignore: ``(B, H, W)`` bool, pixels of people who are not to be learned; None where no picture has any.
+        ignore: ``(B, H, W)`` bool, pixels of people who are not to be learned; None where no image has any.
     """
 
     boxes: Tensor

@@ -1,6 +1,6 @@
 """Feed: from a recipe's data section to a deterministic stream of batches.
 
-A batch is a function of the recipe and the step. So a resumed run sees the pictures that an uninterrupted one would
+A batch is a function of the recipe and the step. So a resumed run sees the images that an uninterrupted one would
 have seen, any number of worker processes gives the same batches, and so does any number of training processes:
 each computes its own rows of the same global batch.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.train.recipe import Recipe
     from rtmo_deploy.train.sections import AugmentSection, Source
 
-#: More pictures than any run draws: the length of a stream that never repeats.
+#: More images than any run draws: the length of a stream that never repeats.
 ENDLESS = 2**40
 
 
@@ -43,10 +43,10 @@ def open_source(source: Source, *, skeleton: Skeleton | None = None, everything:
     Args:
         source: The entry.
         skeleton: Keypoints of an annotation file that does not say what its own are.
-        everything: Keep pictures without people, as judging needs them.
+        everything: Keep images without people, as judging needs them.
 
     Raises:
-        InputDataError: An annotation file or a picture is unusable.
+        InputDataError: An annotation file or an image is unusable.
     """
     if isinstance(source, SyntheticSource):
         options = SyntheticOptions(
@@ -94,7 +94,7 @@ class Feed:
 
 
 def _draw(size: int, count: int, rng: np.random.Generator) -> list[int]:
-    """``count`` of ``size`` pictures, spread evenly: each stretch of the set lends one, picked at random."""
+    """``count`` of ``size`` images, spread evenly: each stretch of the set lends one, picked at random."""
     if count == size:
         return list(range(size))
     edges = np.arange(count + 1) * (size / count)
@@ -279,7 +279,7 @@ class Batches(Dataset[tuple["Tensor", Targets]]):
         return self.recipe.epochs * self.steps_per_epoch * self.recipe.accumulate
 
     def __getitem__(self, number: int) -> tuple[Tensor, Targets]:
-        """Pictures ``(rows, 3, H, W)`` uint8 and people of part ``number``."""
+        """Images ``(rows, 3, H, W)`` uint8 and people of part ``number``."""
         epoch, position = divmod(number, self.steps_per_epoch * self.recipe.accumulate)
         if epoch != self._epoch:
             self._prepare(epoch)

@@ -1,4 +1,4 @@
-"""The log of a run: ``log.csv``, a picture of the curves, and TensorBoard events if asked for."""
+"""The log of a run: ``log.csv``, an image of the curves, and TensorBoard events if asked for."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def find_poses(
     score_thr: float = 0.1,
     nms_thr: float = 0.65,
 ) -> list[Poses]:
-    """People that a network in eval mode finds in every picture, in pixels of the picture."""
+    """People that a network in eval mode finds in every image, in pixels of the image."""
     device = next(model.parameters()).device
     found = []
     for first in range(0, len(dataset), batch):

@@ -49,11 +49,11 @@ class Recipe(Section):
         name: What the run is called.
         seed: Seed of weights, order and augmentation.
         epochs: Length of the training.
-        batch: Pictures a step, over all processes and accumulated parts.
+        batch: Images a step, over all processes and accumulated parts.
         accumulate: Parts that a process computes the step's gradient in, one after the other.
         input: Height and width the model is made for.
-        grow: Pairs of epoch and side factor: from that epoch on pictures are that share of ``input``. Small
-            pictures first make a short training longer in pictures.
+        grow: Pairs of epoch and side factor: from that epoch on images are that share of ``input``. Small
+            images first make a short training longer in images.
         ema: Momentum of the averaged weights, which are what is judged and shipped.
         precision: ``bf16`` and ``fp16`` are mixed precision.
         sync_norms: With several processes, take the statistics of BatchNorm over all of them: their result is that
@@ -146,7 +146,7 @@ class Recipe(Section):
         return epoch >= self.epochs - self.augment.plain_epochs
 
     def input_at(self, epoch: int) -> Size:
-        """Height and width of the pictures of an epoch."""
+        """Height and width of the images of an epoch."""
         factor = 1.0
         for begin, value in sorted(self.grow):
             factor = value if epoch >= begin else factor
@@ -185,9 +185,9 @@ def published_recipe(
     Args:
         model: Name of an architecture.
         ann: Annotations to learn from.
-        images: Folder of their pictures.
+        images: Folder of their images.
         val_ann: Annotations to judge with.
-        val_images: Folder of their pictures; ``images`` if not given.
+        val_images: Folder of their images; ``images`` if not given.
 
     Raises:
         UsageError: There is no such architecture.

@@ -55,7 +55,7 @@ class ModelSection(Section):
         ignore_cfg: Do not follow the config inside ``init``: take the published models' settings.
         calm: Start the coordinate classifier with an attention that does nothing yet. As the reference starts it, its
             heatmaps have one sharp peak each, anywhere, and learn slowly to move it: a training of some hundred
-            thousand pictures ends before they do.
+            thousand images ends before they do.
     """
 
     architecture: str | None = None
@@ -82,15 +82,15 @@ class ModelSection(Section):
 
 
 class SyntheticSource(Section):
-    """Drawn people; see :class:`rtmo_deploy.data.synthetic.SyntheticPeople`.
+    """Synthetic people; see :class:`rtmo_deploy.data.synthetic.SyntheticPeople`.
 
     Attributes:
-        images: Pictures in an epoch.
-        seed: Seed of the pictures.
-        fresh: Draw new pictures every epoch.
-        size: Height and width of the pictures; null for sizes as photographs have them.
+        images: Images in an epoch.
+        seed: Seed of the images.
+        fresh: Draw new images every epoch.
+        size: Height and width of the images; null for sizes as photographs have them.
         people: Least and greatest number of people.
-        height: Least and greatest height of a figure as a share of the picture's.
+        height: Least and greatest height of a figure as a share of the image's.
         truncated, clutter, occluded: As in the generator's options.
     """
 
@@ -107,12 +107,12 @@ class SyntheticSource(Section):
 
 
 class CocoSource(Section):
-    """An annotation file in COCO's format and the folder of its pictures.
+    """An annotation file in COCO's format and the folder of its images.
 
     Attributes:
         annotations: The JSON file; a relative path is looked up from the recipe's folder.
         images: The folder; likewise.
-        ratio: Share of the pictures that an epoch takes; above 1, pictures come several times.
+        ratio: Share of the images that an epoch takes; above 1, images come several times.
         mapping: How its keypoints become the model's: the name of a set of body7, or pairs of index or name.
     """
 
@@ -189,7 +189,7 @@ class AugmentSection(Section):
         hsv: Largest change of hue, saturation and value, instead of the preset's.
         plain_epochs: So many epochs at the end are without mosaic, affine and mixup, and with the auxiliary loss of
             the boxes; with 0 that loss is on throughout.
-        plain_window: In those epochs, also move, turn and resize the picture, as rtmo-m and rtmo-l do on COCO.
+        plain_window: In those epochs, also move, turn and resize the image, as rtmo-m and rtmo-l do on COCO.
         multi_scale: Smallest and largest height of a batch in pixels, in steps of 32; null for the input size.
     """
 
@@ -210,7 +210,7 @@ class OptimizerSection(Section):
     """AdamW.
 
     Attributes:
-        lr: Learning rate at ``base_batch`` pictures a step; scaled linearly with the batch, as the others are.
+        lr: Learning rate at ``base_batch`` images a step; scaled linearly with the batch, as the others are.
         base_batch: See ``lr``.
         weight_decay: Not applied to norms and biases.
         clip: Largest norm of the gradient.

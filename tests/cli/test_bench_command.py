@@ -132,7 +132,7 @@ def test_a_real_run_and_its_gate(checkpoint_n, onnx_n, tmp_path, monkeypatch):
     assert len(ort["rounds_ms"]) == 3
     assert ort["total_ms"]["n"] >= 3
     assert ort["ratio"]["low"] <= ort["ratio"]["value"] <= ort["ratio"]["high"]
-    # Each averages over the calls it had time for, which are not the same pictures.
+    # Each averages over the calls it had time for, which are not the same images.
     assert torch["found"] == pytest.approx(ort["found"], abs=4)
     assert ort["memory"] > 2**24
     assert ort["contender"]["config"]["session.intra_op.allow_spinning"] == "1"

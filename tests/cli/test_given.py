@@ -97,7 +97,7 @@ WRONG = {
     "train nowhere.yaml": (2, "There is no such file."),
     "train --init rtmo-n": (2, "--ann, --images are missing"),
     "train --init rtmo-n --ann nowhere.json --images folder": (3, "There is no such file."),
-    "train --init rtmo-n --ann ann.json --images folder": (3, "There is no picture"),
+    "train --init rtmo-n --ann ann.json --images folder": (3, "There is no image"),
     "train --model rtmo-n --ann ann.json --images folder --device tpu": (2, "There is no device 'tpu'."),
     "train --model rtmo-x --ann ann.json --images folder": (2, "there is no architecture 'rtmo-x'"),
     "release nowhere.yaml": (2, "There is no such file."),

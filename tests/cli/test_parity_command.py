@@ -36,7 +36,7 @@ def document_of(result, code=0):
 
 @pytest.fixture(scope="module")
 def scenes(pictures, tmp_path_factory):
-    """Two of the pictures, with somebody in them."""
+    """Two of the images, with somebody in them."""
     folder = tmp_path_factory.mktemp("scenes")
     for path in pictures[:2]:
         (folder / path.name).write_bytes(path.read_bytes())
@@ -184,7 +184,7 @@ def test_a_hostile_file(onnx_n, tmp_path, content):
 
 def test_pictures_that_cannot_be_read(onnx_n, scenes, tmp_path):
     assert run(onnx_n, onnx_n, "--images", tmp_path).exit_code == 3
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     result = run(onnx_n, onnx_n, "--images", tmp_path)
     assert result.exit_code == 3
     assert "a.png" in result.stderr

@@ -38,14 +38,14 @@ def document_of(result, code=0):
 
 @pytest.fixture
 def folder(pictures, tmp_path):
-    """Two good pictures, two bad ones, a note, and one more in a folder inside."""
+    """Two good images, two bad ones, a note, and one more in a folder inside."""
     made = tmp_path / "in"
     (made / "deeper").mkdir(parents=True)
     shutil.copy(pictures[0], made / "a.png")
     shutil.copy(pictures[3], made / "d.png")
     (made / "b.png").write_bytes(pictures[1].read_bytes()[:500])
     (made / "c.jpg").write_bytes(b"")
-    (made / "note.txt").write_text("no picture")
+    (made / "note.txt").write_text("no image")
     shutil.copy(pictures[3], made / "deeper" / "a.png")
     return made
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.model import RTMO, LoadedCheckpoint
 
-#: Added to the classifier's bias: a dozen people on a structured picture.
+#: Added to the classifier's bias: a dozen people on a structured image.
 BIAS = (-2, -1)
 
 

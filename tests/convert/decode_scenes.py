@@ -1,6 +1,6 @@
 """One scene, four decoders: plugin, fixed, onnx and plain NumPy find the same people. On as many scenes as you like.
 
-A scene is a picture's head tensors, made up from a seed; no network runs. Each mode's decoder is a graph of its own,
+A scene is an image's head tensors, made up from a seed; no network runs. Each mode's decoder is a graph of its own,
 traced without the network in front of it, and decodes a batch of scenes in one run: ``fixed`` and ``onnx`` in ONNX
 Runtime, ``plugin`` as the graph that the rewrite makes of ``fixed``, its node run by the kernel's host build. What
 they are compared with is :func:`rtmo_deploy.runtime.decode.decode_raw` with a coordinate classifier in NumPy.
@@ -177,7 +177,7 @@ class Tally:
 
 
 def differences(dets: Array, keypoints: Array, expected: Poses) -> dict[str, float] | str:
-    """Largest differences of one picture's rows to the people who are expected in them; or why they are others."""
+    """Largest differences of one image's rows to the people who are expected in them; or why they are others."""
     count = len(expected)
     found = int((dets[:, 4] > 0).sum())
     if found != count or not (dets[:count, 4] > 0).all():
@@ -214,7 +214,7 @@ def compare(decoders: Decoders, scenes: Scenes, tally: Tally, name: str) -> None
     rows = decoders.plugin.rows
     assert rows is not None
     for image, people in enumerate(expected):
-        label = f"{name}, picture {image} ({scenes.kinds[image]}, {scenes.hw[0]}x{scenes.hw[1]})"
+        label = f"{name}, image {image} ({scenes.kinds[image]}, {scenes.hw[0]}x{scenes.hw[1]})"
         wrong = []
         if rows.people(image)[0] != cells[image]:
             wrong.append(f"plugin keeps cells {rows.people(image)[0]}, NumPy {cells[image]}")

@@ -1,4 +1,4 @@
-"""Made-up head tensors, many pictures at a time, in which no decision about a person is a matter of rounding."""
+"""Made-up head tensors, many images at a time, in which no decision about a person is a matter of rounding."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MARGIN = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
-    """Head tensors of a batch of pictures.
+    """Head tensors of a batch of images.
 
     Attributes:
         hw: Height and width of the input, pixels.
-        kinds: What each picture is.
+        kinds: What each image is.
         logits: ``(B, P)``.
         boxes: ``(B, P, 4)`` offset of the centre from the cell's, and logarithm of the size; pixels.
         feats: ``(B, P, C)``, from which visibilities and pose vectors are computed.
@@ -63,7 +63,7 @@ class Scenes:
 
 
 def make_scenes(hw: tuple[int, int], kinds: list[str], seed: int, *, channels: int, knobs: Knobs) -> Scenes:
-    """One picture of each kind.
+    """One image of each kind.
 
     Kinds: ``empty``; ``one`` candidate; ``few`` scattered ones; ``ties``: equal scores; ``together``: all boxes on one
     spot; ``crowd``: every cell a candidate, half of them on one spot; ``nan``: few, and cells whose score is NaN.
@@ -82,7 +82,7 @@ def make_scenes(hw: tuple[int, int], kinds: list[str], seed: int, *, channels: i
 
 
 def _fill(rng: np.random.Generator, kind: str, hw: tuple[int, int], logits: Array, boxes: Array) -> None:
-    """Logits ``(P,)`` and boxes ``(P, 4)`` of one picture, in place."""
+    """Logits ``(P,)`` and boxes ``(P, 4)`` of one image, in place."""
     count = len(logits)
     if kind == "empty":
         return
@@ -123,7 +123,7 @@ def _keep_clear(hw: tuple[int, int], logits: Array, boxes: Array, knobs: Knobs) 
 
 
 def fixed_rounds(scenes: Scenes, image: int, knobs: Knobs) -> int:
-    """Rounds of the fixed suppression after which nothing changes any more, in one picture.
+    """Rounds of the fixed suppression after which nothing changes any more, in one image.
 
     A round keeps whom nobody better that was kept overlaps; the first one starts from everybody.
     """

@@ -193,7 +193,7 @@ def decoder(model: RTMO) -> Callable[..., Decoder]:
 def make_scene(
     model: RTMO, hw: tuple[int, int], kinds: list[str], seed: int, *, nms_thr: float = 0.65, score_thr: float = 0.1
 ) -> Scene:
-    """One picture of each kind, no decision of which is a matter of rounding.
+    """One image of each kind, no decision of which is a matter of rounding.
 
     Scores are of a coarse grid, so that two of them are equal or clearly not.
     """
@@ -236,7 +236,7 @@ def _keep_clear(scene: Scene, nms_thr: float, score_thr: float) -> None:
 
 
 def longest_chain(scene: Scene, contract: DecodeContract) -> int:
-    """Links of the longest chain of candidates, each overlapping the next, worse one; over all pictures."""
+    """Links of the longest chain of candidates, each overlapping the next, worse one; over all images."""
     longest = 0
     for logits, corners in zip(scene.logits, scene.corners(), strict=True):
         scores = sigmoid(logits)

@@ -98,7 +98,7 @@ def test_scores_that_are_nan_are_nobody(small: Decoders, model: RTMO) -> None:
 
 
 def chain(model: RTMO, links: int) -> Scenes:
-    """One picture whose candidates each overlap the next one enough, and nobody else."""
+    """One image whose candidates each overlap the next one enough, and nobody else."""
     hw = (160, 160)
     priors = grid_priors(*hw)
     logits = np.full((1, len(priors)), NOBODY, np.float32)

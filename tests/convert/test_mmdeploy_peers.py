@@ -70,7 +70,7 @@ def test_identical_people(peers: Peers) -> None:
     for images in pictures:
         theirs, ours = people_in(peers.theirs, images), people_in(peers.ours, images)
         for one, two in zip(theirs, ours, strict=True):
-            # It keeps the best 50 of a picture; a crowded one has more.
+            # It keeps the best 50 of an image; a crowded one has more.
             errors = compare_people([one], [two[slice(0, MOST)] if len(one) == MOST else two])
             assert (errors.missed, errors.extra) == (0, 0)
             assert errors.keypoint_px_max < 0.05
@@ -129,7 +129,7 @@ JUNK = [1, 2, 3, 4, 0.08]
 
 
 def mmdeploy_like(path: Path, dets: NDArray[np.float32], keypoints: NDArray[np.float32]) -> Path:
-    """A graph with MMDeploy's inputs and outputs that finds these people in any picture."""
+    """A graph with MMDeploy's inputs and outputs that finds these people in any image."""
     nodes = [
         # It must depend on its input, or there is nothing to run.
         helper.make_node("ReduceMax", ["input"], ["peak"], keepdims=0),

@@ -112,7 +112,7 @@ def alone(model: RTMO) -> tuple[Any, PluginGraph, DecodeContract]:
 def scenes(
     alone: tuple[Any, PluginGraph, DecodeContract], model: RTMO, count: int, kinds: tuple[str, ...]
 ) -> tuple[int, int]:
-    """Compare plugin, fixed and NumPy on scenes; how many pictures and people."""
+    """Compare plugin, fixed and NumPy on scenes; how many images and people."""
     fixed, plugin, contract = alone
     rng = np.random.default_rng(0)
     pictures = people = 0

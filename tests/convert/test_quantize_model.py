@@ -40,7 +40,7 @@ SIDE = 128
 
 
 class Scenes:
-    """Structured pictures as a calibration set; some cannot be read."""
+    """Structured images as a calibration set; some cannot be read."""
 
     name = "scenes"
 
@@ -59,7 +59,7 @@ class Scenes:
 
 
 class Annotated:
-    """Two structured pictures in which the given people are annotated; a ``PoseDataset``."""
+    """Two structured images in which the given people are annotated; a ``PoseDataset``."""
 
     skeleton = COCO_17
 
@@ -393,7 +393,7 @@ def peak_of(count):
 def test_memory_does_not_grow_with_the_pictures():
     peak_of(4)  # what is loaded and cached once
     few, many = peak_of(8), peak_of(32)
-    # One more picture of 32x32 in float32 that was kept would be 12 kB.
+    # One more image of 32x32 in float32 that was kept would be 12 kB.
     assert many - few < 24 * 12_000 / 4
 
 

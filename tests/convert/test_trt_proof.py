@@ -27,7 +27,7 @@ SIDE = 128
 
 
 def people(images, **changes):
-    """Two made-up people in every row; the second's place depends on the picture."""
+    """Two made-up people in every row; the second's place depends on the image."""
     rows = len(images)
     dets = np.zeros((rows, 3, 5), np.float32)
     keypoints = np.zeros((rows, 3, 17, 3), np.float32)

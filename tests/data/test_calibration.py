@@ -1,4 +1,4 @@
-"""Calibration sets: named ones and folders, streamed, broken pictures passed over by name."""
+"""Calibration sets: named ones and folders, streamed, broken images passed over by name."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_synthetic_set_is_drawn():
 
 def test_images_of_a_folder_are_read_when_it_is_their_turn(folder):
     (folder / "p1.png").write_bytes(b"")
-    (folder / "p3.png").write_bytes(b"no picture")
+    (folder / "p3.png").write_bytes(b"no image")
     images = folder_images(folder)
     assert images.names == [f"p{number}.png" for number in range(5)]
     assert images.read(2)[0, 0].tolist() == [2, 2, 2]
@@ -113,7 +113,7 @@ def test_the_identity_changes_with_name_and_content_and_order(folder):
 def test_folders_that_hold_nothing(tmp_path):
     with pytest.raises(InputDataError, match="no such folder"):
         folder_images(tmp_path / "nowhere")
-    with pytest.raises(InputDataError, match="no picture"):
+    with pytest.raises(InputDataError, match="no image"):
         folder_images(tmp_path)
     picture(tmp_path / "one.png", 1)
     with pytest.raises(UsageError, match="-1 images"):
@@ -123,7 +123,7 @@ def test_folders_that_hold_nothing(tmp_path):
 
 
 def annotations(path, count=10):
-    """Pictures 1, 2, ... of which every third has nobody, written in no order."""
+    """Images 1, 2, ... of which every third has nobody, written in no order."""
     images = [{"id": n, "file_name": f"{n:03}.png", "width": 12, "height": 8} for n in range(count, 0, -1)]
     people = [
         {

@@ -316,7 +316,7 @@ def test_a_file_without_names(tmp_path):
         ("[" * 100_000, "cannot be read"),
         ('{"images": []}', "no list 'annotations'"),
         ('{"images": {}, "annotations": []}', "no list 'images'"),
-        ('{"images": [], "annotations": [], "categories": []}', "no picture to use"),
+        ('{"images": [], "annotations": [], "categories": []}', "no image to use"),
     ],
 )
 def test_what_is_no_annotation_file(tmp_path, content, reason):
@@ -466,7 +466,7 @@ def test_everything_at_once(tmp_path):
     with pytest.raises(InputDataError) as caught:
         CocoKeypoints(path, tmp_path / "pictures")
     text = str(caught.value)
-    assert "Images 1, 5: the file is not in the picture folder." in text
+    assert "Images 1, 5: the file is not in the image folder." in text
     assert "Annotations 10, 11, 12, 13, 14, 15, 16, 17, 18, 19 and 10 more: the keypoints are not three" in text
     assert "Annotation 31: the box" in text
     assert "image id" not in text  # mild

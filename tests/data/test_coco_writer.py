@@ -69,7 +69,7 @@ def test_samples_by_their_own_names(tmp_path):
 def test_what_does_not_fit_together_is_refused_and_nothing_is_written(tmp_path):
     path = tmp_path / "a.json"
     entry = CocoEntry(1, "x.jpg", 10, 10, people())
-    with pytest.raises(ValueError, match="two pictures have the id 1"):
+    with pytest.raises(ValueError, match="two images have the id 1"):
         write_coco(path, [entry, entry], COCO_17)
     with pytest.raises(ValueError, match="14 keypoints of crowdpose-14"):
         write_coco(path, [entry], CROWDPOSE_14)

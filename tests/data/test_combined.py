@@ -18,7 +18,7 @@ from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
 
 
 class Numbered:
-    """``count`` pictures of one person; keypoint k lies at (k, picture) and is labelled unless in ``missing``."""
+    """``count`` images of one person; keypoint k lies at (k, image) and is labelled unless in ``missing``."""
 
     def __init__(self, count, skeleton=COCO_17, *, missing=(), ignore=None):
         self.count, self.skeleton, self.missing, self.ignore = count, skeleton, set(missing), ignore
@@ -82,7 +82,7 @@ def test_every_picture_has_its_chance_and_a_draw_repeats():
         sequences.append(tuple(places))
         seen[places] += 1
     assert len(set(sequences)) > 20
-    # As in the reference, the first and the last picture have half a stretch more and less than the others.
+    # As in the reference, the first and the last image have half a stretch more and less than the others.
     assert (np.abs(seen[1:-1] / 600 - 0.3) < 0.08).all()
     data.set_epoch(5)
     assert tuple(place for _, place in drawn(data)) == sequences[5]

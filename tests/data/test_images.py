@@ -1,4 +1,4 @@
-"""Pictures of every kind, hostile ones too: what comes out is right, or an InputDataError says why not."""
+"""Images of every kind, hostile ones too: what comes out is right, or an InputDataError says why not."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def assert_shows(data: bytes, expected: NDArray[Any], atol: int = 0) -> None:
     assert np.abs(image.astype(int) - expected).max() <= atol
 
 
-# --- kinds of pictures ---
+# --- kinds of images ---
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_large_text_in_a_png_does_not_matter() -> None:
     assert_shows(png(RGB, 2, png_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(9_000_000)))), BGR)
 
 
-# --- what is no picture, or not a whole one ---
+# --- what is no image, or not a whole one ---
 
 
 def whole_files() -> dict[str, bytes]:
@@ -385,7 +385,7 @@ def test_a_flipped_bit_in_a_png_is_found(capfd: pytest.CaptureFixture[str]) -> N
     ids=["nothing", "no header", "no pixels", "no palette", "Apple's own"],
 )
 def test_a_png_of_the_wrong_chunks(chunks: list[tuple[bytes, bytes]], capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputDataError, match="its chunks make no picture"):
+    with pytest.raises(InputDataError, match="its chunks make no image"):
         decode_image(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks))
     assert capfd.readouterr() == ("", "")
 
@@ -589,10 +589,10 @@ def test_links(tree: Path) -> None:
         ("broken/nothing.jpg", "no such file or folder"),
         ("", "no such file or folder"),
         ("a\0b", "no such file or folder"),
-        ("*.gif", "No picture matches this pattern"),
-        ("*.tx?", "No picture matches this pattern"),
-        ("empty", "no picture in this folder"),
-        ("folder.jpg", "no picture in this folder"),
+        ("*.gif", "No image matches this pattern"),
+        ("*.tx?", "No image matches this pattern"),
+        ("empty", "no image in this folder"),
+        ("folder.jpg", "no image in this folder"),
         ("x" * 5000, "cannot be searched"),
     ],
 )

@@ -306,7 +306,7 @@ def test_a_joint_is_in_the_middle_of_its_limb(outlines):
 
 
 def test_eyes_are_on_dark_spots():
-    """The centre of an eye, in the picture: a whole number is the centre of a pixel."""
+    """The centre of an eye, in the image: a whole number is the centre of a pixel."""
     outlines, looks = Outlines.of_seed(0), looks_of_seed(0)
     look = next(look for look in looks if look.hat is None and not look.long_hair and min(look.skin[:3]) > 80)
     bodies = np.array(facing(outlines)[:60])

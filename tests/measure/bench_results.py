@@ -48,7 +48,7 @@ def result(entries, *, machine=MACHINE, warnings=(), published=None, **options):
         BenchOptions(models=(Path("m.onnx"),), **options),
         machine,
         Load(0.5, 0.02, 0.0),
-        (ImageSet(None, (Path("a.jpg"),), "1 picture"),),
+        (ImageSet(None, (Path("a.jpg"),), "1 image"),),
         with_ratios(entries),
         tuple(warnings),
         "2026-01-02T03:04:05+00:00",

@@ -123,7 +123,7 @@ def plain_oks(points, person, area, sigmas, box):
 
 
 def plain_figures(truth, found, sigmas, *, crowdpose):
-    """AP and AR over thresholds .5 to .95, by the textbook: per picture greedy matching, then one ranking."""
+    """AP and AR over thresholds .5 to .95, by the textbook: per image greedy matching, then one ranking."""
     size = 0.53 * truth.boxes[:, 2] * truth.boxes[:, 3]
     size = size if crowdpose else truth.areas
     ignored = truth.crowd | (truth.num_keypoints == 0)
@@ -218,7 +218,7 @@ def test_a_plain_implementation_agrees(case, protocol):
 
 
 def test_the_edges_of_crowdedness():
-    """0.2 is medium, 0.8 is hard; a picture with nobody in it makes its bin undefined, not wrong."""
+    """0.2 is medium, 0.8 is hard; an image with nobody in it makes its bin undefined, not wrong."""
 
     def figures(crowd_index, counts, right):
         count = len(crowd_index)
@@ -345,11 +345,11 @@ def test_results_of_another_category(tmp_path, caplog):
 
 
 def test_poses_of_a_file_know_its_crowds(tmp_path):
-    """A detection in a crowd, or of somebody without keypoints, is not wrong; no picture is read."""
+    """A detection in a crowd, or of somebody without keypoints, is not wrong; no image is read."""
     crowd = person(2, 1, iscrowd=1, bbox=[0, 0, 500, 500], keypoints=[0] * 51, num_keypoints=0, area=10**5)
     path = write(tmp_path, document([image(7), image(1)], [person(1, 1), crowd]), pictures=False)
     for number in (1, 7):
-        (tmp_path / "pictures" / f"{number}.png").write_bytes(b"no picture")
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(b"no image")
     data = CocoKeypoints(path, tmp_path / "pictures")
     there = as_poses(data.people(1))
     stray = Poses(there.boxes, [0.99], there.keypoints + 150, there.keypoint_scores, COCO_17)

@@ -1,4 +1,4 @@
-"""Running a model over annotated pictures: batches, bad pictures, and going on after a kill."""
+"""Running a model over annotated images: batches, bad images, and going on after a kill."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def estimator(onnx_n):
 
 @pytest.fixture(scope="module")
 def annotated(estimator, pictures, tmp_path_factory):
-    """Five pictures whose annotated people are, up to rounding, the three best that the model finds."""
+    """Five images whose annotated people are, up to rounding, the three best that the model finds."""
     folder = tmp_path_factory.mktemp("annotated")
     images, people = [], []
     for number, path in enumerate(pictures, 1):
@@ -84,7 +84,7 @@ class StoppedError(Exception):
 
 
 class Counting:
-    """An estimator that counts its pictures, and stops after some batches."""
+    """An estimator that counts its images, and stops after some batches."""
 
     def __init__(self, estimator, stop_after=None):
         self.inner, self.left, self.pictures = estimator, stop_after, 0
@@ -266,7 +266,7 @@ def test_keypoints_must_be_the_models(estimator, annotated, tmp_path):
 
 @pytest.mark.slow
 def test_photographs(shared, checkpoint_n, onnx_n):
-    """Real annotations and pictures; the untrained network finds nobody it should, in both forms alike."""
+    """Real annotations and images; the untrained network finds nobody it should, in both forms alike."""
     folder = shared / "data" / "coco"
     data = CocoKeypoints(folder / "test_coco.json", folder)
     reports = [evaluate_model(PoseEstimator.open(path), data).report for path in (checkpoint_n, onnx_n)]

@@ -28,7 +28,7 @@ ARTIFACT = Artifact(
 
 
 class Toy:
-    """Puts out the people it was given for every picture, and remembers what it was fed."""
+    """Puts out the people it was given for every image, and remembers what it was fed."""
 
     name = "toy"
 
@@ -249,7 +249,7 @@ def test_a_shift_is_recognised(pictures):
 
 
 def test_reversed_channels_are_recognised(pictures):
-    """A network that finds people in a blue picture only, and one that was made for RGB."""
+    """A network that finds people in a blue image only, and one that was made for RGB."""
 
     class Picky(Toy):
         channel = 0
@@ -284,7 +284,7 @@ def test_pictures_come_from_files(tmp_path):
     found = Pictures.in_folder(tmp_path)
     assert (found.names, found.drawn, len(found)) == (("a.png", "b.png"), False, 2)
     assert found.read(1).shape == (20, 30, 3)
-    (tmp_path / "c.png").write_bytes(b"no picture")
+    (tmp_path / "c.png").write_bytes(b"no image")
     with pytest.raises(InputDataError, match=r"c\.png"):
         compare_sides(side(), side(), Pictures.in_folder(tmp_path))
     with pytest.raises(InputDataError):

@@ -1,4 +1,4 @@
-"""Pictures of both models side by side, and the page that lists them."""
+"""Images of both models side by side, and the page that lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is who, how alike, and the figures over many pictures."""
+"""Who is who, how alike, and the figures over many images."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def test_unequal_work_is_told(bench):
 
 
 def test_people_are_counted_on_the_same_pictures(bench):
-    """A slow contender sees fewer pictures in its time, which says nothing of what it finds in them."""
+    """A slow contender sees fewer images in its time, which says nothing of what it finds in them."""
     fast, slow = {"a.jpg": 1, "b.jpg": 12, "c.jpg": 2}, {"a.jpg": 1}
     result, _, _ = bench(links={"A": {"found": slow}, "B": {"found": fast}})
     assert [entry.found for entry in result.entries] == [1, 1]

@@ -33,7 +33,7 @@ def artifact(mode=DecodeMode.FIXED):
 
 
 def rows(images):
-    """One person in each picture."""
+    """One person in each image."""
     dets = np.zeros((len(images), 5, 5), np.float32)
     dets[:, 0] = (10, 10, 40, 50, 0.9)
     return {"dets": dets, "keypoints": np.full((len(images), 5, 17, 3), 20, np.float32)}

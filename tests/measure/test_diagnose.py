@@ -31,7 +31,7 @@ def people(count, seed=0, *, spread=500):
 
 
 def album(seed=0, *, pictures=3):
-    """People of some pictures."""
+    """People of some images."""
     return [people(3 + n % 2, seed + n) for n in range(pictures)]
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    """The sample model, exported: it finds drawn people."""
+    """The sample model, exported: it finds synthetic people."""
     from rtmo_deploy.convert import export_onnx
     from rtmo_deploy.model import load_checkpoint
 
@@ -92,7 +92,7 @@ def swapped(model):
 
 
 def padded(model):
-    """The picture stands 16 pixels further down, as in another letterbox, and nobody takes them away again."""
+    """The image stands 16 pixels further down, as in another letterbox, and nobody takes them away again."""
     for node in model.graph.node:
         node.input[:] = ["lower" if name == "input" else name for name in node.input]
     pads = numpy_helper.from_array(np.array([0, 0, 16, 0, 0, 0, -16, 0], np.int64), "pads")

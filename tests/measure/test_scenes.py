@@ -1,4 +1,4 @@
-"""The made-up pictures that networks are compared on."""
+"""The made-up images that networks are compared on."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_a_model_that_onnx_runtime_does_not_take(tmp_path):
 
 
 def test_a_run_that_fails(tmp_path):
-    # Takes 1x3x160x160, but no picture of 96x192.
+    # Takes 1x3x160x160, but no image of 96x192.
     broken = model([node("Reshape", ["x", "shape"])], weights={"shape": np.array([0, 3, 160, -1], np.int64)})
     name, detail = verdict(broken, tmp_path)
     assert name == "run 2x3x96x192"

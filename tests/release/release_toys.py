@@ -38,7 +38,7 @@ latency:
       - {artifact: onnx, p95_ms: 50}
 """
 AP = {"source": 0.6, "onnx": 0.6, "fixed": 0.6, "fp16": 0.599, "int8": 0.59}
-#: A grey picture of one pixel.
+#: A grey image of one pixel.
 PIXEL = bytes.fromhex(
     "ffd8ffe000104a46494600010100000100010000ffdb004300080606070605080707070909080a0c140d0c0b0b0c1912130f141d1a1f1e1d1a"
     "1c1c20242e2720222c231c1c2837292c30313434341f27393d38323c2e333432ffc0000b080001000101011100ffc4001400010000000000"

@@ -142,8 +142,8 @@ def test_a_failed_gate_on_ap_leads_to_the_cause(tmp_path):
 
 def test_parity_passes_with_what_a_reader_should_know(tmp_path):
     section = "parity:\n  - {a: source, b: onnx, synthetic: 2}\n"
-    gate, _ = only(tmp_path, section, change={"parity:source:onnx": {"notes": ["Clients put pictures elsewhere."]}})
-    assert (gate.status, gate.message) == ("passed", "Clients put pictures elsewhere.")
+    gate, _ = only(tmp_path, section, change={"parity:source:onnx": {"notes": ["Clients put images elsewhere."]}})
+    assert (gate.status, gate.message) == ("passed", "Clients put images elsewhere.")
 
 
 @pytest.mark.parametrize("bound", ["against: source, max_ratio: 9", "p95_ms: 9999", "baseline: old.json, max_ratio: 9"])

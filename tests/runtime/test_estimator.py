@@ -1,4 +1,4 @@
-"""Pictures to poses, whatever runs underneath."""
+"""Images to poses, whatever runs underneath."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ort_n(onnx_n):
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory):
-    """A checkpoint with keypoints of its own, and its export: 192x256 only, two pictures at a time, top left."""
+    """A checkpoint with keypoints of its own, and its export: 192x256 only, two images at a time, top left."""
     folder = tmp_path_factory.mktemp("robot")
     model = golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 14), bias=(-2, -1))
     save_checkpoint(folder / "robot.safetensors", model, skeleton=ROBOT, input_hw=(192, 256))
@@ -81,7 +81,7 @@ def test_pictures_of_several_sizes_at_once_are_as_one_by_one(torch_n, ort_n, pic
 
 
 def test_coordinates_are_those_of_the_picture(ort_n, pictures):
-    # A picture twice as large, and a border around it: the people grow and move with it.
+    # An image twice as large, and a border around it: the people grow and move with it.
     image = read_image(pictures[0])
     (small,) = ort_n.predict([image])
     framed = cv2.copyMakeBorder(image, 0, 0, 128, 128, cv2.BORDER_CONSTANT, value=(114, 114, 114))
@@ -110,7 +110,7 @@ def test_another_size(torch_n, ort_n, onnx_n, pictures):
 
 
 def test_what_cannot_be_read_says_so(ort_n, pictures, tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     with pytest.raises(InputDataError, match=r"bad\.jpg"):
         ort_n.predict([pictures[0], tmp_path / "bad.jpg"])
     with pytest.raises(UsageError, match="uint8"):
@@ -147,7 +147,7 @@ class TestStaticBatch:
         assert all(1 <= len(poses) <= 6 for poses in found)
 
     def test_takes_no_other_size(self, robot):
-        with pytest.raises(UsageError, match=r"takes pictures of 192x256 only.*--static"):
+        with pytest.raises(UsageError, match=r"takes images of 192x256 only.*--static"):
             PoseEstimator.open(robot / "robot.onnx", input_hw=(256, 256))
         assert PoseEstimator.open(robot / "robot.onnx", input_hw=(192, 256)).input_hw == (192, 256)
 

@@ -202,7 +202,7 @@ def test_sides_beyond_warp_affine(shape: tuple[int, int], placement: Placement) 
     if placement is Placement.TOP_LEFT:
         assert np.abs(line - expected).max() < 1.5
         return
-    # CENTER blends the thin picture with the padding, by one weight along the whole line.
+    # CENTER blends the thin image with the padding, by one weight along the whole line.
     moved, full = line[1:-1] - 114, expected[1:-1] - 114
     weight = (moved @ full) / (full @ full)
     assert 0.2 < weight <= 1.01
@@ -214,7 +214,7 @@ def test_the_factor_is_folded_into_the_matrix() -> None:
     matrix = _reference_matrix(4, 65_532, 640, 640)
     small, folded = _within_warp_limit(image, matrix)
     assert small.shape == (2, 32_766, 3)
-    # Pixel (i, j) of the small picture is the mean of original columns 2i, 2i + 1 and rows 2j, 2j + 1.
+    # Pixel (i, j) of the small image is the mean of original columns 2i, 2i + 1 and rows 2j, 2j + 1.
     for i, j in [(0, 0), (7, 1), (32_765, 1)]:
         np.testing.assert_allclose(folded @ [i, j, 1], matrix @ [2 * i + 0.5, 2 * j + 0.5, 1], atol=1e-9)
     assert _within_warp_limit(image[:, :32_766], matrix)[1] is matrix

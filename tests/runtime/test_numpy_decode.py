@@ -179,7 +179,7 @@ class TestRaw:
 
 
 def rows(*people):
-    """``dets`` and ``keypoints`` of one picture; a person is (x1, y1, x2, y2, score), its keypoints tell who it is."""
+    """``dets`` and ``keypoints`` of one image; a person is (x1, y1, x2, y2, score), its keypoints tell who it is."""
     dets = np.array(people, np.float32).reshape(1, -1, 5)
     points = np.arange(dets.shape[1] * 6, dtype=np.float32).reshape(1, -1, 2, 3)
     return dets, points
@@ -222,7 +222,7 @@ class TestRows:
         assert who(rows_to_poses(dets, points, (64, 64), JUNK, TWO)[0], points) == [0, 1]
 
     def test_junk_is_judged_by_unclipped_boxes(self):
-        # Two people far outside the picture whose boxes coincide once they are clipped.
+        # Two people far outside the image whose boxes coincide once they are clipped.
         dets, points = rows((-100, 0, 20, 64, 0.5), (0, 0, 20, 64, 0.4))
         (poses,) = rows_to_poses(dets, points, (64, 64), JUNK, TWO)
         assert len(poses) == 2

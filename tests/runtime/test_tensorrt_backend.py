@@ -187,12 +187,12 @@ def test_a_dlpack_capsule_is_read(dtype):
     assert np.array_equal(np.frombuffer(held, dtype).reshape(array.shape), source)
     with pytest.raises(UsageError, match="not contiguous"):
         read_capsule(source[:, ::2].__dlpack__(), "input")
-    # One picture of several is contiguous whatever the stride of its first side is.
+    # One image of several is contiguous whatever the stride of its first side is.
     assert read_capsule(source[1:].__dlpack__(), "input").pointer == source[1:].ctypes.data
 
 
 class FakeContext:
-    """A context whose one output is twice the mean of each picture, computed by whoever asks for it."""
+    """A context whose one output is twice the mean of each image, computed by whoever asks for it."""
 
     def __init__(self, outputs):
         self.outputs, self.calls = outputs, []

@@ -1,4 +1,4 @@
-"""The assignment of a batch against SimOTA picture by picture, person by person, cell by cell."""
+"""The assignment of a batch against SimOTA image by image, person by person, cell by cell."""
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def too_close(first, second):
 
 
 def slow_simota(logits, boxes, keypoints, people, *, keypoint_center, least_cells):
-    """Pairs of cell and person of one picture, with their OKS; None where rounding could decide."""
+    """Pairs of cell and person of one image, with their OKS; None where rounding could decide."""
     in_box, in_centre = regions(people, keypoint_center=keypoint_center)
     valid = [cell for cell in range(len(PRIORS)) if in_box[cell].any() or in_centre[cell].any()]
     cost, oks = {}, {}
@@ -149,7 +149,7 @@ def run(pictures, *, spare=0, **options):
         **options,
     )
     rows = list(zip(*(part.tolist() for part in (found.image, found.cell, found.person, found.oks)), strict=True))
-    assert rows == sorted(rows), "picture by picture, and within one by cell"
+    assert rows == sorted(rows), "image by image, and within one by cell"
     return rows
 
 

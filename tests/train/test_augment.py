@@ -26,7 +26,7 @@ PAD = 114
 
 
 class Dots:
-    """Pictures of the padding's grey with one person: a bright spot at each keypoint, the nose unlabelled.
+    """Images of the padding's grey with one person: a bright spot at each keypoint, the nose unlabelled.
 
     The person's size is known from the area, and everything left of it is in the mask.
     """
@@ -68,7 +68,7 @@ def spot_near(image: np.ndarray, x: float, y: float, radius: int) -> tuple[float
 
 
 def check_spots(sample: Sample, tolerance: float = 0.75, border: int = 12) -> int:
-    """Every labelled keypoint well inside the picture has its spot; how many there were."""
+    """Every labelled keypoint well inside the image has its spot; how many there were."""
     height, width = sample.image.shape[:2]
     found = 0
     for person in range(len(sample.people)):
@@ -154,7 +154,7 @@ def test_letterboxed_numbers(seed: int, sizes: list[tuple[int, int]]) -> None:
 @settings(deadline=None, max_examples=60)
 @given(seeds, sizes, recipes)
 def test_the_mask_follows(seed: int, sizes: list[tuple[int, int]], options: AugmentOptions) -> None:
-    """The mask is what one gets when it is painted into the picture."""
+    """The mask is what one gets when it is painted into the image."""
     dots = Dots(seed, sizes)
     options = replace(options, ignore=True)
     sample = Augmenter(dots, options)(0, np.random.default_rng(seed))
@@ -166,7 +166,7 @@ def test_the_mask_follows(seed: int, sizes: list[tuple[int, int]], options: Augm
         for s in dots.samples
     ]
     painted = Augmenter(dots, options)(0, np.random.default_rng(seed)).image[..., 0]
-    # Outside a picture the mask's False meets the padding's grey: a border may be off by a pixel.
+    # Outside an image the mask's False meets the padding's grey: a border may be off by a pixel.
     assert (sample.ignore ^ (painted > (255 + PAD) / 2)).mean() <= 0.02
     core = cv2.erode(sample.ignore.astype(np.uint8), np.ones((5, 5)), borderValue=0) > 0
     assert (painted[core] > 240).all()
@@ -292,7 +292,7 @@ def test_a_range_of_scales_is_checked() -> None:
 
 
 def test_an_empty_dataset() -> None:
-    with pytest.raises(UsageError, match="no picture"):
+    with pytest.raises(UsageError, match="no image"):
         Augmenter(Dots(0, []), plain)
 
 

@@ -69,7 +69,7 @@ def test_mixup(seed: int, size: tuple[int, int], scale: tuple[float, float]) -> 
     fit = plan.enlargement * min(128 / size[0], 192 / size[1])
     np.testing.assert_allclose(people.areas, [100, 100 * fit**2], rtol=1e-5)
     assert both.people.visible[1, :2].tolist() in ([1, 2], [2, 1], [0, 1], [0, 2], [1, 0], [2, 0], [0, 0])
-    # Each picture alone over grey, so that the spots cannot meet.
+    # Each image alone over grey, so that the spots cannot meet.
     alone = plan.blend(type(first)(grey, first.people), second, FOUR.flip_indices())
     check_spots(type(first)(alone.image, alone.people[1:]))
     assert both.ignore is not None

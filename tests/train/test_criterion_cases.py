@@ -37,7 +37,7 @@ def outputs_of(head, images, seed=0):
 
 
 def people(boxes, joints, size=SIZE):
-    """One list of boxes a picture; the keypoints are spread over each."""
+    """One list of boxes an image; the keypoints are spread over each."""
     most = max(1, *(len(one) for one in boxes))
     made = torch.zeros(len(boxes), most, 4)
     present = torch.zeros(len(boxes), most, dtype=torch.bool)

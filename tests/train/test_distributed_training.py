@@ -1,4 +1,4 @@
-"""Two processes are one: the same weights and statistics, whoever has people in the pictures."""
+"""Two processes are one: the same weights and statistics, whoever has people in the images."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_a_layer_takes_its_norms_place():
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_train_as_one(tmp_path, accumulate):
-    # Pictures of one or no person: now and then a process has nobody.
+    # Images of one or no person: now and then a process has nobody.
     values = recipe_values(
         batch=4,
         accumulate=accumulate,

@@ -198,7 +198,7 @@ def test_a_batch_that_cannot_be_shared_is_said():
 def test_a_damaged_picture_is_our_own_error(coco, tmp_path, workers):
     folder = tmp_path / "copy"
     write_dataset(folder, SyntheticPeople(4, seed=5, options=SyntheticOptions(size=(64, 64), people=(1, 2))))
-    next((folder / "images").iterdir()).write_bytes(b"not a picture")
+    next((folder / "images").iterdir()).write_bytes(b"not an image")
     data = batches(toy_recipe(data={"train": [coco_source(folder)]}))
     with pytest.raises(InputDataError) as caught:
         list(loader(data, start=0, workers=workers))

@@ -3,15 +3,15 @@
 Half an hour on one core: ``pytest -m long tests/train/test_overfit_photographs.py``.
 
 Reading, augmentation, assignment, losses, optimiser, averaging, judging, checkpoint and prediction have to work
-together for this to succeed. The AP it ends with says nothing about any other picture and is quoted nowhere.
+together for this to succeed. The AP it ends with says nothing about any other image and is quoted nowhere.
 
-Two things about four pictures differ from two hundred thousand:
+Two things about four images differ from two hundred thousand:
 
 * Keypoints that are known by heart make the predicted deviations tiny, and the likelihood's slope, which the boxes feel
   too, outgrows all other losses by twenty times: its weight is as low as the published recipes have it for rtmo-m.
 * A keypoint whose heatmap peaks in a wrong place when the deviations are tiny stays there, for neither the likelihood
-  nor the OKS loss has a slope so far away. Moved, turned and resized pictures keep the deviations wide in the first
-  half; the second half learns the pictures as they are.
+  nor the OKS loss has a slope so far away. Moved, turned and resized images keep the deviations wide in the first
+  half; the second half learns the images as they are.
 """
 
 from __future__ import annotations

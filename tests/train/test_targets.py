@@ -10,7 +10,7 @@ from rtmo_deploy.train.assign import collate, resize
 
 
 def sample(count, *, size=(64, 96), ignore=None, seed=0):
-    """A picture with a bright dot at each of its people's keypoints."""
+    """An image with a bright dot at each of its people's keypoints."""
     rng = np.random.default_rng(seed)
     image = np.zeros((*size, 3), np.uint8)
     keypoints = rng.integers(12, min(size) - 12, (count, 2, 2)).astype(np.float32)

@@ -21,7 +21,7 @@ from rtmo_deploy.train.state import load_state
 from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
 
 VAL = synthetic(fresh=False, images=2, seed=9)
-#: With an auxiliary task, another picture size every step and two stages, all of which a resumed run must find again.
+#: With an auxiliary task, another image size every step and two stages, all of which a resumed run must find again.
 BUSY = {
     "data": {"train": [synthetic(), synthetic(fresh=False, seed=2, images=4)], "val": VAL},
     "batch": 4,

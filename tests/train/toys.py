@@ -1,4 +1,4 @@
-"""Trainings that take a second: a narrow network, four drawn pictures of 64x64 in a batch."""
+"""Trainings that take a second: a narrow network, four synthetic images of 64x64 in a batch."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def _topks(graph: Graph) -> tuple[onnx.NodeProto, onnx.NodeProto]:
     for node in (first, second):
         known = _attributes(node)
         good = known.get("axis", -1) in (1, -1) and known.get("largest", 1) == 1 and known.get("sorted", 1) == 1
-        _refuse(not good, node, "it does not sort the best of each picture")
+        _refuse(not good, node, "it does not sort the best of each image")
     return first, second
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Bytes of a calibration.
 MAX_BYTES: Final = 2**26
 SCHEMA_VERSION: Final = 1
-#: Changes whenever the same model and pictures give other numbers.
+#: Changes whenever the same model and images give other numbers.
 CODE_VERSION: Final = 1
 _MEASURE_AGAIN: Final = "Make it again with 'rtmo-deploy calibrate'."
 

@@ -52,13 +52,13 @@ DEFAULT_SEED: Final = 5000
 
 @dataclass(frozen=True)
 class Pictures:
-    """Named pictures, read one at a time and as often as asked for.
+    """Named images, read one at a time and as often as asked for.
 
     Attributes:
-        names: One a picture.
+        names: One an image.
         source: Where they are from, in words.
         drawn: Whether this project drew them.
-        read: The picture of an index, ``(h, w, 3)`` uint8 BGR.
+        read: The image of an index, ``(h, w, 3)`` uint8 BGR.
     """
 
     names: tuple[str, ...]
@@ -70,22 +70,22 @@ class Pictures:
         return len(self.names)
 
     def canvas(self, index: int, input_hw: tuple[int, int], placement: str) -> NDArray[np.uint8]:
-        """``(H, W, 3)`` uint8 BGR: a picture letterboxed to a network's input.
+        """``(H, W, 3)`` uint8 BGR: an image letterboxed to a network's input.
 
         Args:
             index: Which.
             input_hw: Height and width of the network input, pixels.
-            placement: Where the picture lies in it, as in an artifact's input.
+            placement: Where the image lies in it, as in an artifact's input.
         """
         return letterbox(self.read(index), input_hw, Placement(placement))[0]
 
     def tensors(self, indices: Iterable[int], input_hw: tuple[int, int], placement: str) -> NDArray[np.float32]:
-        """``(n, 3, H, W)`` float32, BGR, 0..255: the same of some pictures, as networks take them."""
+        """``(n, 3, H, W)`` float32, BGR, 0..255: the same of some images, as networks take them."""
         return to_tensor([self.canvas(index, input_hw, placement) for index in indices])
 
     @classmethod
     def in_folder(cls, path: str | os.PathLike[str], *, recursive: bool = False) -> Pictures:
-        """The pictures of a folder, of a glob pattern, or a single one.
+        """The images of a folder, of a glob pattern, or a single one.
 
         Raises:
             InputDataError: There is none.
@@ -98,13 +98,13 @@ class Pictures:
 
     @classmethod
     def drawn_people(cls, count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> Pictures:
-        """Drawn people, one to eight a picture; the same for a seed on every machine.
+        """Synthetic people, one to eight an image; the same for a seed on every machine.
 
         Raises:
             UsageError: ``count`` is not positive.
         """
         if count < 1:
-            raise UsageError(f"Models cannot be compared on {count} pictures.", remedy="Take one or more.")
+            raise UsageError(f"Models cannot be compared on {count} images.", remedy="Take one or more.")
         people = SyntheticPeople(count, seed=seed, options=SyntheticOptions(people=(1, 8)))
         return cls(
             tuple(f"synthetic-{index}" for index in range(count)),
@@ -199,31 +199,31 @@ def compare_models(
 ) -> AgreementReport:
     """Run two models on the same tensors and compare the people that they find.
 
-    Each picture is letterboxed once, the way the first model wants it, and the very same tensor goes into both.
+    Each image is letterboxed once, the way the first model wants it, and the very same tensor goes into both.
 
     Args:
         a: The reference: a checkpoint, an exported model, or a published model's name.
         b: The other.
-        pictures: What to run on; drawn people if not given.
+        pictures: What to run on; synthetic people if not given.
         input_hw: Height and width of the network input, pixels; one that both take if not given.
-        batch: Pictures at a time; a model with a fixed batch takes that many.
+        batch: Images at a time; a model with a fixed batch takes that many.
         device: ``cpu``, ``cuda`` or ``cuda:N``, for both.
         backend_a: Runtime of the first, if there is a choice.
         backend_b: Runtime of the second.
         threads: Threads a CPU runtime may use.
-        layers: Also find the first layer where they part, on the worst picture; or only where they differ and no usual
+        layers: Also find the first layer where they part, on the worst image; or only where they differ and no usual
             mistake explains it, as far as one can look into the two.
         bounds: The worst that passes; by the precisions of the two if not given.
         progress: Told what is being done.
 
     Raises:
         UsageError: The two cannot be compared: input sizes, keypoints.
-        InputDataError: A picture cannot be read.
+        InputDataError: An image cannot be read.
         ModelError: One of them cannot be used.
         SetupError: A package or the device is missing.
     """
     if batch < 1:
-        raise UsageError(f"A batch of {batch} pictures is not possible.", remedy="Give a positive number.")
+        raise UsageError(f"A batch of {batch} images is not possible.", remedy="Give a positive number.")
     progress("opening the first model")
     one = Side.open(a, device=device, backend=backend_a, threads=threads)
     progress("opening the second model")
@@ -352,7 +352,7 @@ def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Pict
         notes.append("Both are the same file.")
     if one.input.placement != two.input.placement:
         notes.append(
-            f"Clients of the first put pictures {one.input.placement}, those of the second {two.input.placement}; here "
+            f"Clients of the first put images {one.input.placement}, those of the second {two.input.placement}; here "
             f"both were given {one.input.placement}, but in use they see other pixels."
         )
     if one.skeleton.keypoints != two.skeleton.keypoints:
@@ -383,13 +383,13 @@ def choose_size(one: Artifact, two: Artifact, wanted: tuple[int, int] | None) ->
         own = (contract.height, contract.width)
         if not contract.dynamic_hw and own != size:
             raise UsageError(
-                f"{artifact.path.name} takes pictures of {own[0]}x{own[1]} only (height x width), not "
+                f"{artifact.path.name} takes images of {own[0]}x{own[1]} only (height x width), not "
                 f"{size[0]}x{size[1]}, and both models must see the same pixels.",
                 remedy="Choose a size that both take with --imgsz, or export one of them without --static.",
             )
         if any(side < 1 or side % contract.multiple for side in size):
             raise UsageError(
-                f"Pictures cannot be letterboxed to {size[0]}x{size[1]} (height x width).",
+                f"Images cannot be letterboxed to {size[0]}x{size[1]} (height x width).",
                 remedy=f"Both must be positive multiples of {contract.multiple}.",
             )
     return size

@@ -173,8 +173,8 @@ def explain_evaluation(
     """Try known mistakes on what a model found in a dataset.
 
     Args:
-        estimator: The model; run on a few pictures with red and blue exchanged.
-        dataset: The annotated pictures.
+        estimator: The model; run on a few images with red and blue exchanged.
+        dataset: The annotated images.
         detections: Whom it found in them.
         score_thr: People with a score not above this do not count.
         progress: Told what is being done.
@@ -215,7 +215,7 @@ def _centred(image: NDArray[np.uint8], input_hw: tuple[int, int]) -> LetterboxTr
 
 
 def _poses(detections: Detections, index: int, skeleton: Skeleton) -> Poses:
-    """The best people of a picture; boxes do not matter here."""
+    """The best people of an image; boxes do not matter here."""
     rows = np.flatnonzero(detections.image == index)
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")][:PEOPLE]
     points = detections.keypoints[rows]

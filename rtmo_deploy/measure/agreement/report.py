@@ -28,7 +28,7 @@ class ModelSummary:
         kind: What kind of file it is.
         precision: ``fp32``, ``fp16`` and so on.
         decode: Its decode mode, or ``pytorch``.
-        placement: Where its clients put the picture in the canvas.
+        placement: Where its clients put the image in the canvas.
         producer: Who wrote it.
         backend: What ran it.
         device: Where.
@@ -53,16 +53,16 @@ class AgreementReport:
     Attributes:
         a, b: The models.
         input_hw: Height and width of the network input, pixels.
-        source: Where the pictures are from.
-        people: Figures over all pictures.
-        pictures: One entry a picture, in their order.
+        source: Where the images are from.
+        people: Figures over all images.
+        pictures: One entry an image, in their order.
         tensors: Head tensors that both put out, by name.
         bounds: The worst that passes.
         layers: Where they part; None if nobody asked.
         notes: What a reader should know: settings that differ, what was done about it.
         causes: What would explain a failure, in words.
-        odd: Names of pictures on which an output was not finite, of each side.
-        found: The people of both sides, one pair a picture, in network-input pixels; not in :meth:`to_dict`.
+        odd: Names of images on which an output was not finite, of each side.
+        found: The people of both sides, one pair an image, in network-input pixels; not in :meth:`to_dict`.
     """
 
     a: ModelSummary
@@ -121,7 +121,7 @@ class AgreementReport:
         )
 
     def worst(self, count: int | None = None) -> list[int]:
-        """Indices of the pictures, worst first."""
+        """Indices of the images, worst first."""
         order = sorted(range(len(self.pictures)), key=lambda index: self.pictures[index].badness(), reverse=True)
         return order[:count]
 

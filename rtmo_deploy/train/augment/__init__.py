@@ -1,7 +1,7 @@
-"""Training augmentations of RTMO: one annotated picture of a dataset in, one at the network's input size out.
+"""Training augmentations of RTMO: one annotated image of a dataset in, one at the network's input size out.
 
 NumPy and OpenCV only. What is drawn at random is drawn
-from the generator that the caller passes, before any picture is read, and nothing else is: the same index and
+from the generator that the caller passes, before any image is read, and nothing else is: the same index and
 the same generator state give the same sample, whoever works on it.
 """
 

@@ -55,14 +55,14 @@ def shift_hsv(image: NDArray[np.uint8], gains: tuple[int, int, int]) -> NDArray[
 class Augmenter:
     """Samples of a dataset as the network is trained on them.
 
-    In the reference's order: mosaic or one picture, affine, clipping, mixup, colours, mirror, and the people
+    In the reference's order: mosaic or one image, affine, clipping, mixup, colours, mirror, and the people
     left out of whom too little remains. A sample may end up with nobody in it. Visibility keeps COCO's flags;
     the reference's losses see 1 for both 1 and 2.
 
     It holds no state, can be pickled if the dataset can, and leaves the dataset's arrays alone.
 
     Args:
-        dataset: Where the pictures come from, partners for mosaic and mixup too.
+        dataset: Where the images come from, partners for mosaic and mixup too.
         options: What is done.
         flip_indices: For each keypoint, the one that takes its place in a mirrored image; those of the dataset's
             skeleton if not given.
@@ -75,7 +75,7 @@ class Augmenter:
         self, dataset: PoseDataset, options: AugmentOptions, *, flip_indices: Sequence[int] | None = None
     ) -> None:
         if not len(dataset):
-            raise UsageError("There is no picture to augment.", remedy="Check the dataset's annotations and filters.")
+            raise UsageError("There is no image to augment.", remedy="Check the dataset's annotations and filters.")
         self.dataset = dataset
         self.options = options
         self.flip_indices = dataset.skeleton.flip_indices() if flip_indices is None else flip_indices
@@ -85,11 +85,11 @@ class Augmenter:
 
         Args:
             index: 0 to ``len(dataset) - 1``.
-            rng: All randomness comes from it, and is drawn before a picture is read.
+            rng: All randomness comes from it, and is drawn before an image is read.
 
         Returns:
             ``image`` ``(H, W, 3)`` uint8 BGR, contiguous; people in its pixels; ``ignore`` ``(H, W)`` bool or
-            None; id and name of the picture at ``index``.
+            None; id and name of the image at ``index``.
         """
         plan = self._draw(index, rng)
         options, flip_indices = self.options, self.flip_indices
@@ -166,7 +166,7 @@ class _Plan:
 
 
 def _fit(original_hw: tuple[int, int], input_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """The matrix that letterboxes a picture, centred."""
+    """The matrix that letterboxes an image, centred."""
     (rows, columns), (height, width) = original_hw, input_hw
     scale = min(width / columns, height / rows)
     offset = ((width - scale * columns) / 2, (height - scale * rows) / 2)

@@ -1,8 +1,8 @@
-"""Moving a picture, its people and its mask by one matrix; mirroring; clipping; leaving people out.
+"""Moving an image, its people and its mask by one matrix; mirroring; clipping; leaving people out.
 
 A matrix is ``(3, 3)`` float64 and takes x, y, 1 of one frame to another's. Coordinates are pixel indices: the
 centre of the first pixel is 0, as in :mod:`rtmo_deploy.runtime.letterbox`. Whatever is moved here stays with
-its pixels: where the reference enlarges a picture with ``cv2.resize``, which is about the pixels' outer edges,
+its pixels: where the reference enlarges an image with ``cv2.resize``, which is about the pixels' outer edges,
 and multiplies coordinates, which is about the first centre, this floor adds the missing ``(scale - 1) / 2``.
 """
 
@@ -34,7 +34,7 @@ _WARP_LIMIT: Final = 32766
 
 
 def letterbox_matrix(transform: LetterboxTransform) -> NDArray[np.float64]:
-    """The matrix original picture -> network input of a letterbox transform."""
+    """The matrix original image -> network input of a letterbox transform."""
     scale, (x, y) = transform.scale, transform.offset
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]], np.float64)
 
@@ -133,7 +133,7 @@ def settle(people: People, *, min_box: float, min_keypoints: int) -> People:
 
 
 def _within_warp_limit(image: NDArray[Any], matrix: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The picture small enough for cv2.warpAffine, and the matrix from there."""
+    """The image small enough for cv2.warpAffine, and the matrix from there."""
     rows, columns = image.shape[:2]
     factor = math.ceil(max(rows, columns) / _WARP_LIMIT)
     if factor == 1:
@@ -180,7 +180,7 @@ class Jitter:
         linear: ``(2, 2)`` float64: shear after rotation after enlargement.
         shift: ``(2,)`` float64, x, y, as fractions.
         of_input: Whether those are fractions of the input, and the content moves by them after it was turned;
-            otherwise of the fitted picture, and the window does before.
+            otherwise of the fitted image, and the window does before.
     """
 
     linear: NDArray[np.float64]
@@ -188,7 +188,7 @@ class Jitter:
     of_input: bool
 
     def matrix(self, fitted_hw: tuple[float, float], input_hw: tuple[int, int]) -> NDArray[np.float64]:
-        """Input frame -> input frame; ``fitted_hw`` is the picture's height and width in it, without padding."""
+        """Input frame -> input frame; ``fitted_hw`` is the image's height and width in it, without padding."""
         size, none = np.array(input_hw[::-1], np.float64), np.zeros(2)
         if self.of_input:
             return about(size / 2, self.linear, before=none, after=self.shift * size)
@@ -204,7 +204,7 @@ def draw_jitter(options: AffineOptions | WindowOptions, rng: np.random.Generator
         linear = np.array([[1, shear[0]], [shear[1], 1]]) @ _rotation(options.rotate * turn) * scale
     else:
         shift_x, shift_y, size, turn = _cut_normal(rng, 4)
-        # A window turned one way shows the picture turned the other way; a larger one shows it smaller.
+        # A window turned one way shows the image turned the other way; a larger one shows it smaller.
         linear = _rotation(-options.rotate * turn) / _between(options.window, size)
     return Jitter(linear, options.shift * np.array([shift_x, shift_y]), isinstance(options, AffineOptions))
 

@@ -1,4 +1,4 @@
-"""Four pictures around a point (YOLOX's mosaic, as in mmpose's ``Mosaic``)."""
+"""Four images around a point (YOLOX's mosaic, as in mmpose's ``Mosaic``)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MosaicPlan:
-    """Which pictures, and where they meet.
+    """Which images, and where they meet.
 
-    The canvas is twice the input's height and width, filled with 114. Every picture is enlarged or shrunk
+    The canvas is twice the input's height and width, filled with 114. Every image is enlarged or shrunk
     until it fits the input size, keeping its aspect, and put with one corner at the centre: the sample's own
     above left, its partners above right, below left and below right. What reaches over the canvas is cut off.
 
     Attributes:
-        indices: The four pictures' indices in the dataset.
+        indices: The four images' indices in the dataset.
         centre_xy: x, y in the canvas, pixels.
         input_hw: Height and width of the network input.
     """
@@ -42,9 +42,9 @@ class MosaicPlan:
         return 2 * self.input_hw[0], 2 * self.input_hw[1]
 
     def compose(self, read: Callable[[int], Sample], to_input: NDArray[np.float64]) -> Sample:
-        """Read the pictures and put them on the canvas.
+        """Read the images and put them on the canvas.
 
-        A picture is not even read when nothing of its quarter can be seen in the input: with the recipes'
+        An image is not even read when nothing of its quarter can be seen in the input: with the recipes'
         numbers that spares a third of the reading, and changes nothing that is seen.
 
         Args:
@@ -52,7 +52,7 @@ class MosaicPlan:
             to_input: ``(3, 3)`` matrix, canvas -> input.
 
         Returns:
-            The canvas; name and id of the first picture; people clipped to the canvas.
+            The canvas; name and id of the first image; people clipped to the canvas.
         """
         canvas = np.full((*self.canvas_hw, 3), PAD_VALUE, np.uint8)
         ignore: NDArray[np.bool_] | None = None
@@ -86,7 +86,7 @@ class MosaicPlan:
         return bool((high_x >= x if quarter % 2 else low_x <= x) and (high_y >= y if quarter // 2 else low_y <= y))
 
     def _place(self, quarter: int, image_hw: tuple[int, int]) -> tuple[slice, slice, _Crop, NDArray[np.float64]]:
-        """Rows and columns of the canvas, what goes there, and the matrix picture -> canvas."""
+        """Rows and columns of the canvas, what goes there, and the matrix image -> canvas."""
         scale = min(side / of for side, of in zip(self.input_hw, image_hw, strict=True))
         hw = max(1, int(image_hw[0] * scale)), max(1, int(image_hw[1] * scale))
         left = self.centre_xy[0] - (0 if quarter % 2 else hw[1])
@@ -101,7 +101,7 @@ class MosaicPlan:
 
 @dataclass(frozen=True)
 class _Crop:
-    """Rows and columns of a picture after it was resized to ``hw``."""
+    """Rows and columns of an image after it was resized to ``hw``."""
 
     hw: tuple[int, int]
     rows: slice
@@ -130,14 +130,14 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 
 @dataclass(frozen=True)
 class MixupPlan:
-    """Which picture, and how it lies over the input.
+    """Which image, and how it lies over the input.
 
-    The reference fits the picture into the upper left of a canvas of the input's size, enlarges the canvas,
+    The reference fits the image into the upper left of a canvas of the input's size, enlarges the canvas,
     mirrors it with its padding, and cuts the input's size out of it where there is more than that. Here that
-    is one matrix, so that the picture is interpolated once.
+    is one matrix, so that the image is interpolated once.
 
     Attributes:
-        index: The picture's index in the dataset.
+        index: The image's index in the dataset.
         enlargement: Of the canvas, over the input's size.
         mirrored: Whether the canvas is mirrored.
         corner_xy: x, y of the input's upper left corner in the canvas, pixels.
@@ -149,9 +149,9 @@ class MixupPlan:
     corner_xy: tuple[int, int]
 
     def blend(self, sample: Sample, other: Sample, flip_indices: Sequence[int]) -> Sample:
-        """Half of each picture, and the people of both, each with the area it has in the input.
+        """Half of each image, and the people of both, each with the area it has in the input.
 
-        A picture without people is not blended in. The masks are joined.
+        An image without people is not blended in. The masks are joined.
         """
         if not len(other.people):
             return sample
@@ -187,7 +187,7 @@ _ROUND_DOWN = -0.25
 def draw_mixup(
     dataset_size: int, input_hw: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator
 ) -> MixupPlan:
-    """Draw the picture, its enlargement, whether it is mirrored (half of the time), and the corner."""
+    """Draw the image, its enlargement, whether it is mirrored (half of the time), and the corner."""
     index = int(rng.integers(dataset_size))
     enlargement = float(rng.uniform(*scale))
     mirrored = bool(rng.random() > 0.5)

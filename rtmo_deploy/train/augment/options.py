@@ -2,7 +2,7 @@
 
 The sources are the configurations of MMPose 1.3.2 (``configs/body_2d_keypoint/rtmo``) and the defaults of the
 transforms they name. The reference trains in two stages: mosaic, affine, mixup, colours and flip for most
-epochs, then whole pictures for the last 20 (CrowdPose: 30).
+epochs, then whole images for the last 20 (CrowdPose: 30).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class AffineOptions:
 
     mmpose's ``BottomupRandomAffine`` in its ``perspective`` mode (there is no perspective in it). Its centre is
     that of the *input*, not of the twice as large mosaic it is applied to, so at these scales the input shows
-    the mosaic's upper left part: the picture the sample is named after, and what its partners lend it on the
+    the mosaic's upper left part: the image the sample is named after, and what its partners lend it on the
     right and below. ``border``, with which YOLOX looks at the middle, is accepted there and not used.
 
     Attributes:
@@ -41,7 +41,7 @@ class AffineOptions:
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """Look at the picture through a window that is moved, turned and resized before it is letterboxed.
+    """Look at the image through a window that is moved, turned and resized before it is letterboxed.
 
     mmpose's ``BottomupRandomAffine`` in its ``affine`` mode. Every number is drawn from a normal distribution
     cut off at one standard deviation, as there. These defaults are what the reference's rtmo-m and rtmo-l for
@@ -49,9 +49,9 @@ class WindowOptions:
     smaller models, and of CrowdPose, switch it off.
 
     Attributes:
-        shift: Furthest move of the window, as a fraction of the picture's width and height.
+        shift: Furthest move of the window, as a fraction of the image's width and height.
         rotate: Largest turn either way, degrees.
-        window: Smallest and largest size of the window; 1 is the whole picture, less is a closer look.
+        window: Smallest and largest size of the window; 1 is the whole image, less is a closer look.
     """
 
     shift: float = 0.2
@@ -66,16 +66,16 @@ class WindowOptions:
 class AugmentOptions:
     """Everything an :class:`~rtmo_deploy.train.augment.Augmenter` needs to know.
 
-    The defaults only letterbox the picture; the class methods have the published recipes.
+    The defaults only letterbox the image; the class methods have the published recipes.
 
     Attributes:
         input_hw: Height and width of the network input, multiples of 32.
-        mosaic: Probability that four pictures are put together, 0 to 1.
+        mosaic: Probability that four images are put together, 0 to 1.
         mosaic_centre: Where they meet: smallest and largest fraction of the input's width and height, in a
             canvas of twice the input's size.
-        affine: The geometric jitter. None: a picture is letterboxed, and so is a whole mosaic.
-        mixup: Probability that another picture is blended in half and half, 0 to 1.
-        mixup_scale: Smallest and largest enlargement of that picture over its letterboxed size.
+        affine: The geometric jitter. None: an image is letterboxed, and so is a whole mosaic.
+        mixup: Probability that another image is blended in half and half, 0 to 1.
+        mixup_scale: Smallest and largest enlargement of that image over its letterboxed size.
         hsv: Largest change, either way, of hue (in 2 degrees, 0 to 180 for the circle), saturation and value
             (of 255). Each of the three is changed in half of the samples.
         flip: Probability that the sample is mirrored, 0 to 1.
@@ -146,7 +146,7 @@ class AugmentOptions:
     def last_epochs(
         cls, input_hw: tuple[int, int] = (640, 640), *, window: WindowOptions | None = None
     ) -> AugmentOptions:
-        """The second stage: one letterboxed picture, its colours changed, mirrored half of the time.
+        """The second stage: one letterboxed image, its colours changed, mirrored half of the time.
 
         Args:
             input_hw: Height and width of the network input.

@@ -147,12 +147,7 @@ def _locate(models: list[str] | None) -> tuple[Path, ...]:
 
 
 def _last_built() -> Path:
-    """What this directory last built.
-
-    Raises:
-        UsageError: Nothing was.
-        ArtifactError: It was moved or changed since.
-    """
+    """What this directory last built."""
     from rtmo_deploy.cli.console import stderr
     from rtmo_deploy.cli.workspace import Workspace
 

@@ -91,12 +91,7 @@ def export(
 
 
 def _format(name: str, checkpoint: str, output: Path | None) -> FileKind:
-    """What is to be written; a TensorRT engine has a command of its own.
-
-    Raises:
-        UsageError: It is nothing that this command writes.
-        MissingDependencyError: It needs a package that is not installed.
-    """
+    """What is to be written; a TensorRT engine has a command of its own."""
     engine = output is not None and output.suffix.lower() in FORMATS[FileKind.ENGINE].suffixes
     if engine or name.lower() in {"engine", "plan", "trt", "tensorrt", "tensorrt-rtx"}:
         to = f" -o {shlex.quote(str(output))}" if engine else ""
@@ -129,11 +124,7 @@ def _check_names(wanted: Format, output: Path | None, options: ExportOptions, *,
 
 
 def _require_no_onnx_options(context: typer.Context) -> None:
-    """Refuse options that shape the ONNX model, where there is one already.
-
-    Raises:
-        UsageError: One was given.
-    """
+    """Refuse options that shape the ONNX model, where there is one already."""
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if source is not None and source.name == "COMMANDLINE" and parameter.name not in _NOT_OF_ONNX:

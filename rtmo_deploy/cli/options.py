@@ -33,11 +33,7 @@ class Size(NamedTuple):
 
 
 def parse_size(text: str) -> Size:
-    """``640`` is 640x640; height x width is ``480x640``, ``480,640`` or ``480 640``.
-
-    Raises:
-        UsageError: It is no such size.
-    """
+    """``640`` is 640x640; height x width is ``480x640``, ``480,640`` or ``480 640``."""
     found = re.fullmatch(r"\s*(\d{1,6})(?:\s*[xX*,; ]\s*(\d{1,6}))?\s*", text, re.ASCII)
     if found is None or int(found[1]) == 0 or (found[2] and int(found[2]) == 0):
         raise UsageError(
@@ -47,11 +43,7 @@ def parse_size(text: str) -> Size:
 
 
 def parse_input_size(text: str) -> Size:
-    """As :func:`parse_size`, of a network's input.
-
-    Raises:
-        UsageError: It is no size, or a side is not a multiple of 32.
-    """
+    """As :func:`parse_size`, of a network's input."""
     from rtmo_deploy.zoo.records import require_input_size
 
     size = parse_size(text)
@@ -93,12 +85,7 @@ def _max_pixels(context: typer.Context, value: int | None) -> int | None:
 
 
 def options_of(kind: type[Any], **special: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a step; it takes them together, as its parameter ``options``.
-
-    Args:
-        kind: The step's dataclass: each field with a help text becomes an option of the same name and default.
-        special: Typer annotations for fields that are written on the command line in a form of their own.
-    """
+    """Give a command the options of a step; it takes them together, as its parameter ``options``."""
     hints = get_type_hints(kind)
     offered = {one.name: one for one in fields(kind) if "help" in one.metadata}
 
@@ -177,10 +164,6 @@ def find_model(
     """The file of a model that is given as a path or by name; a bar shows its download.
 
     With ``device``, also that a runtime can be had that runs it there.
-
-    Raises:
-        RtmoDeployError: As :func:`rtmo_deploy.zoo.locate.locate_model`, and as
-            :func:`rtmo_deploy.runtime.backends.choose_backend`.
     """
     if device is not None:
         require_device(device)
@@ -200,12 +183,7 @@ def find_model(
 
 
 def require_device(device: str) -> None:
-    """Check that there is such a device, as far as that can be seen without a runtime: a GPU needs its driver.
-
-    Raises:
-        UsageError: It is not the name of a device.
-        SetupError: There is no NVIDIA driver.
-    """
+    """Check that there is such a device, as far as that can be seen without a runtime: a GPU needs its driver."""
     from rtmo_deploy.runtime.backends import parse_device
 
     if parse_device(device) == "cpu":
@@ -223,11 +201,7 @@ def require_device(device: str) -> None:
 
 
 def require_data(by: str, *, ann: Iterable[Path | None] = (), images: Iterable[Path | None] = ()) -> None:
-    """Check that annotation files are such, and that folders of images are folders; None is no file.
-
-    Raises:
-        InputDataError: One is not.
-    """
+    """Check that annotation files are such, and that folders of images are folders; None is no file."""
     for file in ann:
         if file is not None:
             require(file, ANNOTATIONS, by)

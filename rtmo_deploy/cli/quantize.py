@@ -143,12 +143,7 @@ def _check(
 
 
 def require_calibration(calib: str) -> None:
-    """Check that what is given to calibrate with is a named set, a folder or a calibration file.
-
-    Raises:
-        UsageError: It is neither.
-        InputDataError: There is no such file.
-    """
+    """Check that what is given to calibrate with is a named set, a folder or a calibration file."""
     from rtmo_deploy.data.calibration import named_sets
 
     path = Path(calib)

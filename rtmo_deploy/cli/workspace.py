@@ -70,10 +70,6 @@ class Workspace:
         """Add a file that ``command`` just made from ``source``; an older entry of the same file goes.
 
         Processes that record at the same time wait for each other.
-
-        Raises:
-            SetupError: The directory cannot be written to.
-            ArtifactError: The record that is there is damaged.
         """
         entry = Entry(
             path=self._relative(artifact.path),
@@ -94,11 +90,7 @@ class Workspace:
         return entry
 
     def entries(self) -> list[Entry]:
-        """Everything recorded, oldest first; nothing where nothing was.
-
-        Raises:
-            ArtifactError: The record is damaged or of a newer release.
-        """
+        """Everything recorded, oldest first; nothing where nothing was."""
         if not self.file.exists():
             return []
         remedy = "Remove it; the files themselves are not touched."
@@ -118,12 +110,7 @@ class Workspace:
     def last(
         self, kinds: Collection[Kind] | None = None, *, precision: str | None = None, decode: str | None = None
     ) -> tuple[Path, Entry]:
-        """The newest file of these qualities that was made here, checked to be the one that was made.
-
-        Raises:
-            UsageError: Nothing of the kind was made here.
-            ArtifactError: It was moved or changed since.
-        """
+        """The newest file of these qualities that was made here, checked to be the one that was made."""
         wanted = {kind.value for kind in kinds} if kinds is not None else None
         for entry in reversed(self.entries()):
             if wanted is not None and entry.kind not in wanted:
@@ -138,11 +125,7 @@ class Workspace:
         )
 
     def source_of(self, entry: Entry) -> Path:
-        """The file that an entry was made from, checked to be the same still.
-
-        Raises:
-            ArtifactError: It is not known, not there any more, or was changed since.
-        """
+        """The file that an entry was made from, checked to be the same still."""
         path = self.folder / entry.source
         if not entry.source or not path.is_file():
             what = f"'{entry.source}' is not there any more" if entry.source else "it is not known"

@@ -93,12 +93,7 @@ def _names_read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
 
 
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model with the types and shapes of all tensors that can be told.
-
-    Raises:
-        onnx.shape_inference.InferenceError: They contradict each other, or an operator does not take them, such as
-            ``Add(float16, float32)``: a graph that passes is one that strongly typed TensorRT takes.
-    """
+    """A copy of the model with the types and shapes of all tensors that can be told."""
     return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
 
 

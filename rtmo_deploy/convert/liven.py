@@ -80,9 +80,6 @@ def choose_shift(
     """What to add to the logits of each level, from what a graph makes of images ``(B, 3, H, W)``.
 
     Empty where it has no such nodes.
-
-    Raises:
-        ArtifactError: ONNX Runtime does not take or run the graph.
     """
     names = [node.output[0] for node in classifier_nodes(model)]
     if not names:

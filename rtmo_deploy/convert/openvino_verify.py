@@ -39,18 +39,7 @@ def verify_openvino(
     companion: bytes | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> VerificationReport:
-    """Run a model and its source on the same images and compare.
-
-    Args:
-        source: The ONNX model.
-        files: Content of the .xml and of the .bin file.
-        artifact: What the OpenVINO model says of itself.
-        companion: The classifier of a ``raw`` graph.
-        progress: Told which input is being compared.
-
-    Raises:
-        ArtifactError: One of the runtimes does not take or run its model.
-    """
+    """Run a model and its source on the same images and compare."""
     import onnxruntime as ort
 
     images = [structured_images(*shape) for shape in case_shapes(artifact, SHAPES)]

@@ -55,12 +55,7 @@ class ExportResult:
 
 
 def read_source(path: Path, output: Path) -> Source:
-    """Read an ONNX model and its companion; keep another model's companion beside ``output`` from being overwritten.
-
-    Raises:
-        ArtifactError: It cannot be read.
-        UsageError: Another model's companion lies where its own goes.
-    """
+    """Read an ONNX model and its companion; keep another model's companion beside ``output`` from being overwritten."""
     model = load_onnx(path)
     artifact = onnx_artifact(path, model)
     companion = read_companion(artifact)
@@ -75,21 +70,13 @@ def derived(source: Artifact, output: Path, *packages: str, **changes: Any) -> A
 
 
 def require_onnxruntime(what: str) -> None:
-    """Say, before any work, that a verification needs ONNX Runtime; ``what`` is verified.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
+    """Say, before any work, that a verification needs ONNX Runtime; ``what`` is verified."""
     if find_spec("onnxruntime") is None:
         raise MissingDependencyError("onnxruntime", purpose=f"Verifying the {what} (--no-verify skips it)", extra="cpu")
 
 
 def require_parity(failures: Sequence[str], finding: str, *, remedy: str, where: Path) -> None:
-    """Refuse to write a model that differs from its source: ``finding`` begins the sentence that lists the failures.
-
-    Raises:
-        ParityError: There are failures.
-    """
+    """Refuse to write a model that differs from its source: ``finding`` begins the sentence that lists the failures."""
     if failures:
         raise ParityError(
             f"{finding}: {shorten(failures, separator='; ')}.", remedy=f"Nothing was written. {remedy}", where=where

@@ -53,18 +53,7 @@ def verify_export(
     companion: bytes | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> VerificationReport:
-    """Run an exported graph and its network on the same images and compare.
-
-    Args:
-        exported: The graph.
-        model: The network, in eval mode.
-        artifact: What the graph says of itself.
-        companion: The classifier of a ``raw`` graph.
-        progress: Told which input is being compared.
-
-    Raises:
-        ArtifactError: ONNX Runtime does not take or run the graph.
-    """
+    """Run an exported graph and its network on the same images and compare."""
     progress("running PyTorch")
     references, shift = _references(model, case_shapes(artifact, SHAPES), artifact)
     raw = artifact.decode.mode is DecodeMode.RAW

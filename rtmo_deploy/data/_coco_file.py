@@ -78,10 +78,6 @@ def skeleton_of(category: dict[str, Any], found: Collector) -> Skeleton:
 
     A category with all the names of a known convention, in its order, gives that convention itself. Others get the
     sigmas that the category gives, or COCO's if every name is one of COCO's; else none: nobody has measured them.
-
-    Args:
-        category: An entry of ``categories`` with a list ``keypoints``.
-        found: Told about edges that lead nowhere.
     """
     names = tuple(str(name) for name in category["keypoints"])
     try:
@@ -163,17 +159,7 @@ _MOST_BYTES = 4 << 30
 def read_coco_file(
     path: str | os.PathLike[str], *, skeleton: Skeleton | None = None, category: str | None = None
 ) -> CocoFile:
-    """Read an annotation file; see :class:`CocoFile`.
-
-    Args:
-        path: The file.
-        skeleton: What its keypoints are, if not what the file says. Of the same names in another order, the keypoints
-            are brought into its order.
-        category: Name of the category that is meant, where several have different keypoints.
-
-    Raises:
-        InputDataError: It cannot be read, is not JSON, or is not in COCO's format.
-    """
+    """Read an annotation file; see :class:`CocoFile`."""
     file, found = Path(path), Collector()
     with _no_collection():
         return _read(file, _load(file), found, skeleton, category)

@@ -181,13 +181,7 @@ def _synthetic(record: SetRecord, count: int) -> CalibrationImages:
 
 
 def image_files(name: str, paths: Sequence[Path], *, source: str) -> CalibrationImages:
-    """A set of images in files; its identity is one SHA-256 over their names and contents in their order.
-
-    Args:
-        name: What the set is called.
-        paths: The files.
-        source: ``folder`` or ``annotations``.
-    """
+    """A set of images in files; its identity is one SHA-256 over their names and contents in their order."""
 
     def identity() -> dict[str, Any]:
         digest = hashlib.sha256()

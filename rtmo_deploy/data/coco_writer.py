@@ -62,16 +62,6 @@ def write_coco(
 
     Annotations are numbered from 1 in the order of the entries. Coordinates have two decimals; ``bbox`` is x, y,
     width, height.
-
-    Args:
-        path: File to write; replaced if it is there.
-        entries: The images, with distinct ids.
-        skeleton: What the keypoints are.
-        info: What stands under ``info``, besides a description.
-
-    Raises:
-        ValueError: Two entries have one id, or people have another number of keypoints than the skeleton.
-        SetupError: The file cannot be written.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

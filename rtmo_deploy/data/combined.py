@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Body7Set:
-    """How one of the body7 sets enters the training of the published models.
-
-    Attributes:
-        keypoints: Keypoints that its annotations have, in MMPose's conversion to COCO's format.
-        ratio: Share of its images that one epoch draws; None: the set is not trained on.
-        targets: COCO keypoint of its keypoints 0, 1, ...; None for those that COCO does not have.
-    """
+    """How one of the body7 sets enters the training of the published models."""
 
     keypoints: int
     ratio: float | None

@@ -24,13 +24,7 @@ _PAUSE_S = 0.02
 
 @dataclass(frozen=True)
 class Answer:
-    """What a probe gave.
-
-    Attributes:
-        facts: As it told them; those of before a crash, if it crashed.
-        trouble: It did not come to its end.
-        said: The end of what was printed meanwhile.
-    """
+    """What a probe gave."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     trouble: Trouble | None = None
@@ -69,12 +63,7 @@ class Children:
         return tuple(self._running)
 
     def add(self, label: str, *arguments: str) -> None:
-        """Run a probe as soon as there is room.
-
-        Args:
-            label: By which :meth:`answers` gives it back.
-            arguments: Name of the probe and what it takes.
-        """
+        """Run a probe as soon as there is room."""
         self._waiting.append((label, arguments))
         self._fill()
 

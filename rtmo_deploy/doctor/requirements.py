@@ -111,12 +111,7 @@ def install_line(extra: str) -> str:
 
 
 def shortfall(wanted: Iterable[Requirement], distributions: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Names of requirements that are not installed, and, in words, what has another version than is asked for.
-
-    Args:
-        wanted: The requirements; one on this project itself is passed over.
-        distributions: Version by normalised name.
-    """
+    """Names of requirements that are not installed, and, in words, what has another version than is asked for."""
     missing: list[str] = []
     outside = []
     for requirement in wanted:

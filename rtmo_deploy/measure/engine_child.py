@@ -32,13 +32,7 @@ MALFORMED = 32
 
 
 def checks_in_child(path: Path, loads: str, command: Sequence[str] = COMMAND) -> Iterator[Check]:
-    """:func:`child_checks`, in a child process that may crash or hang; what becomes of it is a check too.
-
-    Args:
-        path: The engine.
-        loads: Name of the check that it is loaded.
-        command: What to run; the engine's path is added to it.
-    """
+    """:func:`child_checks`, in a child process that may crash or hang; what becomes of it is a check too."""
     with Child([*command, str(path)]) as child:
         try:
             yield from (Check(**message) for message in child.messages(TIMEOUT))
@@ -62,14 +56,7 @@ def main() -> int:
 
 
 def child_checks(path: Path) -> Iterator[Check]:
-    """What only TensorRT can tell of an engine, as far as this machine allows.
-
-    Args:
-        path: The engine; it must have its record.
-
-    Raises:
-        ArtifactError: It is not the engine of its record.
-    """
+    """What only TensorRT can tell of an engine, as far as this machine allows."""
     record = read_record(path)
     require_same_bytes(path, record)
     loads = f"{record.backend} loads it"

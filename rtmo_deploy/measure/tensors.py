@@ -18,15 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorError:
-    """The difference of two tensors of one shape.
-
-    Attributes:
-        signal: Sum of the first one's squares.
-        noise: Sum of the squares of the difference; infinite where one of them is not finite and the other not the
-            same.
-        max_abs: Largest difference; infinite likewise.
-        magnitude: The first one's largest magnitude.
-    """
+    """The difference of two tensors of one shape."""
 
     signal: float = 0.0
     noise: float = 0.0

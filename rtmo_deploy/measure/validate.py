@@ -243,12 +243,7 @@ def _is_numeric(value: object) -> TypeGuard[NDArray[Any]]:
 def run_shapes(
     sides: tuple[int | str | None, ...], wanted: tuple[tuple[int, int, int], ...] = SHAPES
 ) -> list[tuple[int, int, int]]:
-    """Shapes to run on: batch, height, width, each once, with an input's fixed sides put in.
-
-    Args:
-        sides: The input's four; a number where fixed.
-        wanted: What a wholly dynamic input is run on.
-    """
+    """Shapes to run on: batch, height, width, each once, with an input's fixed sides put in."""
     fixed = [side if isinstance(side, int) else None for side in (sides[0], sides[2], sides[3])]
     return list(dict.fromkeys((fixed[0] or b, fixed[1] or h, fixed[2] or w) for b, h, w in wanted))
 
@@ -259,13 +254,7 @@ def _short(error: Exception) -> str:
 
 
 def contract_findings(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:
-    """Where the tensors in an engine's record are not what its artifact promises; empty if nowhere.
-
-    Args:
-        artifact: What the record says of the engine.
-        inputs: Its input tensors; a side that is no number, or negative, is dynamic.
-        outputs: Its output tensors.
-    """
+    """Where the tensors in an engine's record are not what its artifact promises; empty if nowhere."""
     real, wrong = compare(artifact, inputs, outputs)
     if len(inputs) == 1 and inputs[0].name != "input":
         wrong.append(f"its input is called {inputs[0].name}, not input")
@@ -294,9 +283,6 @@ def validate_openvino(path: Path) -> ValidationReport:
     against the metadata; input and outputs against the metadata; the companion of a ``raw`` model; that OpenVINO reads
     and compiles it for the CPU, in the precision of its graph; and runs as for an ONNX model. What this machine cannot
     check, or a file of another maker does not tell, is not checked, and says why.
-
-    Raises:
-        ArtifactError: The .xml file cannot be read as an OpenVINO model at all.
     """
     return until_failed(_openvino_steps(path, read_ir(path)))
 

@@ -30,13 +30,6 @@ def validate_engine(path: Path, *, command: Sequence[str] = COMMAND) -> Validati
     The checks: the record; the engine's bytes; input, outputs and profiles against what it is said to be; the
     precision asked for against the one audited; the plugin; the companion of a ``raw`` engine; then, in a process of
     its own, that TensorRT loads it and that runs give finite outputs, twice the same.
-
-    Args:
-        path: The engine.
-        command: What loads it; the engine's path is added to it.
-
-    Raises:
-        ArtifactError: There is no such engine.
     """
     if not path.is_file():
         read_record(path)

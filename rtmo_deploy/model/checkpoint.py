@@ -280,9 +280,6 @@ def _fit(path: Path, model: RTMO, tensors: Mapping[str, torch.Tensor]) -> list[s
     """Give a network on the meta device the tensors of a checkpoint.
 
     Those that only training uses may be absent: they start as a training from scratch starts them (seed 0).
-
-    Returns:
-        Names of the absent ones, but counters of batches.
     """
     expected, found = model.state_dict(), dict(tensors)
     _check(path, found, expected, model.spec)

@@ -138,11 +138,7 @@ class ConfigFacts:
 
 
 def read_config(config: Any) -> ConfigFacts:
-    """Read a config: its text, or the dict that it makes.
-
-    Raises:
-        UnsupportedConfigError: It asks for what the network here cannot do.
-    """
+    """Read a config: its text, or the dict that it makes."""
     if isinstance(config, bytes):
         config = config.decode(errors="replace")
     if not isinstance(config, str | Mapping):

@@ -30,11 +30,7 @@ _LARGEST = 200_000
 
 
 def copied(value: Any) -> Any:
-    """Copy plain data, tuples as lists.
-
-    Raises:
-        ValueError: It holds more than dict, list, str, int, float, bool and None, a NaN, or is nested without end.
-    """
+    """Copy plain data, tuples as lists."""
     budget = _LARGEST
 
     def copy(item: Any, depth: int) -> Any:
@@ -57,11 +53,7 @@ def copied(value: Any) -> Any:
 
 
 def read_facts(meta: Mapping[Any, Any], path: Path) -> dict[str, Any]:
-    """The facts worth keeping of a checkpoint's ``meta``, ready for JSON.
-
-    Raises:
-        CheckpointError: This project's own record in it is not plain data.
-    """
+    """The facts worth keeping of a checkpoint's ``meta``, ready for JSON."""
     facts = {key: meta[key] for key in _FACTS if _is_fact(meta.get(key))}
     dataset = _dataset_facts(meta.get("dataset_meta"))
     if dataset:
@@ -212,11 +204,6 @@ def skeleton_of(meta: Mapping[str, Any], variant: Variant | None, trained_with: 
 
     The sigmas are those in the state dict, which the model was trained with. Without names, COCO's are concluded from
     COCO's sigmas.
-
-    Args:
-        meta: Facts of the file.
-        variant: The published checkpoint that the file is, if it is one.
-        trained_with: ``head.loss_oks.sigmas``, one for each keypoint.
     """
     num_keypoints = len(trained_with)
     sigmas = tuple(round(value, 6) for value in trained_with)

@@ -56,11 +56,7 @@ class TorchFile(NamedTuple):
 
 
 def form_of(path: Path) -> Form:
-    """A checkpoint's format, by its first and last bytes.
-
-    Raises:
-        CheckpointError: There is no such file, or it is no checkpoint; the message says what it is instead.
-    """
+    """A checkpoint's format, by its first and last bytes."""
     kind = require(path, CHECKPOINT)
     if kind not in _FORMS:
         raise CheckpointError(f"It is {kind.article}.", remedy="Give a file written by torch.save.", where=path)
@@ -80,12 +76,7 @@ def _damaged(path: Path, why: str) -> NoReturn:
 
 @contextlib.contextmanager
 def open_torch_file(path: Path, form: Form) -> Iterator[TorchFile]:
-    """Open a file of ``torch.save``; its numbers can be fetched while it is open.
-
-    Raises:
-        CheckpointError: The file is damaged, holds no checkpoint, or asks for something no checkpoint needs.
-        SetupError: The file may not be read.
-    """
+    """Open a file of ``torch.save``; its numbers can be fetched while it is open."""
     with _opened(path) as stream:
         yield _open_zip(stream, path) if form == "zip" else _open_legacy(stream, path)
 
@@ -217,10 +208,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
     """Tensors as they are stored, by key, and the metadata. The header is checked before the library sees the file.
 
     A tensor is a window on the file and changes when the file does: copy it.
-
-    Raises:
-        CheckpointError: The file is damaged, or a tensor is of a type that is not read.
-        SetupError: The file may not be read.
     """
     with _opened(path) as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -266,19 +253,7 @@ def unreadable_dtype(name: str, dtype: object, path: Path) -> CheckpointError:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
-    """Write weights and facts as a checkpoint; the file appears whole or not at all.
-
-    Args:
-        path: ``*.pth`` gets ``{"meta": ..., "state_dict": ...}``, which MMPose and
-            ``torch.load(weights_only=True)`` read. ``*.safetensors`` gets the tensors, in an order of that
-            library's choosing, and each entry of ``meta`` as JSON text in its metadata.
-        tensors: The weights, written in the types they have.
-        meta: Plain data: dict, list, tuple (written as a list), str, int, finite float, bool, None.
-
-    Raises:
-        UsageError: The file name ends in something else, or ``meta`` is not plain data.
-        SetupError: The folder cannot be written to, or the disk is full.
-    """
+    """Write weights and facts as a checkpoint; the file appears whole or not at all."""
     if path.suffix not in (".pth", ".safetensors"):
         raise UsageError(
             f"A checkpoint cannot be written as {path.suffix!r}.", remedy="Name it .pth or .safetensors.", where=path

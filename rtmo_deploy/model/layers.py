@@ -79,10 +79,6 @@ class SinePositionalEncoding(nn.Module):
 
     Unlike the encoding of "Attention is all you need" the exponent has no factor 2, and the positions are raw
     numbers (grid indices or pixels), not normalised ones.
-
-    Args:
-        channels: Channels an axis gets, half of them cosines.
-        temperature: The longest period is about ``2 * pi * temperature``.
     """
 
     dim_t: Tensor

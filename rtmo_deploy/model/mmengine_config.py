@@ -51,10 +51,6 @@ def parse_config(text: str) -> tuple[dict[Any, Any], list[str]]:
 
     Imports, other calls, loops, f-strings and ``_base_`` are not executed: what depends on them is unreadable, and a
     note says so. Size, depth and time are bounded; no text raises.
-
-    Returns:
-        By name: numbers, text, lists (tuples too), dicts, None, and :class:`Unreadable`. And notes on what was not
-        read, and why.
     """
     if len(text) > _MAX_TEXT:
         return {}, [f"the config has {len(text):,} characters; more than {_MAX_TEXT:,} are not read"]

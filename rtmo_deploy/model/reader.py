@@ -74,16 +74,6 @@ def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = F
     weights, and ``ema_state_dict`` holds the raw ones that training goes on from, under ``module.`` names,
     beside a counter ``steps`` that is left out here. Published checkpoints have no ``ema_state_dict``. In the
     files of other trainers the name may mean what it says.
-
-    Args:
-        path: The file.
-        ema: Take ``ema_state_dict`` instead of ``state_dict``. Without, it is taken only if there is nothing else.
-        allow_non_finite: Accept NaN and Inf among the weights.
-
-    Raises:
-        CheckpointError: There is no such file; it is damaged, unsafe, or no checkpoint; it lacks the state
-            dict asked for; or weights are NaN or Inf.
-        SetupError: The file may not be read.
     """
     form = form_of(path)
     if form == "safetensors":
@@ -100,10 +90,6 @@ def read_training(path: Path, names: Iterable[str]) -> tuple[CheckpointContents,
     """Of a training checkpoint ``ema_state_dict``, ``state_dict``, and other top-level entries; the file is read once.
 
     Entries are dicts, lists, text, numbers and tensors, None for a missing one.
-
-    Raises:
-        CheckpointError: As :func:`read_checkpoint`; or an entry holds something else or is nested too deep.
-        SetupError: The file may not be read.
     """
     form = form_of(path)
     if form == "safetensors":
@@ -144,11 +130,7 @@ def _entries(file: TorchFile, names: Iterable[str], path: Path) -> dict[str, Any
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse weights with NaN or Inf among them.
-
-    Raises:
-        CheckpointError: There are some; the message names the first tensor and says how many values.
-    """
+    """Refuse weights with NaN or Inf among them."""
     counts = {
         key: int(tensor.numel() - torch.isfinite(tensor).sum())
         for key, tensor in tensors.items()
@@ -210,11 +192,7 @@ def _read_torch(file: TorchFile, path: Path, *, ema: bool) -> CheckpointContents
 
 
 def _choose(root: dict[Any, Any], path: Path, *, ema: bool) -> tuple[str, dict[Any, Any], bool]:
-    """The state dict that is meant: where it is ("state_dict", "model", "ema.module", "root"), itself, any EMA weights.
-
-    Raises:
-        CheckpointError: There is none, or more than one that may be meant.
-    """
+    """The state dict that is meant: where it is (such as "state_dict" or "root"), itself, any EMA weights."""
     averaged = _states(root, _EMA)
     # The file's dictionary itself, if most of it is tensors.
     bare = {"root": root} if 2 * sum(isinstance(value, TensorRef) for value in root.values()) > len(root) else {}

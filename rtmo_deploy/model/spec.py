@@ -37,11 +37,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation(name: str) -> nn.Module:
-    """A layer by its name; ``LeakyReLU(0.1)`` carries its slope.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
+    """A layer by its name; ``LeakyReLU(0.1)`` carries its slope."""
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]()
     if name.startswith("LeakyReLU(") and name.endswith(")"):
@@ -100,11 +96,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Settings:
-        """The settings that :meth:`to_dict` gave.
-
-        Raises:
-            ValueError: A name or a value that no settings have.
-        """
+        """The settings that :meth:`to_dict` gave."""
         for key in stored:
             if key not in {f.name for f in fields(cls)}:
                 raise ValueError(f"{key[:40]!r} is no setting")
@@ -302,11 +294,7 @@ def recognise(shapes: Mapping[str, Sequence[int]]) -> NetworkSpec:
 def _factor(
     what: str, counts: Mapping[int, int], rounding: Callable[[float], int], preferred: Sequence[float]
 ) -> float:
-    """A factor that takes every base number to its count: a preferred one, else the one with the fewest decimals.
-
-    Raises:
-        UnrecognisedStateDictError: There is none.
-    """
+    """A factor that takes every base number to its count: a preferred one, else the one with the fewest decimals."""
 
     def fits(factor: float) -> bool:
         return all(rounding(base * factor) == number for base, number in counts.items())

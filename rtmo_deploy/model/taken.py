@@ -76,11 +76,7 @@ _DEFAULTS = Taken()
 def take(
     path: Path, contents: CheckpointContents, spec: NetworkSpec, variant: Variant | None, *, ignore_cfg: bool
 ) -> Taken:
-    """Decide every setting: this project's record comes first, then the config, then the published models.
-
-    Raises:
-        CheckpointError: The config, or the record, asks for what the network here cannot do.
-    """
+    """Decide every setting: this project's record comes first, then the config, then the published models."""
     facts = ConfigFacts()
     if contents.config is not None and not ignore_cfg:
         try:

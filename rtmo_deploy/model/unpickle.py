@@ -56,14 +56,6 @@ def interpret(stream: BinaryIO, where: Path) -> tuple[Any, dict[str, StorageRef]
     """Follow one pickle from the stream's position to its STOP, and say what it describes.
 
     The stream must be seekable, and is left right behind the pickle; ``where`` is the file to name in errors.
-
-    Returns:
-        The value, made of plain Python data, ``torch.dtype``, :class:`TensorRef`, :class:`StorageRef`,
-        :class:`Inert` and :class:`Global` only; and the storages it refers to, by key. Containers may contain
-        themselves, and may be nested to any depth.
-
-    Raises:
-        CheckpointError: The pickle is damaged, or asks for something no checkpoint needs.
     """
     start = stream.tell()
     machine = _Machine()

@@ -55,11 +55,7 @@ class Actions:
     """What carries steps out; a test puts another one in its place."""
 
     def check(self, steps: Sequence[Step]) -> None:
-        """Refuse options that do not go together.
-
-        Raises:
-            UsageError: They do not; the step is named.
-        """
+        """Refuse options that do not go together."""
         for step in steps:
             try:
                 make.check_options(step.action, step.options)
@@ -69,11 +65,7 @@ class Actions:
     def locate(
         self, step: Step, *, fetch: bool, progress: Callable[[str], None] = lambda _: None
     ) -> Mapping[str, Path] | None:
-        """Files from outside by role, downloaded if ``fetch``; None where that would be necessary.
-
-        Raises:
-            RtmoDeployError: The checkpoint's name is not known, or it cannot be fetched.
-        """
+        """Files from outside by role, downloaded if ``fetch``; None where that would be necessary."""
         name = step.options.get("source") if step.action == "source" else None
         if name is None:
             return step.files

@@ -37,14 +37,7 @@ def case_of(entry: Mapping[str, Any]) -> str:
 def evaluate_gates(
     recipe: ReleaseRecipe, results: Mapping[str, StepRecord], actions: Actions, folder: Path
 ) -> list[GateResult]:
-    """Judge every gate of a recipe, in its order.
-
-    Args:
-        recipe: The recipe.
-        results: What became of its steps.
-        actions: For ratios.
-        folder: Where the recipe's relative paths are meant from.
-    """
+    """Judge every gate of a recipe, in its order."""
     gates: list[GateResult] = []
     for gate in recipe.accuracy.gates if recipe.accuracy is not None else ():
         gates += _accuracy(gate, results)

@@ -117,11 +117,7 @@ def _latency_step(section: LatencySection) -> Step:
 
 
 def descendants(steps: Sequence[Step], name: str) -> set[str]:
-    """A step and all that take its files, directly or not.
-
-    Raises:
-        UsageError: There is no such step.
-    """
+    """A step and all that take its files, directly or not."""
     names = [step.name for step in steps]
     if name not in names:
         raise UsageError(
@@ -135,11 +131,7 @@ def descendants(steps: Sequence[Step], name: str) -> set[str]:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file's content; of a folder, of the names, sizes and times of the files in it.
-
-    Raises:
-        InputDataError: It is not there, or cannot be read.
-    """
+    """SHA-256 of a file's content; of a folder, of the names, sizes and times of the files in it."""
     with reading(path, InputDataError, remedy="The recipe names it; relative paths are meant from its folder."):
         if not path.is_dir():
             return sha256_of(path)
@@ -152,13 +144,6 @@ def fingerprint(path: Path) -> str:
 
 
 def step_key(step: Step, inputs: Mapping[str, Any], files: Mapping[str, str], facts: Mapping[str, Any]) -> str:
-    """Cache key of a step's result, 64 hex digits; the step's name does not count.
-
-    Args:
-        step: The step.
-        inputs: Role to hashes of the files taken.
-        files: Role to fingerprint of what is from outside.
-        facts: Versions, and the machine where that matters.
-    """
+    """Cache key of a step's result, 64 hex digits; the step's name does not count."""
     known = [step.action, dict(step.options), dict(inputs), dict(files), dict(facts)]
     return hashlib.sha256(json.dumps(known, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -118,11 +118,7 @@ class Verification:
         return not (self.missing or self.changed or self.extra)
 
     def require_ok(self) -> None:
-        """Raise unless everything is as the manifest says.
-
-        Raises:
-            GateFailedError: It is not; the files are named.
-        """
+        """Raise unless everything is as the manifest says."""
         kinds = {"changed": self.changed, "missing": self.missing, "extra": self.extra}
         found = [f"{kind}: {shorten(names, SHOWN)}" for kind, names in kinds.items() if names]
         if found:

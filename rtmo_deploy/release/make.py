@@ -43,11 +43,7 @@ def export(job: Job) -> Outcome:
 
 
 def check_options(action: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that do not go together, before anything is made.
-
-    Raises:
-        UsageError: They do not.
-    """
+    """Refuse options that do not go together, before anything is made."""
     if action == "export":
         from rtmo_deploy.convert.options import ExportOptions
 

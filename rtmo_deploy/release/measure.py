@@ -130,11 +130,7 @@ def latency(job: Job) -> Outcome:
 
 
 def _usable_device(made: StepRecord, device: str) -> str:
-    """The device that is meant: an engine runs on a GPU, whatever the others run on.
-
-    Raises:
-        NotHereError: There is none.
-    """
+    """The device that is meant: an engine runs on a GPU, whatever the others run on."""
     if made.facts.get("kind") == "engine" and device == "cpu":
         device = "cuda:0"
     _require_device(device)

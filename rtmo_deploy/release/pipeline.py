@@ -232,11 +232,7 @@ def _key(step: Step, results: Mapping[str, StepRecord], external: Mapping[str, P
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep every other release out of a folder; the system lets go of the lock when a process dies.
-
-    Raises:
-        SetupError: Another release is at work in it, or the folder cannot be written to.
-    """
+    """Keep every other release out of a folder; the system lets go of the lock when a process dies."""
     from filelock import FileLock, Timeout
 
     try:

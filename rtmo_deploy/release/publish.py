@@ -47,12 +47,7 @@ STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
 
 def require_own_folder(folder: Path) -> None:
-    """Refuse a folder with somebody's files in it.
-
-    Raises:
-        UsageError: It is a file, or holds something and was never a release's.
-        SetupError: It cannot be looked into.
-    """
+    """Refuse a folder with somebody's files in it."""
     try:
         if folder.exists() and not folder.is_dir():
             raise UsageError("The output is a file.", remedy="Give a folder.", where=folder)
@@ -69,17 +64,7 @@ def require_own_folder(folder: Path) -> None:
 
 
 def require_no_loss(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -> None:
-    """Refuse to write over an input, through a link, or over a file that no release wrote.
-
-    Args:
-        folder: The release's folder.
-        names: Files to be written or removed in it.
-        inputs: Files and folders that the release is made of.
-
-    Raises:
-        UsageError: One of them would be lost.
-        SetupError: The folder cannot be written to.
-    """
+    """Refuse to write over an input, through a link, or over a file that no release wrote."""
     before = _written_before(folder)
     for name in names:
         path = folder / name
@@ -100,17 +85,7 @@ def known_names(recipe: ReleaseRecipe) -> list[str]:
 
 
 def publish(release: Release, inputs: Iterable[Path]) -> None:
-    """Write a release's folder.
-
-    Args:
-        release: The release.
-        inputs: Files and folders that it was made of, which are not written over.
-
-    Raises:
-        UsageError: A file that is not the release's own would be lost.
-        SetupError: It cannot be written to, or the disk is full.
-        ArtifactError: Two steps made different files of one name.
-    """
+    """Write a release's folder."""
     folder = release.folder
     files = _step_files(release)
     texts = {

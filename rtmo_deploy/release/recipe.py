@@ -39,13 +39,7 @@ class Section(BaseModel):
 
 
 class SyntheticSection(Section):
-    """Synthetic people.
-
-    Attributes:
-        images: How many images.
-        seed: Their seed. 1000 to 3999 are what the sample model was trained, chosen and calibrated with.
-        people: Least and greatest number of people in one.
-    """
+    """Synthetic people."""
 
     images: int = Field(60, gt=0, le=100_000)
     seed: int = Field(4000, ge=0, lt=2**31)
@@ -59,14 +53,7 @@ class SyntheticSection(Section):
 
 
 class DataSection(Section):
-    """Annotated images: drawn ones, or a file in COCO's format.
-
-    Attributes:
-        synthetic: Synthetic people.
-        annotations: The JSON file; a relative path is looked up from the recipe's folder.
-        images: The folder of its images; likewise.
-        max_images: Only the first so many.
-    """
+    """Annotated images: drawn ones, or a file in COCO's format."""
 
     synthetic: SyntheticSection | None = None
     annotations: Path | None = None
@@ -121,16 +108,7 @@ class CastArtifact(_Made):
 
 
 class QuantizeArtifact(_Made):
-    """``quantize``: a float32 ONNX model becomes an INT8 one.
-
-    Attributes:
-        calibration: A named set of synthetic images, or a folder of images.
-        count: How many of them.
-        method: How ranges are chosen.
-        max_ap_drop: AP that may be lost, 0 to 0.2; layers revert to FP32 until it is kept.
-        bias_correction: Take back the mean shift that 8 bits cause in a layer.
-        judge: Images that the budget is kept on; needed for ``max_ap_drop``.
-    """
+    """``quantize``: a float32 ONNX model becomes an INT8 one."""
 
     make: Literal["quantize"]
     calibration: str = Field("synthetic", min_length=1)
@@ -148,15 +126,7 @@ class QuantizeArtifact(_Made):
 
 
 class EngineArtifact(_Made):
-    """``engine``: an ONNX model becomes a TensorRT engine. Its precision is the model's.
-
-    Attributes:
-        backend: What builds.
-        plugin: Put the decode plugin in first (from a ``fixed`` model; tensorrt only).
-        min, opt, max: Sizes, as in ``8x640x640``.
-        compute_capability: GPUs to build for (tensorrt-rtx).
-        version_compatible, hardware_compatible, opt_level, timeout: As the command's options.
-    """
+    """``engine``: an ONNX model becomes a TensorRT engine. Its precision is the model's."""
 
     make: Literal["engine"]
     backend: Literal["auto", "tensorrt", "tensorrt-rtx"] = "auto"
@@ -172,11 +142,7 @@ class EngineArtifact(_Made):
 
 
 class OpenvinoArtifact(_Made):
-    """``openvino``: an ONNX model becomes OpenVINO's .xml and .bin.
-
-    Attributes:
-        compress_fp16: Keep the weights in 16 bits.
-    """
+    """``openvino``: an ONNX model becomes OpenVINO's .xml and .bin."""
 
     make: Literal["openvino"]
     compress_fp16: bool = False
@@ -188,14 +154,7 @@ Artifact = Annotated[
 
 
 class AccuracyGate(Section):
-    """A bound on AP, which runs from 0 to 1: one point of 100 is 0.01.
-
-    Attributes:
-        artifact: What is judged: an artifact or ``source``.
-        ap_min: The floor.
-        ap_drop_max: Most AP that may be lost against ``against``.
-        against: ``source``, ``published`` or another artifact; ``source`` if not given.
-    """
+    """A bound on AP, which runs from 0 to 1: one point of 100 is 0.01."""
 
     artifact: str
     ap_min: Ap | None = None
@@ -212,15 +171,7 @@ class AccuracyGate(Section):
 
 
 class AccuracySection(Section):
-    """AP of the source and of artifacts.
-
-    Attributes:
-        data: What is judged on.
-        measure: What is judged besides what gates name; null for everything.
-        device: Where; engines always run on a GPU.
-        batch: Images at a time.
-        score_thr: People with a score not above this do not count.
-    """
+    """AP of the source and of artifacts."""
 
     data: DataSection
     measure: tuple[str, ...] | None = ()
@@ -231,15 +182,7 @@ class AccuracySection(Section):
 
 
 class ParityBounds(Section):
-    """Bounds instead of those that follow from the precisions; null keeps those.
-
-    Attributes:
-        keypoint_p99_px, keypoint_max_px: Distance that 99 of 100 keypoints, and all of them, stay under.
-        oks_mean: Mean OKS of the people, at least.
-        box_px, score: Worst box coordinate and score of a person.
-        unmatched: People in one of the two only, as a share.
-        score_thr: People count whose score in either model is above this.
-    """
+    """Bounds instead of those that follow from the precisions; null keeps those."""
 
     keypoint_p99_px: float | None = Field(None, ge=0)
     keypoint_max_px: float | None = Field(None, ge=0)
@@ -251,15 +194,7 @@ class ParityBounds(Section):
 
 
 class ParitySection(Section):
-    """Two models that must find the same people; a gate of its own.
-
-    Attributes:
-        a, b: Artifacts, or ``source``.
-        images: Folder of images; looked up from the recipe's folder.
-        synthetic: Drawn images instead, how many.
-        bounds: What is the worst that passes.
-        device_a, device_b: Where each runs.
-    """
+    """Two models that must find the same people; a gate of its own."""
 
     a: str = "source"
     b: str
@@ -339,12 +274,7 @@ class LatencySection(Section):
 
 
 class ReportSection(Section):
-    """The report.
-
-    Attributes:
-        title: Heading; the recipe's name if not given.
-        pictures: Images shown of each parity comparison, the worst first.
-    """
+    """The report."""
 
     title: str | None = None
     pictures: int = Field(2, ge=0, le=20)

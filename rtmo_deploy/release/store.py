@@ -53,11 +53,7 @@ class Store:
 
     @contextmanager
     def working(self, key: str) -> Iterator[Path]:
-        """An empty folder to work in; what is left of it after the block is removed.
-
-        Raises:
-            SetupError: It cannot be made.
-        """
+        """An empty folder to work in; what is left of it after the block is removed."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             place = Path(tempfile.mkdtemp(prefix=f".{key[:16]}{_PART}", dir=self.folder))
@@ -71,11 +67,7 @@ class Store:
     def keep(
         self, step: Step, key: str, work: Path, outcome: Outcome, versions: Mapping[str, str], seconds: float
     ) -> StepRecord:
-        """Turn a working folder into the stored result of a step; one that was there goes.
-
-        Raises:
-            SetupError: The disk is full or cannot be written to.
-        """
+        """Turn a working folder into the stored result of a step; one that was there goes."""
         try:
             paths = [work / name for name in outcome.files]
             record: dict[str, Any] = {

@@ -58,17 +58,7 @@ class TimedBackend(Backend, Protocol):
 
 @dataclass(frozen=True)
 class BackendRecord:
-    """A runtime.
-
-    Attributes:
-        name: What it is called on the command line.
-        kinds: Artifacts it runs.
-        module: Module of this project that drives it; its ``load`` takes (artifact, device, threads).
-        package: What must be importable.
-        extra: The extra of this project that installs it.
-        precisions: What it can be asked to compute in instead of what the graph says; its ``load`` then takes a fourth
-            argument.
-    """
+    """A runtime."""
 
     name: str
     kinds: tuple[Kind, ...]

@@ -37,11 +37,7 @@ class Gpu:
 
 
 def cuda_runtime() -> Any:
-    """The module ``cuda.bindings.runtime``.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
+    """The module ``cuda.bindings.runtime``."""
     try:
         runtime = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
@@ -55,9 +51,6 @@ def checked(result: tuple[Any, ...], what: str) -> Any:
     Args:
         result: ``(status, *values)`` as cuda.bindings returns it.
         what: What was attempted, as in "allocate 30 MiB on the GPU".
-
-    Raises:
-        SetupError: The status is an error.
     """
     status, *values = result
     if int(status) != 0:
@@ -83,12 +76,7 @@ def find_gpu(index: int = 0) -> Gpu | str:
 
 
 def require_gpu(index: int = 0) -> Gpu:
-    """A GPU.
-
-    Raises:
-        SetupError: There is none of that number, or no driver.
-        MissingDependencyError: ``cuda.bindings`` is not installed.
-    """
+    """A GPU."""
     runtime = cuda_runtime()
     count = checked(runtime.cudaGetDeviceCount(), "find a GPU")
     if not 0 <= index < count:
@@ -168,11 +156,7 @@ def _copy(target: int, source: int, count: int, direction: str, stream: int) -> 
 
 
 def capture(arena: Arena, stream: int, work: Callable[[], None]) -> Any:
-    """Record the work that a function puts on a stream as a graph that can be launched again.
-
-    Raises:
-        SetupError: Something in it cannot be recorded.
-    """
+    """Record the work that a function puts on a stream as a graph that can be launched again."""
     runtime = cuda_runtime()
     mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     checked(runtime.cudaStreamBeginCapture(stream, mode), "begin to record a graph")
@@ -231,16 +215,7 @@ class DeviceArray:
 
 
 def as_device_array(value: Any, *, stream: int, what: str = "input") -> DeviceArray:
-    """Read an array on the GPU without a copy: ``__cuda_array_interface__`` first, then DLPack.
-
-    Args:
-        value: An array of PyCUDA, CuPy, Numba, torch or another library that speaks one of the two.
-        stream: CUDA stream that it will be used on; a DLPack producer makes that wait for what fills the array.
-        what: What errors call it.
-
-    Raises:
-        UsageError: It is not on a GPU, has gaps between its elements, or speaks neither protocol.
-    """
+    """Read an array on the GPU without a copy: ``__cuda_array_interface__`` first, then DLPack."""
     if isinstance(value, DeviceArray):
         return value
     # torch raises from the attribute itself when a tensor is on the CPU or needs a gradient.
@@ -280,11 +255,7 @@ def _from_interface(value: Any, interface: dict[str, Any], what: str) -> DeviceA
 
 
 def read_capsule(capsule: Any, what: str) -> DeviceArray:
-    """The array of a DLPack capsule, which torch reads.
-
-    Raises:
-        UsageError: Torch or NumPy does not know its type, or it has gaps between its elements.
-    """
+    """The array of a DLPack capsule, which torch reads."""
     from torch.utils.dlpack import from_dlpack
 
     try:

@@ -309,11 +309,7 @@ def differences(record: EngineRecord, *, version: str, gpu: Gpu) -> list[str]:
 
 
 def choose_profile(profiles: Sequence[Profile], shape: Shape) -> int:
-    """Index of the profile that takes a size; of several the one tuned for the nearest number of pixels.
-
-    Raises:
-        ArtifactError: None does.
-    """
+    """Index of the profile that takes a size; of several the one tuned for the nearest number of pixels."""
     fitting = [index for index, profile in enumerate(profiles) if profile.takes(shape)]
     if not fitting:
         raise ArtifactError(

@@ -99,12 +99,6 @@ def load(artifact: Artifact, device: str, threads: int | None, precision: str | 
         precision: None: float32 tensors in float32, 16-bit ones in 16 bits or in float32 as this CPU has it (see
             ``layers``), quantised ones in 8 bits. ``bf16``: floats in bfloat16. ``fp32``: as None, but
             what is quantised is rounded in the same way and computed in float32, and therefore not faster.
-
-    Raises:
-        ArtifactError: OpenVINO does not accept the model.
-        SetupError: The device cannot be used, or not in this precision.
-        MissingDependencyError: OpenVINO is not installed.
-        UsageError: No such precision.
     """
     return OpenvinoBackend(artifact, device, threads, precision)
 

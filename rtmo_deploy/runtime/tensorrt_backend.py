@@ -208,13 +208,7 @@ class Bucket:
 
 
 def load(artifact: Artifact, device: str, threads: int | None) -> TensorRtBackend:
-    """Load an engine; see :func:`rtmo_deploy.runtime.backends.open_backend`.
-
-    Raises:
-        UsageError: ``threads`` is given.
-        ArtifactError: The engine is not the one that its record describes, or TensorRT does not take it.
-        SetupError: The device is no GPU, or the package, its version or the GPU is not what the engine needs.
-    """
+    """Load an engine; see :func:`rtmo_deploy.runtime.backends.open_backend`."""
     if threads is not None:
         raise UsageError("--threads does not apply to an engine: it runs on the GPU.", remedy="Leave it away.")
     if device == "cpu":

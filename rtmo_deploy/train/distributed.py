@@ -111,11 +111,7 @@ def join_group(device: str) -> Group:
 
 
 class SyncBatchNorm(nn.Module):
-    """BatchNorm of 1-D or 2-D inputs with the statistics of all processes; state as ``nn.BatchNorm``'s.
-
-    Args:
-        norm: The layer it takes the place of; its parameters and buffers are kept.
-    """
+    """BatchNorm of 1-D or 2-D inputs with the statistics of all processes; state as ``nn.BatchNorm``'s."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -213,11 +209,7 @@ class Meter:
         self.count += 1
 
     def means(self, step: int) -> dict[str, float]:
-        """Means over all processes and the steps since :meth:`clear`; every process must ask together.
-
-        Raises:
-            TrainingError: One is not finite.
-        """
+        """Means over all processes and the steps since :meth:`clear`; every process must ask together."""
         means = {name: self.group.mean(float(value)) / self.count for name, value in self._sums.items()}
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:

@@ -103,18 +103,7 @@ def _draw(size: int, count: int, rng: np.random.Generator) -> list[int]:
 
 
 def build_feed(recipe: Recipe, initial: Skeleton | None = None) -> Feed:
-    """Open the training sets of a recipe.
-
-    Args:
-        recipe: The recipe.
-        initial: Keypoints of the model that training starts from. Where the data has the same keypoints, they govern
-            their order, and which ones change places in a mirrored image.
-
-    Raises:
-        InputDataError: A set is unusable.
-        UsageError: The sets do not fit together; or images are mirrored, and it is not known which keypoints change
-            places.
-    """
+    """Open the training sets of a recipe."""
     from rtmo_deploy.data.combined import BODY7, CombinedDataset, Part
 
     known = {one.name: one for one in (COCO_17, CROWDPOSE_14)}

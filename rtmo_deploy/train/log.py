@@ -29,10 +29,6 @@ class Log:
         terms: Names of the loss terms, which are columns.
         step: Step the run goes on from; 0 begins anew.
         tensorboard: Write TensorBoard events into ``folder/tensorboard`` too.
-
-    Raises:
-        MissingDependencyError: Matplotlib is not installed; or TensorBoard is asked for, and it is not.
-        SetupError: The folder cannot be written to.
     """
 
     def __init__(self, folder: Path, terms: Sequence[str], *, step: int = 0, tensorboard: bool = False) -> None:
@@ -103,11 +99,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Rows of a ``log.csv``, none where there is no file; a row that was cut off is left out.
-
-    Raises:
-        ModelError: It is no log of a training, or is damaged.
-    """
+    """Rows of a ``log.csv``, none where there is no file; a row that was cut off is left out."""
     try:
         text = read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8").rpartition("\n")[0]
         lines = csv.reader(text.splitlines())

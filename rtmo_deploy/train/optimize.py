@@ -62,10 +62,6 @@ class Schedule:
     of parameters (the encoder's, which begins at 0.05 of the others' rate, is flat), and both are cut off shortly
     before they arrive: the first has the length of the whole first stage but begins after the warm-up, the second has
     the length of the second stage but begins after the one epoch in which the risen rate is held.
-
-    Args:
-        recipe: The recipe; its rates are scaled by ``batch / base_batch``.
-        steps_per_epoch: Steps in an epoch.
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:

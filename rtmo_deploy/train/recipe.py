@@ -284,11 +284,7 @@ def _follow_lr(values: dict[str, Any], before: Recipe) -> None:
 
 
 def parse_values(values: dict[str, Any], where: Path, root: yaml.Node | None = None) -> Recipe:
-    """A recipe from the values of its fields.
-
-    Raises:
-        UsageError: A field is missing, unknown or wrong.
-    """
+    """A recipe from the values of its fields."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

@@ -45,18 +45,7 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The network.
-
-    Attributes:
-        architecture: A name of the zoo; its factors are taken.
-        deepen, widen, hidden_dim: Factors of a network that the zoo does not have, instead of ``architecture``.
-        init: A checkpoint to start from: a published name, or a file, looked up from the recipe's folder first. With
-            another number of keypoints, the layers that depend on it start anew. Null for seeded weights.
-        ignore_cfg: Do not follow the config inside ``init``: take the published models' settings.
-        calm: Start the coordinate classifier with an attention that does nothing yet. As the reference starts it, its
-            heatmaps have one sharp peak each, anywhere, and learn slowly to move it: a training of some hundred
-            thousand images ends before they do.
-    """
+    """The network."""
 
     architecture: str | None = None
     deepen: float | None = Field(None, gt=0, le=4)
@@ -145,18 +134,7 @@ Source = Annotated[SyntheticSource | CocoSource, Field(discriminator="type")]
 
 
 class DataSection(Section):
-    """What is learned from and what is judged with.
-
-    Attributes:
-        train: One set or several, which are put together.
-        val: The set that AP is measured on; null for none.
-        skeleton: Keypoints of the model where several sets are put together; null for those of the first set.
-        sigmas: OKS sigma of each of the model's keypoints; null for those of the convention, or 0.079 each where
-            the keypoints are of none.
-        flip_pairs: Pairs of keypoints, by name or index, that change places in a mirrored image; an empty list for
-            none; null for those of the initial model or of the annotations, or as the names say.
-        metric: How AP is computed.
-    """
+    """What is learned from and what is judged with."""
 
     train: tuple[Source, ...] = Field(min_length=1)
     val: Source | None = None

@@ -47,15 +47,6 @@ def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
     all but the ones that have a row for each keypoint: offsets, visibilities, deviations, position encodings and the
     layer that makes keypoint features; these start from the seed, as do those that the checkpoint lacks because only
     training uses them.
-
-    Args:
-        recipe: Its ``model`` and ``seed`` are read.
-        skeleton: Keypoints to predict; its OKS sigmas, where it has any, become the model's.
-
-    Raises:
-        CheckpointError: ``init`` cannot be read.
-        UsageError: ``init`` is of another network than the recipe names.
-        DownloadError: ``init`` is a published model's name, and it cannot be fetched.
     """
     section, spec = recipe.model, recipe_network(recipe, len(skeleton))
     loaded = _load(section) if section.init is not None else None
@@ -83,11 +74,7 @@ def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
 
 
 def initial_skeleton(recipe: Recipe) -> Skeleton | None:
-    """Keypoints of the checkpoint that a run starts from, None without one.
-
-    Raises:
-        CheckpointError, DownloadError: As :func:`starting_model`.
-    """
+    """Keypoints of the checkpoint that a run starts from, None without one."""
     if recipe.model.init is None:
         return None
     return _load(recipe.model).skeleton

@@ -96,12 +96,7 @@ class State:
 
 
 def load_state(path: Path) -> State:
-    """Read what :func:`save_state` wrote, without running code from it.
-
-    Raises:
-        CheckpointError: The file is damaged or was written by something else.
-        SetupError: It may not be read.
-    """
+    """Read what :func:`save_state` wrote, without running code from it."""
     try:
         raw, average, parts = load_training(path, ("optimizer", "scaler", "auxiliary"))
         if not average.contents.has_ema or average.contents.source != "state_dict":
@@ -132,9 +127,6 @@ def check_same_recipe(stored: dict[str, Any], recipe: Recipe, path: Path) -> Non
     """Refuse to go on with another recipe; only the interval of judging may differ.
 
     A field that the stored recipe does not have yet counts as having its default.
-
-    Raises:
-        UsageError: They differ.
     """
     with contextlib.suppress(ValidationError):
         stored = type(recipe).model_validate(stored).model_dump(mode="json")

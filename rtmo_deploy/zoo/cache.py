@@ -136,17 +136,7 @@ def _recorded(path: Path) -> str | None:
 
 
 def require_trusted(path: Path, sha256: str, *, pinned: str | None, what: str) -> None:
-    """Refuse a file whose hash differs from the one that is known or was recorded at the first download.
-
-    Args:
-        path: The cached file that is meant; its record lies beside it.
-        sha256: Of the file that is there or came, 64 hex digits.
-        pinned: The whole hash, where this project knows it.
-        what: "The cached file" or "What came".
-
-    Raises:
-        DownloadError: It differs, or the record is damaged.
-    """
+    """Refuse a file whose hash differs from the one that is known or was recorded at the first download."""
     known = pinned or _recorded(path)
     if known in (None, sha256):
         return

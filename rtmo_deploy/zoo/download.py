@@ -183,12 +183,7 @@ class _Transfer:
         self._total: int | None = None
 
     def run(self) -> None:
-        """Fetch until the file is whole, in a few attempts with a growing pause between them.
-
-        Raises:
-            DownloadError: The server refuses, cannot be reached or keeps failing; what came stays there.
-            OSError: ``part`` cannot be written; it is removed.
-        """
+        """Fetch until the file is whole, in a few attempts with a growing pause between them."""
         import requests
 
         problem = ""

@@ -28,11 +28,7 @@ OPTIONS = ("--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true",
 
 
 def build_kernel() -> tuple[bytes, KernelRecord]:
-    """PTX of the source, and its record.
-
-    Raises:
-        SetupError: NVRTC is not installed, or of another version: its PTX would differ.
-    """
+    """PTX of the source, and its record."""
     found = nvrtc_version()
     if found != COMPILER:
         raise SetupError(
@@ -52,11 +48,7 @@ def build_kernel() -> tuple[bytes, KernelRecord]:
 
 
 def write_kernel() -> KernelRecord:
-    """Build the kernel and put PTX and record where they are shipped from.
-
-    Raises:
-        SetupError: As :func:`build_kernel`, or the files cannot be written.
-    """
+    """Build the kernel and put PTX and record where they are shipped from."""
     ptx, record = build_kernel()
     text = json.dumps(asdict(record), indent=2) + "\n"
     for path, content in ((PTX_PATH, ptx), (RECORD_PATH, text.encode())):
@@ -66,11 +58,7 @@ def write_kernel() -> KernelRecord:
 
 
 def nvrtc_version() -> tuple[int, int]:
-    """Version of NVRTC that is installed.
-
-    Raises:
-        SetupError: There is none.
-    """
+    """Version of NVRTC that is installed."""
     major, minor = ctypes.c_int(), ctypes.c_int()
     library = _library()
     _check(library, library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
@@ -78,16 +66,7 @@ def nvrtc_version() -> tuple[int, int]:
 
 
 def compile_source(source: str, architecture: str, kind: str = "PTX") -> bytes:
-    """``PTX`` (text that ends with a zero byte) or ``CUBIN`` (machine code) of a CUDA C++ source.
-
-    Args:
-        source: CUDA C++.
-        architecture: Such as ``compute_70`` for PTX, ``sm_90`` for machine code.
-        kind: What to make.
-
-    Raises:
-        SetupError: NVRTC is not installed, or it refuses the source; its log is in the message.
-    """
+    """``PTX`` (text that ends with a zero byte) or ``CUBIN`` (machine code) of a CUDA C++ source."""
     library = _library()
     program = ctypes.c_void_p()
     created = library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"rtmo_decode.cu", 0, None, None)

@@ -73,11 +73,7 @@ class Selection:
 
 
 def find_selection(graph: Graph) -> Selection:
-    """Find the part of a fixed graph that selects detections.
-
-    Raises:
-        ArtifactError: The graph is built otherwise; the message says where.
-    """
+    """Find the part of a fixed graph that selects detections."""
     first, second = _topks(graph)
     pre_topk, max_dets = (_count(graph, node) for node in (first, second))
     logits, flatten, padded = _scores(graph, first)

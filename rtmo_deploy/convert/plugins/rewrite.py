@@ -50,12 +50,7 @@ def plugin_node(model: onnx.ModelProto) -> onnx.NodeProto | None:
 
 
 def check_plugin_node(model: onnx.ModelProto) -> DecodeFields:
-    """The fields of the graph's plugin node, which must be the one that this release implements.
-
-    Raises:
-        ArtifactError: There is none or several, or one of another version, namespace or signature, or with fields that
-            are missing, unknown or out of range.
-    """
+    """The fields of the graph's plugin node, which must be the one that this release implements."""
     node = plugin_node(model)
     if node is None:
         raise ArtifactError(f"The graph has no {PLUGIN_NAME} node.", remedy=_REMEDY)
@@ -98,9 +93,6 @@ def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Inputs and outputs stay, and so do the detections where the fixed suppression has rounds enough. The graph may be of
     any precision as long as ``/decode/`` is float32 up to the survivors.
-
-    Raises:
-        ArtifactError: It is no such graph; the message says what is different.
     """
     try:
         onnx.checker.check_model(model)

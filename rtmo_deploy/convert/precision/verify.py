@@ -128,9 +128,6 @@ def verify_half(
         artifact: What the source says of itself.
         coordinates: The classifier of a ``raw`` graph.
         progress: Told which input is being compared.
-
-    Raises:
-        ArtifactError: ONNX Runtime does not take or run the graph.
     """
     import onnxruntime as ort
 

@@ -100,11 +100,7 @@ def require_budget(max_ap_drop: float | None) -> None:
 def build(
     source: SourceModel, calibration: Calibration, layers: Collection[int], *, bias_correction: bool = True
 ) -> onnx.ModelProto:
-    """The model with these convolutions in 8 bits.
-
-    Raises:
-        ArtifactError: The calibration is of another model.
-    """
+    """The model with these convolutions in 8 bits."""
     calibration.require_model(source.sha256, source.path)
     placement = place(source.view, layers, of=source.placement)
     missing = sorted(placement.edges.keys() - calibration.thresholds.keys())

@@ -99,11 +99,7 @@ def _table_tensors(rest: str, section: str) -> Iterator[LayerTensor]:
 
 
 def parse_inspector(text: str) -> tuple[EngineLayer, ...]:
-    """Read the engine inspector's JSON, which needs the engine loaded.
-
-    Raises:
-        ValueError: It is not what the inspector writes.
-    """
+    """Read the engine inspector's JSON, which needs the engine loaded."""
     data = json.loads(text)
     rows = data.get("Layers", []) if isinstance(data, dict) else None
     if type(rows) is not list:
@@ -175,9 +171,6 @@ def audit_precision(
         source: Where the engine's layers were read.
         where: The file that errors name.
         weights: Shape of each named convolution's weights, ``(O, I, ...)``.
-
-    Raises:
-        ArtifactError: The engine, or the network, computes in something else.
     """
     before = _network_types(network)
     after = _engine_types(operators, layers, weights or {})

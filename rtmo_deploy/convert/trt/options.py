@@ -104,9 +104,6 @@ def make_profiles(options: BuildOptions, contract: InputContract) -> tuple[Profi
 
     By default one: batches of 1 to 8 and sides of 320 (the model's own if that is smaller) to 1280 (its own if that is
     larger), tuned for one image of its own size. What the model has fixed stays fixed.
-
-    Raises:
-        UsageError: A size is not one that the model takes, or the options do not pair up.
     """
     given = {"--min": options.min, "--opt": options.opt, "--max": options.max}
     count = max([1, *(len(shapes) for shapes in given.values())])

@@ -157,11 +157,7 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def check_graph(
     model: onnx.ModelProto, artifact: Artifact, variant: TrtVariant, *, targets: Sequence[str], where: Path
 ) -> None:
-    """Refuse a graph that a backend cannot build, for one of the compute capabilities ``targets``.
-
-    Raises:
-        ArtifactError: Names the node, its operator and what to do.
-    """
+    """Refuse a graph that a backend cannot build, for one of the compute capabilities ``targets``."""
     _check_opset(model, where)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in nodes_of(model.graph):

@@ -96,11 +96,6 @@ def run_child(
         timeout: Seconds after which it is ended.
         progress: Told of each step.
         command: What to run; :data:`COMMAND` if not given.
-
-    Raises:
-        ArtifactError: TensorRT does not take the model, or crashes on it.
-        SetupError: It was ended from outside, took too long, or the environment lacks something.
-        UsageError: The backend does not know an option.
     """
     answer, logged, reported = ChildAnswer(), list[str](), ""
     with Child(command or COMMAND) as child:

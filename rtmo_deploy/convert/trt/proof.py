@@ -105,20 +105,7 @@ def prove_engine(
     pictures: Pictures | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EngineProof:
-    """Run a new engine and its reference on the same tensors, and the engine with the same image in every row.
-
-    Args:
-        engine: The engine; its record lies beside it.
-        reference: A checkpoint or an ONNX model, run on the CPU.
-        device: Where the engine runs.
-        pictures: What to run on; synthetic images if not given.
-        progress: Told of each step.
-
-    Raises:
-        ParityError: They find other people, or the rows differ.
-        ModelError: One of them cannot be used.
-        SetupError: A package or the device is missing.
-    """
+    """Run a new engine and its reference on the same tensors, and the engine with the same image in every row."""
     progress("comparing with the reference")
     one, two = Side.open(str(reference)), Side.open(str(engine), device=device)
     pictures = pictures or Pictures.drawn_people(PICTURES)

@@ -239,17 +239,6 @@ class Journal:
 
     One JSON value a line: first what is being evaluated, then one line a batch. A line counts if it ends and parses;
     what a kill has torn is cut off. Whole batches are kept, so that a resumed run gives what an unbroken one gives.
-
-    Args:
-        path: The file; made if need be. One of another evaluation is overwritten.
-        facts: What is being evaluated, JSON-ready: a journal with other facts is not this one.
-        num_keypoints: Keypoints of each person.
-
-    Attributes:
-        done: What has been found, by number of the batch.
-
-    Raises:
-        SetupError: The file cannot be read or written.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any], num_keypoints: int) -> None:
@@ -288,11 +277,7 @@ class Journal:
         return end
 
     def add(self, number: int, found: Detections) -> None:
-        """Note what was found in a batch.
-
-        Raises:
-            SetupError: It cannot be written.
-        """
+        """Note what was found in a batch."""
         record = {
             "batch": number,
             "image": found.image.tolist(),

@@ -197,12 +197,7 @@ def _facts(estimator: PoseEstimator, dataset: CocoKeypoints, size: int, score_th
 
 
 def _common_skeleton(model: Skeleton, data: Skeleton, *, told: bool) -> tuple[Skeleton, tuple[str, ...]]:
-    """The skeleton to judge with, and remarks: the dataset's, or the model's where the dataset names no keypoints.
-
-    Raises:
-        UsageError: They have different numbers of keypoints, or the same keypoints in another order.
-        InputDataError: They have different keypoints, and the caller has not said what they are.
-    """
+    """The skeleton to judge with, and remarks: the dataset's, or the model's where the dataset names no keypoints."""
     if len(model) != len(data):
         raise UsageError(
             f"The model finds {len(model)} keypoints ('{model.name}'), the annotations have {len(data)} "

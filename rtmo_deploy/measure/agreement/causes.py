@@ -98,9 +98,6 @@ def find_causes(
         images: ``(n, 3, H, W)`` the network inputs of the images ``on``.
         rerun: Runs the second model on other inputs.
         on: Indices of these images.
-
-    Returns:
-        A sentence for each that would explain it.
     """
     found: list[str] = []
     for match in (matched_points, matched_after_a_move):
@@ -130,9 +127,6 @@ def fit_move(a: Points, b: Points, left: float) -> Move | None:
         a: ``(M, K, 2)`` places.
         b: The same keypoints' places in the other list.
         left: Share of the median distance that may be left.
-
-    Returns:
-        The move, or None where neither leaves so little.
     """
     x, y = a.reshape(-1, 2), b.reshape(-1, 2)
     fits = [_shift(x, y), *_similar(x, y)]
@@ -261,9 +255,6 @@ def order_told(
         skeleton: What the keypoints are.
         labelled: ``(M, K)`` which of ``a`` are known; all if not given.
         sides: What the two lists are called.
-
-    Returns:
-        A sentence, or nothing.
     """
     distance = np.linalg.norm(a[:, :, None] - b[:, None], axis=-1)
     if labelled is not None:

@@ -371,11 +371,7 @@ def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Pict
 
 
 def choose_size(one: Artifact, two: Artifact, wanted: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width that both take: what is asked for, else a fixed one, else the first one's own.
-
-    Raises:
-        UsageError: One of them does not take it.
-    """
+    """Height and width that both take: what is asked for, else a fixed one, else the first one's own."""
     fixed = [(art.input.height, art.input.width) for art in (one, two) if not art.input.dynamic_hw]
     size = wanted or (fixed[0] if fixed else (one.input.height, one.input.width))
     for artifact in (one, two):
@@ -396,11 +392,7 @@ def choose_size(one: Artifact, two: Artifact, wanted: tuple[int, int] | None) ->
 
 
 def require_same_keypoints(one: Artifact, two: Artifact) -> None:
-    """Refuse models of other keypoints.
-
-    Raises:
-        UsageError: Their numbers of keypoints differ.
-    """
+    """Refuse models of other keypoints."""
     first, second = one.skeleton, two.skeleton
     if len(first) != len(second):
         raise UsageError(

@@ -39,15 +39,7 @@ class ImageSet:
 
 
 def image_sets(options: BenchOptions, folder: Path) -> list[ImageSet]:
-    """Images for each number of people that is asked for; one set where none is.
-
-    Args:
-        options: What is asked for.
-        folder: Where synthetic ones are written.
-
-    Raises:
-        InputDataError: There is no image in the folder that was named, or one cannot be read.
-    """
+    """Images for each number of people that is asked for; one set where none is."""
     if options.images is None:
         return [_synthetic(options, folder, count) for count in (options.people or (None,))]
     from rtmo_deploy.data.images import find_images, read_image

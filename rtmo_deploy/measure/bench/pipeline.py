@@ -29,12 +29,7 @@ if TYPE_CHECKING:
 
 
 def contender_artifact(contender: Contender) -> Artifact:
-    """What a contender's file is, with the thresholds and the placement that it is asked to run with.
-
-    Raises:
-        ModelError: The file cannot be used.
-        UsageError: It takes another batch size than the contender is to run with.
-    """
+    """What a contender's file is, with the thresholds and the placement that it is asked to run with."""
     artifact = read_artifact(Path(contender.model))
     fixed = artifact.input.batch
     if fixed is not None and fixed != contender.batch:
@@ -53,14 +48,7 @@ def contender_artifact(contender: Contender) -> Artifact:
 
 
 def open_pipeline(contender: Contender, artifact: Artifact) -> Pipeline:
-    """Open a contender's model in its runtime.
-
-    Raises:
-        UsageError: The runtime does not run this kind of file or does not take the size, or only PyTorch could do what
-            is asked for.
-        MissingDependencyError: Its package is not installed.
-        SetupError: The device cannot be used; no other is taken in its place.
-    """
+    """Open a contender's model in its runtime."""
     device, threads = parse_device(contender.device), contender.threads
     record = choose_backend(artifact.kind, device, backend=contender.backend, what=artifact.path.name)
     if contender.compiled and record.name != "torch":
@@ -84,10 +72,6 @@ class Pipeline:
         name: Name of the runtime.
         backend: What runs the network.
         input_hw: Height and width that images are letterboxed to; None for the model's own.
-
-    Raises:
-        UsageError: The model does not take that size.
-        ArtifactError: The second file of a raw graph is missing.
     """
 
     def __init__(self, name: str, backend: TimedBackend, input_hw: tuple[int, int] | None) -> None:

@@ -33,12 +33,7 @@ class Plan:
 
 
 def plan_contenders(options: BenchOptions) -> Plan:
-    """Read what the models know of themselves (checkpoints aside, which their workers read), and find the reference.
-
-    Raises:
-        ModelError: A model cannot be used.
-        UsageError: A runtime runs none of the models; or there is no such device.
-    """
+    """Read what the models know of themselves (checkpoints aside, which their workers read), and find the reference."""
     parse_device(options.device)
     exported: dict[Path, Artifact] = {}
     checkpoints: list[Path] = []

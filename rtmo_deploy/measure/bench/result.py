@@ -199,13 +199,7 @@ def with_ratios(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 def published_latency(
     artifact: Mapping[str, Any], facts: Mapping[str, Any], device_name: str | None
 ) -> PublishedLatency | None:
-    """The published figure for a model, or None where there is none.
-
-    Args:
-        artifact: What the file knows of itself, JSON-ready.
-        facts: Runtime and input size that it was measured with.
-        device_name: Name of the GPU; None on a CPU.
-    """
+    """The published figure for a model, or None where there is none."""
     own = VARIANTS.get(artifact["variant"] or "")
     alike = [v for v in VARIANTS.values() if v.architecture.name == artifact["architecture"] and v.latency_v100_ms]
     variant = own if own is not None and own.latency_v100_ms else next(iter(alike), None)

@@ -118,11 +118,7 @@ def independent_ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
 
 
 def student_t(freedom: int) -> float:
-    """Two-sided 95 % quantile of Student's t: tabulated below 10 degrees of freedom, beyond by Cornish and Fisher.
-
-    Raises:
-        ValueError: ``freedom`` is not positive.
-    """
+    """Two-sided 95 % quantile of Student's t: tabulated below 10 degrees of freedom, beyond by Cornish and Fisher."""
     if freedom < 1:
         raise ValueError("there is no interval without a degree of freedom")
     if freedom <= len(_STUDENT_T):

@@ -42,12 +42,7 @@ def start_worker(contender: Contender) -> WorkerProcess:
 
 
 class WorkerProcess:
-    """The parent's end of a worker.
-
-    Args:
-        label: What errors call it.
-        command: What to start.
-    """
+    """The parent's end of a worker."""
 
     def __init__(self, label: str, command: Sequence[str] = COMMAND) -> None:
         self.label = label
@@ -61,10 +56,6 @@ class WorkerProcess:
         Args:
             command: What to do, JSON-ready.
             timeout_s: Seconds after which the worker counts as hung; it is killed then.
-
-        Raises:
-            RtmoDeployError: It ended, hung, or answered with something that is no answer. An error that the worker
-                itself raised comes back as the same class.
         """
         self._child.send(command)
         try:

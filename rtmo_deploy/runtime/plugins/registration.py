@@ -316,11 +316,7 @@ def _collection(trt: ModuleType, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
 
 
 def read_fields(fields: Any) -> DecodeFields:
-    """Fields out of a ``PluginFieldCollection``.
-
-    Raises:
-        ArtifactError: One is missing or out of range.
-    """
+    """Fields out of a ``PluginFieldCollection``."""
     # Parsers hand on version and namespace, too.
     found = {field.name: field.data for field in fields if field.name in FIELD_TYPES}
     missing = [name for name in FIELD_TYPES if name not in found or np.size(found[name]) != 1]

@@ -50,9 +50,6 @@ class MosaicPlan:
         Args:
             read: Index to sample.
             to_input: ``(3, 3)`` matrix, canvas -> input.
-
-        Returns:
-            The canvas; name and id of the first image; people clipped to the canvas.
         """
         canvas = np.full((*self.canvas_hw, 3), PAD_VALUE, np.uint8)
         ignore: NDArray[np.bool_] | None = None

@@ -117,3 +117,11 @@ def test_the_commands_run(checkpoint_n: Path, onnx_n: Path, tmp_path: Path, monk
         expected = {0, 5} if "--dry-run" in line else {0}
         assert done.exit_code in expected, f"{line}\n{done.output}"
         assert done.stdout.strip(), line
+
+
+def test_the_places_that_architecture_names_are_there():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", text))
+    assert len(named) > 10
+    missing = [name for name in named if not (ROOT / "rtmo_deploy" / name).exists() and not (ROOT / name).exists()]
+    assert not missing

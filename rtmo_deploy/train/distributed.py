@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 #: One process judges while the others wait for it.
-PATIENCE = timedelta(hours=6)
+TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def join_group(device: str) -> Group:
     if world == 1:
         return Group(0, 1, where)
     try:
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise SetupError(
             f"The {world} processes that WORLD_SIZE speaks of cannot be joined: {error}.",

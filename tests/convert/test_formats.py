@@ -106,13 +106,14 @@ def inspect(path):
 """
 BACKEND = """
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 
 
 @dataclass
 class TinyBackend:
+    name: ClassVar = "tiny"
     artifact: Any
     device: str
     session: Any

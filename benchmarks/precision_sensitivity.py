@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.convert.precision.emulate import emulated
-from rtmo_deploy.convert.precision.graph import HalfGraph, to_half
-from rtmo_deploy.convert.precision.rules import HALF_TYPES, fp32_block_of
+from rtmo_deploy.convert.precision.graph import CastGraph, to_16bit
+from rtmo_deploy.convert.precision.rules import CAST_TYPES, fp32_block_of
 from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.measure import Figures, compare_people
@@ -132,7 +132,7 @@ class Pictures:
         ]
 
 
-def row(name: str, made: HalfGraph, d: Figures) -> str:
+def row(name: str, made: CastGraph, d: Figures) -> str:
     """One line of the table."""
     values = (d.keypoint_px_mean or 0.0, d.keypoint_px_max or 0.0, d.coordinate_px_mean or 0.0, d.box_px_max or 0.0)
     cells = [name, str(made.half_nodes), str(d.unmatched), *(f"{value:.4f}" for value in values)]
@@ -152,7 +152,7 @@ def pixels(images: Path | None, limit: int) -> list[np.ndarray]:
 
 def report(args: argparse.Namespace) -> None:
     """Compare and print a Markdown table."""
-    half = HALF_TYPES[args.precision]
+    half = CAST_TYPES[args.precision]
     model = load_onnx(args.model)
     artifact = onnx_artifact(args.model, model)
     if "dets" not in {value.name for value in model.graph.output}:
@@ -179,11 +179,11 @@ def report(args: argparse.Namespace) -> None:
     print("| in FP16 | nodes | unmatched | keypoint px, mean | worst | box px, mean | worst | score | keypoint score |")
     print("|---|---|---|---|---|---|---|---|---|")
     for group in GROUPS:
-        made = to_half(model, half, group.holds)
+        made = to_16bit(model, half, group.holds)
         if made.half_nodes:
             found = pictures.people(emulated(made.model, half, peaks=False))
             print(row(group.name, made, compare_people(expected, found, input_hw=pictures.hw)), flush=True)
-    made = to_half(model, half, lambda node: fp32_block_of(node) is None)
+    made = to_16bit(model, half, lambda node: fp32_block_of(node) is None)
     model = emulated(made.model, half, peaks=False)
     if args.emulated:
         args.emulated.write_bytes(model.SerializeToString())
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of images with people in them [default: drawn]")
     parser.add_argument("--limit", type=int, default=32, help="use this many images, spread over the folder")
     parser.add_argument("--imgsz", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
-    parser.add_argument("--precision", choices=sorted(HALF_TYPES), default="fp16")
+    parser.add_argument("--precision", choices=sorted(CAST_TYPES), default="fp16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--emulated", type=Path, help="also write the emulated cast graph here, for rtmo-deploy eval")
     args = parser.parse_args()

@@ -20,8 +20,8 @@ from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
 from rtmo_deploy.convert.precision.emulate import emulated
-from rtmo_deploy.convert.precision.graph import half_pairs, hold_scales, is_quantized, to_half
-from rtmo_deploy.convert.precision.rules import HALF_TYPES, fp32_block_of
+from rtmo_deploy.convert.precision.graph import half_pairs, hold_scales, is_quantized, to_16bit
+from rtmo_deploy.convert.precision.rules import CAST_TYPES, fp32_block_of
 from rtmo_deploy.convert.precision.verify import changed_weights
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
 from rtmo_deploy.convert.quantize.record import Calibration, Source
@@ -32,7 +32,7 @@ from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
 
 FLOAT, HALF, INT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8
-FP16, BF16 = HALF_TYPES["fp16"], HALF_TYPES["bf16"]
+FP16, BF16 = CAST_TYPES["fp16"], CAST_TYPES["bf16"]
 PAIR = {"QuantizeLinear", "DequantizeLinear"}
 
 
@@ -57,7 +57,7 @@ def maps_of(model, images):
 @pytest.mark.parametrize("half", [FP16, BF16], ids=["fp16", "bf16"])
 def test_pairs_take_the_type_of_what_reads_them(half):
     source = toy("int8")
-    result = to_half(source, half, everything)
+    result = to_16bit(source, half, everything)
     onnx.checker.check_model(result.model, full_check=True)
     types, nodes = element_types(result.model), result.model.graph.node
     assert opset_of(result.model) == {"fp16": 19, "bf16": 22}[half.name]
@@ -86,17 +86,17 @@ def test_it_computes_what_the_int8_graph_computes():
     source = toy("int8")
     images = structured_images(2, 64, 96) / 100
     expected = maps_of(source, images)
-    cast = to_half(source, FP16, everything).model
+    cast = to_16bit(source, FP16, everything).model
     # A value near the middle of two steps may fall to the other side; few do.
     for found in (maps_of(cast, images), maps_of(emulated(cast, FP16, peaks=False), images)):
         assert 0 < np.abs(found - expected).mean() < 0.01 * np.abs(expected).mean()
         assert np.abs(found - expected).max() < 0.06 * np.abs(expected).max()
-    coarse = maps_of(emulated(to_half(source, BF16, everything).model, BF16, peaks=False), images)
+    coarse = maps_of(emulated(to_16bit(source, BF16, everything).model, BF16, peaks=False), images)
     assert np.abs(coarse - expected).mean() < 0.04 * np.abs(expected).mean()
 
 
 def test_pairs_of_a_float32_island_stay_float32():
-    result = to_half(toy("int8"), FP16, lambda node: not node.name.startswith("/body/1/"))
+    result = to_16bit(toy("int8"), FP16, lambda node: not node.name.startswith("/body/1/"))
     types = element_types(result.model)
     floats = {
         node.name: types[node.output[0] if node.op_type == "DequantizeLinear" else node.input[0]]
@@ -129,7 +129,7 @@ def with_weight(model, name, value):
     ],
 )
 def test_a_scale_that_no_half_holds_keeps_its_convolution_in_float32(name, value, why):
-    result = to_half(with_weight(toy("int8"), name, value), FP16, everything)
+    result = to_16bit(with_weight(toy("int8"), name, value), FP16, everything)
     assert set(result.kept) == {"/body/1/Conv"}
     assert result.kept["/body/1/Conv"].startswith(f"{name} ")
     assert why in result.kept["/body/1/Conv"]
@@ -142,7 +142,7 @@ def test_a_channel_of_next_to_nothing_gets_the_smallest_scale():
     scales = np.full(16, 0.01, np.float32)
     scales[3], scales[5] = 1e-12, 4e-8
     source = with_weight(toy("int8"), "ws0", scales)
-    result = to_half(source, FP16, everything)
+    result = to_16bit(source, FP16, everything)
     held = values_of(result.model)["ws0.fp16"]
     assert (held > 0).all()
     before, after = values_of(source)["w0"].astype(np.float64), values_of(result.model)["w0"]
@@ -162,7 +162,7 @@ def test_a_channel_of_next_to_nothing_gets_the_smallest_scale():
     name=st.sampled_from(["fp16", "bf16"]),
 )
 def test_weights_move_by_less_than_their_step(integers, exponents, name):
-    half, scales = HALF_TYPES[name], np.exp2(exponents).astype(np.float32)
+    half, scales = CAST_TYPES[name], np.exp2(exponents).astype(np.float32)
     node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["y"], name="/d", axis=0)
     weights = [numpy_helper.from_array(value, key) for key, value in {"w": integers, "s": scales}.items()]
     graph = helper.make_graph([node], "g", [], [], weights)
@@ -184,7 +184,7 @@ def test_weights_move_by_less_than_their_step(integers, exponents, name):
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_weight_that_changed_is_named(precision, half):
     source = toy(precision)
-    cast = to_half(source, half, everything).model
+    cast = to_16bit(source, half, everything).model
     assert changed_weights(source, cast, half) == []
     kind = {"fp32": "w1", "int8": "ws1"}[precision]
     for tensor in cast.graph.initializer:

@@ -14,7 +14,7 @@ from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
 from rtmo_deploy.convert.precision.emulate import emulated
-from rtmo_deploy.convert.precision.rules import FP32_BLOCKS, HALF_TYPES, fp32_block_of
+from rtmo_deploy.convert.precision.rules import CAST_TYPES, FP32_BLOCKS, fp32_block_of
 from rtmo_deploy.convert.precision.verify import AS_IT_IS, EMULATED
 from rtmo_deploy.errors import ArtifactError, ParityError, UsageError
 from rtmo_deploy.files import sha256_of
@@ -151,7 +151,7 @@ def test_the_same_people_in_other_shapes_and_batches(cast_file, exported, mode, 
 @pytest.mark.parametrize("mode", OPTIONS)
 def test_finite_on_black_and_white_with_every_rounding(cast_file, mode, value):
     model = onnx.load(cast_file(mode).artifact.path)
-    session = open_session(emulated(model, HALF_TYPES["fp16"], peaks=False).SerializeToString(), where="test")
+    session = open_session(emulated(model, CAST_TYPES["fp16"], peaks=False).SerializeToString(), where="test")
     outputs = run_session(session, {"input": np.full((1, 3, 96, 128), value, np.float32)}, where="test")
     assert all(np.isfinite(out).all() for out in outputs.values())
 

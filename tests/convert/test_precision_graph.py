@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
-from rtmo_deploy.convert.precision.graph import to_half
-from rtmo_deploy.convert.precision.rules import HALF_TYPES
+from rtmo_deploy.convert.precision.graph import to_16bit
+from rtmo_deploy.convert.precision.rules import CAST_TYPES
 
-FP16, BF16 = HALF_TYPES["fp16"], HALF_TYPES["bf16"]
+FP16, BF16 = CAST_TYPES["fp16"], CAST_TYPES["bf16"]
 
 
 def graph(nodes, weights=(), outputs=("y",), shape=(2, 3), opset=17):
@@ -97,7 +97,7 @@ def test_casts_stand_only_where_an_island_begins_and_ends():
         [("w", [1, 2, 3])],
     )
     before = model.SerializeToString()
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     assert model.SerializeToString() == before
     casts = check(made.model)
     assert [cast.name for cast in casts] == [
@@ -119,7 +119,7 @@ def test_a_weight_that_both_sides_use_is_stored_in_both_types():
     model = graph(
         [node("Mul", ["x", "w"], "a", "/half/Mul"), node("Add", ["a", "w"], "y", "/island/Add")], [("w", [1, 2, 3])]
     )
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     assert len(check(made.model)) == 2
     assert {t.name: t.data_type for t in made.model.graph.initializer} == {"w": 1, "w.fp16": 10}
 
@@ -133,7 +133,7 @@ def test_an_output_that_is_also_used_inside():
         ],
         outputs=("z", "y", "s"),
     )
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     # One cast in, one out for each half output; the sine takes the output that is float32 already.
     assert len(check(made.model)) == 3
     x = np.array([[0.1, -1, 2], [3, 4, 5]], np.float32)
@@ -151,7 +151,7 @@ def test_a_weight_out_of_range_keeps_its_node_in_float32_by_name(value, words):
     model = graph(
         [node("Mul", ["x", "w"], "a", "/half/Mul"), node("Relu", ["a"], "y", "/half/Relu")], [("w", [1, value, 3])]
     )
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     check(made.model)
     assert dict(made.kept) == {"/half/Mul": f"w {words}"}
     assert types_of(made.model)["a"] == "FLOAT"
@@ -160,17 +160,19 @@ def test_a_weight_out_of_range_keeps_its_node_in_float32_by_name(value, words):
 
 def test_what_fits_is_cast():
     model = graph([node("Add", ["x", "w"], "y", "/half/Add")], [("w", [0, -5e4, 65504])])
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     assert not made.kept
     assert np.isfinite(numpy_helper.to_array(made.model.graph.initializer[0])).all()
 
 
 def test_a_factor_that_would_vanish_is_kept_and_a_bias_that_would_is_not():
     tiny = [("w", [1e-7, 0, 2e-6])]
-    made = to_half(graph([node("Mul", ["x", "w"], "y", "/half/Mul")], tiny), FP16, in_half("/half/"))
+    made = to_16bit(graph([node("Mul", ["x", "w"], "y", "/half/Mul")], tiny), FP16, in_half("/half/"))
     assert dict(made.kept) == {"/half/Mul": "w is at most 2e-06, fp16 loses precision below 6.1e-05"}
-    assert not to_half(graph([node("Mul", ["x", "w"], "y", "/half/Mul")], tiny, opset=22), BF16, in_half("/half/")).kept
-    assert not to_half(graph([node("Add", ["x", "w"], "y", "/half/Add")], tiny), FP16, in_half("/half/")).kept
+    assert not to_16bit(
+        graph([node("Mul", ["x", "w"], "y", "/half/Mul")], tiny, opset=22), BF16, in_half("/half/")
+    ).kept
+    assert not to_16bit(graph([node("Add", ["x", "w"], "y", "/half/Add")], tiny), FP16, in_half("/half/")).kept
 
 
 def test_scales_of_a_resize_stay_float32():
@@ -179,7 +181,7 @@ def test_scales_of_a_resize_stay_float32():
         [("scales", [1, 1, 2, 2])],
         shape=(1, 1, 2, 2),
     )
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     assert len(check(made.model)) == 2
     assert types_of(made.model)["scales"] == "FLOAT"
 
@@ -192,7 +194,7 @@ def test_a_cast_from_whole_numbers_becomes_half_itself():
             node("Relu", ["f"], "y", "/half/Relu"),
         ]
     )
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     assert [cast.name for cast in check(made.model)] == ["/half/Cast_to_fp32"]
     assert types_of(made.model)["f"] == "FLOAT16"
 
@@ -200,7 +202,7 @@ def test_a_cast_from_whole_numbers_becomes_half_itself():
 def test_constants_are_cast_as_weights_are():
     value = numpy_helper.from_array(np.float32([1, 2, 3]))
     model = graph([("Constant", [], ["w"], "/half/C", {"value": value}), node("Mul", ["x", "w"], "y", "/half/Mul")])
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     check(made.model)
     assert [tensor.name for tensor in made.model.graph.initializer] == ["w.fp16"]
 
@@ -208,7 +210,7 @@ def test_constants_are_cast_as_weights_are():
 def test_bfloat16_raises_the_operator_set_where_it_must():
     weights = [("w", np.ones((1, 1, 1, 1)))]
     model = graph([node("Conv", ["x", "w"], "y", "/half/Conv")], weights, shape=(1, 1, 2, 2))
-    made = to_half(model, BF16, in_half("/half/"))
+    made = to_16bit(model, BF16, in_half("/half/"))
     check(made.model)
     assert [entry.version for entry in made.model.opset_import] == [22]
     assert made.model.ir_version >= 10
@@ -230,7 +232,7 @@ def test_an_overflow_is_told_by_the_name_of_its_node():
         [node("Mul", ["x", "w"], "a", "/half/Mul"), node("Min", ["a", "m"], "y", "/half/Min")],
         [("w", [300.0]), ("m", [7.0])],
     )
-    made = to_half(model, FP16, in_half("/half/"))
+    made = to_16bit(model, FP16, in_half("/half/"))
     own, peaks = split_peaks(run(emulated(made.model, FP16), np.full((2, 3), 255, np.float32)))
     assert (own["y"] == 7).all()  # nothing to be seen of it in the output
     assert peaks == {"/half/Cast_to_fp16": 255, "/half/Mul": 76500, "/half/Min": 7}
@@ -268,7 +270,7 @@ def test_any_graph_is_well_typed_and_rounds_where_it_says(program, half, seed):
         for number, (op, operands, half_) in enumerate(steps, 2)
     ]
     model = graph(nodes, [("w", w)], outputs=[name(i) for i in outputs], opset=22)
-    made = to_half(model, half, in_half("/half/"))
+    made = to_16bit(model, half, in_half("/half/"))
     check(made.model)
 
     def rounded(value):

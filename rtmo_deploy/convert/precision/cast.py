@@ -18,8 +18,8 @@ from rtmo_deploy.artifact import (
     refuse_companion,
     write_companion,
 )
-from rtmo_deploy.convert.precision.graph import HalfGraph, is_quantized, to_half
-from rtmo_deploy.convert.precision.rules import HALF_TYPES, HalfType, fp32_block_of
+from rtmo_deploy.convert.precision.graph import CastGraph, is_quantized, to_16bit
+from rtmo_deploy.convert.precision.rules import CAST_TYPES, CastType, fp32_block_of
 from rtmo_deploy.convert.step import require_onnxruntime, require_parity, write_bytes, write_metadata
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import Kind
@@ -79,9 +79,9 @@ def cast_onnx(
         SetupError: The file cannot be written.
     """
     started = time.monotonic()
-    if precision not in HALF_TYPES:
-        raise UsageError(f"There is no precision '{precision}'.", remedy=f"Choose {' or '.join(HALF_TYPES)}.")
-    half = HALF_TYPES[precision]
+    if precision not in CAST_TYPES:
+        raise UsageError(f"There is no precision '{precision}'.", remedy=f"Choose {' or '.join(CAST_TYPES)}.")
+    half = CAST_TYPES[precision]
     progress("reading the model")
     model = load_onnx(source)
     artifact = onnx_artifact(source, model)
@@ -127,11 +127,11 @@ def cast_onnx(
     )
 
 
-def _refuse_source(model: onnx.ModelProto, artifact: Artifact, half: HalfType, *, verify: bool) -> None:
+def _refuse_source(model: onnx.ModelProto, artifact: Artifact, half: CastType, *, verify: bool) -> None:
     """Refuse what cannot be cast or compared, before anything is computed."""
     as_exported = "Cast the model as 'rtmo-deploy export' wrote it."
     precision, quantized, names = artifact.precision, is_quantized(model), [node.name for node in model.graph.node]
-    bits16 = {half_type.onnx for half_type in HALF_TYPES.values()}
+    bits16 = {half_type.onnx for half_type in CAST_TYPES.values()}
     nested = _subgraph(model)
     refusals = (
         (
@@ -180,7 +180,7 @@ def _subgraph(model: onnx.ModelProto) -> str:
     return f"function {model.functions[0].name}" if model.functions else ""
 
 
-def _cast(model: onnx.ModelProto, half: HalfType, source: Path) -> tuple[HalfGraph, dict[str, int]]:
+def _cast(model: onnx.ModelProto, half: CastType, source: Path) -> tuple[CastGraph, dict[str, int]]:
     counts: Counter[str] = Counter()
 
     def wanted(node: onnx.NodeProto) -> bool:
@@ -190,7 +190,7 @@ def _cast(model: onnx.ModelProto, half: HalfType, source: Path) -> tuple[HalfGra
         return block is None
 
     try:
-        cast = to_half(model, half, wanted)
+        cast = to_16bit(model, half, wanted)
         onnx.checker.check_model(cast.model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ArtifactError(
@@ -208,17 +208,17 @@ def _cast(model: onnx.ModelProto, half: HalfType, source: Path) -> tuple[HalfGra
 def _verify(
     model: onnx.ModelProto,
     cast: onnx.ModelProto,
-    half: HalfType,
+    half: CastType,
     artifact: Artifact,
     companion: bytes | None,
     progress: Callable[[str], None],
 ) -> CastReport:
     """Compare a cast with its source; a ParityError where they find different people."""
-    from rtmo_deploy.convert.precision.verify import verify_half
+    from rtmo_deploy.convert.precision.verify import verify_cast
     from rtmo_deploy.runtime.estimator import open_coordinates
 
     coordinates = open_coordinates(companion, where=artifact.path) if companion is not None else None
-    report = verify_half(model, cast, half, artifact, coordinates=coordinates, progress=progress)
+    report = verify_cast(model, cast, half, artifact, coordinates=coordinates, progress=progress)
     before = "float32" if artifact.precision == "fp32" else artifact.precision
     require_parity(
         report.failures(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rtmo_deploy.convert.precision.rules import HalfType
+    from rtmo_deploy.convert.precision.rules import CastType
 
 #: Prefix of the outputs that tell magnitudes.
 PEAK = "peak of "
@@ -33,7 +33,7 @@ _MOVES = frozenset(
 )
 
 
-def emulated(model: onnx.ModelProto, half: HalfType, *, peaks: bool = True) -> onnx.ModelProto:
+def emulated(model: onnx.ModelProto, half: CastType, *, peaks: bool = True) -> onnx.ModelProto:
     """The float32 graph that computes what a 16-bit graph computes.
 
     With ``peaks`` it has an output ``peak of <node>`` for each node that rounds: the largest magnitude before rounding.
@@ -59,7 +59,7 @@ def emulated(model: onnx.ModelProto, half: HalfType, *, peaks: bool = True) -> o
 
 
 def _rounding(
-    graph: onnx.GraphProto, node: onnx.NodeProto, place: int, half: HalfType, *, peaks: bool
+    graph: onnx.GraphProto, node: onnx.NodeProto, place: int, half: CastType, *, peaks: bool
 ) -> list[onnx.NodeProto]:
     """The nodes that round an output of a node and tell its peak; the node's own output gets another name."""
     name = node.output[place]

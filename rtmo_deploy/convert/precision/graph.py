@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.convert.precision.rules import HalfType
+    from rtmo_deploy.convert.precision.rules import CastType
 
 #: Inputs that are float32 whatever the type of the data, by operator: here Resize's region and scales.
 FLOAT_ONLY_INPUTS = {"Resize": frozenset({1, 2})}
@@ -42,7 +42,7 @@ _INT8_LIMIT = 127
 
 
 @dataclass(frozen=True)
-class HalfGraph:
+class CastGraph:
     """What the pass made."""
 
     model: onnx.ModelProto  #: A new model; the one given is untouched.
@@ -51,7 +51,7 @@ class HalfGraph:
     kept: Mapping[str, str]  #: Nodes that were to compute in 16 bits and stay FP32 because a weight does not fit: why.
 
 
-def to_half(model: onnx.ModelProto, half: HalfType, wanted: Callable[[onnx.NodeProto], bool]) -> HalfGraph:
+def to_16bit(model: onnx.ModelProto, half: CastType, wanted: Callable[[onnx.NodeProto], bool]) -> CastGraph:
     """Let the wanted nodes compute in 16 bits; inner types and shapes of the new model are inferred anew.
 
     Args:
@@ -68,7 +68,7 @@ def to_half(model: onnx.ModelProto, half: HalfType, wanted: Callable[[onnx.NodeP
     pass_.take_pairs()
     pass_.rewrite()
     del work.graph.value_info[:]
-    return HalfGraph(infer(work), len(pass_.half_nodes), pass_.casts, pass_.kept)
+    return CastGraph(infer(work), len(pass_.half_nodes), pass_.casts, pass_.kept)
 
 
 def _at_opset(model: onnx.ModelProto, oldest: int) -> onnx.ModelProto:
@@ -83,7 +83,7 @@ def _at_opset(model: onnx.ModelProto, oldest: int) -> onnx.ModelProto:
 class _Pass:
     """One run of the pass over one model, in place."""
 
-    def __init__(self, model: onnx.ModelProto, half: HalfType, types: Mapping[str, int]) -> None:
+    def __init__(self, model: onnx.ModelProto, half: CastType, types: Mapping[str, int]) -> None:
         self.graph, self.half, self.types = model.graph, half, types
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         #: Name of the scale of each tensor that a DequantizeLinear puts out.
@@ -213,7 +213,7 @@ def half_pairs(graph: onnx.GraphProto, half_nodes: Collection[str]) -> frozenset
     return frozenset(found | read_by("QuantizeLinear", found))
 
 
-def hold_scales(graph: onnx.GraphProto, half: HalfType, names: Collection[str]) -> int:
+def hold_scales(graph: onnx.GraphProto, half: CastType, names: Collection[str]) -> int:
     """Round the scales of 8-bit weights to what a 16-bit type can hold, and fit the weights to them; in place.
 
     Where a channel's scale is a normal number of that type nothing changes in its weights: 127 times the rounding is
@@ -237,7 +237,7 @@ def hold_scales(graph: onnx.GraphProto, half: HalfType, names: Collection[str]) 
     return changed
 
 
-def _held(scales: NDArray[np.float32], half: HalfType) -> NDArray[np.float32]:
+def _held(scales: NDArray[np.float32], half: CastType) -> NDArray[np.float32]:
     """The nearest scales of the type; below its normal numbers none smaller, so that 127 steps reach."""
     nearest = scales.astype(half.numpy)
     below = (scales < half.smallest_normal) & (nearest.astype(np.float32) < scales)

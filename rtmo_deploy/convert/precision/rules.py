@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HalfType:
+class CastType:
     """A 16-bit type."""
 
     name: str  #: In file names, node names and metadata.
@@ -43,9 +43,9 @@ class HalfType:
         return ""
 
 
-HALF_TYPES: Mapping[str, HalfType] = {
-    "fp16": HalfType("fp16", TensorProto.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 17, 2.0**-10),
-    "bf16": HalfType("bf16", TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16), 3.3895e38, 2.0**-126, 22, 2.0**-7),
+CAST_TYPES: Mapping[str, CastType] = {
+    "fp16": CastType("fp16", TensorProto.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 17, 2.0**-10),
+    "bf16": CastType("bf16", TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16), 3.3895e38, 2.0**-126, 22, 2.0**-7),
 }
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.convert.precision.rules import HalfType
+    from rtmo_deploy.convert.precision.rules import CastType
     from rtmo_deploy.measure.verify import Case
     from rtmo_deploy.runtime.decode import Coordinates
 
@@ -110,10 +110,10 @@ def _case_as_json(case: Case) -> dict[str, Any]:
     }
 
 
-def verify_half(
+def verify_cast(
     source: onnx.ModelProto,
     cast: onnx.ModelProto,
-    half: HalfType,
+    half: CastType,
     artifact: Artifact,
     *,
     coordinates: Coordinates | None = None,
@@ -194,7 +194,7 @@ def verify_half(
     )
 
 
-def changed_weights(source: onnx.ModelProto, cast: onnx.ModelProto, half: HalfType) -> list[str]:
+def changed_weights(source: onnx.ModelProto, cast: onnx.ModelProto, half: CastType) -> list[str]:
     """Floating-point weights of a cast that are not its source's to half's rounding, in words; on any CPU the same."""
     stored = {tensor.name: tensor for tensor in cast.graph.initializer}
     found = []
@@ -210,7 +210,7 @@ def changed_weights(source: onnx.ModelProto, cast: onnx.ModelProto, half: HalfTy
     return found
 
 
-def _with_noise(images: NDArray[np.float32], half: HalfType) -> list[NDArray[np.float32]]:
+def _with_noise(images: NDArray[np.float32], half: CastType) -> list[NDArray[np.float32]]:
     """Images, and twice with noise of half's rounding: one rounding alone is one draw of a wide distribution."""
     rng = np.random.default_rng(0)
     noise = [rng.uniform(-half.epsilon, half.epsilon, images.shape).astype(np.float32) for _ in range(2)]
@@ -220,7 +220,7 @@ def _with_noise(images: NDArray[np.float32], half: HalfType) -> list[NDArray[np.
 class _Watch:
     """Looks for what is not finite or too large."""
 
-    def __init__(self, half: HalfType) -> None:
+    def __init__(self, half: CastType) -> None:
         self.half = half
         self.peak, self.node = 0.0, ""
         self.broken: list[str] = []
@@ -240,7 +240,7 @@ class _Watch:
         return own
 
 
-def _weights_rounded(source: onnx.ModelProto, cast: onnx.ModelProto, half: HalfType) -> onnx.ModelProto:
+def _weights_rounded(source: onnx.ModelProto, cast: onnx.ModelProto, half: CastType) -> onnx.ModelProto:
     """The float32 graph with those weights rounded that the cast stores in half; changed in place.
 
     Rounded here, not taken from the cast: what went wrong with a weight there must not pass as rounding.

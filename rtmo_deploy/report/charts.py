@@ -208,7 +208,7 @@ def _legend(
     x = float(LEFT)
     for index, name in enumerate(names):
         text = _short(name, 80)
-        width = 30 + 7.2 * len(text)
+        width = 32 + 8.2 * len(text)
         if x + width > WIDTH and x > LEFT:
             x, y = float(LEFT), y + 20
         mark(svg, index, (x + 5, y - 4), name)

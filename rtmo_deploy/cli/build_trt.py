@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, find_model
+from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import BUILDABLE
 from rtmo_deploy.outputs import require_free

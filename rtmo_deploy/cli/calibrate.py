@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption, find_model, require_data
+from rtmo_deploy.cli.given import find_model, require_data
+from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import ONNX
 from rtmo_deploy.outputs import require_free

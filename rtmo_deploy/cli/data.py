@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.given import require_data
 from rtmo_deploy.cli.help import HelpCommand
-from rtmo_deploy.cli.options import SIZE, MaxPixelsOption, Size, parse_size, require_data
+from rtmo_deploy.cli.options import SIZE, MaxPixelsOption, Size, parse_size
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.progress import Count
 

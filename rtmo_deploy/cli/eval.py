@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
@@ -17,8 +18,6 @@ from rtmo_deploy.cli.options import (
     PrecisionOption,
     ThreadsOption,
     TrustOption,
-    find_model,
-    require_data,
 )
 from rtmo_deploy.errors import InputDataError, SetupError, UsageError
 from rtmo_deploy.files import sha256_of

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, find_model, options_of
+from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, options_of
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import MissingDependencyError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, ONNX, FileKind, Format, likely_kind

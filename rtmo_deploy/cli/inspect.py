@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import IgnoreCfgOption, find_model
+from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.options import IgnoreCfgOption
 from rtmo_deploy.file_kind import FORMATS, Format, likely_kind
 
 if TYPE_CHECKING:

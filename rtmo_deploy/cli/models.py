@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.help import HelpCommand
-from rtmo_deploy.cli.options import SIZE, Size, find_model, parse_input_size
+from rtmo_deploy.cli.options import SIZE, Size, parse_input_size
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import CHECKPOINT
 from rtmo_deploy.outputs import require_free

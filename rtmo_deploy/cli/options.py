@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import sys
 from dataclasses import fields
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-from rtmo_deploy.errors import InputDataError, SetupError, UsageError
-from rtmo_deploy.file_kind import ANNOTATIONS, CHECKPOINT, MODEL, Wanted, described, likely_kind, require
+from rtmo_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 
 _SIZE_OPTIONS = {"--imgsz", "--size"}
@@ -150,64 +146,3 @@ TrustOption = Annotated[
     bool, typer.Option("--trust", help="Load an engine, which is code, without a record or with another's.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")]
-
-
-def find_model(
-    text: str | Path,
-    by: str,
-    wanted: Wanted = MODEL,
-    *,
-    device: str | None = None,
-    backend: str | None = None,
-    precision: str | None = None,
-) -> Path:
-    """The file of a model that is given as a path or by name; a bar shows its download.
-
-    With ``device``, also that a runtime can be had that runs it there.
-    """
-    if device is not None:
-        require_device(device)
-    from rtmo_deploy.cli.progress import download_bar
-    from rtmo_deploy.zoo.locate import locate_model
-
-    with download_bar(os.fspath(text)) as fetched:
-        path = locate_model(text, wanted=wanted, by=by, progress=fetched)
-    if device is not None:
-        from rtmo_deploy.file_kind import Kind
-        from rtmo_deploy.runtime.backends import choose_backend
-
-        kind = likely_kind(path)
-        known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else Kind(kind.value)
-        choose_backend(known, device, backend=backend, precision=precision, what=path.name)
-    return path
-
-
-def require_device(device: str) -> None:
-    """Check that there is such a device, as far as that can be seen without a runtime: a GPU needs its driver."""
-    from rtmo_deploy.runtime.backends import parse_device
-
-    if parse_device(device) == "cpu":
-        return
-    import ctypes
-
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        raise SetupError(
-            f"{device} cannot be used: the NVIDIA driver ({library}) is not installed.",
-            remedy="Use --device cpu, or install the driver.",
-        ) from None
-
-
-def require_data(by: str, *, ann: Iterable[Path | None] = (), images: Iterable[Path | None] = ()) -> None:
-    """Check that annotation files are such, and that folders of images are folders; None is no file."""
-    for file in ann:
-        if file is not None:
-            require(file, ANNOTATIONS, by)
-    for folder in images:
-        if folder is not None and not folder.is_dir():
-            what = "There is no such folder."
-            if folder.exists():
-                what = f"It is {described(folder)}, and '{by}' takes a folder of images here."
-            raise InputDataError(what, remedy="Name the folder that holds the images.", where=folder)

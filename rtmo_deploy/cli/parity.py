@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import (
     SIZE,
     DeviceOption,
@@ -17,7 +18,6 @@ from rtmo_deploy.cli.options import (
     MaxPixelsOption,
     Size,
     ThreadsOption,
-    find_model,
     parse_input_size,
 )
 from rtmo_deploy.outputs import require_free

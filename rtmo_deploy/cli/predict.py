@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import (
     BackendOption,
     DeviceOption,
@@ -17,7 +18,6 @@ from rtmo_deploy.cli.options import (
     PrecisionOption,
     ThreadsOption,
     TrustOption,
-    find_model,
 )
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of

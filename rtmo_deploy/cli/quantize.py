@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
-from rtmo_deploy.cli.options import (
-    ForceOption,
-    IgnoreCfgOption,
-    MaxPixelsOption,
-    ThreadsOption,
-    find_model,
-    require_data,
-)
+from rtmo_deploy.cli.given import find_model, require_data
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.file_kind import CALIBRATION, ONNX, require
 from rtmo_deploy.outputs import require_free

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.options import IgnoreCfgOption, MaxPixelsOption, find_model, require_data, require_device
+from rtmo_deploy.cli.given import find_model, require_data, require_device
+from rtmo_deploy.cli.options import IgnoreCfgOption, MaxPixelsOption
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import CHECKPOINT
 from rtmo_deploy.outputs import require_free

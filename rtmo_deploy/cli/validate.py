@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.options import find_model
+from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.file_kind import EXPORTED, FORMATS, Format, likely_kind
 
 if TYPE_CHECKING:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Pixels that an image may have; a command's ``--max-pixels`` sets it.
+MAX_PIXELS_VARIABLE = "RTMO_DEPLOY_MAX_PIXELS"
+
 
 @contextmanager
 def variable(name: str, value: str) -> Iterator[None]:

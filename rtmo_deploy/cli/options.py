@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
+from rtmo_deploy.environment import MAX_PIXELS_VARIABLE, variable
 from rtmo_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ def _ignore_cfg(context: typer.Context, value: bool) -> bool:
 
 def _max_pixels(context: typer.Context, value: int | None) -> int | None:
     if value is not None and not context.resilient_parsing:
-        from rtmo_deploy.environment import variable
-
-        context.with_resource(variable("RTMO_DEPLOY_MAX_PIXELS", str(value)))
+        context.with_resource(variable(MAX_PIXELS_VARIABLE, str(value)))
     return value
 
 
@@ -135,7 +134,7 @@ MaxPixelsOption = Annotated[
         min=1,
         metavar="N",
         callback=_max_pixels,
-        help="Refuse images with more pixels. [default: RTMO_DEPLOY_MAX_PIXELS, or 67108864]",
+        help=f"Refuse images with more pixels. [default: {MAX_PIXELS_VARIABLE}, or 67108864]",
     ),
 ]
 PrecisionOption = Annotated[

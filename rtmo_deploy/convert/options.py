@@ -21,7 +21,6 @@ MAX_TOPK = 3840
 FIXED_TOPK = 300
 #: Rows of output by default. The reference has no limit; that of ``onnx`` is out of the way.
 MAX_DETS = {"onnx": 1000, "fixed": 100}
-MIN_SCORE_THR = 0.0001
 _MANY = 1_000_000
 #: Options that a decode mode does not have, and why.
 _FOREIGN = {
@@ -155,6 +154,8 @@ def _or(value: _T | None, default: _T) -> _T:
 
 
 def _check_thresholds(score_thr: float | None, nms_thr: float | None) -> None:
+    from rtmo_deploy.zoo.records import MIN_SCORE_THR  # loads NumPy, which help pages do without
+
     if score_thr is not None and not MIN_SCORE_THR <= score_thr <= 1:
         raise UsageError(
             f"score_thr is {score_thr:g}.",

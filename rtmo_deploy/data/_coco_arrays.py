@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.data.images import MAX_PIXELS, max_pixels_allowed
-from rtmo_deploy.data.sample import GroundTruth
+from rtmo_deploy.data.sample import LARGEST_AREA, GroundTruth
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -43,8 +43,6 @@ class Packed:
 _NUMBERS: Final = frozenset((int, float, bool))
 #: Coordinates beyond this are no places in an image.
 _HUGE: Final = 1e7
-#: A larger area counts as none: COCO's tools leave such people out of every figure.
-_LARGEST_AREA: Final = 1e10
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +201,7 @@ class People:
         if crowd not in (0, 1):
             self.found.add("crowd-value", label)
             return
-        if entry.get("area") is not None and not 0 < area <= _LARGEST_AREA:
+        if entry.get("area") is not None and not 0 < area <= LARGEST_AREA:
             self.found.add("area", label)
             area = math.nan
         given = _number(entry.get("num_keypoints"))

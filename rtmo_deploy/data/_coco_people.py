@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
+from rtmo_deploy.data.sample import AREA_OF_BOX
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.sample import GroundTruth
 
 
-#: Share of a person's box that stands for the person's area where none is given: the reference's figure.
-AREA_OF_BOX: Final = 0.53
 #: A labelled keypoint outside the image by more than this share of its longer side is a slip, not a person cut off.
 FAR: Final = 0.5
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.plain import shorten
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,10 +94,8 @@ class Finding:
     def __str__(self) -> str:
         if not self.ids:
             return f"{self.what}."
-        shown = ", ".join(map(str, self.ids[:SHOWN]))
-        more = f" and {len(self.ids) - SHOWN} more" if len(self.ids) > SHOWN else ""
         noun = self.subject + "s" * (len(self.ids) > 1)
-        return f"{noun} {shown}{more}: {self.what}."
+        return f"{noun} {shorten(self.ids, SHOWN)}: {self.what}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

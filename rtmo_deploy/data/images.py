@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Final, cast
 import cv2
 import numpy as np
 
+from rtmo_deploy.environment import MAX_PIXELS_VARIABLE
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import FileKind, kind_of
 from rtmo_deploy.files import open_regular
@@ -48,7 +49,6 @@ MAX_SIDE: Final = 1_000_000
 MAX_PIXELS: Final = 2**26
 """Pixels that an image may have unless the environment says otherwise: 67 million, 8192x8192. More is refused from the
 header, before anything is decoded."""
-MAX_PIXELS_VARIABLE: Final = "RTMO_DEPLOY_MAX_PIXELS"
 """Environment variable of another bound; ``--max-pixels`` sets it."""
 MAX_BYTES: Final = 2**29
 MAX_SCANS: Final = 500

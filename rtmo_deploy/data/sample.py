@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from rtmo_deploy.poses import Skeleton
+
+#: Share of a person's box that stands for the person's area where none is given: the reference's figure.
+AREA_OF_BOX: Final = 0.53
+#: COCO's tools leave larger people out of every figure.
+LARGEST_AREA: Final = 1e10
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from rtmo_deploy.data.sample import AREA_OF_BOX
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 LEAST_ALIKE: Final = 0.5
 #: The same where keypoints alone decide.
 LEAST_OKS: Final = 0.1
-#: A person's area is this share of the box, as in the evaluation where none is annotated.
-AREA_OF_BOX: Final = 0.53
 #: OKS sigma of keypoints without a measured one; the middle of COCO's.
 USUAL_SIGMA: Final = 0.07
 #: Scores closer than this are equal to within float noise, and their order means nothing.

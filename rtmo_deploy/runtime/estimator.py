@@ -112,7 +112,7 @@ class PoseEstimator:
                 remedy=f"Both must be positive multiples of {contract.multiple}.",
             )
         #: The classifier that a ``raw`` graph leaves to the host; None for other graphs.
-        self.coordinates = _companion(self.artifact)
+        self.coordinates = coordinates_of(self.artifact)
 
     @classmethod
     def open(
@@ -215,7 +215,7 @@ def poses_to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
     )
 
 
-def _companion(artifact: Artifact) -> Coordinates | None:
+def coordinates_of(artifact: Artifact) -> Coordinates | None:
     """The second file of a ``raw`` graph, opened; None where there is none to open."""
     if artifact.decode.mode is not DecodeMode.RAW:
         return None

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 PAD_VALUE: Final = 114
 """Grey level of the padding, the same in all three channels."""
 
-STRIDE: Final = 32
 """Height and width of a network input are multiples of this."""
 
 _WARP_LIMIT: Final = 32766
@@ -210,11 +210,11 @@ def check_image(image: NDArray[np.uint8]) -> None:
 
 
 def _checked_side(side: int, size_hw: tuple[int, int]) -> int:
-    if side <= 0 or side % STRIDE:
-        nearest = "x".join(str(max(1, math.ceil(value / STRIDE)) * STRIDE) for value in size_hw)
+    if side <= 0 or side % INPUT_MULTIPLE:
+        nearest = "x".join(str(max(1, math.ceil(value / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for value in size_hw)
         raise UsageError(
             f"The network input is {size_hw[0]}x{size_hw[1]} (height x width), but both must be positive "
-            f"multiples of {STRIDE}.",
+            f"multiples of {INPUT_MULTIPLE}.",
             remedy=f"The nearest above is {nearest}.",
         )
     return side

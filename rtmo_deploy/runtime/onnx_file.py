@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import ONNX, Kind, require
-from rtmo_deploy.files import read_bounded
+from rtmo_deploy.files import read_bounded, reading
 from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
 from rtmo_deploy.runtime.onnx_check import check_graph, load_weights, takes
 from rtmo_deploy.zoo.skeletons import guessed_from_count
@@ -44,12 +44,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
 def _content(path: Path) -> bytes:
     require(path, ONNX)
-    try:
+    with reading(path):
         return read_bounded(path, max_bytes=MAX_BYTES)
-    except OSError as error:
-        raise ArtifactError(
-            f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
-        ) from error
 
 
 def _parse(content: bytes, path: Path) -> onnx.ModelProto:

@@ -17,7 +17,7 @@ from xml.parsers import expat
 from rtmo_deploy.artifact import Artifact
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import OPENVINO, Kind, require
-from rtmo_deploy.files import open_regular, sha256_of
+from rtmo_deploy.files import open_regular, reading, sha256_of
 from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
 
 if TYPE_CHECKING:
@@ -65,12 +65,8 @@ def read_ir(path: Path) -> OpenvinoIr:
     require(path, OPENVINO)
     reader = _Reader()
     try:
-        with open_regular(path, max_bytes=MAX_BYTES) as stream:
+        with reading(path), open_regular(path, max_bytes=MAX_BYTES) as stream:
             reader.parser.ParseFile(stream)
-    except OSError as error:
-        raise ArtifactError(
-            f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=path
-        ) from error
     except (expat.ExpatError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"It is not an OpenVINO model, or is cut short ({error}).", remedy="Convert or copy it again.", where=path
@@ -227,13 +223,9 @@ def _require_weights(path: Path, least: int, recorded: str | None) -> None:
         raise ArtifactError(
             f"Its weights {weights.name} are not beside it.", remedy="Copy both files, or convert again.", where=path
         )
-    try:
+    with reading(weights):
         found = json.dumps(sha256_of(weights))
         size = weights.stat().st_size
-    except OSError as error:
-        raise ArtifactError(
-            f"It cannot be read: {error.strerror or error}.", remedy="Check its permissions.", where=weights
-        ) from error
     if size < least or recorded not in {None, found}:
         raise ArtifactError(
             f"{weights.name} beside it does not hold the weights that it was written with.",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.artifact import DecodeMode
+from rtmo_deploy.convert.options import MAX_TOPK
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.runtime.cuda import find_gpu
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.trt_api import TrtVariant
 
 SUFFIX = ".engine"
-#: Candidates that TensorRT's top-k takes.
-MAX_TOPK = 3840
 _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _FIXED = "Export the model with: rtmo-deploy export --decode fixed"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.data.sample import GroundTruth
+from rtmo_deploy.data.sample import AREA_OF_BOX, LARGEST_AREA, GroundTruth
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.measure.accuracy.detections import Detections
 from rtmo_deploy.measure.accuracy.report import AccuracyReport, ProtocolName
@@ -102,14 +102,10 @@ def require_people(truth: GroundTruth) -> None:
         )
 
 
-#: Detections of a image that count.
+#: Detections of an image that count.
 MAX_DETECTIONS: Final = 20
 #: Upper ends of CrowdPose's easy and medium images, exclusive.
 CROWD_EDGES: Final = (0.2, 0.8)
-#: Share of a box that stands for a person's area where there is none.
-AREA_OF_BOX: Final = 0.53
-#: COCO's tools leave larger people out of every figure.
-LARGEST_AREA: Final = 1e10
 
 _AREAS: Final = {"": 0, "(M)": 1, "(L)": 2}
 
@@ -124,7 +120,7 @@ def evaluate_poses(
     """Judge poses against a dataset.
 
     A dataset over an annotation file (:class:`~rtmo_deploy.data.coco.CocoKeypoints`) knows its crowds and is judged as
-    the file says, without a image being read. Of any other, each sample is read for its people, and a detection of
+    the file says, without an image being read. Of any other, each sample is read for its people, and a detection of
     somebody in ``Sample.ignore`` counts as wrong.
 
     Args:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rtmo_deploy.measure.comparison import match_people
+from rtmo_deploy.plain import shorten
 from rtmo_deploy.poses import Poses
 
 if TYPE_CHECKING:
@@ -272,6 +273,5 @@ def order_told(
         return []  # no exchange of places: they are other people, or it is chance
     swapped = ", as if left and right were swapped" if sides_only else ""
     names, (first, second) = skeleton.keypoints, sides
-    told = ", ".join(f"{names[i]} is nearest to where {second} has {names[nearest[i]]}" for i in wrong[:NAMED])
-    more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-    return [f"Keypoints fit in another order{swapped}: {first} {told}{more} (median over {len(a)} people)."]
+    told = shorten((f"{names[i]} is nearest to where {second} has {names[nearest[i]]}" for i in wrong), NAMED)
+    return [f"Keypoints fit in another order{swapped}: {first} {told} (median over {len(a)} people)."]

@@ -21,8 +21,7 @@ from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.measure.verify import Run
 from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.backends import open_backend
-from rtmo_deploy.runtime.estimator import _companion as open_companion
-from rtmo_deploy.runtime.estimator import read_artifact
+from rtmo_deploy.runtime.estimator import coordinates_of, read_artifact
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 from rtmo_deploy.zoo.locate import locate_model
 
@@ -142,7 +141,7 @@ class Side:
         """Open a model; see :meth:`rtmo_deploy.runtime.PoseEstimator.open` for arguments and errors."""
         artifact = read_artifact(locate_model(model))
         opened = open_backend(artifact, device, backend=backend, threads=threads)
-        return cls(artifact, opened, open_companion(artifact), sha256_of(artifact.path))
+        return cls(artifact, opened, coordinates_of(artifact), sha256_of(artifact.path))
 
     def summary(self) -> ModelSummary:
         """What a report says of it."""

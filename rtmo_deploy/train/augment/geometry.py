@@ -17,8 +17,9 @@ import numpy as np
 
 from rtmo_deploy.data import People, Sample
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.runtime.letterbox import PAD_VALUE, STRIDE
+from rtmo_deploy.runtime.letterbox import PAD_VALUE
 from rtmo_deploy.train.augment.options import AffineOptions
+from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,7 +145,12 @@ def _within_warp_limit(image: NDArray[Any], matrix: NDArray[np.float64]) -> tupl
 
 
 def random_size(
-    input_hw: tuple[int, int], seed: int, iteration: int, *, span: tuple[int, int] = (480, 800), step: int = STRIDE
+    input_hw: tuple[int, int],
+    seed: int,
+    iteration: int,
+    *,
+    span: tuple[int, int] = (480, 800),
+    step: int = INPUT_MULTIPLE,
 ) -> tuple[int, int]:
     """The size of one iteration's batch: every step from ``span[0]`` to ``span[1]`` is equally likely.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.runtime.letterbox import STRIDE
+from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class AugmentOptions:
 
     def __post_init__(self) -> None:
         for side in self.input_hw:
-            if side <= 0 or side % STRIDE:
+            if side <= 0 or side % INPUT_MULTIPLE:
                 raise UsageError(
                     f"The network input is {self.input_hw[0]}x{self.input_hw[1]} (height x width).",
-                    remedy=f"Both must be positive multiples of {STRIDE}.",
+                    remedy=f"Both must be positive multiples of {INPUT_MULTIPLE}.",
                 )
         for field in fields(self):
             value = getattr(self, field.name)

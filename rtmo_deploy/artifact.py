@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.file_kind import Kind as Kind  # noqa: PLC0414 - an artifact's kind is taken from here
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded, sha256_of
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.poses import Skeleton

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
 
 PATH = Path("some.onnx")

@@ -12,13 +12,13 @@ from rtmo_deploy.artifact import (
     DecodeContract,
     DecodeMode,
     InputContract,
-    Kind,
     Parent,
     read_companion,
     refuse_companion,
     write_companion,
 )
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.zoo import COCO_17
 
 CONTENT = b"classifier"

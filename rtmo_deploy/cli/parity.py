@@ -24,7 +24,7 @@ from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.measure.agreement import AgreementReport, LayerReport, Pictures
+    from rtmo_deploy.measure.agreement import AgreementReport, ImageSource, LayerReport
 
 #: Images that the table lists.
 LISTED = 5
@@ -131,12 +131,12 @@ def parity(
         raise InputDataError(report.told, remedy="Give images in which a trained model finds people.")
 
 
-def _pictures(images: str | None, synthetic: int | None) -> Pictures:
-    from rtmo_deploy.measure.agreement import Pictures
+def _pictures(images: str | None, synthetic: int | None) -> ImageSource:
+    from rtmo_deploy.measure.agreement import ImageSource
 
     if images is not None:
-        return Pictures.in_folder(images)
-    return Pictures.drawn_people() if synthetic is None else Pictures.drawn_people(synthetic)
+        return ImageSource.in_folder(images)
+    return ImageSource.synthetic() if synthetic is None else ImageSource.synthetic(synthetic)
 
 
 def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:

@@ -2,7 +2,7 @@
 
 Both run on the same images: ONNX Runtime the source, OpenVINO the very bytes that will be written, in float32. So that
 detections are compared whatever the weights, each level's logits are shifted on both sides, see
-:mod:`rtmo_deploy.convert.liven`.
+:mod:`rtmo_deploy.convert.bias_shift`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from rtmo_deploy.convert.liven import case_shapes, choose_shift, classifier_nodes, open_exact
+from rtmo_deploy.convert.bias_shift import case_shapes, choose_shift, classifier_nodes, open_exact
 from rtmo_deploy.measure.bounds import EXACT, ROUNDED
 from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
 from rtmo_deploy.runtime.estimator import open_coordinates
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.convert.liven import Shift
+    from rtmo_deploy.convert.bias_shift import Shift
 
 #: Batch, height, width of dynamic graphs.
 SHAPES = ((1, 256, 256), (2, 192, 320))

@@ -2,7 +2,7 @@
 
 The exported bytes run in ONNX Runtime on shapes other than the traced one, and PyTorch on the same images. So that
 detections are compared whatever the weights, each level's classifier is shifted on both sides, see
-:mod:`rtmo_deploy.convert.liven`.
+:mod:`rtmo_deploy.convert.bias_shift`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnx
 import torch
 
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.convert.liven import case_shapes, level_shift, logit_threshold, shift_biases
+from rtmo_deploy.convert.bias_shift import case_shapes, level_shift, logit_threshold, shift_biases
 from rtmo_deploy.measure.bounds import EXACT
 from rtmo_deploy.measure.comparison import Figures, compare_people
 from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.convert.liven import Shift
+    from rtmo_deploy.convert.bias_shift import Shift
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.model.head import HeadOutputs
 

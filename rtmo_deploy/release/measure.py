@@ -11,7 +11,7 @@ from rtmo_deploy.release.make import dataset_of
 from rtmo_deploy.release.record import Job, NotHereError, Outcome
 
 if TYPE_CHECKING:
-    from rtmo_deploy.measure.agreement.compare import Pictures
+    from rtmo_deploy.measure.agreement.compare import ImageSource
     from rtmo_deploy.measure.agreement.report import AgreementReport
     from rtmo_deploy.release.record import StepRecord
 
@@ -50,7 +50,7 @@ def parity(job: Job) -> Outcome:
     """Do two models find the same people; with images of both."""
     from dataclasses import replace
 
-    from rtmo_deploy.measure.agreement.compare import Pictures, Side, compare_sides
+    from rtmo_deploy.measure.agreement.compare import ImageSource, Side, compare_sides
     from rtmo_deploy.measure.bounds import bounds_for
 
     options = job.options
@@ -62,9 +62,9 @@ def parity(job: Job) -> Outcome:
     bounds = bounds_for(sides[0].artifact.precision, sides[1].artifact.precision)
     bounds = replace(bounds, **options["bounds"])
     if "images" in job.files:
-        pictures = Pictures.in_folder(job.files["images"])
+        pictures = ImageSource.in_folder(job.files["images"])
     else:
-        pictures = Pictures.drawn_people(options["synthetic"])
+        pictures = ImageSource.synthetic(options["synthetic"])
     report = compare_sides(sides[0], sides[1], pictures, layers="if unexplained", bounds=bounds, progress=job.progress)
     shown = _draw(report, pictures, job, options["pictures"])
     facts = report.to_dict()
@@ -76,7 +76,7 @@ def parity(job: Job) -> Outcome:
     return Outcome(names, plain({**facts, "shown": shown}), hidden=names)
 
 
-def _draw(report: AgreementReport, pictures: Pictures, job: Job, count: int) -> list[dict[str, Any]]:
+def _draw(report: AgreementReport, pictures: ImageSource, job: Job, count: int) -> list[dict[str, Any]]:
     """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
     from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
     from rtmo_deploy.measure.bounds import WORKING_SCORE

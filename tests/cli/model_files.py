@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, EngineRecord, Profile, Shape, sidecar_path
 from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields

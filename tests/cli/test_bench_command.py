@@ -72,8 +72,9 @@ def test_with_no_model_and_nothing_built(tmp_path, monkeypatch):
 
 
 def test_with_no_model_it_is_what_was_last_built(model, tmp_path, monkeypatch):
-    from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+    from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
     from rtmo_deploy.cli.workspace import Workspace
+    from rtmo_deploy.file_kind import Kind
     from rtmo_deploy.zoo import COCO_17
 
     monkeypatch.chdir(tmp_path)

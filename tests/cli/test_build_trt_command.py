@@ -83,8 +83,8 @@ def test_an_engine_is_built_and_remembered(raw, tmp_path):
     assert "has no timing cache" in document["record"]["notes"][0]
     assert not (tmp_path / "t").exists()
     assert "building ..." in result.stderr
-    from rtmo_deploy.artifact import Kind
     from rtmo_deploy.cli.workspace import Workspace
+    from rtmo_deploy.file_kind import Kind
 
     assert Workspace().last([Kind.ENGINE])[0] == target
 

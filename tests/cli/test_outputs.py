@@ -14,9 +14,10 @@ import torch
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.convert.step import write_metadata
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime.engine_file import sidecar_path
 from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.zoo import COCO_17

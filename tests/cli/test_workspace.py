@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.cli import workspace as module
 from rtmo_deploy.cli.workspace import Workspace
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.zoo import COCO_17
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 import rtmo_deploy
-from rtmo_deploy.artifact import Kind
 from rtmo_deploy.convert import ExportOptions
-from rtmo_deploy.file_kind import EXPORTED, FORMATS, MODEL, FileKind, Format, kind_of_suffix
+from rtmo_deploy.file_kind import EXPORTED, FORMATS, MODEL, FileKind, Format, Kind, kind_of_suffix
 from rtmo_deploy.release.recipe import ExportArtifact
 
 

@@ -12,9 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import compare_people, structured_images
 from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses

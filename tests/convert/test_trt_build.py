@@ -15,13 +15,14 @@ import onnx
 import pytest
 from toy_networks import describe, toy, write_toy
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.convert.trt import BuildOptions, build_engine
 from rtmo_deploy.convert.trt.build import build_planned
 from rtmo_deploy.convert.trt.child import make_monitor
 from rtmo_deploy.convert.trt.plan import plan_build
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, Shape, engine_artifact, read_record
 from rtmo_deploy.runtime.trt_api import installed_backends

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from toy_networks import describe, toy, write_toy
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.convert.trt import BuildOptions
 from rtmo_deploy.convert.trt.chain import plan_chain
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.convert.trt.plan import check_graph, default_output, plan_build
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime.engine_file import Profile, Shape
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, VOLTA
 from rtmo_deploy.zoo import COCO_17

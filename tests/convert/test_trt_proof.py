@@ -11,14 +11,15 @@ import pytest
 import torch
 from toy_networks import write_toy
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.convert.trt import BuildOptions, build_engine, proof
 from rtmo_deploy.convert.trt.build import build_planned
 from rtmo_deploy.convert.trt.plan import plan_build
 from rtmo_deploy.convert.trt.proof import find_reference, prove_engine
 from rtmo_deploy.errors import ParityError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.measure.agreement import Pictures, Side
+from rtmo_deploy.measure.agreement import ImageSource, Side
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.trt_api import installed_backends
 from rtmo_deploy.zoo import COCO_17, EMBEDDED
@@ -83,7 +84,7 @@ def opened(monkeypatch):
 
 
 def prove():
-    return prove_engine(Path("a.engine"), Path("a.pth"), pictures=Pictures.drawn_people(3))
+    return prove_engine(Path("a.engine"), Path("a.pth"), pictures=ImageSource.synthetic(3))
 
 
 def test_an_engine_that_does_the_same_passes(opened):

@@ -8,7 +8,6 @@ import onnx
 import pytest
 from golden import CLS_BIAS, golden_model
 
-from rtmo_deploy.artifact import Kind
 from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
@@ -16,6 +15,7 @@ from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.convert.trt import BuildOptions, build_engine
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.validate_engine import engine_findings, validate_engine
 from rtmo_deploy.model import NetworkSpec

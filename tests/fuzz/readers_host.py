@@ -16,8 +16,9 @@ from driver import FOLDER, Reader, register
 from mutators import edit_json, edit_text
 from onnx import TensorProto, helper, numpy_helper
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.cli.inspect import inspect
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime import PoseEstimator
 from rtmo_deploy.runtime.engine_file import engine_artifact
 from rtmo_deploy.runtime.openvino_file import openvino_artifact

@@ -12,11 +12,12 @@ from coco_files import category, document, image, person, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.data import People, Sample
 from rtmo_deploy.data.coco import CocoKeypoints, read_ground_truth
 from rtmo_deploy.data.sample import GroundTruth
 from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.accuracy import (
     Detections,
     choose_protocol,

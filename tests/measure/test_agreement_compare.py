@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError, InputDataError, UsageError
-from rtmo_deploy.measure.agreement import BOUNDS, Pictures, Side, bounds_for, compare_models, compare_sides
+from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.measure.agreement import BOUNDS, ImageSource, Side, bounds_for, compare_models, compare_sides
 from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.zoo import COCO_17
@@ -65,7 +66,7 @@ def side(artifact=ARTIFACT, change=lambda value: value, **kwargs):
 def pictures():
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (40 + 10 * n, 80, 3), dtype=np.uint8) for n in range(5)]
-    return Pictures(tuple("abcde"), "toys", True, lambda index: images[index])
+    return ImageSource(tuple("abcde"), "toys", True, lambda index: images[index])
 
 
 def moved(pixels):
@@ -281,17 +282,17 @@ def test_no_cause_where_there_is_none(pictures):
 def test_pictures_come_from_files(tmp_path):
     for name in ("b.png", "a.png"):
         assert cv2.imwrite(str(tmp_path / name), np.full((20, 30, 3), 7, np.uint8))
-    found = Pictures.in_folder(tmp_path)
+    found = ImageSource.in_folder(tmp_path)
     assert (found.names, found.drawn, len(found)) == (("a.png", "b.png"), False, 2)
     assert found.read(1).shape == (20, 30, 3)
     (tmp_path / "c.png").write_bytes(b"no image")
     with pytest.raises(InputDataError, match=r"c\.png"):
-        compare_sides(side(), side(), Pictures.in_folder(tmp_path))
+        compare_sides(side(), side(), ImageSource.in_folder(tmp_path))
     with pytest.raises(InputDataError):
-        Pictures.in_folder(tmp_path / "none")
+        ImageSource.in_folder(tmp_path / "none")
     with pytest.raises(UsageError):
-        Pictures.drawn_people(0)
-    one, two = Pictures.drawn_people(2), Pictures.drawn_people(2)
+        ImageSource.synthetic(0)
+    one, two = ImageSource.synthetic(2), ImageSource.synthetic(2)
     assert np.array_equal(one.read(1), two.read(1))
 
 

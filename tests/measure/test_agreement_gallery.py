@@ -15,10 +15,10 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.agreement import (
     BOUNDS,
     AgreementReport,
+    ImageSource,
     LayerError,
     LayerReport,
     ModelSummary,
-    Pictures,
     write_gallery,
 )
 from rtmo_deploy.measure.agreement.drawing import difference_panel, magnification
@@ -57,7 +57,7 @@ def report_of(pairs, **kwargs):
         **kwargs,
     )
     images = [np.full((60, 90, 3), 40 * index, np.uint8) for index in range(len(pairs))]
-    return report, Pictures(tuple(names), "toys", True, lambda index: images[index])
+    return report, ImageSource(tuple(names), "toys", True, lambda index: images[index])
 
 
 class Page(HTMLParser):

@@ -9,8 +9,9 @@ import onnx
 import pytest
 import torch
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.errors import ArtifactError, ModelError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.bench import BenchOptions
 from rtmo_deploy.measure.bench.plan import plan_contenders

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.bench import BenchOptions, Contender, Spinning, pipeline
 from rtmo_deploy.measure.bench.images import image_sets
 from rtmo_deploy.measure.bench.options import spinning_entries

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.runtime.cuda import Gpu
 from rtmo_deploy.runtime.engine_file import (

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import pytest
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.runtime import PoseEstimator, read_artifact
 from rtmo_deploy.runtime.contract import TensorSpec, by_graph

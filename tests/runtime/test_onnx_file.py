@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rtmo_deploy.artifact import DecodeMode, Kind
+from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime import PoseEstimator, read_artifact
 from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature

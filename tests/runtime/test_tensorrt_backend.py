@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Kind
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime import cuda, tensorrt_backend
 from rtmo_deploy.runtime.cuda import DeviceArray, Gpu, as_device_array, checked, find_gpu, read_capsule
 from rtmo_deploy.runtime.engine_file import EngineRecord, Profile, Shape, engine_artifact, sidecar_path

@@ -3,8 +3,8 @@
 Both run in ONNX Runtime on the same images, and detections are compared. The cast graph runs twice: emulated, that is
 rounding wherever it rounds (see :mod:`rtmo_deploy.convert.precision.emulate`), and as it is, which tells that the file
 loads and runs. So that detections are compared whatever the weights, each level's classifier is shifted on all sides,
-see :mod:`rtmo_deploy.convert.liven`. On images that are 0 and 255 everywhere all outputs must be finite, and no tensor
-may leave the range of its type.
+see :mod:`rtmo_deploy.convert.bias_shift`. On images that are 0 and 255 everywhere all outputs must be finite, and no
+tensor may leave the range of its type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnx
 
-from rtmo_deploy.convert.liven import case_shapes, choose_shift, open_exact, shift_biases
+from rtmo_deploy.convert.bias_shift import case_shapes, choose_shift, open_exact, shift_biases
 from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
 from rtmo_deploy.convert.precision.graph import hold_scales
 from rtmo_deploy.errors import ArtifactError

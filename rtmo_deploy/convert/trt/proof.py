@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.errors import ParityError
-from rtmo_deploy.measure.agreement import Pictures, compare_sides
+from rtmo_deploy.measure.agreement import ImageSource, compare_sides
 from rtmo_deploy.measure.agreement.compare import Side
 from rtmo_deploy.measure.comparison import compare_people, finite_or_none
 from rtmo_deploy.runtime.engine_file import read_record
@@ -102,13 +102,13 @@ def prove_engine(
     reference: Path,
     *,
     device: str = "cuda:0",
-    pictures: Pictures | None = None,
+    pictures: ImageSource | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EngineProof:
     """Run a new engine and its reference on the same tensors, and the engine with the same image in every row."""
     progress("comparing with the reference")
     one, two = Side.open(str(reference)), Side.open(str(engine), device=device)
-    pictures = pictures or Pictures.drawn_people(PICTURES)
+    pictures = pictures or ImageSource.synthetic(PICTURES)
     most = two.artifact.input.batch or min(4, len(pictures))
     report = compare_sides(one, two, pictures, batch=most, progress=progress)
     progress("comparing rows of a batch")
@@ -133,7 +133,7 @@ def _most_rows(artifact: Artifact, engine: Path) -> int:
     return max(fitting, default=1)
 
 
-def _compare_rows(side: Side, pictures: Pictures, report: AgreementReport, rows: int) -> tuple[Figures, list[int]]:
+def _compare_rows(side: Side, pictures: ImageSource, report: AgreementReport, rows: int) -> tuple[Figures, list[int]]:
     """How far every row is from the first one on the fullest image, and detections in each row."""
     fullest = int(np.argmax([len(people) for _, people in report.found]))
     images = pictures.tensors([fullest] * rows, report.input_hw, side.artifact.input.placement)

@@ -4,7 +4,7 @@
 mode, engine), and measures in terms of people first. :func:`write_gallery` draws what it found. None of them prints.
 """
 
-from rtmo_deploy.measure.agreement.compare import Pictures, Side, compare_models, compare_sides
+from rtmo_deploy.measure.agreement.compare import ImageSource, Side, compare_models, compare_sides
 from rtmo_deploy.measure.agreement.gallery import write_gallery
 from rtmo_deploy.measure.agreement.layers import LayerError, LayerReport, compare_layers
 from rtmo_deploy.measure.agreement.misses import explain_evaluation, explain_misses
@@ -18,10 +18,10 @@ __all__ = [
     "Bounds",
     "Figures",
     "ImageComparison",
+    "ImageSource",
     "LayerError",
     "LayerReport",
     "ModelSummary",
-    "Pictures",
     "Side",
     "Unmatched",
     "bounds_for",

@@ -50,7 +50,7 @@ DEFAULT_SEED: Final = 5000
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSource:
     """Named images, read one at a time and as often as asked for.
 
     Attributes:
@@ -83,7 +83,7 @@ class Pictures:
         return to_tensor([self.canvas(index, input_hw, placement) for index in indices])
 
     @classmethod
-    def in_folder(cls, path: str | os.PathLike[str], *, recursive: bool = False) -> Pictures:
+    def in_folder(cls, path: str | os.PathLike[str], *, recursive: bool = False) -> ImageSource:
         """The images of a folder, of a glob pattern, or a single one.
 
         Raises:
@@ -96,7 +96,7 @@ class Pictures:
         return cls(tuple(names), str(Path(path)), False, lambda index: read_image(files[index]))
 
     @classmethod
-    def drawn_people(cls, count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> Pictures:
+    def synthetic(cls, count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> ImageSource:
         """Synthetic people, one to eight an image; the same for a seed on every machine.
 
         Raises:
@@ -184,7 +184,7 @@ class Side:
 def compare_models(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
-    pictures: Pictures | None = None,
+    pictures: ImageSource | None = None,
     *,
     input_hw: tuple[int, int] | None = None,
     batch: int = 4,
@@ -235,7 +235,7 @@ def compare_models(
 def compare_sides(
     one: Side,
     two: Side,
-    pictures: Pictures | None = None,
+    pictures: ImageSource | None = None,
     *,
     input_hw: tuple[int, int] | None = None,
     batch: int = 4,
@@ -247,7 +247,7 @@ def compare_sides(
     require_same_keypoints(one.artifact, two.artifact)
     size = choose_size(one.artifact, two.artifact, input_hw)
     decode, notes = common_decode(one.artifact, two.artifact)
-    pictures = pictures or Pictures.drawn_people()
+    pictures = pictures or ImageSource.synthetic()
     limits = bounds or bounds_for(one.artifact.precision, two.artifact.precision)
 
     def inputs(indices: Sequence[int]) -> NDArray[np.float32]:
@@ -281,7 +281,7 @@ def compare_sides(
 def _run_both(
     one: Side,
     two: Side,
-    pictures: Pictures,
+    pictures: ImageSource,
     inputs: Callable[[Sequence[int]], NDArray[np.float32]],
     decode: DecodeContract,
     bounds: Bounds,
@@ -344,7 +344,7 @@ def _compare_layers(
     )
 
 
-def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Pictures) -> list[str]:
+def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: ImageSource) -> list[str]:
     changed = report.bounds.against(bounds_for(one.precision, two.precision))
     notes = [f"Bounds set for this comparison: {'; '.join(changed)}."] if changed else []
     if report.a.sha256 == report.b.sha256:

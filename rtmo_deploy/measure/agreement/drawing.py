@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.measure.agreement.compare import Pictures
+    from rtmo_deploy.measure.agreement.compare import ImageSource
     from rtmo_deploy.measure.agreement.report import AgreementReport
     from rtmo_deploy.measure.comparison import ImageComparison
 
@@ -59,7 +59,7 @@ def magnification(pictures: list[ImageComparison], input_hw: tuple[int, int]) ->
 
 def drawn_comparisons(
     report: AgreementReport,
-    pictures: Pictures,
+    pictures: ImageSource,
     indices: Sequence[int],
     times: int,
     progress: Callable[[str], None],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.measure.agreement.compare import Pictures
+    from rtmo_deploy.measure.agreement.compare import ImageSource
     from rtmo_deploy.measure.agreement.report import AgreementReport
     from rtmo_deploy.measure.comparison import ImageComparison
 
@@ -34,7 +34,7 @@ _JPEG_QUALITY: Final = 88
 
 def write_gallery(
     report: AgreementReport,
-    pictures: Pictures,
+    pictures: ImageSource,
     folder: str | os.PathLike[str],
     *,
     most: int = SHOWN_AT_MOST,

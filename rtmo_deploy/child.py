@@ -68,7 +68,7 @@ class Child:
             self._stderr.close()
             raise SetupError(f"A process could not be started: {error.strerror or error}.") from error
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._unmatched: deque[str] = deque(maxlen=_TOLD)
+        self._other_lines: deque[str] = deque(maxlen=_TOLD)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -152,7 +152,7 @@ class Child:
 
     def last_lines(self, before: Sequence[str] = ()) -> str:
         """`` Its last output: a | b.``, for an error; ``before`` is what it told in another way before that."""
-        lines = [*before, *self._unmatched, *self.printed().splitlines()][-_TOLD:]
+        lines = [*before, *self._other_lines, *self.printed().splitlines()][-_TOLD:]
         return f" Its last output: {' | '.join(lines)}" if lines else " It printed nothing."
 
     def kill(self) -> None:
@@ -187,7 +187,7 @@ class Child:
                 if isinstance(message, dict):
                     self._messages.put(message)
                 else:
-                    self._unmatched.append(line.decode(errors="replace").strip())
+                    self._other_lines.append(line.decode(errors="replace").strip())
         self._messages.put(None)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.runtime import onnxruntime_backend
 from rtmo_deploy.runtime.onnxruntime_backend import EXACT, run_session
 
@@ -84,11 +85,10 @@ def choose_shift(
     names = [node.output[0] for node in classifier_nodes(model)]
     if not names:
         return ()
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    del tapped.graph.output[:]
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_exact(tapped.SerializeToString(), where=artifact.path)
+    opened = copy_of(model)
+    del opened.graph.output[:]
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = open_exact(opened.SerializeToString(), where=artifact.path)
     runs = [run_session(session, {"input": images}, where=artifact.path) for images in pictures]
     count, threshold = sum(len(images) for images in pictures), logit_threshold(artifact)
     return tuple(
@@ -99,8 +99,7 @@ def choose_shift(
 
 def shift_biases(model: onnx.ModelProto, shift: Shift) -> onnx.ModelProto:
     """A copy with other biases of the classifiers, of the type that they have there."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     weights = {tensor.name: tensor for tensor in copy.graph.initializer}
     for node, own in zip(classifier_nodes(copy), shift, strict=True):
         bias = weights[node.input[2]]

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
 from rtmo_deploy.artifact import Artifact, write_companion
+from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.convert.step import ExportResult, Source, derived, read_source, require_onnxruntime, require_parity
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
@@ -21,6 +20,8 @@ from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import onnx
 
     from rtmo_deploy.measure.verify import VerificationReport
 
@@ -119,8 +120,7 @@ def _verify(
 
 def _without_metadata(model: onnx.ModelProto) -> bytes:
     """The model's bytes; OpenVINO would carry over what the ONNX file says of itself, which is not true of the new."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
+    bare = copy_of(model)
     del bare.metadata_props[:]
     return bare.SerializeToString()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from rtmo_deploy.convert.bias_shift import case_shapes, choose_shift, classifier_nodes, open_exact
+from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.measure.bounds import EXACT, ROUNDED
 from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
 from rtmo_deploy.runtime.estimator import open_coordinates
@@ -67,8 +68,7 @@ def verify_openvino(
 
 def _shifted_onnx(model: onnx.ModelProto, shift: Shift) -> onnx.ModelProto:
     """A copy with a number added to each level's logits, of the type that they have there."""
-    shifted = onnx.ModelProto()
-    shifted.CopyFrom(model)
+    shifted = copy_of(model)
     types = {tensor.name: tensor.data_type for tensor in shifted.graph.initializer}
     nodes = []
     added = {node.name: own for node, own in zip(classifier_nodes(model), shift, strict=True)}

@@ -18,6 +18,7 @@ import torch
 
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.bias_shift import case_shapes, level_shift, logit_threshold, shift_biases
+from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.measure.bounds import EXACT
 from rtmo_deploy.measure.comparison import Figures, compare_people
 from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
@@ -192,7 +193,7 @@ def _nearest(overlaps: torch.Tensor, threshold: float) -> float:
 
 def _head_tensors(model: onnx.ModelProto, images: NDArray[np.float32], artifact: Artifact) -> Arrays:
     """The head's tensors in a graph, as :meth:`_Reference.tensors` has them: boxes without their folded strides."""
-    opened = copy.deepcopy(model)
+    opened = copy_of(model)
     joins = [
         node
         for node in opened.graph.node

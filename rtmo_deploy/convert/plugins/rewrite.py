@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from rtmo_deploy.artifact import Artifact, DecodeMode, Parent
+from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.convert.plugins.pattern import Graph, Selection, find_selection
 from rtmo_deploy.convert.step import write_bytes
 from rtmo_deploy.errors import ArtifactError
@@ -98,8 +99,7 @@ def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise _malformed(error) from error
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy_of(model)
     graph = Graph(result.graph)
     if any(node.op_type == PLUGIN_NAME for node in result.graph.node):
         raise ArtifactError(f"The graph has a {PLUGIN_NAME} node already.", remedy="Use it as it is.")

@@ -10,7 +10,7 @@ import pytest
 
 from rtmo_deploy import child
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError
-from rtmo_deploy.measure.bench import worker
+from rtmo_deploy.measure.bench import Contender, worker
 from rtmo_deploy.measure.bench.worker import WorkerProcess
 
 ECHO = "import sys\nfor line in sys.stdin:\n"
@@ -19,7 +19,7 @@ ECHO = "import sys\nfor line in sys.stdin:\n"
 def fake(body, tmp_path):
     script = tmp_path / "fake.py"
     script.write_text(body)
-    return contextlib.closing(WorkerProcess("the fake", (sys.executable, "-I", "-S", str(script))))
+    return contextlib.closing(WorkerProcess(Contender("the fake", "m"), (sys.executable, "-I", "-S", str(script))))
 
 
 def test_it_answers_and_ends_when_told(tmp_path):
@@ -105,7 +105,7 @@ def test_the_errors_of_a_worker_come_back_as_what_they_were(tmp_path, name, kind
 
 def served(*commands):
     answers = []
-    worker.serve(map(json.dumps, commands), lambda **message: answers.append(message))
+    worker.serve(worker.Worker(), map(json.dumps, commands), lambda **message: answers.append(message))
     return answers
 
 

@@ -10,10 +10,9 @@ from bench_results import ARTIFACT
 
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.measure.bench import BenchOptions, Case, Contender, Protocol, Spinning, run
-from rtmo_deploy.measure.bench.images import ImageSet
 from rtmo_deploy.measure.bench.interference import Interference
 from rtmo_deploy.measure.bench.options import parse_counts, parse_share, unique_labels
-from rtmo_deploy.measure.bench.plan import Plan
+from rtmo_deploy.measure.bench.plan import ImageSet
 from rtmo_deploy.plain import plain
 
 ARTIFACTS = {"A": {**ARTIFACT, "kind": "checkpoint"}, "B": ARTIFACT}
@@ -70,7 +69,7 @@ def bench(monkeypatch):
     def go(contenders=("A", "B"), links=None, sets=(None,), batches=(1,), **options):
         log, started = [], []
         planned = tuple(Contender(label, label, reference=label == "A") for label in contenders)
-        monkeypatch.setattr(run, "plan_contenders", lambda _: Plan(planned, batches, ("a note",)))
+        monkeypatch.setattr(run, "plan_contenders", lambda _: (planned, batches, ["a note"]))
         pictures = [ImageSet(n, (Path(f"{n}.jpg"),), "pictures") for n in sets]
         monkeypatch.setattr(run, "image_sets", lambda *_: pictures)
         # Whatever else this machine does: nothing disturbs these turns.

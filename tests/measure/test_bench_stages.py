@@ -16,9 +16,9 @@ from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputCont
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.bench import BenchOptions, Contender, Spinning, pipeline
-from rtmo_deploy.measure.bench.images import image_sets
 from rtmo_deploy.measure.bench.options import spinning_entries
 from rtmo_deploy.measure.bench.pipeline import Pipeline, contender_artifact, open_pipeline
+from rtmo_deploy.measure.bench.plan import image_sets
 from rtmo_deploy.runtime.backends import open_backend
 from rtmo_deploy.runtime.clock import STAGES, Clock, graph_stage
 from rtmo_deploy.runtime.estimator import read_artifact

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.doctor.report import Verdict
+from rtmo_deploy.doctor.facts import Verdict
 from rtmo_deploy.doctor.requirements import ONNXRUNTIMES, OPENCVS, install_line, release_of
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, gpu_problem
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.doctor.facts import Report, Row, Verdict
 from rtmo_deploy.doctor.pairs import PAIRS, TORCH_BUILDS, dotted
-from rtmo_deploy.doctor.report import Report, Row, Verdict
 from rtmo_deploy.doctor.requirements import (
     COMPILED,
     EXTRAS,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.doctor.facts import Report, Row, Verdict
 from rtmo_deploy.doctor.pairs import PAIRS, TORCH_BUILDS, dotted
+from rtmo_deploy.doctor.probes import COMPILED
 from rtmo_deploy.doctor.requirements import (
-    COMPILED,
     EXTRAS,
     NVIDIA_EXTRAS,
     ONNXRUNTIMES,
     TESTED_PYTHON,
+    bounds_of,
     install_line,
-    line_of,
     requirements,
     shortfall,
 )
@@ -104,15 +104,11 @@ def _package(facts: Facts) -> Told:
 
 
 def _required(facts: Facts) -> Told:
-    wanted = {one.name: line_of(one) for one in requirements()}
+    wanted = {one.name: f"{one.name}{bounds_of(one)}" for one in requirements()}
     missing, outside = shortfall(requirements(), facts.distributions)
     # Other packagers than pip's have other names for them; what can be imported is there. PyTorch has its own row.
-    missing = [
-        package
-        for package in missing
-        if package != "torch"
-        and (facts.imports_trouble or package not in COMPILED or COMPILED[package] in facts.imports)
-    ]
+    good = set() if facts.imports_trouble else {name for name in COMPILED if COMPILED[name] not in facts.imports}
+    missing = [package for package in missing if package not in {"torch", *good}]
     if facts.imports:
         told = "; ".join(f"{module} cannot be imported ({why})" for module, why in facts.imports.items())
         lost = [wanted[name] for name, module in COMPILED.items() if module in facts.imports and name in wanted]
@@ -131,7 +127,7 @@ def _required(facts: Facts) -> Told:
 
 def _torch(facts: Facts) -> Told:
     torch = facts.torch
-    line = next((line_of(one) for one in requirements() if one.name == "torch"), "torch")
+    line = next((f"torch{bounds_of(one)}" for one in requirements() if one.name == "torch"), "torch")
     again = f"pip install --force-reinstall '{line}'"
     if torch is None:
         return _shell(facts, "torch") or (BROKEN, "Not installed; all commands that read checkpoints need it.", again)

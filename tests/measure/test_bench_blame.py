@@ -13,7 +13,7 @@ from rtmo_deploy.measure.bench.report import baseline_table, blamed, result_tabl
 from rtmo_deploy.measure.bench.run import run_bench
 from rtmo_deploy.measure.bench.worker import WorkerProcess
 
-NAP = 0.5
+NAP = 0.25
 #: What sleeps, and the stage that is to be blamed.
 SLOWED = {"network": "network+NMS+DCC", "letterbox": "letterbox", "draw": "draw"}
 #: The worker, with one function of its pipeline that naps first. Nothing is drawn: it is much slower than the rest.
@@ -62,7 +62,7 @@ def measured(onnx_n, tmp_path_factory):
         input_hw=(128, 128),
         seconds=0.2,
         warmup_s=0.0,
-        rounds=3,
+        rounds=2,
         no_reference=True,
         pictures=1,
         picture_hw=(120, 160),

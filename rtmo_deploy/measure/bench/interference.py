@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 #: Shown in place of a ratio.
 BUSY: Final = "not measured: machine busy"
-#: Bounds: share of all cores that others used; share that a hypervisor took; share of the spin loop's time spent
-#: waiting for a core; 90th percentile of the spin loop over its 10th, less one; switches a second of own core time.
+#: Bounds: share of all cores' time that other processes used; share that a hypervisor gave to others; share of the spin
+#: loop's time in which it waited for a core; 90th percentile of the spin loop's time over its 10th, less one;
+#: involuntary context switches of the contenders, a second of their core time.
 OTHERS: Final = 0.08
 STEAL: Final = 0.02
 WAITING: Final = 0.08
@@ -39,17 +40,12 @@ _WORK: Final = bytes(2 << 20)
 
 @dataclass(frozen=True)
 class Interference:
-    """What disturbed a case; None for what the system does not tell."""
+    """What disturbed a case, measured as the bounds above say; None for what the system does not tell."""
 
-    #: Share of all cores' time that other processes used.
     others: float | None = None
-    #: Share of all cores' time that a hypervisor gave to others.
     steal: float | None = None
-    #: Share of the spin loop's time in which it waited for a core.
     waiting: float | None = None
-    #: The spin loop's 90th percentile over its 10th, less one.
     spread: float | None = None
-    #: Involuntary context switches of the contenders, a second of their core time.
     switches: float | None = None
 
     @property

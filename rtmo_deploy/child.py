@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: The folder that holds the package ``rtmo_deploy``, wherever it was imported from.
 _PACKAGES = Path(__file__).resolve().parents[1]
 #: Seconds that a child has to end after its standard input or output has ended.
-FAREWELL_S = 5.0
+GRACE_S = 5.0
 _POLL_S = 1.0
 #: Bytes of what a child printed that are kept, and lines of it that errors repeat.
 _KEPT, _TOLD = 4000, 3
@@ -106,7 +106,7 @@ class Child:
                     raise TimeoutError from None
                 if not self.ended:
                     continue
-                self._reader.join(FAREWELL_S)  # a process that it started may hold the pipe open
+                self._reader.join(GRACE_S)  # a process that it started may hold the pipe open
                 message = None if self._messages.empty() else self._messages.get()
             if message is None:
                 self._messages.put(None)  # for whoever asks again
@@ -125,7 +125,7 @@ class Child:
     def exit(self) -> int:
         """Wait for its end, after its standard output has ended; the exit status, negative for a signal."""
         try:
-            return self._process.wait(10 * FAREWELL_S)
+            return self._process.wait(10 * GRACE_S)
         except subprocess.TimeoutExpired:
             self.kill()
             return self._process.returncode
@@ -158,10 +158,10 @@ class Child:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
-            self._process.wait(FAREWELL_S)
+            self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             self.kill()
-        self._reader.join(FAREWELL_S)
+        self._reader.join(GRACE_S)
         self._stderr.close()
 
     def _read(self) -> None:

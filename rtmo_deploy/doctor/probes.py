@@ -41,7 +41,7 @@ COMPILED = {
 #: Devices of this project, by the provider that serves them.
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda:0"}
 #: Folders of the cache that are counted at most.
-_MOST_FOLDERS = 20_000
+_MAX_FOLDERS = 20_000
 
 
 def _torch(tell: Tell) -> None:
@@ -266,7 +266,7 @@ def _cache(tell: Tell) -> None:
             for name in names:
                 with contextlib.suppress(OSError):
                     size += os.lstat(Path(folder) / name).st_size
-            if count > _MOST_FOLDERS:
+            if count > _MAX_FOLDERS:
                 return
         tell(size=size)
 

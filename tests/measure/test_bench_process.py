@@ -78,7 +78,7 @@ def test_one_that_writes_no_json(tmp_path, line):
 
 
 def test_one_that_does_not_want_to_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(child, "FAREWELL_S", 0.3)
+    monkeypatch.setattr(child, "GRACE_S", 0.3)
     with fake("import time\nwhile True: time.sleep(10)\n", tmp_path) as link:
         pass
     assert link._child.ended

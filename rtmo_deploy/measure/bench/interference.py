@@ -31,10 +31,10 @@ WAITING: Final = 0.08
 SPREAD: Final = 0.35
 SWITCHES: Final = 100.0
 #: Spin loops below which their spread says nothing; own core seconds below which switches and shares say nothing.
-LEAST_SPINS: Final = 5
-LEAST_SECONDS: Final = 0.2
+MIN_SPINS: Final = 5
+MIN_SECONDS: Final = 0.2
 #: Most threads that spin.
-MOST_THREADS: Final = 16
+MAX_THREADS: Final = 16
 _WORK: Final = bytes(2 << 20)
 
 
@@ -112,17 +112,17 @@ class Observer:
         total, busy, stolen = (sum(ticks[place] for ticks, _ in self._turns) for place in range(3))
         own = sum(cpu for _, cpu in self._turns)
         tick = 1 / (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
-        if total * tick >= LEAST_SECONDS:
+        if total * tick >= MIN_SECONDS:
             # A system that counts less than the contender's own time tells nothing.
             free = ((busy - stolen) * tick - own) / (total * tick)
             others, steal = (max(0.0, free), stolen / total) if free > -0.1 else (None, None)
         counts = [count for count in self._switches if count is not None]
-        if own >= LEAST_SECONDS and len(counts) == len(self._switches):
+        if own >= MIN_SECONDS and len(counts) == len(self._switches):
             switches = sum(counts) / own
         return Interference(others, steal, *self._spun(), switches)
 
     def _spun(self) -> tuple[float | None, float | None]:
-        if len(self._spins) < LEAST_SPINS:
+        if len(self._spins) < MIN_SPINS:
             return None, None
         walls = np.array([wall for wall, _ in self._spins])
         own = [cpu for _, cpu in self._spins if cpu is not None]
@@ -145,7 +145,7 @@ def spin() -> list[tuple[float, float | None]]:
         used = None if before is None else time.thread_time() - before
         found.append((time.perf_counter() - started, used))
 
-    threads = [Thread(target=work) for _ in range(min(usable_cores(), MOST_THREADS))]
+    threads = [Thread(target=work) for _ in range(min(usable_cores(), MAX_THREADS))]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -28,7 +28,7 @@ CSV_COLUMNS = (
     *("protocol", "machine", "started"),
 )
 #: Most bars in the chart of stages; beyond, the tables say it better.
-MOST_BARS = 16
+MAX_BARS = 16
 _AXES = {"people": "people in the image", "batch": "images a call", "threads": "threads"}
 
 
@@ -215,7 +215,7 @@ def charts(result: BenchResult) -> list[tuple[str, Markup, str]]:
         return found
     if result.options.protocol.value == "e2e":
         rows = {}
-        for entry in result.entries[:MOST_BARS]:
+        for entry in result.entries[:MAX_BARS]:
             stages = {name: one.p50 for name, one in entry.stages.items() if name != DRAW}
             rows[f"{entry.label}: {entry.case}"] = (stages, f"{milliseconds(sum(stages.values()))} ms")
         found.append(("Stages", bars("Stages", rows), "Median of each stage, ms a call, without drawing."))

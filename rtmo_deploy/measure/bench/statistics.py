@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _STUDENT_T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
 _NORMAL = 1.959964
 #: Times that must lie above a percentile for it to be given.
-LEAST_ABOVE = 2
+MIN_ABOVE = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Summary:
         if not values.size or not np.isfinite(values).all():
             raise ValueError("times must be finite numbers, and at least one")
         tails = (
-            float(np.percentile(values, q)) if values.size * (100 - q) >= 100 * LEAST_ABOVE else None
+            float(np.percentile(values, q)) if values.size * (100 - q) >= 100 * MIN_ABOVE else None
             for q in (90, 95, 99)
         )
         return cls(values.size, float(values.mean()), float(values.min()), float(np.median(values)), *tails)

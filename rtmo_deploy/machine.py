@@ -124,12 +124,7 @@ class Ticks(NamedTuple):
 
 
 class MachineWatch:
-    """Watches the machine through a run; made before the first worker.
-
-    Args:
-        root: Where ``proc`` is; another one in tests.
-        sleep: Waits the moment in which others are watched.
-    """
+    """Watches the machine through a run; made before the first worker. ``root`` and ``sleep`` are others in tests."""
 
     def __init__(self, root: Path = Path("/"), sleep: Callable[[float], None] = time.sleep) -> None:
         self._root = root

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**28
 #: What must be the same for two numbers to be compared: options, and facts of a contender.
-SAME_OPTIONS = ("device", "images", "picture_hw", "spinning")
+SAME_OPTIONS = ("protocol", "device", "images", "picture_hw", "spinning")
 SAME_CONTENDER = ("kind", "architecture", "precision", "backend", "device", "compiled", "input_hw")
 
 
@@ -61,7 +61,7 @@ def load_baseline(path: Path) -> dict[str, Any]:
 
 def _check(document: Mapping[str, Any]) -> None:
     """Raise a KeyError, TypeError or ValueError for a document that could not be compared."""
-    str(document["machine"]["fingerprint"]), str(document["protocol"])
+    str(document["machine"]["fingerprint"])
     for name in SAME_OPTIONS:
         document["options"][name]
     keys = set()
@@ -86,13 +86,6 @@ def require_comparable(baseline: Mapping[str, Any], options: BenchOptions, path:
         UsageError: They do not; nothing could be compared.
     """
     asked = options.to_dict()
-    if baseline["protocol"] != asked["protocol"]:
-        raise UsageError(
-            f"The baseline was measured with --protocol {baseline['protocol']}, this is {asked['protocol']}: their "
-            "numbers do not have the same in them.",
-            remedy="Use the same protocol.",
-            where=path,
-        )
     for name in SAME_OPTIONS:
         if baseline["options"][name] != asked[name]:
             raise UsageError(

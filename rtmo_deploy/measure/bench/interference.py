@@ -75,12 +75,7 @@ class Interference:
 
 
 class Observer:
-    """Sums up what is seen around the turns of one case.
-
-    Args:
-        ticks: Reads the system's core time; another one in tests.
-        probe: Does a fixed piece of work on every core and gives (seconds, core seconds) of each thread.
-    """
+    """Sums up what is seen around the turns of one case; ``ticks`` and ``probe`` are others in tests."""
 
     def __init__(
         self,

@@ -106,7 +106,7 @@ def test_a_gpu_that_is_not_there_is_not_replaced(onnx_n, tmp_path):
     assert result.stdout == ""
 
 
-TINY = ("--imgsz", 64, 64, "--duration", 0.2, "--warmup", 0, "--rounds", 2, "--threads", 1)
+TINY = ("--imgsz", 64, 64, "--duration", 0.2, "--warmup", 0, "--rounds", 3, "--threads", 1)
 
 
 @pytest.mark.slow
@@ -130,8 +130,8 @@ def test_a_real_run_and_its_gate(checkpoint_n, onnx_n, tmp_path, monkeypatch):
     assert list(ort["stages_ms"]) == [
         *("decode file", "letterbox", "network+NMS+DCC", "rows to people", "un-letterbox", "draw")
     ]
-    assert len(ort["rounds_ms"]) == 2
-    assert ort["total_ms"]["n"] >= 2
+    assert len(ort["rounds_ms"]) == 3
+    assert ort["total_ms"]["n"] >= 3
     assert ort["ratio"]["low"] <= ort["ratio"]["value"] <= ort["ratio"]["high"]
     # Each averages over the calls it had time for, which are not the same images.
     assert torch["found"] == pytest.approx(ort["found"], abs=4)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import (
     BackendOption,
@@ -14,15 +15,19 @@ from rtmo_deploy.cli.options import (
     ForceOption,
     IgnoreCfgOption,
     InputSizeOption,
+    JsonOption,
     MaxPixelsOption,
     PrecisionOption,
     ThreadsOption,
     TrustOption,
 )
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import InputDataError, SetupError, UsageError
-from rtmo_deploy.files import sha256_of
+from rtmo_deploy.files import UnreadableError, sha256_of
 from rtmo_deploy.outputs import require_free
-from rtmo_deploy.plain import plain
+from rtmo_deploy.plain import plain, read_json
+from rtmo_deploy.progress import Count
+from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -88,7 +93,7 @@ def evaluate(
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure average precision. A run that was stopped goes on where it was when it is called again."""
     if ann is None:
@@ -106,8 +111,6 @@ def evaluate(
         return
     if images is None:
         raise UsageError("A model needs the images themselves.", remedy="Give --images DIR.")
-    from rtmo_deploy.cli.progress import status
-
     require_free([save], files_of(model, ann, images, skeleton), force=force)
     require_data("eval", ann=[ann], images=[images])
     path = find_model(str(model), "eval", device=device, backend=backend, precision=precision)
@@ -148,8 +151,6 @@ class _Rules(NamedTuple):
 
 
 def _skeleton(text: str | None) -> Skeleton | None:
-    from rtmo_deploy.files import UnreadableError
-    from rtmo_deploy.plain import read_json
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo.skeletons import CONVENTIONS
 
@@ -194,8 +195,6 @@ def _read(rules: _Rules, images: Path) -> CocoKeypoints:
 
 
 def _print_warnings(report: CocoReport) -> None:
-    from rtmo_deploy.cli.console import stderr
-
     for finding in report.of("warning"):
         stderr().print(f"Note: {report.file}: {finding}")
 
@@ -225,10 +224,7 @@ def _run(
     save: Path | None,
     journal: Path,
 ) -> Evaluation:
-    from rtmo_deploy.cli.console import stderr
-    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.measure.accuracy import evaluate_model, save_results
-    from rtmo_deploy.progress import Count
 
     with status() as say:
         started = False
@@ -259,9 +255,9 @@ def _journal(save: Path | None, folder: Path | None) -> Path:
     if folder is None and save is not None:
         return save.with_name(f".{save.name}.journal")
     if folder is None:
-        import platformdirs
+        from rtmo_deploy.zoo.cache import cache_dir
 
-        folder = platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "eval"
+        folder = cache_dir("eval")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -276,31 +272,21 @@ def _journal(save: Path | None, folder: Path | None) -> Path:
 def _show(
     what: str, ann: Path, report: AccuracyReport, published: Published | None, facts: dict[str, Any], *, as_json: bool
 ) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table, stderr
-
     if published is not None and published.protocol != report.protocol:
         published = None
     if as_json:
         print_json("eval", **facts, annotations=str(ann), **plain(report), published=plain(published))
         return
-    from rich.table import Table
-
     counts = {"images": report.images, "people": report.people, "found": report.detections}
-    print_table(facts_table({"judged": what, "by": str(ann), **{name: str(count) for name, count in counts.items()}}))
-    table = Table()
-    table.add_column(f"{report.protocol} protocol")
-    table.add_column("measured", justify="right")
+    print_facts({"judged": what, "by": str(ann), **{name: str(count) for name, count in counts.items()}})
+    columns = {"measured": report.metrics}
     if published is not None:
-        table.add_column(f"{published.model}, published, {published.dataset}", justify="right")
-    for name, value in report.metrics.items():
-        cells = [_figure(value)]
-        if published is not None:
-            cells.append(_figure(published.metrics.get(name)))
-        table.add_row(name, *cells)
-    print_table(table)
+        columns[f"{published.model}, published, {published.dataset}"] = published.metrics
+    rows = [(name, *(_figure(column.get(name)) for column in columns.values())) for name in report.metrics]
+    print_table(Table("", (f"{report.protocol} protocol", *columns), rows))
     same = len(set(report.sigmas)) == 1
     sigmas = f"{report.sigmas[0]:g} for all" if same else ", ".join(f"{sigma:g}" for sigma in report.sigmas)
-    print_table(facts_table({"sigmas from": report.sigmas_from, "sigmas": sigmas}))
+    print_facts({"sigmas from": report.sigmas_from, "sigmas": sigmas})
     taken = [f"taken for {published.model} by {published.known_by}."] if published and published.known_by else []
     for note in (*taken, *report.notes):
         stderr().print(f"Note: {note}")

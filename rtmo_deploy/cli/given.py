@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.cli.progress import download_bar
 from rtmo_deploy.errors import InputDataError, SetupError
 from rtmo_deploy.file_kind import ANNOTATIONS, CHECKPOINT, MODEL, Kind, Wanted, described, likely_kind, require
 
@@ -32,7 +33,6 @@ def find_model(
     """
     if device is not None:
         require_device(device)
-    from rtmo_deploy.cli.progress import download_bar
     from rtmo_deploy.zoo.locate import locate_model
 
     with download_bar(os.fspath(text)) as fetched:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import fields
+import sys
+from dataclasses import Field, fields
 from functools import wraps
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
@@ -81,22 +83,19 @@ def _max_pixels(context: typer.Context, value: int | None) -> int | None:
 
 def options_of(kind: type[Any], **special: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of a step; it takes them together, as its parameter ``options``."""
-    hints = get_type_hints(kind)
     offered = {one.name: one for one in fields(kind) if "help" in one.metadata}
-
-    def parameter(name: str, default: Any, text: str) -> inspect.Parameter:
-        annotation = special.get(name) or Annotated[hints[name], _option(name, default, text)]
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        options = [parameter(name, one.default, one.metadata["help"]) for name, one in offered.items()]
+        options = [_parameter(kind, one, special.get(one.name)) for one in offered.values()]
         own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
         place = [one.name for one in own].index("options")
 
         @wraps(command)
         def run(**given: Any) -> None:
-            command(options=kind(**{name: given.pop(name) for name in offered}), **given)
+            values = {name: given.pop(name) for name in offered}
+            known = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            command(options=kind(**{name: value for name, value in known.items() if value is not None}), **given)
 
         parameters = [*own[:place], *options, *own[place + 1 :]]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -106,9 +105,24 @@ def options_of(kind: type[Any], **special: Any) -> Callable[[Callable[..., None]
     return decorate
 
 
-def _option(name: str, default: Any, text: str) -> Any:
-    # A flag has no negative form.
-    return typer.Option(f"--{name.replace('_', '-')}", help=text) if default is False else typer.Option(help=text)
+def _parameter(kind: type[Any], one: Field[Any], special: Any) -> inspect.Parameter:
+    """The parameter of a command for a field: a tuple is an option that can be given several times."""
+    default = None if isinstance(one.default, tuple) else one.default
+    names, settings = one.metadata["names"], one.metadata["settings"]
+    if default is False:
+        names = names or (f"--{one.name.replace('_', '-')}",)  # a flag has no negative form
+    several = settings.get("several", False)
+    settings = {name: value for name, value in settings.items() if name != "several"}
+    if several:
+        hint: Any = list[str] | None
+        settings["show_default"] = False
+    elif "parser" in settings:
+        hint = Any
+    else:
+        hint = get_type_hints(SimpleNamespace(__annotations__={one.name: one.type}), vars(sys.modules[kind.__module__]))
+        hint = hint[one.name]
+    annotation = special or Annotated[hint, typer.Option(*names, help=one.metadata["help"], **settings)]
+    return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 IgnoreCfgOption = Annotated[
@@ -125,9 +139,13 @@ BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what
 InputSizeOption = Annotated[
     Size | None,
     typer.Option(
-        parser=parse_input_size, metavar=SIZE, help="Letterbox images to this size. [default: the model's own]"
+        "--imgsz",
+        parser=parse_input_size,
+        metavar=SIZE,
+        help="Letterbox images to this size. [default: the model's own]",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(

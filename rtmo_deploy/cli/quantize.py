@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
+from rtmo_deploy.cli.console import print_facts, print_json, print_table
 from rtmo_deploy.cli.given import find_model, require_data
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, ThreadsOption
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.file_kind import CALIBRATION, ONNX, require
-from rtmo_deploy.outputs import require_free
+from rtmo_deploy.files import human_size
+from rtmo_deploy.outputs import require_free, require_suffix
+from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -61,7 +65,7 @@ def quantize(
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Quantise a float32 ONNX model to INT8 by Q/DQ pairs, and say what that costs.
 
@@ -73,8 +77,6 @@ def quantize(
     require_calibration(calib)
     target = output or model.with_suffix(".int8.onnx")
     require_free([target, plot], files_of(model, calib, ann, images), force=force)
-    from rtmo_deploy.cli.progress import status
-
     with status("reading the model") as progress:
         from rtmo_deploy.convert.quantize import open_source, quantize_onnx, require_budget
 
@@ -130,10 +132,8 @@ def _check(
         raise UsageError("Without a judge there is nothing to judge by.", remedy="Leave --no-judge away.")
     if plot is not None and max_ap_drop is None:
         raise UsageError("There is a frontier to plot only where a budget is searched.", remedy="Give --max-ap-drop.")
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"The plot is called {plot.name}.", remedy="Give it the suffix .png.")
-    if output is not None and output.suffix.lower() != ".onnx":
-        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
+    require_suffix(plot, ".png", what="The plot")
+    require_suffix(output, ".onnx")
 
 
 def require_calibration(calib: str) -> None:
@@ -161,6 +161,7 @@ def open_calibration(
     """What is given, or what was measured before in the same way, or a new measurement."""
     from rtmo_deploy.convert.quantize import Calibration, Method, calibrate
     from rtmo_deploy.data.calibration import folder_images, named_sets, open_set
+    from rtmo_deploy.zoo.cache import cache_dir
 
     path = Path(calib)
     if path.suffix.lower() == ".json":
@@ -179,20 +180,7 @@ def open_calibration(
         return given
     images = open_set(calib, count) if calib in named_sets() else folder_images(path, count)
     chosen = Method(method or "mse")
-    return calibrate(source, images, method=chosen, cache=_cache(), threads=threads, progress=progress)
-
-
-def _cache() -> Path:
-    import os
-
-    from rtmo_deploy.zoo.cache import CACHE_VARIABLE
-
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser().absolute() / "calibration"
-    import platformdirs
-
-    return platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "calibration"
+    return calibrate(source, images, method=chosen, cache=cache_dir("calibration"), threads=threads, progress=progress)
 
 
 def open_judge(
@@ -218,14 +206,10 @@ def open_judge(
 
 
 def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
-
     written = None if result.artifact is None else str(result.artifact.path)
     if as_json:
         print_json("quantize", model=str(model), path=written, size=result.size, **result.to_dict())
         return
-    from rtmo_deploy.files import human_size
-
     used = result.calibration
     facts = {
         "file": "nothing was written" if written is None else f"{written} ({human_size(result.size)})",
@@ -236,7 +220,7 @@ def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
         f"{used.source.method.value}",
         "left in float32": ", ".join(result.kept) or "nothing that could be quantised",
     }
-    print_table(facts_table(facts | judged(result)))
+    print_facts(facts | judged(result))
     if result.search is not None:
         _print_frontier(result.search, result.macs.network)
 
@@ -259,22 +243,12 @@ def judged(result: QuantizeResult) -> dict[str, str]:
 
 
 def _print_frontier(found: SearchResult, network_macs: int) -> None:
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import print_table
-
-    table = Table(title="Frontier", caption="From the top: everything in 8 bits, then one more block in FP32 a row.")
-    table.add_column("reverted to FP32")
-    for heading in ("INT8 MACs", "AP", "AP lost", "OKS", "score ratio"):
-        table.add_column(heading, justify="right")
+    headings = ("reverted to FP32", "INT8 MACs", "AP", "AP lost", "OKS", "score ratio")
+    rows = []
     for point in found.frontier:
         figures = point.verdict.against_fp32
-        table.add_row(
-            point.reverted or "-",
-            f"{100 * point.macs / network_macs:.1f} %",
-            "-" if point.verdict.ap is None else f"{point.verdict.ap:.4f}",
-            f"{point.ap_drop:.4f}",
-            "-" if figures.oks is None else f"{figures.oks:.4f}",
-            "-" if figures.score_ratio is None else f"{figures.score_ratio:.4f}",
-        )
-    print_table(table)
+        numbers = (point.verdict.ap, point.ap_drop, figures.oks, figures.score_ratio)
+        share = f"{100 * point.macs / network_macs:.1f} %"
+        rows.append([point.reverted or "-", share, *("-" if one is None else f"{one:.4f}" for one in numbers)])
+    caption = "From the top: everything in 8 bits, then one more block in FP32 a row."
+    print_table(Table("Frontier", headings, rows, caption))

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json, stderr
 from rtmo_deploy.cli.given import find_model, require_data, require_device
-from rtmo_deploy.cli.options import IgnoreCfgOption, MaxPixelsOption
+from rtmo_deploy.cli.options import IgnoreCfgOption, JsonOption, MaxPixelsOption
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import CHECKPOINT
 from rtmo_deploy.outputs import require_free
+from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +81,7 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a model by a recipe; writes last.pth, best.pth, final.pth, log.csv and curves.png.
 
@@ -119,19 +122,19 @@ def train(
     try:
         trainer = Trainer(plan, options, group)  # says what is wrong before anything is written
         if group.main:
+            from rtmo_deploy.train.finetune import schedule_lines
             from rtmo_deploy.train.recipe import save_recipe
 
             if not own_recipe:
                 save_recipe(folder / "recipe.yaml", plan)
-            _print_schedule(trainer)
+            for line in schedule_lines(trainer.recipe, trainer.steps_per_epoch):
+                stderr().print(f"Schedule: {line}")
         finished, caught = _run(trainer)
     finally:
         group.leave()
     if group.main:
         _print_result(trainer, folder, finished=finished, as_json=as_json)
         if not finished:
-            from rtmo_deploy.cli.console import stderr
-
             stderr().print(
                 f"Stopped at step {trainer.step} of {trainer.steps}; go on with the same command and --resume."
             )
@@ -220,14 +223,6 @@ def _made_plan(flags: dict[str, Any], init: str | None, epochs: int | None, batc
     return plan
 
 
-def _print_schedule(trainer: Trainer) -> None:
-    from rtmo_deploy.cli.console import stderr
-    from rtmo_deploy.train.finetune import schedule_lines
-
-    for line in schedule_lines(trainer.recipe, trainer.steps_per_epoch):
-        stderr().print(f"Schedule: {line}")
-
-
 def _check_folder(folder: Path, plan: Recipe, recipe: Path | None, *, resume: bool, force: bool) -> bool:
     """Refuse to write over a run or over what the run reads; whether the recipe given is the folder's own already."""
     from rtmo_deploy.train.recipe import load_recipe
@@ -285,10 +280,6 @@ def _signals(trainer: Trainer) -> Iterator[list[int]]:
 
 def _run(trainer: Trainer) -> tuple[bool, int | None]:
     """Run, with progress and every validation on stderr; whether it finished, and the signal that ended it."""
-    from rtmo_deploy.cli.console import stderr
-    from rtmo_deploy.cli.progress import status
-    from rtmo_deploy.progress import Count
-
     with status() if trainer.group.main else contextlib.nullcontext(lambda _: None) as say:
 
         def report(progress: Progress) -> None:
@@ -313,8 +304,6 @@ def _facts(progress: Progress) -> str:
 
 
 def _print_result(trainer: Trainer, folder: Path, *, finished: bool, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
-
     metrics = trainer.history[-1]["metrics"] if trainer.history else None
     files = [
         name for name in ("final.pth", "best.pth", "last.pth", "log.csv", "curves.png") if (folder / name).is_file()
@@ -344,4 +333,4 @@ def _print_result(trainer: Trainer, folder: Path, *, finished: bool, as_json: bo
         facts["best AP"] = f"{trainer.best:.3f}" + (
             " (of the initial checkpoint; no epoch was better)" if unbeaten else ""
         )
-    print_table(facts_table(facts))
+    print_facts(facts)

@@ -9,18 +9,7 @@ import typer
 
 from rtmo_deploy.cli.console import print_facts, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model, require_data
-from rtmo_deploy.cli.options import (
-    BackendOption,
-    DeviceOption,
-    ForceOption,
-    IgnoreCfgOption,
-    InputSizeOption,
-    JsonOption,
-    MaxPixelsOption,
-    PrecisionOption,
-    ThreadsOption,
-    TrustOption,
-)
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import InputDataError, SetupError, UsageError
 from rtmo_deploy.files import UnreadableError, sha256_of
@@ -38,7 +27,9 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
 
+@options_of(OpenOptions)
 def evaluate(
+    *,
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A checkpoint, an exported model, or a published one's name.")
     ] = None,
@@ -79,13 +70,8 @@ def evaluate(
         str | None, typer.Option(help="Category to use, where several have different keypoints.")
     ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
-    device: DeviceOption = "cpu",
-    backend: BackendOption = None,
-    imgsz: InputSizeOption = None,
+    options: OpenOptions,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
-    threads: ThreadsOption = None,
-    precision: PrecisionOption = None,
-    trust: TrustOption = False,
     journal_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
@@ -113,7 +99,7 @@ def evaluate(
         raise UsageError("A model needs the images themselves.", remedy="Give --images DIR.")
     require_free([save], files_of(model, ann, images, skeleton), force=force)
     require_data("eval", ann=[ann], images=[images])
-    path = find_model(str(model), "eval", device=device, backend=backend, precision=precision)
+    path = find_model(str(model), "eval", opening=options)
     threshold = 0.1 if score_thr is None else score_thr
     with status("reading the annotations"):
         data = _read(rules, images)
@@ -123,9 +109,9 @@ def evaluate(
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 
     with status("opening the model"):
-        artifact = with_score_threshold(read_artifact(path, trust=trust), threshold)
-        opened = open_backend(artifact, device, backend=backend, threads=threads, precision=precision)
-        estimator = PoseEstimator(opened, input_hw=imgsz)
+        artifact = with_score_threshold(read_artifact(path, trust=options.trust), threshold)
+        chosen = {name: getattr(options, name) for name in ("backend", "threads", "precision")}
+        estimator = PoseEstimator(open_backend(artifact, options.device, **chosen), input_hw=options.input_hw)
     done = _run(estimator, data, rules, threshold, batch, save, journal)
     facts = {
         "model": str(path),

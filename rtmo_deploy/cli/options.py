@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from dataclasses import Field, fields
+from dataclasses import dataclass, fields
 from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
@@ -14,9 +14,11 @@ import typer
 
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE, variable
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.option import option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from dataclasses import Field
 
 
 _SIZE_OPTIONS = {"--imgsz", "--size"}
@@ -135,7 +137,6 @@ IgnoreCfgOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that exist; inputs never are.")]
-BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     Size | None,
     typer.Option(
@@ -155,11 +156,24 @@ MaxPixelsOption = Annotated[
         help=f"Refuse images with more pixels. [default: {MAX_PIXELS_VARIABLE}, or 67108864]",
     ),
 ]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option(metavar="fp32|bf16", help="What OpenVINO computes in. [default: what the file says, floats in fp32]"),
-]
-TrustOption = Annotated[
-    bool, typer.Option("--trust", help="Load an engine, which is code, without a record or with another's.")
-]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")]
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a model is opened, as :meth:`rtmo_deploy.runtime.PoseEstimator.open` takes it."""
+
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    backend: str | None = option(None, "Runtime. [default: what fits the file]")
+    input_hw: Size | None = option(
+        None,
+        "Letterbox images to this size. [default: the model's own]",
+        "--imgsz",
+        parser=parse_input_size,
+        metavar=SIZE,
+    )
+    threads: int | None = option(None, "CPU threads. [default: the runtime's choice]", min=1)
+    precision: str | None = option(
+        None, "What OpenVINO computes in. [default: what the file says, floats in fp32]", metavar="fp32|bf16"
+    )
+    trust: bool = option(False, "Load an engine, which is code, without a record or with another's.")

@@ -18,6 +18,7 @@ from rtmo_deploy.cli.options import (
     IgnoreCfgOption,
     JsonOption,
     MaxPixelsOption,
+    OpenOptions,
     Size,
     ThreadsOption,
     parse_input_size,
@@ -93,10 +94,8 @@ def parity(
         require_free(
             [show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], files_of(a, b, *read), force=force
         )
-    paths = [
-        find_model(model, "parity", device=device, backend=backend)
-        for model, backend in ((a, backend_a), (b, backend_b))
-    ]
+    opened = [OpenOptions(device, backend, threads=threads) for backend in (backend_a, backend_b)]
+    paths = [find_model(model, "parity", opening=opening) for model, opening in zip((a, b), opened, strict=True)]
     from rtmo_deploy.measure.agreement import ImageSource, Side, bounds_for, compare_sides, write_gallery
 
     if images is not None:

@@ -9,18 +9,7 @@ import typer
 
 from rtmo_deploy.cli.console import print_error, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import (
-    BackendOption,
-    DeviceOption,
-    ForceOption,
-    IgnoreCfgOption,
-    InputSizeOption,
-    JsonOption,
-    MaxPixelsOption,
-    PrecisionOption,
-    ThreadsOption,
-    TrustOption,
-)
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.outputs import require_free
@@ -36,7 +25,9 @@ if TYPE_CHECKING:
 DRAW_THR = 0.5
 
 
+@options_of(OpenOptions)
 def predict(
+    *,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A checkpoint, an ONNX model, or a published model's name.")
     ],
@@ -44,12 +35,7 @@ def predict(
     vis_out_dir: Annotated[
         Path | None, typer.Option(help="Folder for copies of the images with the poses drawn in.")
     ] = None,
-    device: DeviceOption = "cpu",
-    backend: BackendOption = None,
-    imgsz: InputSizeOption = None,
-    threads: ThreadsOption = None,
-    precision: PrecisionOption = None,
-    trust: TrustOption = False,
+    options: OpenOptions,
     score_thr: Annotated[
         float | None,
         typer.Option(min=0, max=1, show_default=False, help="Leave out detections with a score not above this."),
@@ -75,21 +61,13 @@ def predict(
     names = _target_names(files)
     if vis_out_dir is not None:
         require_free([vis_out_dir / name for name in names.values()], files_of(model, *files), force=force)
-    path = find_model(model, "predict", device=device, backend=backend, precision=precision)
+    path = find_model(model, "predict", opening=options)
     if not files:
         _refuse_all(path, failures, as_json=as_json)
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
     with status("opening the model") as progress:
-        estimator = PoseEstimator.open(
-            path,
-            device=device,
-            backend=backend,
-            input_hw=imgsz,
-            threads=threads,
-            precision=precision,
-            trust=trust,
-        )
+        estimator = PoseEstimator.open(path, **vars(options))
         _require_above_own(score_thr, estimator)
         if estimator.artifact.skeleton.guessed:
             stderr().print(f"Note: the keypoints are {estimator.artifact.skeleton.label}.", soft_wrap=True)

@@ -211,8 +211,8 @@ def _make(
         model, quantised = make_onnx(
             plan,
             folder,
-            calibrate=lambda source: open_calibration(source, calib or "synthetic", None, None, None, progress),
-            judge=(lambda source: open_judge(source, None, None, None, None, progress)) if verify else None,
+            calibrate=lambda source: open_calibration(source, calib or "synthetic", progress),
+            judge=(lambda source: open_judge(source, progress)) if verify else None,
             verify=verify,
             progress=progress,
         )

@@ -108,21 +108,18 @@ def options_of(kind: type[Any], **special: Any) -> Callable[[Callable[..., None]
 
 
 def _parameter(kind: type[Any], one: Field[Any], special: Any) -> inspect.Parameter:
-    """The parameter of a command for a field: a tuple is an option that can be given several times."""
+    """The parameter of a command for a field of its options."""
     default = None if isinstance(one.default, tuple) else one.default
     names, settings = one.metadata["names"], one.metadata["settings"]
-    if default is False:
-        names = names or (f"--{one.name.replace('_', '-')}",)  # a flag has no negative form
-    several = settings.get("several", False)
-    settings = {name: value for name, value in settings.items() if name != "several"}
-    if several:
-        hint: Any = list[str] | None
-        settings["show_default"] = False
-    elif "parser" in settings:
-        hint = Any
-    else:
-        hint = get_type_hints(SimpleNamespace(__annotations__={one.name: one.type}), vars(sys.modules[kind.__module__]))
-        hint = hint[one.name]
+    if default is False and not names:
+        names = (f"--{one.name.replace('_', '-')}",)  # a flag has no negative form
+    hint: Any = Any
+    if one.metadata["several"]:
+        hint = list[str] | None
+    elif "parser" not in settings and special is None:
+        # Of this field alone: the names in other annotations need not be there.
+        alone = SimpleNamespace(__annotations__={one.name: one.type})
+        hint = get_type_hints(alone, vars(sys.modules[kind.__module__]))[one.name]
     annotation = special or Annotated[hint, typer.Option(*names, help=one.metadata["help"], **settings)]
     return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -71,7 +71,14 @@ def quantize(
 
     With --max-ap-drop layers revert to FP32 until the loss is within it; if it cannot be met, nothing is written.
     """
-    _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
+    if (ann is None) != (images is None):
+        raise UsageError("Annotations and images go together.", remedy="Give both --ann FILE and --images DIR.")
+    if no_judge and (max_ap_drop is not None or ann is not None or max_images is not None):
+        raise UsageError("Without a judge there is nothing to judge by.", remedy="Leave --no-judge away.")
+    if plot is not None and max_ap_drop is None:
+        raise UsageError("There is a frontier to plot only where a budget is searched.", remedy="Give --max-ap-drop.")
+    require_suffix(plot, ".png", what="The plot")
+    require_suffix(output, ".onnx")
     find_model(model, "quantize", ONNX)
     require_data("quantize", ann=[ann], images=[images])
     require_calibration(calib)
@@ -86,8 +93,10 @@ def quantize(
 
             require_matplotlib()
         source = open_source(model)
-        calibration = open_calibration(source, calib, count, method, threads, progress)
-        judge = None if no_judge else open_judge(source, ann, images, max_images, threads, progress)
+        calibration = open_calibration(source, calib, progress, count=count, method=method, threads=threads)
+        judge = None
+        if not no_judge:
+            judge = open_judge(source, progress, ann=ann, images=images, max_images=max_images, threads=threads)
         result = quantize_onnx(
             source,
             calibration,
@@ -115,27 +124,6 @@ def quantize(
         )
 
 
-def _check(
-    max_ap_drop: float | None,
-    ann: Path | None,
-    images: Path | None,
-    max_images: int | None,
-    output: Path | None,
-    plot: Path | None,
-    *,
-    no_judge: bool,
-) -> None:
-    """Refuse options that contradict each other, before anything is read."""
-    if (ann is None) != (images is None):
-        raise UsageError("Annotations and images go together.", remedy="Give both --ann FILE and --images DIR.")
-    if no_judge and (max_ap_drop is not None or ann is not None or max_images is not None):
-        raise UsageError("Without a judge there is nothing to judge by.", remedy="Leave --no-judge away.")
-    if plot is not None and max_ap_drop is None:
-        raise UsageError("There is a frontier to plot only where a budget is searched.", remedy="Give --max-ap-drop.")
-    require_suffix(plot, ".png", what="The plot")
-    require_suffix(output, ".onnx")
-
-
 def require_calibration(calib: str) -> None:
     """Check that what is given to calibrate with is a named set, a folder or a calibration file."""
     from rtmo_deploy.data.calibration import named_sets
@@ -153,10 +141,11 @@ def require_calibration(calib: str) -> None:
 def open_calibration(
     source: SourceModel,
     calib: str,
-    count: int | None,
-    method: MethodName | None,
-    threads: int | None,
     progress: Callable[[str], None],
+    *,
+    count: int | None = None,
+    method: MethodName | None = None,
+    threads: int | None = None,
 ) -> Calibration:
     """What is given, or what was measured before in the same way, or a new measurement."""
     from rtmo_deploy.convert.quantize import Calibration, Method, calibrate
@@ -185,11 +174,12 @@ def open_calibration(
 
 def open_judge(
     source: SourceModel,
-    ann: Path | None,
-    images: Path | None,
-    max_images: int | None,
-    threads: int | None,
     progress: Callable[[str], None],
+    *,
+    ann: Path | None = None,
+    images: Path | None = None,
+    max_images: int | None = None,
+    threads: int | None = None,
 ) -> Judge:
     """Who judges by annotated images, or by synthetic ones."""
     from rtmo_deploy.convert.quantize import Judge

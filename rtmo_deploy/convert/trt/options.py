@@ -35,7 +35,7 @@ def _parse_mib(text: str) -> int:
 
 
 def _sizes(help_text: str, name: str) -> Any:
-    return option((), help_text, name, metavar="BxHxW", several=True, parser=_parse_shape)
+    return option((), help_text, name, several=True, metavar="BxHxW", show_default=False, parser=_parse_shape)
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ class BuildOptions:
         (),
         "GPUs to build for (tensorrt-rtx). [default: 8.0 and up]",
         "--compute-capability",
-        metavar="X.Y",
         several=True,
+        metavar="X.Y",
+        show_default=False,
     )
     timing_cache: Path | None = option(None, "Read if it exists, and written (tensorrt).", metavar="FILE")
     version_compatible: bool = option(False, "Runs with later TensorRT of the same major version.")

@@ -178,21 +178,17 @@ def _convert(kind: FileKind, source: Path, output: Path, *, verify: bool, as_jso
     with status(f"loading {wanted.title}") as progress:
         result: ExportResult = Format.load(wanted.exporter or "")(source, output, verify=verify, progress=progress)
     artifact, weights = result.artifact, wanted.files_beside(output)
-    if as_json:
-        facts = {"weights": str(weights[0])} if weights else {}
-        print_json("export", path=str(output), **facts, onnx=str(source), **_shared_facts(result))
-        return
+    fields: dict[str, Any] = {"path": str(output), "onnx": str(source)}
+    if weights:
+        fields["weights"] = str(weights[0])
     files = ", ".join([str(output), *(path.name for path in weights)])
-    _print(
-        result,
-        {
-            "file": f"{files} ({human_size(result.size)})",
-            "from": str(source),
-            "model": f"{artifact.architecture}, {artifact.skeleton.label}, {artifact.precision}",
-            "decode": artifact.decode.mode.value,
-        },
-        companion="pose vectors to keypoints; stays ONNX",
-    )
+    facts = {
+        "file": f"{files} ({human_size(result.size)})",
+        "from": str(source),
+        "model": f"{artifact.architecture}, {artifact.skeleton.label}, {artifact.precision}",
+        "decode": artifact.decode.mode.value,
+    }
+    _print(result, facts, fields, companion="pose vectors to keypoints; stays ONNX", as_json=as_json)
 
 
 def _report(loaded: LoadedCheckpoint, result: ExportResult, infos: list[Path], *, as_json: bool) -> None:
@@ -200,17 +196,13 @@ def _report(loaded: LoadedCheckpoint, result: ExportResult, infos: list[Path], *
     known = loaded.spec.architecture
     differing = loaded.taken.differing(known.input_hw if known else None)
     artifact = result.artifact
-    if as_json:
-        print_json(
-            "export",
-            path=str(artifact.path),
-            nodes=result.nodes,
-            **_shared_facts(result),
-            info_files=[str(path) for path in infos],
-            from_cfg=differing,
-            notes=list(loaded.taken.notes),
-        )
-        return
+    fields = {
+        "path": str(artifact.path),
+        "nodes": result.nodes,
+        "info_files": [str(path) for path in infos],
+        "from_cfg": differing,
+        "notes": list(loaded.taken.notes),
+    }
     contract, decode = artifact.input, artifact.decode
     sizes = ", any multiple of 32" if contract.dynamic_hw else " only"
     facts = {
@@ -221,18 +213,19 @@ def _report(loaded: LoadedCheckpoint, result: ExportResult, infos: list[Path], *
     }
     if differing:
         facts["from the cfg"] = ", ".join(f"{name} {value}" for name, value in differing.items())
-    _print(result, facts, infos, companion="pose vectors to keypoints")
+    facts |= {path.name: str(path) for path in infos}
+    _print(result, facts, fields, companion="pose vectors to keypoints", as_json=as_json)
 
 
-def _shared_facts(result: ExportResult) -> dict[str, Any]:
-    seconds = round(result.seconds, 3)
-    return {"size": result.size, "seconds": seconds, "artifact": result.artifact.to_dict()}
-
-
-def _print(result: ExportResult, facts: dict[str, str], infos: list[Path] | None = None, *, companion: str) -> None:
+def _print(
+    result: ExportResult, facts: dict[str, str], fields: dict[str, Any], *, companion: str, as_json: bool
+) -> None:
+    if as_json:
+        seconds = round(result.seconds, 3)
+        print_json("export", **fields, size=result.size, seconds=seconds, artifact=result.artifact.to_dict())
+        return
     if result.artifact.companion:
         facts["companion"] = f"{result.artifact.companion.name} ({companion})"
-    facts |= {path.name: str(path) for path in infos or ()}
     if result.validation is not None:
         facts["validation"] = f"passed: {len(result.validation.checks)} checks"
     elif result.verification is None:

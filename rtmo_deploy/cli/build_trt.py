@@ -16,7 +16,7 @@ from rtmo_deploy.cli.console import print_facts, print_json, record_made, stderr
 from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, options_of
 from rtmo_deploy.cli.progress import status
-from rtmo_deploy.cli.quantize import judged, open_calibration, open_judge, require_calibration
+from rtmo_deploy.cli.quantize import QuantizeOptions, judged, open_calibration, open_judge, require_calibration
 from rtmo_deploy.convert.trt.options import BuildOptions
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import BUILDABLE, Kind
@@ -207,12 +207,13 @@ def _make(
             "Note: INT8 is calibrated with synthetic images. Images like those that the engine will see (--calib DIR) "
             "cost less accuracy."
         )
+    chosen = QuantizeOptions(calib or "synthetic")
     with _scratch() as folder:
         model, quantised = make_onnx(
             plan,
             folder,
-            calibrate=lambda source: open_calibration(source, calib or "synthetic", progress),
-            judge=(lambda source: open_judge(source, progress)) if verify else None,
+            calibrate=lambda source: open_calibration(source, chosen, progress),
+            judge=(lambda source: open_judge(source, chosen, progress)) if verify else None,
             verify=verify,
             progress=progress,
         )

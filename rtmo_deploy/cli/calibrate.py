@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
 
 MethodName = Literal["mse", "percentile", "minmax", "entropy"]
-_METHODS = (
+METHODS = (
     "How ranges are chosen. mse: least squared error. percentile: 99.99 % of the values. minmax: all of them. "
     "entropy: least information lost."
 )
-MethodOption = Annotated[MethodName, typer.Option(help=_METHODS)]
-OptionalMethodOption = Annotated[MethodName | None, typer.Option(help=f"{_METHODS} [default: mse]")]
-CountOption = Annotated[int | None, typer.Option(min=1, help="Images. [default: the set's own; of a folder, 256]")]
+IMAGES = "Images. [default: the set's own; of a folder, 256]"
 
 
 def calibrate(
@@ -41,8 +39,8 @@ def calibrate(
     ann: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Annotation file, for a set that is chosen from one.")
     ] = None,
-    count: CountOption = None,
-    method: MethodOption = "mse",
+    count: Annotated[int | None, typer.Option(min=1, help=IMAGES)] = None,
+    method: Annotated[MethodName, typer.Option(help=METHODS)] = "mse",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: MODEL.<set>-<method>.calibration.json, beside]"),

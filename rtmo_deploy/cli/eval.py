@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, Ma
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import InputDataError, SetupError, UsageError
 from rtmo_deploy.files import UnreadableError, sha256_of
+from rtmo_deploy.option import option
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.progress import Count
@@ -27,92 +29,101 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
 
-@options_of(OpenOptions)
+def _parse_sigmas(text: str) -> float | list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"'{text}' is no list of sigmas.", remedy="Give numbers with commas between them.", where="--sigma"
+        ) from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+@dataclass(frozen=True)
+class EvalOptions(OpenOptions):
+    """What is judged by what."""
+
+    ann: Path | None = option(None, "Annotations in COCO's keypoint format.", metavar="FILE", show_default=False)
+    images: Path | None = option(None, "Folder of the annotated images.", metavar="DIR")
+    predictions: Path | None = option(None, "Judge this results file instead of a model.", metavar="FILE")
+    dataset: str | None = option(None, "Evaluation protocol. [default: by the keypoints]", metavar="coco|crowdpose")
+    save: Path | None = option(None, "Write the detections, as a results file in COCO's format.", metavar="FILE")
+    score_thr: float | None = option(
+        None, "Detections with a score not above this do not count. [default: 0.1; file: none]", min=0, max=1
+    )
+    sigma: float | list[float] | None = option(
+        None,
+        "OKS sigma, one for all keypoints or one each. [default: the keypoints' own]",
+        metavar="X[,X...]",
+        parser=_parse_sigmas,
+    )
+    skeleton: str | None = option(
+        None,
+        "What the keypoints of model and annotations are: coco-17, crowdpose-14, aic-14, ap10k-17 or a JSON file. "
+        "[default: as the annotations name them]",
+        metavar="NAME|FILE",
+    )
+    category: str | None = option(None, "Category to use, where several have different keypoints.")
+    max_images: int | None = option(None, "Only the first so many images.", min=1)
+    batch: int = option(8, "Images at a time.", min=1)
+    journal_dir: Path | None = option(
+        None, "Where to keep what is done so far. [default: beside --save, or the cache]", metavar="DIR"
+    )
+
+
+@options_of(EvalOptions)
 def evaluate(
     *,
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A checkpoint, an exported model, or a published one's name.")
     ] = None,
-    ann: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Annotations in COCO's keypoint format.", show_default=False)
-    ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated images.")] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Judge this results file instead of a model.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="coco|crowdpose", help="Evaluation protocol. [default: by the keypoints]")
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the detections, as a results file in COCO's format.")
-    ] = None,
-    score_thr: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Detections with a score not above this do not count. [default: 0.1; file: none]"
-        ),
-    ] = None,
-    sigma: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X[,X...]", help="OKS sigma, one for all keypoints or one each. [default: the keypoints' own]"
-        ),
-    ] = None,
-    skeleton: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="What the keypoints of model and annotations are: coco-17, crowdpose-14, aic-14, ap10k-17 or a JSON "
-            "file. [default: as the annotations name them]",
-        ),
-    ] = None,
-    category: Annotated[
-        str | None, typer.Option(help="Category to use, where several have different keypoints.")
-    ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
-    options: OpenOptions,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
-    journal_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where to keep what is done so far. [default: beside --save, or the cache]"),
-    ] = None,
+    options: EvalOptions,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: JsonOption = False,
 ) -> None:
     """Measure average precision. A run that was stopped goes on where it was when it is called again."""
+    ann, images, save = options.ann, options.images, options.save
     if ann is None:
         raise UsageError("There are no annotations to judge by.", remedy="Give --ann FILE.")
-    if (model is None) == (predictions is None):
+    if (model is None) == (options.predictions is None):
         raise UsageError("Either a model is judged or --predictions are.", remedy="Give one of them.")
-    rules = _Rules(ann, dataset, _sigmas(sigma), category, max_images, _skeleton(skeleton))
-    if predictions is not None:
+    skeleton = _skeleton(options.skeleton)
+    if options.predictions is not None:
         if save is not None:
             raise UsageError("The predictions are a file already.", remedy="Leave --save away.")
-        require_data("eval", ann=[ann, predictions])
-        report = _judge_file(predictions, rules, score_thr)
-        facts: dict[str, Any] = {"predictions": str(predictions), "score_thr": score_thr}
-        _show(str(predictions), ann, report, None, facts, as_json=as_json)
+        require_data("eval", ann=[ann, options.predictions])
+        report = _judge_file(options.predictions, ann, options, skeleton)
+        facts: dict[str, Any] = {"predictions": str(options.predictions), "score_thr": options.score_thr}
+        _show(str(options.predictions), ann, report, None, facts, as_json=as_json)
         return
     if images is None:
         raise UsageError("A model needs the images themselves.", remedy="Give --images DIR.")
-    require_free([save], files_of(model, ann, images, skeleton), force=force)
+    require_free([save], files_of(model, ann, images, options.skeleton), force=force)
     require_data("eval", ann=[ann], images=[images])
     path = find_model(str(model), "eval", opening=options)
-    threshold = 0.1 if score_thr is None else score_thr
     with status("reading the annotations"):
-        data = _read(rules, images)
-    journal = _journal(save, journal_dir)
+        from rtmo_deploy.data.coco import CocoKeypoints
+        from rtmo_deploy.measure.accuracy import choose_protocol, choose_sigmas
+
+        limits = {"category": options.category, "max_images": options.max_images}
+        data = CocoKeypoints(ann, images, skeleton=skeleton, **limits)
+        _print_warnings(data.report)
+        choose_protocol(options.dataset, data.skeleton, data.ground_truth())
+        if options.sigma is not None:
+            choose_sigmas(options.sigma, data.skeleton)
+    journal = _journal(save, options.journal_dir)
     from rtmo_deploy.measure.accuracy import published_figures, with_score_threshold
     from rtmo_deploy.runtime.backends import open_backend
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 
     with status("opening the model"):
+        threshold = 0.1 if options.score_thr is None else options.score_thr
         artifact = with_score_threshold(read_artifact(path, trust=options.trust), threshold)
         chosen = {name: getattr(options, name) for name in ("backend", "threads", "precision")}
         estimator = PoseEstimator(open_backend(artifact, options.device, **chosen), input_hw=options.input_hw)
-    done = _run(estimator, data, rules, threshold, batch, save, journal)
+    done = _run(estimator, data, options, threshold, journal)
     facts = {
         "model": str(path),
         "model_sha256": sha256_of(path),
@@ -125,15 +136,6 @@ def evaluate(
     }
     published = published_figures(estimator.artifact, facts["model_sha256"])
     _show(str(path), ann, done.report, published, facts, as_json=as_json)
-
-
-class _Rules(NamedTuple):
-    ann: Path
-    protocol: str | None
-    sigmas: float | list[float] | None
-    category: str | None
-    max_images: int | None
-    skeleton: Skeleton | None
 
 
 def _skeleton(text: str | None) -> Skeleton | None:
@@ -154,64 +156,33 @@ def _skeleton(text: str | None) -> Skeleton | None:
         ) from None
 
 
-def _sigmas(text: str | None) -> float | list[float] | None:
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"'{text}' is no list of sigmas.", remedy="Give numbers with commas between them.", where="--sigma"
-        ) from None
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _read(rules: _Rules, images: Path) -> CocoKeypoints:
-    from rtmo_deploy.data.coco import CocoKeypoints
-    from rtmo_deploy.measure.accuracy import choose_protocol, choose_sigmas
-
-    data = CocoKeypoints(
-        rules.ann, images, skeleton=rules.skeleton, category=rules.category, max_images=rules.max_images
-    )
-    _print_warnings(data.report)
-    choose_protocol(rules.protocol, data.skeleton, data.ground_truth())
-    if rules.sigmas is not None:
-        choose_sigmas(rules.sigmas, data.skeleton)
-    return data
-
-
 def _print_warnings(report: CocoReport) -> None:
     for finding in report.of("warning"):
         stderr().print(f"Note: {report.file}: {finding}")
 
 
-def _judge_file(predictions: Path, rules: _Rules, score_thr: float | None) -> AccuracyReport:
+def _judge_file(predictions: Path, ann: Path, options: EvalOptions, skeleton: Skeleton | None) -> AccuracyReport:
     import numpy as np
 
     from rtmo_deploy.data.coco import read_ground_truth
     from rtmo_deploy.measure.accuracy import judge, load_results
 
-    truth, skeleton, found = read_ground_truth(rules.ann, skeleton=rules.skeleton, category=rules.category)
+    truth, skeleton, found = read_ground_truth(ann, skeleton=skeleton, category=options.category)
     _print_warnings(found)
     every = truth.image_ids.tolist()
-    truth = truth.select(np.arange(truth.num_images)[: rules.max_images])
+    truth = truth.select(np.arange(truth.num_images)[: options.max_images])
     detections = load_results(predictions, truth, len(skeleton), known=every)
-    if score_thr is not None:
-        detections = detections.select(detections.scores > score_thr)
-    return judge(truth, detections, skeleton, protocol=rules.protocol, sigmas=rules.sigmas)
+    if options.score_thr is not None:
+        detections = detections.select(detections.scores > options.score_thr)
+    return judge(truth, detections, skeleton, protocol=options.dataset, sigmas=options.sigma)
 
 
 def _run(
-    estimator: PoseEstimator,
-    data: CocoKeypoints,
-    rules: _Rules,
-    score_thr: float,
-    batch: int,
-    save: Path | None,
-    journal: Path,
+    estimator: PoseEstimator, data: CocoKeypoints, options: EvalOptions, score_thr: float, journal: Path
 ) -> Evaluation:
     from rtmo_deploy.measure.accuracy import evaluate_model, save_results
 
+    save = options.save
     with status() as say:
         started = False
 
@@ -225,11 +196,11 @@ def _run(
         return evaluate_model(
             estimator,
             data,
-            protocol=rules.protocol,
-            sigmas=rules.sigmas,
-            told=rules.skeleton is not None,
+            protocol=options.dataset,
+            sigmas=options.sigma,
+            told=options.skeleton is not None,
             score_thr=score_thr,
-            batch=batch,
+            batch=options.batch,
             journal=journal,
             progress=advance,
             finished=None if save is None else lambda found: save_results(save, found, data.ground_truth()),

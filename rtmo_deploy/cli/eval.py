@@ -107,8 +107,8 @@ def evaluate(
         from rtmo_deploy.data.coco import CocoKeypoints
         from rtmo_deploy.measure.accuracy import choose_protocol, choose_sigmas
 
-        limits = {"category": options.category, "max_images": options.max_images}
-        data = CocoKeypoints(ann, images, skeleton=skeleton, **limits)
+        category, first = options.category, options.max_images
+        data = CocoKeypoints(ann, images, skeleton=skeleton, category=category, max_images=first)
         _print_warnings(data.report)
         choose_protocol(options.dataset, data.skeleton, data.ground_truth())
         if options.sigma is not None:

@@ -198,7 +198,7 @@ def test_a_contender_survives_its_journey():
 
 @pytest.mark.parametrize(
     ("text", "option", "least", "expected"),
-    [("1", "batch", 1, (1,)), ("4, 1,4", "batch", 1, (4, 1)), ("0,50", "people", 0, (0, 50)), (None, "batch", 1, ())],
+    [("1", "batch", 1, (1,)), ("4, 1,4", "batch", 1, (4, 1)), ("0,50", "people", 0, (0, 50))],
 )
 def test_lists_of_numbers(text, option, least, expected):
     assert parse_counts(text, option, least=least) == expected
@@ -226,19 +226,18 @@ def test_what_is_no_list_of_numbers(text, option):
     ("text", "share"), [("5%", 0.05), ("0.05", 0.05), (" 0% ", 0), ("12.5%", 0.125), ("999%", 9.99)]
 )
 def test_shares(text, share):
-    assert parse_share(text, "max-slowdown") == pytest.approx(share)
+    assert parse_share(text) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("text", ["", "%", "-1%", "nan", "inf", "x%", "1001%", "5%%"])
 def test_what_is_no_share(text):
     with pytest.raises(UsageError, match="is no share"):
-        parse_share(text, "max-slowdown")
+        parse_share(text)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"models": ()}, "no model"),
         ({"seconds": 0.0}, "duration of 0 s"),
         ({"seconds": float("nan")}, "duration of nan"),
         ({"warmup_s": -1.0}, "warm-up of -1"),
@@ -252,6 +251,11 @@ def test_what_is_no_share(text):
 def test_what_makes_no_sense(options, words):
     with pytest.raises(UsageError, match=words):
         BenchOptions(**{"models": (Path("m.onnx"),), **options})
+
+
+def test_without_a_model_nothing_starts():
+    with pytest.raises(UsageError, match="no model"):
+        run.run_bench(BenchOptions())
 
 
 def test_labels_are_unique():

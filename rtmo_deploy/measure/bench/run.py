@@ -55,6 +55,8 @@ def run_bench(
         InputDataError: The images cannot be used.
         RtmoDeployError: A worker crashed or hung.
     """
+    if not options.models:
+        raise UsageError("There is no model to measure.", remedy="Name one or more.")
     started = datetime.now(UTC).isoformat(timespec="seconds")
     progress("looking at the machine")
     machine, watch = read_machine(), MachineWatch()

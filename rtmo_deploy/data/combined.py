@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rtmo_deploy.data.sample import People, Sample
+from rtmo_deploy.data.sample import People, Sample, fill_box
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.zoo.skeletons import COCO_17
 
@@ -203,8 +203,6 @@ def _translate(sample: Sample, sources: NDArray[np.intp], targets: NDArray[np.in
     bare = ~(visible > 0).any(1)
     ignore = sample.ignore
     if bare.any():
-        from rtmo_deploy.data._coco_people import fill_box
-
         mask = np.zeros(sample.image.shape[:2], np.uint8) if ignore is None else ignore.astype(np.uint8)
         for box in people.boxes[bare]:
             fill_box(mask, box)

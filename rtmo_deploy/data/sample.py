@@ -182,3 +182,11 @@ class GroundTruth:
             num_keypoints=(visible > 0).sum(1).astype(np.int32),
             keypoints=np.concatenate([points, visible[..., None]], axis=-1),
         )
+
+
+def fill_box(mask: NDArray[np.uint8], corners: ArrayLike) -> None:
+    """Set to 1 what a box x1, y1, x2, y2 in pixels covers, every pixel it touches."""
+    x1, y1, x2, y2 = np.asarray(corners, np.float64)
+    if x2 > x1 and y2 > y1:
+        rows = slice(max(0, int(np.floor(y1))), max(0, int(np.ceil(y2))))
+        mask[rows, max(0, int(np.floor(x1))) : max(0, int(np.ceil(x2)))] = 1

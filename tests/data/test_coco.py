@@ -16,8 +16,8 @@ from faster_coco_eval.core import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtmo_deploy.data._findings import KINDS
 from rtmo_deploy.data.coco import CocoKeypoints, check_coco, read_ground_truth
+from rtmo_deploy.data.findings import KINDS
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.zoo import AIC_14, COCO_17, CROWDPOSE_14

@@ -151,7 +151,8 @@ class CocoKeypoints:
         places = np.where(visible[..., None] > 0, keypoints[..., :2], 0)
         width, height = (corners[:, 2:] - corners[:, :2]).T
         of_box = np.maximum(AREA_OF_BOX * width * height, 1)
-        return People(corners, places, visible, np.where(areas > 0, areas, of_box))
+        areas = np.where(areas > 0, areas, of_box)
+        return People(*(one.astype(np.float32) for one in (corners, places, visible, areas)))
 
     def ignored(self, index: int, size: tuple[int, int]) -> NDArray[np.bool_] | None:
         """``size`` (h, w) bool: where people stand who are not to be learned; None for nowhere."""
@@ -171,8 +172,9 @@ class CocoKeypoints:
 
     def _rows(self, index: int, *, learned: bool) -> NDArray[np.intp]:
         index = self._checked(index)
-        rows = np.arange(self._starts[index], self._starts[index + 1])
-        return rows[self._learned[rows] == learned]
+        first, last = self._starts[index : index + 2]
+        rows: NDArray[np.intp] = first + np.flatnonzero(self._learned[first:last] == learned)
+        return rows
 
     def _checked(self, index: int) -> int:
         if not -len(self) <= index < len(self):
@@ -235,7 +237,7 @@ def _report(parsed: CocoFile, people: int) -> CocoReport:
     """What was found, with the number of people to learn."""
     report = parsed.report
     note(report, "box-empty", parsed.labels, parsed.empty)
-    note(report, "keypoint-far", parsed.labels, parsed.far.any(1))
+    note(report, "keypoint-far", parsed.labels, np.any(parsed.far, axis=1))
     report.people = people
     if not people and report.ok:
         report.add("nobody" if report.annotations else "no-annotations")

@@ -109,7 +109,7 @@ class CocoFile:
     @cached_property
     def empty(self) -> NDArray[np.bool_]:
         """``(M,)``, whose box has no area inside the image."""
-        empty: NDArray[np.bool_] = (self.corners[:, 2:] <= self.corners[:, :2]).any(1)
+        empty: NDArray[np.bool_] = np.any(self.corners[:, 2:] <= self.corners[:, :2], axis=1)
         return empty
 
     @cached_property
@@ -314,7 +314,7 @@ class _Person(NamedTuple):
     points: NDArray[np.float64]  #: ``(3 K,)`` as in the file, NaN for what is no finite number.
     box: list[float]
     area: float
-    count: float  #: ``num_keypoints``: NaN for none, -1 for what is no such number.
+    num_keypoints: float  #: NaN for none, -1 for what is no such number.
     crowd: bool
     segmentation: Any
 
@@ -404,13 +404,13 @@ def _sound_keypoints(
     points = np.array([person.points for person in people], np.float64)
     points = points.reshape(len(people), len(report.skeleton), 3)
     flags = points[..., 2]
-    unread = np.isnan(flags).any(1)
+    unread: NDArray[np.bool_] = np.any(np.isnan(flags), axis=1)
     sound = np.nan_to_num(flags, nan=0.0)
     sound = np.where(sound > 0, np.clip(np.rint(sound), 1, 2), 0)
     labelled = sound > 0
     placed: NDArray[np.bool_] = np.all((np.abs(points[..., :2]) < _HUGE).all(-1) | ~labelled, axis=1)
     note(report, "keypoint-text", labels, unread)
-    note(report, "keypoint-flag", labels, (sound != flags).any(1) & ~unread)
+    note(report, "keypoint-flag", labels, (np.any(sound != flags, axis=1) & ~unread))
     note(report, "keypoint-value", labels, ~placed)
     usable = placed & ~unread
     points[..., 2] = sound
@@ -427,7 +427,7 @@ def _counted(
     report: CocoReport,
 ) -> NDArray[np.int32]:
     """``(M,)`` keypoints of each person: what the file says, or the labelled ones where it says nothing useful."""
-    given = np.array([person.count for person in people], np.float64)
+    given = np.array([person.num_keypoints for person in people], np.float64)
     # Who has no labelled keypoint cannot be judged by keypoints, whatever num_keypoints says.
     count = np.where((given >= 0) & (labelled > 0), given, labelled).astype(np.int32)
     differs = usable & ~np.isnan(given) & (given != labelled)

@@ -48,8 +48,9 @@ def _given_pairs(category: dict[str, Any], names: tuple[str, ...]) -> tuple[tupl
     first = 1 if len(names) in numbers and 0 not in numbers else 0
     pairs = set()
     for row in rows:
-        ends = [index.get(end) if isinstance(end, str) else end - first if type(end) is int else None for end in row]
-        one, two = ends
+        one, two = (
+            index.get(end) if isinstance(end, str) else end - first if type(end) is int else None for end in row
+        )
         if one is None or two is None or not (0 <= one < len(names) and 0 <= two < len(names)):
             raise ValueError(f"{row} is not a pair of its keypoints")
         if one != two:
@@ -94,15 +95,13 @@ def skeleton_of(category: dict[str, Any], report: CocoReport) -> Skeleton:
             edges.append((row[0] - 1, row[1] - 1))
         else:
             report.add("skeleton")
-    sigmas = given
-    source = "the annotation file" if given else ""
+    sigmas, source = given, "the annotation file" if given else ""
     canonical = [canonical_name(name) for name in names]
     if not sigmas and set(canonical) <= set(_SIGMAS):
         sigmas, source = tuple(_SIGMAS[name] for name in canonical), "coco-17, by name"
     elif not sigmas and sorted(canonical) == sorted(CROWDPOSE_14.keypoints):
-        place = CROWDPOSE_14.keypoints.index
-        sigmas = tuple(CROWDPOSE_14.sigmas[place(name)] for name in canonical)
-        source = "guessed from names like CrowdPose's"
+        crowdpose = dict(zip(CROWDPOSE_14.keypoints, CROWDPOSE_14.sigmas, strict=True))
+        sigmas, source = tuple(crowdpose[name] for name in canonical), "guessed from names like CrowdPose's"
     label = str(category.get("name") or "custom")
     return Skeleton(
         name=f"{label}-{len(names)}",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.measure.bench.options import Contender
-    from rtmo_deploy.runtime.backends import TimedBackend
+    from rtmo_deploy.runtime.backends import Backend
     from rtmo_deploy.runtime.letterbox import LetterboxTransform
 
 
@@ -74,7 +74,7 @@ class Pipeline:
         input_hw: Height and width that images are letterboxed to; None for the model's own.
     """
 
-    def __init__(self, name: str, backend: TimedBackend, input_hw: tuple[int, int] | None) -> None:
+    def __init__(self, name: str, backend: Backend, input_hw: tuple[int, int] | None) -> None:
         self.name, self.backend = name, backend
         estimator = PoseEstimator(backend, input_hw=input_hw)
         self.input_hw, self._coordinates = estimator.input_hw, estimator.coordinates

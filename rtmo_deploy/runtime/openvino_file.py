@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 #: Bytes of an .xml file (ours have one MiB), and depth of its elements.
-MAX_BYTES, MAX_DEPTH = 2**24, 100
+MAX_BYTES, MAX_DEPTH = 2**23, 100
 #: Name of the section in ``net/rt_info`` that is ours.
 SECTION = "rtmo_deploy"
 

@@ -531,7 +531,7 @@ anything = st.recursive(
 FIELDS = ("id", "image_id", "category_id", "iscrowd", "keypoints", "num_keypoints", "bbox", "area", "segmentation")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     person_fields=st.dictionaries(st.sampled_from(FIELDS), anything, max_size=3),
     image_fields=st.dictionaries(
@@ -663,7 +663,7 @@ _FIELDS = (
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(
     where=st.sampled_from(["images", "annotations", "categories"]),
     field=st.sampled_from(_FIELDS),

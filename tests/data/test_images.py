@@ -398,7 +398,7 @@ def test_a_broken_compressed_tiff_is_found() -> None:
         decode_image(bytes(data))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(
     st.sampled_from(sorted(WHOLE)),
     st.lists(st.tuples(st.integers(0, 2**16), st.binary(max_size=6), st.integers(0, 6)), max_size=6),

@@ -18,7 +18,7 @@ from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
-    from rtmo_deploy.data._findings import CocoReport
+    from rtmo_deploy.data.findings import CocoReport
 
 data_app = typer.Typer(
     help="Make data sets to train, calibrate and measure with.",

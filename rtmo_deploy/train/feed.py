@@ -104,7 +104,7 @@ def _draw(size: int, count: int, rng: np.random.Generator) -> list[int]:
 
 def build_feed(recipe: Recipe, initial: Skeleton | None = None) -> Feed:
     """Open the training sets of a recipe."""
-    from rtmo_deploy.data.combined import BODY7, CombinedDataset, Part
+    from rtmo_deploy.data.translated import BODY7, TranslatedDataset
 
     known = {one.name: one for one in (COCO_17, CROWDPOSE_14)}
     sources = recipe.data.train
@@ -125,9 +125,9 @@ def build_feed(recipe: Recipe, initial: Skeleton | None = None) -> Feed:
                         f"There is no keypoint mapping called {mapping!r}.",
                         remedy=f"Use one of {', '.join(BODY7)}, or write the pairs out.",
                     )
-                mapping = BODY7[mapping].mapping
+                mapping = BODY7[mapping]
             if mapping is not None:
-                dataset = CombinedDataset([Part(dataset, mapping=mapping)], skeleton)
+                dataset = TranslatedDataset(dataset, mapping, skeleton)
             else:
                 dataset = in_order(source, dataset, skeleton, told=recipe.data.skeleton is not None)
         if len(dataset.skeleton) != len(skeleton):

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pytest
 
-from rtmo_deploy.data.combined import BODY7
 from rtmo_deploy.train.feed import augment_options
 from rtmo_deploy.train.optimize import Schedule
 from rtmo_deploy.train.recipe import load_recipe, with_settings
@@ -235,7 +234,6 @@ def test_data(name):
     for one, source in zip(sets, recipe.data.train, strict=True):
         if not crowd:
             assert source.mapping == one
-            assert source.ratio == BODY7[one].ratio
         elif one == "crowdpose":
             assert source.mapping is None
         else:

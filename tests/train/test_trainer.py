@@ -8,7 +8,8 @@ import pytest
 import torch
 from toys import ALONE, assert_same, synthetic, toy_recipe, trainer, weights
 
-from rtmo_deploy.data.coco_writer import CocoEntry, write_coco, write_dataset
+from rtmo_deploy.data.coco_writer import write_coco, write_dataset
+from rtmo_deploy.data.sample import Sample
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import CheckpointError, InputDataError, MissingDependencyError, TrainingError, UsageError
 from rtmo_deploy.model import RTMO, NetworkSpec
@@ -311,12 +312,12 @@ def test_keypoints_of_no_convention(tmp_path, sigmas):
     drawn = SyntheticPeople(4, seed=5, options=SyntheticOptions(size=(64, 64), people=(1, 2)))
     write_dataset(tmp_path, drawn)
     five = Skeleton("five", ("nose", "left_ear", "right_ear", "neck", "tail"))
-    entries = []
+    samples = []
     for index in range(4):
         people = drawn[index].people
         people = type(people)(people.boxes, people.keypoints[:, :5], np.maximum(people.visible[:, :5], 1), people.areas)
-        entries.append(CocoEntry(index + 1, f"{index + 1:012d}.jpg", 64, 64, people))
-    write_coco(tmp_path / "five.json", entries, five)
+        samples.append(Sample(drawn[index].image, people, index + 1, f"{index + 1:012d}.jpg"))
+    write_coco(tmp_path / "five.json", samples, five)
     source = {"type": "coco", "annotations": str(tmp_path / "five.json"), "images": str(tmp_path / "images")}
     recipe = toy_recipe(epochs=3, batch=2, data={"train": [source], "val": source, "sigmas": sigmas})
     run = trainer(tmp_path / "run", recipe)
@@ -333,7 +334,7 @@ def test_a_validation_set_of_other_keypoints_is_refused_at_once(tmp_path):
     five = Skeleton("five", ("a", "b", "c", "d", "e"))
     people = drawn[0].people
     people = type(people)(people.boxes, people.keypoints[:, :5], people.visible[:, :5], people.areas)
-    write_coco(tmp_path / "five.json", [CocoEntry(1, "000000000001.jpg", 64, 64, people)], five)
+    write_coco(tmp_path / "five.json", [Sample(drawn[0].image, people, 1, "000000000001.jpg")], five)
     val = {"type": "coco", "annotations": str(tmp_path / "five.json"), "images": str(tmp_path / "images")}
     with pytest.raises(UsageError, match="validation set has 5 keypoints, the model 17"):
         trainer(tmp_path / "run", toy_recipe(data={"train": [synthetic()], "val": val}))

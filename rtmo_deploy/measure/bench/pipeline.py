@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.options import Contender
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.backends import TimedBackend
+    from rtmo_deploy.runtime.backends import Backend
     from rtmo_deploy.runtime.letterbox import LetterboxTransform
 
 
@@ -72,7 +73,7 @@ class Pipeline:
     ``name`` is the runtime's; images are letterboxed to ``input_hw`` (height, width), None for the model's own.
     """
 
-    def __init__(self, name: str, backend: TimedBackend, input_hw: tuple[int, int] | None) -> None:
+    def __init__(self, name: str, backend: Backend, input_hw: tuple[int, int] | None) -> None:
         self.name, self.backend = name, backend
         estimator = PoseEstimator(backend, input_hw=input_hw)
         self.input_hw, self._coordinates = estimator.input_hw, estimator.coordinates

@@ -304,7 +304,7 @@ def _run(trainer: Trainer) -> tuple[bool, int | None]:
 
 def _facts(progress: Progress) -> str:
     terms = " ".join(f"{name} {value:.3f}" for name, value in progress.terms.items())
-    text = f"{terms} | {progress.pictures_per_second:.1f} images/s" if progress.step else "before the training"
+    text = f"{terms} | {progress.images_per_second:.1f} images/s" if progress.step else "before the training"
     if progress.report is not None:
         figures = progress.report.metrics
         shown = (f"{name} {figures[name]:.3f}" for name in ("AP", "AP50") if figures.get(name) is not None)

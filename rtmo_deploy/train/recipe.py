@@ -145,6 +145,25 @@ class Recipe(Section):
         """Whether an epoch, counted from 0, is one of the plain ones at the end."""
         return epoch >= self.epochs - self.augment.plain_epochs
 
+    def in_second_stage(self, epoch: int) -> bool:
+        """Whether the coordinate classifier teaches the proxy in an epoch, counted from 0."""
+        return self.schedule.switch is not None and epoch >= self.schedule.switch
+
+    def loss_at(self, epoch: int) -> LossSection:
+        """Weights of the loss in an epoch: the auxiliary box loss is on in the plain ones, or always without any."""
+        changes: dict[str, Any] = {}
+        if self.augment.plain_epochs and not self.is_plain(epoch):
+            changes["bbox_aux"] = 0.0
+        if self.in_second_stage(epoch):
+            changes |= self.second_stage.model_dump(exclude_none=True)
+        return self.loss.model_copy(update=changes)
+
+    def is_judged(self, epoch: int) -> bool:
+        """Whether AP is measured after an epoch, counted from 0: every ``val_interval``, always in the plain ones."""
+        done = epoch + 1
+        due = self.is_plain(epoch) or done % self.val_interval == 0 or done == self.epochs
+        return self.data.val is not None and due
+
     def input_at(self, epoch: int) -> Size:
         """Height and width of the images of an epoch."""
         factor = 1.0

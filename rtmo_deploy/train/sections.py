@@ -226,8 +226,24 @@ class ScheduleSection(Section):
     constant: int = Field(20, ge=0)
 
 
+#: Terms of the loss, each with a weight of its name in :class:`LossSection`.
+TERMS = ("cls", "bbox", "oks", "vis", "mle", "bbox_aux")
+
+
 class LossSection(Section):
-    """Weights of the loss terms; see :class:`rtmo_deploy.train.criterion.LossOptions`."""
+    """Weights of the loss terms.
+
+    Attributes:
+        cls: Varifocal classification loss.
+        bbox: Squared IoU loss.
+        oks: OKS loss of the proxy regression.
+        vis: Visibility loss.
+        mle: Likelihood of the coordinate classifier's heatmaps.
+        bbox_aux: L1 loss on raw box predictions, in the plain epochs at the end.
+        overlaps_power: The classification target is the OKS to this power.
+        keypoint_center, least_cells: See :func:`rtmo_deploy.train.assign.assign`.
+        heatmap: Heatmaps of all keypoints, learned along and not shipped.
+    """
 
     cls: Weight = 1.0
     bbox: Weight = 5.0

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.checkpoint import LoadedCheckpoint
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.recipe import Recipe
-    from rtmo_deploy.train.sections import ModelSection
 
 
-#: Factor on what attention is computed from, where a recipe asks for a calm start.
-CALM = 0.2
+#: Factor on what attention is computed from, where a recipe sets ``calm``.
+ATTENTION_SCALE = 0.2
 
 
 def recipe_network(recipe: Recipe, num_keypoints: int) -> NetworkSpec:
@@ -40,7 +39,15 @@ def is_network_of(spec: NetworkSpec, recipe: Recipe) -> bool:
     return all(getattr(spec, name) == getattr(wanted, name) for name in shapes)
 
 
-def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
+def initial_checkpoint(recipe: Recipe) -> LoadedCheckpoint | None:
+    """The checkpoint that a run starts from, None without one."""
+    section = recipe.model
+    if section.init is None:
+        return None
+    return load_checkpoint(resolve_checkpoint(section.init)[0], ignore_cfg=True if section.ignore_cfg else None)
+
+
+def starting_model(recipe: Recipe, skeleton: Skeleton, loaded: LoadedCheckpoint | None) -> RTMO:
     """The network a run begins with, in training mode.
 
     From a checkpoint every tensor of the same name and shape is taken. With another number of keypoints those are
@@ -48,12 +55,11 @@ def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
     layer that makes keypoint features; these start from the seed, as do those that the checkpoint lacks because only
     training uses them.
     """
-    section, spec = recipe.model, recipe_network(recipe, len(skeleton))
-    loaded = _load(section) if section.init is not None else None
+    spec = recipe_network(recipe, len(skeleton))
     if loaded is not None:
         if not is_network_of(loaded.spec, recipe):
             raise UsageError(
-                f"The recipe's model and its 'init' differ: {section.init} is {loaded.architecture}.",
+                f"The recipe's model and its 'init' differ: {recipe.model.init} is {loaded.architecture}.",
                 remedy="Name that architecture in the recipe, or another checkpoint.",
             )
         spec = replace(loaded.spec, num_keypoints=len(skeleton))
@@ -61,8 +67,8 @@ def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
     initialise(model, recipe.seed)
     if skeleton.sigmas:
         model.head.loss_oks.sigmas.copy_(torch.tensor(skeleton.sigmas))
-    if section.calm:
-        _calm(model)
+    if recipe.model.calm:
+        _shrink_attention(model)
     if loaded is None:
         return model
     state = model.state_dict()
@@ -73,27 +79,14 @@ def starting_model(recipe: Recipe, skeleton: Skeleton) -> RTMO:
     return model
 
 
-def initial_skeleton(recipe: Recipe) -> Skeleton | None:
-    """Keypoints of the checkpoint that a run starts from, None without one."""
-    if recipe.model.init is None:
-        return None
-    return _load(recipe.model).skeleton
-
-
-def _load(section: ModelSection) -> LoadedCheckpoint:
-    """What a recipe starts from."""
-    assert section.init is not None
-    return load_checkpoint(resolve_checkpoint(section.init)[0], ignore_cfg=True if section.ignore_cfg else None)
-
-
 @torch.no_grad()
-def _calm(model: RTMO) -> None:
-    """Let the classifier's attention begin as the identity, with small products of queries and keys.
+def _shrink_attention(model: RTMO) -> None:
+    """Start the classifier's attention as the identity, with small products of queries and keys.
 
     Its squared ReLU has no softmax: with position encodings of deviation 1 over 128 channels, keypoint features start
     fifteen times as large as their normalised inputs, and grow from there.
     """
     dcc = model.head.dcc
     dcc.gau.o.weight.zero_()
-    dcc.pos_enc.mul_(CALM)
-    dcc.gau.beta.mul_(CALM)
+    dcc.pos_enc.mul_(ATTENTION_SCALE)
+    dcc.gau.beta.mul_(ATTENTION_SCALE)

@@ -1,22 +1,19 @@
-"""What a training writes down: a checkpoint in the official layout, and everything needed to go on exactly."""
+"""Reads and checks the state that a run goes on from, ``last.pth``."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from pydantic import ValidationError
 
-from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import CheckpointError, UsageError
-from rtmo_deploy.files import atomic_write
 from rtmo_deploy.model.checkpoint import load_training
 from rtmo_deploy.poses import Skeleton
-from rtmo_deploy.train.criterion import TERMS
+from rtmo_deploy.train.sections import TERMS
 from rtmo_deploy.train.start import is_network_of
 
 if TYPE_CHECKING:
@@ -31,62 +28,9 @@ if TYPE_CHECKING:
 RUN_FILES = ("last.pth", "best.pth", "final.pth", "log.csv", "curves.png")
 
 
-def save_state(
-    path: Path,
-    *,
-    model: RTMO,
-    average: RTMO,
-    optimizer: torch.optim.Optimizer,
-    skeleton: Skeleton,
-    input_hw: tuple[int, int],
-    progress: dict[str, Any],
-    scaler: dict[str, Any] | None,
-    auxiliary: dict[str, Any] | None = None,
-    domain: str | None = None,
-) -> None:
-    """Write a training checkpoint; it appears whole or not at all.
-
-    The layout is mmengine's: ``state_dict`` holds the averaged weights, ``ema_state_dict`` the raw ones (that is
-    how mmengine swaps them), ``optimizer`` the optimiser. So every command here, and MMPose, can use the file.
-
-    Args:
-        path: The file.
-        model: The network as it is trained.
-        average: The averaged one.
-        optimizer: Its optimiser.
-        skeleton: Keypoints.
-        input_hw: Height and width in pixels the model is made for.
-        progress: Plain data: step, best result, history, sums of the log's next row, recipe.
-        scaler: State of the gradient scaler.
-        auxiliary: State of the layers that are trained along and not shipped.
-        domain: What kind of images it is trained on; see :class:`~rtmo_deploy.artifact.Artifact`.
-    """
-    facts = {
-        "version": __version__,
-        "skeleton": skeleton.to_dict(),
-        "settings": model.spec.settings.to_dict(),
-        "input_hw": list(input_hw),
-        "trained": True,
-        "domain": domain,
-        "progress": progress,
-    }
-    raw: OrderedDict[str, Any] = OrderedDict((f"module.{key}", value) for key, value in model.state_dict().items())
-    raw["steps"] = torch.tensor(progress["step"])
-    contents = {
-        "meta": {"rtmo_deploy": facts, "epoch": progress["epoch"], "iter": progress["step"]},
-        "state_dict": average.state_dict(),
-        "ema_state_dict": raw,
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler,
-        "auxiliary": auxiliary,
-    }
-    with atomic_write(path) as temporary, temporary.open("wb") as stream:
-        torch.save(contents, stream)
-
-
 @dataclass(frozen=True, eq=False)
 class State:
-    """What :func:`save_state` wrote, checked as far as the file alone can tell."""
+    """What a run wrote into ``last.pth``, checked as far as the file alone can tell."""
 
     model: RTMO
     average: RTMO
@@ -96,7 +40,7 @@ class State:
 
 
 def load_state(path: Path) -> State:
-    """Read what :func:`save_state` wrote, without running code from it."""
+    """Read a run's ``last.pth``, without running code from it."""
     try:
         raw, average, parts = load_training(path, ("optimizer", "scaler", "auxiliary"))
         if not average.contents.has_ema or average.contents.source != "state_dict":
@@ -148,9 +92,6 @@ def clear_folder(folder: Path, *, keep_run: bool) -> None:
         path.unlink(missing_ok=True)
 
 
-_COUNTS = ("epoch", "step", "pictures")
-
-
 def check_network(spec: NetworkSpec, recipe: Recipe, skeleton: Skeleton) -> None:
     """The weights must be of the recipe's network and keypoints."""
     if not is_network_of(spec, recipe) or spec.num_keypoints != len(skeleton):
@@ -162,7 +103,11 @@ def check_tensors(stored: Any, own: Mapping[str, torch.Tensor], what: str) -> No
     if not isinstance(stored, dict) or stored.keys() != own.keys():
         raise ValueError(f"the {what} in it are missing or others")
     for name, tensor in own.items():
-        _check_tensor(stored[name], tensor, what)
+        value = stored[name]
+        if not isinstance(value, torch.Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
+            raise ValueError(f"the {what} in it have another shape or type than the network's")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"there is NaN or Inf among the {what} in it")
 
 
 def check_optimizer(stored: Any, optimizer: torch.optim.Optimizer, *, skipped: bool) -> dict[str, Any]:
@@ -222,13 +167,6 @@ def check_progress(stored: Mapping[str, Any], steps: int, steps_per_epoch: int) 
     return {**stored, "best": float(best)}
 
 
-def _check_tensor(stored: Any, own: torch.Tensor, what: str) -> None:
-    if not isinstance(stored, torch.Tensor) or stored.shape != own.shape or stored.dtype != own.dtype:
-        raise ValueError(f"the {what} in it have another shape or type than the network's")
-    if not torch.isfinite(stored).all():
-        raise ValueError(f"there is NaN or Inf among the {what} in it")
-
-
 def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 1 << 31
 
@@ -238,7 +176,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _is_judgement(row: Any) -> bool:
-    if not isinstance(row, dict) or not all(_is_count(row.get(name)) for name in _COUNTS):
+    if not isinstance(row, dict) or not all(_is_count(row.get(name)) for name in ("epoch", "step", "pictures")):
         return False
     metrics = row.get("metrics")
     return isinstance(metrics, dict) and all(value is None or _is_number(value) for value in metrics.values())

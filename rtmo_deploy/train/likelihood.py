@@ -96,7 +96,11 @@ class _AxisLikelihood(torch.autograd.Function):
         bins: Tensor,
         frequencies: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Features ``(M, K, C)``; sigmas, targets ``(M, K)``; bins ``(N,)``, frequencies ``(C / 2,)``; rest ``(M,)``."""
+        """Likelihood and coordinates, ``(M, K)``.
+
+        Features are ``(M, K, C)``, sigmas and targets ``(M, K)``, bins ``(N,)``, frequencies ``(C / 2,)``, others
+        ``(M,)``.
+        """
         people, _, channels = features.shape
         likelihood, coordinates = torch.empty_like(sigmas), torch.empty_like(sigmas)
         # Derivatives of each keypoint's likelihood: by its feature, its sigma, its person's centre and scale.

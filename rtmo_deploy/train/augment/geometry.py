@@ -46,16 +46,6 @@ def resize_matrix(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> NDArray[n
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]], np.float64)
 
 
-def about(
-    centre: NDArray[np.float64], linear: NDArray[np.float64], *, before: NDArray[np.float64], after: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The matrix of ``centre + after + linear @ (point - centre - before)``; all but ``linear`` are x, y."""
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = centre + after - linear @ (centre + before)
-    return matrix
-
-
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], hw: tuple[int, int]) -> NDArray[np.uint8]:
     """``(h, w, 3)`` uint8 moved into a new ``(H, W, 3)``: bilinear, padded with 114."""
     image, matrix = _within_warp_limit(image, matrix)
@@ -158,15 +148,8 @@ def random_size(
     416x416, from 320 to 640. (There the first iteration after every start keeps ``input_hw``, and one process
     draws for all. Here the size depends on nothing but the arguments, so neither is needed.)
 
-    Args:
-        input_hw: Height and width the samples have.
-        seed: The training's seed.
-        iteration: Counted from the beginning of the training.
-        span: Smallest and largest height, pixels; rounded to whole steps.
-        step: Height and width are multiples of it.
-
     Returns:
-        Height and width, with about the aspect of ``input_hw``: the width is rounded down to a whole step.
+        Height and width, multiples of ``step`` with about the aspect of ``input_hw``: the width is rounded down.
 
     Raises:
         UsageError: ``span`` is empty or begins below one step.
@@ -195,10 +178,14 @@ class Jitter:
 
     def matrix(self, fitted_hw: tuple[float, float], input_hw: tuple[int, int]) -> NDArray[np.float64]:
         """Input frame -> input frame; ``fitted_hw`` is the image's height and width in it, without padding."""
-        size, none = np.array(input_hw[::-1], np.float64), np.zeros(2)
+        size = np.array(input_hw[::-1], np.float64)
+        centre, matrix = size / 2, np.eye(3)
+        matrix[:2, :2] = self.linear
         if self.of_input:
-            return about(size / 2, self.linear, before=none, after=self.shift * size)
-        return about(size / 2, self.linear, before=self.shift * fitted_hw[::-1], after=none)
+            matrix[:2, 2] = centre + self.shift * size - self.linear @ centre
+        else:
+            matrix[:2, 2] = centre - self.linear @ (centre + self.shift * fitted_hw[::-1])
+        return matrix
 
 
 def draw_jitter(options: AffineOptions | WindowOptions, rng: np.random.Generator) -> Jitter:

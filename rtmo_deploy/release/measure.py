@@ -62,11 +62,11 @@ def parity(job: Job) -> Outcome:
     bounds = bounds_for(sides[0].artifact.precision, sides[1].artifact.precision)
     bounds = replace(bounds, **options["bounds"])
     if "images" in job.files:
-        pictures = ImageSource.in_folder(job.files["images"])
+        images = ImageSource.in_folder(job.files["images"])
     else:
-        pictures = ImageSource.synthetic(options["synthetic"])
-    report = compare_sides(sides[0], sides[1], pictures, layers="if unexplained", bounds=bounds, progress=job.progress)
-    shown = _draw(report, pictures, job, options["pictures"])
+        images = ImageSource.synthetic(options["synthetic"])
+    report = compare_sides(sides[0], sides[1], images, layers="if unexplained", bounds=bounds, progress=job.progress)
+    shown = _draw(report, images, job, options["pictures"])
     facts = report.to_dict()
     if report.layers is not None:  # its many layers are for `parity --layers`; the cause names the first that parts
         facts["layers"] = {**facts["layers"], "layers": []}
@@ -76,7 +76,7 @@ def parity(job: Job) -> Outcome:
     return Outcome(names, plain({**facts, "shown": shown}), hidden=names)
 
 
-def _draw(report: AgreementReport, pictures: ImageSource, job: Job, count: int) -> list[dict[str, Any]]:
+def _draw(report: AgreementReport, images: ImageSource, job: Job, count: int) -> list[dict[str, Any]]:
     """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
     from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
     from rtmo_deploy.measure.bounds import WORKING_SCORE
@@ -85,12 +85,12 @@ def _draw(report: AgreementReport, pictures: ImageSource, job: Job, count: int) 
     worst = (seen or report.worst())[:count]
     times = magnification([report.pictures[index] for index in worst], report.input_hw)
     shown = []
-    drawings = drawn_comparisons(report, pictures, worst, times, job.progress)
-    for number, (picture, drawn) in enumerate(drawings, 1):
+    drawings = drawn_comparisons(report, images, worst, times, job.progress)
+    for number, (image, drawn) in enumerate(drawings, 1):
         names = [f"{number:03d}-{side}.jpg" for side in "abd"]
         for name, panel in zip(names, drawn, strict=True):
             (job.folder / name).write_bytes(jpeg(panel, JPEG_QUALITY, LONGEST_SIDE))
-        shown.append({"name": picture.name, "magnified": times, "files": names})
+        shown.append({"name": image.name, "magnified": times, "files": names})
     return shown
 
 

@@ -79,18 +79,11 @@ def assign(
     keypoint_center: bool = True,
     least_cells: int = 1,
 ) -> Assignment:
-    """Assign cells to people.
+    """Assign cells to people: logits ``(B, P)``, decoded boxes ``(B, P, 4)`` and proxies ``(B, P, K, 2)`` in pixels.
 
-    Args:
-        scores: ``(B, P)`` logits.
-        boxes: ``(B, P, 4)`` decoded, network-input pixels.
-        keypoints: ``(B, P, K, 2)`` decoded proxy keypoints.
-        priors: ``(P, 3)`` x, y, stride.
-        targets: People of the batch.
-        sigmas: ``(K,)`` OKS sigmas.
-        keypoint_center: A person's centre is the mean of its labelled keypoints; else that of its box.
-        least_cells: A person gets at least so many of the cells that are in its box and near its centre. The
-            reference gives one at least; more make a training from nothing see each person more often.
+    ``priors`` are ``(P, 3)``: x, y, stride. A person's centre is the mean of its labelled keypoints, or with
+    ``keypoint_center`` off that of its box. It gets at least ``least_cells`` of the cells that are in its box and near
+    its centre: the reference gives one; more make a training from nothing see each person more often.
     """
     inside, central = _geometry(priors, targets, keypoint_center=keypoint_center)
     present = targets.present[:, :, None]

@@ -121,18 +121,10 @@ def _statistics(dcc: DCC, positives: int) -> Iterator[None]:
 
 
 def _cells_to_learn(proxies: Tensor, visible: Tensor, ignore: Tensor) -> Tensor:
-    """How much each cell's classification counts.
+    """How much each cell's classification counts, ``(B, P)`` in 0..1.
 
-    A cell whose proxy pose stands on an ignored person is neither right nor wrong: it weighs one minus the mask,
-    interpolated at the mean of the proxy keypoints it thinks visible.
-
-    Args:
-        proxies: ``(B, P, K, 2)`` network-input pixels.
-        visible: ``(B, P, K)`` logits.
-        ignore: ``(B, H, W)`` bool.
-
-    Returns:
-        ``(B, P)`` in 0..1.
+    A cell whose proxy pose ``(B, P, K, 2)`` stands on an ignored person is neither right nor wrong: it weighs one minus
+    the mask ``(B, H, W)``, interpolated at the mean of the keypoints it thinks visible (``(B, P, K)`` logits).
     """
     seen = (visible.sigmoid() > SEEN)[..., None]
     mean = (proxies * seen).sum(dim=2) / seen.sum(dim=2).clamp(min=1e-8)

@@ -41,23 +41,11 @@ ENDLESS = 2**40
 def open_source(source: Source, *, skeleton: Skeleton | None = None, everything: bool = False) -> PoseDataset:
     """The dataset that a recipe's entry means.
 
-    Args:
-        source: The entry.
-        skeleton: Keypoints of an annotation file that does not say what its own are.
-        everything: Keep images without people, as judging needs them.
-
-    Raises:
-        InputDataError: An annotation file or an image is unusable.
+    ``skeleton`` is for an annotation file that does not name its keypoints; with ``everything`` it keeps images
+    without people, as judging needs them.
     """
     if isinstance(source, SyntheticSource):
-        options = SyntheticOptions(
-            size=source.size,
-            people=source.people,
-            height=source.height,
-            truncated=source.truncated,
-            clutter=source.clutter,
-            occluded=source.occluded,
-        )
+        options = SyntheticOptions(**source.model_dump(exclude={"type", "images", "seed", "fresh"}))
         return SyntheticPeople(ENDLESS if source.fresh else source.images, seed=source.seed, options=options)
     from rtmo_deploy.data.coco import CocoKeypoints
 

@@ -32,25 +32,16 @@ def keypoint_likelihood(
     visible: Tensor,
     areas: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Negative log likelihood of the annotated keypoints, and the keypoints the classifier decodes.
+    """Negative log likelihood ``(M,)`` of annotated keypoints, and the decoded ones ``(M, K, 2)``, without gradient.
 
     The target of a bin is the density of a Laplace distribution around the annotated coordinate, whose width is
     predicted: ``exp(-d / (2 * s * sqrt(area))) / s`` with ``s`` at least 0.001 and the root at least 1 pixel; the
     likelihood of an axis is the sum over bins of probability times density; the loss ``-log(x * y + 0.0001)`` of the
     labelled keypoints, divided by K (RTMO, equations 3 and 4; ``MLECCLoss`` of MMPose 1.3.2).
 
-    Args:
-        dcc: The coordinate classifier.
-        pose_vecs: ``(M, pose_vec_channels)``.
-        bbox_cs: ``(M, 4)`` centre and padded size of the predicted boxes, network-input pixels; they are learned
-            from this loss too.
-        grids: ``(M, 2)`` centres of the cells.
-        keypoints: ``(M, K, 2)`` annotated.
-        visible: ``(M, K)`` 1 where labelled, else 0.
-        areas: ``(M,)`` square pixels.
-
-    Returns:
-        ``(M,)`` loss, and ``(M, K, 2)`` decoded keypoints, which carry no gradient.
+    For M cells: ``pose_vecs`` ``(M, C)``; ``bbox_cs`` ``(M, 4)`` centre and padded size of the predicted boxes, which
+    learn from this loss too; ``grids`` ``(M, 2)`` centres of the cells; ``keypoints`` ``(M, K, 2)`` annotated;
+    ``visible`` ``(M, K)``, 1 where labelled; ``areas`` ``(M,)`` square pixels.
     """
     features = dcc.keypoint_features(pose_vecs)
     sigmas = dcc.sigmas(pose_vecs)

@@ -24,12 +24,9 @@ MAX_BYTES = 64 << 20
 
 
 class Log:
-    """Rows of ``log.csv``. A resumed run first drops the rows after the step it goes on from.
+    """Rows of ``log.csv``, and TensorBoard events in ``tensorboard`` beside it if asked for.
 
-    Args:
-        folder: Folder of the run.
-        step: Step the run goes on from; 0 begins anew.
-        tensorboard: Write TensorBoard events into ``folder/tensorboard`` too.
+    A run that goes on from ``step`` first drops the rows after it.
     """
 
     def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = False) -> None:

@@ -130,12 +130,7 @@ def _without_denormals() -> Iterator[None]:
 
 
 class Trainer:
-    """One run of a recipe.
-
-    Args:
-        recipe: What is trained.
-        options: How it is run.
-        group: The processes that run it.
+    """One run of a recipe by a group of processes.
 
     Raises:
         InputDataError: The data is unusable.

@@ -199,17 +199,9 @@ def save_recipe(path: Path, recipe: Recipe) -> None:
 def published_recipe(
     model: str, ann: Path, images: Path, val_ann: Path | None = None, val_images: Path | None = None
 ) -> Recipe:
-    """The published way of training an architecture on COCO, on other annotations.
+    """The published way of training an architecture on COCO, on other annotations; UsageError for an unknown one.
 
-    Args:
-        model: Name of an architecture.
-        ann: Annotations to learn from.
-        images: Folder of their images.
-        val_ann: Annotations to judge with.
-        val_images: Folder of their images; ``images`` if not given.
-
-    Raises:
-        UsageError: There is no such architecture.
+    The images of ``val_ann`` are in ``images`` too unless ``val_images`` is given.
     """
     known = ARCHITECTURES.get(model)
     input_hw, widen = ((640, 640), 0.5) if known is None else (known.input_hw, known.widen)
@@ -237,11 +229,7 @@ def published_values(
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """A recipe with some fields changed.
-
-    Args:
-        recipe: The recipe.
-        settings: Entries such as ``optimizer.lr=0.001``; the value is YAML.
+    """A recipe with some fields changed by entries such as ``optimizer.lr=0.001``, whose value is YAML.
 
     Raises:
         UsageError: An entry is not of that form, or there is no such field.

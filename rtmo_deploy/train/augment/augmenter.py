@@ -53,22 +53,14 @@ def shift_hsv(image: NDArray[np.uint8], gains: tuple[int, int, int]) -> NDArray[
 
 
 class Augmenter:
-    """Samples of a dataset as the network is trained on them.
+    """Samples of a dataset as the network is trained on them; UsageError for an empty dataset.
 
     In the reference's order: mosaic or one image, affine, clipping, mixup, colours, mirror, and the people
     left out of whom too little remains. A sample may end up with nobody in it. Visibility keeps COCO's flags;
     the reference's losses see 1 for both 1 and 2.
 
-    It holds no state, can be pickled if the dataset can, and leaves the dataset's arrays alone.
-
-    Args:
-        dataset: Where the images come from, partners for mosaic and mixup too.
-        options: What is done.
-        flip_indices: For each keypoint, the one that takes its place in a mirrored image; those of the dataset's
-            skeleton if not given.
-
-    Raises:
-        UsageError: The dataset is empty.
+    It holds no state, can be pickled if the dataset can, and leaves the dataset's arrays alone. ``flip_indices`` say
+    which keypoint takes each one's place in a mirrored image: those of the dataset's skeleton if not given.
     """
 
     def __init__(

@@ -142,17 +142,12 @@ def random_size(
     span: tuple[int, int] = (480, 800),
     step: int = INPUT_MULTIPLE,
 ) -> tuple[int, int]:
-    """The size of one iteration's batch: every step from ``span[0]`` to ``span[1]`` is equally likely.
+    """Height and width of one iteration's batch: every step from ``span[0]`` to ``span[1]`` is equally likely.
 
     The recipes draw anew for each iteration, to the very end of the training, from 480 to 800; rtmo-t, of
     416x416, from 320 to 640. (There the first iteration after every start keeps ``input_hw``, and one process
-    draws for all. Here the size depends on nothing but the arguments, so neither is needed.)
-
-    Returns:
-        Height and width, multiples of ``step`` with about the aspect of ``input_hw``: the width is rounded down.
-
-    Raises:
-        UsageError: ``span`` is empty or begins below one step.
+    draws for all. Here the size depends on nothing but the arguments, so neither is needed.) The aspect is about
+    that of ``input_hw``: the width is rounded down. UsageError for a span without a multiple of ``step``.
     """
     low, high = (round(side / step) for side in span)
     if not 0 < low <= high:
@@ -163,13 +158,10 @@ def random_size(
 
 @dataclass(frozen=True, eq=False)
 class Jitter:
-    """One draw.
+    """One draw: the ``(2, 2)`` matrix of shear after rotation after enlargement, and a shift x, y in fractions.
 
-    Attributes:
-        linear: ``(2, 2)`` float64: shear after rotation after enlargement.
-        shift: ``(2,)`` float64, x, y, as fractions.
-        of_input: Whether those are fractions of the input, and the content moves by them after it was turned;
-            otherwise of the fitted image, and the window does before.
+    ``of_input``: fractions of the input, and the content moves by them after it was turned; otherwise of the fitted
+    image, and the window moves before.
     """
 
     linear: NDArray[np.float64]

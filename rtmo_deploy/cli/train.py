@@ -231,7 +231,7 @@ def _print_schedule(trainer: Trainer) -> None:
 def _check_folder(folder: Path, plan: Recipe, recipe: Path | None, *, resume: bool, force: bool) -> bool:
     """Refuse to write over a run or over what the run reads; whether the recipe given is the folder's own already."""
     from rtmo_deploy.train.recipe import load_recipe
-    from rtmo_deploy.train.state import RUN_FILES
+    from rtmo_deploy.train.start import RUN_FILES
 
     stored = folder / "recipe.yaml"
     own = recipe is not None and stored.exists() and stored.samefile(recipe)

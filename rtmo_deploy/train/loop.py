@@ -30,8 +30,7 @@ from rtmo_deploy.train.distributed import Group, Meter, synchronise_norms
 from rtmo_deploy.train.feed import Batches, build_feed, in_order, loader, open_source
 from rtmo_deploy.train.log import Log, check_packages, read_log
 from rtmo_deploy.train.optimize import ModelAverage, build_optimizer, learning_rate
-from rtmo_deploy.train.start import initial_checkpoint, starting_model
-from rtmo_deploy.train.state import (
+from rtmo_deploy.train.start import (
     check_network,
     check_optimizer,
     check_progress,
@@ -39,7 +38,9 @@ from rtmo_deploy.train.state import (
     check_scaler,
     check_tensors,
     clear_folder,
+    initial_checkpoint,
     load_state,
+    starting_model,
     unusable,
 )
 
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.assign import Targets
     from rtmo_deploy.train.recipe import Recipe
-    from rtmo_deploy.train.state import State
+    from rtmo_deploy.train.start import State
 
 
 #: Images that are validated together.

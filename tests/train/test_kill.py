@@ -11,7 +11,7 @@ import yaml
 from toys import assert_same, recipe_values, toy_recipe, trainer
 
 from rtmo_deploy.model.checkpoint import load_checkpoint
-from rtmo_deploy.train.state import load_state
+from rtmo_deploy.train.start import load_state
 
 #: Trains on in children that kill themselves, each at a step and a moment, and copies what each one left.
 KILLED = """

@@ -16,7 +16,7 @@ from rtmo_deploy.train.recipe import (
     with_init,
     with_settings,
 )
-from rtmo_deploy.train.state import check_same_recipe
+from rtmo_deploy.train.start import check_same_recipe
 
 ROOT = Path(__file__).parents[2]
 HEAD = "name: toy\nepochs: 3\nmodel: {architecture: rtmo-n}\nschedule: {warmup: 1, switch: null, constant: 0}\n"

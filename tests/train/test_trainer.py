@@ -16,7 +16,7 @@ from rtmo_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from rtmo_deploy.model.rtmo import initialise
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.train import loop
-from rtmo_deploy.train.state import load_state
+from rtmo_deploy.train.start import load_state
 from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
 
 VAL = synthetic(fresh=False, images=2, seed=9)

@@ -19,7 +19,8 @@ from rtmo_deploy.outputs import require_free
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rtmo_deploy.train.loop import Progress, Trainer
+    from rtmo_deploy.train.log import Progress
+    from rtmo_deploy.train.loop import Trainer
     from rtmo_deploy.train.recipe import Recipe
 
 #: torchrun passes a terminal's Ctrl-C on to processes that got it themselves: seconds in which it is the same one.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from rtmo_deploy.errors import SetupError, TrainingError, UsageError
 
@@ -126,7 +125,7 @@ class SyncBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C)`` or ``(N, C, H, W)`` to the same shape; N may be 0 here if it is not everywhere."""
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        values = x if x.dtype == torch.float64 else x.float()  # sums of half precision would lose everything
+        values = x if x.dtype == torch.float64 else x.float()  # sums in 16 bits would lose everything
         mean, variance = self.running_mean, self.running_var
         if self.training:
             joint = self._joint(values)
@@ -143,6 +142,8 @@ class SyncBatchNorm(nn.Module):
     @staticmethod
     def _joint(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance ``(C,)`` over all processes, and the number of values a channel they are from."""
+        from torch.distributed.nn.functional import all_gather  # with a gradient
+
         axes = [0, *range(2, x.ndim)]
         count = x.numel() // x.shape[1]
         mean = x.sum(dim=axes) / max(count, 1)

@@ -6,6 +6,7 @@ import csv
 import importlib
 import importlib.util
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import MissingDependencyError, ModelError, SetupError
@@ -13,7 +14,6 @@ from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded
 from rtmo_deploy.train.sections import TERMS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from rtmo_deploy.measure.accuracy import AccuracyReport
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 FIGURES = ("AP", "AP50", "AP75", "AR")
 COLUMNS = ("step", "epoch", "lr", "pictures_per_second", "loss", *TERMS, "heatmap", *FIGURES)
 MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: terms are means over the last steps, images per second those of all processes since the start."""
+
+    step: int
+    steps: int
+    epoch: int
+    terms: dict[str, float]
+    images_per_second: float
+    report: AccuracyReport | None = None
 
 
 class Log:
@@ -51,18 +63,13 @@ class Log:
             ) from error
         self._rows = csv.DictWriter(self._stream, COLUMNS)
 
-    def write(
-        self,
-        step: int,
-        epoch: int,
-        rate: float,
-        terms: Mapping[str, float],
-        speed: float,
-        report: AccuracyReport | None,
-    ) -> None:
-        """Add a row after ``step`` steps; with a validation, draw the curves anew."""
-        row: dict[str, Any] = {"step": step, "epoch": epoch, "lr": f"{rate:.6g}", "pictures_per_second": f"{speed:.2f}"}
-        row |= {"loss": f"{sum(terms.values()):.6g}", **{name: f"{value:.6g}" for name, value in terms.items()}}
+    def write(self, progress: Progress, rate: float) -> None:
+        """Add a row, with the learning rate; after a validation, draw the curves anew."""
+        step, report = progress.step, progress.report
+        row: dict[str, Any] = {"step": step, "epoch": progress.epoch, "lr": f"{rate:.6g}"}
+        row["pictures_per_second"] = f"{progress.images_per_second:.2f}"
+        row["loss"] = f"{sum(progress.terms.values()):.6g}"
+        row |= {name: f"{value:.6g}" for name, value in progress.terms.items()}
         figures = {name: report.metrics.get(name) for name in FIGURES} if report else {}
         row |= {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
         self._rows.writerow(row)

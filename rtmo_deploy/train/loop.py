@@ -28,7 +28,7 @@ from rtmo_deploy.train.augment import random_size
 from rtmo_deploy.train.criterion import KeypointHeatmaps, LossModule
 from rtmo_deploy.train.distributed import Group, Meter, synchronise_norms
 from rtmo_deploy.train.feed import Batches, build_feed, in_order, loader, open_source
-from rtmo_deploy.train.log import Log, check_packages, read_log
+from rtmo_deploy.train.log import Log, Progress, check_packages, read_log
 from rtmo_deploy.train.optimize import ModelAverage, build_optimizer, learning_rate
 from rtmo_deploy.train.start import (
     check_network,
@@ -105,18 +105,6 @@ class RunOptions:
     #: Seconds after which the run writes its state and ends; None for never.
     stop_after: float | None = None
     tensorboard: bool = False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: terms are means over the last steps, images per second those of all processes since the start."""
-
-    step: int
-    steps: int
-    epoch: int
-    terms: dict[str, float]
-    images_per_second: float
-    report: AccuracyReport | None = None
 
 
 @contextlib.contextmanager
@@ -223,9 +211,9 @@ class Trainer:
                 judged = self._validate(epoch) if due else None
                 speed = (self.step - first) * recipe.batch / (time.monotonic() - begin)
                 if log:
-                    rate = learning_rate(recipe, self.steps_per_epoch, self.step - 1)
-                    log.write(self.step, epoch, rate, terms, speed, judged)
-                    report(Progress(self.step, self.steps, epoch, terms, speed, judged))
+                    progress = Progress(self.step, self.steps, epoch, terms, speed, judged)
+                    log.write(progress, learning_rate(recipe, self.steps_per_epoch, self.step - 1))
+                    report(progress)
             now = time.monotonic()
             stop, save = self.group.any(
                 self._interrupted or (options.stop_after is not None and now - begin > options.stop_after),

@@ -6,13 +6,13 @@ import pytest
 
 from rtmo_deploy.errors import SetupError, TrainingError
 from rtmo_deploy.train.distributed import Meter
-from rtmo_deploy.train.log import Log, draw_curves, read_log
+from rtmo_deploy.train.log import Log, Progress, draw_curves, read_log
 
 
 def write(folder, steps, **options):
     log = Log(folder, **options)
     for step in steps:
-        log.write(step, step // 10, 0.01, {"cls": 1.5, "oks": step / 2}, 12.345, None)
+        log.write(Progress(step, 99, step // 10, {"cls": 1.5, "oks": step / 2}, 12.345), 0.01)
     log.close()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
 from rtmo_deploy.files import read_bounded, sha256_of
-from rtmo_deploy.plain import plain, read_json, shorten
+from rtmo_deploy.plain import read_json, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,10 +127,6 @@ class Verification:
                 remedy="Do not use it; get it again, or run the recipe again.",
                 where=self.directory,
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {**{name: plain(value) for name, value in vars(self).items()}, "ok": self.ok}
 
 
 def verify_release(folder: Path) -> Verification:

@@ -43,7 +43,6 @@ class Log:
 
     def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = False) -> None:
         self.path = folder / "log.csv"
-        check_packages(tensorboard=tensorboard)
         kept = [row for row in read_log(self.path) if int(row["step"]) <= step] if step else []
         try:
             folder.mkdir(parents=True, exist_ok=True)

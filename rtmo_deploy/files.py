@@ -48,7 +48,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
         raise SetupError(
@@ -59,12 +61,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sha256_of(path: Path) -> str:
@@ -168,9 +164,7 @@ def reading(
     """
     try:
         yield
-    except UnreadableError as error:
-        raise kind(f"It cannot be read: {error}.", remedy=remedy, where=path) from error
-    except OSError as error:
+    except OSError as error:  # of an UnreadableError, strerror is None
         raise kind(f"It cannot be read: {error.strerror or error}.", remedy=remedy, where=path) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if damaged is None:

@@ -82,10 +82,10 @@ def read_json(path: Path, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
     try:
         return parse_json(data, max_depth=max_depth)
     except UnreadableError:
-        from rtmo_deploy.file_kind import FileKind, kind_of  # which is built on this module
+        from rtmo_deploy.file_kind import Kind, kind_of  # which is built on this module
 
         kind = kind_of(path)
-        if kind in {FileKind.JSON, FileKind.ANNOTATION, FileKind.ENGINE_RECORD, FileKind.TEXT, FileKind.UNKNOWN}:
+        if kind in {Kind.JSON, Kind.ANNOTATION, Kind.ENGINE_RECORD, Kind.TEXT, Kind.UNKNOWN}:
             raise
         raise UnreadableError(f"it is {kind.article}, not JSON") from None
 

@@ -12,7 +12,7 @@ import yaml
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import RECIPE, require
-from rtmo_deploy.files import UnreadableError, read_bounded
+from rtmo_deploy.files import read_bounded, reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +26,7 @@ MAX_NAME = 200
 MAX_TEXT = 10_000
 MAX_DIGITS = 40
 
-_JSON_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float")}
-_STRING = "tag:yaml.org,2002:str"
+_TAG = "tag:yaml.org,2002:"
 
 
 class _RefusedError(yaml.MarkedYAMLError):
@@ -39,7 +38,7 @@ def _refuse(event: Any, why: str) -> NoReturn:
 
 
 _RESOLVERS = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag in _JSON_TAGS]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) in {"null", "bool", "int", "float"}]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -74,6 +73,15 @@ class _Loader(yaml.SafeLoader):
             _check_names(node)
         return node
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        value = super().construct_yaml_float(node)
+        if not math.isfinite(value):
+            _refuse(node, "a number must be finite")
+        return value
+
+
+_Loader.add_constructor(f"{_TAG}float", _Loader.construct_yaml_float)
+
 
 def _check_scalar(node: yaml.ScalarNode) -> None:
     text = node.value
@@ -83,7 +91,7 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
         _refuse(node, "text cannot have a zero character in it")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         _refuse(node, "text cannot have half of a surrogate pair in it")
-    if node.tag != _STRING and len(text) > MAX_DIGITS:
+    if node.tag != f"{_TAG}str" and len(text) > MAX_DIGITS:
         _refuse(node, f"a number of more than {MAX_DIGITS} characters")
 
 
@@ -92,7 +100,7 @@ def _check_names(node: yaml.MappingNode) -> None:
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
             _refuse(key, "the name of a field is text")
-        if key.tag != _STRING:
+        if key.tag != f"{_TAG}str":
             _refuse(key, f"the name of a field is text; quote it: '{key.value}'")
         if len(key.value) > MAX_NAME:
             _refuse(key, f"the name of a field has at most {MAX_NAME} characters")
@@ -107,38 +115,20 @@ def _load(text: str) -> tuple[yaml.Node | None, Any]:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        value = None if root is None else loader.construct_document(root)
-        _check_finite(root, value)
+        return root, None if root is None else loader.construct_document(root)
     except (ValueError, OverflowError, RecursionError) as error:
         mark = loader.get_mark() if loader is not None else None
         raise yaml.MarkedYAMLError(problem=f"a value cannot be read: {error}", problem_mark=mark) from error
     finally:
         if loader is not None:
             loader.dispose()
-    return root, value
-
-
-def _check_finite(node: yaml.Node | None, value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        _refuse(node, "a number must be finite")
-    if isinstance(node, yaml.SequenceNode):
-        for inner, part in zip(node.value, value, strict=True):
-            _check_finite(inner, part)
-    elif isinstance(node, yaml.MappingNode):
-        for (_, inner), part in zip(node.value, value.values(), strict=True):
-            _check_finite(inner, part)
 
 
 def read_recipe_text(path: Path) -> str:
     """The text of a recipe; UsageError where it is no regular file, too large, not UTF-8 or cannot be read."""
     require(path, RECIPE)
-    try:
+    with reading(path, UsageError, remedy="Check the name.", damaged="UTF-8 text"):
         return read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig")
-    except (UnreadableError, UnicodeDecodeError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, UnicodeDecodeError):
-            reason = "it is not UTF-8 text"
-        raise UsageError(f"The recipe cannot be read: {reason}.", remedy="Check the name.", where=path) from error
 
 
 def parse_recipe_text(text: str, *, where: Path, remedy: str) -> tuple[yaml.Node, dict[str, Any]]:

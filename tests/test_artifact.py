@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.file_kind import FORMATS, Kind
 from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
 
 PATH = Path("some.onnx")
@@ -39,7 +39,7 @@ counts = st.none() | st.integers(1, 5000)
 artifacts = st.builds(
     Artifact,
     path=st.just(PATH),
-    kind=st.sampled_from(Kind),
+    kind=st.sampled_from([Kind.CHECKPOINT, *FORMATS]),
     architecture=st.text(),
     skeleton=st.sampled_from([COCO_17, CROWDPOSE_14]),
     input=st.builds(

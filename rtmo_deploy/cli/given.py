@@ -41,7 +41,7 @@ def find_model(
         from rtmo_deploy.runtime.backends import choose_backend
 
         kind = likely_kind(path)
-        known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else Kind(kind.value)
+        known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else kind
         choose_backend(known, device, backend=backend, precision=precision, what=path.name)
     return path
 

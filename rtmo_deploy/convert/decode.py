@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtmo_deploy.convert.network import fold_linear_bn, linear
+from rtmo_deploy.convert.network import fold_linear_bn, linear, side_by_side
 from rtmo_deploy.convert.onnx_ops import (
     gather_nd,
     input_limits,
@@ -156,7 +156,7 @@ class People(nn.Module):
         self.dcc = ExportCoordinates(model.head.dcc)
         # One matrix a level: columns of visibility first, then of the pose vector.
         self.out = nn.ModuleList(
-            _as_linear(vis, pose) for vis, pose in zip(head.out_kpt_vis, head.out_pose, strict=True)
+            linear(weight.flatten(1), bias) for weight, bias in map(side_by_side, head.out_kpt_vis, head.out_pose)
         )
         self.register_buffer("to_corners", CORNERS)
 
@@ -178,12 +178,6 @@ class People(nn.Module):
 
 #: cx, cy, w, h times this is x1, y1, x2, y2; all its factors are exact in any floating-point format.
 CORNERS = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5, 0, 0.5]])
-
-
-def _as_linear(*convs: nn.Module) -> nn.Linear:
-    """1x1 convolutions of the same input as one linear layer."""
-    weights = [conv.get_parameter("weight").flatten(1) for conv in convs]
-    return linear(torch.cat(weights), torch.cat([conv.get_parameter("bias") for conv in convs]))
 
 
 def _centre_boxes(offset: Tensor, log_size: Tensor, priors: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ import numpy as np
 
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE
 from rtmo_deploy.errors import InputDataError, UsageError
-from rtmo_deploy.file_kind import FileKind, kind_of
+from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import open_regular
 
 if TYPE_CHECKING:
@@ -194,8 +194,8 @@ def _check_head(head: bytes, path: str | os.PathLike[str]) -> None:
         _recognise(head, path)
         return
     kind = kind_of(Path(path))
-    what = "in no format that can be read here" if kind is FileKind.UNKNOWN else kind.article
-    remedy = _FORMATS if kind is FileKind.UNKNOWN else "Name an image, or a folder of images."
+    what = "in no format that can be read here" if kind is Kind.UNKNOWN else kind.article
+    remedy = _FORMATS if kind is Kind.UNKNOWN else "Name an image, or a folder of images."
     raise _bad(f"It is {what}, not an image.", path, remedy)
 
 

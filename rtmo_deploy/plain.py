@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Any, NoReturn
+from typing import Any
 
 from rtmo_deploy.files import UnreadableError, read_bounded
 
@@ -60,7 +60,7 @@ def shorten(items: Iterable[object], shown: int = SHOWN, *, separator: str = ", 
 def parse_json(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """Parse JSON of bounded depth with finite numbers (no ``Infinity``, ``NaN``, ``1e999``), else UnreadableError."""
     try:
-        document = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        document = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise UnreadableError(f"its JSON is nested deeper than {max_depth} levels") from None
     except UnicodeDecodeError:
@@ -90,12 +90,8 @@ def read_json(path: Path, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
         raise UnreadableError(f"it is {kind.article}, not JSON") from None
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large")
+        raise ValueError(f"{text[:20]} is no number, or too large")
     return value

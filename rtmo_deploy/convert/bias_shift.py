@@ -16,6 +16,7 @@ import onnx
 
 from rtmo_deploy.convert.graph import copy_of, rebuild
 from rtmo_deploy.measure.verify import Run, structured_images
+from rtmo_deploy.runtime.estimator import open_coordinates
 from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.runtime.decode import Coordinates
 
     Images = NDArray[np.float32]
     Execute = Callable[[Images], Mapping[str, NDArray[np.float32]]]
@@ -56,8 +56,9 @@ def executor(model: onnx.ModelProto, artifact: Artifact) -> Execute:
     return lambda images: run_session(session, {"input": images}, where=artifact.path)
 
 
-def decoded(execute: Execute, artifact: Artifact, coordinates: Coordinates | None) -> Callable[[Images], Run]:
-    """Runs a graph and decodes what it puts out."""
+def decoded(execute: Execute, artifact: Artifact, companion: bytes | None) -> Callable[[Images], Run]:
+    """Runs a graph and decodes what it puts out; ``companion`` is the content of a ``raw`` graph's second file."""
+    coordinates = open_coordinates(companion, where=artifact.path) if companion else None
     return lambda images: Run.of(execute(images), (images.shape[2], images.shape[3]), artifact, coordinates)
 
 

@@ -25,7 +25,6 @@ from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure.bounds import EXACT, ROUNDED
 from rtmo_deploy.measure.verify import VerificationReport, verify
-from rtmo_deploy.runtime.estimator import open_coordinates
 from rtmo_deploy.runtime.openvino_backend import compile_model, import_openvino, parse_model, require_no_plugin
 from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_path
 
@@ -136,8 +135,7 @@ def verify_openvino(
     images = case_images(artifact)
     progress("running ONNX Runtime")
     shift = choose_shift(source.model, images, artifact)
-    coordinates = open_coordinates(source.companion, where=artifact.path) if source.companion else None
-    expected = map(decoded(executor(shift_logits(source.model, shift), artifact), artifact, coordinates), images)
+    expected = map(decoded(executor(shift_logits(source.model, shift), artifact), artifact, source.companion), images)
     model = parse_model(*files, where=artifact.path)
     _shift_openvino(
         model, {node.output[0]: own for node, own in zip(classifier_nodes(source.model), shift, strict=True)}
@@ -150,7 +148,7 @@ def verify_openvino(
         return {name: results[at] for at, name in enumerate(names)}
 
     bounds = EXACT if artifact.precision == "fp32" else ROUNDED
-    candidate = decoded(execute, artifact, coordinates)
+    candidate = decoded(execute, artifact, source.companion)
     cases = verify(images, list(expected), candidate, bounds, progress=progress, name="ONNX Runtime")
     return VerificationReport(f"ONNX Runtime {ort.__version__} on the CPU", tuple(cases), bounds, shift)
 

@@ -24,7 +24,6 @@ from rtmo_deploy.measure.verify import Run, VerificationReport, verify
 from rtmo_deploy.model.head import box_iou, decode_boxes, grid_priors
 from rtmo_deploy.model.spec import STRIDES
 from rtmo_deploy.poses import Poses
-from rtmo_deploy.runtime.estimator import open_coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +54,6 @@ def verify_export(
     progress("running PyTorch")
     references, shift = _references(model, artifact)
     raw = artifact.decode.mode is DecodeMode.RAW
-    coordinates = open_coordinates(companion, where=artifact.path) if companion else None
     shifted = shift_logits(exported, shift)
     expected = [
         Run(one.detections(model, artifact, shift), one.tensors(model, dense=True, shift=shift) if raw else {})
@@ -69,7 +67,7 @@ def verify_export(
         return Figures(keypoint_px_max=compare_people(exact, expected[index].people or []).keypoint_px_max)
 
     images = [one.images for one in references]
-    candidate = decoded(executor(shifted, artifact), artifact, coordinates)
+    candidate = decoded(executor(shifted, artifact), artifact, companion)
     cases = verify(images, expected, candidate, EXACT, rounding=rounding, progress=progress, name="PyTorch")
     if not raw:
         progress("comparing head tensors")

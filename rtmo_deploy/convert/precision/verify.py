@@ -27,7 +27,6 @@ from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.measure.bounds import AMPLIFICATION, CASTS
 from rtmo_deploy.measure.comparison import Figures, compare_people, finite_or_none
 from rtmo_deploy.measure.verify import VerificationReport, verify
-from rtmo_deploy.runtime.estimator import open_coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -183,12 +182,11 @@ def verify_cast(
     import onnxruntime as ort
 
     artifact = source.artifact
-    coordinates = open_coordinates(source.companion, where=artifact.path) if source.companion else None
     images = case_images(artifact)
     shift = choose_shift(source.model, images, artifact)
     original, shifted = shift_logits(source.model, shift), shift_logits(cast, shift)
-    reference = decoded(executor(original, artifact), artifact, coordinates)
-    weights = decoded(executor(_weights_rounded(original, cast, cast_type), artifact), artifact, coordinates)
+    reference = decoded(executor(original, artifact), artifact, source.companion)
+    weights = decoded(executor(_weights_rounded(original, cast, cast_type), artifact), artifact, source.companion)
     executors = {EMULATED: executor(emulated(shifted, cast_type), artifact)}
     not_run = None
     try:
@@ -209,7 +207,7 @@ def verify_cast(
     watch = _Watch(cast_type)
     cases = []
     for how, execute in executors.items():
-        run = decoded(watch.over(execute, "an image"), artifact, coordinates)
+        run = decoded(watch.over(execute, "an image"), artifact, source.companion)
         cases.append(
             verify(
                 images,

@@ -1,4 +1,4 @@
-"""Artifact: a file plus what it knows of itself. The one place where that is written to a file and read from it.
+"""Artifact: a file and its description; the one place where that is written to a file and read from it.
 
 In an ONNX file it lies in ``metadata_props``: one key for each field, prefixed ``rtmo_deploy.``, each value JSON. The
 keys that Ultralytics' readers know (``task``, ``kpt_shape``, ``imgsz`` and so on) stand beside them. A file made by
@@ -64,7 +64,7 @@ _DOMAINS = {"synthetic": "The model was trained on synthetic people only. It is 
 
 
 class DecodeMode(StrEnum):
-    """Where the raw head outputs become people, and what the graph's outputs therefore are.
+    """Where the head outputs are decoded to detections, and so what the graph puts out.
 
     * ``onnx``: in the graph, by the standard NonMaxSuppression operator; the number of rows is dynamic.
     * ``fixed``: in the graph, by plain tensor operators; always ``max_dets`` rows, unused ones zero.
@@ -94,16 +94,16 @@ class InputContract:
 
 @dataclass(frozen=True)
 class DecodeContract:
-    """How people are made of raw outputs."""
+    """How head outputs are decoded to detections."""
 
     mode: DecodeMode  #: See :class:`DecodeMode`.
     score_thr: float = 0.1  #: Scores must be above this.
     nms_thr: float = 0.65  #: Overlaps above this IoU are suppressed.
-    max_dets: int | None = None  #: Most people in one image, None for no limit.
+    max_dets: int | None = None  #: Most detections in one image, None for no limit.
     pre_topk: int | None = None  #: Candidates that enter the suppression, best scores first; None for all.
     nms_rounds: int | None = None  #: Rounds of the unrolled suppression (``fixed`` only).
-    min_rows: int = 0  #: Rows of output there are at least; zero where they are nobody.
-    #: The graph may append rows that are nobody (MMDeploy's does); they fall under the score threshold.
+    min_rows: int = 0  #: Rows of output there are at least; unused ones are zero.
+    #: The graph may append rows that are no detections (MMDeploy's does); they are under the score threshold.
     junk_rows: bool = False
 
 
@@ -117,14 +117,14 @@ class Parent:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file plus what it knows of itself."""
+    """A file and its description."""
 
-    path: Path  #: The file.
-    kind: Kind  #: What kind of file it is.
+    path: Path
+    kind: Kind
     architecture: str  #: Name in the zoo, or a description such as ``deepen=0.5 widen=0.5``.
     skeleton: Skeleton  #: Its keypoints.
     input: InputContract  #: What it takes.
-    decode: DecodeContract  #: How it makes people.
+    decode: DecodeContract  #: How it decodes.
     precision: str = "fp32"  #: ``fp32``, ``fp16`` and so on.
     variant: str | None = None  #: Name of the published checkpoint it comes from, if it does.
     #: A second file it needs: of a ``raw`` graph the one that turns pose vectors into keypoints; it lies in the same

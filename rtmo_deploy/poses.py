@@ -224,10 +224,7 @@ def _pairs(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True, eq=False)
 class Poses:
-    """The people found in one image, best first.
-
-    Nobody found is ``N = 0``; there is never a made-up row.
-    """
+    """The detections of one image, best first; without any, ``N = 0``: there is never a made-up row."""
 
     boxes: NDArray[np.float32]  #: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original image.
     scores: NDArray[np.float32]  #: ``(N,)`` float32, 0 to 1, the person's score.
@@ -262,7 +259,7 @@ class Poses:
         return len(self.scores)
 
     def __getitem__(self, index: int | slice | ArrayLike) -> Poses:
-        """The selected people; an integer gives a ``Poses`` of one."""
+        """The selected detections; an integer gives a ``Poses`` of one."""
         if not isinstance(index, slice):
             index = np.atleast_1d(np.asarray(index))
             index = index if index.size else index.astype(np.intp)  # an empty list has no type of its own

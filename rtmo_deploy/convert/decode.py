@@ -108,7 +108,7 @@ class ExportCoordinates(nn.Module):
         logits = torch.cat([even + odd, even - odd], dim=3)
         if self.mask is not None:
             logits = logits + self.mask
-        # Not a matrix product: ONNX Runtime's cannot broadcast over nobody (N = 0).
+        # Not a matrix product: ONNX Runtime's cannot broadcast over no rows (N = 0).
         xy = (torch.softmax(logits, dim=3) * self.values).sum(dim=3, keepdim=True) * size + centre
         return reshape(xy, (-1, 2, joints)).transpose(1, 2)
 
@@ -255,7 +255,7 @@ class FixedDecode(_Decode):
     after r rounds every candidate is final whose longest chain of better, mutually overlapping candidates has at most
     r links; so ``rounds`` rounds equal greedy suppression wherever chains have no more than ``rounds`` links. Past
     that: the map reverses inclusion, so even rounds keep a superset of the greedy result. With an even number of
-    rounds nobody is lost; a duplicate at the far end of such a chain may stay.
+    rounds no detection is lost; a duplicate at the far end of such a chain may stay.
 
     ``pad`` candidates are added, so that there are ``pre_topk`` even for the smallest input.
     """
@@ -306,7 +306,7 @@ class FixedDecode(_Decode):
         valid = (score > self.contract.score_thr).float()[:, :, None]
         keep = valid
         for _ in range(self.contract.nms_rounds or 0):
-            # Counts are whole numbers, so 1 - count is 1 for nobody and at most 0 otherwise.
+            # Counts are whole numbers, so 1 - count is 1 where it is zero and at most 0 otherwise.
             keep = torch.relu(valid - overlap @ keep)
         return keep[:, :, 0]
 

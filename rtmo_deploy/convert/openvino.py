@@ -64,7 +64,7 @@ def convert_openvino(
         UsageError: The output is not called .xml; 16-bit weights are asked for and it is not a float32 model; or
             another model's companion lies where its own goes.
         ArtifactError: The source cannot be read, or OpenVINO does not accept it.
-        ParityError: OpenVINO finds other people than ONNX Runtime does. Nothing is written.
+        ParityError: OpenVINO finds other detections than ONNX Runtime. Nothing is written.
         MissingDependencyError: OpenVINO or ONNX Runtime is not installed.
         SetupError: The files cannot be written.
     """
@@ -93,7 +93,7 @@ def convert_openvino(
     )
     progress("converting")
     bare = copy_of(read.model)
-    del bare.metadata_props[:]  # OpenVINO would carry over what the ONNX file says of itself
+    del bare.metadata_props[:]  # OpenVINO would carry over the metadata of the ONNX file
     graph = parse_model(bare.SerializeToString(), where=source)
     files = _save(graph, compress_fp16=compress_fp16)
     report = None

@@ -97,7 +97,7 @@ def require_valid(model: onnx.ModelProto, path: Path, what: str, remedy: str) ->
 
 
 def write_metadata(model: onnx.ModelProto, artifact: Artifact) -> None:
-    """Put what an artifact says of itself into a model, in place, replacing what stood there."""
+    """Write an artifact into a model's metadata, in place, replacing what stood there."""
     model.producer_name, model.producer_version = "rtmo-deploy", __version__
     model.doc_string = ""
     onnx.helper.set_model_props(model, artifact.to_metadata())

@@ -83,7 +83,7 @@ def find_selection(graph: GraphView) -> Selection:
     order = _only(graph, second.output[1], "Unsqueeze")
     gathered = {}
     for node in graph.readers(order.output[0]):
-        _refuse(node.op_type != "GatherND", node, "it is not a GatherND of people")
+        _refuse(node.op_type != "GatherND", node, "it is not a GatherND of detections")
         gathered[node.output[0]] = node.input[0]
     wanted = {feats, offset, boxes.output[0], index.output[0]}
     _refuse(set(gathered.values()) != wanted or len(gathered) != 4, order, "other tensors are gathered than known")
@@ -138,7 +138,7 @@ def _scores(graph: GraphView, first: onnx.NodeProto) -> tuple[str, onnx.NodeProt
     padded = node is not None and node.op_type == "Pad"
     if node is not None and padded:
         value = graph.constant(node.input[2]) if len(node.input) > 2 else None
-        _refuse(value is None or float(value.flat[0]) >= 0, node, "it does not pad with scores of nobody")
+        _refuse(value is None or float(value.flat[0]) >= 0, node, "it does not pad with scores below zero")
         node = graph.maker(node.input[0])
     if node is None or node.op_type != "Reshape":
         raise _not_fixed(f"the scores that {first.name} sorts are not reshaped before")
@@ -202,7 +202,7 @@ def _refuse(wrong: bool, node: onnx.NodeProto, why: str) -> None:
 
 def _not_fixed(why: str) -> ArtifactError:
     return ArtifactError(
-        f"The graph does not select people as --decode fixed does: {why}.",
+        f"The graph does not select detections as --decode fixed does: {why}.",
         remedy="Export the checkpoint with --decode fixed and this release of rtmo-deploy.",
     )
 

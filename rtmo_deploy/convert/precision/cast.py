@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class CastResult:
     """What a cast made."""
 
-    artifact: Artifact  #: The new file and what it knows of itself.
+    artifact: Artifact  #: The new file.
     source: Path  #: The file it was made from.
     half_nodes: int  #: Nodes that compute in 16 bits.
     casts: int  #: Cast nodes that were put in.

@@ -77,7 +77,7 @@ class Kind(StrEnum):
     SPECIAL = "special", "not a regular file (a FIFO, a device or a socket)"
     UNKNOWN = "unknown", "in no format that is known here"
 
-    def __new__(cls, name: str, article: str) -> Self:
+    def __new__(cls, name: str, article: str = "") -> Self:
         member = str.__new__(cls, name)
         member._value_ = name
         member.article = article

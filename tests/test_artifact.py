@@ -146,3 +146,9 @@ def test_a_companion_lies_beside_the_file_and_nowhere_else(name):
     metadata = replace(FULL, companion=Parent(name, "ab")).to_metadata()
     with pytest.raises(ArtifactError, match="is no file name"):
         Artifact.from_metadata(PATH, metadata)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "torch", "unheard-of"])
+def test_other_kinds_of_files_are_no_artifacts(kind):
+    with pytest.raises(ArtifactError, match=f"damaged .*{kind}"):
+        Artifact.from_metadata(PATH, FULL.to_metadata() | {"rtmo_deploy.kind": json.dumps(kind)})

@@ -27,9 +27,9 @@ def test_every_function_of_a_format_is_there(kind: Kind) -> None:
         assert function is None or callable(Format.load(function))
 
 
-def test_formats_are_kinds_of_artifacts_and_of_files() -> None:
-    assert {kind.value for kind in FORMATS} | {"checkpoint"} == set(Kind)
+def test_formats_are_kinds_of_files() -> None:
     assert set(FORMATS) == EXPORTED.kinds < MODEL.kinds
+    assert Kind.CHECKPOINT not in FORMATS
     for kind, known in FORMATS.items():
         assert {kind_of_suffix(Path(f"x{suffix}")) for suffix in known.suffixes} == {kind}
 

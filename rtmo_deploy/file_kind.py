@@ -190,11 +190,8 @@ _YAML_FIELD = re.compile(r"(---|[\w\"' .-]+:(\s|$)|- \S)")
 def kind_of(path: Path) -> Kind:
     """What a file is, by its bytes; its name does not count. At most 128 KiB are read.
 
-    A folder is :attr:`Kind.FOLDER`; a FIFO, a device or a name that no file can have is
-    :attr:`Kind.SPECIAL`. Nothing waits for a writer.
-
-    Raises:
-        OSError: There is no such file, or it may not be read.
+    A FIFO, a device or a name that no file can have is :attr:`Kind.SPECIAL`; nothing waits for a writer. OSError where
+    there is no such file, or it may not be read.
     """
     if "\0" not in str(path) and path.is_dir():
         return Kind.FOLDER

@@ -103,14 +103,8 @@ class UnreadableError(OSError, ValueError):
 def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
     """Open a regular file for reading in binary; never waits for a writer, as opening a FIFO would.
 
-    Args:
-        path: The file. A symbolic link is followed.
-        max_bytes: Refuse a file larger than this; None for no limit.
-
-    Raises:
-        UnreadableError: It is a FIFO, a device, a socket or a folder, its name has a NUL byte or a lone surrogate, or
-            it is larger than ``max_bytes``.
-        OSError: It does not exist or cannot be opened.
+    UnreadableError where it is a FIFO, a device, a socket or a folder, its name has a NUL byte or a lone surrogate, or
+    it is larger than ``max_bytes``; OSError where it does not exist or cannot be opened. Symbolic links are followed.
     """
     try:
         # O_NONBLOCK: a FIFO without a writer would wait here for ever.
@@ -150,17 +144,10 @@ def reading(
     remedy: str = "Check its permissions.",
     damaged: str | None = None,
 ) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into an error of ``kind`` at ``path``.
+    """Turn what goes wrong while a file is read into an error of ``kind`` at ``path`` with this remedy.
 
-    Args:
-        path: The file that is read.
-        kind: Error to raise.
-        remedy: What to do when it cannot be read or makes no sense.
-        damaged: What a file that makes no sense is not, such as ``a calibration record``: then ValueError, KeyError,
-            TypeError, AttributeError and OverflowError are turned as well. None lets these through.
-
-    Raises:
-        RtmoDeployError: Of ``kind``, for OSError and, with ``damaged``, for a file that makes no sense.
+    That is OSError and, with ``damaged`` (what a file that makes no sense is not, such as ``a calibration record``),
+    also ValueError, KeyError, TypeError, AttributeError and OverflowError.
     """
     try:
         yield

@@ -17,19 +17,11 @@ if TYPE_CHECKING:
 def require_free(
     outputs: Iterable[Path | None], inputs: Iterable[str | Path | None] = (), *, force: bool = False
 ) -> None:
-    """Check, before any work, that a command may write its outputs.
+    """Check, before any work, that a command may write its outputs; else UsageError or SetupError.
 
-    Links, hard links and names that differ in case alone are followed: what counts is the file that is meant.
-
-    Args:
-        outputs: Files that will be written; None for an output that was not asked for.
-        inputs: Files and folders that are read; None or the name of a published model protects nothing. They are
-            asked for when an output exists.
-        force: Replace an output that exists. An input is never replaced, nor is an image in a folder of inputs.
-
-    Raises:
-        UsageError: An output is an input, is given twice, is a folder, or exists and ``force`` is not set.
-        SetupError: An output cannot be written where it is asked to be.
+    Links, hard links and names that differ in case alone are followed: what counts is the file that is meant. An input
+    is never replaced, nor is an image in a folder of inputs; another file is with ``force``. None among the outputs is one
+    that was not asked for; None or the name of a published model among the inputs protects nothing.
     """
     written: set[str] = set()
     for output in (output for output in outputs if output is not None):

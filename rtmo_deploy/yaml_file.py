@@ -132,15 +132,9 @@ def read_recipe_text(path: Path) -> str:
 
 
 def parse_recipe_text(text: str, *, where: Path, remedy: str) -> tuple[yaml.Node, dict[str, Any]]:
-    """The nodes, for line and column, and the fields of a recipe.
+    """The nodes, for line and column, and the fields of a recipe, or UsageError at ``where``.
 
-    Args:
-        text: YAML.
-        where: The file to name in errors.
-        remedy: Where the reader finds what a recipe is.
-
-    Raises:
-        UsageError: It is not YAML, has what no recipe needs, is too large, or is no mapping of fields.
+    ``remedy`` tells where the reader finds what a recipe is.
     """
     if len(text) > MAX_BYTES:
         raise UsageError(f"It has {len(text)} characters; that is no recipe.", remedy=remedy, where=where)

@@ -25,12 +25,7 @@ LAYOUT_VERSION = "1.3.1"
 
 
 def dump_sdk_info(artifact: Artifact) -> list[Path]:
-    """Write the three files into the folder of an ONNX model, replacing what stood there.
-
-    Raises:
-        UsageError: The model puts out head tensors, which the SDK cannot decode.
-        SetupError: They cannot be written.
-    """
+    """Write the three files into the folder of an ONNX model, replacing what stood there; UsageError for a raw one."""
     if artifact.decode.mode is DecodeMode.RAW:
         raise UsageError(
             "MMDeploy's SDK cannot decode a raw graph.",

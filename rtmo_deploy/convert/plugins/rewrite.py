@@ -294,10 +294,8 @@ def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
 def plugin_onnx(source: Path, output: Path) -> Artifact:
     """Rewrite an ONNX file exported with ``--decode fixed`` to ``output``, which appears whole or not at all.
 
-    Raises:
-        ArtifactError: ``source`` is no fixed graph, or its metadata contradicts it.
-        UsageError: ``output`` would overwrite ``source``.
-        SetupError: ``output`` cannot be written.
+    ArtifactError where ``source`` is no fixed graph or its metadata contradicts it; UsageError where ``output`` is it;
+    SetupError where it cannot be written.
     """
     read = read_source(source, output)
     known = read.artifact

@@ -49,10 +49,8 @@ _INT8_LIMIT = 127
 def to_16bit(model: onnx.ModelProto, cast_type: CastType, wanted: Callable[[onnx.NodeProto], bool]) -> CastGraph:
     """Let the wanted nodes compute in 16 bits; inner types and shapes of the new model are inferred anew.
 
-    Args:
-        model: A graph of float32, and of 8 bits between Q/DQ pairs, without subgraphs; its nodes in topological order.
-        cast_type: The type.
-        wanted: Whether a node shall; asked only of nodes that have float32 operands, and of no Q/DQ node.
+    ``model`` is a graph of float32, and of 8 bits between Q/DQ pairs, without subgraphs, its nodes in topological
+    order. ``wanted`` is asked only of nodes that have float32 operands, and of no Q/DQ node.
     """
     work = _at_opset(model, max(cast_type.opset, PAIR_OPSET) if is_quantized(model) else cast_type.opset)
     constants_to_initializers(work)

@@ -176,8 +176,7 @@ def verify_cast(
 ) -> CastReport:
     """Run a cast graph and its float32 or quantised source on the same images and compare; ``precision`` is the cast's.
 
-    What rounding the weights alone costs is measured on the images, and twice with noise of the type's rounding: one
-    rounding alone is one draw of a wide distribution.
+    What rounding the weights alone costs is measured on the images, and twice with noise of the type's rounding.
     """
     import onnxruntime as ort
 

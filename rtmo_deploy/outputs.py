@@ -20,8 +20,8 @@ def require_free(
     """Check, before any work, that a command may write its outputs; else UsageError or SetupError.
 
     Links, hard links and names that differ in case alone are followed: what counts is the file that is meant. An input
-    is never replaced, nor is an image in a folder of inputs; another file is with ``force``. None among the outputs is one
-    that was not asked for; None or the name of a published model among the inputs protects nothing.
+    is never replaced, nor is an image in a folder of inputs; another file is with ``force``. None among the outputs is
+    one that was not asked for; None or the name of a published model among the inputs protects nothing.
     """
     written: set[str] = set()
     for output in (output for output in outputs if output is not None):

@@ -13,8 +13,8 @@ from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import described
 from rtmo_deploy.outputs import require_free
-from rtmo_deploy.report.table import Table
 from rtmo_deploy.plain import plain
+from rtmo_deploy.report.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

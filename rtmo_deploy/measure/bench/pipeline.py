@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.measure.bench.options import Contender
     from rtmo_deploy.poses import Poses
-    from rtmo_deploy.runtime.backends import TimedBackend
     from rtmo_deploy.runtime.backends import Backend
     from rtmo_deploy.runtime.letterbox import LetterboxTransform
 

@@ -95,25 +95,25 @@ def parity(
         find_model(model, "parity", device=device, backend=backend)
         for model, backend in ((a, backend_a), (b, backend_b))
     ]
-    from rtmo_deploy.measure.agreement import Side, bounds_for, compare_sides, write_gallery
+    from rtmo_deploy.measure.agreement import Side, bounds_for, compare_models, write_gallery
 
-    pictures = _pictures(images, synthetic)
+    source = _source(images, synthetic)
     with status("opening the first model") as progress:
         one = Side.open(paths[0], device=device, backend=backend_a, threads=threads)
         progress("opening the second model")
         two = Side.open(paths[1], device=device, backend=backend_b, threads=threads)
         bounds = bounds_for(one.artifact.precision, two.artifact.precision)
-        report = compare_sides(
+        report = compare_models(
             one,
             two,
-            pictures,
+            source,
             input_hw=imgsz,
             batch=batch,
             layers=layers,
             bounds=bounds.with_overrides(px=bound_px, score=bound_score),
             progress=progress,
         )
-        shown = None if show is None else write_gallery(report, pictures, show, progress=progress)
+        shown = None if show is None else write_gallery(report, source, show, progress=progress)
     if as_json:
         print_json("parity", **report.to_dict(), page=None if shown is None else str(shown))
     else:
@@ -131,7 +131,7 @@ def parity(
         raise InputDataError(report.told, remedy="Give images in which a trained model finds people.")
 
 
-def _pictures(images: str | None, synthetic: int | None) -> ImageSource:
+def _source(images: str | None, synthetic: int | None) -> ImageSource:
     from rtmo_deploy.measure.agreement import ImageSource
 
     if images is not None:
@@ -151,34 +151,20 @@ def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
 def _print(report: AgreementReport, shown: Path | None) -> None:
     from rtmo_deploy.cli.console import facts_table, print_table
 
-    p, (one, two) = report.people, report.names
+    one, two = report.names
     height, width = report.input_hw
     facts = {
         name: f"{model.path} ({model.kind} {model.precision}, {model.decode}, by {model.backend} on {model.device})"
         for name, model in ((one, report.a), (two, report.b))
     }
-    facts |= {
-        "images": f"{p.images} ({report.source}), network input {height}x{width}",
-        "people": f"{p.people_a} in {one}, {p.people_b} in {two}{report.above}: "
-        f"{p.matched} in both, {p.missed} missed, {p.extra} extra",
-    }
-    if p.matched:
-        facts |= {
-            "OKS": f"mean {_n(p.oks_mean)}, least {_n(p.oks_min)}",
-            "keypoints, px": f"mean {_n(p.keypoint_px_mean)}, median {_n(p.keypoint_px_p50)}, "
-            f"99 % {_n(p.keypoint_px_p99)}, worst {_n(p.keypoint_px_max)}",
-            "boxes, px": f"mean {_n(p.box_px_mean)}, worst {_n(p.box_px_max)}",
-            "scores": f"second over first {_n(p.score_ratio)} (median), worst difference {_n(p.score_max)}, "
-            f"of a keypoint {_n(p.keypoint_score_max)}",
-        }
-    for name, error in report.tensors.items():
-        facts[name] = f"worst difference {_n(error.max_abs)} of {_n(error.magnitude)}, {_n(error.snr_db)} dB"
+    facts["images"] = f"{report.people.images} ({report.source}), network input {height}x{width}"
+    facts |= report.figures()
     if shown is not None:
         facts["shown in"] = str(shown)
     facts["verdict"] = report.told
     print_table(facts_table(facts))
     _print_rule(report)
-    _print_pictures(report)
+    _print_images(report)
     if report.layers is not None:
         _print_layers(report.layers)
 
@@ -198,22 +184,22 @@ def _print_rule(report: AgreementReport) -> None:
         print_table(table)
 
 
-def _print_pictures(report: AgreementReport) -> None:
+def _print_images(report: AgreementReport) -> None:
     from rich.table import Table
 
     from rtmo_deploy.cli.console import print_table
 
-    worst = [report.pictures[index] for index in report.worst(LISTED) if any(report.pictures[index].badness())]
+    worst = [report.images[index] for index in report.worst(LISTED) if any(report.images[index].badness())]
     if not worst:
         return
     table = Table(title="Worst images")
     table.add_column("image")
     for heading in ("in both", "missed", "extra", "least OKS", "keypoint px", "box px"):
         table.add_column(heading, justify="right")
-    for picture in worst:
-        values = picture.to_dict()
+    for image in worst:
+        values = image.to_dict()
         table.add_row(
-            picture.name,
+            image.name,
             *(str(values[name]) for name in ("matched", "missed", "extra")),
             *(_n(values[name]) for name in ("oks_min", "keypoint_px_max", "box_px_max")),
         )

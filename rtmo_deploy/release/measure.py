@@ -23,7 +23,7 @@ LONGEST_SIDE = 480
 def accuracy(job: Job) -> Outcome:
     """AP, 0 to 1; and which usual mistake would explain a low one."""
     from rtmo_deploy.measure.accuracy import evaluate_model, with_score_threshold
-    from rtmo_deploy.measure.agreement.misses import explain_evaluation
+    from rtmo_deploy.measure.agreement.causes import explain_evaluation
     from rtmo_deploy.runtime.backends import open_backend
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 
@@ -50,7 +50,7 @@ def parity(job: Job) -> Outcome:
     """Do two models find the same people; with images of both."""
     from dataclasses import replace
 
-    from rtmo_deploy.measure.agreement.compare import ImageSource, Side, compare_sides
+    from rtmo_deploy.measure.agreement.compare import ImageSource, Side, compare_models
     from rtmo_deploy.measure.bounds import bounds_for
 
     options = job.options
@@ -62,11 +62,11 @@ def parity(job: Job) -> Outcome:
     bounds = bounds_for(sides[0].artifact.precision, sides[1].artifact.precision)
     bounds = replace(bounds, **options["bounds"])
     if "images" in job.files:
-        pictures = ImageSource.in_folder(job.files["images"])
+        source = ImageSource.in_folder(job.files["images"])
     else:
-        pictures = ImageSource.synthetic(options["synthetic"])
-    report = compare_sides(sides[0], sides[1], pictures, layers="if unexplained", bounds=bounds, progress=job.progress)
-    shown = _draw(report, pictures, job, options["pictures"])
+        source = ImageSource.synthetic(options["synthetic"])
+    report = compare_models(sides[0], sides[1], source, layers="if unexplained", bounds=bounds, progress=job.progress)
+    shown = _draw(report, source, job, options["pictures"])
     facts = report.to_dict()
     if report.layers is not None:  # its many layers are for `parity --layers`; the cause names the first that parts
         facts["layers"] = {**facts["layers"], "layers": []}
@@ -76,21 +76,21 @@ def parity(job: Job) -> Outcome:
     return Outcome(names, plain({**facts, "shown": shown}), hidden=names)
 
 
-def _draw(report: AgreementReport, pictures: ImageSource, job: Job, count: int) -> list[dict[str, Any]]:
+def _draw(report: AgreementReport, source: ImageSource, job: Job, count: int) -> list[dict[str, Any]]:
     """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
     from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
     from rtmo_deploy.measure.bounds import WORKING_SCORE
 
     seen = [at for at in report.worst() if any((people.scores > WORKING_SCORE).any() for people in report.found[at])]
     worst = (seen or report.worst())[:count]
-    times = magnification([report.pictures[index] for index in worst], report.input_hw)
+    times = magnification([report.images[index] for index in worst], report.input_hw)
     shown = []
-    drawings = drawn_comparisons(report, pictures, worst, times, job.progress)
-    for number, (picture, drawn) in enumerate(drawings, 1):
+    drawings = drawn_comparisons(report, source, worst, times, job.progress)
+    for number, (image, drawn) in enumerate(drawings, 1):
         names = [f"{number:03d}-{side}.jpg" for side in "abd"]
         for name, panel in zip(names, drawn, strict=True):
             (job.folder / name).write_bytes(jpeg(panel, JPEG_QUALITY, LONGEST_SIDE))
-        shown.append({"name": picture.name, "magnified": times, "files": names})
+        shown.append({"name": image.name, "magnified": times, "files": names})
     return shown
 
 

@@ -50,7 +50,7 @@ def report_of(pairs, **kwargs):
         input_hw=HW,
         source="toys",
         people=summarise(results),
-        pictures=results,
+        images=results,
         tensors={},
         bounds=BOUNDS["fp32"],
         found=tuple(pairs),

@@ -21,8 +21,9 @@ from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
 from rtmo_deploy.convert.precision.graph import hold_scales
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.measure.bounds import AMPLIFICATION, CASTS
-from rtmo_deploy.measure.comparison import Figures, compare_people, finite_or_none
+from rtmo_deploy.measure.comparison import Figures, compare_people
 from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
+from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.onnxruntime_backend import run_session
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class CastReport(VerificationReport):
             "not_run": self.not_run,
             "bounds": {**bounds, "amplification": AMPLIFICATION},
             "bias_shift": list(self.bias_shift),
-            "peak": finite_or_none(self.peak),
+            "peak": plain(self.peak),
             "peak_node": self.peak_node,
             "cases": [_case_as_json(case) for case in self.cases],
         }

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
+from rtmo_deploy.measure.agreement.causes import moved
 from rtmo_deploy.measure.bounds import WORKING_SCORE
-from rtmo_deploy.poses import Poses
 from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.draw import draw_poses
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure.agreement.compare import ImageSource
     from rtmo_deploy.measure.agreement.report import AgreementReport
-    from rtmo_deploy.measure.comparison import ImageComparison
+    from rtmo_deploy.measure.comparison import ImageComparison, Unmatched
+    from rtmo_deploy.poses import Poses
 
     Panels = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -37,7 +38,7 @@ LABELLED: Final = 6
 MOST: Final = 1_000_000
 #: From the palette of Okabe and Ito, BGR: error vectors, people only in the first, only in the second, matched ones.
 _VECTOR: Final = (0, 94, 213)
-_ONLY: Final = {"a": (178, 114, 0), "b": (167, 121, 204)}
+_ONLY: Final = {"a": ((178, 114, 0), "first"), "b": ((167, 121, 204), "second")}
 _LIMB: Final = (110, 110, 110)
 _INK: Final = (30, 30, 30)
 _WHITE: Final = (255, 255, 255)
@@ -47,9 +48,9 @@ _ZOOM: Final = 3
 _SHIFT: Final = 4
 
 
-def magnification(pictures: list[ImageComparison], input_hw: tuple[int, int]) -> int:
+def magnification(images: list[ImageComparison], input_hw: tuple[int, int]) -> int:
     """How many times as large errors are drawn: 1, 2, 5, 10, 20, ... so that the large ones can be seen."""
-    errors = np.concatenate([np.zeros(0), *(picture.keypoint_px.ravel() for picture in pictures)])
+    errors = np.concatenate([np.zeros(0), *(image.keypoint_px.ravel() for image in images)])
     errors = errors[np.isfinite(errors) & (errors > 0)]
     if not errors.size:
         return 1
@@ -59,7 +60,7 @@ def magnification(pictures: list[ImageComparison], input_hw: tuple[int, int]) ->
 
 def drawn_comparisons(
     report: AgreementReport,
-    pictures: ImageSource,
+    source: ImageSource,
     indices: Sequence[int],
     times: int,
     progress: Callable[[str], None],
@@ -71,8 +72,8 @@ def drawn_comparisons(
     """
     for number, index in enumerate(indices, 1):
         progress(Count("drawing comparisons", number, len(indices)))
-        canvas = pictures.canvas(index, report.input_hw, report.a.placement)
-        yield report.pictures[index], panels(canvas, report.found[index], report.pictures[index], times)
+        canvas = source.canvas(index, report.input_hw, report.a.placement)
+        yield report.images[index], panels(canvas, report.found[index], report.images[index], times)
 
 
 def jpeg(image: NDArray[np.uint8], quality: int, longest: int | None = None) -> bytes:
@@ -84,7 +85,7 @@ def jpeg(image: NDArray[np.uint8], quality: int, longest: int | None = None) -> 
     return bytes(cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))[1].tobytes())
 
 
-def panels(canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: ImageComparison, times: int) -> Panels:
+def panels(canvas: NDArray[np.uint8], found: tuple[Poses, Poses], image: ImageComparison, times: int) -> Panels:
     """The people of the first model, of the second, and the differences; people above :data:`WORKING_SCORE` only.
 
     ``canvas`` is the network's input, ``(H, W, 3)`` uint8 BGR, and ``found`` is in its pixels. The three images have
@@ -92,33 +93,20 @@ def panels(canvas: NDArray[np.uint8], found: tuple[Poses, Poses], picture: Image
     """
     zoom = -(-LEAST_SIDE // max(canvas.shape[:2]))
     large = np.asarray(cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST), np.uint8)
-    one, two = (_enlarged(people, zoom) for people in found)
+    # A whole number is the centre of a pixel, and pixels are repeated.
+    one, two = (moved(people, (zoom, np.full(2, (zoom - 1) / 2))) for people in found)
     shown = [people[np.flatnonzero(people.scores > WORKING_SCORE)] for people in (one, two)]
     first, second = (draw_poses(large, people, labels=len(people) <= LABELLED) for people in shown)
-    return first, second, difference_panel(large, (one, two), picture, times, times / zoom)
-
-
-def _enlarged(people: Poses, zoom: int) -> Poses:
-    """The same people on an image whose pixels are repeated; a whole number is the centre of a pixel."""
-
-    def moved(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return ((values + 0.5) * zoom - 0.5).astype(np.float32)
-
-    return Poses(moved(people.boxes), people.scores, moved(people.keypoints), people.keypoint_scores, people.skeleton)
+    return first, second, difference_panel(large, (one, two), image, times, zoom)
 
 
 def difference_panel(
-    canvas: NDArray[np.uint8],
-    found: tuple[Poses, Poses],
-    picture: ImageComparison,
-    times: int,
-    stretch: float | None = None,
+    canvas: NDArray[np.uint8], found: tuple[Poses, Poses], image: ImageComparison, times: int, zoom: int = 1
 ) -> NDArray[np.uint8]:
     """The first model's skeletons in grey, magnified arrows to the second's keypoints, and unmatched people in boxes.
 
-    ``times`` is in pixels of the network's input; ``stretch`` is the same in those of the canvas, where it is enlarged.
+    ``times`` is in pixels of the network's input, which the canvas has ``zoom`` times as large.
     """
-    stretch = float(times) if stretch is None else stretch
     height, width = canvas.shape[:2]
     grey = cv2.cvtColor(cv2.cvtColor(canvas, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     pale = cv2.addWeighted(grey, 0.25, np.full_like(grey, 255), 0.75, 0)
@@ -126,24 +114,20 @@ def difference_panel(
     scene = np.asarray(enlarged, np.uint8)
     line = max(1, round(0.0022 * math.sqrt(height * width))) * _ZOOM
     one, two = found
-    pairs = [(i, j) for i, j in picture.pairs.tolist() if max(one.scores[i], two.scores[j]) > WORKING_SCORE]
+    pairs = [(i, j) for i, j in image.pairs.tolist() if max(one.scores[i], two.scores[j]) > WORKING_SCORE]
     for i, _ in pairs:
-        _draw_limbs(scene, one, i, max(1, line // 2))
+        for joints in one.skeleton.edges:
+            start, end = one.keypoints[i, list(joints)]
+            if np.isfinite([start, end]).all():
+                cv2.line(scene, _at(start), _at(end), _LIMB, max(1, line // 2), cv2.LINE_AA, _SHIFT)
     for i, j in pairs:
-        _draw_errors(scene, one.keypoints[i], two.keypoints[j], stretch, line)
-    for stray in picture.unmatched:
-        people = one if stray.only_in == "a" else two
-        if stray.score > WORKING_SCORE:
-            _draw_unmatched(scene, people.boxes[stray.index], stray.only_in, stray.score, line)
-    _draw_legend(scene, times, times / stretch, line)
+        _draw_errors(scene, one.keypoints[i], two.keypoints[j], times / zoom, line)
+    for unmatched in image.unmatched:
+        people = one if unmatched.only_in == "a" else two
+        if unmatched.score > WORKING_SCORE:
+            _draw_unmatched(scene, people.boxes[unmatched.index], unmatched, line)
+    _draw_legend(scene, times, zoom, line)
     return np.asarray(cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _draw_limbs(scene: NDArray[np.uint8], people: Poses, index: int, line: int) -> None:
-    points = people.keypoints[index]
-    for first, second in people.skeleton.edges:
-        if np.isfinite(points[[first, second]]).all():
-            cv2.line(scene, _at(points[first]), _at(points[second]), _LIMB, line, cv2.LINE_AA, _SHIFT)
 
 
 def _draw_errors(
@@ -161,23 +145,24 @@ def _draw_errors(
                 cv2.arrowedLine(scene, _at(one), _at(tip), colour, width, cv2.LINE_AA, _SHIFT, head)
 
 
-def _draw_unmatched(scene: NDArray[np.uint8], box: NDArray[np.float32], side: str, score: float, line: int) -> None:
+def _draw_unmatched(scene: NDArray[np.uint8], box: NDArray[np.float32], unmatched: Unmatched, line: int) -> None:
     if not np.isfinite(box).all():
         return
     limit = np.array([scene.shape[1], scene.shape[0]] * 2) / _ZOOM - 1
     corners = np.clip(box, 0, limit)
-    cv2.rectangle(scene, _at(corners[:2]), _at(corners[2:]), _ONLY[side], 2 * line, cv2.LINE_AA, _SHIFT)
+    colour, model = _ONLY[unmatched.only_in]
+    cv2.rectangle(scene, _at(corners[:2]), _at(corners[2:]), colour, 2 * line, cv2.LINE_AA, _SHIFT)
     size = _text_scale(scene)
-    text = f"only in {'first' if side == 'a' else 'second'} {score:.2f}"
+    text = f"only in {model} {unmatched.score:.2f}"
     (width, height), _ = cv2.getTextSize(text, _FONT, size, line)
     left, top = (int(value * _ZOOM) for value in corners[:2])
     pad = height // 2
     left = max(0, min(left, scene.shape[1] - width - 2 * pad))
-    cv2.rectangle(scene, (left, top), (left + width + 2 * pad, top + height + 2 * pad), _ONLY[side], -1)
+    cv2.rectangle(scene, (left, top), (left + width + 2 * pad, top + height + 2 * pad), colour, -1)
     cv2.putText(scene, text, (left + pad, top + height + pad), _FONT, size, _WHITE, max(1, line // 2), cv2.LINE_AA)
 
 
-def _draw_legend(scene: NDArray[np.uint8], times: int, zoom: float, line: int) -> None:
+def _draw_legend(scene: NDArray[np.uint8], times: int, zoom: int, line: int) -> None:
     """A bar in the corner: how long an error of so many pixels is drawn."""
     height, width = scene.shape[:2]
     error = _round_down(0.2 * width / _ZOOM / zoom / times)

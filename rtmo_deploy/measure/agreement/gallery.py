@@ -12,14 +12,12 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
 from rtmo_deploy.measure.bounds import WORKING_SCORE
-from rtmo_deploy.report.html import number, render
+from rtmo_deploy.report.html import render
 from rtmo_deploy.runtime.draw import write_image
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
     from rtmo_deploy.measure.agreement.compare import ImageSource
     from rtmo_deploy.measure.agreement.report import AgreementReport
@@ -34,7 +32,7 @@ _JPEG_QUALITY: Final = 88
 
 def write_gallery(
     report: AgreementReport,
-    pictures: ImageSource,
+    source: ImageSource,
     folder: str | os.PathLike[str],
     *,
     most: int = SHOWN_AT_MOST,
@@ -47,7 +45,7 @@ def write_gallery(
 
     Args:
         report: The comparison.
-        pictures: The images that it ran on.
+        source: The images that it ran on.
         folder: Made if it is not there.
         most: Images that are drawn.
         progress: Told which image is being drawn.
@@ -64,20 +62,19 @@ def write_gallery(
     if folder.exists() and not folder.is_dir():
         raise UsageError("This is a file.", remedy="Name a folder for the images.", where=folder)
     worst = report.worst(most)
-    times = magnification([report.pictures[index] for index in worst], report.input_hw)
+    times = magnification([report.images[index] for index in worst], report.input_hw)
     cards = []
-    drawings = drawn_comparisons(report, pictures, worst, times, progress)
-    for position, (picture, drawn) in enumerate(drawings, 1):
+    for position, (image, drawn) in enumerate(drawn_comparisons(report, source, worst, times, progress), 1):
         name = f"{position:03d}.png"
-        write_image(folder / name, _side_by_side(drawn))
+        gap = np.full((drawn[0].shape[0], _GAP, 3), 255, np.uint8)
+        write_image(folder / name, np.concatenate([drawn[0], gap, drawn[1], gap, drawn[2]], axis=1))
         captions = (
-            f"{report.names[0]}: {picture.people_a} people",
-            f"{report.names[1]}: {picture.people_b} people",
+            f"{report.names[0]}: {image.counts['people_a']} people",
+            f"{report.names[1]}: {image.counts['people_b']} people",
             f"differences, {times} times as long",
         )
-        images = [jpeg(panel, _JPEG_QUALITY) for panel in drawn]
-        panels = list(zip(images, captions, strict=True))
-        cards.append({"name": picture.name, "told": _told(picture), "file": name, "panels": panels})
+        panels = [(jpeg(panel, _JPEG_QUALITY), words) for panel, words in zip(drawn, captions, strict=True)]
+        cards.append({"name": image.name, "told": _told(image), "file": name, "panels": panels})
     target = folder / "index.html"
     with atomic_write(target) as temporary:
         temporary.write_text(_page(report, cards, times), encoding="utf-8")
@@ -93,10 +90,10 @@ def _page(report: AgreementReport, cards: list[dict[str, Any]], times: int) -> s
         rule=[(one.name, one.bound, one.measured, "passed" if one.passed else "failed") for one in checks],
         marks=["" if one.passed else "failed" for one in checks],
         findings=[*report.failures(), *report.causes, *report.notes],
-        figures=_figures(report),
+        figures=report.figures().items(),
         layers=[] if found is None else [one for one in found.layers if one.weighted or one is found.first],
-        shown=f"the worst {len(cards)} of {len(report.pictures)}"
-        if len(cards) < len(report.pictures)
+        shown=f"the worst {len(cards)} of {len(report.images)}"
+        if len(cards) < len(report.images)
         else f"all {len(cards)}",
         working_score=WORKING_SCORE,
         times=times,
@@ -105,32 +102,10 @@ def _page(report: AgreementReport, cards: list[dict[str, Any]], times: int) -> s
     )
 
 
-def _figures(report: AgreementReport) -> list[tuple[str, str]]:
-    p, (one, two) = report.people, report.names
-    keypoints = (p.keypoint_px_mean, p.keypoint_px_p50, p.keypoint_px_p99, p.keypoint_px_max)
-    return [
-        (f"people{report.above}", f"{p.people_a} in {one}, {p.people_b} in {two}"),
-        ("in both; missed; extra", f"{p.matched}; {p.missed}; {p.extra}"),
-        ("OKS, mean; least", f"{number(p.oks_mean)}; {number(p.oks_min)}"),
-        ("keypoints, mean; median; 99 of 100; worst (px)", "; ".join(map(number, keypoints))),
-        ("boxes, mean; worst (px)", f"{number(p.box_px_mean)}; {number(p.box_px_max)}"),
-        (
-            f"scores, {two} over {one} (median); worst difference",
-            f"{number(p.score_ratio)}; {number(p.score_max)}",
-        ),
-    ]
-
-
-def _told(picture: ImageComparison) -> str:
+def _told(image: ImageComparison) -> str:
     """How the two models compare on an image, in words."""
-    told = f"{picture.matched} in both, {picture.missed} missed, {picture.extra} extra"
-    if not picture.matched:
+    told = "{matched} in both, {missed} missed, {extra} extra".format(**image.counts)
+    if not len(image.oks):
         return told
-    oks, keypoints, boxes = picture.oks.min(), picture.keypoint_px.max(), picture.box_px.max()
+    oks, keypoints, boxes = image.oks.min(), image.keypoint_px.max(), image.box_px.max()
     return f"{told}; least OKS {oks:.4g}, keypoints up to {keypoints:.4g} px, boxes up to {boxes:.4g} px"
-
-
-def _side_by_side(drawn: tuple[NDArray[np.uint8], ...]) -> NDArray[np.uint8]:
-    gap = np.full((drawn[0].shape[0], _GAP, 3), 255, np.uint8)
-    parts = [part for panel in drawn for part in (gap, panel)][1:]
-    return np.concatenate(parts, axis=1)

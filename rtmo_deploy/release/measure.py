@@ -78,7 +78,7 @@ def parity(job: Job) -> Outcome:
 
 def _draw(report: AgreementReport, source: ImageSource, job: Job, count: int) -> list[dict[str, Any]]:
     """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
-    from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
+    from rtmo_deploy.measure.agreement.gallery import drawn_comparisons, jpeg, magnification
     from rtmo_deploy.measure.bounds import WORKING_SCORE
 
     seen = [at for at in report.worst() if any((people.scores > WORKING_SCORE).any() for people in report.found[at])]

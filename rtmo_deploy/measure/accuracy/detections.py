@@ -237,7 +237,6 @@ def _numbers(values: Any, count: int) -> list[float] | None:
 
 #: Version of the journal's format.
 SCHEMA: Final = 1
-_COLUMNS: Final = ("image", "scores", "boxes", "keypoints")
 
 
 class Journal:
@@ -270,7 +269,8 @@ class Journal:
                 break
             try:
                 record = parse_json(line)
-                found = _arrays(*(record[name] for name in _COLUMNS), self._joints)
+                columns = (record["image"], record["scores"], record["boxes"], record["keypoints"])
+                found = _arrays(*columns, self._joints)
                 number = int(record["batch"])
             except (ValueError, KeyError, TypeError, OverflowError):
                 break

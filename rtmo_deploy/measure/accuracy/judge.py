@@ -8,23 +8,99 @@ box, whatever the file says, and the figures by crowdedness split at ``crowdInde
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from rtmo_deploy.data.sample import AREA_OF_BOX, LARGEST_AREA, GroundTruth
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.measure.accuracy.detections import Detections
-from rtmo_deploy.measure.accuracy.report import AccuracyReport, ProtocolName
+from rtmo_deploy.zoo.cache import identify_published
 from rtmo_deploy.zoo.skeletons import CONVENTIONS, CROWDPOSE_14
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.data.sample import PoseDataset
     from rtmo_deploy.poses import Poses, Skeleton
+
+
+ProtocolName = Literal["coco", "crowdpose"]
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """What a judge found."""
+
+    protocol: ProtocolName
+    #: Figures by name, in the order of the protocol; fractions of 1, None where there is nothing to measure (no people
+    #: of that size, no images of that crowdedness).
+    metrics: Mapping[str, float | None]
+    #: Images that were judged, those without people included.
+    images: int
+    #: Annotated people that count.
+    people: int
+    #: Detections, the wrong ones included; of each image the 20 best count.
+    detections: int
+    #: Name of the keypoint convention.
+    skeleton: str
+    #: OKS sigma of each keypoint, and where they come from: a convention, a file, or ``given``.
+    sigmas: tuple[float, ...]
+    sigmas_from: str = ""
+    #: What a reader of the figures should know.
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ap(self) -> float:
+        """Average precision; NaN where there is nobody to find."""
+        value = self.metrics["AP"]
+        return float("nan") if value is None else value
+
+
+_NAMES: Final = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "AR": "ar",
+    "AR50": "ar50",
+    "AP(E)": "ap_easy",
+    "AP(M)": "ap_medium",
+    "AP(H)": "ap_hard",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures that were published for a checkpoint, fractions of 1, and what they were measured on."""
+
+    model: str
+    dataset: str
+    protocol: ProtocolName
+    metrics: Mapping[str, float]
+    #: By what the file was taken for that checkpoint.
+    known_by: str = ""
+
+
+def published_figures(artifact: Artifact, sha256: str) -> Published | None:
+    """The published figures of a model, if it is a published checkpoint or was made from one.
+
+    Args:
+        artifact: The model.
+        sha256: Of its file, 64 hex digits.
+    """
+    hashes = [sha256, *(parent.sha256 for parent in artifact.parents)]
+    variant = next((found for found in map(identify_published, hashes) if found is not None), None)
+    if variant is None:
+        return None
+    record = variant.accuracy
+    protocol: ProtocolName = "crowdpose" if record.dataset.startswith("CrowdPose") else "coco"
+    every = {name: getattr(record, field) for name, field in _NAMES.items()}
+    figures = {name: value for name, value in every.items() if value is not None}
+    return Published(variant.name, record.dataset, protocol, figures, variant.known_by)
 
 
 #: The figures of each protocol, in the order in which they are reported everywhere.

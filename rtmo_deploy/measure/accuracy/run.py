@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.data.coco import CocoKeypoints
-    from rtmo_deploy.measure.accuracy.report import AccuracyReport
+    from rtmo_deploy.measure.accuracy.judge import AccuracyReport
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.runtime.estimator import PoseEstimator
 

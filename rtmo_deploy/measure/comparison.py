@@ -229,16 +229,10 @@ def box_overlap(one: NDArray[np.float32], two: NDArray[np.float32]) -> NDArray[n
 
 
 def match_people(one: Poses, two: Poses, sigmas: ArrayLike, *, boxes: bool = True) -> list[tuple[int, int, float]]:
-    """Pair the detections of two lists one to one, the most alike first.
+    """Pair the detections of two lists, in the same pixels, one to one, the most alike first.
 
-    Args:
-        one: N detections.
-        two: M detections, in the same pixels.
-        sigmas: ``(K,)`` one a keypoint.
-        boxes: Two are as alike as their OKS plus the overlap of their boxes; if false, as their OKS.
-
-    Returns:
-        Index in the first, index in the second and OKS of each pair, in the first one's order.
+    Two are as alike as their OKS, with ``(K,)`` sigmas, plus the overlap of their ``boxes``, unless these do not count.
+    Returned are the indices in both lists and the OKS of each pair, in the first list's order.
     """
     if not len(one) or not len(two):
         return []
@@ -271,14 +265,8 @@ def compare_image(
 ) -> ImageComparison:
     """Match the detections of two models in one image, and measure how far apart they are.
 
-    Args:
-        name: Name of the image.
-        one: Detections of the first model, in network-input pixels.
-        two: Those of the second, in the same pixels.
-        sigmas: ``(K,)`` OKS sigma of each keypoint.
-        score_thr: The models' own threshold, which all scores passed.
-        counted: A detection counts if the score in either model is above this.
-        boxes: See :func:`match_people`.
+    A detection counts if the score in either model is above ``counted``; all scores passed ``score_thr``, the models'
+    own threshold. ``sigmas`` and ``boxes`` are those of :func:`match_people`.
     """
     everybody = match_people(one, two, sigmas, boxes=boxes)
     # What is not a number counts: it must not pass for nobody.

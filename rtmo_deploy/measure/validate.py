@@ -196,11 +196,9 @@ def _has_16_bit_scales(model: onnx.ModelProto) -> bool:
 def run_checks(
     run: Callable[[NDArray[np.float32]], Mapping[str, object]], shapes: list[tuple[int, int, int]]
 ) -> Iterator[Check]:
-    """Run something twice on structured images of each size: outputs must be finite and both times the same.
+    """Run something twice on structured images of each shape: outputs must be finite and both times the same.
 
-    Args:
-        run: From ``(B, 3, H, W)`` float32 to outputs by name; what it raises as an ArtifactError is a failed check.
-        shapes: Batch, height, width.
+    ``run`` takes ``(B, 3, H, W)`` float32 and gives outputs by name; an ArtifactError is a failed check.
     """
     from rtmo_deploy.measure.verify import structured_images
 
@@ -265,13 +263,7 @@ def validate_openvino(path: Path) -> ValidationReport:
 
 
 def openvino_findings(path: Path, ir: OpenvinoIr, artifact: Artifact) -> list[str]:
-    """What lies beside or in a model and is not as its metadata says; empty if nothing. OpenVINO is not needed.
-
-    Args:
-        path: The .xml file.
-        ir: What stands in it.
-        artifact: What its metadata says.
-    """
+    """What lies beside or in a model and is not as its metadata says; empty if nothing. OpenVINO is not needed."""
     checks = (_check_weights(path, ir, artifact), *companion_check(artifact))
     return [*artifact.corrected, *(check.detail for check in checks if check.failed)]
 

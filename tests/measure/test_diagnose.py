@@ -54,7 +54,7 @@ def noisy(one, pixels, seed=0):
 
 
 @given(seeds, st.sampled_from([0.0, 0.3]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_left_and_right_swapped(seed, noise):
     one = album(seed)
     two = [noisy(reordered(poses, list(COCO_17.flip_indices())), noise) for poses in one]
@@ -86,7 +86,7 @@ def test_another_order_is_not_called_left_and_right():
 
 
 @given(seeds, st.tuples(st.floats(-300, 300), st.floats(-300, 300)), st.sampled_from([1.0, 1.5, 0.6]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_letterbox_that_was_not_undone(seed, shift, scale):
     """However far it moves them: also if nobody is where the other list has somebody."""
     one = album(seed)
@@ -102,7 +102,7 @@ def test_a_letterbox_that_was_not_undone(seed, shift, scale):
 
 
 @given(seeds, st.floats(0.1, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_noise_has_no_cause(seed, pixels):
     one = album(seed)
     assert find_causes(one, [noisy(poses, pixels, seed) for poses in one], SIGMAS) == []
@@ -130,7 +130,7 @@ def test_what_is_not_finite_does_no_harm():
 
 
 @given(seeds, st.floats(0.3, 3), st.floats(-99, 99), st.floats(-99, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_move_is_found(seed, scale, dx, dy):
     a = people(3, seed).keypoints.astype(np.float64)
     b = scale * a + (dx, dy)
@@ -202,7 +202,7 @@ class TestAnnotated:
         assert words in cause, cause
 
     @given(seeds, st.floats(0, 60))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=20, deadline=None)
     def test_a_model_that_is_merely_bad_has_no_cause(self, seed, pixels):
         people_found = album(seed)
         truth = [annotated(poses, seed=seed) for poses in people_found]

@@ -86,12 +86,7 @@ class Published:
 
 
 def published_figures(artifact: Artifact, sha256: str) -> Published | None:
-    """The published figures of a model, if it is a published checkpoint or was made from one.
-
-    Args:
-        artifact: The model.
-        sha256: Of its file, 64 hex digits.
-    """
+    """The published figures of a model, by its file's SHA-256, if it is a published checkpoint or made from one."""
     hashes = [sha256, *(parent.sha256 for parent in artifact.parents)]
     variant = next((found for found in map(identify_published, hashes) if found is not None), None)
     if variant is None:

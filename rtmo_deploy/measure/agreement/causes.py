@@ -96,14 +96,9 @@ def find_causes(
     rerun: Callable[[Callable[[Images], Images]], list[Poses]] | None = None,
     on: Sequence[int] = (),
 ) -> list[str]:
-    """Try known mistakes on the detections of two models that disagree.
+    """Try known mistakes on the detections of two models that disagree, one entry an image.
 
-    Args:
-        reference: The first model's detections, one entry an image.
-        other: The second's.
-        sigmas: ``(K,)`` OKS sigma of each keypoint.
-        rerun: Runs the second model on the images ``on`` after a change of its input.
-        on: Indices of these images.
+    ``rerun`` runs the second model on the images of the indices ``on`` after a change of its input.
     """
     found = _place_told(reference, other, sigmas, None)
     if not found:
@@ -244,14 +239,9 @@ def order_told(
     labelled: NDArray[np.bool_] | None = None,
     sides: tuple[str, str] = ("the first model's", "the second"),
 ) -> list[str]:
-    """Whether keypoints come in another order.
+    """Whether the keypoints of the same M people, ``(M, K, 2)``, come in another order in a second list.
 
-    Args:
-        a: ``(M, K, 2)`` places of the keypoints of M people.
-        b: The same people in the second list.
-        skeleton: What the keypoints are.
-        labelled: ``(M, K)`` which of ``a`` are known; all if not given.
-        sides: What the two lists are called.
+    ``labelled`` is ``(M, K)``: which of ``a`` are known, all if not given. ``sides`` is what the two lists are called.
     """
     distance = np.linalg.norm(a[:, :, None] - b[:, None], axis=-1)
     if labelled is not None:
@@ -330,18 +320,10 @@ def explain_misses(
     frames: Sequence[LetterboxTransform] = (),
     reversed_channels: Callable[[], Sequence[NDArray[np.float32]]] | None = None,
 ) -> list[str]:
-    """Try known mistakes on keypoints that do not fit the annotations.
+    """Try known mistakes on ``(N, K, 2)`` keypoints, in pixels of each image, that do not fit the annotations.
 
-    Args:
-        truth: The annotated people of some images.
-        found: ``(N, K, 2)`` the keypoints that were found in each, in pixels of the image.
-        skeleton: What the keypoints of both are.
-        sigmas: ``(K,)`` OKS sigma of each.
-        frames: Where each image lies in its network input; nothing is said of letterboxes without them.
-        reversed_channels: Runs the model on the first of the images, on any number, with red and blue exchanged.
-
-    Returns:
-        A sentence for each mistake that would explain it; nothing for a model that fits.
+    ``frames`` are where the images lie in the network input; nothing is said of letterboxes without them.
+    ``reversed_channels`` runs the model on the first images, on any number, with red and blue exchanged.
     """
     if not sum(map(len, truth)):
         return []

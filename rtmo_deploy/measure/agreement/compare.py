@@ -14,6 +14,7 @@ from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.agreement.causes import find_causes
+from rtmo_deploy.measure.agreement.layers import compare_layers
 from rtmo_deploy.measure.agreement.report import AgreementReport, ModelSummary
 from rtmo_deploy.measure.bounds import BOUNDS, LOOSEST, bounds_for
 from rtmo_deploy.measure.comparison import compare_image, sigmas_of, summarise
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact, DecodeContract
-    from rtmo_deploy.measure.agreement.layers import LayerReport
     from rtmo_deploy.measure.bounds import Bounds
     from rtmo_deploy.measure.comparison import ImageComparison
     from rtmo_deploy.poses import Poses
@@ -142,10 +142,9 @@ class Side:
         )
 
     def run(self, images: NDArray[np.float32]) -> Run:
-        """Run the network, in pieces of its batch size where that is fixed; the last piece is filled up.
+        """Run the network on ``(B, 3, H, W)`` float32, BGR, 0..255, letterboxed.
 
-        Args:
-            images: ``(B, 3, H, W)`` float32, BGR, 0..255, letterboxed.
+        Where its batch size is fixed, in pieces of that size; the last one is filled up.
         """
         size = self.artifact.input.batch or len(images)
         input_hw = (images.shape[2], images.shape[3])
@@ -230,7 +229,16 @@ def compare_models(
         return replace(report, notes=tuple(notes), causes=tuple(causes))
     found = None
     try:
-        found = _compare_layers(one, two, inputs, report, progress)
+        (worst,) = report.worst(1)
+        found = compare_layers(
+            one.artifact,
+            two.artifact,
+            inputs([worst]),
+            image=report.images[worst].name,
+            threshold_db=limits.layer_snr_db,
+            devices=(one.backend.device, two.backend.device),
+            progress=progress,
+        )
     except RtmoDeployError as error:
         if layers is True:
             raise
@@ -282,27 +290,6 @@ def _run_both(
         bounds=bounds,
         non_finite=(tuple(non_finite[0]), tuple(non_finite[1])),
         found=tuple(found),
-    )
-
-
-def _compare_layers(
-    one: Side,
-    two: Side,
-    inputs: Callable[[Sequence[int]], NDArray[np.float32]],
-    report: AgreementReport,
-    progress: Progress,
-) -> LayerReport:
-    from rtmo_deploy.measure.agreement.layers import compare_layers
-
-    (worst,) = report.worst(1)
-    return compare_layers(
-        one.artifact,
-        two.artifact,
-        inputs([worst]),
-        image=report.images[worst].name,
-        threshold_db=report.bounds.layer_snr_db,
-        devices=(one.backend.device, two.backend.device),
-        progress=progress,
     )
 
 

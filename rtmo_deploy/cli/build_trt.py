@@ -16,7 +16,7 @@ from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import BUILDABLE
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain
-from rtmo_deploy.runtime.model_files import files_of
+from rtmo_deploy.runtime.model_files import files_of, find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.quantize import QuantizeResult
     from rtmo_deploy.convert.trt.build import BuildResult
-    from rtmo_deploy.convert.trt.chain import ChainPlan
     from rtmo_deploy.convert.trt.options import BuildOptions
+    from rtmo_deploy.convert.trt.plan import BuildPlan
 
 
 def build_trt(
@@ -153,7 +153,7 @@ def build_trt(
     if not dry_run:
         _require_able(settle_variant(options)[1])
     with status("reading the model") as progress:
-        from rtmo_deploy.convert.trt.chain import plan_chain
+        from rtmo_deploy.convert.trt.plan import plan_chain
         from rtmo_deploy.runtime.estimator import read_artifact
 
         artifact = read_artifact(source)
@@ -230,7 +230,7 @@ def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
 
 
 def _make(
-    plan: ChainPlan,
+    plan: BuildPlan,
     artifact: Artifact,
     options: BuildOptions,
     calib: str | None,
@@ -247,7 +247,6 @@ def _make(
     from rtmo_deploy.cli.quantize import open_calibration, open_judge
     from rtmo_deploy.convert.trt.build import build_engine
     from rtmo_deploy.convert.trt.chain import make_onnx
-    from rtmo_deploy.convert.trt.proof import find_reference
     from rtmo_deploy.files import atomic_write
 
     if plan.quantise and calib is None:
@@ -268,7 +267,8 @@ def _make(
             report_skipped(quantised.calibration)
         reference = None
         if verify:
-            reference = plan.source if plan.export is not None else find_reference(artifact)
+            # The checkpoint that the model was made from, where it is at hand unchanged; else the model itself.
+            reference = plan.source if plan.export else find_checkpoint(artifact) or artifact.path
         result = build_engine(model, plan.output, options, reference=reference, progress=progress)
         if kept is None or model == plan.source:
             return result, None, quantised
@@ -289,7 +289,7 @@ def _scratch() -> Iterator[Path]:
         yield Path(name)
 
 
-def _show_plan(plan: ChainPlan, *, as_json: bool) -> None:
+def _show_plan(plan: BuildPlan, *, as_json: bool) -> None:
     from rtmo_deploy.cli.console import facts_table, print_json, print_table
 
     steps, profiles = plan.steps(), [str(profile) for profile in plan.profiles]

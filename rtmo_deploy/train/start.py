@@ -83,7 +83,7 @@ def initial_skeleton(recipe: Recipe) -> Skeleton | None:
 def _load(section: ModelSection) -> LoadedCheckpoint:
     """What a recipe starts from."""
     assert section.init is not None
-    return load_checkpoint(resolve_checkpoint(section.init)[0], ignore_cfg=True if section.ignore_cfg else None)
+    return load_checkpoint(resolve_checkpoint(section.init), ignore_cfg=True if section.ignore_cfg else None)
 
 
 @torch.no_grad()

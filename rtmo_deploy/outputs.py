@@ -109,3 +109,14 @@ def _require_writable(output: Path) -> None:
             remedy="Change its permissions, or name another folder.",
             where=output,
         ) from None
+
+
+def require_suffix(output: Path | None, *suffixes: str, what: str = "The output") -> None:
+    """Check the suffix of an output that was asked for.
+
+    Raises:
+        UsageError: It has another one.
+    """
+    if output is not None and output.suffix.lower() not in suffixes:
+        remedy = f"Give it the suffix {' or '.join(suffixes)}."
+        raise UsageError(f"{what} is called {output.name}.", remedy=remedy)

@@ -57,6 +57,11 @@ def shorten(items: Iterable[object], shown: int = SHOWN, *, separator: str = ", 
     return separator.join(texts[:shown]) + more
 
 
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def parse_json(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """Parse JSON of bounded depth with finite numbers (no ``Infinity``, ``NaN``, ``1e999``), else UnreadableError."""
     try:

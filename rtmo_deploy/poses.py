@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ class Mirror(NamedTuple):
 
 def side_of(name: str) -> Side:
     """Body side that a keypoint's name gives; ``centre`` where it gives none, or both."""
-    sides = {_side(name[first:last]) for first, last in _places(name)}
+    sides = {name[first].lower() for first, _ in _places(name)}
     if len(sides) != 1:
         return "centre"
     return "left" if sides == {"l"} else "right"
@@ -70,24 +70,20 @@ def mirror_of(names: Sequence[str]) -> Mirror:
     unique = len(index) == len(names)
     pairs: list[tuple[int, int]] = []
     sided: list[int] = []
-    alone: list[int] = []
+    central: list[int] = []
+    unknown: list[int] = []
     for place, name in enumerate(names):
         partner = index.get(_swapped(name).casefold()) if unique else None
-        if partner is None or partner == place or _swapped(names[partner]).casefold() != name.casefold():
-            (sided if _places(name) else alone).append(place)
-        elif _first(name) == "l":
-            pairs.append((place, partner))
-    central = tuple(place for place in alone if _is_central(names[place]))
-    return Mirror(tuple(pairs), tuple(sided), central, tuple(place for place in alone if place not in central))
-
-
-def _side(text: str) -> str:
-    return text[0].lower()
-
-
-def _first(name: str) -> str:
-    first, last = _places(name)[0]
-    return _side(name[first:last])
+        sides = _places(name)
+        if partner is not None and partner != place and _swapped(names[partner]).casefold() == name.casefold():
+            if name[sides[0][0]].lower() == "l":
+                pairs.append((place, partner))
+        elif sides:
+            sided.append(place)
+        else:
+            words = {word[0].lower() for word in _WORD.finditer(name)}
+            (central if words and words <= _CENTRAL else unknown).append(place)
+    return Mirror(tuple(pairs), tuple(sided), tuple(central), tuple(unknown))
 
 
 def _places(name: str) -> list[tuple[int, int]]:
@@ -112,11 +108,6 @@ def _swapped(name: str) -> str:
         parts += [name[end:first], _SWAP[name[first:last].lower()]]
         end = last
     return "".join([*parts, name[end:]])
-
-
-def _is_central(name: str) -> bool:
-    words = [word[0].lower() for word in _WORD.finditer(name)]
-    return bool(words) and all(word in _CENTRAL for word in words)
 
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -242,6 +233,15 @@ def _pairs(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((int(first), int(second)) for first, second in rows)
 
 
+def as_float32(record: object, **shapes: tuple[int, ...]) -> None:
+    """Make these fields of a frozen record float32 arrays, or ValueError where one has another shape."""
+    for name, shape in shapes.items():
+        array = np.asarray(getattr(record, name), dtype=np.float32)
+        if array.shape != shape:
+            raise ValueError(f"{type(record).__name__}.{name} has shape {array.shape}, expected {shape}")
+        object.__setattr__(record, name, array)
+
+
 @dataclass(frozen=True, eq=False)
 class Poses:
     """The people found in one image, best first.
@@ -264,25 +264,17 @@ class Poses:
     skeleton: Skeleton = field(repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
         count, joints = len(self.scores), len(self.skeleton)
-        expected = {
-            "boxes": (count, 4),
-            "scores": (count,),
-            "keypoints": (count, joints, 2),
-            "keypoint_scores": (count, joints),
-        }
-        for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"Poses.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        as_float32(
+            self, boxes=(count, 4), scores=(count,), keypoints=(count, joints, 2), keypoint_scores=(count, joints)
+        )
 
     @classmethod
     def empty(cls, skeleton: Skeleton) -> Poses:
         """Nobody."""
         joints = len(skeleton)
         none = np.zeros((0, joints, 2), np.float32)
-        return cls(np.zeros((0, 4), np.float32), none[:, 0, 0], none, none[..., 0], skeleton=skeleton)
+        return cls(np.zeros((0, 4), np.float32), none[:, 0, 0], none, none[..., 0], skeleton)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -293,13 +285,8 @@ class Poses:
             index = np.atleast_1d(np.asarray(index))
             index = index if index.size else index.astype(np.intp)  # an empty list has no type of its own
         keep = np.arange(len(self))[index]
-        return Poses(
-            self.boxes[keep],
-            self.scores[keep],
-            self.keypoints[keep],
-            self.keypoint_scores[keep],
-            self.skeleton,
-        )
+        names = ("boxes", "scores", "keypoints", "keypoint_scores")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
     def __iter__(self) -> Iterator[Poses]:
         """Each person, as a ``Poses`` of one."""

@@ -21,6 +21,7 @@ FOUNDATION = (
     "file_kind",
     "files",
     "machine",
+    "option",
     "outputs",
     "plain",
     "progress",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.option import option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +28,6 @@ _FOREIGN = {
     "raw": (("max_dets", "pre_topk", "min_rows"), "which decodes nothing"),
     "fixed": (("min_rows",), "whose number of rows is fixed"),
 }
-
-
-def option(default: Any, help_text: str) -> Any:
-    """A field of an options dataclass; ``help_text`` is what the help page of the command says of it."""
-    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass(frozen=True)

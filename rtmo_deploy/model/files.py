@@ -20,7 +20,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.torch import save_file
 
 from rtmo_deploy.errors import CheckpointError, UsageError
-from rtmo_deploy.file_kind import FileKind
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import UnreadableError, atomic_write
 from rtmo_deploy.model.facts import copied
 from rtmo_deploy.model.pickled import DTYPES, StorageRef, TensorRef, damaged, quoted
@@ -47,14 +47,14 @@ class CheckpointFile(NamedTuple):
     metadata: dict[str, str] | None = None
 
 
-def read_file(stream: BinaryIO, kind: FileKind) -> CheckpointFile:
+def read_file(stream: BinaryIO, kind: Kind) -> CheckpointFile:
     """What a checkpoint of this kind holds; its numbers can be fetched while the stream is open."""
     match kind:
-        case FileKind.TORCH | FileKind.TORCHSCRIPT:
+        case Kind.TORCH | Kind.TORCHSCRIPT:
             return _read_zip(stream)
-        case FileKind.TORCH_LEGACY:
+        case Kind.TORCH_LEGACY:
             return _read_legacy(stream)
-        case FileKind.SAFETENSORS:
+        case Kind.SAFETENSORS:
             return _read_safetensors(stream)
     raise CheckpointError(f"It is {kind.article}.", remedy="Give a file written by torch.save.")
 

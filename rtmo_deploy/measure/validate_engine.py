@@ -15,7 +15,6 @@ from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.child import Child, end_with_parent, exit_name, open_answers, python_command
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.measure.engine_child import COMMAND
 from rtmo_deploy.measure.validate import (
     Check,
     ValidationReport,

@@ -97,7 +97,7 @@ def prove_engine(
     progress("comparing with the reference")
     one, two = Side.open(str(reference)), Side.open(str(engine), device=device)
     images = images or ImageSource.synthetic(IMAGES)
-    most = two.artifact.input.batch or min(4, len(images))
+    most = two.artifact.input.batch or min(4, len(images.names))
     report = compare_models(one, two, images, batch=most, progress=progress)
     progress("comparing rows of a batch")
     rows = two.artifact.input.batch or _most_rows(two.artifact, engine)

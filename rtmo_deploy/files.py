@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -48,7 +49,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        mask = os.umask(0)  # there is no other way to read it
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
         raise SetupError(
@@ -59,12 +62,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sha256_of(path: Path) -> str:
@@ -85,10 +82,8 @@ def human_size(count: int) -> str:
 
 def is_portable_name(name: str, longest: int = 60) -> bool:
     """Whether every system can have a file of this name: no path, no device of Windows, no '.' last."""
-    plain = 0 < len(name) <= longest and name.isascii() and name[0].isalnum() and not name.endswith(".")
-    if not plain or not all(letter.isalnum() or letter in "._-" for letter in name):
-        return False
-    return name.partition(".")[0].lower() not in _DEVICES
+    plain = re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?", name) is not None
+    return plain and len(name) <= longest and name.partition(".")[0].lower() not in _DEVICES
 
 
 _KINDS = {
@@ -121,20 +116,15 @@ def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:  # an embedded NUL, or a lone surrogate (UnicodeEncodeError)
         raise UnreadableError("its name is not a file name") from error
-    try:
-        _check(os.fstat(descriptor), max_bytes)
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _check(status: os.stat_result, max_bytes: int | None) -> None:
+    status, problem = os.fstat(descriptor), None
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
-        raise UnreadableError(f"it is {kind}, not a regular file")
-    if max_bytes is not None and status.st_size > max_bytes:
-        raise UnreadableError(f"it has {human_size(status.st_size)}; at most {human_size(max_bytes)} are read")
+        problem = f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'a special file')}, not a regular file"
+    elif max_bytes is not None and status.st_size > max_bytes:
+        problem = f"it has {human_size(status.st_size)}; at most {human_size(max_bytes)} are read"
+    if problem is not None:
+        os.close(descriptor)
+        raise UnreadableError(problem)
+    return os.fdopen(descriptor, "rb")
 
 
 def read_bounded(path: Path, *, max_bytes: int) -> bytes:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
+
+from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +56,7 @@ class Mirror(NamedTuple):
 
 def side_of(name: str) -> Side:
     """Body side that a keypoint's name gives; ``centre`` where it gives none, or both."""
-    sides = {_side(name[first:last]) for first, last in _places(name)}
+    sides = {name[first].lower() for first, _ in _places(name)}
     if len(sides) != 1:
         return "centre"
     return "left" if sides == {"l"} else "right"
@@ -70,24 +72,20 @@ def mirror_of(names: Sequence[str]) -> Mirror:
     unique = len(index) == len(names)
     pairs: list[tuple[int, int]] = []
     sided: list[int] = []
-    alone: list[int] = []
+    central: list[int] = []
+    unknown: list[int] = []
     for place, name in enumerate(names):
         partner = index.get(_swapped(name).casefold()) if unique else None
-        if partner is None or partner == place or _swapped(names[partner]).casefold() != name.casefold():
-            (sided if _places(name) else alone).append(place)
-        elif _first(name) == "l":
-            pairs.append((place, partner))
-    central = tuple(place for place in alone if _is_central(names[place]))
-    return Mirror(tuple(pairs), tuple(sided), central, tuple(place for place in alone if place not in central))
-
-
-def _side(text: str) -> str:
-    return text[0].lower()
-
-
-def _first(name: str) -> str:
-    first, last = _places(name)[0]
-    return _side(name[first:last])
+        sides = _places(name)
+        if partner is not None and partner != place and _swapped(names[partner]).casefold() == name.casefold():
+            if name[sides[0][0]].lower() == "l":
+                pairs.append((place, partner))
+        elif sides:
+            sided.append(place)
+        else:
+            words = {word[0].lower() for word in _WORD.finditer(name)}
+            (central if words and words <= _CENTRAL else unknown).append(place)
+    return Mirror(tuple(pairs), tuple(sided), tuple(central), tuple(unknown))
 
 
 def _places(name: str) -> list[tuple[int, int]]:
@@ -114,37 +112,23 @@ def _swapped(name: str) -> str:
     return "".join([*parts, name[end:]])
 
 
-def _is_central(name: str) -> bool:
-    words = [word[0].lower() for word in _WORD.finditer(name)]
-    return bool(words) and all(word in _CENTRAL for word in words)
-
-
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What the keypoints of a model mean.
+    """What the keypoints of a model mean."""
 
-    Attributes:
-        name: Name of the convention, such as ``coco-17``.
-        keypoints: Name of each keypoint, in the order of the model's output.
-        edges: Pairs of keypoint indices that are joined when drawn.
-        flip_pairs: Pairs of keypoint indices that swap when the image is mirrored.
-        sigmas: OKS sigma of each keypoint (COCO keypoint evaluation), or empty when the convention has none.
-        keypoint_colours: Colour of each keypoint as ``#rrggbb``, or empty.
-        edge_colours: Colour of each edge as ``#rrggbb``, or empty.
-        source: Where this is known from, such as ``dataset_meta``; empty for a convention. Equality ignores it
-            and the colours.
-    """
-
-    name: str
-    keypoints: tuple[str, ...]
-    edges: tuple[tuple[int, int], ...] = ()
-    flip_pairs: tuple[tuple[int, int], ...] = ()
+    name: str  #: Name of the convention, such as ``coco-17``.
+    keypoints: tuple[str, ...]  #: Name of each keypoint, in the order of the model's output.
+    edges: tuple[tuple[int, int], ...] = ()  #: Pairs of keypoint indices that are joined when drawn.
+    flip_pairs: tuple[tuple[int, int], ...] = ()  #: Pairs of keypoint indices that swap when the image is mirrored.
+    #: OKS sigma of each keypoint (COCO keypoint evaluation), or empty when the convention has none.
     sigmas: tuple[float, ...] = ()
+    #: Colour of each keypoint as ``#rrggbb``, or empty.
     keypoint_colours: tuple[str, ...] = field(default=(), compare=False)
-    edge_colours: tuple[str, ...] = field(default=(), compare=False)
+    edge_colours: tuple[str, ...] = field(default=(), compare=False)  #: Colour of each edge as ``#rrggbb``, or empty.
+    #: Where this is known from, such as ``dataset_meta``; empty for a convention. Equality ignores it and the colours.
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -190,10 +174,8 @@ class Skeleton:
 
     def edge_side(self, edge: tuple[int, int]) -> Side:
         """Body side of an edge: that of its two ends, ``centre`` when they differ."""
-        first, second = self.side(edge[0]), self.side(edge[1])
-        if "centre" in (first, second):
-            return second if first == "centre" else first
-        return first if first == second else "centre"
+        sides = {self.side(end) for end in edge} - {"centre"}
+        return sides.pop() if len(sides) == 1 else "centre"
 
     def flip_indices(self) -> tuple[int, ...]:
         """For each keypoint, the index that takes its place in the mirrored image."""
@@ -209,19 +191,8 @@ class Skeleton:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; inverse of :meth:`from_dict`."""
-        optional = {
-            "keypoint_colours": list(self.keypoint_colours),
-            "edge_colours": list(self.edge_colours),
-            "source": self.source,
-        }
-        return {
-            "name": self.name,
-            "keypoints": list(self.keypoints),
-            "edges": [list(edge) for edge in self.edges],
-            "flip_pairs": [list(pair) for pair in self.flip_pairs],
-            "sigmas": list(self.sigmas),
-            **{key: value for key, value in optional.items() if value},
-        }
+        optional = {"keypoint_colours", "edge_colours", "source"}
+        return {key: plain(value) for key, value in vars(self).items() if value or key not in optional}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Skeleton:
@@ -242,64 +213,51 @@ def _pairs(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((int(first), int(second)) for first, second in rows)
 
 
+def as_float32(record: object, **shapes: tuple[int, ...]) -> None:
+    """Make these fields of a frozen record float32 arrays, or ValueError where one has another shape."""
+    for name, shape in shapes.items():
+        array = np.asarray(getattr(record, name), dtype=np.float32)
+        if array.shape != shape:
+            raise ValueError(f"{type(record).__name__}.{name} has shape {array.shape}, expected {shape}")
+        object.__setattr__(record, name, array)
+
+
 @dataclass(frozen=True, eq=False)
 class Poses:
-    """The people found in one image, best first.
+    """The detections of one image, best first; without any, ``N = 0``: there is never a made-up row."""
 
-    Nobody found is ``N = 0``; there is never a made-up row.
-
-    Attributes:
-        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original image.
-        scores: ``(N,)`` float32, 0 to 1, the person's score.
-        keypoints: ``(N, K, 2)`` float32, x, y in pixels of the original image; may lie outside it.
-        keypoint_scores: ``(N, K)`` float32, 0 to 1: how visible the model thinks the keypoint is. It is not
-            multiplied by the person's score (as in the reference's ``predict``).
-        skeleton: What the K keypoints are.
-    """
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    keypoints: NDArray[np.float32]
+    boxes: NDArray[np.float32]  #: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original image.
+    scores: NDArray[np.float32]  #: ``(N,)`` float32, 0 to 1, the person's score.
+    keypoints: NDArray[np.float32]  #: ``(N, K, 2)`` float32, x, y in pixels of the original image; may lie outside it.
+    #: ``(N, K)`` float32, 0 to 1: how visible the model thinks the keypoint is. It is not multiplied by the person's
+    #: score (as in the reference's ``predict``).
     keypoint_scores: NDArray[np.float32]
-    skeleton: Skeleton = field(repr=False)
+    skeleton: Skeleton = field(repr=False)  #: What the K keypoints are.
 
     def __post_init__(self) -> None:
-        for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
         count, joints = len(self.scores), len(self.skeleton)
-        expected = {
-            "boxes": (count, 4),
-            "scores": (count,),
-            "keypoints": (count, joints, 2),
-            "keypoint_scores": (count, joints),
-        }
-        for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"Poses.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        as_float32(
+            self, boxes=(count, 4), scores=(count,), keypoints=(count, joints, 2), keypoint_scores=(count, joints)
+        )
 
     @classmethod
     def empty(cls, skeleton: Skeleton) -> Poses:
         """Nobody."""
         joints = len(skeleton)
         none = np.zeros((0, joints, 2), np.float32)
-        return cls(np.zeros((0, 4), np.float32), none[:, 0, 0], none, none[..., 0], skeleton=skeleton)
+        return cls(np.zeros((0, 4), np.float32), none[:, 0, 0], none, none[..., 0], skeleton)
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(self, index: int | slice | ArrayLike) -> Poses:
-        """The selected people; an integer gives a ``Poses`` of one."""
+        """The selected detections; an integer gives a ``Poses`` of one."""
         if not isinstance(index, slice):
             index = np.atleast_1d(np.asarray(index))
             index = index if index.size else index.astype(np.intp)  # an empty list has no type of its own
         keep = np.arange(len(self))[index]
-        return Poses(
-            self.boxes[keep],
-            self.scores[keep],
-            self.keypoints[keep],
-            self.keypoint_scores[keep],
-            self.skeleton,
-        )
+        names = ("boxes", "scores", "keypoints", "keypoint_scores")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
     def __iter__(self) -> Iterator[Poses]:
         """Each person, as a ``Poses`` of one."""

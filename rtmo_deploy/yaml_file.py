@@ -27,7 +27,13 @@ MAX_TEXT = 10_000
 MAX_DIGITS = 40
 
 _JSON_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float")}
-_STRING = "tag:yaml.org,2002:str"
+_STRING, _FLOAT = "tag:yaml.org,2002:str", "tag:yaml.org,2002:float"
+
+
+_RESOLVERS = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _JSON_TAGS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 class _RefusedError(yaml.MarkedYAMLError):
@@ -36,12 +42,6 @@ class _RefusedError(yaml.MarkedYAMLError):
 
 def _refuse(event: Any, why: str) -> NoReturn:
     raise _RefusedError(problem=why, problem_mark=event.start_mark)
-
-
-_RESOLVERS = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag in _JSON_TAGS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,6 +70,8 @@ class _Loader(yaml.SafeLoader):
         self._depth -= isinstance(event, yaml.CollectionStartEvent)
         if isinstance(node, yaml.ScalarNode):
             _check_scalar(node)
+            if node.tag == _FLOAT and not math.isfinite(self.construct_yaml_float(node)):
+                _refuse(node, "a number must be finite")
         elif isinstance(node, yaml.MappingNode):
             _check_names(node)
         return node
@@ -108,7 +110,6 @@ def _load(text: str) -> tuple[yaml.Node | None, Any]:
         loader = _Loader(text)
         root = loader.get_single_node()
         value = None if root is None else loader.construct_document(root)
-        _check_finite(root, value)
     except (ValueError, OverflowError, RecursionError) as error:
         mark = loader.get_mark() if loader is not None else None
         raise yaml.MarkedYAMLError(problem=f"a value cannot be read: {error}", problem_mark=mark) from error
@@ -116,17 +117,6 @@ def _load(text: str) -> tuple[yaml.Node | None, Any]:
         if loader is not None:
             loader.dispose()
     return root, value
-
-
-def _check_finite(node: yaml.Node | None, value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        _refuse(node, "a number must be finite")
-    if isinstance(node, yaml.SequenceNode):
-        for inner, part in zip(node.value, value, strict=True):
-            _check_finite(inner, part)
-    elif isinstance(node, yaml.MappingNode):
-        for (_, inner), part in zip(node.value, value.values(), strict=True):
-            _check_finite(inner, part)
 
 
 def read_recipe_text(path: Path) -> str:

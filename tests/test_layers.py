@@ -20,6 +20,7 @@ FOUNDATION = (
     "environment",
     "file_kind",
     "files",
+    "lazy",
     "machine",
     "option",
     "outputs",

@@ -108,7 +108,7 @@ def _load(baseline: Path | None, options: BenchOptions) -> dict[str, Any] | None
 
 
 def _show(result: BenchResult, report: BaselineReport | None, *, as_json: bool) -> None:
-    from rtmo_deploy.measure.bench.tables import baseline_table, facts, result_tables
+    from rtmo_deploy.measure.bench.report import baseline_table, facts, result_tables
 
     if as_json:
         print_json("bench", **result.to_dict(), baseline=None if report is None else report.to_dict())
@@ -122,8 +122,7 @@ def _show(result: BenchResult, report: BaselineReport | None, *, as_json: bool) 
 
 
 def _write(result: BenchResult, report: BaselineReport | None, reports: dict[str, Path | None]) -> None:
-    from rtmo_deploy.measure.bench.page import to_html
-    from rtmo_deploy.measure.bench.tables import to_csv, to_markdown
+    from rtmo_deploy.measure.bench.report import to_csv, to_html, to_markdown
 
     for kind, file in reports.items():
         if file is not None:
@@ -134,7 +133,7 @@ def _write(result: BenchResult, report: BaselineReport | None, reports: dict[str
 
 
 def _gate(report: BaselineReport) -> None:
-    from rtmo_deploy.measure.bench.tables import blamed, percent_change
+    from rtmo_deploy.measure.bench.report import blamed, percent_change
 
     if report.slower:
         named = "; ".join(f"{row.label} {percent_change(row)}{blamed(row)}" for row in report.slower)

@@ -15,10 +15,11 @@ from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.options import SIZE, JsonOption, MaxPixelsOption, Size, parse_size
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.plain import counted
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
-    from rtmo_deploy.data._findings import CocoReport
+    from rtmo_deploy.data.findings import CocoReport
 
 data_app = typer.Typer(
     help="Make data sets to train, calibrate and measure with.",
@@ -144,13 +145,9 @@ def check(
 def _summary(report: CocoReport) -> str:
     """Such as '4 images, 13 people, no problems'."""
     counts = [(len(report.of(severity)), severity) for severity in ("error", "warning")]
-    problems = ", ".join(_count(number, what) for number, what in counts if number) or "no problems"
+    problems = ", ".join(counted(number, what) for number, what in counts if number) or "no problems"
     people = f"{report.people} {'person' if report.people == 1 else 'people'}"
-    return f"{_count(report.images, 'image')}, {people}, {problems}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{counted(report.images, 'image')}, {people}, {problems}"
 
 
 def _range(people: str) -> tuple[int, int]:

@@ -22,8 +22,8 @@ from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.data._findings import CocoReport
     from rtmo_deploy.data.coco import CocoKeypoints
+    from rtmo_deploy.data.findings import CocoReport
     from rtmo_deploy.measure.accuracy import AccuracyReport, Evaluation, Published
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.runtime.estimator import PoseEstimator

@@ -16,7 +16,7 @@ from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOptio
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import MissingDependencyError, UsageError
-from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, ONNX, FileKind, Format, likely_kind
+from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, ONNX, Format, Kind, likely_kind
 from rtmo_deploy.files import human_size
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.report.table import Table
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import LoadedCheckpoint
 
 #: What a checkpoint can be exported to; all but ONNX are made of the ONNX model.
-_FORMATS = {kind: known for kind, known in FORMATS.items() if known.exporter or kind is FileKind.ONNX}
+_FORMATS = {kind: known for kind, known in FORMATS.items() if known.exporter or kind is Kind.ONNX}
 #: Options that still mean something where the ONNX model is there already.
 _NOT_OF_ONNX = {"checkpoint", "format_name", "output", "no_verify", "force", "as_json"}
 
@@ -46,7 +46,7 @@ def export(
     *,
     format_name: Annotated[
         str, typer.Option("--format", metavar="|".join(_FORMATS), help="What to write.")
-    ] = FileKind.ONNX.value,
+    ] = Kind.ONNX.value,
     options: ExportOptions,
     output: Annotated[
         Path | None,
@@ -72,7 +72,7 @@ def export(
     """
     kind = _format(format_name, checkpoint, output)
     _check_names(_FORMATS[kind], output, options, dump_info=dump_info)
-    if kind is not FileKind.ONNX and likely_kind(Path(checkpoint)) is FileKind.ONNX:
+    if kind is not Kind.ONNX and likely_kind(Path(checkpoint)) is Kind.ONNX:
         _require_no_onnx_options(context)
         source = find_model(checkpoint, "export", ONNX)
         target = output or source.with_suffix(_FORMATS[kind].suffixes[0])
@@ -87,16 +87,16 @@ def export(
     require_free(outputs, [checkpoint], force=force)
     path = path or find_model(checkpoint, "export", CHECKPOINT)  # a published model is downloaded only now
     loaded, result, infos = _export(path, outputs[0], options, ema=ema, verify=not no_verify, dump_info=dump_info)
-    if kind is not FileKind.ONNX:
+    if kind is not Kind.ONNX:
         converted = output or outputs[0].with_suffix(_FORMATS[kind].suffixes[0])
         _convert(kind, outputs[0], converted, verify=not no_verify, as_json=as_json)
     else:
         _report(loaded, result, infos, as_json=as_json)
 
 
-def _format(name: str, checkpoint: str, output: Path | None) -> FileKind:
+def _format(name: str, checkpoint: str, output: Path | None) -> Kind:
     """What is to be written; a TensorRT engine has a command of its own."""
-    engine = output is not None and output.suffix.lower() in FORMATS[FileKind.ENGINE].suffixes
+    engine = output is not None and output.suffix.lower() in FORMATS[Kind.ENGINE].suffixes
     if engine or name.lower() in {"engine", "plan", "trt", "tensorrt", "tensorrt-rtx"}:
         to = f" -o {shlex.quote(str(output))}" if engine else ""
         raise UsageError(
@@ -138,10 +138,10 @@ def _require_no_onnx_options(context: typer.Context) -> None:
             )
 
 
-def _outputs(target: Path, kind: FileKind, options: ExportOptions, *, dump_info: bool) -> list[Path]:
+def _outputs(target: Path, kind: Kind, options: ExportOptions, *, dump_info: bool) -> list[Path]:
     """Every file that an export writes; the ONNX model is the first."""
     outputs = [target.with_suffix(".onnx")]
-    if kind is not FileKind.ONNX:
+    if kind is not Kind.ONNX:
         converted = target.with_suffix(_FORMATS[kind].suffixes[0])
         outputs += [converted, *_FORMATS[kind].files_beside(converted)]
     if options.decode == "raw":
@@ -172,7 +172,7 @@ def _export(
     return loaded, result, infos
 
 
-def _convert(kind: FileKind, source: Path, output: Path, *, verify: bool, as_json: bool) -> None:
+def _convert(kind: Kind, source: Path, output: Path, *, verify: bool, as_json: bool) -> None:
     """Convert an ONNX model, and print what came of it."""
     wanted = _FORMATS[kind]
     with status(f"loading {wanted.title}") as progress:

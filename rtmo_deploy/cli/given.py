@@ -35,7 +35,7 @@ def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: Op
         from rtmo_deploy.runtime.backends import choose_backend
 
         kind = likely_kind(path)
-        known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else Kind(kind.value)
+        known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else kind
         device, precision = opening.device, opening.precision
         choose_backend(known, device, backend=opening.backend, precision=precision, what=path.name)
     return path

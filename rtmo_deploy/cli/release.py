@@ -13,6 +13,7 @@ from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import described
 from rtmo_deploy.outputs import require_free
+from rtmo_deploy.plain import plain
 from rtmo_deploy.report.table import Table
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def verify(
     with status("comparing"):
         found = verify_release(directory)
     if as_json:
-        print_json("verify", **found.to_dict())
+        print_json("verify", **plain(found), ok=found.ok)
     else:
         facts = {
             "release": f"{found.name} ({found.verdict} when it was made)",

@@ -24,7 +24,8 @@ from rtmo_deploy.progress import Count
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rtmo_deploy.train.loop import Progress, Trainer
+    from rtmo_deploy.train.log import Progress
+    from rtmo_deploy.train.loop import Trainer
     from rtmo_deploy.train.recipe import Recipe
 
 #: torchrun passes a terminal's Ctrl-C on to processes that got it themselves: seconds in which it is the same one.
@@ -208,7 +209,7 @@ def _made_plan(options: TrainOptions, batch: list[str]) -> Recipe:
 def _check_folder(folder: Path, plan: Recipe, recipe: Path | None, options: TrainOptions) -> bool:
     """Refuse to write over a run or over what the run reads; whether the recipe given is the folder's own already."""
     from rtmo_deploy.train.recipe import load_recipe
-    from rtmo_deploy.train.state import RUN_FILES
+    from rtmo_deploy.train.start import RUN_FILES
 
     stored = folder / "recipe.yaml"
     own = recipe is not None and stored.exists() and stored.samefile(recipe)
@@ -277,7 +278,7 @@ def _run(trainer: Trainer) -> tuple[bool, int | None]:
 
 def _facts(progress: Progress) -> str:
     terms = " ".join(f"{name} {value:.3f}" for name, value in progress.terms.items())
-    text = f"{terms} | {progress.pictures_per_second:.1f} images/s" if progress.step else "before the training"
+    text = f"{terms} | {progress.images_per_second:.1f} images/s" if progress.step else "before the training"
     if progress.report is not None:
         figures = progress.report.metrics
         shown = (f"{name} {figures[name]:.3f}" for name in ("AP", "AP50") if figures.get(name) is not None)

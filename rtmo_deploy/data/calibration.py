@@ -198,7 +198,7 @@ def image_files(name: str, paths: Sequence[Path], *, source: str) -> Calibration
 
 def _names_with_people(annotations: Path) -> list[str]:
     """File names of the images with at least one person, no crowd, who has labelled keypoints; by ascending id."""
-    from rtmo_deploy.data._coco_file import read_coco_file
+    from rtmo_deploy.data.coco_file import read_coco_file
 
     parsed = read_coco_file(annotations)
     truth = parsed.truth
@@ -209,7 +209,7 @@ def _names_with_people(annotations: Path) -> list[str]:
     ids = truth.image_ids.tolist()
     # Ids may be text in some files; numbers come first, each kind in its own order.
     order = sorted(with_people, key=lambda at: (isinstance(ids[at], str), ids[at]))
-    return [parsed.names[at].decode("utf-8", "surrogateescape") for at in order]
+    return [parsed.name(at) for at in order]
 
 
 def _spaced(items: Sequence[_T], count: int) -> list[_T]:

@@ -12,36 +12,29 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from rtmo_deploy.data._coco_arrays import CocoFile, Packed
-from rtmo_deploy.data._coco_file import read_coco_file
-from rtmo_deploy.data._coco_people import (
-    areas_of,
-    clipped_boxes,
-    far_outside,
-    fill_box,
-    fill_segmentation,
-    learned_people,
-)
-from rtmo_deploy.data._findings import _TRIED, CocoReport
+from rtmo_deploy.data.coco_file import CocoFile, Packed, note, read_coco_file
 from rtmo_deploy.data.images import TooManyPixelsError, read_image
-from rtmo_deploy.data.sample import People, Sample
+from rtmo_deploy.data.sample import AREA_OF_BOX, People, Sample, fill_box
 from rtmo_deploy.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from rtmo_deploy.data.findings import CocoReport
     from rtmo_deploy.data.sample import GroundTruth
     from rtmo_deploy.poses import Skeleton
 
 _log = logging.getLogger(__name__)
+
+#: Images that are read to find out whether width and height are swapped.
+_TRIED: Final = 8
 
 
 class CocoKeypoints:
@@ -75,24 +68,21 @@ class CocoKeypoints:
     ) -> None:
         if max_images is not None and max_images < 1:
             raise UsageError(f"{max_images} images cannot be read.", remedy="Give a positive number.")
-        parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
         self.image_dir = Path(image_dir)
-        self.file = parsed.path
-        self.skeleton: Skeleton = parsed.skeleton
+        parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
+        _put_sizes_right(parsed, self.image_dir)
+        keep = _existing_images(parsed, self.image_dir)
+        self.report = _report(parsed, int(parsed.learned.sum()))
+        self.file = self.report.file
+        self.skeleton: Skeleton = self.report.skeleton
         self.domain = parsed.domain
         self._strict = strict
-        parsed = with_right_sizes(parsed, self.image_dir)
-        keep = existing_pictures(parsed, self.image_dir)
-        sizes = parsed.sizes[parsed.truth.image]
-        corners, far = clipped_boxes(parsed.truth.boxes, sizes), far_outside(parsed.truth.keypoints, sizes)
-        learned = learned_people(parsed.truth, corners, far, parsed.found, parsed.labels)
-        self.report: CocoReport = report(parsed, int(learned.sum()))
         if strict:
             self.report.require_ok()
         for finding in self.report.of("error"):
             _log.warning("%s: left out: %s", self.file, finding)
         if only_annotated:
-            keep &= np.bincount(parsed.truth.image[learned], minlength=len(keep)) > 0
+            keep &= np.bincount(parsed.truth.image[parsed.learned], minlength=len(keep)) > 0
         chosen = np.flatnonzero(keep)[:max_images]
         if not len(chosen):
             raise InputDataError(
@@ -102,7 +92,7 @@ class CocoKeypoints:
         self._truth = parsed.truth.select(chosen)
         self._names = Packed([parsed.names[index] for index in chosen.tolist()])
         self._sizes = parsed.sizes[chosen]
-        self._corners, self._far, self._learned = corners[mine], far[mine], learned[mine]
+        self._corners, self._far, self._learned = parsed.corners[mine], parsed.far[mine], parsed.learned[mine]
         self._segmentations, self._segmentation = parsed.segmentations, parsed.segmentation[mine]
         self._starts = np.searchsorted(self._truth.image, np.arange(len(chosen) + 1))
 
@@ -155,26 +145,24 @@ class CocoKeypoints:
 
     def people(self, index: int) -> People:
         """The people to learn in an image, without reading it."""
-        rows = self._rows(self._checked(index))
-        rows = rows[self._learned[rows]]
-        keypoints = self._truth.keypoints[rows]
+        rows = self._rows(index, learned=True)
+        keypoints, corners, areas = self._truth.keypoints[rows], self._corners[rows], self._truth.areas[rows]
         visible = np.where(self._far[rows], 0, keypoints[..., 2])
         places = np.where(visible[..., None] > 0, keypoints[..., :2], 0)
-        corners = self._corners[rows]
-        areas = areas_of(self._truth.areas[rows], corners)
-        return People(*(array.astype(np.float32) for array in (corners, places, visible, areas)))
+        width, height = (corners[:, 2:] - corners[:, :2]).T
+        of_box = np.maximum(AREA_OF_BOX * width * height, 1)
+        areas = np.where(areas > 0, areas, of_box)
+        return People(*(one.astype(np.float32) for one in (corners, places, visible, areas)))
 
     def ignored(self, index: int, size: tuple[int, int]) -> NDArray[np.bool_] | None:
         """``size`` (h, w) bool: where people stand who are not to be learned; None for nowhere."""
-        rows = self._rows(self._checked(index))
-        rows = rows[~self._learned[rows]]
+        rows = self._rows(index, learned=False)
         if not len(rows):
             return None
         mask = np.zeros(size, np.uint8)
         for row in rows:
             which = int(self._segmentation[row])
-            drawn = which >= 0 and fill_segmentation(mask, json.loads(self._segmentations[which]), size)
-            if not drawn:
+            if which < 0 or not _fill_segmentation(mask, json.loads(self._segmentations[which])):
                 fill_box(mask, self._corners[row])
         return mask.astype(bool) if mask.any() else None
 
@@ -182,8 +170,11 @@ class CocoKeypoints:
         """Everything annotated, crowds included, for judging (see :mod:`rtmo_deploy.measure.accuracy`)."""
         return self._truth
 
-    def _rows(self, index: int) -> NDArray[np.intp]:
-        return np.arange(self._starts[index], self._starts[index + 1])
+    def _rows(self, index: int, *, learned: bool) -> NDArray[np.intp]:
+        index = self._checked(index)
+        first, last = self._starts[index : index + 2]
+        rows: NDArray[np.intp] = first + np.flatnonzero(self._learned[first:last] == learned)
+        return rows
 
     def _checked(self, index: int) -> int:
         if not -len(self) <= index < len(self):
@@ -199,12 +190,9 @@ def read_ground_truth(
     Everybody, the keypoints, the findings; InputDataError where it has errors.
     """
     parsed = read_coco_file(annotations_file, skeleton=skeleton, category=category)
-    sizes = parsed.sizes[parsed.truth.image]
-    corners, far = clipped_boxes(parsed.truth.boxes, sizes), far_outside(parsed.truth.keypoints, sizes)
-    learned_people(parsed.truth, corners, far, parsed.found, parsed.labels)
-    found = report(parsed, parsed.truth.num_people)
-    found.require_ok()
-    return parsed.truth, parsed.skeleton, found
+    report = _report(parsed, parsed.truth.num_people)
+    report.require_ok()
+    return parsed.truth, report.skeleton, report
 
 
 def check_coco(
@@ -232,29 +220,36 @@ def check_coco(
         raise UsageError("The images cannot be read without their folder.", remedy="Give it.")
     parsed = read_coco_file(annotations_file, category=category)
     if image_dir is not None:
-        parsed = with_right_sizes(parsed, Path(image_dir))
-    sizes = parsed.sizes[parsed.truth.image]
-    corners, far = clipped_boxes(parsed.truth.boxes, sizes), far_outside(parsed.truth.keypoints, sizes)
-    learned = learned_people(parsed.truth, corners, far, parsed.found, parsed.labels)
-    check_segmentations(parsed, learned)
-    if image_dir is not None:
-        there = existing_pictures(parsed, Path(image_dir))
+        folder = Path(image_dir)
+        _put_sizes_right(parsed, folder)
+        there = _existing_images(parsed, folder)
         if read_images:
-            check_pictures(parsed, Path(image_dir), np.flatnonzero(there), progress)
-    return report(parsed, int(learned.sum()))
+            _check_images(parsed, folder, np.flatnonzero(there), progress)
+    for row in np.flatnonzero(~parsed.learned & (parsed.segmentation >= 0)):
+        height, width = parsed.sizes[parsed.truth.image[row]].tolist()
+        segmentation = json.loads(parsed.segmentations[int(parsed.segmentation[row])])
+        if height and not _fill_segmentation(np.zeros((height, width), np.uint8), segmentation):
+            parsed.report.add("segmentation", parsed.labels[row])
+    return _report(parsed, int(parsed.learned.sum()))
 
 
-def picture_name(parsed: CocoFile, index: int) -> str:
-    """File name of an image, as in the file."""
-    return parsed.names[index].decode("utf-8", "surrogateescape")
+def _report(parsed: CocoFile, people: int) -> CocoReport:
+    """What was found, with the number of people to learn."""
+    report = parsed.report
+    note(report, "box-empty", parsed.labels, parsed.empty)
+    note(report, "keypoint-far", parsed.labels, np.any(parsed.far, axis=1))
+    report.people = people
+    if not people and report.ok:
+        report.add("nobody" if report.annotations else "no-annotations")
+    return report
 
 
-def existing_pictures(parsed: CocoFile, folder: Path) -> NDArray[np.bool_]:
+def _existing_images(parsed: CocoFile, folder: Path) -> NDArray[np.bool_]:
     """Which images have a file; notes the others. Each folder is listed once: that is quick on network disks too."""
     listed: dict[Path, set[str]] = {}
     there = np.zeros(parsed.truth.num_images, bool)
     for index, one in enumerate(parsed.truth.image_ids.tolist()):
-        path = folder / picture_name(parsed, index)
+        path = folder / parsed.name(index)
         if path.parent not in listed:
             try:
                 listed[path.parent] = set(os.listdir(path.parent))  # noqa: PTH208 - names only, without objects
@@ -262,12 +257,12 @@ def existing_pictures(parsed: CocoFile, folder: Path) -> NDArray[np.bool_]:
                 listed[path.parent] = set()
         there[index] = path.name in listed[path.parent]
         if not there[index]:
-            parsed.found.add("image-missing", one)
+            parsed.report.add("image-missing", one)
     return there
 
 
-def with_right_sizes(parsed: CocoFile, folder: Path) -> CocoFile:
-    """The file with width and height exchanged if they are swapped throughout, as in CrowdPose's; notes that.
+def _put_sizes_right(parsed: CocoFile, folder: Path) -> None:
+    """Exchange width and height if they are swapped throughout, as in CrowdPose's files; notes that.
 
     Some images are read, spread over the file; all that are not square must be swapped.
     """
@@ -276,51 +271,84 @@ def with_right_sizes(parsed: CocoFile, folder: Path) -> CocoFile:
     tried = 0
     for index in oblong[:: max(1, len(oblong) // _TRIED)].tolist():
         try:
-            shape = read_image(folder / picture_name(parsed, index)).shape[:2]
+            shape = read_image(folder / parsed.name(index)).shape[:2]
         except InputDataError:
             continue
         if tuple(sizes[index].tolist()) != shape[::-1]:
-            return parsed
+            return
         if (tried := tried + 1) >= _TRIED:
             break
-    if not tried:
-        return parsed
-    parsed.found.add("size-swapped")
-    return replace(parsed, sizes=np.ascontiguousarray(sizes[:, ::-1]))
+    if tried:
+        parsed.report.add("size-swapped")
+        parsed.sizes = np.ascontiguousarray(sizes[:, ::-1])
 
 
-def check_segmentations(parsed: CocoFile, learned: NDArray[np.bool_]) -> None:
-    """Try the segmentations of those who are not learned."""
-    for row in np.flatnonzero(~learned & (parsed.segmentation >= 0)):
-        height, width = parsed.sizes[parsed.truth.image[row]].tolist()
-        segmentation = json.loads(parsed.segmentations[int(parsed.segmentation[row])])
-        mask = np.zeros((height, width), np.uint8)
-        if height and not fill_segmentation(mask, segmentation, (height, width)):
-            parsed.found.add("segmentation", parsed.labels[row])
-
-
-def check_pictures(
+def _check_images(
     parsed: CocoFile, folder: Path, indices: NDArray[np.intp], progress: Callable[[int, int], None] | None
 ) -> None:
     """Read images, and compare their sizes with those in the file."""
     ids = parsed.truth.image_ids.tolist()
     for done, index in enumerate(indices.tolist(), 1):
         try:
-            shape = read_image(folder / picture_name(parsed, index)).shape[:2]
+            shape = read_image(folder / parsed.name(index)).shape[:2]
         except InputDataError as error:
             large = isinstance(error, TooManyPixelsError)
-            parsed.found.add("image-large" if large else "image-unreadable", ids[index])
+            parsed.report.add("image-large" if large else "image-unreadable", ids[index])
         else:
             if parsed.sizes[index].all() and tuple(parsed.sizes[index]) != shape:
-                parsed.found.add("image-size", ids[index])
+                parsed.report.add("image-size", ids[index])
         if progress is not None:
             progress(done, len(indices))
 
 
-def report(parsed: CocoFile, people: int) -> CocoReport:
-    """What was found, with the number of people to learn."""
-    if not people and not any(finding.severity == "error" for finding in parsed.found.findings()):
-        parsed.found.add("nobody" if parsed.annotations else "no-annotations")
-    return CocoReport(
-        parsed.path, parsed.truth.num_images, parsed.annotations, people, parsed.found.findings(), parsed.skeleton
-    )
+def _fill_segmentation(mask: NDArray[np.uint8], segmentation: object) -> bool:
+    """Set to 1 in ``mask`` what a segmentation covers: polygons, or run lengths made for a mask of this size.
+
+    False where it cannot be read; the mask is then unchanged.
+    """
+    height, width = mask.shape
+    fill = _run_lengths if isinstance(segmentation, dict) else _polygons
+    area = fill(cast("Any", segmentation), (height, width))
+    if area is None:
+        return False
+    mask |= area
+    return True
+
+
+def _polygons(segmentation: object, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    from faster_coco_eval.core import mask as rle
+
+    rows = cast("Sequence[Any]", segmentation) if isinstance(segmentation, list) else []
+    outlines: list[list[float]] = []
+    for row in rows:
+        try:
+            points = np.asarray(row, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
+            return None
+        # The work grows with the outline, so a slip far outside must not count.
+        far = float(max(size))
+        outlines.append(np.clip(points, -far, 2 * far).tolist())
+    if not outlines:
+        return None
+    area: NDArray[np.uint8] = rle.decode(rle.merge(rle.frPyObjects(outlines, *size)))
+    return area
+
+
+def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    from faster_coco_eval.core import mask as rle
+
+    # Checked first: the decoder allocates whatever it is told.
+    if segmentation.get("size") != list(size):
+        return None
+    counts = segmentation.get("counts")
+    plain = isinstance(counts, list) and all(type(count) is int and 0 <= count <= size[0] * size[1] for count in counts)
+    if not plain and not isinstance(counts, str):
+        return None
+    try:
+        packed = rle.frPyObjects({"size": list(size), "counts": counts}, *size) if plain else segmentation
+        area: NDArray[np.uint8] = rle.decode({"size": list(size), "counts": packed["counts"]})
+    except (ValueError, RuntimeError, TypeError, OverflowError):
+        return None
+    return area if area.shape == size else None

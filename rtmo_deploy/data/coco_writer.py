@@ -8,37 +8,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 
+from rtmo_deploy.data.sample import Sample
 from rtmo_deploy.errors import SetupError
 from rtmo_deploy.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from rtmo_deploy.data.sample import People, PoseDataset, Sample
+    from rtmo_deploy.data.sample import PoseDataset
     from rtmo_deploy.poses import Skeleton
 
 ANNOTATIONS_NAME: Final = "annotations.json"
 """The annotation file in a folder that `write_dataset` writes; the images are in ``images`` beside it."""
 
 JPEG_QUALITY: Final = 95
-
-
-@dataclass(frozen=True, eq=False)
-class CocoEntry:
-    """One image of a COCO file: its id there, name, size in pixels, and who is annotated in it."""
-
-    image_id: int
-    file_name: str
-    height: int
-    width: int
-    people: People
-
-    @classmethod
-    def of(cls, sample: Sample) -> CocoEntry:
-        """The entry of a sample, by its own id and name."""
-        height, width = sample.image.shape[:2]
-        return cls(sample.image_id, sample.name, height, width, sample.people)
 
 
 @dataclass(frozen=True)
@@ -52,32 +36,25 @@ class Written:
 
 
 def write_coco(
-    path: Path,
-    entries: Iterable[CocoEntry | Sample],
-    skeleton: Skeleton,
-    *,
-    info: Mapping[str, Any] | None = None,
+    path: Path, samples: Iterable[Sample], skeleton: Skeleton, *, info: Mapping[str, Any] | None = None
 ) -> Written:
     """Write a COCO keypoint file; it appears whole or not at all.
 
-    Annotations are numbered from 1 in the order of the entries. Coordinates have two decimals; ``bbox`` is x, y,
+    Annotations are numbered from 1 in the order of the samples. Coordinates have two decimals; ``bbox`` is x, y,
     width, height.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     seen: set[int] = set()
-    for entry in entries:
-        if not isinstance(entry, CocoEntry):
-            entry = CocoEntry.of(entry)
-        if entry.image_id in seen:
-            raise ValueError(f"two images have the id {entry.image_id}")
-        if entry.people.keypoints.shape[1] != len(skeleton):
-            raise ValueError(f"{entry.file_name}: people do not have the {len(skeleton)} keypoints of {skeleton.name}")
-        seen.add(entry.image_id)
-        images.append(
-            {"id": entry.image_id, "file_name": entry.file_name, "width": entry.width, "height": entry.height}
-        )
-        annotations += _annotations(entry, first=len(annotations) + 1)
+    for sample in samples:
+        if sample.image_id in seen:
+            raise ValueError(f"two images have the id {sample.image_id}")
+        if sample.people.keypoints.shape[1] != len(skeleton):
+            raise ValueError(f"{sample.name}: people do not have the {len(skeleton)} keypoints of {skeleton.name}")
+        seen.add(sample.image_id)
+        height, width = sample.image.shape[:2]
+        images.append({"id": sample.image_id, "file_name": sample.name, "width": width, "height": height})
+        annotations += _annotations(sample, first=len(annotations) + 1)
     category = {
         "id": 1,
         "name": "person",
@@ -99,9 +76,9 @@ def write_coco(
     return Written(path, len(images), len(annotations), labelled)
 
 
-def _annotations(entry: CocoEntry, *, first: int) -> list[dict[str, Any]]:
+def _annotations(sample: Sample, *, first: int) -> list[dict[str, Any]]:
     """The annotations of one image, numbered from ``first``."""
-    people, found = entry.people, []
+    people, found = sample.people, []
     for index in range(len(people)):
         x1, y1, x2, y2 = people.boxes[index].tolist()
         points, flags = people.keypoints[index].tolist(), people.visible[index].tolist()
@@ -109,7 +86,7 @@ def _annotations(entry: CocoEntry, *, first: int) -> list[dict[str, Any]]:
         found.append(
             {
                 "id": first + index,
-                "image_id": entry.image_id,
+                "image_id": sample.image_id,
                 "category_id": 1,
                 "bbox": [_short(x1), _short(y1), _short(x2 - x1), _short(y2 - y1)],
                 "area": _short(float(people.areas[index])),
@@ -151,24 +128,25 @@ def write_dataset(
         SetupError: The folder cannot be written to, or the disk is full.
     """
     parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
-    entries = []
-    try:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        (folder / ANNOTATIONS_NAME).unlink(missing_ok=True)
+
+    def written() -> Iterator[Sample]:
         for index in range(len(dataset)):
             sample = dataset[index]
             name = f"{index + 1:012d}{suffix}"
             encoded = cv2.imencode(suffix, sample.image, parameters)[1]
             (folder / "images" / name).unlink(missing_ok=True)  # a link to another file
             (folder / "images" / name).write_bytes(encoded.tobytes())
-            height, width = sample.image.shape[:2]
-            entries.append(CocoEntry(index + 1, name, height, width, sample.people))
+            yield Sample(sample.image, sample.people, index + 1, name)
             if progress is not None:
                 progress(index + 1)
+
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / ANNOTATIONS_NAME).unlink(missing_ok=True)
+        return write_coco(folder / ANNOTATIONS_NAME, written(), dataset.skeleton, info=info)
     except OSError as error:
         raise SetupError(
             f"The images could not be written: {error.strerror or error}.",
             remedy="Check that the folder is writable and has space left.",
             where=error.filename or folder,
         ) from error
-    return write_coco(folder / ANNOTATIONS_NAME, entries, dataset.skeleton, info=info)

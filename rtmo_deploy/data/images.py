@@ -35,7 +35,7 @@ import numpy as np
 
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE
 from rtmo_deploy.errors import InputDataError, UsageError
-from rtmo_deploy.file_kind import FileKind, kind_of
+from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import open_regular
 
 if TYPE_CHECKING:
@@ -46,13 +46,11 @@ if TYPE_CHECKING:
 
 
 MAX_SIDE: Final = 1_000_000
+#: Pixels that an image may have unless the environment says otherwise; more is refused before anything is decoded.
 MAX_PIXELS: Final = 2**26
-"""Pixels that an image may have unless the environment says otherwise: 67 million, 8192x8192. More is refused from the
-header, before anything is decoded."""
-"""Environment variable of another bound; ``--max-pixels`` sets it."""
 MAX_BYTES: Final = 2**29
+#: Scans of a progressive JPEG; encoders write some ten. Each takes the time of a decode.
 MAX_SCANS: Final = 500
-"""Scans of a progressive JPEG; encoders write some ten. Each takes the time of a decode."""
 _MAX_SCANNED: Final = 2**31  # pixels times scans
 _MAX_PARTS: Final = 200_000  # segments of a JPEG, chunks of a PNG
 _HEAVY: Final = frozenset(["JPEG2000", "AVIF", "WEBP"])  # decoders that take twice the memory of the others
@@ -85,6 +83,9 @@ _RAISE: Final = f"Shrink it, or allow more with --max-pixels (or {MAX_PIXELS_VAR
 _FORMATS: Final = "Use JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000."
 _CUT_OFF: Final = "This {} is cut off: its end is missing."
 _HEAD_BYTES: Final = 64
+#: Suffixes of images in a folder that is searched; a HEIC is found and then refused by name.
+_KNOWN: Final = ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
+IMAGE_SUFFIXES: Final = frozenset(_KNOWN.split())
 
 # A JPEG marker that is none of: stuffed zero, restart marker, fill byte.
 _JPEG_MARKER: Final = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
@@ -137,7 +138,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
     """
     try:
         with open_regular(Path(path)) as stream:
-            _check_head(stream.read(_HEAD_BYTES), path)  # before a large file of another kind is read whole
+            _recognise(stream.read(_HEAD_BYTES), path, Path(path))  # before a large file of another kind is read whole
             if stream.seek(0, os.SEEK_END) > MAX_BYTES:
                 raise _bad(f"The file has more than {MAX_BYTES >> 20} MiB.", path, _SHRINK)
             stream.seek(0)
@@ -150,7 +151,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
     return decode_image(data, where=path, max_pixels=max_pixels)
 
 
-def decode_image(data: bytes, *, where: object = "picture", max_pixels: int | None = None) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, where: object = "image", max_pixels: int | None = None) -> NDArray[np.uint8]:
     """The pixels of an image file's bytes; as :func:`read_image`, with ``where`` as its name in errors."""
     if max_pixels is None:
         max_pixels = max_pixels_allowed()
@@ -186,20 +187,11 @@ def _bad(finding: str, where: object, remedy: str = _AGAIN) -> InputDataError:
 def require_image(path: str | os.PathLike[str]) -> None:
     """Check, by its first bytes, that a file is an image that can be read here, else raise InputDataError."""
     with contextlib.suppress(OSError, ValueError), open_regular(Path(path)) as stream:  # read_image says why
-        _check_head(stream.read(_HEAD_BYTES), path)
+        _recognise(stream.read(_HEAD_BYTES), path, Path(path))
 
 
-def _check_head(head: bytes, path: str | os.PathLike[str]) -> None:
-    if not head or any(re.match(pattern, head, re.DOTALL) for pattern, _ in (*_READABLE, *_FOREIGN)):
-        _recognise(head, path)
-        return
-    kind = kind_of(Path(path))
-    what = "in no format that can be read here" if kind is FileKind.UNKNOWN else kind.article
-    remedy = _FORMATS if kind is FileKind.UNKNOWN else "Name an image, or a folder of images."
-    raise _bad(f"It is {what}, not an image.", path, remedy)
-
-
-def _recognise(head: bytes, where: object) -> str:
+def _recognise(head: bytes, where: object, path: Path | None = None) -> str:
+    """The format of an image, by its first bytes; else InputDataError, by the whole file where there is one."""
     if not head:
         raise _bad("The file is empty.", where)
     for pattern, kind in _READABLE:
@@ -208,6 +200,9 @@ def _recognise(head: bytes, where: object) -> str:
     for pattern, what in _FOREIGN:
         if re.match(pattern, head, re.DOTALL):
             raise _bad(f"This is {what}.", where, _EXTRACT if what == "a video" else _CONVERT)
+    other = Kind.UNKNOWN if path is None else kind_of(path)
+    if other is not Kind.UNKNOWN:
+        raise _bad(f"It is {other.article}, not an image.", where, "Name an image, or a folder of images.")
     raise _bad("This is not an image in a format that can be read here.", where, _FORMATS)
 
 
@@ -300,18 +295,15 @@ def _decode_with_pillow(data: bytes, kind: str, where: object, max_pixels: int) 
             if kind == "TIFF":
                 tags = source.getexif()
                 _require_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1), kind, where, max_pixels)
-            photometric = source.getexif().get(_PHOTOMETRIC)
-            picture = source
-            ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode == "F" or (picture.mode == "I" and kind != "PPM"):
+            white_is_zero = kind == "TIFF" and source.getexif().get(_PHOTOMETRIC) == 0
+            ImageOps.exif_transpose(source, in_place=True)
+            if source.mode == "F" or (source.mode == "I" and kind != "PPM"):
                 finding = f"The samples of this {kind} are not unsigned numbers of 8 or 16 bits."
                 raise _bad(finding, where, _CONVERT)
-            if picture.mode.startswith("I"):  # I;16 and its kin; Pillow brings PGM to 16 bits in mode I
-                grey = (np.asarray(picture) >> 8).astype(np.uint8)
-                if kind == "TIFF" and photometric == 0:  # left to us at 16 bits
-                    grey = 255 - grey
-                return np.repeat(grey[..., None], 3, axis=2)
-            return _bgr(picture)
+            if source.mode.startswith("I"):  # I;16 and its kin; Pillow brings PGM to 16 bits in mode I
+                grey = (np.asarray(source) >> 8).astype(np.uint8)
+                return np.repeat((255 - grey if white_is_zero else grey)[..., None], 3, axis=2)
+            return _bgr(source)
     except (
         *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
         *(RuntimeError, MemoryError, struct.error),
@@ -332,21 +324,14 @@ def _opened(data: bytes, kind: str) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = own
 
 
-def _bgr(picture: Image.Image) -> NDArray[np.uint8]:
+def _bgr(source: Image.Image) -> NDArray[np.uint8]:
     """In strips: converted as a whole, a large image would be in memory four times."""
-    image = np.empty((picture.height, picture.width, 3), np.uint8)
-    rows = max(1, 2**22 // picture.width)
-    for top in range(0, picture.height, rows):
-        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+    image = np.empty((source.height, source.width, 3), np.uint8)
+    rows = max(1, 2**22 // source.width)
+    for top in range(0, source.height, rows):
+        strip = source.crop((0, top, source.width, min(top + rows, source.height)))
         image[top : top + rows] = np.asarray(strip.convert("RGB"))[..., ::-1]
     return image
-
-
-_SUFFIX_LIST: Final = (
-    ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
-)
-IMAGE_SUFFIXES: Final = frozenset(_SUFFIX_LIST.split())
-"""Lower-case suffixes that are taken for images when a folder is searched; a HEIC is found and then refused by name."""
 
 
 def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> list[Path]:
@@ -367,15 +352,15 @@ def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> li
     """
     found: dict[str, Path] = {}
     for source in [sources] if isinstance(sources, str | Path) else sources:
-        for path in _pictures_of(os.fspath(source), recursive=recursive):
+        for path in _images_of(os.fspath(source), recursive=recursive):
             # Without dots and double slashes, but without following links as resolve() would.
             found.setdefault(os.path.abspath(path), path)  # noqa: PTH100
     return list(found.values())
 
 
-def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
+def _images_of(source: str, *, recursive: bool) -> list[Path]:
     path = Path(source)
-    pictures: list[Path] = []
+    images: list[Path] = []
     finding, remedy = "There is no such file or folder.", "Check the name."
     try:
         if source and path.exists() and not path.is_dir():
@@ -383,19 +368,19 @@ def _pictures_of(source: str, *, recursive: bool) -> list[Path]:
         if source and path.is_dir():
             finding = "There is no image in this folder."
             remedy = "Search the folders in it as well, or check the suffixes of the files."
-            pictures = _known(_files_in(path, recursive=recursive))
+            images = _known(_files_in(path, recursive=recursive))
         elif glob.has_magic(source):
             finding, remedy = "No image matches this pattern.", "Check it; '**' stands for any depth."
             matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
-            pictures = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
+            images = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
         # No folder named x.jpg, no broken link; a FIFO or a device stays, and its reader says what it is.
-        pictures = [path for path in pictures if path.exists() and not path.is_dir()]
+        images = [path for path in images if path.exists() and not path.is_dir()]
     except OSError as error:
         remedy = "Check its permissions."
         raise InputDataError(f"It cannot be searched: {error.strerror}.", remedy=remedy, where=source) from error
-    if not pictures:
+    if not images:
         raise InputDataError(finding, remedy=remedy, where=source or "''")
-    return sorted(pictures)
+    return sorted(images)
 
 
 def _known(paths: Iterable[Path]) -> list[Path]:

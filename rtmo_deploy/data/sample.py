@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
+
+from rtmo_deploy.poses import as_float32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,28 +40,14 @@ class People:
     areas: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        for name in ("boxes", "keypoints", "visible", "areas"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
-        count, joints = self.keypoints.shape[:2]
-        expected = {
-            "boxes": (count, 4),
-            "keypoints": (count, joints, 2),
-            "visible": (count, joints),
-            "areas": (count,),
-        }
-        for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"People.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        count, joints = np.shape(self.keypoints)[:2]
+        as_float32(self, boxes=(count, 4), keypoints=(count, joints, 2), visible=(count, joints), areas=(count,))
 
     @classmethod
     def empty(cls, num_keypoints: int) -> People:
         """Nobody."""
-        return cls(
-            np.zeros((0, 4), np.float32),
-            np.zeros((0, num_keypoints, 2), np.float32),
-            np.zeros((0, num_keypoints), np.float32),
-            np.zeros(0, np.float32),
-        )
+        none = np.zeros((0, num_keypoints, 2), np.float32)
+        return cls(np.zeros((0, 4), np.float32), none, none[..., 0], np.zeros(0, np.float32))
 
     def __len__(self) -> int:
         return len(self.areas)
@@ -148,16 +136,13 @@ class GroundTruth:
         new_index = np.full(self.num_images, -1, np.int32)
         new_index[images] = np.arange(len(images), dtype=np.int32)
         keep = new_index[self.image] >= 0
-        return GroundTruth(
+        people = ("boxes", "areas", "crowd", "num_keypoints", "keypoints")
+        return replace(
+            self,
             image_ids=self.image_ids[images],
             crowd_index=self.crowd_index[images],
             image=new_index[self.image[keep]],
-            boxes=self.boxes[keep],
-            areas=self.areas[keep],
-            crowd=self.crowd[keep],
-            num_keypoints=self.num_keypoints[keep],
-            keypoints=self.keypoints[keep],
-            category_id=self.category_id,
+            **{name: getattr(self, name)[keep] for name in people},
         )
 
     @classmethod
@@ -182,3 +167,11 @@ class GroundTruth:
             num_keypoints=(visible > 0).sum(1).astype(np.int32),
             keypoints=np.concatenate([points, visible[..., None]], axis=-1),
         )
+
+
+def fill_box(mask: NDArray[np.uint8], corners: ArrayLike) -> None:
+    """Set to 1 what a box x1, y1, x2, y2 in pixels covers, every pixel it touches."""
+    x1, y1, x2, y2 = np.asarray(corners, np.float64)
+    if x2 > x1 and y2 > y1:
+        rows = slice(max(0, int(np.floor(y1))), max(0, int(np.ceil(y2))))
+        mask[rows, max(0, int(np.floor(x1))) : max(0, int(np.ceil(x2)))] = 1

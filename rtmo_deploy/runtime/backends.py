@@ -1,7 +1,4 @@
-"""Which runtimes can run which artifacts, and the one door to them.
-
-The registry is data. A backend's own module, and with it the heavy import, is loaded when one is opened.
-"""
+"""Which runtimes run which artifacts. A backend's module, and with it the heavy import, is loaded when one opens."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rtmo_deploy.errors import MissingDependencyError, UsageError
+from rtmo_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
@@ -32,6 +29,8 @@ class Backend(Protocol):
     artifact: Artifact
     #: Where: ``cpu`` or ``cuda:0``.
     device: str
+    #: What a result should say of it besides artifact and device: threads, settings, the GPU's name. JSON-ready.
+    facts: Mapping[str, Any]
 
     def __call__(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         """Run the network.
@@ -43,13 +42,6 @@ class Backend(Protocol):
             The graph's outputs by name: ``dets`` and ``keypoints``, or the head tensors of a ``raw`` graph.
         """
         ...
-
-
-class TimedBackend(Backend, Protocol):
-    """A backend that tells how long its parts take."""
-
-    #: What a result should say of it besides artifact and device: threads, settings, the GPU's name. JSON-ready.
-    facts: Mapping[str, Any]
 
     def timed(self, images: NDArray[np.float32], clock: Clock) -> Mapping[str, NDArray[np.float32]]:
         """Run the network as a call does; the copies and the network are laps of the clock, on a GPU by CUDA events."""
@@ -68,19 +60,15 @@ class BackendRecord:
     precisions: tuple[str, ...] = ()
 
 
+_HERE = "rtmo_deploy.runtime"
 BACKENDS: tuple[BackendRecord, ...] = (
-    BackendRecord("torch", (Kind.CHECKPOINT,), "rtmo_deploy.runtime.torch_backend", "torch", "cpu"),
-    BackendRecord("onnxruntime", (Kind.ONNX,), "rtmo_deploy.runtime.onnxruntime_backend", "onnxruntime", "cpu"),
+    BackendRecord("torch", (Kind.CHECKPOINT,), f"{_HERE}.torch_backend", "torch", "cpu"),
+    BackendRecord("onnxruntime", (Kind.ONNX,), f"{_HERE}.onnxruntime_backend", "onnxruntime", "cpu"),
     BackendRecord(
-        "openvino",
-        (Kind.ONNX, Kind.OPENVINO),
-        "rtmo_deploy.runtime.openvino_backend",
-        "openvino",
-        "openvino",
-        ("fp32", "bf16"),
+        "openvino", (Kind.ONNX, Kind.OPENVINO), f"{_HERE}.openvino_backend", "openvino", "openvino", ("fp32", "bf16")
     ),
     # Of which of the two an engine is, tensorrt or tensorrt_rtx, its record says; both need cuda-bindings.
-    BackendRecord("tensorrt", (Kind.ENGINE,), "rtmo_deploy.runtime.tensorrt_backend", "cuda", "trt"),
+    BackendRecord("tensorrt", (Kind.ENGINE,), f"{_HERE}.tensorrt_backend", "cuda", "trt"),
 )
 
 
@@ -147,3 +135,16 @@ def parse_device(device: str) -> str:
     if name == "cuda" and (index.isdecimal() or (not index and ":" not in device)):
         return f"cuda:{int(index or 0)}"
     raise UsageError(f"There is no device '{device}'.", remedy="Devices are called cpu, cuda:0, cuda:1, ...")
+
+
+def check_input(images: NDArray[np.float32], artifact: Artifact) -> None:
+    """Refuse, with an ArtifactError, what a runtime would cast, or answer with no rows or a message of its own."""
+    multiple = artifact.input.multiple
+    float32 = images.dtype == "float32" and images.ndim == 4 and images.shape[1] == 3 and images.size
+    if not float32 or any(side % multiple for side in images.shape[2:]):
+        raise ArtifactError(
+            f"It does not run on {images.dtype} {images.shape}: it takes float32 (images, 3, height, width), both "
+            f"sides multiples of {multiple}.",
+            remedy="'rtmo-deploy inspect' tells what input it takes.",
+            where=artifact.path,
+        )

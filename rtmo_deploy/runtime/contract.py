@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeMode, InputContract, check_contracts
+from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeMode, check_contracts
 from rtmo_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+#: Height and width that a model without metadata and of dynamic size is run at.
+DEFAULT_SIDE = 640
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,16 @@ class TensorSpec:
     shape: tuple[int | str | None, ...]
 
     def __str__(self) -> str:
-        sides = ", ".join("?" if side is None else str(side) for side in self.shape)
-        return f"{self.name} {self.dtype} [{sides}]"
+        return f"{self.name} {self.dtype} {_sides(self.shape)}"
+
+    @property
+    def fixed(self) -> tuple[int | None, ...]:
+        """Its sides; None where they are dynamic, which engines write as -1."""
+        return tuple(side if isinstance(side, int) and side >= 0 else None for side in self.shape)
+
+
+def _sides(shape: Sequence[int | str | None]) -> str:
+    return f"[{', '.join('?' if side is None else str(side) for side in shape)}]"
 
 
 def by_graph(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Artifact:
@@ -56,29 +68,30 @@ def differences(said: Artifact, real: Artifact) -> list[str]:
     """What differs between an artifact by its metadata and by its graph."""
     found = []
     if said.input != real.input:
-        found.append(f"its graph takes {_takes(real.input)}, and its metadata says {_takes(said.input)}")
+        graph, metadata = (
+            f"batch {one.batch or 'dynamic'}, {one.height}x{one.width}"
+            + (f" or any multiple of {one.multiple}" if one.dynamic_hw else "")
+            for one in (real.input, said.input)
+        )
+        found.append(f"its graph takes {graph}, and its metadata says {metadata}")
     if said.decode != real.decode:
         found.append(f"its graph puts out {real.decode.max_dets} rows, and its metadata says {said.decode.max_dets}")
     return found
-
-
-def _takes(contract: InputContract) -> str:
-    other = f" or any multiple of {contract.multiple}" if contract.dynamic_hw else ""
-    return f"batch {contract.batch or 'dynamic'}, {contract.height}x{contract.width}{other}"
 
 
 def compare(
     artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> tuple[Artifact, list[str]]:
     """The artifact with the sizes of its graph, and what is wrong with the graph beyond sizes."""
-    wrong = [*_input_findings(inputs), *_output_findings(artifact, outputs)]
+    wanted = _wanted(artifact)
+    wrong = [*_input_findings(inputs), *_output_findings(artifact, wanted, outputs)]
     if wrong:
         return artifact, wrong
-    said, sides = artifact.input, [fixed(side) for side in inputs[0].shape]
+    said, sides = artifact.input, inputs[0].fixed
     # A batch that a graph has baked in shows in its outputs even where its input is declared dynamic.
-    named = [spec for spec in outputs if spec.name in _wanted(artifact)]
-    batches = {side for spec in named if (side := _side(spec, 0)) is not None} | ({sides[0]} - {None})
-    rows = {side for spec in named if (side := _side(spec, 1)) is not None}
+    named = [spec.fixed for spec in outputs if spec.name in wanted and spec.fixed]
+    batches = {shape[0] for shape in (sides, *named) if shape[0] is not None}
+    rows = {shape[1] for shape in named if shape[1] is not None}
     if len(batches) > 1 or len(rows) > 1:
         tensors = ", ".join(map(_text, (*inputs, *outputs)))
         return artifact, [f"its tensors do not fit together: {tensors}"]
@@ -108,11 +121,13 @@ def _input_findings(inputs: Sequence[TensorSpec]) -> list[str]:
     spec = inputs[0]
     if spec.dtype != "float32" or len(spec.shape) != 4:
         return [f"its input is {_text(spec)}, not float32 of four sides"]
-    return [] if fixed(spec.shape[1]) in {3, None} else [f"its input {_text(spec)} has no 3 channels"]
+    return [] if spec.fixed[1] in {3, None} else [f"its input {_text(spec)} has no 3 channels"]
 
 
-def _output_findings(artifact: Artifact, outputs: Sequence[TensorSpec]) -> list[str]:
-    wanted, there = _wanted(artifact), {spec.name: spec for spec in outputs}
+def _output_findings(
+    artifact: Artifact, wanted: Mapping[str, tuple[int | None, ...]], outputs: Sequence[TensorSpec]
+) -> list[str]:
+    there = {spec.name: spec for spec in outputs}
     found = []
     if not wanted.keys() <= there.keys() or len(there) != len(outputs):
         found.append(
@@ -121,9 +136,8 @@ def _output_findings(artifact: Artifact, outputs: Sequence[TensorSpec]) -> list[
         )
     for name, sides in wanted.items():
         spec = there.get(name)
-        if spec is not None and (spec.dtype != "float32" or not _fits(spec, sides)):
-            text = ", ".join("?" if side is None else str(side) for side in sides)
-            found.append(f"an output is {_text(spec)}, and by its metadata it puts out {name} float32 [{text}]")
+        if spec is not None and (spec.dtype != "float32" or not _fits(spec.fixed, sides)):
+            found.append(f"an output is {_text(spec)}, and by its metadata it puts out {name} float32 {_sides(sides)}")
     return found
 
 
@@ -140,23 +154,12 @@ def _wanted(artifact: Artifact) -> Mapping[str, tuple[int | None, ...]]:
     return {"dets": (None, None, 5), "keypoints": (None, None, joints, 3)}
 
 
-def _fits(spec: TensorSpec, sides: tuple[int | None, ...]) -> bool:
+def _fits(real: tuple[int | None, ...], sides: tuple[int | None, ...]) -> bool:
     """A tensor without any shape may be anything; what comes out is looked at when it is run."""
-    real = [fixed(side) for side in spec.shape]
-    return not real or (
-        len(real) == len(sides)
-        and all(mine is None or side in {None, mine} for mine, side in zip(sides, real, strict=True))
-    )
-
-
-def _side(spec: TensorSpec, index: int) -> int | None:
-    return fixed(spec.shape[index]) if len(spec.shape) > index else None
-
-
-def fixed(side: int | str | None) -> int | None:
-    """A side's length; None where it is dynamic, which engines write as -1."""
-    return side if isinstance(side, int) and side >= 0 else None
+    if len(real) not in {0, len(sides)}:
+        return False
+    return all(wanted is None or side in {None, wanted} for side, wanted in zip(real, sides, strict=False))
 
 
 def _text(spec: TensorSpec) -> str:
-    return f"{spec.name} {spec.dtype} [{', '.join('?' if fixed(s) is None else str(s) for s in spec.shape)}]"[:200]
+    return f"{spec.name} {spec.dtype} {_sides(spec.fixed)}"[:200]

@@ -100,10 +100,8 @@ def decode_raw(
     Returns:
         One entry an image, in network-input pixels, best first.
     """
-    height, width = input_hw
-    priors = grid_priors(height, width)
-    limits = np.array([width, height, width, height], dtype=np.float32)
-    people = []
+    priors = grid_priors(*input_hw)
+    found = []
     for i in range(len(outputs["cls_scores"])):
         scores = sigmoid(outputs["cls_scores"][i, :, 0])
         boxes = decode_boxes(outputs["bbox_preds"][i], priors)
@@ -113,18 +111,12 @@ def decode_raw(
         keep = candidates[greedy_nms(boxes[candidates], scores[candidates], contract.nms_thr)]
         keep = keep[: contract.max_dets]
         if not len(keep):
-            people.append(Poses.empty(skeleton))
+            found.append(Poses.empty(skeleton))
             continue
-        people.append(
-            Poses(
-                boxes=np.clip(boxes[keep], 0, limits),
-                scores=scores[keep],
-                keypoints=coordinates(outputs["pose_vecs"][i, keep], boxes[keep], priors[keep, :2]),
-                keypoint_scores=sigmoid(outputs["kpt_vis"][i, keep]),
-                skeleton=skeleton,
-            )
-        )
-    return people
+        keypoints = coordinates(outputs["pose_vecs"][i, keep], boxes[keep], priors[keep, :2])
+        keypoint_scores = sigmoid(outputs["kpt_vis"][i, keep])
+        found.append(Poses(_clipped(boxes[keep], input_hw), scores[keep], keypoints, keypoint_scores, skeleton))
+    return found
 
 
 def rows_to_poses(
@@ -140,9 +132,7 @@ def rows_to_poses(
     Returns:
         One entry an image, in network-input pixels, best first, boxes clipped to the input.
     """
-    height, width = input_hw
-    limits = np.array([width, height, width, height], dtype=np.float32)
-    people = []
+    found = []
     for rows, points in zip(dets, keypoints, strict=True):
         keep = np.flatnonzero(rows[:, 4] > contract.score_thr)
         keep = keep[np.argsort(-rows[keep, 4], kind="stable")]
@@ -150,13 +140,11 @@ def rows_to_poses(
             _, first = np.unique(rows[keep], axis=0, return_index=True)
             keep = keep[np.sort(first)]
             keep = keep[greedy_nms(rows[keep, :4], rows[keep, 4], contract.nms_thr)]
-        people.append(
-            Poses(
-                boxes=np.clip(rows[keep, :4], 0, limits),
-                scores=rows[keep, 4],
-                keypoints=points[keep, :, :2],
-                keypoint_scores=points[keep, :, 2],
-                skeleton=skeleton,
-            )
-        )
-    return people
+        boxes = _clipped(rows[keep, :4], input_hw)
+        found.append(Poses(boxes, rows[keep, 4], points[keep, :, :2], points[keep, :, 2], skeleton))
+    return found
+
+
+def _clipped(boxes: Array, input_hw: tuple[int, int]) -> Array:
+    height, width = input_hw
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))

@@ -38,13 +38,10 @@ _JPEG: Final = (
 )
 # For each suffix the longest side its format (or libpng) takes, and the parameters of cv2.imencode.
 _ENCODERS: Final[dict[str, tuple[int, tuple[int, ...]]]] = {
-    ".jpg": (65_500, _JPEG),
-    ".jpeg": (65_500, _JPEG),
+    **dict.fromkeys((".jpg", ".jpeg"), (65_500, _JPEG)),
     ".png": (1_000_000, ()),
     ".webp": (16_383, ()),
-    ".bmp": (1_000_000, ()),
-    ".tif": (1_000_000, ()),
-    ".tiff": (1_000_000, ()),
+    **dict.fromkeys((".bmp", ".tif", ".tiff"), (1_000_000, ())),
 }
 #: Suffixes that :func:`write_image` knows.
 WRITABLE_SUFFIXES: Final = frozenset(_ENCODERS)
@@ -81,18 +78,16 @@ def draw_poses(
     height, width = image.shape[:2]
     if not len(poses):
         return image.copy()
-    zoom = _zoom(height, width)
+    # How often each pixel is repeated: 4 for small images, fewer beyond 50 million pixels, at least 1.
+    zoom = max(1, min(4, math.isqrt(50_000_000 // (height * width))))
     scene = _resized(image, height * zoom, width * zoom, cv2.INTER_NEAREST)
-    styles = [_Style.of(box, height, width, zoom) for box in poses.boxes]
-    order = range(len(poses) - 1, -1, -1)
-    for index in order:
-        if boxes:
-            _draw_box(scene, poses.boxes[index], styles[index])
-    for index in order:
-        _draw_skeleton(scene, poses[index], styles[index], keypoint_thr)
-    for index in order:
-        if labels:
-            _draw_label(scene, poses.boxes[index], f"{poses.scores[index]:.2f}", styles[index])
+    people = [(poses[index], _Style.of(poses.boxes[index], height, width, zoom)) for index in range(len(poses))][::-1]
+    for person, style in people if boxes else ():
+        _draw_box(scene, person.boxes[0], style)
+    for person, style in people:
+        _draw_skeleton(scene, person, style, keypoint_thr)
+    for person, style in people if labels else ():
+        _draw_label(scene, person.boxes[0], f"{person.scores[0]:.2f}", style)
     return _resized(scene, height, width, cv2.INTER_AREA)
 
 
@@ -145,19 +140,14 @@ class _Style:
     def of(cls, box: NDArray[np.float32], height: int, width: int, zoom: int) -> _Style:
         left, top, right, bottom = (float(side) if math.isfinite(side) else 0.0 for side in box)
         person = math.sqrt(max(0.0, right - left) * max(0.0, bottom - top))
-        picture = math.sqrt(height * width)
-        line = min(max(0.016 * person, 0.0028 * picture, 1.0), 0.009 * picture + 1) * zoom
-        text = min(max(0.045 * person, 0.018 * picture, 8.0), 0.028 * picture + 4) * zoom
+        image = math.sqrt(height * width)
+        line = min(max(0.016 * person, 0.0028 * image, 1.0), 0.009 * image + 1) * zoom
+        text = min(max(0.045 * person, 0.018 * image, 8.0), 0.028 * image + 4) * zoom
 
         def whole(value: float) -> int:
             return max(1, round(value))
 
         return cls(whole(line), whole(0.95 * line), whole(0.3 * line), whole(0.5 * line), text, zoom)
-
-
-def _zoom(height: int, width: int) -> int:
-    """How often each pixel is repeated: 4 for small images, fewer beyond 50 million pixels, at least 1."""
-    return max(1, min(4, math.isqrt(50_000_000 // (height * width))))
 
 
 def _resized(image: NDArray[np.uint8], height: int, width: int, method: int) -> NDArray[np.uint8]:
@@ -223,27 +213,21 @@ def _draw_skeleton(scene: NDArray[np.uint8], person: Poses, style: _Style, keypo
                 colour = skeleton.edge_colours[number] if skeleton.edge_colours else _COLOURS[side]
                 lines.setdefault(colour, []).append(segment)
     dots: dict[str, list[NDArray[np.float64]]] = {}
-    for index in np.flatnonzero(shown & ((points >= low) & (points <= high)).all(axis=-1)):
+    for index in np.flatnonzero(shown & ((points >= low) & (points <= high)).all(axis=-1)).tolist():
         colours = skeleton.keypoint_colours
-        colour = colours[index] if colours else _COLOURS[skeleton.side(int(index))]
+        colour = colours[index] if colours else _COLOURS[skeleton.side(index)]
         dots.setdefault(colour, []).append(points[index : index + 1])
-
-    def annotate(groups: dict[str, list[NDArray[np.float64]]], make: Any, grow: int, *, outline: bool) -> None:
-        for colour, shapes in groups.items():
-            if shapes:
-                shade = sv.Color.from_hex(_OUTLINE if outline else colour)
-                make(shade, grow).annotate(scene, sv.KeyPoints(xy=np.stack(shapes).astype(np.float32)))
-
-    def edge(colour: Any, grow: int) -> Any:
-        return sv.EdgeAnnotator(color=colour, thickness=style.line + 2 * grow, edges=[(1, 2)])
-
-    def vertex(colour: Any, grow: int) -> Any:
-        return sv.VertexAnnotator(color=colour, radius=style.radius + grow)
-
-    annotate(lines, edge, style.outline, outline=True)
-    annotate(lines, edge, 0, outline=False)
-    annotate(dots, vertex, style.outline, outline=True)
-    annotate(dots, vertex, 0, outline=False)
+    for groups in (lines, dots):
+        for outlined in (True, False):
+            grow = style.outline if outlined else 0
+            for name, shapes in groups.items():
+                shade = sv.Color.from_hex(_OUTLINE if outlined else name)
+                annotator: Any = (
+                    sv.EdgeAnnotator(color=shade, thickness=style.line + 2 * grow, edges=[(1, 2)])
+                    if groups is lines
+                    else sv.VertexAnnotator(color=shade, radius=style.radius + grow)
+                )
+                annotator.annotate(scene, sv.KeyPoints(xy=np.stack(shapes).astype(np.float32)))
 
 
 def _clip_segment(

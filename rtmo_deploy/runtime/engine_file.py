@@ -16,8 +16,7 @@ from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import UnreadableError, sha256_of
 from rtmo_deploy.plain import plain, read_json
-from rtmo_deploy.runtime.contract import TensorSpec
-from rtmo_deploy.runtime.onnx_file import DEFAULT_SIDE
+from rtmo_deploy.runtime.contract import DEFAULT_SIDE, TensorSpec
 from rtmo_deploy.runtime.trt_api import version_numbers
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from rtmo_deploy.artifact import Artifact, DecodeMode, read_companion
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, FileKind, Format, likely_kind, require
+from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
@@ -46,7 +46,7 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
         from rtmo_deploy.model import load_checkpoint
 
         return load_checkpoint(path).artifact()
-    more = {"trust": trust} if kind is FileKind.ENGINE else {}
+    more = {"trust": trust} if kind is Kind.ENGINE else {}
     artifact: Artifact = Format.load(FORMATS[kind].reader)(path, **more)
     return artifact
 
@@ -61,27 +61,24 @@ def outputs_to_poses(
 
     ``coordinates`` is the classifier that a ``raw`` graph leaves to the host.
     """
-    if "dets" in outputs and "keypoints" in outputs:
-        _require_keypoints(outputs, artifact)
-        return rows_to_poses(outputs["dets"], outputs["keypoints"], input_hw, artifact.decode, artifact.skeleton)
-    if coordinates is None:
-        raise ArtifactError(
-            "It is a raw graph, and nothing was given to turn its pose vectors into keypoints.",
-            remedy="Export it with --decode onnx or fixed.",
-            where=artifact.path,
-        )
-    return decode_raw(outputs, input_hw, artifact.decode, artifact.skeleton, coordinates)
-
-
-def _require_keypoints(outputs: Mapping[str, Array], artifact: Artifact) -> None:
-    dets, keypoints, joints = outputs["dets"], outputs["keypoints"], len(artifact.skeleton)
-    if dets.ndim != 3 or dets.shape[2] != 5 or keypoints.shape != (*dets.shape[:2], joints, 3):
+    skeleton = artifact.skeleton
+    if "dets" not in outputs or "keypoints" not in outputs:
+        if coordinates is None:
+            raise ArtifactError(
+                "It is a raw graph, and nothing was given to turn its pose vectors into keypoints.",
+                remedy="Export it with --decode onnx or fixed.",
+                where=artifact.path,
+            )
+        return decode_raw(outputs, input_hw, artifact.decode, skeleton, coordinates)
+    dets, keypoints = outputs["dets"], outputs["keypoints"]
+    if dets.ndim != 3 or dets.shape[2] != 5 or keypoints.shape != (*dets.shape[:2], len(skeleton), 3):
         raise ArtifactError(
             f"Its graph puts out dets {list(dets.shape)} and keypoints {list(keypoints.shape)}, and by its metadata "
-            f"it has {joints} keypoints.",
+            f"it has {len(skeleton)} keypoints.",
             remedy="Export the model again.",
             where=artifact.path,
         )
+    return rows_to_poses(dets, keypoints, input_hw, artifact.decode, skeleton)
 
 
 class PoseEstimator:
@@ -146,19 +143,19 @@ class PoseEstimator:
         opened = open_backend(artifact, device, backend=backend, threads=threads, precision=precision)
         return cls(opened, input_hw=input_hw)
 
-    def __call__(self, picture: str | os.PathLike[str] | NDArray[np.uint8]) -> Poses:
+    def __call__(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> Poses:
         """People in one image, given as a file or as ``(H, W, 3)`` uint8 BGR.
 
         Raises:
             InputDataError: The image cannot be read.
         """
-        return self.predict([picture])[0]
+        return self.predict([image])[0]
 
-    def predict(self, pictures: Sequence[str | os.PathLike[str] | NDArray[np.uint8]], *, batch: int = 8) -> list[Poses]:
+    def predict(self, images: Sequence[str | os.PathLike[str] | NDArray[np.uint8]], *, batch: int = 8) -> list[Poses]:
         """People in each image, in pixels of that image.
 
         Args:
-            pictures: Files, or ``(H, W, 3)`` uint8 BGR arrays, of any sizes.
+            images: Files, or ``(H, W, 3)`` uint8 BGR arrays, of any sizes.
             batch: Images that are read and run at a time; a model with a fixed batch size takes that many.
 
         Raises:
@@ -168,40 +165,29 @@ class PoseEstimator:
         """
         if batch < 1:
             raise UsageError(f"A batch of {batch} images is not possible.", remedy="Give a positive number.")
-        fixed = self.artifact.input.batch
-        size = fixed or batch
-        poses: list[Poses] = []
-        for start in range(0, len(pictures), size):
-            poses += self._predict_batch(pictures[start : start + size], fill=fixed or 0)
-        return poses
+        size = self.artifact.input.batch or batch
+        chunks = [images[start : start + size] for start in range(0, len(images), size)]
+        return [poses for chunk in chunks for poses in self._predict_batch(chunk)]
 
-    def _predict_batch(
-        self, pictures: Sequence[str | os.PathLike[str] | NDArray[np.uint8]], *, fill: int
-    ) -> list[Poses]:
-        placement = Placement(self.artifact.input.placement)
-        canvases, transforms = [], []
-        for picture in pictures:
-            image = picture if isinstance(picture, np.ndarray) else read_image(picture)
-            canvas, transform = letterbox(image, self.input_hw, placement)
-            canvases.append(canvas)
-            transforms.append(transform)
+    def _predict_batch(self, images: Sequence[str | os.PathLike[str] | NDArray[np.uint8]]) -> list[Poses]:
+        contract = self.artifact.input
+        arrays = [image if isinstance(image, np.ndarray) else read_image(image) for image in images]
+        placed = [letterbox(array, self.input_hw, Placement(contract.placement)) for array in arrays]
+        canvases = [canvas for canvas, _ in placed]
         # A model with a fixed batch size is fed its last image again to fill the last batch.
-        filled = canvases + [canvases[-1]] * (fill - len(canvases))
+        filled = canvases + [canvases[-1]] * ((contract.batch or 0) - len(canvases))
         outputs = self.backend(to_tensor(filled))
         found = outputs_to_poses(outputs, self.input_hw, self.artifact, self.coordinates)[: len(canvases)]
-        for one in found:
-            _require_finite(one, self.artifact)
-        return [poses_to_original(p, t) for p, t in zip(found, transforms, strict=True)]
-
-
-def _require_finite(poses: Poses, artifact: Artifact) -> None:
-    for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
-        if not np.isfinite(getattr(poses, name)).all():
-            raise ArtifactError(
-                f"Its {name} are not finite on this image.",
-                remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells more.",
-                where=artifact.path,
-            )
+        for poses in found:
+            for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
+                if not np.isfinite(getattr(poses, name)).all():
+                    raise ArtifactError(
+                        f"Its {name} are not finite on this image.",
+                        remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells "
+                        "more.",
+                        where=self.artifact.path,
+                    )
+        return [poses_to_original(poses, transform) for poses, (_, transform) in zip(found, placed, strict=True)]
 
 
 def poses_to_original(poses: Poses, transform: LetterboxTransform) -> Poses:

@@ -2,8 +2,6 @@
 
 Two placements are in use, and a model gives other coordinates under each: ``CENTER`` is what the reference
 evaluates with (and what the published accuracies were measured under), ``TOP_LEFT`` is what rtmlib users run.
-
-This module knows arrays and sizes. It reads no file and knows no model.
 """
 
 from __future__ import annotations
@@ -24,13 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+#: Grey level of the padding, the same in all three channels.
 PAD_VALUE: Final = 114
-"""Grey level of the padding, the same in all three channels."""
-
-"""Height and width of a network input are multiples of this."""
-
+#: Longest side cv2.warpAffine takes: it keeps source coordinates in 16 bits (SHRT_MAX is refused).
 _WARP_LIMIT: Final = 32766
-"""Longest side cv2.warpAffine takes: it keeps source coordinates in 16 bits (SHRT_MAX is refused)."""
 
 
 class Placement(StrEnum):
@@ -110,20 +105,29 @@ def letterbox(
         UsageError: The image is not such an array, or a size is not a multiple of 32.
     """
     check_image(image)
-    height, width = (_checked_side(side, size_hw) for side in size_hw)
+    height, width = size_hw
+    if any(side <= 0 or side % INPUT_MULTIPLE for side in size_hw):
+        nearest = "x".join(str(max(1, math.ceil(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in size_hw)
+        raise UsageError(
+            f"The network input is {height}x{width} (height x width), but both must be positive multiples of "
+            f"{INPUT_MULTIPLE}.",
+            remedy=f"The nearest above is {nearest}.",
+        )
     image = np.ascontiguousarray(image)
     rows, columns = image.shape[:2]
     if placement is Placement.TOP_LEFT:
         ratio = min(height / rows, width / columns)
         transform = LetterboxTransform(ratio, (0.0, 0.0), (rows, columns), (height, width))
-        return _paste_top_left(image, height, width, ratio), transform
+        # Truncated as rtmlib does; an image too thin to keep a row or column keeps one.
+        size = (max(1, int(columns * ratio)), max(1, int(rows * ratio)))
+        top_left = np.full((height, width, 3), PAD_VALUE, np.uint8)
+        top_left[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        return top_left, transform
     scale = min(width / columns, height / rows)
     offset = ((width - scale * columns) / 2, (height - scale * rows) / 2)
     transform = LetterboxTransform(scale, offset, (rows, columns), (height, width))
     image, matrix = _within_warp_limit(image, _reference_matrix(rows, columns, height, width))
-    canvas = cv2.warpAffine(
-        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE, PAD_VALUE, PAD_VALUE)
-    )
+    canvas = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3)
     return np.asarray(canvas, np.uint8), transform
 
 
@@ -154,15 +158,6 @@ def to_tensor(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     for slot, image in zip(batch, images, strict=True):
         slot[...] = image.transpose(2, 0, 1)
     return batch
-
-
-def _paste_top_left(image: NDArray[np.uint8], height: int, width: int, ratio: float) -> NDArray[np.uint8]:
-    rows, columns = image.shape[:2]
-    # Truncated as rtmlib does; an image too thin to keep a row or column keeps one.
-    size = (max(1, int(columns * ratio)), max(1, int(rows * ratio)))
-    canvas = np.full((height, width, 3), PAD_VALUE, np.uint8)
-    canvas[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    return canvas
 
 
 def _reference_matrix(rows: int, columns: int, height: int, width: int) -> NDArray[np.float64]:
@@ -207,14 +202,3 @@ def check_image(image: NDArray[np.uint8]) -> None:
             f"An image is a uint8 array (height, width, 3) in BGR order; this is {dtype} {shape}.",
             remedy="Read it with read_image, or convert it first.",
         )
-
-
-def _checked_side(side: int, size_hw: tuple[int, int]) -> int:
-    if side <= 0 or side % INPUT_MULTIPLE:
-        nearest = "x".join(str(max(1, math.ceil(value / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for value in size_hw)
-        raise UsageError(
-            f"The network input is {size_hw[0]}x{size_hw[1]} (height x width), but both must be positive "
-            f"multiples of {INPUT_MULTIPLE}.",
-            remedy=f"The nearest above is {nearest}.",
-        )
-    return side

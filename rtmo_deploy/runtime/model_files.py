@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError
-from rtmo_deploy.file_kind import FORMATS, FileKind, kind_of_suffix
+from rtmo_deploy.file_kind import FORMATS, Kind, kind_of_suffix
 from rtmo_deploy.files import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import onnx
 
     from rtmo_deploy.artifact import Artifact
 
@@ -26,6 +24,7 @@ def files_of(*inputs: str | Path | None) -> Iterator[Path]:
     A published name or a file that cannot be read stands for itself.
     """
     from rtmo_deploy.runtime.estimator import read_artifact
+    from rtmo_deploy.runtime.onnx_check import external_files
     from rtmo_deploy.runtime.onnx_file import read_graph
 
     for one in inputs:
@@ -37,28 +36,16 @@ def files_of(*inputs: str | Path | None) -> Iterator[Path]:
         if known is None:
             continue
         yield from known.files_beside(path)
-        if known is FORMATS[FileKind.ENGINE]:
+        if known is FORMATS[Kind.ENGINE]:
             continue
         try:
-            if known is FORMATS[FileKind.ONNX]:
-                yield from (path.parent / name for name in _external(read_graph(path).graph))
+            if known is FORMATS[Kind.ONNX]:
+                yield from (path.parent / name for name in external_files(read_graph(path)))
             companion = read_artifact(path).companion
-        except (RtmoDeployError, OSError):
+        except (RtmoDeployError, OSError, ValueError):
             continue
         if companion is not None:
             yield path.with_name(companion.name)
-
-
-def _external(graph: onnx.GraphProto) -> Iterator[str]:
-    """Locations of the external data of a graph and of the graphs in its nodes."""
-    attributes = [attribute for node in graph.node for attribute in node.attribute]
-    tensors = [*graph.initializer, *(attribute.t for attribute in attributes)]
-    for tensor in tensors:
-        yield from (entry.value for entry in tensor.external_data if entry.key == "location")
-    for attribute in attributes:
-        for inner in (attribute.g, *attribute.graphs):
-            if inner.node:
-                yield from _external(inner)
 
 
 def find_checkpoint(artifact: Artifact, generations: int = GENERATIONS) -> Path | None:
@@ -77,9 +64,7 @@ def find_checkpoint(artifact: Artifact, generations: int = GENERATIONS) -> Path 
         return artifact.path
     for parent in artifact.parents:
         variant = identify_published(parent.sha256)
-        places = [artifact.path.with_name(parent.name)]
-        if variant is not None:
-            places.append(cached_path(variant))
+        places = [artifact.path.with_name(parent.name), *([] if variant is None else [cached_path(variant)])]
         places += [model.path for model in EMBEDDED.values() if model.path.name == parent.name]
         found = next((place for place in places if place.is_file() and sha256_of(place) == parent.sha256), None)
         if found is None:

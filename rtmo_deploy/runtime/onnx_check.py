@@ -10,28 +10,26 @@ import math
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import onnx
+
 from rtmo_deploy.files import UnreadableError, open_regular
+from rtmo_deploy.runtime.contract import DEFAULT_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    import onnx
-
 #: Bytes that one tensor, and all tensors in other files together, may have: no larger model can be written.
 MAX_BYTES = 2**31 - 1
 #: Numbers in the largest intermediate tensor, whatever the input; and as a multiple of the input's.
 MAX_NUMBERS, MAX_TIMES_INPUT = 2**26, 64
-#: What a dynamic height and width are tried with.
-USUAL_SIDE = 640
 #: What no RTMO has, and what a file could make run for ever.
 _ENDLESS = {"Loop", "Scan", "SequenceMap"}
+_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
 def load_weights(model: onnx.ModelProto, folder: Path) -> None:
     """Read the tensors that a model keeps in files in or below ``folder`` into it, or raise ValueError."""
-    import onnx
-
     total = 0
     for tensor in _tensors(model.graph):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -65,6 +63,12 @@ def _read(folder: Path, entries: dict[str, str], size: int, name: str) -> bytes:
         return stream.read(size)
 
 
+def external_files(model: onnx.ModelProto) -> list[str]:
+    """Names of the files that hold weights of a model, or ValueError."""
+    entries = (entry for tensor in _tensors(model.graph) for entry in tensor.external_data)
+    return [entry.value for entry in entries if entry.key == "location"]
+
+
 def check_graph(model: onnx.ModelProto) -> None:
     """Check sizes and types of tensors and the names that connect nodes.
 
@@ -87,8 +91,6 @@ def check_graph(model: onnx.ModelProto) -> None:
 
 
 def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    import onnx
-
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH or attribute.HasField("g"):
@@ -113,8 +115,6 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _size(tensor: onnx.TensorProto) -> int:
     """Bytes that a tensor has by its type and sides."""
-    import onnx
-
     name = tensor.name[:100]
     numeric = onnx.helper.get_all_tensor_dtypes() - {
         onnx.TensorProto.STRING,
@@ -132,19 +132,13 @@ def _size(tensor: onnx.TensorProto) -> int:
 
 
 def _bits(kind: int) -> int:
-    import onnx
-
     name = onnx.TensorProto.DataType.Name(kind)
     if "INT4" in name or "FLOAT4" in name:
         return 4
-    if "INT2" in name:
-        return 2
-    return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize) * 8
+    return 2 if "INT2" in name else int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize) * 8
 
 
 def _check_tensor(tensor: onnx.TensorProto) -> None:
-    import onnx
-
     size = _size(tensor)
     if tensor.HasField("segment"):
         raise ValueError(f"the tensor {tensor.name[:100]!r} is a part of another")
@@ -157,9 +151,6 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
         fits = there == typed and there in ({numbers} if _bits(tensor.data_type) >= 8 else {numbers, size})
     if not fits:
         raise ValueError(f"the tensor {tensor.name[:100]!r} has not the {size:,} bytes that its type and sides say")
-
-
-_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
 def _check_names(graph: onnx.GraphProto, outer: frozenset[str], opsets: Mapping[str, int]) -> None:
@@ -187,8 +178,6 @@ def _check_names(graph: onnx.GraphProto, outer: frozenset[str], opsets: Mapping[
 
 
 def _opsets(model: onnx.ModelProto) -> dict[str, int]:
-    import onnx
-
     if not 3 <= model.ir_version <= onnx.IR_VERSION:
         raise ValueError(
             f"its IR version is {model.ir_version}; this ONNX {onnx.__version__} knows 3 to {onnx.IR_VERSION}"
@@ -201,8 +190,6 @@ def _opsets(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _check_operator(node: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
-    import onnx
-
     domain = "" if node.domain == "ai.onnx" else node.domain
     kind = f"{node.name[:100]} ({node.op_type[:100]})"
     if domain not in opsets:
@@ -230,7 +217,7 @@ def _check_sizes(model: onnx.ModelProto) -> None:
     weights = {tensor.name for tensor in model.graph.initializer}
     shapes = [value.type.tensor_type.shape.dim for value in model.graph.input if value.name not in weights]
     fixed = [dim.dim_value for dim in shapes[0]] if shapes and len(shapes[0]) == 4 else [0] * 4
-    sides = (fixed[0] or 1, fixed[2] or USUAL_SIDE, fixed[3] or USUAL_SIDE)
+    sides = (fixed[0] or 1, fixed[2] or DEFAULT_SIDE, fixed[3] or DEFAULT_SIDE)
     inferred = _infer(model, sides, strict=False)
     most = max(MAX_NUMBERS, MAX_TIMES_INPUT * 3 * math.prod(sides))
     for value in () if inferred is None else (*inferred.graph.value_info, *inferred.graph.output):
@@ -241,8 +228,6 @@ def _check_sizes(model: onnx.ModelProto) -> None:
 
 def _infer(model: onnx.ModelProto, sides: tuple[int, int, int], *, strict: bool = True) -> Any:
     """The graph, without its large weights, and all shapes that ONNX infers; None where they do not fit."""
-    import onnx
-
     bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     bare.graph.name = "shapes"
     bare.graph.node.extend(model.graph.node)

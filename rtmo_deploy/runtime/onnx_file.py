@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import onnx
+from google.protobuf.message import DecodeError
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import ONNX, Kind, require
 from rtmo_deploy.files import read_bounded, reading
-from rtmo_deploy.runtime.contract import TensorSpec, by_graph, noted
+from rtmo_deploy.runtime.contract import DEFAULT_SIDE, TensorSpec, by_graph, noted
 from rtmo_deploy.runtime.onnx_check import check_graph, load_weights, takes
 from rtmo_deploy.zoo.skeletons import guessed_from_count
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import onnx
-
 #: protobuf reads no larger message.
 MAX_BYTES = 2**31 - 1
-#: Input size a file without metadata and with a dynamic input is run at.
-DEFAULT_SIDE = 640
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,12 @@ def _content(path: Path) -> bytes:
 
 
 def _parse(content: bytes, path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
+    model = None
+    with contextlib.suppress(DecodeError, ValueError):
         model = onnx.load_from_string(content)
-    except (DecodeError, ValueError) as error:
-        raise _not_onnx(content, path) from error
-    if not model.graph.node or not model.opset_import:
-        raise _not_onnx(content, path)
+    if model is None or not model.graph.node or not model.opset_import:
+        what = "It is not an ONNX model, or is cut short." if content else "It is empty."
+        raise ArtifactError(what, remedy="Export or copy it again.", where=path)
     return model
 
 
@@ -66,28 +63,18 @@ def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
     model = _parse(content, path)
     try:
         load_weights(model, path.parent)
-    except OSError as error:
-        raise _without_weights(path, error.strerror or error) from error
-    except ValueError as error:
-        raise _without_weights(path, error) from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            "A part of its weights is kept in another file, which cannot be read: "
+            f"{getattr(error, 'strerror', None) or error}.",
+            remedy="Copy all files of the model together.",
+            where=path,
+        ) from error
     try:
         check_graph(model)
     except ValueError as error:
         raise ArtifactError(f"Its graph is damaged: {error}.", remedy="Export or copy it again.", where=path) from error
     return model
-
-
-def _without_weights(path: Path, reason: object) -> ArtifactError:
-    return ArtifactError(
-        f"A part of its weights is kept in another file, which cannot be read: {reason}.",
-        remedy="Copy all files of the model together.",
-        where=path,
-    )
-
-
-def _not_onnx(content: bytes, path: Path) -> ArtifactError:
-    what = "It is empty." if not content else "It is not an ONNX model, or is cut short."
-    return ArtifactError(what, remedy="Export or copy it again.", where=path)
 
 
 def signature(model: onnx.ModelProto) -> Signature:
@@ -100,8 +87,6 @@ def signature(model: onnx.ModelProto) -> Signature:
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    import onnx
-
     tensor = value.type.tensor_type
     try:
         dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
@@ -157,35 +142,27 @@ def _foreign_artifact(path: Path, model: onnx.ModelProto, shape: Signature) -> A
             "'rtmo-deploy export'.",
             where=path,
         )
-    return _mmdeploy_artifact(path, shape.inputs[0], keypoints[2], _baked_thresholds(model))
-
-
-def _mmdeploy_artifact(
-    path: Path, source: TensorSpec, joints: int | str | None, thresholds: dict[str, Any]
-) -> Artifact:
-    sides = source.shape if len(source.shape) == 4 else (None,) * 4
-    fixed = [side if isinstance(side, int) else None for side in sides]
+    source, joints = shape.inputs[0], keypoints[2]
+    sides = source.fixed if len(source.shape) == 4 else (None,) * 4
     return Artifact(
         path=path,
         kind=Kind.ONNX,
         architecture="unknown",
         skeleton=guessed_from_count(joints if isinstance(joints, int) else 17),
         input=InputContract(
-            height=fixed[2] or DEFAULT_SIDE,
-            width=fixed[3] or DEFAULT_SIDE,
-            batch=fixed[0],
-            dynamic_hw=fixed[2] is None or fixed[3] is None,
+            height=sides[2] or DEFAULT_SIDE,
+            width=sides[3] or DEFAULT_SIDE,
+            batch=sides[0],
+            dynamic_hw=sides[2] is None or sides[3] is None,
         ),
         # It appends rows that are nobody, which the score threshold and one more suppression take out again.
-        decode=DecodeContract(DecodeMode.ONNX, junk_rows=True, **thresholds),
+        decode=DecodeContract(DecodeMode.ONNX, junk_rows=True, **_baked_thresholds(model)),
         producer="mmdeploy",
     )
 
 
 def _baked_thresholds(model: onnx.ModelProto) -> dict[str, Any]:
     """The thresholds in a graph's only NonMaxSuppression, as far as they are constants."""
-    import onnx
-
     operators = [node for node in model.graph.node if node.op_type == "NonMaxSuppression"]
     if len(operators) != 1:
         return {}

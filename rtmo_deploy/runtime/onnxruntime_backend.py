@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,7 @@ from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.runtime.clock import DOWNLOAD, UPLOAD, graph_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,11 +76,6 @@ def _probe() -> bytes:
 _log = logging.getLogger(__name__)
 
 
-def load(artifact: Artifact, device: str, threads: int | None) -> OnnxRuntimeBackend:
-    """Load an ONNX model; see :func:`rtmo_deploy.runtime.backends.open_backend`."""
-    return OnnxRuntimeBackend(artifact, device, threads)
-
-
 class OnnxRuntimeBackend:
     """A session and where it runs.
 
@@ -105,13 +101,7 @@ class OnnxRuntimeBackend:
         self.emulated = bool(exact)
         if self.emulated:
             _log.info("%s: INT8 is computed in float32, rounded as in 8 bits.", artifact.path)
-        self._session = open_session(
-            artifact.path,
-            device=device,
-            threads=threads,
-            where=artifact.path,
-            config=config,
-        )
+        self._session = open_session(artifact.path, device=device, threads=threads, where=artifact.path, config=config)
         self.facts = {"providers": list(self._session.get_providers()), "threads": threads, "config": config}
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -119,7 +109,7 @@ class OnnxRuntimeBackend:
         return run_session(self._session, {self._session.get_inputs()[0].name: images}, where=self.artifact.path)
 
     def timed(self, images: NDArray[np.float32], clock: Clock) -> Mapping[str, NDArray[np.float32]]:
-        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`. The GPU part has not been run: there was no GPU."""
+        """See :class:`rtmo_deploy.runtime.backends.Backend`. The GPU part has not been run: there was no GPU."""
         network = graph_stage(self.artifact)
         if self.device == "cpu":
             outputs = self(images)
@@ -145,13 +135,17 @@ class OnnxRuntimeBackend:
         return found
 
 
+#: What :func:`rtmo_deploy.runtime.backends.open_backend` calls.
+load = OnnxRuntimeBackend
+
+
 def exact_entries(artifact: Artifact, device: str) -> dict[str, str]:
     """Session configuration that an artifact needs in order to be computed as its graph says."""
-    eight_bit, _, half = artifact.precision.partition("+")
+    eight_bit, _, mixed = artifact.precision.partition("+")
     if eight_bit != "int8" or device != "cpu":
         return {}
-    # Pairs with scales of half: ONNX Runtime 1.31 fuses them into operators that it then does not take.
-    return dict(EXACT) if half or saturates() else {}
+    # Pairs with FP16 scales: ONNX Runtime 1.31 fuses them into operators that it then does not take.
+    return dict(EXACT) if mixed or saturates() else {}
 
 
 def open_session(
@@ -185,16 +179,9 @@ def open_session(
             ort.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(device.split(":")[1])}))
     source = model if isinstance(model, bytes) else str(model)
-    try:
+    refused = f"ONNX Runtime {ort.__version__} does not accept it"
+    with _failures(refused, "Export it again, or use a newer ONNX Runtime.", where):
         session = ort.InferenceSession(source, options, providers=providers)
-    except Exception as error:
-        if _of_onnxruntime(error):
-            raise ArtifactError(
-                f"ONNX Runtime {ort.__version__} does not accept it: {_first_line(error)}",
-                remedy="Export it again, or use a newer ONNX Runtime.",
-                where=where,
-            ) from error
-        raise
     if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise SetupError(
             f"ONNX Runtime fell back to the CPU: its CUDA provider could not be loaded for {device}.",
@@ -204,32 +191,25 @@ def open_session(
 
 
 def run_session(
-    session: Any,
-    feeds: dict[str, NDArray[np.float32]],
-    *,
-    where: object,
+    session: Any, feeds: dict[str, NDArray[np.float32]], *, where: object
 ) -> dict[str, NDArray[np.float32]]:
     """Run a session and name its outputs; ArtifactError where the model does not take this input, or fails on it."""
     names = [output.name for output in session.get_outputs()]
+    shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
+    with _failures(f"It does not run on {shapes}", "'rtmo-deploy inspect' tells what input it takes.", where):
+        results = session.run(names, feeds)
+    return dict(zip(names, results, strict=True))
+
+
+@contextlib.contextmanager
+def _failures(finding: str, remedy: str, where: object) -> Iterator[None]:
+    """Turn ONNX Runtime's errors into an ArtifactError."""
     try:
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        yield
     except Exception as error:
-        if _of_onnxruntime(error):
-            shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
-            raise ArtifactError(
-                f"It does not run on {shapes}: {_first_line(error)}",
-                remedy="'rtmo-deploy inspect' tells what input it takes.",
-                where=where,
-            ) from error
-        raise
-
-
-def _of_onnxruntime(error: Exception) -> bool:
-    """It raises a dozen unrelated classes straight from Exception, and what its own libraries raise as it comes."""
-    return type(error).__module__.startswith("onnxruntime") or isinstance(
-        error, RuntimeError | ValueError | MemoryError | OSError
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        # A dozen unrelated classes straight from Exception, and what its own libraries raise as it comes.
+        known = isinstance(error, RuntimeError | ValueError | MemoryError | OSError)
+        if not known and not type(error).__module__.startswith("onnxruntime"):
+            raise
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ArtifactError(f"{finding}: {first_line}", remedy=remedy, where=where) from error

@@ -17,6 +17,7 @@ import numpy as np
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.runtime.backends import check_input
 from rtmo_deploy.runtime.clock import graph_stage
 
 if TYPE_CHECKING:
@@ -82,15 +83,14 @@ def saturates() -> bool:
     return not np.allclose(found, channels * largest * weight, rtol=1e-3)
 
 
-#: What may be asked for, and OpenVINO's name for it.
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-_CAPABILITY = {"bf16": "BF16"}
+#: OpenVINO's names of what may be asked for.
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
 #: Variables that hide part of a CPU from OpenVINO.
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
-def load(artifact: Artifact, device: str, threads: int | None, precision: str | None = None) -> OpenvinoBackend:
-    """Load a model; see :func:`rtmo_deploy.runtime.backends.open_backend`.
+class OpenvinoBackend:
+    """A compiled model. One call at a time: it holds the memory of one run.
 
     Args:
         artifact: An ONNX or OpenVINO model.
@@ -99,16 +99,8 @@ def load(artifact: Artifact, device: str, threads: int | None, precision: str | 
         precision: None: float32 tensors in float32, 16-bit ones in 16 bits or in float32 as this CPU has it (see
             ``layers``), quantised ones in 8 bits. ``bf16``: floats in bfloat16. ``fp32``: as None, but
             what is quantised is rounded in the same way and computed in float32, and therefore not faster.
-    """
-    return OpenvinoBackend(artifact, device, threads, precision)
-
-
-class OpenvinoBackend:
-    """A compiled model and where it runs. One call at a time: it holds the memory of one run.
 
     Attributes:
-        artifact: What is run.
-        device: ``cpu``.
         threads: Threads it really uses.
         layers: How many convolutions and matrix products run in which precision, as OpenVINO reports them.
         precision: The precisions among ``layers``, lowest first: ``fp32``, ``int8+fp32`` and so on.
@@ -122,7 +114,10 @@ class OpenvinoBackend:
         import_openvino(f"Running {artifact.path.name or artifact.kind} with OpenVINO")
         self.artifact = artifact
         self.device = device
-        model = read_model(artifact)
+        if artifact.kind not in {Kind.ONNX, Kind.OPENVINO}:
+            raise UsageError(f"OpenVINO does not run an artifact of kind {artifact.kind}.", where=artifact.path)
+        require_no_plugin(artifact)
+        model = parse_model(str(artifact.path), where=artifact.path)
         self._outputs = [output.get_any_name() for output in model.outputs]
         self._compiled = compile_model(model, precision=precision, threads=threads, where=artifact.path)
         self._request = self._compiled.create_infer_request()
@@ -140,36 +135,26 @@ class OpenvinoBackend:
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
-        # OpenVINO would cast another type, and answer an impossible size with zero rows.
-        multiple = self.artifact.input.multiple
-        shape = f"{images.dtype} {images.shape}"
-        if (
-            images.dtype != np.float32
-            or images.ndim != 4
-            or 0 in images.shape
-            or any(s % multiple for s in images.shape[2:])
-        ):
-            raise ArtifactError(
-                f"It does not run on {shape}: it takes float32 (images, 3, height, width), both sides multiples of "
-                f"{multiple}.",
-                remedy="'rtmo-deploy inspect' tells what input it takes.",
-                where=self.artifact.path,
-            )
+        check_input(images, self.artifact)
         try:
             results = self._request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
         except RuntimeError as error:
             raise ArtifactError(
-                f"It does not run on {shape}: {_reason(error)}",
+                f"It does not run on {images.dtype} {images.shape}: {_reason(error)}",
                 remedy="'rtmo-deploy inspect' tells what input it takes.",
                 where=self.artifact.path,
             ) from error
         return {name: results[at] for at, name in enumerate(self._outputs)}
 
     def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
-        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`."""
+        """See :class:`rtmo_deploy.runtime.backends.Backend`."""
         outputs = self(images)
         clock.lap(graph_stage(self.artifact))
         return outputs
+
+
+#: What :func:`rtmo_deploy.runtime.backends.open_backend` calls.
+load = OpenvinoBackend
 
 
 def import_openvino(purpose: str) -> ModuleType:
@@ -185,14 +170,6 @@ def import_openvino(purpose: str) -> ModuleType:
 @lru_cache(maxsize=1)
 def _core() -> Any:
     return import_openvino("Running a model").Core()
-
-
-def read_model(artifact: Artifact) -> Any:
-    """An ``openvino.Model`` of an ONNX or OpenVINO file, or ArtifactError."""
-    if artifact.kind not in {Kind.ONNX, Kind.OPENVINO}:
-        raise UsageError(f"OpenVINO does not run an artifact of kind {artifact.kind}.", where=artifact.path)
-    require_no_plugin(artifact)
-    return parse_model(str(artifact.path), where=artifact.path)
 
 
 def require_no_plugin(artifact: Artifact) -> None:
@@ -247,26 +224,22 @@ def compile_model(model: Any, *, precision: str | None = None, threads: int | No
 
 
 def _hint(precision: str | None) -> str:
-    if precision not in {None, *PRECISIONS}:
-        raise UsageError(
-            f"OpenVINO has no precision '{precision}' here.", remedy=f"Those it has: {', '.join(PRECISIONS)}."
-        )
-    name = precision or "fp32"
-    has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if _CAPABILITY.get(name, "FP32") not in has:
+    name = "fp32" if precision is None else precision
+    if name not in _HINTS:
+        raise UsageError(f"OpenVINO has no precision '{name}' here.", remedy=f"Those it has: {', '.join(_HINTS)}.")
+    if name.upper() not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise SetupError(
             f"This CPU has no {name} arithmetic; OpenVINO would run in float32 instead and say nothing.",
             remedy=f"Leave {name} away, or use a CPU with AVX512_BF16 or AMX.",
         )
-    return PRECISIONS[name]
+    return _HINTS[name]
 
 
 def _audit(model: Any, compiled: Any, precision: str | None, where: object) -> None:
     """Refuse what was compiled if it is not what was asked for."""
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     layers = layer_precisions(compiled)
-    half = precision == "bf16"
-    if used != _hint(precision) or (half and "fp32" in layers and "bf16" not in layers):
+    if used != _hint(precision) or (precision == "bf16" and "fp32" in layers and "bf16" not in layers):
         raise SetupError(
             f"OpenVINO was asked for {precision or 'fp32'} and would run in {used}.",
             remedy="Leave the precision away, or use another CPU.",

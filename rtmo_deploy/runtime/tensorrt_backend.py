@@ -259,7 +259,7 @@ class TensorRtBackend:
         return self._run(images, lambda bucket, part: bucket.run(part))
 
     def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
-        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`."""
+        """See :class:`rtmo_deploy.runtime.backends.Backend`."""
         stage = graph_stage(self.artifact)
         return self._run(images, lambda bucket, part: bucket.run_timed(part, clock, stage))
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from rtmo_deploy.errors import ArtifactError, SetupError
+from rtmo_deploy.errors import SetupError
 from rtmo_deploy.model import RTMO, load_checkpoint
+from rtmo_deploy.runtime.backends import check_input
 from rtmo_deploy.runtime.clock import DOWNLOAD, NETWORK, NMS_DCC, UPLOAD
-from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.model import HeadOutputs
     from rtmo_deploy.model.head import Detections
     from rtmo_deploy.runtime.clock import Clock
 
@@ -59,46 +58,25 @@ class TorchBackend:
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
-        sides = images.shape[2:]
-        if (
-            images.ndim != 4
-            or images.dtype != np.float32
-            or images.shape[1] != 3
-            or not images.size
-            or any(side % INPUT_MULTIPLE for side in sides)
-        ):
-            raise ArtifactError(
-                f"It does not run on {images.dtype} {images.shape}.",
-                remedy=f"It takes float32 (B, 3, H, W), H and W multiples of {INPUT_MULTIPLE}.",
-                where=self.artifact.path,
-            )
+        check_input(images, self.artifact)
+        return _rows(self._model.predict(torch.from_numpy(images).to(self.device), **self._thresholds()))
+
+    def _thresholds(self) -> dict[str, Any]:
         decode = self.artifact.decode
-        found = self._model.predict(
-            torch.from_numpy(images).to(self.device),
-            score_thr=decode.score_thr,
-            nms_thr=decode.nms_thr,
-            pre_topk=decode.pre_topk,
-        )
-        return detections_to_rows(found)
+        return {"score_thr": decode.score_thr, "nms_thr": decode.nms_thr, "pre_topk": decode.pre_topk}
 
     @torch.no_grad()
     def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
-        """See :class:`rtmo_deploy.runtime.backends.TimedBackend`. The GPU part has not been run: there was no GPU."""
+        """See :class:`rtmo_deploy.runtime.backends.Backend`. The GPU part has not been run: there was no GPU."""
         tensor = torch.from_numpy(images).to(self.device)
         size = (images.shape[2], images.shape[3])
-        decode = self.artifact.decode
-
-        def detections(heads: HeadOutputs) -> list[Detections]:
-            return self._model.head.decode(
-                heads, size, score_thr=decode.score_thr, nms_thr=decode.nms_thr, pre_topk=decode.pre_topk
-            )
-
+        decode = self._model.head.decode
         if self.device == "cpu":
             heads = self._network(tensor)
             clock.lap(NETWORK)
-            found = detections(heads)
+            found = decode(heads, size, **self._thresholds())
             clock.lap(NMS_DCC)
-            return detections_to_rows(found)
+            return _rows(found)
         torch.cuda.synchronize(self.device)
         clock.lap(UPLOAD)
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
@@ -106,18 +84,18 @@ class TorchBackend:
         marks[0].record(stream)
         heads = self._network(tensor)
         marks[1].record(stream)
-        found = detections(heads)
+        found = decode(heads, size, **self._thresholds())
         marks[2].record(stream)
         torch.cuda.synchronize(self.device)
         clock.add(NETWORK, marks[0].elapsed_time(marks[1]))
         clock.add(NMS_DCC, marks[1].elapsed_time(marks[2]))
         clock.skip()
-        rows = detections_to_rows(found)
+        rows = _rows(found)
         clock.lap(DOWNLOAD)
         return rows
 
 
-def detections_to_rows(found: list[Detections]) -> dict[str, NDArray[np.float32]]:
+def _rows(found: list[Detections]) -> dict[str, NDArray[np.float32]]:
     """Detections of a batch to ``dets`` (B, N, 5) and ``keypoints`` (B, N, K, 3), N the most in an image."""
     most = max((len(one.scores) for one in found), default=0)
     joints = found[0].keypoints.shape[1]

@@ -16,8 +16,8 @@ from faster_coco_eval.core import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtmo_deploy.data._findings import KINDS
 from rtmo_deploy.data.coco import CocoKeypoints, check_coco, read_ground_truth
+from rtmo_deploy.data.findings import KINDS
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.zoo import AIC_14, COCO_17, CROWDPOSE_14
@@ -531,7 +531,7 @@ anything = st.recursive(
 FIELDS = ("id", "image_id", "category_id", "iscrowd", "keypoints", "num_keypoints", "bbox", "area", "segmentation")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     person_fields=st.dictionaries(st.sampled_from(FIELDS), anything, max_size=3),
     image_fields=st.dictionaries(
@@ -663,7 +663,7 @@ _FIELDS = (
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(
     where=st.sampled_from(["images", "annotations", "categories"]),
     field=st.sampled_from(_FIELDS),

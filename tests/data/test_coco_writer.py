@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rtmo_deploy.data.coco_writer import CocoEntry, write_coco, write_dataset
+from rtmo_deploy.data.coco_writer import write_coco, write_dataset
 from rtmo_deploy.data.sample import People, Sample
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import SetupError
@@ -32,8 +32,9 @@ def written(path):
 
 def test_a_file(tmp_path):
     path = tmp_path / "a.json"
-    entries = [CocoEntry(7, "x.jpg", 60, 80, people()), CocoEntry(9, "y.jpg", 10, 20, People.empty(17))]
-    result = write_coco(path, entries, COCO_17, info={"seed": 3})
+    first, second = np.zeros((60, 80, 3), np.uint8), np.zeros((10, 20, 3), np.uint8)
+    samples = [Sample(first, people(), 7, "x.jpg"), Sample(second, People.empty(17), 9, "y.jpg")]
+    result = write_coco(path, samples, COCO_17, info={"seed": 3})
     document = written(path)
     assert document["info"]["seed"] == 3
     assert document["images"] == [
@@ -60,15 +61,9 @@ def test_a_file(tmp_path):
     assert (result.path, result.images, result.people, result.keypoints) == (path, 2, 2, 2)
 
 
-def test_samples_by_their_own_names(tmp_path):
-    path = tmp_path / "a.json"
-    write_coco(path, [Sample(np.zeros((30, 40, 3), np.uint8), people(), 5, "p.png")], COCO_17)
-    assert written(path)["images"] == [{"id": 5, "file_name": "p.png", "width": 40, "height": 30}]
-
-
 def test_what_does_not_fit_together_is_refused_and_nothing_is_written(tmp_path):
     path = tmp_path / "a.json"
-    entry = CocoEntry(1, "x.jpg", 10, 10, people())
+    entry = Sample(np.zeros((10, 10, 3), np.uint8), people(), 1, "x.jpg")
     with pytest.raises(ValueError, match="two images have the id 1"):
         write_coco(path, [entry, entry], COCO_17)
     with pytest.raises(ValueError, match="14 keypoints of crowdpose-14"):

@@ -398,7 +398,7 @@ def test_a_broken_compressed_tiff_is_found() -> None:
         decode_image(bytes(data))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(
     st.sampled_from(sorted(WHOLE)),
     st.lists(st.tuples(st.integers(0, 2**16), st.binary(max_size=6), st.integers(0, 6)), max_size=6),
@@ -437,7 +437,7 @@ def test_nonsense_after_a_true_start(start: bytes, rest: bytes) -> None:
     [
         (b"", "The file is empty"),
         (b"hello, world", "It is a text file, not an image"),
-        (b"\0" * 500, "no format that can be read here, not an image"),
+        (b"\0" * 500, "not an image in a format that can be read here"),
         (b'{"images": []}', "It is an annotation file .JSON., not an image"),
         (b"%PDF-1.7", "a PDF document"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG, XML or HTML text"),

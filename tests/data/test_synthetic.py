@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from rtmo_deploy.data import _scene, synthetic
-from rtmo_deploy.data._figures import draw_figure, looks_of_seed
-from rtmo_deploy.data._outlines import Outlines
-from rtmo_deploy.data._scene import Scene
+from rtmo_deploy.data import synthetic
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
+from rtmo_deploy.data.synthetic.figures import draw_figure, looks_of_seed
+from rtmo_deploy.data.synthetic.outlines import Outlines
+from rtmo_deploy.data.synthetic.scene import Scene
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.zoo import COCO_17
 
@@ -428,7 +428,7 @@ def test_flags_in_whole_pictures_are_those_of_the_label_image(monkeypatch):
     """Visible (2) means: the label image has this very person there; box and area contain what is on top."""
     kept = []
     original = Scene.people
-    monkeypatch.setattr(_scene.Scene, "people", lambda self: kept.append(self.canvas[..., 3].copy()) or original(self))
+    monkeypatch.setattr(Scene, "people", lambda self: kept.append(self.canvas[..., 3].copy()) or original(self))
     dataset = SyntheticPeople(10, seed=8, options=SyntheticOptions(size=(256, 256), people=(4, 12), occluded=1))
     for index in range(10):
         people = dataset[index].people

@@ -25,7 +25,7 @@ from rtmo_deploy.measure.agreement.drawing import difference_panel, magnificatio
 from rtmo_deploy.measure.comparison import compare_image, summarise
 from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.poses import Poses
-from rtmo_deploy.release.measure import _draw
+from rtmo_deploy.release.make import _draw
 from rtmo_deploy.zoo import COCO_17
 
 HW = (96, 128)

@@ -262,7 +262,7 @@ def test_an_edge_across_the_picture_between_two_far_keypoints() -> None:
 anything = st.floats(width=32) | st.floats(-300, 300, width=32)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(anything, min_size=34, max_size=34),
     st.lists(anything, min_size=4, max_size=4),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.data._coco_arrays import identity
+from rtmo_deploy.data.coco_file import identity
 from rtmo_deploy.errors import InputDataError, SetupError
 from rtmo_deploy.files import atomic_write, open_regular
 from rtmo_deploy.plain import parse_json, shorten

@@ -1,4 +1,4 @@
-"""Outlines: the bodies of `_bodies` as convex polygons, made ahead in one go because one by one it would take longer.
+"""Outlines: bodies as convex polygons, made ahead in one go because one by one it would take longer.
 
 An outline is in standing heights, around the middle of the hips; all of a body's polygons lie in one array of
 points, so that putting a body into an image is one multiplication.
@@ -7,18 +7,17 @@ points, so that putting a body into an image is one multiplication.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from rtmo_deploy.data._bodies import NECK, POINTS, sample_bodies
+from rtmo_deploy.data.synthetic.bodies import NECK, POINTS, sample_bodies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data._bodies import Bodies
+    from rtmo_deploy.data.synthetic.bodies import Bodies
 
 #: Bodies of one seed; each is used at any size, a little slimmer or stouter, and turned a little.
 POOL: Final = 6144
@@ -32,44 +31,24 @@ _ONE: Final = 1 << FIXED
 _HEAD_AT, _HAND, _TOE = POINTS["head"], POINTS["left_hand"], POINTS["left_toe"]
 #: Capsules: from point, to point, radius there and there. Left ones, then the right one of each.
 _LIMBS: Final = (
-    (5, 7, 0.034, 0.028),
-    (6, 8, 0.034, 0.028),
-    (7, 9, 0.027, 0.019),
-    (8, 10, 0.027, 0.019),
-    (11, 13, 0.05, 0.037),
-    (12, 14, 0.05, 0.037),
-    (13, 15, 0.036, 0.023),
-    (14, 16, 0.036, 0.023),
-    (15, _TOE, 0.026, 0.02),
-    (16, _TOE + 1, 0.026, 0.02),
-    (9, _HAND, 0.021, 0.021),
-    (10, _HAND + 1, 0.021, 0.021),
+    (5, 7, 0.034, 0.028), (6, 8, 0.034, 0.028), (7, 9, 0.027, 0.019), (8, 10, 0.027, 0.019),
+    (11, 13, 0.05, 0.037), (12, 14, 0.05, 0.037), (13, 15, 0.036, 0.023), (14, 16, 0.036, 0.023),
+    (15, _TOE, 0.026, 0.02), (16, _TOE + 1, 0.026, 0.02), (9, _HAND, 0.021, 0.021), (10, _HAND + 1, 0.021, 0.021),
     (NECK, _HEAD_AT, 0.03, 0.027),
-)
+)  # fmt: skip
 _FROM, _TO = (np.array([row[i] for row in _LIMBS]) for i in (0, 1))
 _LIMB_RADII: Final = np.array([row[2:] for row in _LIMBS])
 
 #: Ellipses that the trunk consists of: around a point, radii across and along.
 _ROUND: Final = (
-    (5, 0.04, 0.036),
-    (6, 0.04, 0.036),
-    (11, 0.05, 0.05),
-    (12, 0.05, 0.05),
-    (POINTS["belly"], 0.08, 0.07),
-)
+    (5, 0.04, 0.036), (6, 0.04, 0.036), (11, 0.05, 0.05), (12, 0.05, 0.05), (POINTS["belly"], 0.08, 0.07),
+)  # fmt: skip
 #: Ellipses on the head: around a point, radii in half head heights: skull, face, ears, eyes, nose, mouth, hat, mane.
 _ON_HEAD: Final = (
-    (_HEAD_AT, 0.86, 1.02),
-    (POINTS["face"], 0.74, 0.86),
-    (3, 0.17, 0.24),
-    (4, 0.17, 0.24),
-    (1, 0.14, 0.12),
-    (2, 0.14, 0.12),
-    (0, 0.13, 0.17),
-    (POINTS["mouth"], 0.26, 0.07),
-    (POINTS["hat"], 0.96, 0.86),
+    (_HEAD_AT, 0.86, 1.02), (POINTS["face"], 0.74, 0.86), (3, 0.17, 0.24), (4, 0.17, 0.24), (1, 0.14, 0.12),
+    (2, 0.14, 0.12), (0, 0.13, 0.17), (POINTS["mouth"], 0.26, 0.07), (POINTS["hat"], 0.96, 0.86),
     (_HEAD_AT, 1.05, 1.25),
-)
+)  # fmt: skip
 _ROUND_AT, _HEAD_POINTS = (np.array([row[0] for row in table]) for table in (_ROUND, _ON_HEAD))
 _ROUND_RADII, _HEAD_RADII = (np.array([row[1:] for row in table]) for table in (_ROUND, _ON_HEAD))
 
@@ -107,20 +86,12 @@ class Plan(NamedTuple):
     back: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Outlines:
-    """The bodies of one seed.
+class Outlines(NamedTuple):
+    """The bodies of one seed."""
 
-    Attributes:
-        x: ``(POOL, V)`` float32, to the right, in standing heights.
-        y: ``(POOL, V)`` float32, down.
-        head: ``(POOL,)`` float64, half a head's height.
-        plans: One for each body.
-    """
-
-    x: NDArray[np.float32]
-    y: NDArray[np.float32]
-    head: NDArray[np.float64]
+    x: NDArray[np.float32]  #: ``(POOL, V)``, to the right, in standing heights.
+    y: NDArray[np.float32]  #: ``(POOL, V)``, down.
+    head: NDArray[np.float64]  #: ``(POOL,)``, half a head's height.
     plans: list[Plan]
 
     @classmethod

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import cv2
 import numpy as np
 
-from rtmo_deploy.data._figures import draw_figure, looks_of_seed
-from rtmo_deploy.data._outlines import Outlines
-from rtmo_deploy.data._scene import MOST_PEOPLE, Scene, draw_background, sample_things
 from rtmo_deploy.data.sample import Sample
+from rtmo_deploy.data.synthetic.figures import draw_figure, looks_of_seed
+from rtmo_deploy.data.synthetic.outlines import Outlines
+from rtmo_deploy.data.synthetic.scene import MOST_PEOPLE, Scene, draw_background, sample_things
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.zoo.skeletons import COCO_17
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data._figures import Cutout
+    from rtmo_deploy.data.synthetic.figures import Cutout
     from rtmo_deploy.poses import Skeleton
 
 #: Changes whenever the images of a seed change.
@@ -34,19 +34,9 @@ GENERATOR_VERSION: Final = 2
 
 #: Heights and widths of images of varied size, as cameras and web pages have them.
 _SIZES: Final = (
-    (480, 640),
-    (640, 480),
-    (427, 640),
-    (640, 427),
-    (360, 640),
-    (640, 360),
-    (500, 500),
-    (384, 512),
-    (512, 384),
-    (320, 480),
-    (480, 320),
-    (320, 320),
-)
+    (480, 640), (640, 480), (427, 640), (640, 427), (360, 640), (640, 360), (500, 500), (384, 512), (512, 384),
+    (320, 480), (480, 320), (320, 320),
+)  # fmt: skip
 _LEAST_SIDE: Final = 32
 _LEAST_HEIGHT_PX: Final = 20.0
 _TRIES: Final = 8
@@ -147,23 +137,18 @@ class SyntheticPeople:
             raise IndexError(f"image {index} of {self.count}")
         index %= self.count
         rng = np.random.Generator(np.random.PCG64([self.seed, index]))
-        scene = _compose(rng, self.seed, self.options)
+        options, (low, high) = self.options, self.options.people
+        count = int(rng.integers(low, high + 1))
+        height, width = options.size or _SIZES[int(rng.integers(len(_SIZES)))]
+        scene = Scene(draw_background(rng, height, width, options.clutter))
+        if count:
+            _add_people(scene, rng, count, self.seed, options)
+        if count and options.occluded and rng.random() < options.occluded:
+            _add_things(scene, rng)
         image = cv2.cvtColor(scene.canvas, cv2.COLOR_BGRA2BGR)
-        if self.options.finish:
+        if options.finish:
             image = _finish(image, rng)
         return Sample(cast("NDArray[np.uint8]", image), scene.people(), image_id=index, name=f"synthetic-{index}")
-
-
-def _compose(rng: np.random.Generator, seed: int, options: SyntheticOptions) -> Scene:
-    low, high = options.people
-    count = int(rng.integers(low, high + 1))
-    height, width = options.size or _SIZES[int(rng.integers(len(_SIZES)))]
-    scene = Scene(draw_background(rng, height, width, options.clutter))
-    if count:
-        _add_people(scene, rng, count, seed, options)
-    if count and options.occluded and rng.random() < options.occluded:
-        _add_things(scene, rng)
-    return scene
 
 
 def _heights(rng: np.random.Generator, count: int, scene: Scene, options: SyntheticOptions) -> NDArray[np.float64]:

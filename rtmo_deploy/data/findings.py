@@ -1,4 +1,4 @@
-"""Findings: what is wrong with an annotation file, all of it at once, by kind and by id."""
+"""What is wrong with an annotation file, all of it at once, by kind and by id."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.plain import shorten
+from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from rtmo_deploy.poses import Skeleton
-
 
 Severity = Literal["error", "warning", "note"]
 Subject = Literal["image", "annotation", "file"]
 #: Ids of one finding that are printed; ``to_dict`` gives all.
 SHOWN: Final = 10
-
 _BOUND_FOR_IGNORE: Final = "they are not learned, and detections of theirs are neither right nor wrong"
 
 #: Kind -> how bad it is, what it is about, and what happened (and, where it is handled, how).
@@ -47,11 +44,7 @@ KINDS: Final[dict[str, tuple[Severity, Subject, str]]] = {
     "keypoint-value": ("error", "annotation", "a labelled keypoint is not at a finite place"),
     "keypoint-text": ("error", "annotation", "a visibility flag is not a number"),
     "keypoint-flag": ("warning", "annotation", "a flag is not 0, 1 or 2; above 0 the keypoint is labelled"),
-    "keypoint-far": (
-        "warning",
-        "annotation",
-        "a labelled keypoint lies far outside the image; not learned",
-    ),
+    "keypoint-far": ("warning", "annotation", "a labelled keypoint lies far outside the image; not learned"),
     "num-keypoints-zero": (
         "warning",
         "annotation",
@@ -97,42 +90,50 @@ class Finding:
         noun = self.subject + "s" * (len(self.ids) > 1)
         return f"{noun} {shorten(self.ids, SHOWN)}: {self.what}."
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {**vars(self), "ids": list(self.ids)}
 
-
-@dataclass(frozen=True)
+@dataclass
 class CocoReport:
-    """What a check of an annotation file found.
+    """What a check of an annotation file found; filled while the file is read.
 
     Attributes:
         file: The annotation file.
         images: Images in it.
         annotations: Annotations in it, usable or not.
         people: People to learn.
-        findings: Errors first, then warnings, then notes.
         skeleton: What the keypoints are, with the pairs that change places in a mirrored image.
+        ids: By kind of finding, the ids it was found at.
     """
 
     file: Path
-    images: int
-    annotations: int
-    people: int
-    findings: tuple[Finding, ...] = ()
-    skeleton: Skeleton | None = None
+    images: int = 0
+    annotations: int = 0
+    people: int = 0
+    skeleton: Skeleton = field(default_factory=lambda: Skeleton.generic(0))
+    ids: dict[str, list[int | str]] = field(default_factory=dict, repr=False)
+
+    def add(self, kind: str, *ids: int | str) -> None:
+        """Note that ``kind`` (a key of :data:`KINDS`) was found at ``ids``; without ids, in the file as a whole."""
+        seen = self.ids.setdefault(kind, [])
+        seen.extend(one for one in ids if not seen or seen[-1] != one)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Errors first, then warnings, then notes."""
+        found = [Finding(kind, *KINDS[kind], tuple(self.ids[kind])) for kind in KINDS if kind in self.ids]
+        order = ("error", "warning", "note")
+        return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
 
     @property
     def flip_pairs(self) -> list[list[str]]:
         """Names of the keypoints that change places in a mirrored image."""
-        names = self.skeleton.keypoints if self.skeleton else ()
-        return [[names[one], names[two]] for one, two in (self.skeleton.flip_pairs if self.skeleton else ())]
+        names = self.skeleton.keypoints
+        return [[names[one], names[two]] for one, two in self.skeleton.flip_pairs]
 
     @property
     def unpaired(self) -> list[str]:
         """Names of the keypoints that stay as they are."""
         paired = {name for pair in self.flip_pairs for name in pair}
-        return [name for name in (self.skeleton.keypoints if self.skeleton else ()) if name not in paired]
+        return [name for name in self.skeleton.keypoints if name not in paired]
 
     @property
     def ok(self) -> bool:
@@ -159,30 +160,8 @@ class CocoReport:
             "images": self.images,
             "annotations": self.annotations,
             "people": self.people,
-            "keypoints": list(self.skeleton.keypoints) if self.skeleton else [],
+            "keypoints": list(self.skeleton.keypoints),
             "flip_pairs": self.flip_pairs,
             "unpaired": self.unpaired,
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [{**vars(finding), "ids": list(finding.ids)} for finding in self.findings],
         }
-
-
-@dataclass
-class Collector:
-    """Gathers ids by kind while a file is read."""
-
-    ids: dict[str, list[int | str]] = field(default_factory=dict)
-
-    def add(self, kind: str, *ids: int | str) -> None:
-        """Note that ``kind`` (a key of :data:`KINDS`) was found at ``ids``; without ids, in the file as a whole."""
-        seen = self.ids.setdefault(kind, [])
-        seen.extend(one for one in ids if not seen or seen[-1] != one)
-
-    def findings(self) -> tuple[Finding, ...]:
-        """What was gathered, in the order of :class:`CocoReport`."""
-        order = {"error": 0, "warning": 1, "note": 2}
-        found = [Finding(kind, *KINDS[kind], tuple(self.ids[kind])) for kind in KINDS if kind in self.ids]
-        return tuple(sorted(found, key=lambda finding: order[finding.severity]))
-
-
-#: Images that are read to find out whether width and height are swapped.
-_TRIED = 8

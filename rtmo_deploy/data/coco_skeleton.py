@@ -1,29 +1,24 @@
-"""Reading a file in COCO's keypoint format into arrays, and noticing everything that is wrong with it on the way."""
+"""What the keypoints of an annotation file are: the skeleton of its category of people."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import json
 import math
 from array import array
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-from rtmo_deploy.data._coco_arrays import CocoFile, Images, People, compact, identity, printable
-from rtmo_deploy.data._findings import Collector
 from rtmo_deploy.errors import InputDataError
-from rtmo_deploy.file_kind import ANNOTATIONS, require
-from rtmo_deploy.files import UnreadableError, open_regular
 from rtmo_deploy.poses import Skeleton, mirror_of
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, canonical_name, convention_of
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator
+    from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.data.findings import CocoReport
 
 #: Sigmas by name. CrowdPose's are not among them: others give its names to other points.
 _SIGMAS: Final = dict(zip(COCO_17.keypoints, COCO_17.sigmas, strict=True))
@@ -53,8 +48,9 @@ def _given_pairs(category: dict[str, Any], names: tuple[str, ...]) -> tuple[tupl
     first = 1 if len(names) in numbers and 0 not in numbers else 0
     pairs = set()
     for row in rows:
-        ends = [index.get(end) if isinstance(end, str) else end - first if type(end) is int else None for end in row]
-        one, two = ends
+        one, two = (
+            index.get(end) if isinstance(end, str) else end - first if type(end) is int else None for end in row
+        )
         if one is None or two is None or not (0 <= one < len(names) and 0 <= two < len(names)):
             raise ValueError(f"{row} is not a pair of its keypoints")
         if one != two:
@@ -73,7 +69,7 @@ def _given_sigmas(category: dict[str, Any], count: int) -> tuple[float, ...]:
     return tuple(map(float, values)) if sound else ()
 
 
-def skeleton_of(category: dict[str, Any], found: Collector) -> Skeleton:
+def skeleton_of(category: dict[str, Any], report: CocoReport) -> Skeleton:
     """The skeleton that a category's ``keypoints`` and ``skeleton`` describe.
 
     A category with all the names of a known convention, in its order, gives that convention itself. Others get the
@@ -83,7 +79,7 @@ def skeleton_of(category: dict[str, Any], found: Collector) -> Skeleton:
     try:
         pairs = _given_pairs(category, names)
     except ValueError:
-        found.add("flip-pairs")
+        report.add("flip-pairs")
         pairs = None
     given = _given_sigmas(category, len(names))
     known = convention_of(names)
@@ -98,16 +94,14 @@ def skeleton_of(category: dict[str, Any], found: Collector) -> Skeleton:
         if whole and all(1 <= end <= len(names) for end in row):
             edges.append((row[0] - 1, row[1] - 1))
         else:
-            found.add("skeleton")
-    sigmas = given
-    source = "the annotation file" if given else ""
+            report.add("skeleton")
+    sigmas, source = given, "the annotation file" if given else ""
     canonical = [canonical_name(name) for name in names]
     if not sigmas and set(canonical) <= set(_SIGMAS):
         sigmas, source = tuple(_SIGMAS[name] for name in canonical), "coco-17, by name"
     elif not sigmas and sorted(canonical) == sorted(CROWDPOSE_14.keypoints):
-        place = CROWDPOSE_14.keypoints.index
-        sigmas = tuple(CROWDPOSE_14.sigmas[place(name)] for name in canonical)
-        source = "guessed from names like CrowdPose's"
+        crowdpose = dict(zip(CROWDPOSE_14.keypoints, CROWDPOSE_14.sigmas, strict=True))
+        sigmas, source = tuple(crowdpose[name] for name in canonical), "guessed from names like CrowdPose's"
     label = str(category.get("name") or "custom")
     return Skeleton(
         name=f"{label}-{len(names)}",
@@ -152,105 +146,25 @@ def choose_categories(categories: object, wanted: str | None, file: Path) -> lis
     return able
 
 
-#: A larger annotation file is refused: parsed, it would need ten times that memory.
-_MOST_BYTES = 4 << 30
-
-
-def read_coco_file(
-    path: str | os.PathLike[str], *, skeleton: Skeleton | None = None, category: str | None = None
-) -> CocoFile:
-    """Read an annotation file; see :class:`CocoFile`."""
-    file, found = Path(path), Collector()
-    with _no_collection():
-        return _read(file, _load(file), found, skeleton, category)
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without the cycle collector, which would visit the millions of lists of a large file again and again."""
-    was = gc.isenabled()
-    gc.disable()
+def printable(text: str) -> bool:
+    """Whether a text can be written as UTF-8 and be part of a file name."""
     try:
-        yield
-    finally:
-        if was:
-            gc.enable()
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
-def _read(
-    file: Path, document: dict[str, Any], found: Collector, skeleton: Skeleton | None, category: str | None
-) -> CocoFile:
-    categories = choose_categories(document.get("categories"), category, file)
-    images = Images(document["images"], found)
-    entries = document["annotations"]
-    own = skeleton_of(categories[0], found) if categories else _numbered(entries)
-    if skeleton is not None and len(skeleton) != len(own):
-        raise InputDataError(
-            f"Its people have {len(own)} keypoints; the skeleton '{skeleton.name}' has {len(skeleton)}.",
-            remedy="Give the skeleton of this file.",
-            where=file,
-        )
-    known = [identity(one.get("id")) for one in categories]
-    ids = {one for one in known if one is not None}
-    if len(ids) < len(known) and None in known:
-        found.add("category-id")
-    people = People(images.index, len(own), ids if categories else None, found)
-    for place, entry in enumerate(entries):
-        people.read(entry, place)
-        entries[place] = None  # its memory is needed for the arrays
-    parsed = _in_order(people.file(file, skeleton or own, images, len(entries)), own)
-    info = document.get("info")
-    if isinstance(info, dict) and info.get("domain") == "synthetic":
-        parsed = replace(parsed, domain="synthetic")
-    numbers = [one for one in known if isinstance(one, int)]
-    return replace(parsed, truth=replace(parsed.truth, category_id=numbers[0])) if numbers else parsed
-
-
-def _in_order(parsed: CocoFile, own: Skeleton) -> CocoFile:
-    """The keypoints in the order of the file's skeleton, where its own names are the same in another order."""
-    wanted, names = ([canonical_name(name) for name in one.keypoints] for one in (parsed.skeleton, own))
-    if names == wanted or sorted(names) != sorted(wanted) or len(set(names)) < len(names):
-        return parsed
-    keypoints = parsed.truth.keypoints[:, [names.index(name) for name in wanted]]
-    return replace(parsed, truth=replace(parsed.truth, keypoints=keypoints))
-
-
-def _load(file: Path) -> dict[str, Any]:
-    def reject(reason: str, error: Exception | None = None) -> NoReturn:
-        raise InputDataError(
-            f"This is no annotation file in COCO's format: {reason}.",
-            remedy="It needs the lists 'images', 'annotations' and 'categories', as in person_keypoints_val2017.json.",
-            where=file,
-        ) from error
-
-    require(file, ANNOTATIONS)
-    try:
-        with open_regular(file, max_bytes=_MOST_BYTES) as stream:
-            document = json.load(stream, object_hook=compact)
-    except OSError as error:
-        raise InputDataError(
-            f"The annotation file cannot be opened: {error.strerror or error}.",
-            remedy="Check the name and the permissions.",
-            where=file,
-        ) from error
-    except UnreadableError as error:
-        reject(str(error), error)
-    except UnicodeDecodeError as error:
-        reject("it is not text", error)
-    except json.JSONDecodeError as error:
-        reject(f"it is not JSON, or cut off (line {error.lineno}: {error.msg})", error)
-    except (RecursionError, ValueError) as error:
-        reject(f"its JSON cannot be read ({error})", error)
-    if not isinstance(document, dict):
-        reject("its JSON is not an object")
-    for key in ("images", "annotations"):
-        if not isinstance(document.get(key), list):
-            reject(f"it has no list '{key}'")
-    return document
-
-
-def _numbered(entries: list[Any]) -> Skeleton:
+def numbered(entries: list[Any]) -> Skeleton:
     """A skeleton without names for a file whose categories name no keypoints: as many as most people have."""
     lists = (entry.get("keypoints") for entry in entries if isinstance(entry, dict))
     counts = Counter(len(one) // 3 for one in lists if isinstance(one, list | array) and len(one) % 3 == 0 and one)
     return Skeleton.generic(counts.most_common(1)[0][0] if counts else 17)
+
+
+def in_order(keypoints: NDArray[np.float32], wanted: Skeleton, own: Skeleton) -> NDArray[np.float32]:
+    """Keypoints in the order of the skeleton that is wanted, where the file has the same names in another order."""
+    theirs, names = ([canonical_name(name) for name in one.keypoints] for one in (wanted, own))
+    if names == theirs or sorted(names) != sorted(theirs) or len(set(names)) < len(names):
+        return keypoints
+    return keypoints[:, [names.index(name) for name in theirs]]

@@ -9,8 +9,7 @@ and its left side is the far one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -23,18 +22,10 @@ POINTS: Final = {name: 17 + index for index, name in enumerate(_EXTRA)}
 NECK, HEAD, TOES = POINTS["neck"], POINTS["head"], slice(POINTS["left_toe"], POINTS["right_toe"] + 1)
 
 #: Nose, eyes, ears, face, mouth and hat in the head's frame (left, down, forward), in half head heights.
-_HEAD: Final = np.array(
-    [
-        (0.0, 0.2, 0.98),
-        (0.36, -0.06, 0.76),
-        (-0.36, -0.06, 0.76),
-        (0.84, 0.08, -0.06),
-        (-0.84, 0.08, -0.06),
-        (0.0, 0.13, 0.24),
-        (0.0, 0.55, 0.8),
-        (0.0, -0.34, 0.0),
-    ]
-)
+_HEAD: Final = np.array([
+    (0.0, 0.2, 0.98), (0.36, -0.06, 0.76), (-0.36, -0.06, 0.76), (0.84, 0.08, -0.06), (-0.84, 0.08, -0.06),
+    (0.0, 0.13, 0.24), (0.0, 0.55, 0.8), (0.0, -0.34, 0.0),
+])  # fmt: skip
 _HEAD_POINTS: Final = [0, 1, 2, 3, 4, POINTS["face"], POINTS["mouth"], POINTS["hat"]]
 #: A point of the head is seen where it is nearer to the viewer than this (nose, eyes, ears), in half head heights.
 _SEEN_NEARER: Final = np.array([0.2, -0.15, -0.15, 0.25, 0.25])
@@ -105,35 +96,30 @@ _LIMB_SIDES: Final = np.tile(_SIDES, 4)
 _LENGTHS: Final = np.array([0.165, 0.165, 0.15, 0.15, 0.25, 0.25, 0.245, 0.245])
 
 
-@dataclass(frozen=True, eq=False)
-class Bodies:
-    """N bodies as the camera sees them, in units of their standing height.
+class Bodies(NamedTuple):
+    """N bodies as the camera sees them, in units of their standing height; angles in radians."""
 
-    Attributes:
-        points: ``(N, P, 2)`` float64, x right, y down, from the middle of the hips; columns as in ``POINTS``.
-        depths: ``(N, P)`` float64, away from the viewer.
-        facing: ``(N, 5)`` bool, whether nose, eyes and ears are on the side of the head that is seen.
-        head: ``(N,)`` float64, half the height of the head.
-        head_yaw: ``(N,)`` float64, radians.
-        head_roll: ``(N,)`` float64, radians, clockwise.
-        stout: ``(N,)`` float64, factor on widths.
-    """
-
-    points: NDArray[np.float64]
-    depths: NDArray[np.float64]
-    facing: NDArray[np.bool_]
-    head: NDArray[np.float64]
+    points: NDArray[np.float64]  #: ``(N, P, 2)``, x right, y down, from the middle of the hips; as in ``POINTS``.
+    depths: NDArray[np.float64]  #: ``(N, P)``, away from the viewer.
+    facing: NDArray[np.bool_]  #: ``(N, 5)``, whether nose, eyes and ears are on the side of the head that is seen.
+    head: NDArray[np.float64]  #: ``(N,)``, half the height of the head.
     head_yaw: NDArray[np.float64]
-    head_roll: NDArray[np.float64]
-    stout: NDArray[np.float64]
+    head_roll: NDArray[np.float64]  #: Clockwise.
+    stout: NDArray[np.float64]  #: Factor on widths.
 
 
 def sample_bodies(rng: np.random.Generator, count: int) -> Bodies:
     """Draw proportions, activity and direction of view of ``count`` bodies."""
     pose = rng.random((count, _COLUMNS))
     u = rng.random((count, 20))
-    angles = _pose_angles(pose, u)
-    yaw = _yaw(u[:, 0], u[:, 1])
+    # In the order of the activities' columns; strides are not applied yet.
+    activity = np.minimum(np.searchsorted(_SHARES, u[:, 13] * _SHARES[-1]), len(_SHARES) - 1)
+    angles = _LOW[activity] + _SPAN[activity] * pose
+    swapped = u[:, 14] < 0.5
+    angles[swapped, :8] = angles[swapped][:, [4, 5, 6, 7, 0, 1, 2, 3]]
+    # Mostly facing the viewer, often seen from behind, sometimes any way.
+    yaw = np.where(u[:, 0] < 0.6, 1.3 * (u[:, 1] - 0.5), 2 * math.pi * u[:, 1])
+    yaw = np.where((u[:, 0] >= 0.6) & (u[:, 0] < 0.75), math.pi + 1.2 * (u[:, 1] - 0.5), yaw)
     child = np.where(u[:, 2] < 0.25, u[:, 3], 0.0)  # 0: adult, 1: a small child
     stout = 0.85 + 0.5 * u[:, 4] ** 2 + 0.15 * child
     head = 0.074 + 0.016 * u[:, 5] + 0.032 * child
@@ -141,36 +127,21 @@ def sample_bodies(rng: np.random.Generator, count: int) -> Bodies:
 
     body = np.empty((count, 17 + len(_EXTRA), 3))
     _place_joints(body, angles, limbs, stout, child, u)
-    points, depths = _project(body, yaw, 0.3 * u[:, 7])
+    pitch = 0.3 * u[:, 7, None]  # looked at from a little above
+    right, down, depths = _turned(body, yaw)
+    points = np.stack((right, down * np.cos(pitch) - depths * np.sin(pitch)), axis=-1)
 
     head_yaw = yaw + angles[:, 18] + 1.6 * (u[:, 8] - 0.5) * u[:, 9]
     tilt = 0.35 * (u[:, 10] - 0.5) + 0.35 * (u[:, 11] - 0.5)
-    features, nearness = _head_features(head, head_yaw, tilt)
+    right, down, nearness = _turned(_HEAD, head_yaw)
+    features = _rotated(right, down, tilt) * head[:, None, None]
     points[:, _HEAD_POINTS] = features + points[:, HEAD, None]
     depths[:, _HEAD_POINTS] = depths[:, HEAD, None] + nearness * head[:, None]
 
     roll = angles[:, 17] * np.where((u[:, 12] < 0.5) & (angles[:, 17] > 1), -1, 1)
-    cos, sin = np.cos(roll)[:, None], np.sin(roll)[:, None]
-    x, y = points[..., 0], points[..., 1]
-    points = np.stack((x * cos - y * sin, x * sin + y * cos), axis=-1)
+    points = _rotated(points[..., 0], points[..., 1], roll)
     facing = nearness[:, :5] < _SEEN_NEARER
     return Bodies(points, depths, facing, head, head_yaw, roll + tilt, stout)
-
-
-def _yaw(kind: NDArray[np.float64], where: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mostly facing the viewer, often seen from behind, sometimes any way; ``(N,)`` radians."""
-    yaw = np.where(kind < 0.6, 1.3 * (where - 0.5), 2 * math.pi * where)
-    back = (kind >= 0.6) & (kind < 0.75)
-    return np.where(back, math.pi + 1.2 * (where - 0.5), yaw)
-
-
-def _pose_angles(pose: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Angles ``(N, 19)`` in the order of the activities' columns; strides are not applied yet."""
-    activity = np.minimum(np.searchsorted(_SHARES, u[:, 13] * _SHARES[-1]), len(_SHARES) - 1)
-    angles: NDArray[np.float64] = _LOW[activity] + _SPAN[activity] * pose
-    swapped = u[:, 14] < 0.5
-    angles[swapped, :8] = angles[swapped][:, [4, 5, 6, 7, 0, 1, 2, 3]]
-    return angles
 
 
 def _place_joints(
@@ -220,25 +191,16 @@ def _place_joints(
     body[:, _HEAD_POINTS] = 0.0
 
 
-def _project(
-    body: NDArray[np.float64], yaw: NDArray[np.float64], pitch: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn ``(N, P, 3)`` by yaw, look at it from a little above: points ``(N, P, 2)``, depths ``(N, P)``."""
+def _turned(
+    points: NDArray[np.float64], yaw: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Points ``(..., P, 3)`` turned by yaw ``(N,)``: to the right, down and away from the viewer, ``(N, P)``."""
     cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
-    left, down, forward = body[..., 0], body[..., 1], body[..., 2]
-    depths = left * sin - forward * cos
-    tilt = pitch[:, None]
-    points = np.stack((left * cos + forward * sin, down * np.cos(tilt) - depths * np.sin(tilt)), axis=-1)
-    return points, depths
+    left, down, forward = points[..., 0], points[..., 1], points[..., 2]
+    return left * cos + forward * sin, down, left * sin - forward * cos
 
 
-def _head_features(
-    head: NDArray[np.float64], yaw: NDArray[np.float64], tilt: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points ``(N, 8, 2)`` from the head's centre, and their depths ``(N, 8)`` in half head heights."""
-    cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
-    left, down, forward = _HEAD[:, 0], _HEAD[:, 1], _HEAD[:, 2]
-    x, depth = left * cos + forward * sin, left * sin - forward * cos
-    turn, across = np.cos(tilt)[:, None], np.sin(tilt)[:, None]
-    features = np.stack((x * turn - down * across, x * across + down * turn), axis=-1)
-    return features * head[:, None, None], depth
+def _rotated(x: NDArray[np.float64], y: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(N, P, 2)``, clockwise by ``(N,)`` radians."""
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    return np.stack((x * cos - y * sin, x * sin + y * cos), axis=-1)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import cv2
 import numpy as np
 
-from rtmo_deploy.data._figures import HAIRS, SKINS, some_colour
 from rtmo_deploy.data.sample import People
+from rtmo_deploy.data.synthetic.figures import HAIRS, SKINS, some_colour
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data._figures import Colour, Cutout
+    from rtmo_deploy.data.synthetic.figures import Colour, Cutout
 
 
 #: Fourth channel of a pixel that belongs to nobody.
@@ -64,22 +64,22 @@ def _ground(u: list[float], height: int, width: int) -> NDArray[np.uint8]:
     if kind < 0.3:  # a gradient, in any direction
         mix = _ramp(u, height, width)
     elif kind < 0.6:  # a wall and a floor, or sky and ground
-        mix = _horizon(u, height, width)
+        mix = _horizon(u, height)
     elif kind < 0.75:  # stripes or checks
         mix = _pattern(u, height, width)
     elif kind < 0.9:
         mix = _value_noise(u[20], u[21], 0.6 * u[9], height, width)[..., :1] >> 1
     else:
         mix = np.zeros((height, 1, 1), np.int16)
-    picture = first + ((second - first) * mix >> 7)
+    ground = first + ((second - first) * mix >> 7)
     strength = int(130 * u[10] ** 2)
     if strength > 4:
         noise = _value_noise(u[22], u[23], u[11], height, width)
         noise = noise if u[15] < 0.6 else noise[..., :1]
-        picture = picture + ((noise - 128) * strength >> 7)
-    grounds = np.empty((height, width, 3), np.uint8)
-    grounds[:] = picture.clip(0, 255)
-    return grounds
+        ground = ground + ((noise - 128) * strength >> 7)
+    full = np.empty((height, width, 3), np.uint8)
+    full[:] = ground.clip(0, 255)
+    return full
 
 
 def _ramp(u: list[float], height: int, width: int) -> NDArray[np.int16]:
@@ -90,7 +90,7 @@ def _ramp(u: list[float], height: int, width: int) -> NDArray[np.int16]:
     return (128 - mix if u[17] < 0.5 else mix)[..., None]
 
 
-def _horizon(u: list[float], height: int, width: int) -> NDArray[np.int16]:  # noqa: ARG001 - the same in every column
+def _horizon(u: list[float], height: int) -> NDArray[np.int16]:
     """One colour above, the other below, each getting darker or lighter; ``(height, 1, 1)``, 0..128."""
     edge = max(1, int(height * (0.25 + 0.55 * u[9])))
     slope = int(60 * u[16])
@@ -160,11 +160,10 @@ def _things() -> tuple[NDArray[np.float32], list[Colour]]:
 
 def _thing_colour(u: list[float]) -> Colour:
     """Mostly any colour, sometimes that of skin or hair; takes five numbers in 0..1."""
-    if u[0] < 0.15:
-        return SKINS[int(u[1] * len(SKINS))]
-    if u[0] < 0.25:
-        return HAIRS[int(u[1] * len(HAIRS))]
-    return some_colour(u[1], u[2], u[3], u[4])
+    if u[0] >= 0.25:
+        return some_colour(*u[1:])
+    colours = SKINS if u[0] < 0.15 else HAIRS
+    return colours[int(u[1] * len(colours))]
 
 
 def sample_things(
@@ -205,12 +204,9 @@ _LEAST_SIDES: Final = (3, 8)
 #: By which keypoints, itself included, a place can be told: the face by any part of it, a limb's joint by the next
 #: ones. Shoulders and hips always can.
 _TOLD_BY: Final = (
-    *(((0, 1, 2, 3, 4),) * 5),
-    *(((),) * 2),
-    *((5, 7, 9), (6, 8, 10), (7, 9), (8, 10)),
-    *(((),) * 2),
-    *((11, 13, 15), (12, 14, 16), (13, 15), (14, 16)),
-)
+    *((0, 1, 2, 3, 4),) * 5, (), (), (5, 7, 9), (6, 8, 10), (7, 9), (8, 10),
+    (), (), (11, 13, 15), (12, 14, 16), (13, 15), (14, 16),
+)  # fmt: skip
 _TELLS: Final = np.array([[other in told for other in range(17)] for told in _TOLD_BY])
 _ALWAYS: Final = ~_TELLS.any(1)
 #: Its stub knows no scalars.
@@ -235,22 +231,17 @@ class Scene:
 
     def add_person(self, cutout: Cutout, left: int, top: int) -> bool:
         """Lay a figure over what is there; False, and nothing, if too little of somebody would remain visible."""
-        patch, mask = cutout.patch, cutout.parts
-        window = self._window(mask.shape, left, top)
-        if window is None:
+        cut = self._cut(cutout.patch, cutout.parts, left, top)
+        if cut is None:
             return False
-        where, part = window
-        whole = area = cv2.countNonZero(mask)
+        patch, mask, where = cut
+        whole, area = cv2.countNonZero(cutout.parts), cv2.countNonZero(mask)
+        if area < _LEAST_SHARE * whole:
+            return False
         corner = np.array((left, top))
-        visible, inside = cutout.bare, cutout.known
-        if part is not None:
-            patch, mask = patch[part], np.ascontiguousarray(mask[part])
-            area = cv2.countNonZero(mask)
-            if area < _LEAST_SHARE * whole:
-                return False
-            pixels = cutout.pixels + corner
-            inside = inside & ((pixels >= 0) & (pixels < (self.width, self.height))).all(1)
-            visible = visible & inside
+        pixels = cutout.pixels + corner
+        inside = cutout.known & ((pixels >= 0) & (pixels < (self.width, self.height))).all(1)
+        visible = cutout.bare & inside
         x, y, w, h = cv2.boundingRect(mask)
         if min(w, h) < _LEAST_SIDES[0] or max(w, h) < _LEAST_SIDES[1] or np.count_nonzero(visible) < _LEAST_KEYPOINTS:
             return False
@@ -261,33 +252,29 @@ class Scene:
         self._areas.append(area)
         self._spare.append(int(area - _LEAST_SHARE * whole))
         self._keypoints[number] = cutout.keypoints + corner
-        self._pixels[number] = cutout.pixels + corner
+        self._pixels[number] = pixels
         self._visible[number] = visible
         self._inside[number] = inside
         return True
 
     def add_thing(self, patch: NDArray[np.uint8], mask: NDArray[np.uint8], left: int, top: int) -> bool:
         """Lay an object over what is there, unless too little of somebody would remain visible."""
-        window = self._window(mask.shape, left, top)
-        if window is None:
+        cut = self._cut(patch, mask, left, top)
+        if cut is None:
             return False
-        where, part = window
-        if part is not None:
-            patch, mask = patch[part], np.ascontiguousarray(mask[part])
+        patch, mask, where = cut
         return self._lay(patch, mask, where, (where[2], where[0], mask.shape[1], mask.shape[0]), NOBODY)
 
-    def _window(
-        self, shape: tuple[int, ...], left: int, top: int
-    ) -> tuple[tuple[int, int, int, int], tuple[slice, slice] | None] | None:
-        """Rows and columns of the canvas that a patch covers, and the part of it that covers them (None: all)."""
+    def _cut(
+        self, patch: NDArray[np.uint8], mask: NDArray[np.uint8], left: int, top: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[int, int, int, int]] | None:
+        """The part of a patch and its mask that lies on the canvas, and its rows and columns there."""
         y0, x0 = max(top, 0), max(left, 0)
-        y1, x1 = min(top + shape[0], self.height), min(left + shape[1], self.width)
+        y1, x1 = min(top + mask.shape[0], self.height), min(left + mask.shape[1], self.width)
         if y0 >= y1 or x0 >= x1:
             return None
-        part = None
-        if y1 - y0 != shape[0] or x1 - x0 != shape[1]:
-            part = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-        return (y0, y1, x0, x1), part
+        part = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+        return patch[part], np.ascontiguousarray(mask[part]), (y0, y1, x0, x1)
 
     def _lay(
         self,
@@ -313,7 +300,10 @@ class Scene:
                 continue
             if lost > self._spare[other]:
                 return False
-            still = self._visible[other] & ~self._hit(other, mask, where)
+            columns, rows = self._pixels[other].T
+            hit = (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
+            hit[hit] = mask[rows[hit] - y0, columns[hit] - x0] > 0
+            still = self._visible[other] & ~hit
             if np.count_nonzero(still) < _LEAST_KEYPOINTS:
                 return False
             taken.append((other, lost, still))
@@ -323,14 +313,6 @@ class Scene:
         patch[..., 3] = number
         cv2.copyTo(patch, mask, under)
         return True
-
-    def _hit(self, other: int, mask: NDArray[np.uint8], where: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-        """Which keypoints of a person lie under a mask whose window on the canvas is ``where``; ``(17,)``."""
-        y0, y1, x0, x1 = where
-        columns, rows = self._pixels[other].T
-        within: NDArray[np.bool_] = (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
-        within[within] = mask[rows[within] - y0, columns[within] - x0] > 0
-        return within
 
     def people(self) -> People:
         """Everybody on the canvas, farthest first."""

@@ -1,4 +1,4 @@
-"""Figures: an outline of `_outlines` in the colours of `_looks`, drawn as a cut-out into a small image of its own.
+"""Figures: an outline in the colours of a look, drawn as a cut-out into a small image of its own.
 
 Every part is one convex polygon in fixed point (1/16 pixel); an integer coordinate is the centre of a pixel. The
 fourth channel of a cut-out says which part of the body is on top, which makes silhouettes and visibility exact.
@@ -6,22 +6,23 @@ fourth channel of a cut-out says which part of the body is on top, which makes s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import cv2
 import numpy as np
 
-from rtmo_deploy.data._outlines import BANDS, CAPSULES, FIXED, ON_HEAD
-from rtmo_deploy.data._outlines import PELVIS as PELVIS_AT
-from rtmo_deploy.data._outlines import SKIRT as SKIRT_AT
-from rtmo_deploy.data._outlines import TRUNK as TRUNK_AT
+from rtmo_deploy.data.synthetic.outlines import BANDS, CAPSULES, FIXED, ON_HEAD
+from rtmo_deploy.data.synthetic.outlines import PELVIS as PELVIS_AT
+from rtmo_deploy.data.synthetic.outlines import SKIRT as SKIRT_AT
+from rtmo_deploy.data.synthetic.outlines import TRUNK as TRUNK_AT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from rtmo_deploy.data._outlines import Plan
+    from rtmo_deploy.data.synthetic.outlines import Plan
 
 
 #: The parts of a body, as they stand in the fourth channel of a figure that is drawn; 0 is none.
@@ -37,36 +38,18 @@ Paint = tuple[int, int, int, int]
 
 #: BGR.
 SKINS: Final = (
-    (196, 220, 246),
-    (170, 200, 236),
-    (150, 185, 226),
-    (125, 166, 212),
-    (100, 142, 198),
-    (80, 118, 172),
-    (62, 92, 140),
-    (48, 70, 108),
-    (38, 52, 82),
-)
+    (196, 220, 246), (170, 200, 236), (150, 185, 226), (125, 166, 212), (100, 142, 198), (80, 118, 172),
+    (62, 92, 140), (48, 70, 108), (38, 52, 82),
+)  # fmt: skip
 HAIRS: Final = (
-    (22, 22, 26),
-    (34, 40, 52),
-    (36, 56, 84),
-    (44, 76, 118),
-    (90, 150, 200),
-    (130, 190, 226),
-    (40, 70, 170),
-    (150, 150, 155),
-    (215, 215, 218),
-)
+    (22, 22, 26), (34, 40, 52), (36, 56, 84), (44, 76, 118), (90, 150, 200), (130, 190, 226), (40, 70, 170),
+    (150, 150, 155), (215, 215, 218),
+)  # fmt: skip
 _USED: Final = 40
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a figure wears; colours are BGR and the part of the body.
-
-    Arms and legs are left, right, from the end inwards.
-    """
+class Look(NamedTuple):
+    """What a figure wears. Arms and legs are left, right, from the end inwards."""
 
     skin: Paint
     skin_shade: Paint
@@ -155,9 +138,6 @@ def some_colour(kind: float, blue: float, green: float, red: float) -> Colour:
     return (base + int(strength * blue), base + int(strength * green), base + int(strength * red))
 
 
-_FILL: Final = cv2.fillConvexPoly
-_LINE: Final = cv2.LINE_8
-
 #: Of left and right: what an arm and a leg consist of, far end first.
 _ARMS: Final = tuple((CAPSULES[10 + side], CAPSULES[2 + side], CAPSULES[side]) for side in (0, 1))
 _LEGS: Final = tuple((CAPSULES[8 + side], CAPSULES[6 + side], CAPSULES[4 + side]) for side in (0, 1))
@@ -170,44 +150,24 @@ _HAT: Final = slice(_HAT_WHOLE.start + 6, _HAT_WHOLE.stop)
 _LARGE_HEAD_PX: Final = 10.0
 
 
-def _shown_by() -> NDArray[np.bool_]:
-    """Whether a part of the body shows a keypoint, ``(17, PARTS)``."""
-    table = np.zeros((17, PARTS), bool)
-    table[:5, HEAD] = True
-    table[[5, 6, 11, 12], TRUNK] = True
-    for keypoints, part in (
-        ([5, 7, 9], LEFT_ARM),
-        ([6, 8, 10], RIGHT_ARM),
-        ([11, 13, 15], LEFT_LEG),
-        ([12, 14, 16], RIGHT_LEG),
-    ):
-        table[keypoints, part] = True
-    return table
-
-
-_SHOWN_BY: Final = _shown_by()
+#: The parts of the body that show each keypoint.
+_SHOWING: Final = (
+    *((HEAD,),) * 5, (TRUNK, LEFT_ARM), (TRUNK, RIGHT_ARM), *((LEFT_ARM,), (RIGHT_ARM,)) * 2,
+    (TRUNK, LEFT_LEG), (TRUNK, RIGHT_LEG), *((LEFT_LEG,), (RIGHT_LEG,)) * 2,
+)  # fmt: skip
+_SHOWN_BY: Final = np.array([[part in shown for part in range(PARTS)] for shown in _SHOWING])
 _KEYPOINTS: Final = np.arange(17)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Cutout:
-    """One figure by itself.
+class Cutout(NamedTuple):
+    """One figure by itself."""
 
-    Attributes:
-        patch: ``(h, w, 4)`` uint8: BGR and the part of the body, 0 where it is not.
-        parts: ``(h, w)`` uint8, the fourth channel.
-        keypoints: ``(17, 2)`` float64, in the patch's pixels.
-        pixels: ``(17, 2)`` int64, the pixels that they are in.
-        bare: ``(17,)`` bool, whether the part that the keypoint belongs to is on top there.
-        known: ``(17,)`` bool, whether the keypoint can be told at all: not eyes at the far side of a head.
-    """
-
-    patch: NDArray[np.uint8]
-    parts: NDArray[np.uint8]
-    keypoints: NDArray[np.float64]
-    pixels: NDArray[np.int64]
-    bare: NDArray[np.bool_]
-    known: NDArray[np.bool_]
+    patch: NDArray[np.uint8]  #: ``(h, w, 4)``: BGR and the part of the body, 0 where it is not.
+    parts: NDArray[np.uint8]  #: ``(h, w)``, the fourth channel.
+    keypoints: NDArray[np.float64]  #: ``(17, 2)``, in the patch's pixels.
+    pixels: NDArray[np.int64]  #: ``(17, 2)``, the pixels that they are in.
+    bare: NDArray[np.bool_]  #: ``(17,)``, whether the part that the keypoint belongs to is on top there.
+    known: NDArray[np.bool_]  #: ``(17,)``, whether the keypoint can be told: not eyes at the far side of a head.
 
 
 def draw_figure(
@@ -223,23 +183,29 @@ def draw_figure(
     Far limbs first, then trunk and near limbs; the head where it belongs.
     """
     patch: Any = np.zeros((*size, 4), np.uint8)
-    far, far_leg = plan.far_arm, plan.far_leg
-    for side in (far, 1 - far):
-        if plan.arms_behind[side]:
-            _limb(patch, polygons, _ARMS[side], look.arms[side])
+
+    def fill(where: slice | NDArray[np.int32], paint: Paint) -> None:
+        polygon = polygons[where] if isinstance(where, slice) else where
+        cv2.fillConvexPoly(patch, polygon, paint, cv2.LINE_8, FIXED)
+
+    def limbs(
+        kind: tuple[tuple[slice, ...], ...], paints: tuple[tuple[Paint, Paint, Paint], ...], far: int, *sides: bool
+    ) -> None:
+        for side in (far, 1 - far):
+            for piece, paint in zip(kind[side], paints[side], strict=True) if sides[side] else ():
+                fill(piece, paint)
+
+    limbs(_ARMS, look.arms, plan.far_arm, *plan.arms_behind)
     if look.long_hair and not plan.back:
-        _FILL(patch, polygons[_MANE], look.hair, _LINE, FIXED)
-    for side in (far_leg, 1 - far_leg):
-        if not plan.legs_before[side]:
-            _limb(patch, polygons, _LEGS[side], look.legs[side])
-    _trunk(patch, polygons, look, skirt=look.skirt and True not in plan.legs_before)
-    for side in (far_leg, 1 - far_leg):
-        if plan.legs_before[side]:
-            _limb(patch, polygons, _LEGS[side], look.legs[side])
-    _head(patch, polygons, look, plan, large=head_px >= _LARGE_HEAD_PX)
-    for side in (far, 1 - far):
-        if not plan.arms_behind[side]:
-            _limb(patch, polygons, _ARMS[side], look.arms[side])
+        fill(_MANE, look.hair)
+    limbs(_LEGS, look.legs, plan.far_leg, *(not before for before in plan.legs_before))
+    _trunk(fill, look, skirt=look.skirt and True not in plan.legs_before)
+    limbs(_LEGS, look.legs, plan.far_leg, *plan.legs_before)
+    _head(fill, look, plan)
+    if plan.face:
+        _face(fill, polygons, look, plan, large=head_px >= _LARGE_HEAD_PX)
+    _ears_and_hat(fill, look, plan)
+    limbs(_ARMS, look.arms, plan.far_arm, *(not behind for behind in plan.arms_behind))
 
     parts: Any = cv2.extractChannel(patch, 3)
     pixels = np.rint(keypoints).astype(np.int64)
@@ -252,52 +218,52 @@ def draw_figure(
     return Cutout(patch, parts, keypoints, pixels, bare, known)
 
 
-def _limb(
-    patch: Any, polygons: NDArray[np.int32], pieces: tuple[slice, ...], paints: tuple[tuple[int, int, int, int], ...]
-) -> None:
-    for piece, paint in zip(pieces, paints, strict=True):
-        _FILL(patch, polygons[piece], paint, _LINE, FIXED)
-
-
-def _trunk(patch: Any, polygons: NDArray[np.int32], look: Look, *, skirt: bool) -> None:
+def _trunk(fill: Callable[[slice, Paint], None], look: Look, *, skirt: bool) -> None:
     if skirt:
-        _FILL(patch, polygons[SKIRT_AT], look.trousers, _LINE, FIXED)
-    _FILL(patch, polygons[TRUNK_AT], look.shirt, _LINE, FIXED)
+        fill(SKIRT_AT, look.trousers)
+    fill(TRUNK_AT, look.shirt)
     for band in BANDS[: look.stripes]:
-        _FILL(patch, polygons[band], look.second, _LINE, FIXED)
+        fill(band, look.second)
     if not skirt and not look.dress:
-        _FILL(patch, polygons[PELVIS_AT], look.trousers, _LINE, FIXED)
-    _FILL(patch, polygons[_NECK], look.skin_shade, _LINE, FIXED)
+        fill(PELVIS_AT, look.trousers)
+    fill(_NECK, look.skin_shade)
 
 
-def _head(patch: Any, polygons: NDArray[np.int32], look: Look, plan: Plan, *, large: bool) -> None:
-    ears = () if look.long_hair else (0, 1)
-    for side in ears:
+def _head(fill: Callable[[slice, Paint], None], look: Look, plan: Plan) -> None:
+    for side in () if look.long_hair else (0, 1):
         if not plan.shown[3 + side]:
-            _FILL(patch, polygons[_EARS[side]], look.skin, _LINE, FIXED)
+            fill(_EARS[side], look.skin)
     if look.long_hair and plan.back:
-        _FILL(patch, polygons[_MANE], look.hair, _LINE, FIXED)
-    _FILL(patch, polygons[_SKULL], look.hair, _LINE, FIXED)
-    if plan.face:
-        _FILL(patch, polygons[_FACE], look.skin, _LINE, FIXED)
-        _face(patch, polygons, look, plan, large=large)
-    for side in ears:
-        if plan.shown[3 + side]:
-            _FILL(patch, polygons[_EARS[side]], look.skin_shade, _LINE, FIXED)
-    if look.hat is not None:
-        _FILL(patch, polygons[_HAT], look.hat, _LINE, FIXED)
+        fill(_MANE, look.hair)
+    fill(_SKULL, look.hair)
 
 
-def _face(patch: Any, polygons: NDArray[np.int32], look: Look, plan: Plan, *, large: bool) -> None:
+def _face(
+    fill: Callable[[slice | NDArray[np.int32], Paint], None],
+    polygons: NDArray[np.int32],
+    look: Look,
+    plan: Plan,
+    *,
+    large: bool,
+) -> None:
+    fill(_FACE, look.skin)
     if plan.shown[0]:
-        _FILL(patch, polygons[_NOSE], look.nose, _LINE, FIXED)
+        fill(_NOSE, look.nose)
     if plan.mouth:
-        _FILL(patch, polygons[_MOUTH], look.mouth, _LINE, FIXED)
+        fill(_MOUTH, look.mouth)
     for side in (0, 1):
         if not plan.shown[1 + side]:
             continue
         eye = polygons[_EYES[side]]
         if large:
-            _FILL(patch, eye, look.eye, _LINE, FIXED)
+            fill(eye, look.eye)
             eye = (eye + (eye[0] + eye[6]) // 2) // 2
-        _FILL(patch, eye, look.iris, _LINE, FIXED)
+        fill(eye, look.iris)
+
+
+def _ears_and_hat(fill: Callable[[slice, Paint], None], look: Look, plan: Plan) -> None:
+    for side in () if look.long_hair else (0, 1):
+        if plan.shown[3 + side]:
+            fill(_EARS[side], look.skin_shade)
+    if look.hat is not None:
+        fill(_HAT, look.hat)

@@ -96,7 +96,7 @@ def parity(
         )
     opened = [OpenOptions(device, backend, threads=threads) for backend in (backend_a, backend_b)]
     paths = [find_model(model, "parity", opening=opening) for model, opening in zip((a, b), opened, strict=True)]
-    from rtmo_deploy.measure.agreement import ImageSource, Side, bounds_for, compare_sides, write_gallery
+    from rtmo_deploy.measure.agreement import ImageSource, Side, bounds_for, compare_models, write_gallery
 
     if images is not None:
         compared = ImageSource.in_folder(images)
@@ -107,7 +107,7 @@ def parity(
         progress("opening the second model")
         two = Side.open(paths[1], device=device, backend=backend_b, threads=threads)
         bounds = bounds_for(one.artifact.precision, two.artifact.precision)
-        report = compare_sides(
+        report = compare_models(
             one,
             two,
             compared,
@@ -145,28 +145,14 @@ def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
 
 
 def _print(report: AgreementReport, shown: Path | None) -> None:
-    p, (one, two) = report.people, report.names
+    _p, (one, two) = report.people, report.names
     height, width = report.input_hw
     facts = {
         name: f"{model.path} ({model.kind} {model.precision}, {model.decode}, by {model.backend} on {model.device})"
         for name, model in ((one, report.a), (two, report.b))
     }
-    facts |= {
-        "images": f"{p.images} ({report.source}), network input {height}x{width}",
-        "people": f"{p.people_a} in {one}, {p.people_b} in {two}{report.above}: "
-        f"{p.matched} in both, {p.missed} missed, {p.extra} extra",
-    }
-    if p.matched:
-        facts |= {
-            "OKS": f"mean {_n(p.oks_mean)}, least {_n(p.oks_min)}",
-            "keypoints, px": f"mean {_n(p.keypoint_px_mean)}, median {_n(p.keypoint_px_p50)}, "
-            f"99 % {_n(p.keypoint_px_p99)}, worst {_n(p.keypoint_px_max)}",
-            "boxes, px": f"mean {_n(p.box_px_mean)}, worst {_n(p.box_px_max)}",
-            "scores": f"second over first {_n(p.score_ratio)} (median), worst difference {_n(p.score_max)}, "
-            f"of a keypoint {_n(p.keypoint_score_max)}",
-        }
-    for name, error in report.tensors.items():
-        facts[name] = f"worst difference {_n(error.max_abs)} of {_n(error.magnitude)}, {_n(error.snr_db)} dB"
+    facts["images"] = f"{report.people.images} ({report.source}), network input {height}x{width}"
+    facts |= report.figures()
     if shown is not None:
         facts["shown in"] = str(shown)
     facts["verdict"] = report.told
@@ -189,7 +175,7 @@ def _print_rule(report: AgreementReport) -> None:
 def _print_images(report: AgreementReport) -> None:
     rows = []
     for index in report.worst(LISTED):
-        image = report.pictures[index]
+        image = report.images[index]
         values = image.to_dict()
         counts = (str(values[name]) for name in ("matched", "missed", "extra"))
         distances = (_n(values[name]) for name in ("oks_min", "keypoint_px_max", "box_px_max"))

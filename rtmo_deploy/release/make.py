@@ -213,7 +213,7 @@ LONGEST_SIDE = 480
 def accuracy(job: Job) -> Outcome:
     """AP, 0 to 1; and which usual mistake would explain a low one."""
     from rtmo_deploy.measure.accuracy import evaluate_model, with_score_threshold
-    from rtmo_deploy.measure.agreement.misses import explain_evaluation
+    from rtmo_deploy.measure.agreement.causes import explain_evaluation
     from rtmo_deploy.runtime.backends import open_backend
     from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 
@@ -240,7 +240,7 @@ def parity(job: Job) -> Outcome:
     """Do two models find the same people; with images of both."""
     from dataclasses import replace
 
-    from rtmo_deploy.measure.agreement.compare import ImageSource, Side, compare_sides
+    from rtmo_deploy.measure.agreement.compare import ImageSource, Side, compare_models
     from rtmo_deploy.measure.bounds import bounds_for
 
     options = job.options
@@ -255,7 +255,7 @@ def parity(job: Job) -> Outcome:
         images = ImageSource.in_folder(job.files["images"])
     else:
         images = ImageSource.synthetic(options["synthetic"])
-    report = compare_sides(sides[0], sides[1], images, layers="if unexplained", bounds=bounds, progress=job.progress)
+    report = compare_models(sides[0], sides[1], images, layers="if unexplained", bounds=bounds, progress=job.progress)
     shown = _draw(report, images, job, options["pictures"])
     facts = report.to_dict()
     if report.layers is not None:  # its many layers are for `parity --layers`; the cause names the first that parts
@@ -268,12 +268,12 @@ def parity(job: Job) -> Outcome:
 
 def _draw(report: AgreementReport, images: ImageSource, job: Job, count: int) -> list[dict[str, Any]]:
     """The first model's people, the second's and the differences, on the worst images with people; JPEG files."""
-    from rtmo_deploy.measure.agreement.drawing import drawn_comparisons, jpeg, magnification
+    from rtmo_deploy.measure.agreement.gallery import drawn_comparisons, jpeg, magnification
     from rtmo_deploy.measure.bounds import WORKING_SCORE
 
     seen = [at for at in report.worst() if any((people.scores > WORKING_SCORE).any() for people in report.found[at])]
     worst = (seen or report.worst())[:count]
-    times = magnification([report.pictures[index] for index in worst], report.input_hw)
+    times = magnification([report.images[index] for index in worst], report.input_hw)
     shown = []
     drawings = drawn_comparisons(report, images, worst, times, job.progress)
     for number, (image, drawn) in enumerate(drawings, 1):

@@ -25,8 +25,9 @@ from rtmo_deploy.convert.graph import attribute, copy_of, element_types, rebuild
 from rtmo_deploy.convert.precision.graph import hold_scales, retarget
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.measure.bounds import AMPLIFICATION, CASTS
-from rtmo_deploy.measure.comparison import Figures, compare_people, finite_or_none
+from rtmo_deploy.measure.comparison import Figures, compare_people
 from rtmo_deploy.measure.verify import VerificationReport, verify
+from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -150,7 +151,7 @@ class CastReport(VerificationReport):
             "not_run": self.not_run,
             "bounds": {**bounds, "amplification": AMPLIFICATION},
             "bias_shift": list(self.bias_shift),
-            "peak": finite_or_none(self.peak),
+            "peak": plain(self.peak),
             "peak_node": self.peak_node,
             "cases": [_case_as_json(case) for case in self.cases],
         }

@@ -173,7 +173,7 @@ def spec(name, shape, dtype="float32"):
             "plugin",
             "its decoding is fixed, and its record says that it has a plugin",
         ),
-        ({"artifact": {"companion": Parent("m.dcc.onnx", "0" * 64)}}, "companion", "m.dcc.onnx, which it needs"),
+        ({"artifact": {"companion": Parent("m.dcc.onnx", "0" * 64)}}, "companion", "It needs m.dcc.onnx beside it"),
     ],
 )
 def test_an_engine_that_is_not_what_its_record_says(tmp_path, changes, check, said):
@@ -471,7 +471,7 @@ def test_weights_that_are_not_those_it_was_written_with(little):
     ("changes", "check", "said"),
     [
         ({"decode": DecodeContract(DecodeMode.RAW)}, "metadata", "those of --decode raw"),
-        ({"companion": Parent("x.onnx", "0" * 64)}, "companion", "x.onnx, which it needs"),
+        ({"companion": Parent("x.onnx", "0" * 64)}, "companion", "It needs x.onnx beside it"),
         ({"precision": "int8"}, "OpenVINO compiles it", "none of its layers would run in 8 bits"),
         ({"nan": True}, "run 1x3x160x160", "not finite: dets"),
     ],

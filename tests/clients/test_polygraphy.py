@@ -80,6 +80,6 @@ def test_an_engines_layers_are_left_to_it(tmp_path: Path) -> None:
     )
     model = replace(engine, path=tmp_path / "m.onnx", kind=Kind.ONNX)
     with pytest.raises(UsageError) as caught:
-        compare_layers(model, engine, np.zeros((1, 3, 192, 256), np.float32), picture="x", threshold_db=40)
+        compare_layers(model, engine, np.zeros((1, 3, 192, 256), np.float32), image="x", threshold_db=40)
     assert "polygraphy run m.fp16.onnx --trt" in caught.value.remedy
     assert "input:[1,3,192,256]" in caught.value.remedy

@@ -316,7 +316,7 @@ def _skeleton(contents: CheckpointContents, variant: Variant | None, model: RTMO
     sigmas = model.head.loss_oks.sigmas
     if not known:
         sigmas.fill_(UNKNOWN_SIGMA)
-    skeleton = skeleton_of(contents, variant, sigmas.tolist())
+    skeleton = skeleton_of(contents.meta, contents.record, variant, sigmas.tolist())
     if not known and skeleton.sigmas:
         sigmas.copy_(torch.tensor(skeleton.sigmas))
     return skeleton

@@ -19,7 +19,6 @@ from rtmo_deploy.zoo.skeletons import COCO_17, UNKNOWN_SIGMA, convention_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rtmo_deploy.model.reader import CheckpointContents
     from rtmo_deploy.zoo import Variant
 
 _FACTS = ("epoch", "iter", "time", "seed", "experiment_name", "mmengine_version", "mmpose_version")
@@ -183,7 +182,9 @@ def _sigmas(values: Any, count: int) -> list[float]:
 # -- what the keypoints mean
 
 
-def skeleton_of(contents: CheckpointContents, variant: Variant | None, trained_with: Sequence[float]) -> Skeleton:
+def skeleton_of(
+    meta: Mapping[str, Any], record: Mapping[str, Any], variant: Variant | None, trained_with: Sequence[float]
+) -> Skeleton:
     """What the keypoints mean: as stored by this project, as the dataset's metadata says, or as the file's hash says.
 
     The sigmas are those in the state dict, which the model was trained with. Without names, COCO's are concluded from
@@ -193,7 +194,7 @@ def skeleton_of(contents: CheckpointContents, variant: Variant | None, trained_w
     sigmas = tuple(round(value, 6) for value in trained_with)
     if not all(0 < value < 1 for value in sigmas) or set(sigmas) == {UNKNOWN_SIGMA}:
         sigmas = ()
-    stored = contents.record.get("skeleton")
+    stored = record.get("skeleton")
     if isinstance(stored, dict):
         try:
             skeleton = Skeleton.from_dict(stored)
@@ -201,7 +202,7 @@ def skeleton_of(contents: CheckpointContents, variant: Variant | None, trained_w
             skeleton = Skeleton.generic(count)
         if len(skeleton) == count:
             return skeleton
-    dataset = contents.meta.get("dataset_meta")
+    dataset = meta.get("dataset_meta")
     if isinstance(dataset, dict) and len(dataset.get("keypoint_names", ())) == count:
         return _from_dataset(dataset, sigmas)
     if variant is not None:

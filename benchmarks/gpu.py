@@ -24,7 +24,7 @@ from sample_models import DEFAULT, export, load, quantise
 from rtmo_deploy.errors import RtmoDeployError
 from rtmo_deploy.machine import read_gpus
 from rtmo_deploy.measure.bench import BenchOptions, Protocol, run_bench
-from rtmo_deploy.measure.bench.tables import facts, milliseconds, ratio_cell
+from rtmo_deploy.measure.bench.report import facts, milliseconds, ratio_cell
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BenchResult

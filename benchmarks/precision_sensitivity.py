@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.convert.precision.emulate import emulated
 from rtmo_deploy.convert.precision.graph import CastGraph, to_16bit
 from rtmo_deploy.convert.precision.rules import CAST_TYPES, fp32_block_of
+from rtmo_deploy.convert.precision.verify import emulated
 from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.measure import Figures, compare_people

@@ -27,8 +27,8 @@ from sample_models import DEFAULT, export, export_mmdeploy_shape, load
 
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure.bench import BenchOptions, Entry, run_bench
-from rtmo_deploy.measure.bench.tables import facts, ratio_cell, to_markdown
-from rtmo_deploy.measure.bench.worker import WorkerProcess, start_worker
+from rtmo_deploy.measure.bench.report import facts, ratio_cell, to_markdown
+from rtmo_deploy.measure.bench.worker import WorkerProcess
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench import BenchResult, Contender
@@ -41,8 +41,8 @@ RTMLIB = "rtmlib-"
 def start(contender: Contender) -> WorkerProcess:
     """A process for a contender; the file's name says whose."""
     if Path(contender.model).name.startswith(RTMLIB):
-        return WorkerProcess(contender.label, WORKER)
-    return start_worker(contender)
+        return WorkerProcess(contender, WORKER)
+    return WorkerProcess(contender)
 
 
 def models(args: argparse.Namespace, folder: Path) -> tuple[Path, ...]:

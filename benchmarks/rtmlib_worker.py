@@ -7,10 +7,12 @@ call ends.
 
 from __future__ import annotations
 
+import sys
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.child import open_answers
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import sha256_of
@@ -103,5 +105,4 @@ class RtmlibWorker(worker.Worker):
 
 
 if __name__ == "__main__":
-    worker.Worker = RtmlibWorker  # type: ignore[misc]  # the one that the bench's loop makes
-    worker.main()
+    worker.serve(RtmlibWorker(), sys.stdin, open_answers())

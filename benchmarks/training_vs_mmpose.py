@@ -174,9 +174,10 @@ def our_side(
 
     from rtmo_deploy.model import RTMO, NetworkSpec
     from rtmo_deploy.train.assign import Targets
-    from rtmo_deploy.train.criterion import Criterion, LossOptions
+    from rtmo_deploy.train.criterion import loss_terms
     from rtmo_deploy.train.optimize import build_optimizer
     from rtmo_deploy.train.recipe import Recipe
+    from rtmo_deploy.train.sections import LossSection
 
     torch.set_flush_denormal(True)
     deepen, widen, hidden = NETWORKS[case.model]
@@ -192,18 +193,20 @@ def our_side(
         }
     )
     optimizer = build_optimizer(model, recipe, torch.device("cpu"))
-    second = {"proxy_target_cc": True, "mle": 5.0, "oks": 10.0, "cls": 2.0, "overlaps_power": 1.0}
-    options = LossOptions(bbox_aux=1.0, keypoint_center=case.keypoint_center, **(second if case.second else {}))
-    criterion = Criterion(model.head, options)
+    second = {"mle": 5.0, "oks": 10.0, "cls": 2.0, "overlaps_power": 1.0}
+    options = LossSection(keypoint_center=case.keypoint_center, **(second if case.second else {}))
     images = data.pop("images").contiguous(memory_format=torch.channels_last)
     targets = Targets(**data)
 
+    def losses() -> dict[str, torch.Tensor]:
+        return loss_terms(model.head, model(images, proxy=True), targets, options, second_stage=case.second)[0]
+
     def terms() -> dict[str, Any]:
-        result = criterion(model(images, proxy=True), targets)
-        return {**{name: float(value) for name, value in result.terms.items()}, "total": float(result.total.detach())}
+        found = {name: float(value) for name, value in losses().items()}
+        return {**found, "total": sum(found.values())}
 
     def step() -> None:
-        criterion(model(images, proxy=True), targets).total.backward()
+        torch.stack(list(losses().values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -10,9 +10,10 @@ The names below are loaded on first use, so that ``import rtmo_deploy`` costs ne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtmo_deploy._version import __version__
+from rtmo_deploy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
@@ -35,21 +36,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "Artifact": "rtmo_deploy.artifact",
-    "ExportOptions": "rtmo_deploy.convert",
-    "PoseEstimator": "rtmo_deploy.runtime",
-    "Poses": "rtmo_deploy.poses",
-    "RtmoDeployError": "rtmo_deploy.errors",
-    "Skeleton": "rtmo_deploy.poses",
-    "export_onnx": "rtmo_deploy.convert",
-    "load_checkpoint": "rtmo_deploy.model",
+    "Artifact": "artifact",
+    "ExportOptions": "convert",
+    "PoseEstimator": "runtime",
+    "Poses": "poses",
+    "RtmoDeployError": "errors",
+    "Skeleton": "poses",
+    "export_onnx": "convert",
+    "load_checkpoint": "model",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(home), name)
+__getattr__ = lazy_exports(__name__, _HOME)

@@ -1,4 +1,4 @@
-"""Artifact: a file plus what it knows of itself. The one place where that is written to a file and read from it.
+"""Artifact: a file and its description; the one place where that is written to a file and read from it.
 
 In an ONNX file it lies in ``metadata_props``: one key for each field, prefixed ``rtmo_deploy.``, each value JSON. The
 keys that Ultralytics' readers know (``task``, ``kpt_shape``, ``imgsz`` and so on) stand beside them. A file made by
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.file_kind import FORMATS, Kind
 from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded, sha256_of
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.poses import Skeleton
@@ -37,6 +37,17 @@ MAX_VALUE = 2**20
 MAX_SIDE, MAX_BATCH, MAX_AREA, MAX_ROWS, MAX_KEYPOINTS, MAX_TEXT = 2**14, 2**12, 2**26, 2**20, 1024, 1000
 #: Pixels of one input; 8 times those of the largest that RTMO was trained for are 2**22.
 MAX_PIXELS = 2**23
+#: The least and the greatest of each whole number.
+_COUNTS = {
+    "schema_version": (1, MAX_ROWS),
+    "height": (1, MAX_SIDE),
+    "width": (1, MAX_SIDE),
+    "multiple": (1, 1024),
+    "pad": (0, 255),
+    "batch": (1, MAX_BATCH),
+    "min_rows": (0, MAX_ROWS),
+    **dict.fromkeys(("max_dets", "pre_topk", "nms_rounds"), (1, MAX_ROWS)),
+}
 #: Of the keys that are ours.
 PREFIX = "rtmo_deploy."
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -53,7 +64,7 @@ _DOMAINS = {"synthetic": "The model was trained on synthetic people only. It is 
 
 
 class DecodeMode(StrEnum):
-    """Where the raw head outputs become people, and what the graph's outputs therefore are.
+    """Where the head outputs are decoded to detections, and so what the graph puts out.
 
     * ``onnx``: in the graph, by the standard NonMaxSuppression operator; the number of rows is dynamic.
     * ``fixed``: in the graph, by plain tensor operators; always ``max_dets`` rows, unused ones zero.
@@ -69,48 +80,30 @@ class DecodeMode(StrEnum):
 
 @dataclass(frozen=True)
 class InputContract:
-    """What the network takes: ``input`` (B, 3, H, W) float32, BGR, 0..255, letterboxed.
+    """What the network takes: ``input`` (B, 3, H, W) float32, BGR, 0..255, letterboxed."""
 
-    Attributes:
-        height, width: Pixels that an image is letterboxed to unless asked otherwise.
-        batch: Images at a time, None when dynamic.
-        dynamic_hw: Any height and width that are multiples of ``multiple`` will do.
-        placement: Where the letterbox puts the image: ``center`` (the reference) or ``top-left`` (rtmlib).
-        pad: Grey level around it.
-        multiple: Height and width must be multiples of this.
-    """
-
-    height: int
+    height: int  #: Pixels that an image is letterboxed to unless asked otherwise.
     width: int
-    batch: int | None = None
-    dynamic_hw: bool = True
+    batch: int | None = None  #: Images at a time, None when dynamic.
+    dynamic_hw: bool = True  #: Any height and width that are multiples of ``multiple`` will do.
+    #: Where the letterbox puts the image: ``center`` (the reference) or ``top-left`` (rtmlib).
     placement: str = "center"
-    pad: int = 114
-    multiple: int = 32
+    pad: int = 114  #: Grey level around it.
+    multiple: int = 32  #: Height and width must be multiples of this.
 
 
 @dataclass(frozen=True)
 class DecodeContract:
-    """How people are made of raw outputs.
+    """How head outputs are decoded to detections."""
 
-    Attributes:
-        mode: See :class:`DecodeMode`.
-        score_thr: Scores must be above this.
-        nms_thr: Overlaps above this IoU are suppressed.
-        max_dets: Most people in one image, None for no limit.
-        pre_topk: Candidates that enter the suppression, best scores first; None for all.
-        nms_rounds: Rounds of the unrolled suppression (``fixed`` only).
-        min_rows: Rows of output there are at least; zero where they are nobody.
-        junk_rows: The graph may append rows that are nobody (MMDeploy's does); they fall under the score threshold.
-    """
-
-    mode: DecodeMode
-    score_thr: float = 0.1
-    nms_thr: float = 0.65
-    max_dets: int | None = None
-    pre_topk: int | None = None
-    nms_rounds: int | None = None
-    min_rows: int = 0
+    mode: DecodeMode  #: See :class:`DecodeMode`.
+    score_thr: float = 0.1  #: Scores must be above this.
+    nms_thr: float = 0.65  #: Overlaps above this IoU are suppressed.
+    max_dets: int | None = None  #: Most detections in one image, None for no limit.
+    pre_topk: int | None = None  #: Candidates that enter the suppression, best scores first; None for all.
+    nms_rounds: int | None = None  #: Rounds of the unrolled suppression (``fixed`` only).
+    min_rows: int = 0  #: Rows of output there are at least; unused ones are zero.
+    #: The graph may append rows that are no detections (MMDeploy's does); they are under the score threshold.
     junk_rows: bool = False
 
 
@@ -124,43 +117,27 @@ class Parent:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file plus what it knows of itself.
-
-    Attributes:
-        path: The file.
-        kind: What kind of file it is.
-        architecture: Name in the zoo, or a description such as ``deepen=0.5 widen=0.5``.
-        skeleton: Its keypoints.
-        input: What it takes.
-        decode: How it makes people.
-        precision: ``fp32``, ``fp16`` and so on.
-        variant: Name of the published checkpoint it comes from, if it does.
-        companion: A second file it needs: of a ``raw`` graph the one that turns pose vectors into keypoints; it lies
-            in the same folder.
-        parents: Files it was made from.
-        versions: Versions of the packages it was made with.
-        verified: What was checked after it was made, None if nothing was.
-        producer: Who wrote it: ``rtmo-deploy``, or ``mmdeploy`` by its shape.
-        domain: What kind of images it was trained on: ``synthetic``, or None where nothing is recorded.
-        untrained: Its weights are an initialisation.
-        corrected: What its metadata said otherwise than its graph, whose values stand here; not written to files.
-    """
+    """A file and its description."""
 
     path: Path
     kind: Kind
-    architecture: str
-    skeleton: Skeleton
-    input: InputContract
-    decode: DecodeContract
-    precision: str = "fp32"
-    variant: str | None = None
+    architecture: str  #: Name in the zoo, or a description such as ``deepen=0.5 widen=0.5``.
+    skeleton: Skeleton  #: Its keypoints.
+    input: InputContract  #: What it takes.
+    decode: DecodeContract  #: How it decodes.
+    precision: str = "fp32"  #: ``fp32``, ``fp16`` and so on.
+    variant: str | None = None  #: Name of the published checkpoint it comes from, if it does.
+    #: A second file it needs: of a ``raw`` graph the one that turns pose vectors into keypoints; it lies in the same
+    #: folder.
     companion: Parent | None = None
-    parents: tuple[Parent, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    verified: Mapping[str, Any] | None = None
-    producer: str = "rtmo-deploy"
+    parents: tuple[Parent, ...] = ()  #: Files it was made from.
+    versions: Mapping[str, str] = field(default_factory=dict)  #: Versions of the packages it was made with.
+    verified: Mapping[str, Any] | None = None  #: What was checked after it was made, None if nothing was.
+    producer: str = "rtmo-deploy"  #: Who wrote it: ``rtmo-deploy``, or ``mmdeploy`` by its shape.
+    #: What kind of images it was trained on: ``synthetic``, or None where nothing is recorded.
     domain: str | None = None
-    untrained: bool = False
+    untrained: bool = False  #: Its weights are an initialisation.
+    #: What its metadata said otherwise than its graph, whose values stand here; not written to files.
     corrected: tuple[str, ...] = ()
 
     @property
@@ -206,7 +183,7 @@ class Artifact:
             return None
         try:
             data = {key[len(PREFIX) :]: _parse(value) for key, value in metadata.items() if key.startswith(PREFIX)}
-            _count("schema_version", data["schema_version"], MAX_ROWS)
+            _check_counts({"schema_version": data["schema_version"]})
             if data["schema_version"] > SCHEMA_VERSION:
                 raise ArtifactError(
                     f"Its metadata has schema version {data['schema_version']}; this release knows up to "
@@ -235,7 +212,7 @@ class Artifact:
             _check(artifact)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ArtifactError(
-                f"Its rtmo-deploy metadata is damaged ({type(error).__name__}: {_short(str(error))}).",
+                f"Its rtmo-deploy metadata is damaged ({type(error).__name__}: {str(error)[:300]}).",
                 remedy="Export the model again.",
                 where=path,
             ) from error
@@ -265,80 +242,62 @@ def _parse(value: str) -> Any:
     return parse_json(value)
 
 
-def _short(text: str) -> str:
-    """A finding that quotes a file, of a length that can be read, and printable."""
-    return text.encode("utf-8", "backslashreplace").decode()[:300]
-
-
 def _check(artifact: Artifact) -> None:
     """Refuse, with a ValueError, values that nothing could be done with."""
     check_contracts(artifact.input, artifact.decode)
-    texts = {name: getattr(artifact, name) for name in ("architecture", "precision", "producer")}
-    for key, text in {**texts, "variant": artifact.variant or "", **artifact.versions}.items():
-        _text(key, text)
-    _text("domain", artifact.domain or "")
+    if artifact.kind is not Kind.CHECKPOINT and artifact.kind not in FORMATS:
+        raise ValueError(f"kind is {artifact.kind}")
     if type(artifact.untrained) is not bool:
         raise ValueError(f"untrained is {artifact.untrained!r}")
-    _check_skeleton(artifact.skeleton)
+    skeleton = artifact.skeleton
+    if not 1 <= len(skeleton) <= MAX_KEYPOINTS:
+        raise ValueError(f"there are {len(skeleton)} keypoints")
+    if len(skeleton.edges) > MAX_KEYPOINTS**2 or len(skeleton.flip_pairs) > MAX_KEYPOINTS:
+        raise ValueError("there are more edges or pairs than keypoints could have")
+    names = ("architecture", "precision", "producer", "variant", "domain")
+    texts = [(name, getattr(artifact, name)) for name in names] + [*artifact.versions.items()]
+    texts += [("a keypoint's name", name) for name in (skeleton.name, *skeleton.keypoints)]
     for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
-        _check_parent(parent)
+        texts += [("a parent's name", parent.name), ("a parent's hash", parent.sha256)]
+        if not _is_file_name(parent.name):
+            raise ValueError(f"{parent.name!r} is no file name")
+    for name, text in texts:
+        optional = text is None and name in {"variant", "domain"}
+        if not optional and (not isinstance(text, str) or len(text) > MAX_TEXT or _SURROGATE.search(text)):
+            raise ValueError(f"{name} is no short text: {text!r}")
+
+
+def _is_file_name(name: str) -> bool:
+    """It is looked for beside the file: a path could lead anywhere. A device's name leads elsewhere on Windows."""
+    if not name or not name.isprintable() or len(name.encode()) > 255 or name in {".", ".."}:
+        return False
+    return PurePath(name).name == PureWindowsPath(name).name == name and not _RESERVED.match(name)
 
 
 def check_contracts(contract: InputContract, decode: DecodeContract) -> None:
     """Refuse, with a ValueError, sizes and settings that nothing could be done with."""
-    _count("height", contract.height, MAX_SIDE)
-    _count("width", contract.width, MAX_SIDE)
-    _count("multiple", contract.multiple, 1024)
-    _count("pad", contract.pad, 255, least=0)
-    _count("min_rows", decode.min_rows, MAX_ROWS, least=0)
-    _count("batch", contract.batch, MAX_BATCH, optional=True)
-    for name in ("max_dets", "pre_topk", "nms_rounds"):
-        _count(name, getattr(decode, name), MAX_ROWS, optional=True)
+    values = {**vars(contract), **vars(decode)}
+    _check_counts(values)
     pixels = contract.height * contract.width
     if pixels > MAX_PIXELS or pixels * (contract.batch or 1) > MAX_AREA:
         raise ValueError(f"{contract.batch or 1}x{contract.height}x{contract.width} pixels are too many")
     if contract.multiple % 32:
         raise ValueError(f"multiple is {contract.multiple}, and the network's strides need multiples of 32")
-    for name, flag in {"dynamic_hw": contract.dynamic_hw, "junk_rows": decode.junk_rows}.items():
-        if type(flag) is not bool:
-            raise ValueError(f"{name} is {flag!r}")
-    for name, value in {"score_thr": decode.score_thr, "nms_thr": decode.nms_thr}.items():
-        if type(value) not in (int, float) or not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value!r}")
+    wrong = [name for name in ("dynamic_hw", "junk_rows") if type(values[name]) is not bool]
+    thresholds = {"score_thr": decode.score_thr, "nms_thr": decode.nms_thr}
+    wrong += [name for name, one in thresholds.items() if type(one) not in (int, float) or not 0 <= one <= 1]
     if contract.placement not in ("center", "top-left"):
-        raise ValueError(f"placement is {contract.placement!r}")
+        wrong.append("placement")
+    if wrong:
+        raise ValueError(f"{wrong[0]} is {values[wrong[0]]!r}")
 
 
-def _count(name: str, value: object, most: int, *, least: int = 1, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} is {value!r}")
-
-
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str) or len(value) > MAX_TEXT or _SURROGATE.search(value):
-        raise ValueError(f"{name} is no short text: {value!r}")
-
-
-def _check_skeleton(skeleton: Skeleton) -> None:
-    if not 1 <= len(skeleton) <= MAX_KEYPOINTS:
-        raise ValueError(f"there are {len(skeleton)} keypoints")
-    for name in (skeleton.name, *skeleton.keypoints):
-        _text("a keypoint's name", name)
-    if len(skeleton.edges) > MAX_KEYPOINTS**2 or len(skeleton.flip_pairs) > MAX_KEYPOINTS:
-        raise ValueError("there are more edges or pairs than keypoints could have")
-
-
-def _check_parent(parent: Parent) -> None:
-    """It is looked for beside the file: a path could lead anywhere. A device's name leads elsewhere on Windows."""
-    _text("a parent's name", parent.name)
-    _text("a parent's hash", parent.sha256)
-    if not parent.name or not parent.name.isprintable():
-        raise ValueError(f"{parent.name!r} is no file name")
-    plain = PurePath(parent.name).name == PureWindowsPath(parent.name).name == parent.name
-    if not plain or len(parent.name.encode()) > 255 or parent.name in {".", ".."} or _RESERVED.match(parent.name):
-        raise ValueError(f"{parent.name!r} is no file name")
+def _check_counts(values: Mapping[str, Any]) -> None:
+    for name in _COUNTS.keys() & values.keys():
+        (least, most), value = _COUNTS[name], values[name]
+        optional = value is None and name in {"batch", "max_dets", "pre_topk", "nms_rounds"}
+        if not optional and (type(value) is not int or not least <= value <= most):
+            raise ValueError(f"{name} is {value!r}")
 
 
 #: A coordinate classifier has some ten MiB.

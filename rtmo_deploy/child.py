@@ -1,13 +1,13 @@
-"""Python processes of this package that answer in lines of JSON.
+"""Python processes of this package that answer in lines of JSON, for what may crash, hang or print anything.
 
-What may crash, hang or print rubbish runs in a child process: TensorRT's builder, a benchmark's contenders, doctor's
-probes, an engine that is tried. :class:`Child` is the parent's end; the functions below it are for the child.
+:class:`Child` is the parent's end; the functions below it are for the child.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import re
@@ -26,12 +26,11 @@ from rtmo_deploy.errors import RtmoDeployError, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import TracebackType
 
 #: The folder that holds the package ``rtmo_deploy``, wherever it was imported from.
 _PACKAGES = Path(__file__).resolve().parents[1]
 #: Seconds that a child has to end after its standard input or output has ended.
-FAREWELL_S = 5.0
+GRACE_S = 5.0
 _POLL_S = 1.0
 #: Bytes of what a child printed that are kept, and lines of it that errors repeat.
 _KEPT, _TOLD = 4000, 3
@@ -75,21 +74,14 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self.kill()
         self.close()
 
     @property
-    def pid(self) -> int:
-        """Number of the process, and of its process group."""
-        return self._process.pid
-
-    @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -105,17 +97,16 @@ class Child:
         Raises:
             TimeoutError: None came within ``timeout`` seconds; the child still runs.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
-            left = _POLL_S if deadline is None else min(_POLL_S, deadline - time.monotonic())
             try:
-                message = self._messages.get(timeout=max(left, 0))
+                message = self._messages.get(timeout=max(min(_POLL_S, deadline - time.monotonic()), 0))
             except queue.Empty:
-                if deadline is not None and time.monotonic() >= deadline:
+                if time.monotonic() >= deadline:
                     raise TimeoutError from None
                 if not self.ended:
                     continue
-                self._reader.join(FAREWELL_S)  # a process that it started may hold the pipe open
+                self._reader.join(GRACE_S)  # a process that it started may hold the pipe open
                 message = None if self._messages.empty() else self._messages.get()
             if message is None:
                 self._messages.put(None)  # for whoever asks again
@@ -127,17 +118,14 @@ class Child:
         Raises:
             TimeoutError: It takes longer than ``timeout`` seconds in all; it still runs.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            message = self.receive(None if deadline is None else max(deadline - time.monotonic(), 0))
-            if message is None:
-                return
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while (message := self.receive(deadline - time.monotonic())) is not None:
             yield message
 
     def exit(self) -> int:
         """Wait for its end, after its standard output has ended; the exit status, negative for a signal."""
         try:
-            return self._process.wait(10 * FAREWELL_S)
+            return self._process.wait(10 * GRACE_S)
         except subprocess.TimeoutExpired:
             self.kill()
             return self._process.returncode
@@ -151,7 +139,7 @@ class Child:
         return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
     def last_lines(self, before: Sequence[str] = ()) -> str:
-        """`` Its last output: a | b.``, for an error; ``before`` is what it told in another way before that."""
+        """`` Its last output: a | b``, for an error; ``before`` is output that it sent in another way."""
         lines = [*before, *self._other_lines, *self.printed().splitlines()][-_TOLD:]
         return f" Its last output: {' | '.join(lines)}" if lines else " It printed nothing."
 
@@ -160,7 +148,7 @@ class Child:
         if not self.ended:
             if hasattr(os, "killpg"):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, signal.SIGKILL)
+                    os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
         self._process.wait()
 
@@ -170,10 +158,10 @@ class Child:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
-            self._process.wait(FAREWELL_S)
+            self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             self.kill()
-        self._reader.join(FAREWELL_S)
+        self._reader.join(GRACE_S)
         self._stderr.close()
 
     def _read(self) -> None:
@@ -202,12 +190,7 @@ def exit_name(code: int) -> str:
 
 
 def revived(message: Mapping[str, Any], where: object) -> RtmoDeployError:
-    """The error that a child told with :func:`error_message`, as the class it was.
-
-    Args:
-        message: What it told.
-        where: What it happened to, if the error does not say.
-    """
+    """The error of :func:`error_message`, as the class it was; ``where`` is what it happened to, if it does not say."""
     kind = getattr(errors, str(message.get("class")), None)
     if not (isinstance(kind, type) and issubclass(kind, RtmoDeployError)):
         kind = RtmoDeployError
@@ -219,12 +202,8 @@ def revived(message: Mapping[str, Any], where: object) -> RtmoDeployError:
 
 def error_message(error: RtmoDeployError) -> dict[str, Any]:
     """An error as a child tells it."""
-    return {
-        "class": type(error).__name__,
-        "finding": error.finding,
-        "remedy": error.remedy,
-        "where": error.where,
-    }
+    name = type(error).__name__
+    return {"class": name, "finding": error.finding, "remedy": error.remedy, "where": error.where}
 
 
 def open_answers() -> Callable[..., None]:

@@ -1,7 +1,6 @@
-"""Tells what a machine is and how busy it is: processor, memory, load, and the GPUs as NVML sees them.
+"""Reads what a machine is and how busy it is: processor, memory, load, and the GPUs through NVML.
 
-NVML is asked through nvidia-ml-py (``pynvml``), which is optional; without it nothing is known of the GPUs. Where this
-was written there was no GPU: that part is tested against a stand-in of the library.
+NVML needs nvidia-ml-py (``pynvml``), which is optional; without it nothing is known of the GPUs.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import platform
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtmo_deploy.plain import plain
 
@@ -25,14 +24,11 @@ if TYPE_CHECKING:
 _KERNEL_FLAGS = ("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512", "amx", "asimd", "sve", "i8mm", "bf16")
 #: Settings of the environment that change how many threads there are.
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY", "CUDA_VISIBLE_DEVICES")
-#: Share of the cores that others may take before a reader is warned.
-BUSY_SHARE = 0.15
-#: Share of the time that a hypervisor may take away.
-STEAL_SHARE = 0.02
-#: Of a GPU's highest clock.
-LOW_CLOCK = 0.8
-#: Bits of the mask of reasons (NVML's ``nvmlClocksEventReasons``; the numbers are part of its ABI).
-THROTTLE_REASONS = {
+#: Bounds of a warning: share of the cores that others used, share of the time that a hypervisor took, share of a GPU's
+#: highest clock.
+_BUSY_SHARE, _STEAL_SHARE, _LOW_CLOCK = 0.15, 0.02, 0.8
+#: Bits of NVML's ``nvmlClocksEventReasons``, whose numbers are part of its ABI.
+_THROTTLE_REASONS = {
     0x001: "idle",
     0x002: "application clocks",
     0x004: "power cap",
@@ -44,9 +40,7 @@ THROTTLE_REASONS = {
     0x100: "display clocks",
 }
 #: Those that make a measurement slower than the GPU could be.
-SLOWING = frozenset(
-    {"power cap", "hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "power brake"}
-)
+_SLOWING = {"power cap", "hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "power brake"}
 
 
 @dataclass(frozen=True)
@@ -70,10 +64,6 @@ class GpuState:
     memory_used: int | None = None
     #: Why its clock is not higher.
     reasons: tuple[str, ...] = ()
-
-    def slowed_by(self) -> list[str]:
-        """Reasons that make a measurement slower than the GPU could be."""
-        return [reason for reason in self.reasons if reason in SLOWING]
 
 
 @dataclass(frozen=True)
@@ -121,22 +111,20 @@ class Load:
     gpus: tuple[GpuState, ...] = ()
 
 
-@dataclass(frozen=True)
-class Ticks:
+class Ticks(NamedTuple):
     """Core time since the start, in clock ticks, of all cores together; ``busy`` includes ``steal``."""
 
     total: int
     busy: int
     steal: int
 
+    def since(self, before: Ticks) -> Ticks:
+        """The time between the two."""
+        return Ticks(*(after - then for after, then in zip(self, before, strict=True)))
+
 
 class MachineWatch:
-    """Watches the machine through a run: made before the first worker, looked through after each round.
-
-    Args:
-        root: Where ``proc`` is; another one in tests.
-        sleep: Waits the moment in which others are watched.
-    """
+    """Watches the machine through a run; made before the first worker. ``root`` and ``sleep`` are others in tests."""
 
     def __init__(self, root: Path = Path("/"), sleep: Callable[[float], None] = time.sleep) -> None:
         self._root = root
@@ -145,33 +133,38 @@ class MachineWatch:
         if before is not None:
             sleep(0.3)
         self._start = read_ticks(root)
-        self._busy = _share(before, self._start, lambda t: t.busy)
+        self._busy = None
+        if before is not None and self._start is not None and self._start.total > before.total:
+            moment = self._start.since(before)
+            self._busy = moment.busy / moment.total
         self._seen: list[tuple[GpuState, ...]] = []
         self.look()
 
     def look(self) -> None:
-        """Take the GPUs' state down."""
+        """Read the GPUs' state, as after each round."""
         self._seen.append(read_gpus())
 
     def load(self) -> Load:
         """What was seen so far."""
-        steal = _share(self._start, read_ticks(self._root), lambda t: t.steal)
+        now, steal = read_ticks(self._root), None
+        if self._start is not None and now is not None and now.total > self._start.total:
+            run = now.since(self._start)
+            steal = run.steal / run.total
         rows = zip(*self._seen, strict=True) if len({len(seen) for seen in self._seen}) == 1 else ()
         return Load(self._average, self._busy, steal, tuple(merge_states(states) for states in rows))
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
     """Look at this machine; ``proc`` and ``sys`` are in ``root``."""
-    cpuinfo = _pairs(root / "proc/cpuinfo")
+    cpuinfo = first_pairs(root / "proc/cpuinfo")
     flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
-    memory = _pairs(root / "proc/meminfo").get("MemTotal", "").partition(" ")[0]  # KiB
+    memory = first_pairs(root / "proc/meminfo").get("MemTotal", "").partition(" ")[0]  # KiB
     gpus = read_gpus()
-    total = os.cpu_count() or 1
     return Machine(
         cpu=cpuinfo.get("model name") or platform.processor() or platform.machine() or "unknown",
         flags=tuple(sorted(flag for flag in set(flags) if flag.startswith(_KERNEL_FLAGS))),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total,
-        cores_total=total,
+        cores=usable_cores(),
+        cores_total=os.cpu_count() or 1,
         memory=int(memory) * 1024 if memory.isdecimal() else None,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         governor=_read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -181,28 +174,22 @@ def read_machine(root: Path = Path("/")) -> Machine:
     )
 
 
-def read_ticks(root: Path) -> Ticks | None:
+def usable_cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_ticks(root: Path = Path("/")) -> Ticks | None:
     """Core time since the start, from ``/proc/stat``: user nice system idle iowait irq softirq steal."""
-    text = _read(root / "proc/stat")
-    if text is None or not text.startswith("cpu "):
+    words = (_read(root / "proc/stat") or "").partition("\n")[0].split()[:9]
+    if len(words) < 9 or words[0] != "cpu" or not all(word.isdecimal() for word in words[1:]):
         return None
-    try:
-        numbers = [int(part) for part in text.splitlines()[0].split()[1:9]]
-    except ValueError:
-        return None
-    if len(numbers) < 8:
-        return None
+    numbers = [int(word) for word in words[1:]]
     return Ticks(sum(numbers), sum(numbers) - numbers[3] - numbers[4], numbers[7])
 
 
-def _share(before: Ticks | None, after: Ticks | None, of: Callable[[Ticks], int]) -> float | None:
-    if before is None or after is None or after.total <= before.total:
-        return None
-    return (of(after) - of(before)) / (after.total - before.total)
-
-
-def _pairs(file: Path) -> dict[str, str]:
-    """``name: value`` lines, of the first paragraph."""
+def first_pairs(file: Path) -> dict[str, str]:
+    """``name: value`` lines of the first paragraph."""
     lines = (_read(file) or "").split("\n\n")[0].splitlines()
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
@@ -214,15 +201,12 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def gpu_index(device: str) -> int | None:
-    """N of ``cuda:N``; None for ``cpu``."""
-    return None if device == "cpu" else int(device.partition(":")[2] or 0)
-
-
-def gpu_of(device: str) -> GpuState | None:
-    """The GPU that ``cuda:N`` is; None for ``cpu``, and where NVML does not know it."""
-    index = gpu_index(device)
-    return None if index is None else next((gpu for gpu in read_gpus() if gpu.index == index), None)
+def gpu_of(device: str, gpus: Sequence[GpuState] | None = None) -> GpuState | None:
+    """The GPU ``cuda:N``, among ``gpus`` or those seen now; None for ``cpu``, and where NVML does not know it."""
+    if device == "cpu":
+        return None
+    index = int(device.partition(":")[2] or 0)
+    return next((gpu for gpu in (read_gpus() if gpus is None else gpus) if gpu.index == index), None)
 
 
 def read_gpus() -> tuple[GpuState, ...]:
@@ -236,7 +220,7 @@ def read_gpus() -> tuple[GpuState, ...]:
     except nvml.NVMLError:
         return ()
     try:
-        driver = _ask(nvml, nvml.nvmlSystemGetDriverVersion)
+        driver = _ask(nvml, "nvmlSystemGetDriverVersion")
         return tuple(_read_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount()))
     finally:
         nvml.nvmlShutdown()
@@ -245,32 +229,32 @@ def read_gpus() -> tuple[GpuState, ...]:
 def _read_gpu(nvml: Any, index: int, driver: str | None) -> GpuState:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
 
-    def ask(function: Callable[..., Any], *arguments: Any) -> Any:
-        return _ask(nvml, function, handle, *arguments)
+    def ask(what: str, *arguments: Any) -> Any:
+        return _ask(nvml, f"nvmlDeviceGet{what}", handle, *arguments)
 
-    power, limit = ask(nvml.nvmlDeviceGetPowerUsage), ask(nvml.nvmlDeviceGetEnforcedPowerLimit)
-    memory, rates = ask(nvml.nvmlDeviceGetMemoryInfo), ask(nvml.nvmlDeviceGetUtilizationRates)
-    mask = ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
+    power, limit = ask("PowerUsage"), ask("EnforcedPowerLimit")
+    memory, rates = ask("MemoryInfo"), ask("UtilizationRates")
+    mask = ask("CurrentClocksThrottleReasons") or 0
     return GpuState(
         index,
-        ask(nvml.nvmlDeviceGetName) or "unknown",
+        ask("Name") or "unknown",
         driver,
-        clock_mhz=ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
-        clock_max_mhz=ask(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
-        memory_clock_mhz=ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
-        temperature_c=ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        clock_mhz=ask("ClockInfo", nvml.NVML_CLOCK_SM),
+        clock_max_mhz=ask("MaxClockInfo", nvml.NVML_CLOCK_SM),
+        memory_clock_mhz=ask("ClockInfo", nvml.NVML_CLOCK_MEM),
+        temperature_c=ask("Temperature", nvml.NVML_TEMPERATURE_GPU),
         power_w=None if power is None else power / 1000,
         power_limit_w=None if limit is None else limit / 1000,
         utilisation=None if rates is None else int(rates.gpu),
         memory_used=None if memory is None else int(memory.used),
-        reasons=tuple(name for bit, name in THROTTLE_REASONS.items() if mask & bit),
+        reasons=tuple(name for bit, name in _THROTTLE_REASONS.items() if mask & bit),
     )
 
 
-def _ask(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call gives, bytes as text; None where this GPU does not support it."""
+def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
+    """What a call of NVML gives, bytes as text; None where this GPU does not support it."""
     try:
-        value = function(*arguments)
+        value = getattr(nvml, function)(*arguments)
     except nvml.NVMLError:
         return None
     return value.decode(errors="replace") if isinstance(value, bytes) else value
@@ -294,13 +278,13 @@ def merge_states(states: Sequence[GpuState]) -> GpuState:
 def warnings_of(machine: Machine, load: Load, device: str) -> list[str]:
     """What makes the times longer than they could be, in sentences."""
     found = []
-    if load.busy is not None and load.busy > BUSY_SHARE:
+    if load.busy is not None and load.busy > _BUSY_SHARE:
         found.append(
             f"Before the run others used {load.busy:.0%} of the cores; the times hold for a machine as busy as that."
         )
-    elif load.busy is None and load.average is not None and load.average > BUSY_SHARE * machine.cores_total:
+    elif load.busy is None and load.average is not None and load.average > _BUSY_SHARE * machine.cores_total:
         found.append(f"The load average was {load.average:.1f} before the run, on {machine.cores_total} cores.")
-    if load.steal is not None and load.steal > STEAL_SHARE:
+    if load.steal is not None and load.steal > _STEAL_SHARE:
         found.append(f"A hypervisor took {load.steal:.0%} of the core time away during the run.")
     if machine.governor not in {None, "performance"}:
         found.append(f"The processor's frequency governor is '{machine.governor}', not 'performance'.")
@@ -309,11 +293,11 @@ def warnings_of(machine: Machine, load: Load, device: str) -> list[str]:
             "The GPU's clocks, temperature and throttling are not known: there is no driver, or nvidia-ml-py is not "
             "installed: pip install nvidia-ml-py"
         )
-    for gpu in load.gpus:
-        if gpu.index != gpu_index(device):
-            continue
-        if gpu.slowed_by():
-            found.append(f"{gpu.name} was throttled: {', '.join(gpu.slowed_by())}.")
-        if gpu.clock_mhz is not None and gpu.clock_max_mhz and gpu.clock_mhz < LOW_CLOCK * gpu.clock_max_mhz:
+    gpu = gpu_of(device, load.gpus)
+    if gpu is not None:
+        slowing = [reason for reason in gpu.reasons if reason in _SLOWING]
+        if slowing:
+            found.append(f"{gpu.name} was throttled: {', '.join(slowing)}.")
+        if gpu.clock_mhz is not None and gpu.clock_max_mhz and gpu.clock_mhz < _LOW_CLOCK * gpu.clock_max_mhz:
             found.append(f"{gpu.name} was seen at {gpu.clock_mhz} MHz; it can do {gpu.clock_max_mhz}.")
     return found

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Any, NoReturn
+from typing import Any
 
 from rtmo_deploy.files import UnreadableError, read_bounded
 
@@ -57,10 +57,15 @@ def shorten(items: Iterable[object], shown: int = SHOWN, *, separator: str = ", 
     return separator.join(texts[:shown]) + more
 
 
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def parse_json(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """Parse JSON of bounded depth with finite numbers (no ``Infinity``, ``NaN``, ``1e999``), else UnreadableError."""
     try:
-        document = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        document = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise UnreadableError(f"its JSON is nested deeper than {max_depth} levels") from None
     except UnicodeDecodeError:
@@ -82,20 +87,16 @@ def read_json(path: Path, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
     try:
         return parse_json(data, max_depth=max_depth)
     except UnreadableError:
-        from rtmo_deploy.file_kind import FileKind, kind_of  # which is built on this module
+        from rtmo_deploy.file_kind import Kind, kind_of  # which is built on this module
 
         kind = kind_of(path)
-        if kind in {FileKind.JSON, FileKind.ANNOTATION, FileKind.ENGINE_RECORD, FileKind.TEXT, FileKind.UNKNOWN}:
+        if kind in {Kind.JSON, Kind.ANNOTATION, Kind.ENGINE_RECORD, Kind.TEXT, Kind.UNKNOWN}:
             raise
         raise UnreadableError(f"it is {kind.article}, not JSON") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large")
+        raise ValueError(f"{text[:20]} is no number, or too large")
     return value

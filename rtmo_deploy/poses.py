@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from rtmo_deploy.plain import plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -115,27 +117,18 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What the keypoints of a model mean.
+    """What the keypoints of a model mean."""
 
-    Attributes:
-        name: Name of the convention, such as ``coco-17``.
-        keypoints: Name of each keypoint, in the order of the model's output.
-        edges: Pairs of keypoint indices that are joined when drawn.
-        flip_pairs: Pairs of keypoint indices that swap when the image is mirrored.
-        sigmas: OKS sigma of each keypoint (COCO keypoint evaluation), or empty when the convention has none.
-        keypoint_colours: Colour of each keypoint as ``#rrggbb``, or empty.
-        edge_colours: Colour of each edge as ``#rrggbb``, or empty.
-        source: Where this is known from, such as ``dataset_meta``; empty for a convention. Equality ignores it
-            and the colours.
-    """
-
-    name: str
-    keypoints: tuple[str, ...]
-    edges: tuple[tuple[int, int], ...] = ()
-    flip_pairs: tuple[tuple[int, int], ...] = ()
+    name: str  #: Name of the convention, such as ``coco-17``.
+    keypoints: tuple[str, ...]  #: Name of each keypoint, in the order of the model's output.
+    edges: tuple[tuple[int, int], ...] = ()  #: Pairs of keypoint indices that are joined when drawn.
+    flip_pairs: tuple[tuple[int, int], ...] = ()  #: Pairs of keypoint indices that swap when the image is mirrored.
+    #: OKS sigma of each keypoint (COCO keypoint evaluation), or empty when the convention has none.
     sigmas: tuple[float, ...] = ()
+    #: Colour of each keypoint as ``#rrggbb``, or empty.
     keypoint_colours: tuple[str, ...] = field(default=(), compare=False)
-    edge_colours: tuple[str, ...] = field(default=(), compare=False)
+    edge_colours: tuple[str, ...] = field(default=(), compare=False)  #: Colour of each edge as ``#rrggbb``, or empty.
+    #: Where this is known from, such as ``dataset_meta``; empty for a convention. Equality ignores it and the colours.
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -181,10 +174,8 @@ class Skeleton:
 
     def edge_side(self, edge: tuple[int, int]) -> Side:
         """Body side of an edge: that of its two ends, ``centre`` when they differ."""
-        first, second = self.side(edge[0]), self.side(edge[1])
-        if "centre" in (first, second):
-            return second if first == "centre" else first
-        return first if first == second else "centre"
+        sides = {self.side(end) for end in edge} - {"centre"}
+        return sides.pop() if len(sides) == 1 else "centre"
 
     def flip_indices(self) -> tuple[int, ...]:
         """For each keypoint, the index that takes its place in the mirrored image."""
@@ -200,19 +191,8 @@ class Skeleton:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; inverse of :meth:`from_dict`."""
-        optional = {
-            "keypoint_colours": list(self.keypoint_colours),
-            "edge_colours": list(self.edge_colours),
-            "source": self.source,
-        }
-        return {
-            "name": self.name,
-            "keypoints": list(self.keypoints),
-            "edges": [list(edge) for edge in self.edges],
-            "flip_pairs": [list(pair) for pair in self.flip_pairs],
-            "sigmas": list(self.sigmas),
-            **{key: value for key, value in optional.items() if value},
-        }
+        optional = {"keypoint_colours", "edge_colours", "source"}
+        return {key: plain(value) for key, value in vars(self).items() if value or key not in optional}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Skeleton:
@@ -244,24 +224,15 @@ def as_float32(record: object, **shapes: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Poses:
-    """The people found in one image, best first.
+    """The detections of one image, best first; without any, ``N = 0``: there is never a made-up row."""
 
-    Nobody found is ``N = 0``; there is never a made-up row.
-
-    Attributes:
-        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original image.
-        scores: ``(N,)`` float32, 0 to 1, the person's score.
-        keypoints: ``(N, K, 2)`` float32, x, y in pixels of the original image; may lie outside it.
-        keypoint_scores: ``(N, K)`` float32, 0 to 1: how visible the model thinks the keypoint is. It is not
-            multiplied by the person's score (as in the reference's ``predict``).
-        skeleton: What the K keypoints are.
-    """
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    keypoints: NDArray[np.float32]
+    boxes: NDArray[np.float32]  #: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original image.
+    scores: NDArray[np.float32]  #: ``(N,)`` float32, 0 to 1, the person's score.
+    keypoints: NDArray[np.float32]  #: ``(N, K, 2)`` float32, x, y in pixels of the original image; may lie outside it.
+    #: ``(N, K)`` float32, 0 to 1: how visible the model thinks the keypoint is. It is not multiplied by the person's
+    #: score (as in the reference's ``predict``).
     keypoint_scores: NDArray[np.float32]
-    skeleton: Skeleton = field(repr=False)
+    skeleton: Skeleton = field(repr=False)  #: What the K keypoints are.
 
     def __post_init__(self) -> None:
         count, joints = len(self.scores), len(self.skeleton)
@@ -280,7 +251,7 @@ class Poses:
         return len(self.scores)
 
     def __getitem__(self, index: int | slice | ArrayLike) -> Poses:
-        """The selected people; an integer gives a ``Poses`` of one."""
+        """The selected detections; an integer gives a ``Poses`` of one."""
         if not isinstance(index, slice):
             index = np.atleast_1d(np.asarray(index))
             index = index if index.size else index.astype(np.intp)  # an empty list has no type of its own

@@ -9,22 +9,14 @@ if TYPE_CHECKING:
 
 
 class Count(str):
-    """How many of how many are done; a text, so that it may be given wherever a progress message is taken.
-
-    Attributes:
-        what: What is being done; a bar starts anew when it changes.
-        done: How many are done.
-        total: How many there are; None where that is not known.
-        detail: What is being done at the moment, such as a file's name.
-        show: How a number is written.
-    """
+    """How many of how many are done; a text, so that it may be given wherever a progress message is taken."""
 
     __slots__ = ("detail", "done", "show", "total", "what")
-    what: str
-    done: int
-    total: int | None
-    detail: str
-    show: Callable[[int], str]
+    what: str  #: What is being done; a bar starts anew when it changes.
+    done: int  #: How many are done.
+    total: int | None  #: How many there are; None where that is not known.
+    detail: str  #: What is being done at the moment, such as a file's name.
+    show: Callable[[int], str]  #: How a number is written.
 
     def __new__(
         cls, what: str, done: int, total: int | None, detail: str = "", *, show: Callable[[int], str] = str

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.file_kind import FORMATS, Kind
 from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
 
 PATH = Path("some.onnx")
@@ -39,7 +39,7 @@ counts = st.none() | st.integers(1, 5000)
 artifacts = st.builds(
     Artifact,
     path=st.just(PATH),
-    kind=st.sampled_from(Kind),
+    kind=st.sampled_from([Kind.CHECKPOINT, *FORMATS]),
     architecture=st.text(),
     skeleton=st.sampled_from([COCO_17, CROWDPOSE_14]),
     input=st.builds(
@@ -146,3 +146,9 @@ def test_a_companion_lies_beside_the_file_and_nowhere_else(name):
     metadata = replace(FULL, companion=Parent(name, "ab")).to_metadata()
     with pytest.raises(ArtifactError, match="is no file name"):
         Artifact.from_metadata(PATH, metadata)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "torch", "unheard-of"])
+def test_other_kinds_of_files_are_no_artifacts(kind):
+    with pytest.raises(ArtifactError, match=f"damaged .*{kind}"):
+        Artifact.from_metadata(PATH, FULL.to_metadata() | {"rtmo_deploy.kind": json.dumps(kind)})

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rtmo_deploy.cli.calibrate import report_skipped
+from rtmo_deploy.cli.console import print_facts, print_json, record_made, stderr
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, options_of
+from rtmo_deploy.cli.progress import status
+from rtmo_deploy.cli.quantize import QuantizeOptions, judged, open_calibration, open_judge, require_calibration
+from rtmo_deploy.convert.trt.options import BuildOptions
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.file_kind import BUILDABLE
+from rtmo_deploy.file_kind import BUILDABLE, Kind
+from rtmo_deploy.files import atomic_write, human_size
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.model_files import files_of
@@ -25,10 +32,11 @@ if TYPE_CHECKING:
     from rtmo_deploy.convert.quantize import QuantizeResult
     from rtmo_deploy.convert.trt.build import BuildResult
     from rtmo_deploy.convert.trt.chain import ChainPlan
-    from rtmo_deploy.convert.trt.options import BuildOptions
 
 
+@options_of(BuildOptions)
 def build_trt(
+    *,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -63,42 +71,11 @@ def build_trt(
             "[default: the model's; fixed from a checkpoint]",
         ),
     ] = None,
-    min_: Annotated[
-        list[str] | None,
-        typer.Option("--min", metavar="BxHxW", show_default=False, help="Smallest input. [default: 1x320x320]"),
-    ] = None,
-    opt_: Annotated[
-        list[str] | None,
-        typer.Option("--opt", metavar="BxHxW", show_default=False, help="Input to tune for. [default: 1 x its own]"),
-    ] = None,
-    max_: Annotated[
-        list[str] | None,
-        typer.Option("--max", metavar="BxHxW", show_default=False, help="Largest input. [default: 8x1280x1280]"),
-    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: MODEL.PRECISION.BACKEND.engine, beside it]"),
     ] = None,
-    backend: Annotated[
-        Literal["auto", "tensorrt", "tensorrt-rtx"],
-        typer.Option(help="auto takes tensorrt where both are installed."),
-    ] = "auto",
-    compute_capability: Annotated[
-        list[str] | None,
-        typer.Option(metavar="X.Y", show_default=False, help="GPUs to build for (tensorrt-rtx). [default: 8.0 and up]"),
-    ] = None,
-    timing_cache: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Read if it exists, and written (tensorrt).")
-    ] = None,
-    version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Runs with later TensorRT of the same major version.")
-    ] = False,
-    hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Runs on every GPU from Ampere on.")
-    ] = False,
-    opt_level: Annotated[int | None, typer.Option(help="0 to 5: how long to look for fast kernels.")] = None,
-    workspace: Annotated[int | None, typer.Option(metavar="MIB", help="Scratch memory of a kernel.")] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Give up after this long.")] = None,
+    options: BuildOptions,
     keep_onnx: Annotated[
         bool, typer.Option("-k", "--keep-onnx", help="Keep the ONNX model that was made on the way, beside the engine.")
     ] = False,
@@ -115,16 +92,12 @@ def build_trt(
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Build a TensorRT engine, audit that it computes in what was asked for, and only then write it."""
     from rtmo_deploy.artifact import DecodeMode
-    from rtmo_deploy.cli.console import print_json, record_made
-    from rtmo_deploy.cli.progress import status
-    from rtmo_deploy.cli.quantize import require_calibration
-    from rtmo_deploy.convert.trt.options import BuildOptions
     from rtmo_deploy.convert.trt.plan import require_suffix, settle_variant
-    from rtmo_deploy.runtime.engine_file import Shape, sidecar_path
+    from rtmo_deploy.runtime.engine_file import sidecar_path
 
     asked = [name for name, given in {"fp32": fp32, "fp16": fp16, "bf16": bf16}.items() if given]
     if len(asked) > 1:
@@ -132,20 +105,7 @@ def build_trt(
     if calib is not None and not int8:
         raise UsageError("--calib was given without --int8: nothing is calibrated.", remedy="Add --int8, or drop it.")
     precision = next(iter(asked), None)
-    options = BuildOptions(
-        backend=backend,
-        precision="int8" if int8 else precision,
-        min=tuple(map(Shape.parse, min_ or ())),
-        opt=tuple(map(Shape.parse, opt_ or ())),
-        max=tuple(map(Shape.parse, max_ or ())),
-        targets=tuple(dict.fromkeys(compute_capability or ())),
-        timing_cache=timing_cache,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-        opt_level=opt_level,
-        workspace=None if workspace is None else workspace * 2**20,
-        timeout=timeout,
-    )
+    options = replace(options, precision="int8" if int8 else precision)
     require_suffix(output)
     if calib is not None:
         require_calibration(calib)
@@ -171,7 +131,7 @@ def build_trt(
         if not dry_run:
             kept = plan.output.with_suffix(".onnx") if keep_onnx else None
             require_free([plan.output, sidecar_path(plan.output), kept], files_of(source, calib), force=force)
-            require_free([timing_cache], files_of(source, calib), force=True)
+            require_free([options.timing_cache], files_of(source, calib), force=True)
             _require_able(plan.problems)
             result, kept, quantised = _make(
                 plan, artifact, options, calib, kept, verify=not no_verify, progress=progress
@@ -205,8 +165,6 @@ def _require_able(problems: tuple[str, ...]) -> None:
 def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
     """The file that is meant, and the name that the engine gets where that is not the file's own."""
     from rtmo_deploy.artifact import DecodeMode
-    from rtmo_deploy.cli.console import stderr
-    from rtmo_deploy.file_kind import Kind
 
     if model is None:
         from rtmo_deploy.cli.workspace import Workspace
@@ -240,27 +198,22 @@ def _make(
     progress: Callable[[str], None],
 ) -> tuple[BuildResult, Path | None, QuantizeResult | None]:
     """Carry a plan out; the ONNX model that was made is copied to ``kept``, which is None in the answer without one."""
-    import shutil
-
-    from rtmo_deploy.cli.calibrate import report_skipped
-    from rtmo_deploy.cli.console import stderr
-    from rtmo_deploy.cli.quantize import open_calibration, open_judge
     from rtmo_deploy.convert.trt.build import build_engine
     from rtmo_deploy.convert.trt.chain import make_onnx
     from rtmo_deploy.convert.trt.proof import find_reference
-    from rtmo_deploy.files import atomic_write
 
     if plan.quantise and calib is None:
         stderr().print(
             "Note: INT8 is calibrated with synthetic images. Images like those that the engine will see (--calib DIR) "
             "cost less accuracy."
         )
+    chosen = QuantizeOptions(calib or "synthetic")
     with _scratch() as folder:
         model, quantised = make_onnx(
             plan,
             folder,
-            calibrate=lambda source: open_calibration(source, calib or "synthetic", None, None, None, progress),
-            judge=(lambda source: open_judge(source, None, None, None, None, progress)) if verify else None,
+            calibrate=lambda source: open_calibration(source, chosen, progress),
+            judge=(lambda source: open_judge(source, chosen, progress)) if verify else None,
             verify=verify,
             progress=progress,
         )
@@ -290,8 +243,6 @@ def _scratch() -> Iterator[Path]:
 
 
 def _show_plan(plan: ChainPlan, *, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
-
     steps, profiles = plan.steps(), [str(profile) for profile in plan.profiles]
     if as_json:
         print_json(
@@ -317,7 +268,7 @@ def _show_plan(plan: ChainPlan, *, as_json: bool) -> None:
             "input": "; ".join(profiles),
             "possible here": "no" if plan.problems else "yes",
         }
-        print_table(facts_table(facts | _numbered("problem", plan.problems) | _numbered("note", plan.notes)))
+        print_facts(facts | _numbered("problem", plan.problems) | _numbered("note", plan.notes))
     if plan.problems:
         raise typer.Exit(SetupError.exit_code)
 
@@ -327,12 +278,9 @@ def _numbered(name: str, texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _print(result: BuildResult, kept: Path | None, quantised: QuantizeResult | None) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_table
-    from rtmo_deploy.cli.quantize import judged
-    from rtmo_deploy.files import human_size
-
     record, audit = result.record, result.audit
     products = audit.engine.get("matrix_products") or audit.network.get("matrix_products", {})
+    counts = ", ".join(f"{count} {kind}" for kind, count in products.items())
     facts = {
         "engine": f"{record.artifact.path} ({human_size(record.size)})",
         "record": str(result.sidecar),
@@ -342,7 +290,7 @@ def _print(result: BuildResult, kept: Path | None, quantised: QuantizeResult | N
         "input": "; ".join(str(profile) for profile in record.profiles),
         "outputs": "; ".join(str(spec) for spec in record.outputs),
         "decode": record.artifact.decode.mode.value,
-        "precision": f"{audit.sentence()}; matrix products: {_counts(products)}",
+        "precision": f"{audit.sentence()}; matrix products: {counts or 'none'}",
         "audited by": audit.how,
     }
     if quantised is not None:
@@ -354,8 +302,4 @@ def _print(result: BuildResult, kept: Path | None, quantised: QuantizeResult | N
     if kept is not None:
         facts["ONNX"] = str(kept)
     facts["time"] = f"{result.seconds:.1f} s"
-    print_table(facts_table(facts | _numbered("note", record.notes) | _numbered("TensorRT warns", result.warnings)))
-
-
-def _counts(counts: Any) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
+    print_facts(facts | _numbered("note", record.notes) | _numbered("TensorRT warns", result.warnings))

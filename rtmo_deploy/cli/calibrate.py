@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json, stderr
 from rtmo_deploy.cli.given import find_model, require_data
-from rtmo_deploy.cli.options import ForceOption, MaxPixelsOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, JsonOption, MaxPixelsOption, ThreadsOption
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import ONNX
-from rtmo_deploy.outputs import require_free
+from rtmo_deploy.outputs import require_free, require_suffix
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -19,13 +21,11 @@ if TYPE_CHECKING:
 
 
 MethodName = Literal["mse", "percentile", "minmax", "entropy"]
-_METHODS = (
+METHODS = (
     "How ranges are chosen. mse: least squared error. percentile: 99.99 % of the values. minmax: all of them. "
     "entropy: least information lost."
 )
-MethodOption = Annotated[MethodName, typer.Option(help=_METHODS)]
-OptionalMethodOption = Annotated[MethodName | None, typer.Option(help=f"{_METHODS} [default: mse]")]
-CountOption = Annotated[int | None, typer.Option(min=1, help="Images. [default: the set's own; of a folder, 256]")]
+IMAGES = "Images. [default: the set's own; of a folder, 256]"
 
 
 def calibrate(
@@ -39,8 +39,8 @@ def calibrate(
     ann: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Annotation file, for a set that is chosen from one.")
     ] = None,
-    count: CountOption = None,
-    method: MethodOption = "mse",
+    count: Annotated[int | None, typer.Option(min=1, help=IMAGES)] = None,
+    method: Annotated[MethodName, typer.Option(help=METHODS)] = "mse",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: MODEL.<set>-<method>.calibration.json, beside]"),
@@ -48,22 +48,19 @@ def calibrate(
     threads: ThreadsOption = None,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the ranges of a model's tensors on images. Images that cannot be read are skipped, and named."""
     if images is None and set_name is None:
         raise UsageError("There are no images to measure on.", remedy="Give --images DIR, or --set NAME.")
     if set_name is None and ann is not None:
         raise UsageError("--ann belongs to a named set.", remedy="Give --set coco-train2017 with it.")
-    if output is not None and output.suffix.lower() != ".json":
-        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .json.")
+    require_suffix(output, ".json")
     find_model(model, "calibrate", ONNX)
     require_data("calibrate", ann=[ann], images=[images])
     name = set_name or (images and images.name) or "folder"
     path = output or model.with_suffix(f".{name}-{method}.calibration.json")
     require_free([path], files_of(model, ann, images), force=force)
-    from rtmo_deploy.cli.progress import status
-
     with status("reading the model") as progress:
         from rtmo_deploy.convert.quantize import Method, open_source
         from rtmo_deploy.convert.quantize import calibrate as measure
@@ -82,15 +79,11 @@ def calibrate(
 
 def report_skipped(made: Calibration) -> None:
     """Name on stderr the images that could not be read."""
-    from rtmo_deploy.cli.console import stderr
-
     for name, reason in made.skipped:
         stderr().print(f"Skipped: {name}: {reason}")
 
 
 def _show(model: Path, path: Path, made: Calibration, *, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
-
     worst = sorted(made.noise_db.items(), key=lambda item: item[1])[:5]
     if as_json:
         print_json(
@@ -115,4 +108,4 @@ def _show(model: Path, path: Path, made: Calibration, *, as_json: bool) -> None:
         "tensors": str(len(made.thresholds)),
         "noisiest layers": "; ".join(f"{layer} {ratio:.1f} dB" for layer, ratio in worst),
     }
-    print_table(facts_table(facts))
+    print_facts(facts)

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json, print_table
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption
+from rtmo_deploy.cli.options import ForceOption, JsonOption
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import ONNX
-from rtmo_deploy.outputs import require_free
+from rtmo_deploy.files import human_size
+from rtmo_deploy.outputs import require_free, require_suffix
+from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -37,18 +41,14 @@ def cast(
     ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare it with the source.")] = False,
     force: ForceOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Convert a model to FP16 or BF16 where that is safe; compare it with its source before it is written."""
-    from rtmo_deploy.cli.console import print_json
-    from rtmo_deploy.cli.progress import status
-
     if fp16 == bf16:
         what = "Both --fp16 and --bf16 were given." if fp16 else "Neither --fp16 nor --bf16 was given."
         raise UsageError(what, remedy="Give one of them.")
     precision = "fp16" if fp16 else "bf16"
-    if output is not None and output.suffix.lower() != ".onnx":
-        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
+    require_suffix(output, ".onnx")
     find_model(model, "cast", ONNX)
     target = output or model.with_name(f"{model.stem}.{precision}.onnx")
     require_free([target], files_of(model), force=force)
@@ -79,9 +79,6 @@ def _as_dict(result: CastResult) -> dict[str, Any]:
 
 
 def _print(result: CastResult) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_table
-    from rtmo_deploy.files import human_size
-
     artifact, report = result.artifact, result.verification
     fp32_nodes = ", ".join(f"{name} {count}" for name, count in result.fp32_nodes.items())
     facts = {
@@ -102,31 +99,24 @@ def _print(result: CastResult) -> None:
     if report is not None:
         facts["largest value"] = f"{report.peak:.4g} ({report.peak_node})"
     facts["time"] = f"{result.seconds:.1f} s"
-    print_table(facts_table(facts))
+    print_facts(facts)
     if report is not None:
         _print_report(report)
 
 
 def _print_report(report: CastReport) -> None:
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import print_table
     from rtmo_deploy.convert.precision.verify import EMULATED
     from rtmo_deploy.measure.bounds import AMPLIFICATION
     from rtmo_deploy.measure.comparison import Figures
 
     bounds = report.bounds
-    table = Table(
-        title=f"Distance from {report.reference}",
-        caption=f"Bounds: keypoints {bounds.keypoint_mean_px:g} px on average, {bounds.keypoint_max_px:g} px at worst; "
+    caption = (
+        f"Bounds: keypoints {bounds.keypoint_mean_px:g} px on average, {bounds.keypoint_max_px:g} px at worst; "
         f"boxes {bounds.box_px:g} px; scores {bounds.score:g}, of keypoints {bounds.keypoint_score:g}; "
-        f"{bounds.unmatched:.0%} of people unmatched; or {AMPLIFICATION:g} times what rounding weights alone costs.",
+        f"{bounds.unmatched:.0%} of people unmatched; or {AMPLIFICATION:g} times what rounding weights alone costs."
     )
-    table.add_column("input")
-    table.add_column("run")
-    for heading in ("people", "unmatched", "keypoint px, mean", "worst", "box px, worst", "score"):
-        table.add_column(heading, justify="right")
-    shape = None
+    headings = ("input", "run", "people", "unmatched", "keypoint px, mean", "worst", "box px, worst", "score")
+    rows, shape = [], None
     for case in report.cases:
         runs = [("rounding emulated" if case.run == EMULATED else case.run, case.people)]
         if case.shape != shape:
@@ -134,8 +124,7 @@ def _print_report(report: CastReport) -> None:
             runs.insert(0, ("source, weights rounded", case.rounding))
         for run, figures in runs:
             d = figures or Figures()
-            errors = (d.keypoint_px_mean, d.keypoint_px_max, d.box_px_max)
             score = max(d.score_max or 0.0, d.keypoint_score_max or 0.0)
-            values = [f"{value or 0.0:.1e}" for value in (*errors, score)]
-            table.add_row(case.shape, run, str(d.people_a), str(d.unmatched), *values)
-    print_table(table)
+            errors = (d.keypoint_px_mean, d.keypoint_px_max, d.box_px_max, score)
+            rows.append([case.shape, run, str(d.people_a), str(d.unmatched), *(f"{one or 0.0:.1e}" for one in errors)])
+    print_table(Table(f"Distance from {report.reference}", headings, rows, caption, numbers=False))

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json, print_result, stdout
 from rtmo_deploy.cli.given import require_data
 from rtmo_deploy.cli.help import HelpCommand
-from rtmo_deploy.cli.options import SIZE, MaxPixelsOption, Size, parse_size
+from rtmo_deploy.cli.options import SIZE, JsonOption, MaxPixelsOption, Size, parse_size
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.plain import counted
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
@@ -54,14 +57,12 @@ def synth(
         _Format.JPG
     ),
     force: Annotated[bool, typer.Option("--force", help="Write into OUT even if there is something in it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Generate synthetic images of people with exact COCO keypoints, boxes and visibility."""
     numbers = _range(people)
     _check_folder(out, force=force)
 
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
-    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.data.coco_writer import write_dataset
     from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 
@@ -102,7 +103,7 @@ def synth(
         "keypoints": f"{written.keypoints} labelled",
         "seed": f"{seed} (generator version {GENERATOR_VERSION})",
     }
-    print_table(facts_table(facts))
+    print_facts(facts)
 
 
 @data_app.command(cls=HelpCommand, short_help="Check an annotation file and its images.")
@@ -114,12 +115,10 @@ def check(
     category: Annotated[str | None, typer.Option(help="Category to use, where there are several.")] = None,
     read_images: Annotated[bool, typer.Option("--read-images", help="Decode every image too.")] = False,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Report everything that is wrong or unusual in a data set, by file and id; exit 3 if it cannot be used."""
     require_data("data check", ann=[ann], images=[images])
-    from rtmo_deploy.cli.console import facts_table, print_json, print_result, print_table, stdout
-    from rtmo_deploy.cli.progress import status
     from rtmo_deploy.data.coco import check_coco
 
     with status(f"checking {ann}") as say:
@@ -137,7 +136,7 @@ def check(
             stdout().print(f"{finding.severity}: ", style=_STYLES[finding.severity], end="")
             stdout().print(str(finding))
         pairs = ", ".join(" / ".join(pair) for pair in report.flip_pairs) or "none"
-        print_table(facts_table({"left and right": pairs, "unpaired": ", ".join(report.unpaired) or "none"}))
+        print_facts({"left and right": pairs, "unpaired": ", ".join(report.unpaired) or "none"})
         print_result(_summary(report), "red" if report.of("error") else "yellow" if report.of("warning") else "green")
     if not report.ok:
         raise typer.Exit(InputDataError.exit_code)
@@ -146,13 +145,9 @@ def check(
 def _summary(report: CocoReport) -> str:
     """Such as '4 images, 13 people, no problems'."""
     counts = [(len(report.of(severity)), severity) for severity in ("error", "warning")]
-    problems = ", ".join(_count(number, what) for number, what in counts if number) or "no problems"
+    problems = ", ".join(counted(number, what) for number, what in counts if number) or "no problems"
     people = f"{report.people} {'person' if report.people == 1 else 'people'}"
-    return f"{_count(report.images, 'image')}, {people}, {problems}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{counted(report.images, 'image')}, {people}, {problems}"
 
 
 def _range(people: str) -> tuple[int, int]:

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json, print_table, record_made, stderr
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, options_of
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, JsonOption, options_of
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import MissingDependencyError, UsageError
-from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, ONNX, FileKind, Format, likely_kind
+from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, ONNX, Format, Kind, likely_kind
 from rtmo_deploy.files import human_size
 from rtmo_deploy.outputs import require_free
+from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.model import LoadedCheckpoint
 
 #: What a checkpoint can be exported to; all but ONNX are made of the ONNX model.
-_FORMATS = {kind: known for kind, known in FORMATS.items() if known.exporter or kind is FileKind.ONNX}
+_FORMATS = {kind: known for kind, known in FORMATS.items() if known.exporter or kind is Kind.ONNX}
 #: Options that still mean something where the ONNX model is there already.
 _NOT_OF_ONNX = {"checkpoint", "format_name", "output", "no_verify", "force", "as_json"}
 
@@ -43,7 +46,7 @@ def export(
     *,
     format_name: Annotated[
         str, typer.Option("--format", metavar="|".join(_FORMATS), help="What to write.")
-    ] = FileKind.ONNX.value,
+    ] = Kind.ONNX.value,
     options: ExportOptions,
     output: Annotated[
         Path | None,
@@ -61,7 +64,7 @@ def export(
     ] = False,
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Export a checkpoint to ONNX; check it and compare it with PyTorch before it is written.
 
@@ -69,7 +72,7 @@ def export(
     """
     kind = _format(format_name, checkpoint, output)
     _check_names(_FORMATS[kind], output, options, dump_info=dump_info)
-    if kind is not FileKind.ONNX and likely_kind(Path(checkpoint)) is FileKind.ONNX:
+    if kind is not Kind.ONNX and likely_kind(Path(checkpoint)) is Kind.ONNX:
         _require_no_onnx_options(context)
         source = find_model(checkpoint, "export", ONNX)
         target = output or source.with_suffix(_FORMATS[kind].suffixes[0])
@@ -84,16 +87,16 @@ def export(
     require_free(outputs, [checkpoint], force=force)
     path = path or find_model(checkpoint, "export", CHECKPOINT)  # a published model is downloaded only now
     loaded, result, infos = _export(path, outputs[0], options, ema=ema, verify=not no_verify, dump_info=dump_info)
-    if kind is not FileKind.ONNX:
+    if kind is not Kind.ONNX:
         converted = output or outputs[0].with_suffix(_FORMATS[kind].suffixes[0])
         _convert(kind, outputs[0], converted, verify=not no_verify, as_json=as_json)
     else:
         _report(loaded, result, infos, as_json=as_json)
 
 
-def _format(name: str, checkpoint: str, output: Path | None) -> FileKind:
+def _format(name: str, checkpoint: str, output: Path | None) -> Kind:
     """What is to be written; a TensorRT engine has a command of its own."""
-    engine = output is not None and output.suffix.lower() in FORMATS[FileKind.ENGINE].suffixes
+    engine = output is not None and output.suffix.lower() in FORMATS[Kind.ENGINE].suffixes
     if engine or name.lower() in {"engine", "plan", "trt", "tensorrt", "tensorrt-rtx"}:
         to = f" -o {shlex.quote(str(output))}" if engine else ""
         raise UsageError(
@@ -135,10 +138,10 @@ def _require_no_onnx_options(context: typer.Context) -> None:
             )
 
 
-def _outputs(target: Path, kind: FileKind, options: ExportOptions, *, dump_info: bool) -> list[Path]:
+def _outputs(target: Path, kind: Kind, options: ExportOptions, *, dump_info: bool) -> list[Path]:
     """Every file that an export writes; the ONNX model is the first."""
     outputs = [target.with_suffix(".onnx")]
-    if kind is not FileKind.ONNX:
+    if kind is not Kind.ONNX:
         converted = target.with_suffix(_FORMATS[kind].suffixes[0])
         outputs += [converted, *_FORMATS[kind].files_beside(converted)]
     if options.decode == "raw":
@@ -152,9 +155,6 @@ def _export(
     path: Path, target: Path, options: ExportOptions, *, ema: bool, verify: bool, dump_info: bool
 ) -> tuple[LoadedCheckpoint, ExportResult, list[Path]]:
     """Export to ONNX, and tell what the checkpoint's config asked for."""
-    from rtmo_deploy.cli.console import record_made, stderr
-    from rtmo_deploy.cli.progress import status
-
     with status("reading the checkpoint") as progress:
         from rtmo_deploy.convert.export import export_onnx
         from rtmo_deploy.model import load_checkpoint
@@ -172,50 +172,37 @@ def _export(
     return loaded, result, infos
 
 
-def _convert(kind: FileKind, source: Path, output: Path, *, verify: bool, as_json: bool) -> None:
+def _convert(kind: Kind, source: Path, output: Path, *, verify: bool, as_json: bool) -> None:
     """Convert an ONNX model, and print what came of it."""
-    from rtmo_deploy.cli.console import print_json
-    from rtmo_deploy.cli.progress import status
-
     wanted = _FORMATS[kind]
     with status(f"loading {wanted.title}") as progress:
         result: ExportResult = Format.load(wanted.exporter or "")(source, output, verify=verify, progress=progress)
     artifact, weights = result.artifact, wanted.files_beside(output)
-    if as_json:
-        facts = {"weights": str(weights[0])} if weights else {}
-        print_json("export", path=str(output), **facts, onnx=str(source), **_shared_facts(result))
-        return
+    fields: dict[str, Any] = {"path": str(output), "onnx": str(source)}
+    if weights:
+        fields["weights"] = str(weights[0])
     files = ", ".join([str(output), *(path.name for path in weights)])
-    _print(
-        result,
-        {
-            "file": f"{files} ({human_size(result.size)})",
-            "from": str(source),
-            "model": f"{artifact.architecture}, {artifact.skeleton.label}, {artifact.precision}",
-            "decode": artifact.decode.mode.value,
-        },
-        companion="pose vectors to keypoints; stays ONNX",
-    )
+    facts = {
+        "file": f"{files} ({human_size(result.size)})",
+        "from": str(source),
+        "model": f"{artifact.architecture}, {artifact.skeleton.label}, {artifact.precision}",
+        "decode": artifact.decode.mode.value,
+    }
+    _print(result, facts, fields, companion="pose vectors to keypoints; stays ONNX", as_json=as_json)
 
 
 def _report(loaded: LoadedCheckpoint, result: ExportResult, infos: list[Path], *, as_json: bool) -> None:
     """Print what came of an export to ONNX."""
-    from rtmo_deploy.cli.console import print_json
-
     known = loaded.spec.architecture
     differing = loaded.taken.differing(known.input_hw if known else None)
     artifact = result.artifact
-    if as_json:
-        print_json(
-            "export",
-            path=str(artifact.path),
-            nodes=result.nodes,
-            **_shared_facts(result),
-            info_files=[str(path) for path in infos],
-            from_cfg=differing,
-            notes=list(loaded.taken.notes),
-        )
-        return
+    fields = {
+        "path": str(artifact.path),
+        "nodes": result.nodes,
+        "info_files": [str(path) for path in infos],
+        "from_cfg": differing,
+        "notes": list(loaded.taken.notes),
+    }
     contract, decode = artifact.input, artifact.decode
     sizes = ", any multiple of 32" if contract.dynamic_hw else " only"
     facts = {
@@ -226,20 +213,19 @@ def _report(loaded: LoadedCheckpoint, result: ExportResult, infos: list[Path], *
     }
     if differing:
         facts["from the cfg"] = ", ".join(f"{name} {value}" for name, value in differing.items())
-    _print(result, facts, infos, companion="pose vectors to keypoints")
+    facts |= {path.name: str(path) for path in infos}
+    _print(result, facts, fields, companion="pose vectors to keypoints", as_json=as_json)
 
 
-def _shared_facts(result: ExportResult) -> dict[str, Any]:
-    seconds = round(result.seconds, 3)
-    return {"size": result.size, "seconds": seconds, "artifact": result.artifact.to_dict()}
-
-
-def _print(result: ExportResult, facts: dict[str, str], infos: list[Path] | None = None, *, companion: str) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_table
-
+def _print(
+    result: ExportResult, facts: dict[str, str], fields: dict[str, Any], *, companion: str, as_json: bool
+) -> None:
+    if as_json:
+        seconds = round(result.seconds, 3)
+        print_json("export", **fields, size=result.size, seconds=seconds, artifact=result.artifact.to_dict())
+        return
     if result.artifact.companion:
         facts["companion"] = f"{result.artifact.companion.name} ({companion})"
-    facts |= {path.name: str(path) for path in infos or ()}
     if result.validation is not None:
         facts["validation"] = f"passed: {len(result.validation.checks)} checks"
     elif result.verification is None:
@@ -247,40 +233,31 @@ def _print(result: ExportResult, facts: dict[str, str], infos: list[Path] | None
     if result.verification is not None:
         facts["parity"] = f"passed: every bound is met on {len(result.verification.cases)} inputs"
     facts["time"] = f"{result.seconds:.1f} s"
-    print_table(facts_table(facts))
+    print_facts(facts)
     if result.verification is not None:
         _print_parity(result.verification)
 
 
 def _print_parity(report: VerificationReport) -> None:
     """Print what was compared, one row an input."""
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import print_table
-
     bounds = report.bounds
-    table = Table(
-        title=f"Parity with {report.reference}",
-        caption=f"Bounds: {bounds.keypoint_max_px:g} px, scores {bounds.score:g}, tensors {bounds.tensor:g} of their "
-        "size.",
+    caption = (
+        f"Bounds: {bounds.keypoint_max_px:g} px, scores {bounds.score:g}, tensors {bounds.tensor:g} of their size."
     )
-    table.add_column("input")
-    for heading in ("people", "missed", "extra", "box px", "keypoint px", "score", "tensors"):
-        table.add_column(heading, justify="right")
+    headings = ["input", "people", "missed", "extra", "box px", "keypoint px", "score", "tensors"]
     rounding = any(case.noise_px is not None for case in report.cases)
     if rounding:
-        table.add_column("PyTorch's own rounding px (bound: 4x)", justify="right")
+        headings.append("PyTorch's own rounding px (bound: 4x)")
+    rows = []
     for case in report.cases:
         people = case.people
-        worst = max((error.max_abs for error in case.tensors.values()), default=None)
-        cells = ["-"] * 6
+        counts = ["-"] * 3
+        distances: list[float | None] = [None] * 3
         if people is not None:
             score = max(people.score_max or 0.0, people.keypoint_score_max or 0.0)
             counts = [str(people.people_a), str(people.missed), str(people.extra)]
-            distances = (people.box_px_max or 0.0, people.keypoint_px_max or 0.0, score)
-            cells = [*counts, *(f"{value:.1e}" for value in distances)]
-        row = [case.shape, *cells, "-" if worst is None else f"{worst:.1e}"]
-        if rounding:
-            row.append("-" if case.noise_px is None else f"{case.noise_px:.1e}")
-        table.add_row(*row)
-    print_table(table)
+            distances = [people.box_px_max or 0.0, people.keypoint_px_max or 0.0, score]
+        worst = max((error.max_abs for error in case.tensors.values()), default=None)
+        numbers = [*distances, worst, case.noise_px][: len(headings) - 4]
+        rows.append([case.shape, *counts, *("-" if value is None else f"{value:.1e}" for value in numbers)])
+    print_table(Table(f"Parity with {report.reference}", tuple(headings), rows, caption))

@@ -10,39 +10,34 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.cli.progress import download_bar
 from rtmo_deploy.errors import InputDataError, SetupError
 from rtmo_deploy.file_kind import ANNOTATIONS, CHECKPOINT, MODEL, Kind, Wanted, described, likely_kind, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rtmo_deploy.cli.options import OpenOptions
 
-def find_model(
-    text: str | Path,
-    by: str,
-    wanted: Wanted = MODEL,
-    *,
-    device: str | None = None,
-    backend: str | None = None,
-    precision: str | None = None,
-) -> Path:
+
+def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: OpenOptions | None = None) -> Path:
     """The file of a model that is given as a path or by name; a bar shows its download.
 
-    With ``device``, also that a runtime can be had that runs it there.
+    With ``opening``, also that a runtime can be had that opens it so.
     """
-    if device is not None:
-        require_device(device)
-    from rtmo_deploy.cli.progress import download_bar
+    if opening is not None:
+        require_device(opening.device)
     from rtmo_deploy.zoo.locate import locate_model
 
     with download_bar(os.fspath(text)) as fetched:
         path = locate_model(text, wanted=wanted, by=by, progress=fetched)
-    if device is not None:
+    if opening is not None:
         from rtmo_deploy.runtime.backends import choose_backend
 
         kind = likely_kind(path)
-        known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else Kind(kind.value)
-        choose_backend(known, device, backend=backend, precision=precision, what=path.name)
+        known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else kind
+        device, precision = opening.device, opening.precision
+        choose_backend(known, device, backend=opening.backend, precision=precision, what=path.name)
     return path
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 _GROUPS: Final = {
     "Data": "images ann val_ann val_images synthetic people dataset category max_images calib count set_name recursive "
     "read_images predictions sigma skeleton",
-    "Runtime": "device backend backend_a backend_b threads workers precision trust batch imgsz",
+    "Runtime": "device backend backends backend_a backend_b threads workers precision trust batch batches imgsz "
+    "input_hw",
     "Output": "output out force as_json vis_out_dir save show csv_file html_file md_file plot journal_dir dump_info "
     "keep_onnx tensorboard",
 }

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import IgnoreCfgOption
+from rtmo_deploy.cli.options import IgnoreCfgOption, JsonOption
 from rtmo_deploy.file_kind import FORMATS, Format, likely_kind
 
 if TYPE_CHECKING:
@@ -26,15 +27,13 @@ def inspect(
     ],
     ema: Annotated[bool, typer.Option("--ema", help="Look at the checkpoint's ema_state_dict.")] = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a checkpoint or an exported model is, from its content alone.
 
     An engine is described by the record beside it: nothing is loaded, and neither TensorRT nor a GPU is needed. Neither
     is OpenVINO, for its models.
     """
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
-
     file = find_model(model, "inspect")
     known = FORMATS.get(likely_kind(file))
     facts = _checkpoint_facts(file, ema=ema) if known is None else Format.load(known.inspector)(file)
@@ -47,7 +46,7 @@ def inspect(
     for name, entry in facts.get("settings", {}).items():
         texts[name.replace("_", " ")] = f"{_text(entry['value'])} ({entry['source']})"
     texts.pop("settings", None)
-    print_table(facts_table(texts))
+    print_facts(texts)
 
 
 def _checkpoint_facts(file: Path, *, ema: bool) -> dict[str, Any]:

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.cli.console import print_json, print_table, stderr, stdout
 from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.help import HelpCommand
-from rtmo_deploy.cli.options import SIZE, Size, parse_input_size
+from rtmo_deploy.cli.options import SIZE, JsonOption, Size, parse_input_size
+from rtmo_deploy.cli.progress import download_bar
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import CHECKPOINT
-from rtmo_deploy.outputs import require_free
+from rtmo_deploy.files import human_size, sha256_of
+from rtmo_deploy.outputs import require_free, require_suffix
+from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo import EmbeddedModel, Variant
 
@@ -27,7 +29,6 @@ models_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A published model; 'rtmo-deploy models' lists them.")]
 
 _NOTE = (
@@ -48,7 +49,7 @@ _FIGURES = {
 
 
 @models_app.callback(invoke_without_command=True)
-def _models(context: typer.Context, as_json: _Json = False) -> None:
+def _models(context: typer.Context, as_json: JsonOption = False) -> None:
     if context.invoked_subcommand is None:
         list_models(as_json)
     elif as_json:
@@ -59,9 +60,8 @@ def _models(context: typer.Context, as_json: _Json = False) -> None:
 
 
 @models_app.command("list", cls=HelpCommand, short_help="List the published models.")
-def list_models(as_json: _Json = False) -> None:
+def list_models(as_json: JsonOption = False) -> None:
     """List the published models with their published figures."""
-    from rtmo_deploy.cli.console import print_json, print_table, stdout
     from rtmo_deploy.zoo import EMBEDDED, VARIANTS
     from rtmo_deploy.zoo.cache import cache_dir
 
@@ -90,16 +90,13 @@ def list_models(as_json: _Json = False) -> None:
 def download(
     name: _Name,
     force: Annotated[bool, typer.Option("--force", help="Download it even if it is there already.")] = False,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Download a published checkpoint into the cache, and print its path.
 
     It is checked for damage, not for forgery: 8 hex digits of its SHA-256 are published. The whole SHA-256 of the first
     download is recorded beside the file, and a file that differs from it is refused later.
     """
-    from rtmo_deploy.cli.console import print_json
-    from rtmo_deploy.cli.progress import download_bar
-    from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo.download import fetch
     from rtmo_deploy.zoo.records import published
 
@@ -118,10 +115,9 @@ def path(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="A published model; without it, the cache folder.")
     ] = None,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print where a checkpoint is kept, whether it is there yet or not."""
-    from rtmo_deploy.cli.console import print_json
     from rtmo_deploy.zoo import EMBEDDED
     from rtmo_deploy.zoo.cache import cache_dir, cached_path
     from rtmo_deploy.zoo.records import published
@@ -150,14 +146,12 @@ def init(
         int | None, typer.Option(min=1, help="How many keypoints; 17 is COCO, 14 is CrowdPose.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write an untrained checkpoint with seeded random weights, for training and for tests."""
-    from rtmo_deploy.cli.console import print_json, stderr
-    from rtmo_deploy.files import sha256_of
     from rtmo_deploy.zoo import architecture
 
-    _require_checkpoint_name(output)
+    require_suffix(output, ".pth", ".safetensors", what="OUT")
     arch, skeleton = architecture(name), _skeleton(name, keypoints)
     require_free([output], force=force)
     from rtmo_deploy.model import initial_checkpoint
@@ -193,13 +187,10 @@ def pack(
         typer.Option(parser=parse_input_size, metavar=SIZE, help="Input size that OUT is made for. [default: CKPT's]"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint's weights alone, to hand out: no optimiser, no state of the training."""
-    from rtmo_deploy.cli.console import print_json
-    from rtmo_deploy.files import human_size, sha256_of
-
-    _require_checkpoint_name(output)
+    require_suffix(output, ".pth", ".safetensors", what="OUT")
     require_free([output], files_of(checkpoint), force=force)
     path = find_model(checkpoint, "models pack", CHECKPOINT)
     if output.exists() and output.samefile(path):
@@ -213,11 +204,6 @@ def pack(
         print_json("models pack", source=str(path), path=str(output), size=size, sha256=sha256_of(output), half=half)
     else:
         typer.echo(f"{output} ({human_size(size)})")
-
-
-def _require_checkpoint_name(output: Path) -> None:
-    if output.suffix not in {".pth", ".safetensors"}:
-        raise UsageError(f"OUT is called {output.name}.", remedy="Give it the suffix .pth or .safetensors.")
 
 
 def _embedded_dict(record: EmbeddedModel) -> dict[str, Any]:
@@ -262,8 +248,6 @@ def _as_dict(record: Variant) -> dict[str, Any]:
 
 def _table(records: list[Variant]) -> Table:
     """The records of one data set, without the columns in which it has nothing."""
-    from rich.table import Table
-
     from rtmo_deploy.zoo.cache import cached_path
 
     columns: dict[str, list[str]] = {
@@ -278,13 +262,9 @@ def _table(records: list[Variant]) -> Table:
     columns["V100 ms"] = [_figure(record.latency_v100_ms, 1) for record in records]
     columns["Cached"] = ["yes" if cached_path(record).is_file() else "no" for record in records]
 
-    table = Table(title=f"Published accuracy on {records[0].accuracy.dataset}")
     shown = {heading: cells for heading, cells in columns.items() if any(cell.strip("-") for cell in cells)}
-    for heading in shown:
-        table.add_column(heading)
-    for row in zip(*shown.values(), strict=True):
-        table.add_row(*row)
-    return table
+    rows = list(zip(*shown.values(), strict=True))
+    return Table(f"Published accuracy on {records[0].accuracy.dataset}", tuple(shown), rows, numbers=False)
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import fields
+import sys
+from dataclasses import dataclass, fields
 from functools import wraps
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE, variable
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.option import option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from dataclasses import Field
 
 
 _SIZE_OPTIONS = {"--imgsz", "--size"}
@@ -81,22 +85,19 @@ def _max_pixels(context: typer.Context, value: int | None) -> int | None:
 
 def options_of(kind: type[Any], **special: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of a step; it takes them together, as its parameter ``options``."""
-    hints = get_type_hints(kind)
     offered = {one.name: one for one in fields(kind) if "help" in one.metadata}
-
-    def parameter(name: str, default: Any, text: str) -> inspect.Parameter:
-        annotation = special.get(name) or Annotated[hints[name], _option(name, default, text)]
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        options = [parameter(name, one.default, one.metadata["help"]) for name, one in offered.items()]
+        options = [_parameter(kind, one, special.get(one.name)) for one in offered.values()]
         own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
         place = [one.name for one in own].index("options")
 
         @wraps(command)
         def run(**given: Any) -> None:
-            command(options=kind(**{name: given.pop(name) for name in offered}), **given)
+            values = {name: given.pop(name) for name in offered}
+            known = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            command(options=kind(**{name: value for name, value in known.items() if value is not None}), **given)
 
         parameters = [*own[:place], *options, *own[place + 1 :]]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -106,9 +107,21 @@ def options_of(kind: type[Any], **special: Any) -> Callable[[Callable[..., None]
     return decorate
 
 
-def _option(name: str, default: Any, text: str) -> Any:
-    # A flag has no negative form.
-    return typer.Option(f"--{name.replace('_', '-')}", help=text) if default is False else typer.Option(help=text)
+def _parameter(kind: type[Any], one: Field[Any], special: Any) -> inspect.Parameter:
+    """The parameter of a command for a field of its options."""
+    default = None if isinstance(one.default, tuple) else one.default
+    names, settings = one.metadata["names"], one.metadata["settings"]
+    if default is False and not names:
+        names = (f"--{one.name.replace('_', '-')}",)  # a flag has no negative form
+    hint: Any = Any
+    if one.metadata["several"]:
+        hint = list[str] | None
+    elif "parser" not in settings and special is None:
+        # Of this field alone: the names in other annotations need not be there.
+        alone = SimpleNamespace(__annotations__={one.name: one.type})
+        hint = get_type_hints(alone, vars(sys.modules[kind.__module__]))[one.name]
+    annotation = special or Annotated[hint, typer.Option(*names, help=one.metadata["help"], **settings)]
+    return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 IgnoreCfgOption = Annotated[
@@ -121,13 +134,16 @@ IgnoreCfgOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace outputs that exist; inputs never are.")]
-BackendOption = Annotated[str | None, typer.Option(help="Runtime. [default: what fits the file]")]
 InputSizeOption = Annotated[
     Size | None,
     typer.Option(
-        parser=parse_input_size, metavar=SIZE, help="Letterbox images to this size. [default: the model's own]"
+        "--imgsz",
+        parser=parse_input_size,
+        metavar=SIZE,
+        help="Letterbox images to this size. [default: the model's own]",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
@@ -137,11 +153,24 @@ MaxPixelsOption = Annotated[
         help=f"Refuse images with more pixels. [default: {MAX_PIXELS_VARIABLE}, or 67108864]",
     ),
 ]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option(metavar="fp32|bf16", help="What OpenVINO computes in. [default: what the file says, floats in fp32]"),
-]
-TrustOption = Annotated[
-    bool, typer.Option("--trust", help="Load an engine, which is code, without a record or with another's.")
-]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's choice]")]
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a model is opened, as :meth:`rtmo_deploy.runtime.PoseEstimator.open` takes it."""
+
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    backend: str | None = option(None, "Runtime. [default: what fits the file]")
+    input_hw: Size | None = option(
+        None,
+        "Letterbox images to this size. [default: the model's own]",
+        "--imgsz",
+        parser=parse_input_size,
+        metavar=SIZE,
+    )
+    threads: int | None = option(None, "CPU threads. [default: the runtime's choice]", min=1)
+    precision: str | None = option(
+        None, "What OpenVINO computes in. [default: what the file says, floats in fp32]", metavar="fp32|bf16"
+    )
+    trust: bool = option(False, "Load an engine, which is code, without a record or with another's.")

@@ -9,22 +9,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import (
     SIZE,
     DeviceOption,
     ForceOption,
     IgnoreCfgOption,
+    JsonOption,
     MaxPixelsOption,
+    OpenOptions,
     Size,
     ThreadsOption,
     parse_input_size,
 )
+from rtmo_deploy.cli.progress import status
+from rtmo_deploy.errors import InputDataError, ParityError, UsageError
 from rtmo_deploy.outputs import require_free
+from rtmo_deploy.plain import shorten
+from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.measure.agreement import AgreementReport, ImageSource, LayerReport
+    from rtmo_deploy.measure.agreement import AgreementReport, LayerReport
 
 #: Images that the table lists.
 LISTED = 5
@@ -67,7 +74,7 @@ def parity(
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run two models on the same tensors and compare their detections.
 
@@ -75,10 +82,6 @@ def parity(
 
     The bounds follow from the precisions, as in a release's parity gate; the whole rule is printed.
     """
-    from rtmo_deploy.cli.console import print_json, stderr
-    from rtmo_deploy.cli.progress import status
-    from rtmo_deploy.errors import InputDataError, ParityError, UsageError
-
     if images is not None and synthetic is not None:
         raise UsageError("--images and --synthetic exclude each other.", remedy="Give one of them.")
     for name, bound in (("--bound-px", bound_px), ("--bound-score", bound_score)):
@@ -91,29 +94,30 @@ def parity(
         require_free(
             [show / "index.html", *sorted(show.glob("[0-9][0-9][0-9].png"))], files_of(a, b, *read), force=force
         )
-    paths = [
-        find_model(model, "parity", device=device, backend=backend)
-        for model, backend in ((a, backend_a), (b, backend_b))
-    ]
-    from rtmo_deploy.measure.agreement import Side, bounds_for, compare_sides, write_gallery
+    opened = [OpenOptions(device, backend, threads=threads) for backend in (backend_a, backend_b)]
+    paths = [find_model(model, "parity", opening=opening) for model, opening in zip((a, b), opened, strict=True)]
+    from rtmo_deploy.measure.agreement import ImageSource, Side, bounds_for, compare_models, write_gallery
 
-    pictures = _pictures(images, synthetic)
+    if images is not None:
+        compared = ImageSource.in_folder(images)
+    else:
+        compared = ImageSource.synthetic() if synthetic is None else ImageSource.synthetic(synthetic)
     with status("opening the first model") as progress:
         one = Side.open(paths[0], device=device, backend=backend_a, threads=threads)
         progress("opening the second model")
         two = Side.open(paths[1], device=device, backend=backend_b, threads=threads)
         bounds = bounds_for(one.artifact.precision, two.artifact.precision)
-        report = compare_sides(
+        report = compare_models(
             one,
             two,
-            pictures,
+            compared,
             input_hw=imgsz,
             batch=batch,
             layers=layers,
             bounds=bounds.with_overrides(px=bound_px, score=bound_score),
             progress=progress,
         )
-        shown = None if show is None else write_gallery(report, pictures, show, progress=progress)
+        shown = None if show is None else write_gallery(report, compared, show, progress=progress)
     if as_json:
         print_json("parity", **report.to_dict(), page=None if shown is None else str(shown))
     else:
@@ -122,21 +126,13 @@ def parity(
         stderr().print(f"Note: {note}")
     failures = report.failures()
     if failures:
-        more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
+        listed = shorten(failures, 3, separator="; ")
         raise ParityError(
-            f"{report.names[1]} differs from {report.names[0]} by more than a bound: {'; '.join(failures[:3])}{more}.",
+            f"{report.names[1]} differs from {report.names[0]} by more than a bound: {listed}.",
             remedy=_remedy(report, layers=layers, show=show),
         )
     if report.verdict == "nobody found":
         raise InputDataError(report.told, remedy="Give images in which a trained model finds people.")
-
-
-def _pictures(images: str | None, synthetic: int | None) -> ImageSource:
-    from rtmo_deploy.measure.agreement import ImageSource
-
-    if images is not None:
-        return ImageSource.in_folder(images)
-    return ImageSource.synthetic() if synthetic is None else ImageSource.synthetic(synthetic)
 
 
 def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
@@ -149,100 +145,63 @@ def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
 
 
 def _print(report: AgreementReport, shown: Path | None) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_table
-
-    p, (one, two) = report.people, report.names
+    _p, (one, two) = report.people, report.names
     height, width = report.input_hw
     facts = {
         name: f"{model.path} ({model.kind} {model.precision}, {model.decode}, by {model.backend} on {model.device})"
         for name, model in ((one, report.a), (two, report.b))
     }
-    facts |= {
-        "images": f"{p.images} ({report.source}), network input {height}x{width}",
-        "people": f"{p.people_a} in {one}, {p.people_b} in {two}{report.above}: "
-        f"{p.matched} in both, {p.missed} missed, {p.extra} extra",
-    }
-    if p.matched:
-        facts |= {
-            "OKS": f"mean {_n(p.oks_mean)}, least {_n(p.oks_min)}",
-            "keypoints, px": f"mean {_n(p.keypoint_px_mean)}, median {_n(p.keypoint_px_p50)}, "
-            f"99 % {_n(p.keypoint_px_p99)}, worst {_n(p.keypoint_px_max)}",
-            "boxes, px": f"mean {_n(p.box_px_mean)}, worst {_n(p.box_px_max)}",
-            "scores": f"second over first {_n(p.score_ratio)} (median), worst difference {_n(p.score_max)}, "
-            f"of a keypoint {_n(p.keypoint_score_max)}",
-        }
-    for name, error in report.tensors.items():
-        facts[name] = f"worst difference {_n(error.max_abs)} of {_n(error.magnitude)}, {_n(error.snr_db)} dB"
+    facts["images"] = f"{report.people.images} ({report.source}), network input {height}x{width}"
+    facts |= report.figures()
     if shown is not None:
         facts["shown in"] = str(shown)
     facts["verdict"] = report.told
-    print_table(facts_table(facts))
+    print_facts(facts)
     _print_rule(report)
-    _print_pictures(report)
+    _print_images(report)
     if report.layers is not None:
         _print_layers(report.layers)
 
 
 def _print_rule(report: AgreementReport) -> None:
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import print_table
-
-    table = Table(title=f"Rule for {report.a.precision} and {report.b.precision}", caption=report.bounds.why)
-    for heading in ("what", "bound", "measured", "result"):
-        table.add_column(heading, overflow="fold")
-    for check in report.checks():
-        result = "passed" if check.passed else "failed"
-        table.add_row(check.name, check.bound, check.measured, result)
-    if table.row_count:
-        print_table(table)
+    rows = [
+        (check.name, check.bound, check.measured, "passed" if check.passed else "failed") for check in report.checks()
+    ]
+    title, headings = f"Rule for {report.a.precision} and {report.b.precision}", ("what", "bound", "measured", "result")
+    if rows:
+        print_table(Table(title, headings, rows, report.bounds.why, numbers=False))
 
 
-def _print_pictures(report: AgreementReport) -> None:
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import print_table
-
-    worst = [report.pictures[index] for index in report.worst(LISTED) if any(report.pictures[index].badness())]
-    if not worst:
-        return
-    table = Table(title="Worst images")
-    table.add_column("image")
-    for heading in ("in both", "missed", "extra", "least OKS", "keypoint px", "box px"):
-        table.add_column(heading, justify="right")
-    for picture in worst:
-        values = picture.to_dict()
-        table.add_row(
-            picture.name,
-            *(str(values[name]) for name in ("matched", "missed", "extra")),
-            *(_n(values[name]) for name in ("oks_min", "keypoint_px_max", "box_px_max")),
-        )
-    print_table(table)
+def _print_images(report: AgreementReport) -> None:
+    rows = []
+    for index in report.worst(LISTED):
+        image = report.images[index]
+        values = image.to_dict()
+        counts = (str(values[name]) for name in ("matched", "missed", "extra"))
+        distances = (_n(values[name]) for name in ("oks_min", "keypoint_px_max", "box_px_max"))
+        if any(image.badness()):
+            rows.append((image.name, *counts, *distances))
+    headings = ("image", "in both", "missed", "extra", "least OKS", "keypoint px", "box px")
+    if rows:
+        print_table(Table("Worst images", headings, rows))
 
 
 def _print_layers(found: LayerReport) -> None:
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import facts_table, print_table
-
-    first = found.first
-    table = Table(title=found.told(), caption=f"dB: signal over error. Found by {found.by}; --json has every tensor.")
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    for heading in ("dB", "lost dB", "worst difference"):
-        table.add_column(heading, justify="right")
-    for layer in found.layers:
-        if not layer.weighted and layer is not first:
-            continue
+    shown = [layer for layer in found.layers if layer.weighted or layer is found.first]
+    rows = []
+    for layer in shown:
         numbers = ["-", "-", layer.why or "-"]
         if layer.error is not None:
             lost = "-" if layer.loss_db is None else f"{layer.loss_db:.1f}"
             numbers = [_n(layer.error.snr_db), lost, _n(layer.error.max_abs)]
-        table.add_row(layer.name, layer.op, *numbers, style="bold red" if layer is first else None)
-    print_table(table)
+        rows.append((layer.name, layer.op, *numbers))
+    headings = ("layer", "operator", "dB", "lost dB", "worst difference")
+    caption = f"dB: signal over error. Found by {found.by}; --json has every tensor."
+    first = next((place for place, layer in enumerate(shown) if layer is found.first), None)
+    print_table(Table(found.told(), headings, rows, caption, numbers=False), marked=first)
     if found.losses:
         told = ", ".join(f"{layer.name} ({layer.loss_db or 0:.1f} dB)" for layer in found.losses)
-        print_table(facts_table({"most is lost in": told}))
+        print_facts({"most is lost in": told})
 
 
 def _n(value: float | None) -> str:

@@ -7,23 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rtmo_deploy.cli.console import print_error, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import (
-    BackendOption,
-    DeviceOption,
-    ForceOption,
-    IgnoreCfgOption,
-    InputSizeOption,
-    MaxPixelsOption,
-    PrecisionOption,
-    ThreadsOption,
-    TrustOption,
-)
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
+from rtmo_deploy.cli.progress import status
+from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.outputs import require_free
+from rtmo_deploy.progress import Count
+from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.errors import InputDataError
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime import PoseEstimator
 
@@ -31,7 +25,9 @@ if TYPE_CHECKING:
 DRAW_THR = 0.5
 
 
+@options_of(OpenOptions)
 def predict(
+    *,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A checkpoint, an ONNX model, or a published model's name.")
     ],
@@ -39,12 +35,7 @@ def predict(
     vis_out_dir: Annotated[
         Path | None, typer.Option(help="Folder for copies of the images with the poses drawn in.")
     ] = None,
-    device: DeviceOption = "cpu",
-    backend: BackendOption = None,
-    imgsz: InputSizeOption = None,
-    threads: ThreadsOption = None,
-    precision: PrecisionOption = None,
-    trust: TrustOption = False,
+    options: OpenOptions,
     score_thr: Annotated[
         float | None,
         typer.Option(min=0, max=1, show_default=False, help="Leave out detections with a score not above this."),
@@ -63,33 +54,20 @@ def predict(
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Detect people and keypoints in images. An image that cannot be read is reported; the others still get done."""
-    from rtmo_deploy.cli.console import print_error, print_json, stderr
-    from rtmo_deploy.cli.progress import status
-    from rtmo_deploy.errors import InputDataError
-    from rtmo_deploy.progress import Count
-
     files, failures = _find(sources, recursive=recursive)
     names = _target_names(files)
     if vis_out_dir is not None:
         require_free([vis_out_dir / name for name in names.values()], files_of(model, *files), force=force)
-    path = find_model(model, "predict", device=device, backend=backend, precision=precision)
+    path = find_model(model, "predict", opening=options)
     if not files:
         _refuse_all(path, failures, as_json=as_json)
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
     with status("opening the model") as progress:
-        estimator = PoseEstimator.open(
-            path,
-            device=device,
-            backend=backend,
-            input_hw=imgsz,
-            threads=threads,
-            precision=precision,
-            trust=trust,
-        )
+        estimator = PoseEstimator.open(path, **vars(options))
         _require_above_own(score_thr, estimator)
         if estimator.artifact.skeleton.guessed:
             stderr().print(f"Note: the keypoints are {estimator.artifact.skeleton.label}.", soft_wrap=True)
@@ -127,8 +105,6 @@ def predict(
 
 
 def _refuse_all(model: Path, failures: list[InputDataError], *, as_json: bool) -> NoReturn:
-    from rtmo_deploy.cli.console import print_error, print_json
-
     if as_json:
         print_json("predict", model=str(model), images=[], failed=_listed(failures))
     for failure in failures[:-1]:
@@ -143,7 +119,6 @@ def _listed(failures: list[InputDataError]) -> list[dict[str, Any]]:
 def _find(sources: list[str], *, recursive: bool) -> tuple[list[Path], list[InputDataError]]:
     """The files that are meant; a source that means none does not stop the others."""
     from rtmo_deploy.data.images import find_images, require_image
-    from rtmo_deploy.errors import InputDataError
 
     files: dict[Path, None] = {}
     failures: list[InputDataError] = []
@@ -176,8 +151,6 @@ def _target_names(files: list[Path]) -> dict[Path, str]:
 
 def _require_above_own(score_thr: float | None, estimator: PoseEstimator) -> None:
     """Refuse a threshold below the model's own: who is below that has been thrown away already."""
-    from rtmo_deploy.errors import UsageError
-
     own = estimator.artifact.decode.score_thr
     if score_thr is not None and score_thr < own:
         raise UsageError(
@@ -215,8 +188,6 @@ def _print_count(
     results: list[dict[str, Any]], score_thr: float | None, draw_thr: float, estimator: PoseEstimator
 ) -> None:
     """Say on stderr how many people there are in all, and, where there are none, why that may be."""
-    from rtmo_deploy.cli.console import stderr
-
     if not results:
         return
     people = sum(len(result["people"]) for result in results)
@@ -231,26 +202,13 @@ def _print_count(
 
 
 def _print(results: list[dict[str, Any]], draw_thr: float) -> None:
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import print_table
-
-    table = Table()
-    table.add_column("image")
-    for heading in ("size", "people", f"above {draw_thr:g}", "best score"):
-        table.add_column(heading, justify="right")
     drawn = any(result["drawn"] for result in results)
-    if drawn:
-        table.add_column("drawn", overflow="fold")
+    rows = []
     for result in results:
         people = result["people"]
         best = f"{people[0]['score']:.3f}" if people else "-"
-        cells = [
-            result["path"],
-            f"{result['width']}x{result['height']}",
-            str(len(people)),
-            str(_above([result], draw_thr)),
-            best,
-        ]
-        table.add_row(*cells, *([result["drawn"] or "-"] if drawn else []))
-    print_table(table)
+        counts = str(len(people)), str(_above([result], draw_thr))
+        row = (result["path"], f"{result['width']}x{result['height']}", *counts, best)
+        rows.append((*row, result["drawn"] or "-") if drawn else row)
+    headings = ("image", "size", "people", f"above {draw_thr:g}", "best score", *(["drawn"] if drawn else []))
+    print_table(Table("", headings, rows, numbers=False))

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.cli.console import stderr
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ def status(first: str = "") -> Iterator[Callable[[str], None]]:
     On a terminal it is one line that disappears at the end. Elsewhere each message is a line, and of a count one at the
     start and one every few seconds.
     """
-    from rtmo_deploy.cli.console import stderr
-
     terminal = sys.stderr.isatty() and not stderr().is_dumb_terminal
     with _bar() if terminal else contextlib.nullcontext(_log()) as say:
         if first:
@@ -68,8 +67,6 @@ def status(first: str = "") -> Iterator[Callable[[str], None]]:
 
 
 def _log() -> Callable[[str], None]:
-    from rtmo_deploy.cli.console import stderr
-
     left, said = _Left(), 0.0
 
     def say(message: str) -> None:
@@ -90,8 +87,6 @@ def _bar() -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
     from rich.table import Column
     from rich.text import Text
-
-    from rtmo_deploy.cli.console import stderr
 
     def texts(field: str) -> TextColumn:
         column = Column(no_wrap=True, overflow="ellipsis")

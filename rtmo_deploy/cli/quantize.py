@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.calibrate import CountOption, MethodName, OptionalMethodOption, report_skipped
+from rtmo_deploy.cli.calibrate import IMAGES, METHODS, MethodName, report_skipped
+from rtmo_deploy.cli.console import print_facts, print_json, print_table
 from rtmo_deploy.cli.given import find_model, require_data
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, MaxPixelsOption, ThreadsOption
+from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, options_of
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.file_kind import CALIBRATION, ONNX, require
-from rtmo_deploy.outputs import require_free
+from rtmo_deploy.files import human_size
+from rtmo_deploy.option import option
+from rtmo_deploy.outputs import require_free, require_suffix
+from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
@@ -28,112 +34,95 @@ _JUDGE_SEED = 4000
 _JUDGE_COUNT = 200
 
 
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """What is calibrated with and judged by."""
+
+    calib: str = option(
+        "synthetic", "Images to calibrate with, or what calibrate has written.", metavar="SET|DIR|FILE.json"
+    )
+    count: int | None = option(None, IMAGES, min=1)
+    method: MethodName | None = option(None, f"{METHODS} [default: mse]")
+    max_ap_drop: float | None = option(
+        None, "AP that may be lost (AP runs 0 to 1); costly layers revert to FP32.", metavar="AP"
+    )
+    ann: Path | None = option(None, "Judge by these annotations. [default: synthetic images]", metavar="FILE")
+    images: Path | None = option(None, "Folder of the annotated images.", metavar="DIR")
+    max_images: int | None = option(None, "Judge by the first so many images. [default: all; synthetic, 200]", min=1)
+    no_judge: bool = option(False, "Do not compare with the float32 model.")
+    no_bias_correction: bool = option(False, "Leave the mean shift that 8 bits cause in a layer.")
+    output: Path | None = option(None, "File to write. [default: MODEL.int8.onnx, beside it]", "-o", "--output")
+    plot: Path | None = option(None, "Draw AP against the share in INT8, as PNG; with --max-ap-drop.", metavar="FILE")
+    threads: int | None = option(None, "CPU threads. [default: the runtime's choice]", min=1)
+
+    def __post_init__(self) -> None:
+        if (self.ann is None) != (self.images is None):
+            raise UsageError("Annotations and images go together.", remedy="Give both --ann FILE and --images DIR.")
+        judged = self.max_ap_drop is not None or self.ann is not None or self.max_images is not None
+        if self.no_judge and judged:
+            raise UsageError("Without a judge there is nothing to judge by.", remedy="Leave --no-judge away.")
+        if self.plot is not None and self.max_ap_drop is None:
+            finding = "There is a frontier to plot only where a budget is searched."
+            raise UsageError(finding, remedy="Give --max-ap-drop.")
+        require_suffix(self.plot, ".png", what="The plot")
+        require_suffix(self.output, ".onnx")
+
+
+@options_of(QuantizeOptions)
 def quantize(
+    *,
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
-    calib: Annotated[
-        str,
-        typer.Option(metavar="SET|DIR|FILE.json", help="Images to calibrate with, or what calibrate has written."),
-    ] = "synthetic",
-    count: CountOption = None,
-    method: OptionalMethodOption = None,
-    max_ap_drop: Annotated[
-        float | None,
-        typer.Option(metavar="AP", help="AP that may be lost (AP runs 0 to 1); costly layers revert to FP32."),
-    ] = None,
-    ann: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Judge by these annotations. [default: synthetic images]")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the annotated images.")] = None,
-    max_images: Annotated[
-        int | None, typer.Option(min=1, help="Judge by the first so many images. [default: all; synthetic, 200]")
-    ] = None,
-    no_judge: Annotated[bool, typer.Option("--no-judge", help="Do not compare with the float32 model.")] = False,
-    no_bias_correction: Annotated[
-        bool, typer.Option("--no-bias-correction", help="Leave the mean shift that 8 bits cause in a layer.")
-    ] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. [default: MODEL.int8.onnx, beside it]")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw AP against the share in INT8, as PNG; with --max-ap-drop.")
-    ] = None,
-    threads: ThreadsOption = None,
+    options: QuantizeOptions,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Quantise a float32 ONNX model to INT8 by Q/DQ pairs, and say what that costs.
 
     With --max-ap-drop layers revert to FP32 until the loss is within it; if it cannot be met, nothing is written.
     """
-    _check(max_ap_drop, ann, images, max_images, output, plot, no_judge=no_judge)
+    budget, plot = options.max_ap_drop, options.plot
     find_model(model, "quantize", ONNX)
-    require_data("quantize", ann=[ann], images=[images])
-    require_calibration(calib)
-    target = output or model.with_suffix(".int8.onnx")
-    require_free([target, plot], files_of(model, calib, ann, images), force=force)
-    from rtmo_deploy.cli.progress import status
-
+    require_data("quantize", ann=[options.ann], images=[options.images])
+    require_calibration(options.calib)
+    target = options.output or model.with_suffix(".int8.onnx")
+    require_free([target, plot], files_of(model, options.calib, options.ann, options.images), force=force)
     with status("reading the model") as progress:
         from rtmo_deploy.convert.quantize import open_source, quantize_onnx, require_budget
 
-        require_budget(max_ap_drop)
+        require_budget(budget)
         if plot is not None:
             from rtmo_deploy.convert.quantize.search import require_matplotlib
 
             require_matplotlib()
         source = open_source(model)
-        calibration = open_calibration(source, calib, count, method, threads, progress)
-        judge = None if no_judge else open_judge(source, ann, images, max_images, threads, progress)
+        calibration = open_calibration(source, options, progress)
         result = quantize_onnx(
             source,
             calibration,
             target,
-            max_ap_drop=max_ap_drop,
-            bias_correction=not no_bias_correction,
-            judge=judge,
+            max_ap_drop=budget,
+            bias_correction=not options.no_bias_correction,
+            judge=None if options.no_judge else open_judge(source, options, progress),
             progress=progress,
         )
     report_skipped(calibration)
     found = result.search
     baseline_ap = None if result.baseline is None else result.baseline.ap
-    if plot is not None and found is not None and baseline_ap is not None and max_ap_drop is not None:
+    if plot is not None and found is not None and baseline_ap is not None and budget is not None:
         from rtmo_deploy.convert.quantize.search import plot_frontier
 
         network = result.macs.network
-        plot_frontier(plot, found, network, baseline_ap=baseline_ap, max_ap_drop=max_ap_drop, title=model.name)
+        plot_frontier(plot, found, network, baseline_ap=baseline_ap, max_ap_drop=budget, title=model.name)
     _show(model, result, as_json=as_json)
     if found is not None and not found.met:
         raise GateFailedError(
-            f"No part of the model in 8 bits loses at most {max_ap_drop:g} AP; the least loss is "
+            f"No part of the model in 8 bits loses at most {budget:g} AP; the least loss is "
             f"{found.chosen.ap_drop:.4f}.",
             remedy="Nothing was written. Allow more, calibrate with other images, or judge by more of them.",
             where=model,
         )
-
-
-def _check(
-    max_ap_drop: float | None,
-    ann: Path | None,
-    images: Path | None,
-    max_images: int | None,
-    output: Path | None,
-    plot: Path | None,
-    *,
-    no_judge: bool,
-) -> None:
-    """Refuse options that contradict each other, before anything is read."""
-    if (ann is None) != (images is None):
-        raise UsageError("Annotations and images go together.", remedy="Give both --ann FILE and --images DIR.")
-    if no_judge and (max_ap_drop is not None or ann is not None or max_images is not None):
-        raise UsageError("Without a judge there is nothing to judge by.", remedy="Leave --no-judge away.")
-    if plot is not None and max_ap_drop is None:
-        raise UsageError("There is a frontier to plot only where a budget is searched.", remedy="Give --max-ap-drop.")
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"The plot is called {plot.name}.", remedy="Give it the suffix .png.")
-    if output is not None and output.suffix.lower() != ".onnx":
-        raise UsageError(f"The output is called {output.name}.", remedy="Give it the suffix .onnx.")
 
 
 def require_calibration(calib: str) -> None:
@@ -150,18 +139,13 @@ def require_calibration(calib: str) -> None:
         )
 
 
-def open_calibration(
-    source: SourceModel,
-    calib: str,
-    count: int | None,
-    method: MethodName | None,
-    threads: int | None,
-    progress: Callable[[str], None],
-) -> Calibration:
+def open_calibration(source: SourceModel, options: QuantizeOptions, progress: Callable[[str], None]) -> Calibration:
     """What is given, or what was measured before in the same way, or a new measurement."""
     from rtmo_deploy.convert.quantize import Calibration, Method, calibrate
     from rtmo_deploy.data.calibration import folder_images, named_sets, open_set
+    from rtmo_deploy.zoo.cache import cache_dir
 
+    calib, count, method = options.calib, options.count, options.method
     path = Path(calib)
     if path.suffix.lower() == ".json":
         given = Calibration.load(path)
@@ -178,54 +162,31 @@ def open_calibration(
                 )
         return given
     images = open_set(calib, count) if calib in named_sets() else folder_images(path, count)
-    chosen = Method(method or "mse")
-    return calibrate(source, images, method=chosen, cache=_cache(), threads=threads, progress=progress)
+    chosen, cache = Method(method or "mse"), cache_dir("calibration")
+    return calibrate(source, images, method=chosen, cache=cache, threads=options.threads, progress=progress)
 
 
-def _cache() -> Path:
-    import os
-
-    from rtmo_deploy.zoo.cache import CACHE_VARIABLE
-
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser().absolute() / "calibration"
-    import platformdirs
-
-    return platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "calibration"
-
-
-def open_judge(
-    source: SourceModel,
-    ann: Path | None,
-    images: Path | None,
-    max_images: int | None,
-    threads: int | None,
-    progress: Callable[[str], None],
-) -> Judge:
+def open_judge(source: SourceModel, options: QuantizeOptions, progress: Callable[[str], None]) -> Judge:
     """Who judges by annotated images, or by synthetic ones."""
     from rtmo_deploy.convert.quantize import Judge
 
-    if ann is not None and images is not None:
+    if options.ann is not None and options.images is not None:
         from rtmo_deploy.data.coco import CocoKeypoints
 
-        dataset: PoseDataset = CocoKeypoints(ann, images, max_images=max_images)
+        dataset: PoseDataset = CocoKeypoints(options.ann, options.images, max_images=options.max_images)
     else:
         from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 
-        dataset = SyntheticPeople(max_images or _JUDGE_COUNT, seed=_JUDGE_SEED, options=SyntheticOptions(people=(1, 6)))
-    return Judge(source.artifact, dataset, threads=threads, progress=progress)
+        count = options.max_images or _JUDGE_COUNT
+        dataset = SyntheticPeople(count, seed=_JUDGE_SEED, options=SyntheticOptions(people=(1, 6)))
+    return Judge(source.artifact, dataset, threads=options.threads, progress=progress)
 
 
 def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
-
     written = None if result.artifact is None else str(result.artifact.path)
     if as_json:
         print_json("quantize", model=str(model), path=written, size=result.size, **result.to_dict())
         return
-    from rtmo_deploy.files import human_size
-
     used = result.calibration
     facts = {
         "file": "nothing was written" if written is None else f"{written} ({human_size(result.size)})",
@@ -236,7 +197,7 @@ def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
         f"{used.source.method.value}",
         "left in float32": ", ".join(result.kept) or "nothing that could be quantised",
     }
-    print_table(facts_table(facts | judged(result)))
+    print_facts(facts | judged(result))
     if result.search is not None:
         _print_frontier(result.search, result.macs.network)
 
@@ -259,22 +220,12 @@ def judged(result: QuantizeResult) -> dict[str, str]:
 
 
 def _print_frontier(found: SearchResult, network_macs: int) -> None:
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import print_table
-
-    table = Table(title="Frontier", caption="From the top: everything in 8 bits, then one more block in FP32 a row.")
-    table.add_column("reverted to FP32")
-    for heading in ("INT8 MACs", "AP", "AP lost", "OKS", "score ratio"):
-        table.add_column(heading, justify="right")
+    headings = ("reverted to FP32", "INT8 MACs", "AP", "AP lost", "OKS", "score ratio")
+    rows = []
     for point in found.frontier:
         figures = point.verdict.against_fp32
-        table.add_row(
-            point.reverted or "-",
-            f"{100 * point.macs / network_macs:.1f} %",
-            "-" if point.verdict.ap is None else f"{point.verdict.ap:.4f}",
-            f"{point.ap_drop:.4f}",
-            "-" if figures.oks is None else f"{figures.oks:.4f}",
-            "-" if figures.score_ratio is None else f"{figures.score_ratio:.4f}",
-        )
-    print_table(table)
+        numbers = (point.verdict.ap, point.ap_drop, figures.oks, figures.score_ratio)
+        share = f"{100 * point.macs / network_macs:.1f} %"
+        rows.append([point.reverted or "-", share, *("-" if one is None else f"{one:.4f}" for one in numbers)])
+    caption = "From the top: everything in 8 bits, then one more block in FP32 a row."
+    print_table(Table("Frontier", headings, rows, caption))

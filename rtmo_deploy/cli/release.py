@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.console import print_facts, print_json, print_table
+from rtmo_deploy.cli.options import JsonOption
+from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import described
 from rtmo_deploy.outputs import require_free
+from rtmo_deploy.plain import plain
+from rtmo_deploy.report.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,15 +36,13 @@ def release(
     strict: Annotated[
         bool, typer.Option("--strict", help="A gate that could not be measured here is a failure.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Build, measure and judge what a recipe asks for; write artifacts, manifest, hashes and a report.
 
     Steps that nothing has changed for are not run again, and a run that was killed goes on where it was.
     Exit 6 if a gate did not pass.
     """
-    from rtmo_deploy.cli.progress import status
-
     with status("reading the recipe") as progress:
         from rtmo_deploy.release.pipeline import plan_release, run_release
         from rtmo_deploy.release.schema import load_release
@@ -60,12 +63,9 @@ def release(
 
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a release.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare every file of a release with its manifest; exit 6 if one is missing, changed or extra."""
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
-    from rtmo_deploy.cli.progress import status
-
     if directory.is_file():
         raise ArtifactError(
             f"It is {described(directory)}, and 'verify' takes the folder of a release.",
@@ -77,7 +77,7 @@ def verify(
     with status("comparing"):
         found = verify_release(directory)
     if as_json:
-        print_json("verify", **found.to_dict())
+        print_json("verify", **plain(found), ok=found.ok)
     else:
         facts = {
             "release": f"{found.name} ({found.verdict} when it was made)",
@@ -87,29 +87,24 @@ def verify(
         for name in ("changed", "missing", "extra"):
             if getattr(found, name):
                 facts[name] = ", ".join(getattr(found, name))
-        print_table(facts_table(facts))
+        print_facts(facts)
     found.require_ok()
 
 
 def _show_plan(planned: Sequence[tuple[Step, str]], folder: Path, *, as_json: bool) -> None:
-    from rtmo_deploy.cli.console import print_json, print_table
-    from rtmo_deploy.report.table import Table
-
     if as_json:
         steps = [{"name": step.name, "action": step.action, "cached": not why, "why": why} for step, why in planned]
         print_json("release", dry_run=True, directory=str(folder), steps=steps)
         return
     rows = [(step.name, step.action, "would run" if why else "cached", why) for step, why in planned]
     title = f"{sum(bool(why) for _, why in planned)} of {len(planned)} steps would be carried out"
-    print_table(Table(title, ("step", "action", "", "why"), rows, numbers=False).rich())
+    print_table(Table(title, ("step", "action", "", "why"), rows, numbers=False))
 
 
 def _show(done: Release, *, as_json: bool) -> None:
     from collections import Counter
 
-    from rtmo_deploy.cli.console import facts_table, print_json, print_table
     from rtmo_deploy.release.integrity import read_manifest
-    from rtmo_deploy.report.table import Table
 
     if as_json:
         print_json("release", dry_run=False, directory=str(done.folder), manifest=read_manifest(done.folder))
@@ -118,7 +113,7 @@ def _show(done: Release, *, as_json: bool) -> None:
         rows = [
             (gate.name, gate.status.value, gate.bound, gate.measured or "-", gate.message) for gate in done.ranked_gates
         ]
-        print_table(Table("Gates", ("gate", "result", "bound", "measured", "note"), rows, numbers=False).rich())
+        print_table(Table("Gates", ("gate", "result", "bound", "measured", "note"), rows, numbers=False))
     counts = Counter(result.status.value for result in done.results.values())
     facts = {
         "verdict": done.verdict,
@@ -129,4 +124,4 @@ def _show(done: Release, *, as_json: bool) -> None:
     for result in done.results.values():
         if result.message:
             facts[f"{result.name} ({result.status.value})"] = result.message
-    print_table(facts_table(facts))
+    print_facts(facts)

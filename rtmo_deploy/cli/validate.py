@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.cli.console import print_json, print_result, print_table, stderr
 from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.options import JsonOption
+from rtmo_deploy.cli.progress import status
+from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import EXPORTED, FORMATS, Format, likely_kind
+from rtmo_deploy.report.table import Table
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure import ValidationReport
@@ -22,19 +27,13 @@ def validate(
             help="An ONNX model, whoever made it; an OpenVINO model (.xml); or a TensorRT engine (.engine, .plan).",
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check an exported model: its structure, its parts against what it says of itself, and runs.
 
     An OpenVINO model's weights and an engine's bytes are compared with their SHA-256; an engine is loaded only if they
     match, in a process of its own. What this machine cannot check is reported as "not checked".
     """
-    from rich.table import Table
-
-    from rtmo_deploy.cli.console import print_json, print_result, print_table, stderr
-    from rtmo_deploy.cli.progress import status
-    from rtmo_deploy.errors import ArtifactError
-
     find_model(file, "validate", EXPORTED)
     known = FORMATS[likely_kind(file)]
     with status("validating"):
@@ -42,12 +41,8 @@ def validate(
     if as_json:
         print_json("validate", path=str(file), **report.to_dict())
     else:
-        table = Table(title=str(file))
-        for heading in ("check", "result", "finding"):
-            table.add_column(heading, overflow="fold")
-        for check in report.checks:
-            table.add_row(check.name, check.result, check.detail)
-        print_table(table)
+        rows = [(check.name, check.result, check.detail) for check in report.checks]
+        print_table(Table(str(file), ("check", "result", "finding"), rows, numbers=False))
     failed = next((check for check in report.checks if check.failed), None)
     if failed is not None:
         detail = failed.detail.rstrip(".")

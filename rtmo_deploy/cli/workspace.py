@@ -133,11 +133,7 @@ class Workspace:
                 f"What it was made from is needed, and {what}.", remedy="Name the checkpoint.", where=entry.path
             )
         if sha256_of(path) not in entry.parents:
-            raise ArtifactError(
-                f"It was changed since '{entry.command}' made {entry.path} from it on {entry.made}.",
-                remedy="If this is the file that is meant, name it; or export it again.",
-                where=path,
-            )
+            raise _changed(path, f"'{entry.command}' made {entry.path} from it on {entry.made}", "export it")
         return path
 
     def _checked(self, entry: Entry) -> Path:
@@ -149,11 +145,7 @@ class Workspace:
                 where=path,
             )
         if path.stat().st_size != entry.size or sha256_of(path) != entry.sha256:
-            raise ArtifactError(
-                f"It was changed since '{entry.command}' made it on {entry.made}.",
-                remedy="If this is the file that is meant, name it; or make it again.",
-                where=path,
-            )
+            raise _changed(path, f"'{entry.command}' made it on {entry.made}", "make it")
         return path
 
     def _relative(self, path: Path) -> str:
@@ -185,3 +177,8 @@ class Workspace:
                 remedy="Work in a directory that can be written to.",
                 where=self.file,
             ) from error
+
+
+def _changed(path: Path, since: str, again: str) -> ArtifactError:
+    remedy = f"If this is the file that is meant, name it; or {again} again."
+    return ArtifactError(f"It was changed since {since}.", remedy=remedy, where=path)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtmo_deploy.convert.options import ExportOptions
+from rtmo_deploy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.export import export_onnx
@@ -14,10 +15,4 @@ __all__ = ["ExportOptions", "ExportResult", "export_onnx"]
 
 _HOME = {"ExportResult": "step", "export_onnx": "export"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"rtmo_deploy.convert.{_HOME[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOME)

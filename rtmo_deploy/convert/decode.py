@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtmo_deploy.convert.network import fold_linear_bn, linear
+from rtmo_deploy.convert.network import fold_linear_bn, linear, side_by_side
 from rtmo_deploy.convert.onnx_ops import (
     gather_nd,
     input_limits,
@@ -108,7 +108,7 @@ class ExportCoordinates(nn.Module):
         logits = torch.cat([even + odd, even - odd], dim=3)
         if self.mask is not None:
             logits = logits + self.mask
-        # Not a matrix product: ONNX Runtime's cannot broadcast over nobody (N = 0).
+        # Not a matrix product: ONNX Runtime's cannot broadcast over no rows (N = 0).
         xy = (torch.softmax(logits, dim=3) * self.values).sum(dim=3, keepdim=True) * size + centre
         return reshape(xy, (-1, 2, joints)).transpose(1, 2)
 
@@ -156,7 +156,7 @@ class People(nn.Module):
         self.dcc = ExportCoordinates(model.head.dcc)
         # One matrix a level: columns of visibility first, then of the pose vector.
         self.out = nn.ModuleList(
-            _as_linear(vis, pose) for vis, pose in zip(head.out_kpt_vis, head.out_pose, strict=True)
+            linear(weight.flatten(1), bias) for weight, bias in map(side_by_side, head.out_kpt_vis, head.out_pose)
         )
         self.register_buffer("to_corners", CORNERS)
 
@@ -178,12 +178,6 @@ class People(nn.Module):
 
 #: cx, cy, w, h times this is x1, y1, x2, y2; all its factors are exact in any floating-point format.
 CORNERS = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5, 0, 0.5]])
-
-
-def _as_linear(*convs: nn.Module) -> nn.Linear:
-    """1x1 convolutions of the same input as one linear layer."""
-    weights = [conv.get_parameter("weight").flatten(1) for conv in convs]
-    return linear(torch.cat(weights), torch.cat([conv.get_parameter("bias") for conv in convs]))
 
 
 def _centre_boxes(offset: Tensor, log_size: Tensor, priors: Tensor) -> Tensor:
@@ -261,7 +255,7 @@ class FixedDecode(_Decode):
     after r rounds every candidate is final whose longest chain of better, mutually overlapping candidates has at most
     r links; so ``rounds`` rounds equal greedy suppression wherever chains have no more than ``rounds`` links. Past
     that: the map reverses inclusion, so even rounds keep a superset of the greedy result. With an even number of
-    rounds nobody is lost; a duplicate at the far end of such a chain may stay.
+    rounds no detection is lost; a duplicate at the far end of such a chain may stay.
 
     ``pad`` candidates are added, so that there are ``pre_topk`` even for the smallest input.
     """
@@ -312,7 +306,7 @@ class FixedDecode(_Decode):
         valid = (score > self.contract.score_thr).float()[:, :, None]
         keep = valid
         for _ in range(self.contract.nms_rounds or 0):
-            # Counts are whole numbers, so 1 - count is 1 for nobody and at most 0 otherwise.
+            # Counts are whole numbers, so 1 - count is 1 where it is zero and at most 0 otherwise.
             keep = torch.relu(valid - overlap @ keep)
         return keep[:, :, 0]
 

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import Artifact, DecodeMode, InputContract, Parent, check_contracts, made_with
 from rtmo_deploy.convert.options import ExportOptions
-from rtmo_deploy.convert.step import ExportResult, require_onnxruntime, require_parity, write_bytes, write_metadata
+from rtmo_deploy.convert.step import (
+    ExportResult,
+    require_onnxruntime,
+    require_parity,
+    require_valid,
+    write_bytes,
+    write_metadata,
+    write_model,
+)
 from rtmo_deploy.convert.trace import trace_coordinates, trace_network
-from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
-from rtmo_deploy.measure import ValidationReport, validate_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from rtmo_deploy.measure import ValidationReport
     from rtmo_deploy.measure.verify import VerificationReport
     from rtmo_deploy.model import LoadedCheckpoint
 
@@ -57,29 +65,27 @@ def export_onnx(
     artifact = _describe(checkpoint, output, options)
     progress("tracing and simplifying")
     model = trace_network(checkpoint.model, artifact, options.opset)
-    companion = None
+    files, companion = [output], None
     if artifact.decode.mode is DecodeMode.RAW:
         progress("tracing the coordinate classifier")
-        companion = _trace_companion(checkpoint, options.opset)
-        name = f"{output.stem}.dcc.onnx"
-        artifact = replace(artifact, companion=Parent(name, hashlib.sha256(companion).hexdigest()))
-    write_metadata(model, artifact)
+        second = trace_coordinates(checkpoint.model, options.opset)
+        second.producer_name, second.producer_version = "rtmo-deploy", __version__
+        companion = second.SerializeToString()
+        files.append(output.with_name(f"{output.stem}.dcc.onnx"))
+        artifact = replace(artifact, companion=Parent(files[1].name, hashlib.sha256(companion).hexdigest()))
     validation, verification = None, None
     if verify:
+        write_metadata(model, artifact)
         validation, verification = _verify(model, checkpoint, artifact, companion, progress)
         reports = {"validation": validation.to_dict(), "parity": verification.to_dict()}
         artifact = replace(artifact, verified=reports)
-        write_metadata(model, artifact)
     progress("writing")
-    files = [output]
-    if companion is not None and artifact.companion is not None:
-        files.append(output.with_name(artifact.companion.name))
+    if companion is not None:
         write_bytes(files[1], companion)
-    write_bytes(output, model.SerializeToString())
     return ExportResult(
         artifact=artifact,
         files=tuple(files),
-        size=output.stat().st_size,
+        size=write_model(model, artifact),
         seconds=time.monotonic() - started,
         validation=validation,
         verification=verification,
@@ -119,13 +125,6 @@ def _describe(checkpoint: LoadedCheckpoint, output: Path, options: ExportOptions
     return artifact
 
 
-def _trace_companion(checkpoint: LoadedCheckpoint, opset: int) -> bytes:
-    """Content of the second file of a ``raw`` export: the coordinate classifier."""
-    model = trace_coordinates(checkpoint.model, opset)
-    model.producer_name, model.producer_version = "rtmo-deploy", __version__
-    return model.SerializeToString()
-
-
 def _verify(
     model: onnx.ModelProto,
     checkpoint: LoadedCheckpoint,
@@ -136,14 +135,9 @@ def _verify(
     from rtmo_deploy.convert.verify import verify_export
 
     progress("validating")
-    validation = validate_model(model, artifact.path)
-    for check in validation.checks:
-        if not check.ok:
-            raise ArtifactError(
-                f"The exported model does not pass {check.name}: {check.detail}",
-                remedy="Nothing was written. Try another --opset; if it stays, please report it.",
-                where=artifact.path,
-            )
+    validation = require_valid(
+        model, artifact.path, "The exported model", "Try another --opset; if it stays, please report it."
+    )
     verification = verify_export(model, checkpoint.model, artifact, companion=companion, progress=progress)
     require_parity(
         verification.failures(),

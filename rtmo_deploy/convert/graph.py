@@ -1,4 +1,4 @@
-"""Views and edits of ONNX graphs, shared by the passes that change a graph's precision."""
+"""Views and edits of ONNX graphs, shared by everything that changes one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import onnx
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
 
 
 class GraphView:
@@ -34,8 +36,16 @@ class GraphView:
         return name in self.producer or name in self.inputs
 
     def readers(self, name: str) -> list[onnx.NodeProto]:
-        """The nodes that read a tensor."""
-        return [self.nodes[at] for at, _ in self.consumers.get(name, [])]
+        """The nodes that read a tensor, each once."""
+        return [self.nodes[at] for at in dict.fromkeys(at for at, _ in self.consumers.get(name, []))]
+
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor; None for an input or a weight."""
+        return self.nodes[self.producer[name]] if name in self.producer else None
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """The value of a weight; None if the tensor is none."""
+        return onnx.numpy_helper.to_array(self.weights[name]) if name in self.weights else None
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -57,6 +67,17 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
+
+
+def constants_to_initializers(model: onnx.ModelProto) -> None:
+    """Turn ``Constant`` nodes into initializers, in place: tools look for weights and thresholds there."""
+    for node in list(model.graph.node):
+        if node.op_type != "Constant" or [a.name for a in node.attribute] != ["value"]:
+            continue
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        model.graph.node.remove(node)
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -92,9 +113,9 @@ def _names_read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
                 yield from (value.name for value in body.output)
 
 
-def infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model with the types and shapes of all tensors that can be told."""
-    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+def infer(model: onnx.ModelProto, *, strict: bool = True) -> onnx.ModelProto:
+    """A copy with the types and shapes of all tensors that can be told; ``strict`` fails at an unknown operator."""
+    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=strict, data_prop=True)
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:

@@ -102,6 +102,11 @@ def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
     return with_weights(nn.Conv2d(weight.shape[1], weight.shape[0], 1), weight, bias)
 
 
+def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    weight, bias = (layer.get_parameter(name).detach() for name in ("weight", "bias"))
+    return weight, bias
+
+
 def _fuse_repvgg(block: RepVGGBlock) -> nn.Sequential:
     weight, bias = _fold(block.branch_3x3)
     point, point_bias = _fold(block.branch_1x1)
@@ -151,13 +156,10 @@ class ExportEncoder(nn.Module):
         act = layer.ffn.get_submodule("layers.0.1")
         self.act = None if isinstance(act, nn.GELU) else act
         root = SQRT2 if self.act is None else 1.0
-        expand, contract = (
-            {name: layer.ffn.get_parameter(f"{part}.{name}").detach().double() / root for name in ("weight", "bias")}
-            for part in ("layers.0.0", "layers.1")
-        )
         # gelu(x) = x (1 + erf(x / sqrt 2)) / 2, with the square root and the half in the weights around it.
-        self.expand = linear(expand["weight"], expand["bias"])
-        self.contract = linear(contract["weight"], contract["bias"] * root)
+        (weight, bias), (after, after_bias) = (_weights(layer.ffn.get_submodule(n)) for n in ("layers.0.0", "layers.1"))
+        self.expand = linear(weight.double() / root, bias.double() / root)
+        self.contract = linear(after.double() / root, after_bias)
         self.norms = layer.norms
         self.pos_enc = ExportPositionEncoding(neck)
 
@@ -246,18 +248,15 @@ class SplitProjector(nn.Module):
 
     def __init__(self, projector: ChannelMapper) -> None:
         super().__init__()
-        convs = [level.get_submodule("conv") for level in projector.convs]
-        self.cls = nn.ModuleList(_half(conv, 0) for conv in convs)
-        self.pose = nn.ModuleList(_half(conv, 1) for conv in convs)
+        parts = [[part.chunk(2) for part in _weights(level.get_submodule("conv"))] for level in projector.convs]
+        self.cls, self.pose = (
+            nn.ModuleList(_pointwise(weight[half].clone(), bias[half].clone()) for weight, bias in parts)
+            for half in (0, 1)
+        )
 
     def forward(self, features: Sequence[Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
         """A pair of ``(B, head_channels, H, W)`` a level."""
         return tuple((cls(x), pose(x)) for cls, pose, x in zip(self.cls, self.pose, features, strict=True))
-
-
-def _half(conv: nn.Module, which: int) -> nn.Conv2d:
-    weight, bias = (conv.get_parameter(name).detach().chunk(2)[which] for name in ("weight", "bias"))
-    return _pointwise(weight.clone(), bias.clone())
 
 
 class ExportHead(nn.Module):
@@ -276,7 +275,7 @@ class ExportHead(nn.Module):
         if dense:
             self.out_bbox = head.out_bbox
             self.out_dense = nn.ModuleList(
-                _side_by_side(vis, pose) for vis, pose in zip(head.out_kpt_vis, head.out_pose, strict=True)
+                _pointwise(*side_by_side(vis, pose)) for vis, pose in zip(head.out_kpt_vis, head.out_pose, strict=True)
             )
             self.channels = self.out_dense[0].get_parameter("weight").shape[0]
         else:
@@ -295,15 +294,15 @@ class ExportHead(nn.Module):
         return HeadMaps(torch.cat(levels, dim=2), self.channels, levels[0], grid)
 
 
-def _side_by_side(first: nn.Module, second: nn.Module) -> nn.Conv2d:
-    """Two 1x1 convolutions of the same input as one, the outputs of ``first`` first."""
-    parts = [(m.get_parameter("weight").detach(), m.get_parameter("bias").detach()) for m in (first, second)]
-    return _pointwise(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+def side_by_side(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of two 1x1 convolutions of the same input as one, the outputs of ``first`` first."""
+    parts = _weights(first), _weights(second)
+    return torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])
 
 
 def _in_pixels(conv: nn.Module, stride: int) -> nn.Conv2d:
     """The box convolution with its stride folded in: ``pred * s`` for the centre, ``pred + log s`` for the size."""
-    weight, bias = (conv.get_parameter(name).detach().clone() for name in ("weight", "bias"))
+    weight, bias = (part.clone() for part in _weights(conv))
     weight[:2] *= stride
     bias[:2] *= stride
     bias[2:] += math.log(stride)

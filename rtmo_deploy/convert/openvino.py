@@ -10,20 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import Artifact, write_companion
+from rtmo_deploy.convert.bias_shift import (
+    case_images,
+    choose_shift,
+    classifier_nodes,
+    decoded,
+    executor,
+    shift_logits,
+)
 from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.convert.step import ExportResult, Source, derived, read_source, require_onnxruntime, require_parity
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write
-from rtmo_deploy.runtime.openvino_backend import import_openvino, parse_model, require_no_plugin
+from rtmo_deploy.measure.bounds import EXACT, ROUNDED
+from rtmo_deploy.measure.verify import VerificationReport, verify
+from rtmo_deploy.runtime.openvino_backend import compile_model, import_openvino, parse_model, require_no_plugin
 from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    import onnx
-
-    from rtmo_deploy.measure.verify import VerificationReport
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: Precision of a float32 graph whose weights are kept in 16 bits; it is computed in float32.
 COMPRESSED = "fp16-weights"
@@ -55,7 +64,7 @@ def convert_openvino(
         UsageError: The output is not called .xml; 16-bit weights are asked for and it is not a float32 model; or
             another model's companion lies where its own goes.
         ArtifactError: The source cannot be read, or OpenVINO does not accept it.
-        ParityError: OpenVINO finds other people than ONNX Runtime does. Nothing is written.
+        ParityError: OpenVINO finds other detections than ONNX Runtime. Nothing is written.
         MissingDependencyError: OpenVINO or ONNX Runtime is not installed.
         SetupError: The files cannot be written.
     """
@@ -83,56 +92,83 @@ def convert_openvino(
         precision=COMPRESSED if compress_fp16 else precision,
     )
     progress("converting")
-    graph = parse_model(_without_metadata(read.model), where=source)
-    bare = _save(graph, compress_fp16=compress_fp16)
+    bare = copy_of(read.model)
+    del bare.metadata_props[:]  # OpenVINO would carry over the metadata of the ONNX file
+    graph = parse_model(bare.SerializeToString(), where=source)
+    files = _save(graph, compress_fp16=compress_fp16)
     report = None
     if verify:
-        report = _verify(read, bare, artifact, progress)
+        report = verify_openvino(read, files, artifact, progress)
+        require_parity(
+            report.failures(),
+            "The OpenVINO model does not find what the ONNX model finds",
+            remedy="Convert with --no-verify to look at the files, and please report it.",
+            where=artifact.path,
+        )
         artifact = replace(artifact, verified={"parity": report.to_dict()})
-    files = _with_metadata(graph, artifact, bare[1], compress_fp16=compress_fp16)
+    for key, value in metadata_fields(artifact, hashlib.sha256(files[1]).hexdigest()).items():
+        graph.set_rt_info(value, [SECTION, key])
+    described = _save(graph, compress_fp16=compress_fp16)
+    if described[1] != files[1]:
+        raise AssertionError("OpenVINO wrote other weights the second time")
     progress("writing")
-    weights = weights_path(output)
-    _write(output, files, artifact, read.companion)
+    _write(output, described, artifact, read.companion)
     others = (output.with_name(artifact.companion.name),) if artifact.companion else ()
     return ExportResult(
         artifact=artifact,
-        files=(output, weights, *others),
-        size=sum(map(len, files)),
+        files=(output, weights_path(output), *others),
+        size=sum(map(len, described)),
         seconds=time.monotonic() - started,
         verification=report,
     )
 
 
-def _verify(
+def verify_openvino(
     source: Source, files: tuple[bytes, bytes], artifact: Artifact, progress: Callable[[str], None]
 ) -> VerificationReport:
-    from rtmo_deploy.convert.openvino_verify import verify_openvino
+    """Run the bytes that will be written and their source on the same images, both in float32, and compare.
 
-    report = verify_openvino(source.model, files, artifact, companion=source.companion, progress=progress)
-    require_parity(
-        report.failures(),
-        "The OpenVINO model does not find what the ONNX model finds",
-        remedy="Convert with --no-verify to look at the files, and please report it.",
-        where=artifact.path,
+    Each level's logits are shifted on both sides, see :mod:`rtmo_deploy.convert.bias_shift`.
+    """
+    import onnxruntime as ort
+
+    images = case_images(artifact)
+    progress("running ONNX Runtime")
+    shift = choose_shift(source.model, images, artifact)
+    expected = map(decoded(executor(shift_logits(source.model, shift), artifact), artifact, source.companion), images)
+    model = parse_model(*files, where=artifact.path)
+    _shift_openvino(
+        model, {node.output[0]: own for node, own in zip(classifier_nodes(source.model), shift, strict=True)}
     )
-    return report
+    compiled = compile_model(model, precision="fp32", where=artifact.path)
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def execute(pixels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        results = compiled(pixels)
+        return {name: results[at] for at, name in enumerate(names)}
+
+    bounds = EXACT if artifact.precision == "fp32" else ROUNDED
+    candidate = decoded(execute, artifact, source.companion)
+    cases = verify(images, list(expected), candidate, bounds, progress=progress, name="ONNX Runtime")
+    return VerificationReport(f"ONNX Runtime {ort.__version__} on the CPU", tuple(cases), bounds, shift)
 
 
-def _without_metadata(model: onnx.ModelProto) -> bytes:
-    """The model's bytes; OpenVINO would carry over what the ONNX file says of itself, which is not true of the new."""
-    bare = copy_of(model)
-    del bare.metadata_props[:]
-    return bare.SerializeToString()
+def _shift_openvino(model: Any, shifts: Mapping[str, float]) -> None:
+    """Add a number to the logits of each level of an ``openvino.Model``, in place, by their names in the source."""
+    from openvino import opset13 as ops
 
-
-def _with_metadata(graph: Any, artifact: Artifact, weights: bytes, *, compress_fp16: bool) -> tuple[bytes, bytes]:
-    """Content of both files, with what the model says of itself and the hash of its weights in the .xml file."""
-    for key, value in metadata_fields(artifact, hashlib.sha256(weights).hexdigest()).items():
-        graph.set_rt_info(value, [SECTION, key])
-    files = _save(graph, compress_fp16=compress_fp16)
-    if files[1] != weights:
-        raise AssertionError("OpenVINO wrote other weights the second time")
-    return files
+    found: set[str] = set()
+    for node in model.get_ordered_ops():
+        for output in node.outputs():
+            own = output.get_names() & shifts.keys()
+            if own:
+                targets = output.get_target_inputs()
+                moved = ops.add(node, ops.constant(shifts[next(iter(own))], dtype=output.get_element_type()))
+                for target in targets:
+                    target.replace_source_output(moved.output(0))
+                found |= own
+    if found != shifts.keys():
+        raise AssertionError(f"{len(found)} of the graph's {len(shifts)} classifiers were found in the OpenVINO model")
 
 
 def _save(graph: Any, *, compress_fp16: bool) -> tuple[bytes, bytes]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.option import option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,24 +30,12 @@ _FOREIGN = {
 }
 
 
-def option(default: Any, help_text: str) -> Any:
-    """A field of an options dataclass; ``help_text`` is what the help page of the command says of it."""
-    return field(default=default, metadata={"help": help_text})
-
-
 @dataclass(frozen=True)
 class ExportOptions:
     """How a checkpoint becomes an ONNX model.
 
     Each field with a help text is an option of ``rtmo-deploy export`` and a key of a recipe's ``make: export``, under
     the same name. None stands for the model's own value, or for the default of the decode mode.
-
-    Attributes:
-        imgsz: Height and width in pixels; recorded, and baked in when static.
-        batch: Dynamic if None, or 1 when static.
-        pre_topk: Best scores first. At most 3840 with ``fixed``.
-        min_rows: Zero rows fill up; rtmlib 0.0.16 reads the first row whether there is one or not.
-        rounds: Rounds of the ``fixed`` suppression, even; see :class:`rtmo_deploy.convert.decode.FixedDecode`.
 
     Raises:
         UsageError: A value is out of range, or does not apply to the decode mode.
@@ -57,37 +46,27 @@ class ExportOptions:
         "onnx: NonMaxSuppression in the graph, N dynamic. fixed: plain tensor operators, N = --max-dets. "
         "raw: head tensors.",
     )
+    #: Height and width in pixels; recorded, and baked in when static.
     imgsz: tuple[int, int] | None = option(None, "Letterbox images to this size. [default: the model's own]")
     static: bool = option(False, "Bake height, width and batch in.")
+    #: Dynamic if None, or 1 when static.
     batch: int | None = option(None, "Bake this batch size in. [default: dynamic; 1 with --static]")
     opset: int = option(17, "ONNX operator set, 17 to 20.")
     score_thr: float | None = option(None, "Scores must be above this. [default: the model's, 0.1]")
     nms_thr: float | None = option(None, "Suppress overlaps above this IoU. [default: the model's, 0.65]")
     max_dets: int | None = option(None, "Most detections in an image. [default: 1000; fixed: 100]")
+    #: Best scores first. At most 3840 with ``fixed``.
     pre_topk: int | None = option(None, "Candidates before suppression. [default: all; fixed: 300]")
+    #: Zero rows fill up; rtmlib 0.0.16 reads the first row whether there is one or not.
     min_rows: int | None = option(
         None, "Rows of output there are at least; 1 for rtmlib, which cannot take none. [default: 0]"
     )
     letterbox: Literal["center", "top-left"] = option(
         "center", "Placement recorded for clients: center as in training, top-left as rtmlib does."
     )
-    rounds: int = 16
+    rounds: int = 16  #: Rounds of the ``fixed`` suppression, even; see :class:`rtmo_deploy.convert.decode.FixedDecode`.
 
     def __post_init__(self) -> None:
-        self._check_decode()
-        if self.opset not in OPSETS:
-            raise UsageError(
-                f"Opset {self.opset} is not supported.",
-                remedy=f"Choose {OPSETS.start} to {OPSETS.stop - 1}: below 17 there is no LayerNormalization.",
-            )
-        if self.batch is not None:
-            _check_count("batch", self.batch, 4096)
-        if self.imgsz is not None:
-            from rtmo_deploy.zoo.records import require_input_size
-
-            require_input_size(self.imgsz)
-
-    def _check_decode(self) -> None:
         if self.decode not in ("onnx", "fixed", "raw"):
             raise UsageError(f"There is no decode mode '{self.decode}'.", remedy="Choose onnx, fixed or raw.")
         foreign, why = _FOREIGN.get(self.decode, ((), ""))
@@ -97,27 +76,46 @@ class ExportOptions:
                     f"--{name.replace('_', '-')} does not apply to --decode {self.decode}, {why}.",
                     remedy="Leave it away, or choose another --decode.",
                 )
-        _check_thresholds(self.score_thr, self.nms_thr)
+        self._check_thresholds()
         if self.decode != "raw":
-            self._check_counts()
+            self._check_counts(_or(self.max_dets, MAX_DETS[self.decode]))
+        if self.opset not in OPSETS:
+            raise UsageError(
+                f"Opset {self.opset} is not supported.",
+                remedy=f"Choose {OPSETS.start} to {OPSETS.stop - 1}: below 17 there is no LayerNormalization.",
+            )
+        _check_count("batch", self.batch, 4096)
+        if self.imgsz is not None:
+            from rtmo_deploy.zoo.records import require_input_size
 
-    def _check_counts(self) -> None:
-        max_dets = _or(self.max_dets, MAX_DETS[self.decode])
-        if self.decode == "fixed":
-            candidates = _or(self.pre_topk, FIXED_TOPK)
-            _check_count("pre_topk", candidates, MAX_TOPK)
-            _check_count("max_dets", max_dets, candidates, "pre_topk")
-            if self.rounds < 2 or self.rounds % 2:
-                raise UsageError(
-                    f"The suppression cannot have {self.rounds} rounds.",
-                    remedy="Give an even number from 2: with an odd one, long chains of overlaps could lose a person.",
-                )
-            return
-        _check_count("max_dets", max_dets, _MANY)
-        if self.pre_topk is not None:
+            require_input_size(self.imgsz)
+
+    def _check_thresholds(self) -> None:
+        from rtmo_deploy.zoo.records import MIN_SCORE_THR  # loads NumPy, which help pages do without
+
+        if self.score_thr is not None and not MIN_SCORE_THR <= self.score_thr <= 1:
+            raise UsageError(
+                f"score_thr is {self.score_thr:g}.",
+                remedy=f"It must lie between {MIN_SCORE_THR} and 1: 0 would make a detection of every cell of the "
+                "grid.",
+            )
+        if self.nms_thr is not None and not 0 <= self.nms_thr <= 1:
+            raise UsageError(f"nms_thr is {self.nms_thr:g}.", remedy="It must lie between 0 and 1.")
+
+    def _check_counts(self, max_dets: int) -> None:
+        if self.decode == "onnx":
+            _check_count("max_dets", max_dets, _MANY)
             _check_count("pre_topk", self.pre_topk, _MANY)
-        if self.min_rows:
-            _check_count("min_rows", self.min_rows, max_dets, "max_dets")
+            _check_count("min_rows", self.min_rows or None, max_dets, "max_dets")
+            return
+        candidates = _or(self.pre_topk, FIXED_TOPK)
+        _check_count("pre_topk", candidates, MAX_TOPK)
+        _check_count("max_dets", max_dets, candidates, "pre_topk")
+        if self.rounds < 2 or self.rounds % 2:
+            raise UsageError(
+                f"The suppression cannot have {self.rounds} rounds.",
+                remedy="Give an even number from 2: with an odd one, long chains of overlaps could lose a person.",
+            )
 
     def contract(self, *, score_thr: float = 0.1, nms_thr: float = 0.65, pre_topk: int | None = None) -> DecodeContract:
         """What the artifact records; the arguments are the model's own settings, for options that are None."""
@@ -153,19 +151,7 @@ def _or(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 
 
-def _check_thresholds(score_thr: float | None, nms_thr: float | None) -> None:
-    from rtmo_deploy.zoo.records import MIN_SCORE_THR  # loads NumPy, which help pages do without
-
-    if score_thr is not None and not MIN_SCORE_THR <= score_thr <= 1:
-        raise UsageError(
-            f"score_thr is {score_thr:g}.",
-            remedy=f"It must lie between {MIN_SCORE_THR} and 1: 0 would make a person of every cell of the grid.",
-        )
-    if nms_thr is not None and not 0 <= nms_thr <= 1:
-        raise UsageError(f"nms_thr is {nms_thr:g}.", remedy="It must lie between 0 and 1.")
-
-
-def _check_count(name: str, value: int, most: int, because: str = "") -> None:
-    if not 1 <= value <= most:
+def _check_count(name: str, value: int | None, most: int, because: str = "") -> None:
+    if value is not None and not 1 <= value <= most:
         limit = f"{because} = {most}" if because else str(most)
         raise UsageError(f"{name} is {value}.", remedy=f"It must lie between 1 and {limit}.")

@@ -25,12 +25,7 @@ LAYOUT_VERSION = "1.3.1"
 
 
 def dump_sdk_info(artifact: Artifact) -> list[Path]:
-    """Write the three files into the folder of an ONNX model, replacing what stood there.
-
-    Raises:
-        UsageError: The model puts out head tensors, which the SDK cannot decode.
-        SetupError: They cannot be written.
-    """
+    """Write the three files into the folder of an ONNX model, replacing what stood there; UsageError for a raw one."""
     if artifact.decode.mode is DecodeMode.RAW:
         raise UsageError(
             "MMDeploy's SDK cannot decode a raw graph.",
@@ -59,23 +54,21 @@ def _deploy(artifact: Artifact) -> dict[str, Any]:
 
 def _pipeline(artifact: Artifact) -> dict[str, Any]:
     size = [artifact.input.height, artifact.input.width]
-    grey = [artifact.input.pad] * 3
     meta_keys = ["img_shape", "ori_shape", "pad_shape", "scale_factor", "img_norm_cfg"]
-    transforms = [
-        {"type": "LoadImageFromFile"},
-        {"type": "Resize", "size": size, "keep_ratio": True},
-        {"type": "Pad", "size": size, "pad_val": {"img": grey}},
-        {"type": "Normalize", "mean": [0, 0, 0], "std": [1, 1, 1], "to_rgb": False},
-        {"type": "DefaultFormatBundle"},
-        {"type": "Collect", "keys": ["img"], "meta_keys": meta_keys},
-    ]
     preprocess = {
         "type": "Task",
         "module": "Transform",
         "name": "Preprocess",
         "input": ["img"],
         "output": ["prep_output"],
-        "transforms": transforms,
+        "transforms": [
+            {"type": "LoadImageFromFile"},
+            {"type": "Resize", "size": size, "keep_ratio": True},
+            {"type": "Pad", "size": size, "pad_val": {"img": [artifact.input.pad] * 3}},
+            {"type": "Normalize", "mean": [0, 0, 0], "std": [1, 1, 1], "to_rgb": False},
+            {"type": "DefaultFormatBundle"},
+            {"type": "Collect", "keys": ["img"], "meta_keys": meta_keys},
+        ],
     }
     network = {
         "name": artifact.architecture,

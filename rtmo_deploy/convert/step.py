@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion
-from rtmo_deploy.errors import MissingDependencyError, ParityError
+from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion, write_companion
+from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.measure import ValidationReport, validate_model
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rtmo_deploy.measure import ValidationReport
     from rtmo_deploy.measure.verify import VerificationReport
 
 
@@ -31,34 +31,34 @@ class Source:
     artifact: Artifact
     companion: bytes | None
 
+    @property
+    def precision_words(self) -> str:
+        """Its precision, as a sentence names it."""
+        return "float32" if self.artifact.precision == "fp32" else self.artifact.precision
+
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export or a conversion made.
-
-    Attributes:
-        files: All files written; the first is the artifact's.
-        size: Bytes of the artifact's file, with its weights file where it has one.
-        seconds: Time taken.
-        validation: Checks of the file alone; None if they were not made.
-        verification: Comparison with the source; None if it was not verified.
-        nodes: Nodes of an ONNX graph; 0 in other formats.
-    """
+    """What an export or a conversion made."""
 
     artifact: Artifact
-    files: tuple[Path, ...]
-    size: int
-    seconds: float
-    validation: ValidationReport | None = None
-    verification: VerificationReport | None = None
-    nodes: int = 0
+    files: tuple[Path, ...]  #: All files written; the first is the artifact's.
+    size: int  #: Bytes of the artifact's file, with its weights file where it has one.
+    seconds: float  #: Time taken.
+    validation: ValidationReport | None = None  #: Checks of the file alone; None if they were not made.
+    verification: VerificationReport | None = None  #: Comparison with the source; None if it was not verified.
+    nodes: int = 0  #: Nodes of an ONNX graph; 0 in other formats.
 
 
 def read_source(path: Path, output: Path) -> Source:
-    """Read an ONNX model and its companion; keep another model's companion beside ``output`` from being overwritten."""
+    """Read an ONNX model and its companion; UsageError where writing ``output`` would overwrite it or another's."""
     model = load_onnx(path)
     artifact = onnx_artifact(path, model)
     companion = read_companion(artifact)
+    if output.exists() and output.samefile(path):
+        raise UsageError(
+            f"{output} is the model that it is made from.", remedy="Give another name with -o: it is never overwritten."
+        )
     refuse_companion(artifact, output)
     return Source(model, artifact, companion)
 
@@ -66,7 +66,7 @@ def read_source(path: Path, output: Path) -> Source:
 def derived(source: Artifact, output: Path, *packages: str, **changes: Any) -> Artifact:
     """What the model at ``output`` is, which is made of ``source`` with these packages and is not verified yet."""
     parents = (Parent(source.path.name, sha256_of(source.path)),)
-    return replace(source, path=output, versions=made_with(*packages), verified=None, **{"parents": parents, **changes})
+    return replace(source, path=output, versions=made_with(*packages), verified=None, parents=parents, **changes)
 
 
 def require_onnxruntime(what: str) -> None:
@@ -83,11 +83,33 @@ def require_parity(failures: Sequence[str], finding: str, *, remedy: str, where:
         )
 
 
+def require_valid(model: onnx.ModelProto, path: Path, what: str, remedy: str) -> ValidationReport:
+    """Refuse to write a model that is not well formed; ``what`` begins the sentence that names the check."""
+    report = validate_model(model, path)
+    for check in report.checks:
+        if not check.ok:
+            raise ArtifactError(
+                f"{what} does not pass {check.name}: {check.detail}",
+                remedy=f"Nothing was written. {remedy}",
+                where=path,
+            )
+    return report
+
+
 def write_metadata(model: onnx.ModelProto, artifact: Artifact) -> None:
-    """Put what an artifact says of itself into a model, in place, replacing what stood there."""
+    """Write an artifact into a model's metadata, in place, replacing what stood there."""
     model.producer_name, model.producer_version = "rtmo-deploy", __version__
     model.doc_string = ""
     onnx.helper.set_model_props(model, artifact.to_metadata())
+
+
+def write_model(model: onnx.ModelProto, artifact: Artifact, companion: bytes | None = None) -> int:
+    """Write an ONNX model with its metadata to its artifact's path, and its companion beside it; its bytes."""
+    write_metadata(model, artifact)
+    write_companion(artifact, companion, artifact.path)
+    content = model.SerializeToString()
+    write_bytes(artifact.path, content)
+    return len(content)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

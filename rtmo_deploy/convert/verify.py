@@ -13,32 +13,28 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import torch
 
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.convert.bias_shift import case_shapes, level_shift, logit_threshold, shift_biases
-from rtmo_deploy.convert.graph import copy_of
+from rtmo_deploy.convert.bias_shift import case_images, decoded, executor, level_shift, logit_threshold, shift_logits
+from rtmo_deploy.convert.graph import with_outputs
 from rtmo_deploy.measure.bounds import EXACT
 from rtmo_deploy.measure.comparison import Figures, compare_people
-from rtmo_deploy.measure.verify import Run, VerificationReport, structured_images, verify
+from rtmo_deploy.measure.verify import Run, VerificationReport, verify
 from rtmo_deploy.model.head import box_iou, decode_boxes, grid_priors
 from rtmo_deploy.model.spec import STRIDES
 from rtmo_deploy.poses import Poses
-from rtmo_deploy.runtime.estimator import open_coordinates
-from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import onnx
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.bias_shift import Shift
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.model.head import HeadOutputs
-
-    Arrays = dict[str, NDArray[np.float32]]
 
 #: Batch, height, width of dynamic graphs: square, wide, tall; none is what was traced.
 SHAPES = ((1, 256, 256), (2, 192, 320), (5, 256, 128))
@@ -56,36 +52,27 @@ def verify_export(
 ) -> VerificationReport:
     """Run an exported graph and its network on the same images and compare."""
     progress("running PyTorch")
-    references, shift = _references(model, case_shapes(artifact, SHAPES), artifact)
+    references, shift = _references(model, artifact)
     raw = artifact.decode.mode is DecodeMode.RAW
-    coordinates = open_coordinates(companion, where=artifact.path) if companion else None
-    shifted = shift_biases(exported, shift)
-    session = open_session(shifted.SerializeToString(), where=artifact.path)
+    shifted = shift_logits(exported, shift)
     expected = [
-        Run(one.people(model, artifact, shift), one.tensors(model, dense=True, shift=shift) if raw else {})
+        Run(one.detections(model, artifact, shift), one.tensors(model, dense=True, shift=shift) if raw else {})
         for one in references
     ]
-
-    def candidate(images: NDArray[np.float32]) -> Run:
-        outputs = run_session(session, {"input": images}, where=artifact.path)
-        return Run.of(outputs, (images.shape[2], images.shape[3]), artifact, coordinates)
 
     def rounding(index: int) -> Figures:
         """How far the reference's float32 keypoints are from its float64 ones."""
         double = copy.deepcopy(model).double()
-        exact = _Reference.run(double, references[index].images).people(double, artifact, shift)
+        exact = _Reference.run(double, references[index].images).detections(double, artifact, shift)
         return Figures(keypoint_px_max=compare_people(exact, expected[index].people or []).keypoint_px_max)
 
     images = [one.images for one in references]
+    candidate = decoded(executor(shifted, artifact), artifact, companion)
     cases = verify(images, expected, candidate, EXACT, rounding=rounding, progress=progress, name="PyTorch")
     if not raw:
         progress("comparing head tensors")
-        cases += verify(
-            images[:1],
-            [Run(None, references[0].tensors(model, dense=False, shift=shift))],
-            lambda pixels: Run(None, _head_tensors(shifted, pixels, artifact)),
-            EXACT,
-        )
+        tensors = Run(None, references[0].tensors(model, dense=False, shift=shift))
+        cases += verify(images[:1], [tensors], lambda pixels: _head_tensors(shifted, pixels, artifact), EXACT)
     return VerificationReport(f"PyTorch {torch.__version__}, float32", tuple(cases), EXACT, shift)
 
 
@@ -109,7 +96,7 @@ class _Reference:
         return replace(self.outputs, cls_scores=tuple(scores + own for scores, own in levels))
 
     @torch.no_grad()
-    def people(self, model: RTMO, artifact: Artifact, shift: Shift) -> list[Poses]:
+    def detections(self, model: RTMO, artifact: Artifact, shift: Shift) -> list[Poses]:
         height, width = self.images.shape[2:]
         decode = artifact.decode
         found = model.head.decode(
@@ -148,11 +135,11 @@ class _Reference:
         }
 
 
-def _references(model: RTMO, shapes: list[tuple[int, int, int]], artifact: Artifact) -> tuple[list[_Reference], Shift]:
+def _references(model: RTMO, artifact: Artifact) -> tuple[list[_Reference], Shift]:
     """The reference on images, and a bias shift, under which every decision is clear of its threshold."""
     tried: list[tuple[float, Shift, list[_Reference]]] = []
     for seed in range(4):
-        references = [_Reference.run(model, structured_images(b, h, w, seed=seed)) for b, h, w in shapes]
+        references = [_Reference.run(model, images) for images in case_images(artifact, SHAPES, seed=seed)]
         shift, margin = _choose_shift(references, artifact)
         tried.append((margin, shift, references))
         if margin > MARGIN:
@@ -165,47 +152,35 @@ def _choose_shift(references: list[_Reference], artifact: Artifact) -> tuple[Shi
     """A shift for each level, and how far the nearest decision stays from its threshold."""
     threshold = logit_threshold(artifact)
     score_thr = 1 / (1 + math.exp(-threshold))
-    margin = 1.0
     images = sum(len(one.images) for one in references)
-    shift: list[float] = []
-    for level in range(len(STRIDES)):
-        logits = np.concatenate([one.outputs.cls_scores[level].numpy().ravel() for one in references])
-        own, gap = level_shift(logits, images, threshold)
-        shift.append(own)
-        margin = min(margin, gap * score_thr * (1 - score_thr))
+    levels = zip(*(one.outputs.cls_scores for one in references), strict=True)
+    chosen = [level_shift([part.numpy() for part in level], images, threshold) for level in levels]
+    shift = tuple(own for own, _ in chosen)
+    margin = min(1.0, *(gap * score_thr * (1 - score_thr) for _, gap in chosen))
     for reference in references:
         height, width = reference.images.shape[2:]
         priors = grid_priors([(height // s, width // s) for s in STRIDES])
-        outputs = reference.shifted(tuple(shift))
+        outputs = reference.shifted(shift)
         raw = torch.cat([t.flatten(2).transpose(1, 2) for t in outputs.bbox_preds], dim=1)
         scores = torch.cat([t.flatten(1) for t in outputs.cls_scores], dim=1)
         for row, corners in zip(scores, decode_boxes(raw, priors), strict=True):
             candidates = corners[row > threshold]
-            overlaps = box_iou(candidates, candidates).triu(1)
-            margin = min(margin, _nearest(overlaps, artifact.decode.nms_thr))
-    return tuple(shift), margin
+            distance = (box_iou(candidates, candidates).triu(1) - artifact.decode.nms_thr).abs()
+            margin = min(margin, float(distance.min()) if distance.numel() else 1.0)
+    return shift, margin
 
 
-def _nearest(overlaps: torch.Tensor, threshold: float) -> float:
-    distance = (overlaps - threshold).abs()
-    return float(distance.min()) if distance.numel() else 1.0
-
-
-def _head_tensors(model: onnx.ModelProto, images: NDArray[np.float32], artifact: Artifact) -> Arrays:
+def _head_tensors(model: onnx.ModelProto, images: NDArray[np.float32], artifact: Artifact) -> Run:
     """The head's tensors in a graph, as :meth:`_Reference.tensors` has them: boxes without their folded strides."""
-    opened = copy_of(model)
     joins = [
         node
-        for node in opened.graph.node
+        for node in model.graph.node
         if node.op_type == "Concat" and node.name.startswith("/head/") and len(node.input) == 3
     ]
     if len(joins) != len(STRIDES):
         raise AssertionError(f"{len(joins)} head levels in the graph instead of {len(STRIDES)}")
     names = [list(node.input) for node in joins]  # of each level: logits, boxes, pose features
-    for name in (name for level in names for name in level):
-        opened.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(opened.SerializeToString(), where=artifact.path)
-    values = run_session(session, {"input": images}, where=artifact.path)
+    values = executor(with_outputs(model, [name for level in names for name in level]), artifact)(images)
     joined: dict[str, list[NDArray[np.float32]]] = {"cls_scores": [], "bbox_preds": [], "pose_feats": []}
     for level, stride in zip(names, STRIDES, strict=True):
         for key, name in zip(joined, level, strict=True):
@@ -214,4 +189,4 @@ def _head_tensors(model: onnx.ModelProto, images: NDArray[np.float32], artifact:
             if key == "bbox_preds":
                 rows = np.concatenate([rows[..., :2] / stride, rows[..., 2:] - np.log(stride)], axis=-1)
             joined[key].append(rows)
-    return {key: np.concatenate(levels, axis=1).astype(np.float32) for key, levels in joined.items()}
+    return Run(None, {key: np.concatenate(levels, axis=1).astype(np.float32) for key, levels in joined.items()})

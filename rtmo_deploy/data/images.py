@@ -35,7 +35,7 @@ import numpy as np
 
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE
 from rtmo_deploy.errors import InputDataError, UsageError
-from rtmo_deploy.file_kind import FileKind, kind_of
+from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import open_regular
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ def _recognise(head: bytes, where: object, path: Path | None = None) -> str:
     for pattern, what in _FOREIGN:
         if re.match(pattern, head, re.DOTALL):
             raise _bad(f"This is {what}.", where, _EXTRACT if what == "a video" else _CONVERT)
-    other = FileKind.UNKNOWN if path is None else kind_of(path)
-    if other is not FileKind.UNKNOWN:
+    other = Kind.UNKNOWN if path is None else kind_of(path)
+    if other is not Kind.UNKNOWN:
         raise _bad(f"It is {other.article}, not an image.", where, "Name an image, or a folder of images.")
     raise _bad("This is not an image in a format that can be read here.", where, _FORMATS)
 

@@ -7,8 +7,7 @@ import is probed in a child process, so that nothing installed can keep the rest
 from __future__ import annotations
 
 from rtmo_deploy.doctor.collecting import TIMEOUT_S, collect
-from rtmo_deploy.doctor.facts import Facts
-from rtmo_deploy.doctor.report import Report, Row, Verdict
+from rtmo_deploy.doctor.facts import Facts, Report, Row, Verdict
 from rtmo_deploy.doctor.rules import judge
 
 __all__ = ["TIMEOUT_S", "Facts", "Report", "Row", "Verdict", "collect", "judge"]

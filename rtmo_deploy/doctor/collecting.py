@@ -1,4 +1,4 @@
-"""Finds out about this machine: what can be read at once is read here, what may crash or hang in child processes."""
+"""Collects the facts of this machine: what may crash or hang is probed in child processes, several at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import platform
 import re
 import sys
+import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -16,17 +18,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from packaging.utils import canonicalize_name
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.doctor.children import COMMAND, Answer, Children
-from rtmo_deploy.doctor.facts import Driver, Facts, Folder, Gpu, Processor, Software
+from rtmo_deploy.child import Child, exit_name, python_command
+from rtmo_deploy.doctor.facts import Driver, Facts, Folder, Gpu, Processor, Software, Trouble
 from rtmo_deploy.doctor.requirements import EXTRAS, ONNXRUNTIMES, OPENCVS, PROJECT, requirements
+from rtmo_deploy.errors import SetupError
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    #: Facts of a probe, with ``trouble`` and ``stderr``.
+    Answer = dict[str, Any]
+
+#: A probe is run as a file, so that it starts whatever else is broken.
+COMMAND = python_command(str(Path(__file__).with_name("probes.py")))
 #: Seconds that each probe may take.
 TIMEOUT_S = 60.0
-#: Providers that run on this machine. Others reach over a network, or want a device of their own to be set up.
+#: Providers that run on this machine. Others reach over a network, or need a device of their own to be set up.
 _LOCAL = (
     "CPU",
     "CUDA",
@@ -83,46 +91,102 @@ def collect(
     started = time.monotonic()
     distributions = _distributions()
     installed = {name: _is_installed(name.replace("-", "_")) for name in _SOFTWARE}
-    answers: dict[str, Answer] = {}
-
-    def gather(children: Children) -> None:
-        progress(_doing(answers, children.labels))
-        for label, answer in children.answers():
-            answers[label] = answer
-            if label == "onnxruntime":
-                for name in answer.facts.get("providers", ()):
-                    if name in SAFE_PROVIDERS:
-                        children.add(name, "provider", name)
-            progress(_doing(answers, children.labels))
-
+    probes = {name: ("trt", name) if name.startswith("tensorrt") else (name,) for name in _SOFTWARE if installed[name]}
+    if "cuda-bindings" in distributions:
+        probes["bindings"] = ("bindings",)
+    probes |= {name: (name,) for name in ("packages", "driver", "working", "cache")}
     # Alone and first: the probes after it make the machine busy themselves.
-    with Children(timeout, 1, command) as children:
-        children.add("machine", "machine")
-        gather(children)
-    with Children(timeout, max(2, os.cpu_count() or 1), command) as children:
-        for name in _SOFTWARE:
-            if installed[name]:
-                children.add(name, *(("trt", name) if name.startswith("tensorrt") else (name,)))
-        if "cuda-bindings" in distributions:
-            children.add("bindings", "bindings")
-        for name in ("packages", "driver", "working", "cache"):
-            children.add(name, name)
-        gather(children)
-    return _facts(answers, distributions, installed, time.monotonic() - started)
+    answers = run_probes({"machine": ("machine",)}, {}, 1, timeout, progress, command)
+    answers = run_probes(probes, answers, max(2, os.cpu_count() or 1), timeout, progress, command)
+    absent = [name for software, names in _SOFTWARE.items() if not installed[software] for name in names]
+    return _facts(
+        answers,
+        distributions=distributions,
+        shells=tuple(name for name in absent if name in distributions),
+        seconds=time.monotonic() - started,
+    )
 
 
-def _facts(
+def run_probes(
+    probes: Mapping[str, Sequence[str]],
     answers: Mapping[str, Answer],
-    distributions: Mapping[str, str],
-    installed: Mapping[str, bool],
-    seconds: float,
-) -> Facts:
+    at_once: int,
+    timeout: float,
+    progress: Callable[[str], None],
+    command: Sequence[str] = COMMAND,
+) -> dict[str, Answer]:
+    """The answers so far and those of more probes, by label; ONNX Runtime's providers are probed after it."""
+    answers = dict(answers)
+    running: list[Child] = []
+    stopped = threading.Event()
+
+    def probe(arguments: Sequence[str]) -> Answer:
+        try:
+            child = Child([*command, *arguments])
+        except SetupError as error:
+            return {"trouble": Trouble("failed", error.finding), "stderr": ""}
+        running.append(child)
+        if stopped.is_set():
+            child.kill()
+        return _answer(child, timeout)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            futures = {pool.submit(probe, arguments): label for label, arguments in probes.items()}
+            while futures:
+                progress(_doing(len(answers), list(futures.values())[:at_once]))
+                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                    label = futures.pop(future)
+                    answers[label] = future.result()
+                    if label == "onnxruntime":
+                        listed = answers[label].get("providers", ())
+                        providers = [name for name in listed if name in SAFE_PROVIDERS]
+                        futures |= {pool.submit(probe, ("provider", name)): name for name in providers}
+            progress(_doing(len(answers), ()))
+        finally:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in running:
+                child.kill()
+    return answers
+
+
+def _answer(child: Child, timeout: float) -> Answer:
+    facts: Answer = {}
+    trouble = None
+    with child:
+        try:
+            for message in child.messages(timeout):
+                facts.update(message)
+        except TimeoutError:
+            child.kill()
+            trouble = Trouble("slow", f"It did not answer within {timeout:g} s and was stopped.")
+        code, stderr = child.exit(), child.printed()
+    failed, finished = facts.pop("failed", None), facts.pop("ended", False)
+    if trouble is None and failed is not None:
+        trouble = Trouble("failed", _sentence(str(failed)))
+    elif trouble is None and (not finished or code):
+        last = stderr.splitlines()[-1:]
+        text = f"It crashed ({exit_name(code)})" + (f"; its last output: {last[0]}" if last else "")
+        trouble = Trouble("crashed", _sentence(text))
+    return {**facts, "trouble": trouble, "stderr": stderr}
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _doing(done: int, labels: Sequence[str]) -> Count:
+    names = [_NAMES.get(label, label.removesuffix("ExecutionProvider") + " in ONNX Runtime") for label in labels]
+    return Count("checks done", done, None, ", ".join(names))
+
+
+def _facts(answers: Mapping[str, Answer], **more: Any) -> Facts:
     def software(name: str) -> Software | None:
         return _build(Software, answers[name]) if name in answers else None
 
     packages, driver, cache = answers["packages"], answers["driver"], answers["cache"]
-    listed = answers["onnxruntime"].facts.get("providers", ()) if "onnxruntime" in answers else ()
-    gone = [name for software, names in _SOFTWARE.items() if not installed[software] for name in names]
     return Facts(
         python={
             "version": tuple(sys.version_info[:3]),
@@ -134,57 +198,55 @@ def _facts(
         },
         package={
             "version": __version__,
-            "recorded": distributions.get(PROJECT),
+            "recorded": more["distributions"].get(PROJECT),
             "folder": str(Path(__file__).resolve().parents[1]),
         },
-        distributions=distributions,
-        imports=packages.facts.get("imports", {}),
-        imports_trouble=packages.trouble,
-        kernel_file=packages.facts.get("kernel_file", ""),
-        cache_setting=cache.facts.get("setting", ""),
-        shells=tuple(name for name in gone if name in distributions),
+        imports=packages.get("imports", {}),
+        imports_trouble=packages["trouble"],
+        kernel_file=packages.get("kernel_file", ""),
+        cache_setting=cache.get("setting", ""),
         torch=software("torch"),
         onnxruntime=software("onnxruntime"),
-        providers=tuple(_provider(name, answers.get(name)) for name in listed),
+        providers=tuple(
+            _provider(name, answers.get(name)) for name in answers.get("onnxruntime", {}).get("providers", ())
+        ),
         openvino=software("openvino"),
         tensorrt=software("tensorrt"),
         tensorrt_rtx=software("tensorrt-rtx"),
         driver=_driver(driver),
-        nvidia_card=driver.facts.get("card"),
+        nvidia_card=driver.get("card"),
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
         bindings=software("bindings"),
         cpu=_build(Processor, answers["machine"]),
         working=_build(Folder, answers["working"]),
         cache=_build(Folder, cache),
-        seconds=seconds,
+        **more,
     )
 
 
-def _build(kind: type[_Part], answer: Answer, **more: Any) -> _Part:
+def _build(kind: type[_Part], answer: Mapping[str, Any]) -> _Part:
     """Facts of one kind from the answer of a probe; what it left out is not known."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    told = {name: tuple(v) if isinstance(v, list) else v for name, v in answer.facts.items() if name in known}
-    return kind(**{**told, "trouble": answer.trouble, **more})
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in answer.items() if name in known})
 
 
 def _driver(answer: Answer) -> Driver | None:
-    if not answer.facts.get("there") and answer.trouble is None:
+    if not answer.get("there") and answer["trouble"] is None:
         return None
-    gpus = [Gpu(**{**gpu, "capability": tuple(gpu["capability"])}) for gpu in answer.facts.get("gpus", ())]
-    return _build(Driver, answer, gpus=tuple(gpus))
+    return _build(Driver, {**answer, "gpus": [_build(Gpu, gpu) for gpu in answer.get("gpus", ())]})
 
 
 def _provider(name: str, answer: Answer | None) -> Software:
     if answer is None:
         return Software(name=name)
-    usable, trouble = answer.facts.get("usable"), answer.trouble
-    why = answer.facts.get("why") or _reason(answer.said) or (trouble.text if trouble else "")
+    usable, trouble = answer.get("usable"), answer["trouble"]
+    why = answer.get("why") or _reason(answer["stderr"]) or (trouble.text if trouble else "")
     return Software(name=name, usable=usable, why="" if usable else why, trouble=trouble)
 
 
-def _reason(said: str) -> str:
-    """What ONNX Runtime printed of why a provider could not be made: the end of its first error, without its place."""
-    lines = [line for line in said.splitlines() if re.search(r"\[[EF]:onnxruntime", line)] or said.splitlines()[-1:]
+def _reason(stderr: str) -> str:
+    """Why ONNX Runtime could not make a provider: the end of the first error that it printed, without its place."""
+    lines = [line for line in stderr.splitlines() if re.search(r"\[[EF]:onnxruntime", line)] or stderr.splitlines()[-1:]
     if not lines:
         return ""
     text = re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])
@@ -214,8 +276,3 @@ def _is_installed(module: str) -> bool:
     except ValueError:  # something stands in its place that was not imported
         return False
     return spec is not None and spec.origin is not None
-
-
-def _doing(answers: Collection[str], labels: Sequence[str]) -> Count:
-    names = [_NAMES.get(label, label.removesuffix("ExecutionProvider") + " in ONNX Runtime") for label in labels]
-    return Count("checks done", len(answers), None, ", ".join(names))

@@ -1,7 +1,6 @@
 """Known bad pairs: two things that work, each by itself, and not together.
 
-Each rule sees the facts alone, and gives the bad pairs by name; what was tried out and did work is believed over it.
-To add one, write a function and name it in :data:`PAIRS`.
+Each rule in :data:`PAIRS` gives the bad pairs by name, from the facts alone. What was tried and worked is not bad.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.doctor.report import Verdict
+from rtmo_deploy.doctor.facts import Verdict
 from rtmo_deploy.doctor.requirements import ONNXRUNTIMES, OPENCVS, install_line, release_of
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, gpu_problem
 
@@ -40,17 +39,16 @@ def _bad(*, broken: bool) -> Verdict:
 
 
 def _two_onnxruntimes(facts: Facts) -> Pairs:
-    found = [name for name in ONNXRUNTIMES if name in facts.distributions]
-    extra = "gpu" if facts.gpus and "onnxruntime-gpu" in found else "cpu"
-    return _twice("ONNX Runtime", found, install_line(extra), broken=True)
+    extra = "gpu" if facts.gpus and "onnxruntime-gpu" in facts.distributions else "cpu"
+    return _twice(facts, "ONNX Runtime", ONNXRUNTIMES, install_line(extra), broken=True)
 
 
 def _two_opencvs(facts: Facts) -> Pairs:
-    found = [name for name in OPENCVS if name in facts.distributions]
-    return _twice("OpenCV", found, "pip install 'opencv-python-headless>=4.10,<5'", broken=False)
+    return _twice(facts, "OpenCV", OPENCVS, "pip install 'opencv-python-headless>=4.10,<5'", broken=False)
 
 
-def _twice(name: str, found: list[str], install: str, *, broken: bool) -> Pairs:
+def _twice(facts: Facts, name: str, names: tuple[str, ...], install: str, *, broken: bool) -> Pairs:
+    found = [one for one in names if one in facts.distributions]
     if len(found) < 2:
         return {}
     finding = f"{' and '.join(found)} share one module: what was installed last has overwritten the other."
@@ -156,16 +154,13 @@ def _torch_and_gpu(facts: Facts) -> Pairs:
         return {}
     lost = [gpu for gpu in facts.gpus if not has_code_for(torch.archs, gpu.capability)]
     verdict = _bad(broken=len(lost) == len(facts.gpus) and not torch.computes)
-    head, archs = f"PyTorch {torch.version} has no code for", " ".join(torch.archs)
     remedy = f"Install a PyTorch that has; for a V100, builds for CUDA 12.6 do: {TORCH_BUILDS}"
-    return {
-        f"PyTorch's code and cuda:{gpu.index}": (
-            verdict,
-            f"{head} {gpu.name} ({dotted(gpu.capability)}): {archs}.",
-            remedy,
-        )
-        for gpu in lost
-    }
+    pairs: Pairs = {}
+    for gpu in lost:
+        name, archs = f"{gpu.name} ({dotted(gpu.capability)})", " ".join(torch.archs)
+        finding = f"PyTorch {torch.version} has no code for {name}: {archs}."
+        pairs[f"PyTorch's code and cuda:{gpu.index}"] = (verdict, finding, remedy)
+    return pairs
 
 
 def has_code_for(archs: Iterable[str], capability: Capability) -> bool:
@@ -178,14 +173,9 @@ def has_code_for(archs: Iterable[str], capability: Capability) -> bool:
         found = re.fullmatch(r"(sm|compute)_([0-9]+)([0-9])([a-z]?)", arch)
         if found is None:
             continue
-        kind, code, special = found[1], (int(found[2]), int(found[3])), found[4]
-        if special:
-            fits = code == capability
-        elif kind == "sm":
-            fits = code[0] == capability[0] and code[1] <= capability[1]
-        else:
-            fits = code <= capability
-        if fits:
+        code = (int(found[2]), int(found[3]))
+        same_major = found[1] == "compute" or code[0] == capability[0]
+        if code == capability or (not found[4] and same_major and code <= capability):
             return True
     return False
 

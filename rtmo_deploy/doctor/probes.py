@@ -1,8 +1,8 @@
-"""Probes one thing, in a process of its own: what runs here may crash, hang or print, and harms nobody.
+"""Probes one thing, in a process of its own, which may crash, hang or print: ``python -P probes.py torch``.
 
-Run as a file, not as a module of the package: ``python -P probes.py torch``. So it starts whatever else is broken; what
-a probe needs is imported by that probe. It writes lines of JSON, each with more of the answer, so that a crash does not
-take back what was found before it. What libraries print goes to standard error.
+It is run as a file, not as a module of the package, so that it starts whatever else is broken; what a probe needs is
+imported by that probe. It writes lines of JSON, each with more of the answer, so that what was found before a crash is
+kept. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType, TracebackType
 from typing import Any
 
 from rtmo_deploy.child import end_with_parent, open_answers
@@ -27,12 +26,22 @@ TINY_NETWORK = bytes.fromhex(
     "0a14080112100a0208010a0208010a0208010a020804621b0a017912160a14080112100a0208010a0208010a0208010a02080442"
     "040a001011"
 )
-#: Required packages that hold machine code, and so can be installed and not work.
-_NATIVE = ("numpy", "ml_dtypes", "onnx", "onnxsim", "cv2", "PIL.Image", "safetensors", "pydantic", "faster_coco_eval")
+#: Import names of the required packages with compiled code, which can be installed and not work.
+COMPILED = {
+    "numpy": "numpy",
+    "ml-dtypes": "ml_dtypes",
+    "onnx": "onnx",
+    "onnxsim": "onnxsim",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL.Image",
+    "safetensors": "safetensors",
+    "pydantic": "pydantic",
+    "faster-coco-eval": "faster_coco_eval",
+}
 #: Devices of this project, by the provider that serves them.
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda:0"}
 #: Folders of the cache that are counted at most.
-_MOST_FOLDERS = 20_000
+_MAX_FOLDERS = 20_000
 
 
 def _torch(tell: Tell) -> None:
@@ -119,7 +128,7 @@ def _packages(tell: Tell) -> None:
     import importlib
 
     failed = {}
-    for name in _NATIVE:
+    for name in COMPILED.values():
         try:
             importlib.import_module(name)
         except (ImportError, OSError, AttributeError, RuntimeError, ValueError, SystemError) as error:
@@ -153,50 +162,46 @@ def _driver(tell: Tell) -> None:
         tell(error=(text.value or b"unknown error").decode(errors="replace"), code=code)
         return
     cuda.cuDeviceGetCount(ctypes.byref(number))
-    gpus = [_gpu(cuda, index) for index in range(number.value)]
+    devices = [ctypes.c_int() for _ in range(number.value)]
+    for index, device in enumerate(devices):
+        cuda.cuDeviceGet(ctypes.byref(device), index)
+    gpus = [{"index": index, **_gpu(cuda, device)} for index, device in enumerate(devices)]
     tell(gpus=gpus)
-    for gpu in gpus:
-        gpu.update(_try_kernel(cuda, gpu["index"]))
+    for gpu, device in zip(gpus, devices, strict=True):
+        gpu["kernel"], gpu["kernel_why"] = _try_kernel(cuda, device)
         tell(gpus=gpus)
 
 
-def _gpu(cuda: Any, index: int) -> dict[str, Any]:
+def _gpu(cuda: Any, device: Any) -> dict[str, Any]:
     """A GPU by the driver's API; 75 and 76 are its attributes of the compute capability."""
     import ctypes
 
-    device, value, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    cuda.cuDeviceGet(ctypes.byref(device), index)
+    value, name, memory = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
     cuda.cuDeviceGetName(name, len(name), device)
     capability = []
     for attribute in (75, 76):
         cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
         capability.append(value.value)
-    memory = ctypes.c_size_t()
     known = cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device) == 0
-    return {
-        "index": index,
-        "name": name.value.decode(errors="replace"),
-        "capability": capability,
-        "memory": memory.value if known else None,
-    }
+    text = name.value.decode(errors="replace")
+    return {"name": text, "capability": capability, "memory": memory.value if known else None}
 
 
-def _try_kernel(cuda: Any, index: int) -> dict[str, Any]:
-    """Have the driver compile the shipped PTX for a GPU, in that GPU's own context."""
+def _try_kernel(cuda: Any, device: Any) -> tuple[bool | None, str]:
+    """Have the driver compile the shipped PTX for a GPU, in that GPU's own context; why it did not."""
     import ctypes
 
     from rtmo_deploy.errors import RtmoDeployError
     from rtmo_deploy.runtime.plugins.kernel import KERNEL_NAME, DriverKernel, load_ptx
 
-    device, context = ctypes.c_int(), ctypes.c_void_p()
-    cuda.cuDeviceGet(ctypes.byref(device), index)
+    context = ctypes.c_void_p()
     if cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) or cuda.cuCtxSetCurrent(context):
-        return {"kernel": None, "kernel_why": "no context could be made on this GPU"}
+        return None, "no context could be made on this GPU"
     try:
         DriverKernel(load_ptx(), KERNEL_NAME).prepare()
     except RtmoDeployError as error:
-        return {"kernel": False, "kernel_why": error.finding}
-    return {"kernel": True, "kernel_why": ""}
+        return False, error.finding
+    return True, ""
 
 
 def _nvidia_card(devices: Path) -> bool | None:
@@ -240,7 +245,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _working(tell: Tell) -> None:
-    _folder(tell, Path.cwd())
+    _tell_folder(tell, Path.cwd())
 
 
 def _cache(tell: Tell) -> None:
@@ -254,19 +259,19 @@ def _cache(tell: Tell) -> None:
     except SetupError as error:
         tell(setting=f"{error.where}: {error.finding}")
     path = cache_dir()
-    _folder(tell, path)
+    _tell_folder(tell, path)
     if path.is_dir():
         size = 0
         for count, (folder, _, names) in enumerate(os.walk(path)):
             for name in names:
                 with contextlib.suppress(OSError):
                     size += os.lstat(Path(folder) / name).st_size
-            if count > _MOST_FOLDERS:
+            if count > _MAX_FOLDERS:
                 return
         tell(size=size)
 
 
-def _folder(tell: Tell, path: Path) -> None:
+def _tell_folder(tell: Tell, path: Path) -> None:
     """Whether a folder, or the nearest one above it that exists, can be written to, and what is free there."""
     import shutil
     import tempfile
@@ -285,14 +290,19 @@ def _folder(tell: Tell, path: Path) -> None:
         tell(writable=True)
 
 
-PROBES: Mapping[str, Callable[..., None]] = MappingProxyType(
-    {
-        probe.__name__[1:]: probe
-        for probe in (
-            _torch, _onnxruntime, _provider, _openvino, _trt, _bindings, _packages, _driver, _machine, _working, _cache
-        )
-    }
-)  # fmt: skip
+PROBES: dict[str, Callable[..., None]] = {
+    "torch": _torch,
+    "onnxruntime": _onnxruntime,
+    "provider": _provider,
+    "openvino": _openvino,
+    "trt": _trt,
+    "bindings": _bindings,
+    "packages": _packages,
+    "driver": _driver,
+    "machine": _machine,
+    "working": _working,
+    "cache": _cache,
+}
 
 
 def _first_line(error: BaseException) -> str:
@@ -304,7 +314,7 @@ def main(arguments: list[str]) -> None:
     tell = open_answers()
     end_with_parent()
 
-    def give_up(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+    def give_up(kind: type[BaseException], error: BaseException, _: object) -> None:
         finding = getattr(error, "finding", None)  # this project's own errors say it in a sentence
         tell(failed=str(finding) if finding else f"{kind.__name__}: {_first_line(error)}")
 

@@ -35,18 +35,6 @@ EXTRAS = {
 }
 #: Extras of no use without an NVIDIA GPU.
 NVIDIA_EXTRAS = frozenset({"gpu", "trt", "pycuda"})
-#: Import names of the required packages with compiled code.
-COMPILED = {
-    "numpy": "numpy",
-    "ml-dtypes": "ml_dtypes",
-    "onnx": "onnx",
-    "onnxsim": "onnxsim",
-    "opencv-python-headless": "cv2",
-    "pillow": "PIL.Image",
-    "safetensors": "safetensors",
-    "pydantic": "pydantic",
-    "faster-coco-eval": "faster_coco_eval",
-}
 #: Distributions that all bring the module ``onnxruntime``, and those that all bring ``cv2``.
 ONNXRUNTIMES = (
     "onnxruntime",
@@ -55,12 +43,7 @@ ONNXRUNTIMES = (
     "ort-nightly",
     "ort-nightly-gpu",
 )
-OPENCVS = (
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
-)
+OPENCVS = tuple(f"opencv-{kind}" for kind in ("python", "python-headless", "contrib-python", "contrib-python-headless"))
 #: Other distributions that bring the same module, and serve as well.
 _ALTERNATIVES = {
     "onnxruntime": ONNXRUNTIMES[2:],
@@ -80,24 +63,20 @@ def requirements(extra: str = "") -> tuple[Requirement, ...]:
     try:
         lines = metadata.requires(PROJECT) or []
     except metadata.PackageNotFoundError:
-        lines = _lines_of(Path(__file__).resolve().parents[2] / "pyproject.toml")
+        lines = _checkout_requires()
     every = [Requirement(line) for line in lines]
     mine = [one for one in every if (one.marker is not None and "extra" in str(one.marker)) == bool(extra)]
     return tuple(one for one in mine if one.marker is None or one.marker.evaluate({"extra": extra}))
 
 
-def _lines_of(file: Path) -> list[str]:
+def _checkout_requires() -> list[str]:
     try:
-        project: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+        project: dict[str, Any] = tomllib.loads(text)["project"]
     except (OSError, ValueError, KeyError):
         return []
     extras = project["optional-dependencies"].items()
     return [*project["dependencies"], *(f"{line}; extra == '{extra}'" for extra, lines in extras for line in lines)]
-
-
-def line_of(requirement: Requirement) -> str:
-    """``torch>=2.6,<2.14``."""
-    return f"{requirement.name}{bounds_of(requirement)}"
 
 
 def bounds_of(requirement: Requirement) -> str:
@@ -121,15 +100,12 @@ def shortfall(wanted: Iterable[Requirement], distributions: Mapping[str, str]) -
         found = next((other for other in (name, *_ALTERNATIVES.get(name, ())) if other in distributions), None)
         if found is None:
             missing.append(name)
-        elif not _fits(distributions[found], requirement):
+            continue
+        # A nightly build counts as its release, and a version without numbers fits.
+        release = ".".join(map(str, release_of(distributions[found])))
+        if release and not requirement.specifier.contains(release, prereleases=True):
             outside.append(f"{found} is {distributions[found]}, not {bounds_of(requirement)}")
     return missing, outside
-
-
-def _fits(version: str, requirement: Requirement) -> bool:
-    """Whether a version is within its bounds; a nightly build counts as its release, and one without numbers fits."""
-    release = release_of(version)
-    return not release or requirement.specifier.contains(".".join(map(str, release)), prereleases=True)
 
 
 def release_of(version: str | None) -> tuple[int, ...]:

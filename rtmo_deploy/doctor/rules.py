@@ -1,30 +1,27 @@
-"""The rules of the doctor: what is said about each thing that was found on a machine.
-
-To add one, write a function from the facts to (verdict, finding, remedy), and name it in :data:`RULES`.
-"""
+"""The rules of the doctor; a new one is a function from the facts to (verdict, finding, remedy), named in ``RULES``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.doctor.facts import Report, Row, Verdict
 from rtmo_deploy.doctor.pairs import PAIRS, TORCH_BUILDS, dotted
-from rtmo_deploy.doctor.report import Report, Row, Verdict
+from rtmo_deploy.doctor.probes import COMPILED
 from rtmo_deploy.doctor.requirements import (
-    COMPILED,
     EXTRAS,
     NVIDIA_EXTRAS,
     ONNXRUNTIMES,
     TESTED_PYTHON,
+    bounds_of,
     install_line,
-    line_of,
     requirements,
     shortfall,
 )
 from rtmo_deploy.files import human_size
 
 if TYPE_CHECKING:
-    from rtmo_deploy.doctor.facts import Driver, Facts, Folder, Gpu, Software, Trouble
+    from rtmo_deploy.doctor.facts import Facts, Folder, Gpu, Software, Trouble
 
 #: Verdict, finding and remedy; a row that is fine, or that nothing can be done about, has no remedy.
 Told = tuple[Verdict, str] | tuple[Verdict, str, str]
@@ -104,15 +101,11 @@ def _package(facts: Facts) -> Told:
 
 
 def _required(facts: Facts) -> Told:
-    wanted = {one.name: line_of(one) for one in requirements()}
+    wanted = {one.name: f"{one.name}{bounds_of(one)}" for one in requirements()}
     missing, outside = shortfall(requirements(), facts.distributions)
     # Other packagers than pip's have other names for them; what can be imported is there. PyTorch has its own row.
-    missing = [
-        package
-        for package in missing
-        if package != "torch"
-        and (facts.imports_trouble or package not in COMPILED or COMPILED[package] in facts.imports)
-    ]
+    good = set() if facts.imports_trouble else {name for name in COMPILED if COMPILED[name] not in facts.imports}
+    missing = [package for package in missing if package not in {"torch", *good}]
     if facts.imports:
         told = "; ".join(f"{module} cannot be imported ({why})" for module, why in facts.imports.items())
         lost = [wanted[name] for name, module in COMPILED.items() if module in facts.imports and name in wanted]
@@ -131,7 +124,7 @@ def _required(facts: Facts) -> Told:
 
 def _torch(facts: Facts) -> Told:
     torch = facts.torch
-    line = next((line_of(one) for one in requirements() if one.name == "torch"), "torch")
+    line = next((f"torch{bounds_of(one)}" for one in requirements() if one.name == "torch"), "torch")
     again = f"pip install --force-reinstall '{line}'"
     if torch is None:
         return _shell(facts, "torch") or (BROKEN, "Not installed; all commands that read checkpoints need it.", again)
@@ -166,8 +159,8 @@ def _tried(provider: Software, remedy: str) -> Told:
     return BROKEN, f"It is listed and does not run: {_why(provider)}.", remedy
 
 
-def _why(provider: Software) -> str:
-    why = provider.why or (provider.trouble.text if provider.trouble else "it did not say why")
+def _why(found: Software) -> str:
+    why = found.why or (found.trouble.text if found.trouble else "it did not say why")
     return why.rstrip(".")
 
 
@@ -187,8 +180,7 @@ def _cuda_provider(facts: Facts) -> Told | None:
         return ABSENT, finding, _afresh("gpu")
     if not provider.usable and not facts.gpus:
         return ABSENT, "It is listed, and there is no GPU for it here; the CPU provider is used."
-    remedy = "Bring the CUDA and cuDNN that it was built for: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-    return _tried(provider, remedy)
+    return _tried(provider, "Bring the CUDA and cuDNN that it was built for: pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 
 def _other_providers(facts: Facts) -> Told | None:
@@ -226,34 +218,30 @@ def _driver(facts: Facts) -> Told:
     text = f"CUDA up to {dotted(driver.cuda)}" if driver.cuda else "CUDA version not known"
     if driver.version:
         text = f"{driver.version}, {text}"
+    unhide = "If a GPU should be there: does 'nvidia-smi' show it? A container has to be given it."
+    if facts.hidden is not None:
+        unhide = f"CUDA_VISIBLE_DEVICES is '{facts.hidden}': unset it if a GPU should be used."
+    if driver.error and driver.code == _STUB:
+        finding = "What is found is the library for linking alone (a stub), not a driver."
+        return WARNING, finding, "Take the stubs folder out of LD_LIBRARY_PATH."
     if driver.error:
-        return _driver_error(facts, driver, text)
+        finding = f"{text}; it cannot be used: {driver.error} (CUDA error {driver.code})."
+        if driver.code == _NO_DEVICE and (facts.hidden is not None or not facts.nvidia_card):
+            return WARNING, finding, unhide
+        return BROKEN, finding, "Does 'nvidia-smi' work? After an update of the driver, restart; else install it again."
     if driver.trouble is not None:
         return _troubled(driver.trouble, "Does 'nvidia-smi' work? If not, install the driver again.")
     if not driver.gpus:
-        return WARNING, f"{text}; it shows no GPU.", _unhide(facts)
+        return WARNING, f"{text}; it shows no GPU.", unhide
     return FINE, f"{text}."
 
 
-def _driver_error(facts: Facts, driver: Driver, text: str) -> Told:
-    if driver.code == _STUB:
-        finding = "What is found is the library for linking alone (a stub), not a driver."
-        return WARNING, finding, "Take the stubs folder out of LD_LIBRARY_PATH."
-    finding = f"{text}; it cannot be used: {driver.error} (CUDA error {driver.code})."
-    if driver.code == _NO_DEVICE and (facts.hidden is not None or not facts.nvidia_card):
-        return WARNING, finding, _unhide(facts)
-    return BROKEN, finding, "Does 'nvidia-smi' work? After an update of the driver, restart; else install it again."
-
-
-def _unhide(facts: Facts) -> str:
-    if facts.hidden is not None:
-        return f"CUDA_VISIBLE_DEVICES is '{facts.hidden}': unset it if a GPU should be used."
-    return "If a GPU should be there: does 'nvidia-smi' show it? A container has to be given it."
-
-
-def _gpu(gpu: Gpu) -> Told:
-    memory = f", {human_size(gpu.memory)}" if gpu.memory else ""
-    return FINE, f"{gpu.name}, compute capability {dotted(gpu.capability)}{memory}."
+def _gpus(facts: Facts) -> Mapping[str, Told]:
+    sizes = {gpu.index: f", {human_size(gpu.memory)}" if gpu.memory else "" for gpu in facts.gpus}
+    return {
+        f"cuda:{gpu.index}": (FINE, f"{gpu.name}, compute capability {dotted(gpu.capability)}{sizes[gpu.index]}.")
+        for gpu in facts.gpus
+    }
 
 
 def _kernel(facts: Facts) -> Told | Mapping[str, Told]:
@@ -294,7 +282,7 @@ def _torch_on_gpu(facts: Facts) -> Told | None:
         return _troubled(torch.trouble, remedy)
     if not torch.available and not facts.gpus:
         return ABSENT, "It is a build for GPUs, and there is none; it runs on the CPU."
-    return BROKEN, f"It cannot use the GPU: {(torch.why or 'it did not say why').rstrip('.')}.", remedy
+    return BROKEN, f"It cannot use the GPU: {_why(torch)}.", remedy
 
 
 def _tensorrt(facts: Facts) -> Told:
@@ -386,11 +374,11 @@ def _folder(folder: Folder, remedy: str) -> Told:
     text = f"{folder.path}{size}{free}"
     if not folder.writable:
         return WARNING, f"{text}. It cannot be written to: {folder.why or 'no reason was given'}.", remedy
-    if folder.free is not None and folder.free < FULL:
-        return BROKEN, f"{text}. The disk is full.", f"Free some space. {remedy}"
     if folder.free is not None and folder.free < SCARCE:
-        finding = f"{text}. A release with engines and calibration takes more than that."
-        return WARNING, finding, f"Free some space. {remedy}"
+        remedy = f"Free some space. {remedy}"
+        if folder.free < FULL:
+            return BROKEN, f"{text}. The disk is full.", remedy
+        return WARNING, f"{text}. A release with engines and calibration takes more than that.", remedy
     return FINE, f"{text}{'' if folder.exists else '; it is made when it is needed'}"
 
 
@@ -430,7 +418,7 @@ RULES: tuple[tuple[str, str, Rule], ...] = (
     ("software", "ONNX Runtime, others", _other_providers),
     ("software", "OpenVINO", _openvino),
     ("gpu", "CUDA driver", _driver),
-    ("gpu", "", lambda facts: {f"cuda:{gpu.index}": _gpu(gpu) for gpu in facts.gpus}),
+    ("gpu", "", _gpus),
     ("gpu", "decode kernel", _kernel),
     ("gpu", "PyTorch on the GPU", _torch_on_gpu),
     ("gpu", "TensorRT", _tensorrt),

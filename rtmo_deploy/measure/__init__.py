@@ -5,7 +5,9 @@ The names below are loaded on first use: looking at a machine must not need what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bounds import Bounds
@@ -42,10 +44,4 @@ _HOME = {
     "validate_onnx": "validate",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"rtmo_deploy.measure.{_HOME[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOME)

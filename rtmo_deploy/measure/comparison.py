@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from rtmo_deploy.data.sample import AREA_OF_BOX
+from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,27 +28,21 @@ USUAL_SIGMA: Final = 0.07
 #: Scores closer than this are equal to within float noise, and their order means nothing.
 ORDER_MARGIN: Final = 1e-5
 
-#: Names of the figures in ``parity --json``.
-_JSON: Final = {
-    name: name
-    for name in (
-        *("images", "people_a", "people_b", "matched", "missed", "extra", "oks_mean", "oks_min"),
-        *("keypoint_px_mean", "keypoint_px_p50", "keypoint_px_p99", "keypoint_px_max", "box_px_mean", "box_px_max"),
-        *("score_ratio", "score_max", "keypoint_score_max"),
-    )
-} | {"images": "pictures"}
+#: Keys of the figures in ``parity --json``.
+_COUNTS: Final = ("people_a", "people_b", "matched", "missed", "extra")
+_JSON: Final = (
+    *_COUNTS,
+    *("oks_mean", "oks_min"),
+    *("keypoint_px_mean", "keypoint_px_p50", "keypoint_px_p99", "keypoint_px_max", "box_px_mean", "box_px_max"),
+    *("score_ratio", "score_max", "keypoint_score_max"),
+)
 
 
 @dataclass(frozen=True)
 class Unmatched:
-    """Somebody whom only one of the two models found.
+    """A detection of one model only: ``a`` (missed by the second) or ``b`` (extra).
 
-    Attributes:
-        image: Name of the image.
-        only_in: ``a`` (missed by the second model) or ``b`` (extra).
-        index: Place in that model's list.
-        score: The detection's score.
-        margin: How far the score is above the threshold.
+    ``index`` is its place in that model's list, ``margin`` how far its score is above the threshold.
     """
 
     image: str
@@ -63,8 +58,7 @@ class ImageComparison:
 
     Attributes:
         name: Name of the image.
-        people_a, people_b: Detections of either model that count.
-        unmatched: Those that only one model found.
+        unmatched: Detections that only one model found.
         oks: ``(M,)`` OKS of the matched ones.
         keypoint_px: ``(M, K)`` distance of their keypoints.
         box_px: ``(M, 4)`` difference of their box coordinates.
@@ -74,8 +68,6 @@ class ImageComparison:
     """
 
     name: str
-    people_a: int
-    people_b: int
     unmatched: tuple[Unmatched, ...]
     oks: NDArray[np.float64]
     keypoint_px: NDArray[np.float64]
@@ -85,19 +77,12 @@ class ImageComparison:
     pairs: NDArray[np.intp]
 
     @property
-    def matched(self) -> int:
-        """Detections of both models."""
-        return len(self.oks)
-
-    @property
-    def missed(self) -> int:
-        """Detections of the first model only."""
-        return self.people_a - self.matched
-
-    @property
-    def extra(self) -> int:
-        """Detections of the second model only."""
-        return self.people_b - self.matched
+    def counts(self) -> dict[str, int]:
+        """``people_a`` and ``people_b`` in either model; ``matched``, ``missed`` by the second and ``extra`` in it."""
+        matched = len(self.oks)
+        missed = sum(one.only_in == "a" for one in self.unmatched)
+        extra = len(self.unmatched) - missed
+        return dict(zip(_COUNTS, (matched + missed, matched + extra, matched, missed, extra), strict=True))
 
     def badness(self) -> tuple[float, float]:
         """What images are ranked by: unmatched detections and lost OKS first (to three digits), then pixels."""
@@ -112,37 +97,30 @@ class ImageComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; None stands for what is not finite, or where nobody is matched."""
-        counts = {name: getattr(self, name) for name in ("people_a", "people_b", "matched", "missed", "extra")}
         measured = {
             "oks_min": float(self.oks.min(initial=1.0)),
             "keypoint_px_max": worst(self.keypoint_px),
             "box_px_max": worst(self.box_px),
             "score_max": worst(np.diff(self.scores)),
         }
-        return {
-            "name": self.name,
-            **counts,
-            **{name: value if self.matched and math.isfinite(value) else None for name, value in measured.items()},
-        }
+        known = {name: plain(value) if len(self.oks) else None for name, value in measured.items()}
+        return {"name": self.name, **self.counts, **known}
 
 
 @dataclass(frozen=True)
 class Figures:
     """How far apart two models are over all images. None where nobody is matched; infinite where something is not.
 
+    ``matched`` are detections of both models, ``missed`` of the first and ``extra`` of the second only. Distances are
+    in pixels of the network input.
+
     Attributes:
-        images: Images compared.
-        people_a, people_b: Detections of either model.
-        matched, missed, extra: Detections of both, of the first and of the second only.
         wild: Matched ones whose keypoints are left out, see :func:`compare_people`.
         in_order: Whether the matched ones stand in the same order in every image.
-        oks_mean, oks_min: OKS of matched detections.
-        keypoint_px_mean, keypoint_px_p50, keypoint_px_p99, keypoint_px_max: Distance of keypoints, input pixels.
         box_px_mean, box_px_max: Worst coordinate of a box, averaged over detections, and of all.
         coordinate_px_mean: Box coordinates, averaged over all.
         score_ratio: Median of the second's score over the first's.
-        score_max: Worst difference of a detection's score.
-        keypoint_score_mean, keypoint_score_max: Difference of keypoints' scores.
+        score_max, keypoint_score_max: Worst difference of a detection's and of a keypoint's score.
     """
 
     images: int = 1
@@ -179,15 +157,16 @@ class Figures:
             return None
         return (self.oks_mean or 0.0) * self.matched / self.people_a
 
-    def to_dict(self, names: Mapping[str, str] = _JSON, *, nobody: float | None = None) -> dict[str, Any]:
-        """JSON-ready form: some figures under the names given; None stands for what is not finite.
+    def to_dict(self, names: Mapping[str, str] | None = None, *, nobody: float | None = None) -> dict[str, Any]:
+        """JSON-ready form: some figures under the keys given; None stands for what is not finite.
 
         Args:
             names: Figure to its key; those of ``parity --json`` if not given.
             nobody: What stands for a figure of no matched detections.
         """
-        found = {key: getattr(self, name) for name, key in names.items()}
-        return {key: nobody if value is None else finite_or_none(value) for key, value in found.items()}
+        chosen = {"images": "pictures", **{name: name for name in _JSON}} if names is None else names
+        found = {key: getattr(self, name) for name, key in chosen.items()}
+        return {key: nobody if value is None else plain(value) for key, value in found.items()}
 
     @classmethod
     def largest(cls, found: Sequence[Figures]) -> Figures:
@@ -234,13 +213,7 @@ def object_keypoint_similarity(
 
 
 def similarity(one: Poses, two: Poses, sigmas: ArrayLike) -> NDArray[np.float64]:
-    """``(N, M)`` OKS of N detections to M in the same pixels; the area is 0.53 of the first one's box.
-
-    Args:
-        one: N detections.
-        two: M detections.
-        sigmas: ``(K,)`` one a keypoint.
-    """
+    """``(N, M)`` OKS of N detections to M in the same pixels; the area is 0.53 of the first one's box."""
     sides = np.maximum(one.boxes[:, 2:].astype(np.float64) - one.boxes[:, :2], 1.0)
     return object_keypoint_similarity(one.keypoints, AREA_OF_BOX * sides.prod(axis=1), two.keypoints, sigmas)
 
@@ -256,16 +229,10 @@ def box_overlap(one: NDArray[np.float32], two: NDArray[np.float32]) -> NDArray[n
 
 
 def match_people(one: Poses, two: Poses, sigmas: ArrayLike, *, boxes: bool = True) -> list[tuple[int, int, float]]:
-    """Pair the detections of two lists one to one, the most alike first.
+    """Pair the detections of two lists, in the same pixels, one to one, the most alike first.
 
-    Args:
-        one: N detections.
-        two: M detections, in the same pixels.
-        sigmas: ``(K,)`` one a keypoint.
-        boxes: Two are as alike as their OKS plus the overlap of their boxes; if false, as their OKS.
-
-    Returns:
-        Index in the first, index in the second and OKS of each pair, in the first one's order.
+    Two are as alike as their OKS, with ``(K,)`` sigmas, plus the overlap of their ``boxes``, unless these do not count.
+    Returned are the indices in both lists and the OKS of each pair, in the first list's order.
     """
     if not len(one) or not len(two):
         return []
@@ -298,22 +265,18 @@ def compare_image(
 ) -> ImageComparison:
     """Match the detections of two models in one image, and measure how far apart they are.
 
-    Args:
-        name: Name of the image.
-        one: Detections of the first model, in network-input pixels.
-        two: Those of the second, in the same pixels.
-        sigmas: ``(K,)`` OKS sigma of each keypoint.
-        score_thr: The models' own threshold, which all scores passed.
-        counted: A detection counts if the score in either model is above this.
-        boxes: See :func:`match_people`.
+    A detection counts if the score in either model is above ``counted``; all scores passed ``score_thr``, the models'
+    own threshold. ``sigmas`` and ``boxes`` are those of :func:`match_people`.
     """
     everybody = match_people(one, two, sigmas, boxes=boxes)
-    paired = ({i for i, _, _ in everybody}, {j for _, j, _ in everybody})
     # What is not a number counts: it must not pass for nobody.
-    matched = [pair for pair in everybody if not np.maximum(one.scores[pair[0]], two.scores[pair[1]]) <= counted]
+    matched = [(i, j, oks) for i, j, oks in everybody if not np.maximum(one.scores[i], two.scores[j]) <= counted]
     first, second = [i for i, _, _ in matched], [j for _, j, _ in matched]
     a, b = one[first], two[second]
-    sides: tuple[tuple[Literal["a", "b"], Poses, set[int]], ...] = (("a", one, paired[0]), ("b", two, paired[1]))
+    sides: tuple[tuple[Literal["a", "b"], Poses, set[int]], ...] = (
+        ("a", one, {i for i, _, _ in everybody}),
+        ("b", two, {j for _, j, _ in everybody}),
+    )
     unmatched = tuple(
         Unmatched(name, side, index, float(people.scores[index]), float(people.scores[index]) - score_thr)
         for side, people, found in sides
@@ -323,8 +286,6 @@ def compare_image(
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported, not warned about
         return ImageComparison(
             name=name,
-            people_a=len(matched) + sum(one.only_in == "a" for one in unmatched),
-            people_b=len(matched) + sum(one.only_in == "b" for one in unmatched),
             unmatched=unmatched,
             oks=np.array([oks for *_, oks in matched], np.float64),
             keypoint_px=_far_if_not_finite(np.linalg.norm(a.keypoints.astype(np.float64) - b.keypoints, axis=-1)),
@@ -355,25 +316,18 @@ def compare_people(
     for one, two in zip(reference, other, strict=True):
         image = compare_image("", one, two, sigmas_of(one.skeleton), counted=-math.inf, boxes=boxes)
         if input_hw is not None:
-            left_out = _far_outside(one.keypoints[image.pairs[:, 0]], input_hw)
-            wild += int(left_out.sum())
-            image = replace(image, keypoint_px=image.keypoint_px[~left_out], box_px=image.box_px[~left_out])
+            keypoints, margin = one.keypoints[image.pairs[:, 0]], max(input_hw)
+            near = (keypoints >= -margin) & (keypoints <= np.array(input_hw[::-1]) + margin)
+            kept = near.all(axis=(1, 2))
+            wild += int((~kept).sum())
+            image = replace(image, keypoint_px=image.keypoint_px[kept], box_px=image.box_px[kept])
         compared.append(image)
     return replace(summarise(compared), wild=wild)
 
 
-def _far_outside(keypoints: NDArray[np.float32], input_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    margin, limits = max(input_hw), np.array(input_hw[::-1])
-    near = (keypoints >= -margin) & (keypoints <= limits + margin)
-    return np.asarray(~near.all(axis=(1, 2)))
-
-
 def summarise(images: Sequence[ImageComparison]) -> Figures:
     """Figures over all images; percentiles are over single keypoints (linear interpolation)."""
-    counts = {
-        name: sum(getattr(image, name) for image in images)
-        for name in ("people_a", "people_b", "matched", "missed", "extra")
-    }
+    counts: dict[str, Any] = {name: sum(image.counts[name] for image in images) for name in _COUNTS}
     if not counts["matched"]:
         return Figures(images=len(images), **counts)
     oks = np.concatenate([image.oks for image in images])
@@ -399,13 +353,6 @@ def summarise(images: Sequence[ImageComparison]) -> Figures:
         keypoint_score_mean=_mean(keypoint_scores),
         keypoint_score_max=worst(keypoint_scores),
     )
-
-
-def finite_or_none(value: Any) -> Any:
-    """JSON has no infinity: None in its place; NumPy's numbers become Python's."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def worst(values: NDArray[Any]) -> float:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtmo_deploy.measure.comparison import finite_or_none, worst
+from rtmo_deploy.measure.comparison import worst
+from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,8 +58,8 @@ class TensorError:
         """JSON-ready form; ``snr_db`` is None where there is no error at all, or one that is not finite."""
         return {
             "equal": self.noise == 0,
-            "snr_db": finite_or_none(self.snr_db),
-            "max_abs": finite_or_none(self.max_abs),
+            "snr_db": plain(self.snr_db),
+            "max_abs": plain(self.max_abs),
             "magnitude": self.magnitude,
         }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from rtmo_deploy.artifact import PREFIX
+from rtmo_deploy.artifact import PREFIX, read_companion
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError
 from rtmo_deploy.files import human_size, sha256_of
 from rtmo_deploy.runtime.contract import compare, differences
@@ -21,7 +21,7 @@ from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 from rtmo_deploy.runtime.openvino_file import ir_artifact, read_ir, weights_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -76,6 +76,16 @@ class ValidationReport:
         """Whether no check failed; those that were not checked say so themselves."""
         return not any(check.failed for check in self.checks)
 
+    @classmethod
+    def of(cls, steps: Iterable[Check]) -> ValidationReport:
+        """Make checks one by one, up to the first that fails."""
+        checks: list[Check] = []
+        for check in steps:
+            checks.append(check)
+            if check.failed:
+                break
+        return cls(tuple(checks))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {"ok": self.ok, "checks": [dict(vars(check)) for check in self.checks]}
@@ -89,7 +99,7 @@ def validate_onnx(path: Path) -> ValidationReport:
         MissingDependencyError: ONNX Runtime is not installed.
     """
     model = load_onnx(path)
-    return until_failed(chain(_check_metadata(model, path), _steps(model, path)))
+    return ValidationReport.of(chain(_check_metadata(model, path), _steps(model, path)))
 
 
 def validate_model(model: onnx.ModelProto, path: Path) -> ValidationReport:
@@ -101,22 +111,11 @@ def validate_model(model: onnx.ModelProto, path: Path) -> ValidationReport:
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    return until_failed(_steps(model, path))
-
-
-def until_failed(steps: Iterator[Check]) -> ValidationReport:
-    """Make checks one by one, up to the first that fails."""
-    checks: list[Check] = []
-    for check in steps:
-        checks.append(check)
-        if check.failed:
-            break
-    return ValidationReport(tuple(checks))
+    return ValidationReport.of(_steps(model, path))
 
 
 def _steps(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
-    yield _check_structure(model)
-    yield _check_shapes(model)
+    yield from _check_structure(model)
     yield from _check_runs(model, path)
 
 
@@ -131,26 +130,20 @@ def _check_metadata(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
     yield Check("metadata", True, "; ".join(artifact.corrected) or f"{artifact.architecture}, {artifact.precision}")
 
 
-def _check_structure(model: onnx.ModelProto) -> Check:
+def _check_structure(model: onnx.ModelProto) -> Iterator[Check]:
     import onnx
 
+    name = "onnx.checker"
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
     try:
         onnx.checker.check_model(model, full_check=True)
+        yield Check(name, True, f"{len(model.graph.node)} nodes, opset {opsets}, IR {model.ir_version}")
+        name = "shape inference"
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+        yield Check(name, True, f"strict; {len(inferred.value_info) + len(inferred.output)} tensors typed")
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return Check("onnx.checker", False, _short(error))
-    return Check("onnx.checker", True, f"{len(model.graph.node)} nodes, opset {opsets}, IR {model.ir_version}")
-
-
-def _check_shapes(model: onnx.ModelProto) -> Check:
-    import onnx
-
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-    except onnx.shape_inference.InferenceError as error:
-        return Check("shape inference", False, _short(error))
-    known = len(inferred.graph.value_info) + len(inferred.graph.output)
-    return Check("shape inference", True, f"strict; {known} tensors typed")
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        yield Check(name, False, " ".join(lines)[:300] or type(error).__name__)
 
 
 def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
@@ -161,38 +154,38 @@ def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
     except ModuleNotFoundError as error:
         raise MissingDependencyError("onnxruntime", purpose="Validating an ONNX model", extra="cpu") from error
     try:
-        session = open_session(model.SerializeToString(), where=path, config=EXACT if _has_half_pairs(model) else None)
+        session = open_session(
+            model.SerializeToString(), where=path, config=EXACT if _has_16_bit_scales(model) else None
+        )
     except ArtifactError as error:
         yield Check("ONNX Runtime session", False, error.finding)
         return
     shape = signature(model)
     outputs = "; ".join(map(str, shape.outputs))
     yield Check("ONNX Runtime session", True, f"onnxruntime {ort.__version__}: {outputs}")
-    source = _image_input(shape.inputs)
-    if source is None:
-        yield _no_image_input(shape.inputs)
-        return
 
     def run(images: NDArray[np.float32]) -> Mapping[str, object]:
-        return run_session(session, {source.name: images}, where=path)
+        return run_session(session, {shape.inputs[0].name: images}, where=path)
 
-    yield from run_checks(run, run_shapes(source.shape))
+    yield from _check_images(run, shape.inputs, SHAPES)
 
 
-def _image_input(inputs: Sequence[TensorSpec]) -> TensorSpec | None:
-    """The only input, if it takes images."""
+def _check_images(
+    run: Callable[[NDArray[np.float32]], Mapping[str, object]],
+    inputs: Sequence[TensorSpec],
+    wanted: tuple[tuple[int, int, int], ...],
+) -> Iterator[Check]:
+    """:func:`run_checks` on these shapes, with the input's fixed sides put in, if the only input takes images."""
     source = inputs[0] if len(inputs) == 1 else None
     if source is None or len(source.shape) != 4 or source.dtype != "float32" or source.shape[1] not in {3, None}:
-        return None
-    return source
+        yield Check(RUNS, False, f"the inputs are no single image tensor: {'; '.join(map(str, inputs))}")
+        return
+    batch, height, width = (side if isinstance(side, int) else None for side in (source.shape[0], *source.shape[2:]))
+    yield from run_checks(run, list(dict.fromkeys((batch or b, height or h, width or w) for b, h, w in wanted)))
 
 
-def _no_image_input(inputs: Sequence[TensorSpec]) -> Check:
-    return Check(RUNS, False, f"the inputs are no single image tensor: {'; '.join(map(str, inputs))}")
-
-
-def _has_half_pairs(model: onnx.ModelProto) -> bool:
-    """Whether scales of Q/DQ pairs are half: ONNX Runtime 1.31 fuses such pairs into operators that it then refuses."""
+def _has_16_bit_scales(model: onnx.ModelProto) -> bool:
+    """Whether Q/DQ pairs have 16-bit scales: ONNX Runtime 1.31 fuses such pairs into operators that it then refuses."""
     import onnx
 
     halves = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
@@ -203,11 +196,9 @@ def _has_half_pairs(model: onnx.ModelProto) -> bool:
 def run_checks(
     run: Callable[[NDArray[np.float32]], Mapping[str, object]], shapes: list[tuple[int, int, int]]
 ) -> Iterator[Check]:
-    """Run something twice on structured images of each size: outputs must be finite and both times the same.
+    """Run something twice on structured images of each shape: outputs must be finite and both times the same.
 
-    Args:
-        run: From ``(B, 3, H, W)`` float32 to outputs by name; what it raises as an ArtifactError is a failed check.
-        shapes: Batch, height, width.
+    ``run`` takes ``(B, 3, H, W)`` float32 and gives outputs by name; an ArtifactError is a failed check.
     """
     from rtmo_deploy.measure.verify import structured_images
 
@@ -224,33 +215,20 @@ def run_checks(
 
 def _outputs_check(name: str, first: Mapping[str, object], again: Mapping[str, object]) -> Check:
     numbers = {key: value for key, value in first.items() if _is_numeric(value)}
-    others = first.keys() - numbers.keys()
-    if others:
-        return Check(name, False, f"no tensors of numbers: {', '.join(sorted(others))}")
     bad = [key for key, value in numbers.items() if not np.isfinite(value).all()]
-    if bad:
-        return Check(name, False, f"not finite: {', '.join(bad)}")
     unsteady = [key for key, value in numbers.items() if not np.array_equal(value, np.asarray(again[key]))]
-    if unsteady:
-        return Check(name, False, f"two runs differ: {', '.join(unsteady)}")
+    for fault, keys in (
+        ("no tensors of numbers", sorted(first.keys() - numbers.keys())),
+        ("not finite", bad),
+        ("two runs differ", unsteady),
+    ):
+        if keys:
+            return Check(name, False, f"{fault}: {', '.join(keys)}")
     return Check(name, True, "finite: " + ", ".join(f"{key} {list(value.shape)}" for key, value in numbers.items()))
 
 
 def _is_numeric(value: object) -> TypeGuard[NDArray[Any]]:
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
-
-
-def run_shapes(
-    sides: tuple[int | str | None, ...], wanted: tuple[tuple[int, int, int], ...] = SHAPES
-) -> list[tuple[int, int, int]]:
-    """Shapes to run on: batch, height, width, each once, with an input's fixed sides put in."""
-    fixed = [side if isinstance(side, int) else None for side in (sides[0], sides[2], sides[3])]
-    return list(dict.fromkeys((fixed[0] or b, fixed[1] or h, fixed[2] or w) for b, h, w in wanted))
-
-
-def _short(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:300] or type(error).__name__
 
 
 def contract_findings(artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:
@@ -261,19 +239,16 @@ def contract_findings(artifact: Artifact, inputs: Sequence[TensorSpec], outputs:
     return [*wrong, *differences(artifact, real)]
 
 
-def companion_finding(artifact: Artifact) -> str | None:
-    """What is wrong with the second file that a model needs; None if nothing is, or it needs none."""
-    companion = artifact.companion
-    if companion is None:
-        return None
-    path = artifact.path.with_name(companion.name)
+def companion_check(artifact: Artifact) -> Iterator[Check]:
+    """Whether the second file of a model is the one it was made with; nothing where it needs none."""
+    if artifact.companion is None:
+        return
     try:
-        found = sha256_of(path)
-    except OSError as error:
-        return f"{companion.name}, which it needs beside it, cannot be read: {error.strerror or error}"
-    if found != companion.sha256:
-        return f"{companion.name} beside it is not the file that it was exported with"
-    return None
+        read_companion(artifact)
+    except ArtifactError as error:
+        yield Check("companion", False, error.finding)
+        return
+    yield Check("companion", True, f"{artifact.companion.name} is the one it was made with")
 
 
 def validate_openvino(path: Path) -> ValidationReport:
@@ -284,20 +259,13 @@ def validate_openvino(path: Path) -> ValidationReport:
     and compiles it for the CPU, in the precision of its graph; and runs as for an ONNX model. What this machine cannot
     check, or a file of another maker does not tell, is not checked, and says why.
     """
-    return until_failed(_openvino_steps(path, read_ir(path)))
+    return ValidationReport.of(_openvino_steps(path, read_ir(path)))
 
 
 def openvino_findings(path: Path, ir: OpenvinoIr, artifact: Artifact) -> list[str]:
-    """What lies beside or in a model and is not as its metadata says; empty if nothing. OpenVINO is not needed.
-
-    Args:
-        path: The .xml file.
-        ir: What stands in it.
-        artifact: What its metadata says.
-    """
-    weights, companion = _check_weights(path, ir, artifact), companion_finding(artifact)
-    found = [weights.detail] if weights.failed else []
-    return [*artifact.corrected, *found, *([companion] if companion else [])]
+    """What lies beside or in a model and is not as its metadata says; empty if nothing. OpenVINO is not needed."""
+    checks = (_check_weights(path, ir, artifact), *companion_check(artifact))
+    return [*artifact.corrected, *(check.detail for check in checks if check.failed)]
 
 
 def _openvino_steps(path: Path, ir: OpenvinoIr) -> Iterator[Check]:
@@ -315,9 +283,7 @@ def _openvino_steps(path: Path, ir: OpenvinoIr) -> Iterator[Check]:
     yield _check_weights(path, ir, artifact)
     if artifact is not None:
         yield Check("input and outputs", True, "; ".join(artifact.corrected) or "as the metadata says")
-        if artifact.companion is not None:
-            wrong = companion_finding(artifact)
-            yield Check("companion", wrong is None, wrong or f"{artifact.companion.name} is the one it was made with")
+        yield from companion_check(artifact)
     yield from _check_openvino(path, ir, artifact)
 
 
@@ -373,16 +339,8 @@ def _check_openvino(path: Path, ir: OpenvinoIr, artifact: Artifact | None) -> It
         yield Check(COMPILES, False, f"its graph is quantised, and none of its layers would run in 8 bits: {text}")
         return
     yield Check(COMPILES, True, f"for the CPU; convolutions and matrix products: {text}")
-    yield from _check_openvino_runs(compiled, ir, path)
-
-
-def _check_openvino_runs(compiled: Any, ir: OpenvinoIr, path: Path) -> Iterator[Check]:
-    source = _image_input(ir.inputs)
-    if source is None:
-        yield _no_image_input(ir.inputs)
-        return
-    names = [output.get_any_name() for output in compiled.outputs]
     request = compiled.create_infer_request()
+    names = [output.get_any_name() for output in compiled.outputs]
 
     def run(images: NDArray[np.float32]) -> Mapping[str, object]:
         try:
@@ -391,4 +349,4 @@ def _check_openvino_runs(compiled: Any, ir: OpenvinoIr, path: Path) -> Iterator[
             raise ArtifactError(f"It does not run: {str(error).strip().splitlines()[-1]}", where=path) from error
         return {name: results[index].copy() for index, name in enumerate(names)}
 
-    yield from run_checks(run, run_shapes(source.shape, OPENVINO_SHAPES))
+    yield from _check_images(run, ir.inputs, OPENVINO_SHAPES)

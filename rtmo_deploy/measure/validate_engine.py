@@ -12,7 +12,7 @@ from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.engine_child import COMMAND, checks_in_child
-from rtmo_deploy.measure.validate import Check, ValidationReport, companion_finding, contract_findings, until_failed
+from rtmo_deploy.measure.validate import Check, ValidationReport, companion_check, contract_findings
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.plugins.kernel import kernel_record
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, installed_backends
@@ -33,12 +33,13 @@ def validate_engine(path: Path, *, command: Sequence[str] = COMMAND) -> Validati
     """
     if not path.is_file():
         read_record(path)
-    return until_failed(_steps(path, command))
+    return ValidationReport.of(_steps(path, command))
 
 
 def engine_findings(path: Path, record: EngineRecord) -> list[str]:
     """What of an engine's files is not as its record says; empty if nothing. Nothing is loaded."""
-    found = (_bytes_finding(path, record), companion_finding(record.artifact), _plugin_finding(record))
+    companion = (check.detail for check in companion_check(record.artifact) if check.failed)
+    found = (_bytes_finding(path, record), *companion, _plugin_finding(record))
     return [finding for finding in found if finding]
 
 
@@ -60,10 +61,7 @@ def _steps(path: Path, command: Sequence[str]) -> Iterator[Check]:
     if record.plugin is not None or record.artifact.decode.mode is DecodeMode.PLUGIN:
         wrong = _plugin_finding(record)
         yield Check("plugin", wrong is None, wrong or _plugin_text(record))
-    companion = record.artifact.companion
-    if companion is not None:
-        wrong = companion_finding(record.artifact)
-        yield Check("companion", wrong is None, wrong or f"{companion.name} is the one it was made with")
+    yield from companion_check(record.artifact)
     yield from _check_loading(path, record, command)
 
 

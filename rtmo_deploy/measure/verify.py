@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from rtmo_deploy.measure.bounds import failures
-from rtmo_deploy.measure.comparison import compare_people, finite_or_none
+from rtmo_deploy.measure.comparison import compare_people
 from rtmo_deploy.measure.tensors import compare_tensors
+from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.estimator import outputs_to_poses
 
 if TYPE_CHECKING:
@@ -45,10 +46,9 @@ _BOUNDS: Final = {"keypoint_max_px": "keypoint_px", "score": "score", "tensor": 
 class Run:
     """What a model made of some images.
 
-    Attributes:
-        people: One entry an image, in network-input pixels; None of a graph that puts out head tensors only.
-        raw: Head tensors by name, ``(B, ...)``; empty where the graph decodes inside.
-        non_finite: For each image whether an output was not finite; empty where nobody looked.
+    ``people`` has one entry an image, in network-input pixels (None of a graph that puts out head tensors only),
+    ``raw`` the head tensors by name, ``(B, ...)``. ``non_finite`` says of each image whether an output was not finite;
+    it is empty where nobody looked.
     """
 
     people: list[Poses] | None
@@ -59,14 +59,7 @@ class Run:
     def of(
         cls, outputs: Arrays, input_hw: tuple[int, int], artifact: Artifact, coordinates: Coordinates | None = None
     ) -> Run:
-        """Decode the outputs of a graph.
-
-        Args:
-            outputs: By name.
-            input_hw: Height and width of the network input, pixels.
-            artifact: What the graph says of itself.
-            coordinates: The classifier of a ``raw`` graph; without it, its detections are not known.
-        """
+        """Decode the outputs of a graph; of a ``raw`` one only where its classifier, ``coordinates``, is at hand."""
         raw = "dets" not in outputs
         if raw and coordinates is None:
             return cls(None, outputs)
@@ -80,7 +73,6 @@ class Case:
     """One input shape.
 
     Attributes:
-        batch, height, width: The input.
         people: How far the detections are apart; None where only head tensors were compared.
         tensors: How far each head tensor is off.
         rounding: What the reference's own rounding costs on this input; None where it was not measured.
@@ -127,7 +119,7 @@ class Case:
             "input": [self.batch, 3, self.height, self.width],
             "people": None if self.people is None else self.people.to_dict(_PEOPLE, nobody=0.0),
             "tensors": {
-                name: {"error": finite_or_none(error.max_abs), "magnitude": finite_or_none(error.magnitude)}
+                name: {"error": plain(error.max_abs), "magnitude": plain(error.magnitude)}
                 for name, error in self.tensors.items()
             },
             "noise_px": self.noise_px,
@@ -136,13 +128,9 @@ class Case:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What was compared, and whether it held.
+    """What was compared with which reference, and whether it held.
 
-    Attributes:
-        reference: What was compared with.
-        cases: One entry an input shape.
-        bounds: The worst that passes.
-        bias_shift: What was added to the logits of each level on both sides.
+    ``cases`` has one entry an input shape; ``bias_shift`` was added to the logits of each level on both sides.
     """
 
     reference: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtmo_deploy.model.checkpoint import LoadedCheckpoint, initial_checkpoint, load_checkpoint, save_checkpoint
@@ -32,11 +34,5 @@ _HOME = {
     "RTMO": "rtmo",
 }
 
-
-def __getattr__(name: str) -> Any:
-    # PyTorch is loaded only where a network is needed: who reads a recipe needs none.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+# PyTorch is loaded only where a network is needed: who reads a recipe needs none.
+__getattr__ = lazy_exports(__name__, _HOME)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rtmo_deploy.errors import CheckpointError, SetupError, UsageError
-from rtmo_deploy.file_kind import CHECKPOINT, FileKind, require
+from rtmo_deploy.file_kind import CHECKPOINT, Kind, require
 from rtmo_deploy.files import UnreadableError, atomic_write, open_regular, reading
 from rtmo_deploy.model.facts import copied
 from rtmo_deploy.model.pickled import quoted
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from rtmo_deploy.model.pickled import StorageRef
 
 Form = Literal["zip", "legacy", "safetensors"]
-_FORMS: dict[FileKind, Form] = {
-    FileKind.TORCH: "zip",
-    FileKind.TORCHSCRIPT: "zip",
-    FileKind.TORCH_LEGACY: "legacy",
-    FileKind.SAFETENSORS: "safetensors",
+_FORMS: dict[Kind, Form] = {
+    Kind.TORCH: "zip",
+    Kind.TORCHSCRIPT: "zip",
+    Kind.TORCH_LEGACY: "legacy",
+    Kind.SAFETENSORS: "safetensors",
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _FETCH_AGAIN = "Fetch or copy the file again, and compare its size or SHA-256 with the source."

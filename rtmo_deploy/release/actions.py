@@ -1,4 +1,4 @@
-"""The steps' actions by name. With :mod:`.make` and :mod:`.measure` the only modules that know the floors below."""
+"""The steps' actions by name. With :mod:`.make` the only module that knows the floors below."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import installed_versions
 from rtmo_deploy.errors import RtmoDeployError, UsageError
-from rtmo_deploy.release import make, measure
+from rtmo_deploy.release import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +45,9 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "openvino": Action(make.openvino, ("openvino", "onnx", *_ORT)),
     "draw": Action(make.draw, _IMAGES),
     "annotated": Action(make.annotated),
-    "accuracy": Action(measure.accuracy, ("torch", "openvino", *_IMAGES, "faster-coco-eval", *_ORT, *_TRT), revision=4),
-    "parity": Action(measure.parity, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=5),
-    "latency": Action(measure.latency, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=2, on_machine=True),
+    "accuracy": Action(make.accuracy, ("torch", "openvino", *_IMAGES, "faster-coco-eval", *_ORT, *_TRT), revision=4),
+    "parity": Action(make.parity, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=5),
+    "latency": Action(make.latency, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=2, on_machine=True),
 }
 
 

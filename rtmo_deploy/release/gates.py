@@ -60,44 +60,33 @@ def _accuracy(gate: AccuracyGate, results: Mapping[str, StepRecord]) -> list[Gat
         found.append(_explained(judged, own, against, results))
     if gate.ap_drop_max is not None:
         blank = _blank("accuracy", f"{gate.artifact}, AP lost against {against}", f"at most {gate.ap_drop_max:g}")
-        if against == "published":
-            judged = _against_published(blank, gate.ap_drop_max, own, results[SOURCE])
-            found.append(_explained(judged, own, SOURCE, results))
-        else:
-            other = results[f"accuracy:{against}"]
-            judged = _against_other(blank, gate.ap_drop_max, own, other)
-            found.append(_explained(judged, own, against, results, other.facts.get("causes", ())))
+        published = against == "published"
+        other = results[SOURCE if published else f"accuracy:{against}"]
+        judged = _not_ready(blank, own, other) or _drop(blank, gate.ap_drop_max, own, other)
+        shared = () if published else other.facts.get("causes", ())
+        found.append(_explained(judged, own, SOURCE if published else against, results, shared))
     return found
 
 
-def _against_other(blank: GateResult, most: float, own: StepRecord, other: StepRecord) -> GateResult:
-    ready = _not_ready(blank, own, other)
-    if ready is not None:
-        return ready
-    ap, before = own.facts.get("ap"), other.facts.get("ap")
+def _drop(blank: GateResult, most: float, own: StepRecord, other: StepRecord) -> GateResult:
+    """The loss of AP against another model, or against what was published of the source."""
+    ap = own.facts.get("ap")
+    if other.step.action == "source":
+        published = other.facts["published"]
+        if not published:
+            return _unmeasured(blank, "the source is no published checkpoint")
+        if published["protocol"] != own.facts["protocol"]:
+            return _unmeasured(blank, f"the published figure is of {published['dataset']}")
+        before = published["metrics"]["AP"]
+        judged = _bounded(blank, None if ap is None else before - ap, most)
+        return replace(judged, message=_joined([judged.message, f"published {before:.3f} on {published['dataset']}"]))
+    before = other.facts.get("ap")
     if before == 0:
         return _unmeasured(blank, f"'{other.step.inputs['model']}' has an AP of 0: there is nothing to lose")
-    if ap is None or before is None:
-        return _bounded(blank, None, most)
-    judged = _bounded(blank, before - ap, most)
+    judged = _bounded(blank, None if ap is None or before is None else before - ap, most)
     if judged.value is None:
         return judged
-    return replace(judged, measured=f"{before - ap:.4f} ({before:.4f} - {ap:.4f})")
-
-
-def _against_published(blank: GateResult, most: float, own: StepRecord, source: StepRecord) -> GateResult:
-    ready = _not_ready(blank, own, source)
-    if ready is not None:
-        return ready
-    published = source.facts["published"]
-    if not published:
-        return _unmeasured(blank, "the source is no published checkpoint")
-    if published["protocol"] != own.facts["protocol"]:
-        return _unmeasured(blank, f"the published figure is of {published['dataset']}")
-    ap, before = own.facts["ap"], published["metrics"]["AP"]
-    judged = _bounded(blank, None if ap is None else before - ap, most)
-    note = f"published {before:.3f} on {published['dataset']}"
-    return replace(judged, message="; ".join(filter(None, (judged.message, note))))
+    return replace(judged, measured=f"{judged.measured} ({before:.4f} - {ap:.4f})")
 
 
 def _explained(
@@ -127,7 +116,8 @@ def _explained(
 
 
 def _joined(sentences: Sequence[str]) -> str:
-    return "; ".join([*(one.removesuffix(".") for one in sentences[:-1]), *sentences[-1:]])
+    given = [one for one in sentences if one]
+    return "; ".join([*(one.removesuffix(".") for one in given[:-1]), *given[-1:]])
 
 
 def _instances(people: Mapping[str, Any]) -> str:

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from rtmo_deploy.release.recipe import DataSection, LatencySection, ParitySection, ReleaseRecipe
-
-#: Fields of an artifact's section that are not options of its action.
-_NO_OPTIONS = frozenset({"make", "origin"})
+    from rtmo_deploy.release.recipe import DataSection, ReleaseRecipe
 
 
 @dataclass(frozen=True)
@@ -40,26 +37,34 @@ class Step:
 
 def build_steps(recipe: ReleaseRecipe, folder: Path) -> list[Step]:
     """The steps of a recipe, each after those it takes files of; relative paths are meant from ``folder``."""
-    steps = [_source_step(recipe.source, folder)]
+    # A model's name has neither dots nor slashes; everything else is a file.
+    named = all(letter.isalnum() or letter == "-" for letter in recipe.source)
+    files = {} if named else {"checkpoint": folder / recipe.source}
+    steps = [Step(SOURCE, "source", {"source": recipe.source if named else None}, {}, files, "source")]
     steps += [step for name in recipe.order() for step in _artifact_steps(recipe, name, folder)]
     steps += _accuracy_steps(recipe, folder)
     for pair in recipe.parity:
         name = f"parity:{pair.a}:{pair.b}"
         count = sum(step.name.partition("#")[0] == name for step in steps)
-        steps.append(_parity_step(f"{name}#{count + 1}" if count else name, pair, recipe.report.pictures, folder))
-    return steps + [_latency_step(section) for section in recipe.latency]
-
-
-def _source_step(source: str, folder: Path) -> Step:
-    """A model's name has neither dots nor slashes; everything else is a file."""
-    named = all(letter.isalnum() or letter == "-" for letter in source)
-    files = {} if named else {"checkpoint": folder / source}
-    return Step(SOURCE, "source", {"source": source if named else None}, {}, files, "source")
+        options = {
+            "synthetic": pair.synthetic,
+            "bounds": pair.bounds.model_dump(exclude_none=True),
+            "devices": [pair.device_a, pair.device_b],
+            "pictures": recipe.report.pictures,
+        }
+        files = {} if pair.images is None else {"images": folder / pair.images}
+        name = f"{name}#{count + 1}" if count else name
+        steps.append(Step(name, "parity", options, {"a": pair.a, "b": pair.b}, files, "measurement"))
+    for section in recipe.latency:
+        options = section.model_dump(mode="json", exclude={"gates"})
+        inputs = {name: name for name in section.contenders}
+        steps.append(Step(f"latency:{section.name}", "latency", options, inputs, {}, "measurement"))
+    return steps
 
 
 def _artifact_steps(recipe: ReleaseRecipe, name: str, folder: Path) -> list[Step]:
     section = recipe.artifacts[name]
-    options = section.model_dump(mode="json", exclude=set(_NO_OPTIONS) | {"judge"})
+    options = section.model_dump(mode="json", exclude={"make", "origin", "judge"})
     options["file_stem"] = f"{recipe.name}-{name}"
     files: dict[str, Path] = {}
     inputs = {"model": section.origin}
@@ -97,23 +102,6 @@ def _accuracy_steps(recipe: ReleaseRecipe, folder: Path) -> list[Step]:
         if name in chosen
     ]
     return [data, *steps] if steps else []
-
-
-def _parity_step(name: str, pair: ParitySection, shown: int, folder: Path) -> Step:
-    options = {
-        "synthetic": pair.synthetic,
-        "bounds": pair.bounds.model_dump(exclude_none=True),
-        "devices": [pair.device_a, pair.device_b],
-        "pictures": shown,
-    }
-    files = {} if pair.images is None else {"images": folder / pair.images}
-    return Step(name, "parity", options, {"a": pair.a, "b": pair.b}, files, "measurement")
-
-
-def _latency_step(section: LatencySection) -> Step:
-    options = section.model_dump(mode="json", exclude={"gates"})
-    inputs = {name: name for name in section.contenders}
-    return Step(f"latency:{section.name}", "latency", options, inputs, {}, "measurement")
 
 
 def descendants(steps: Sequence[Step], name: str) -> set[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
 from rtmo_deploy.files import read_bounded, sha256_of
-from rtmo_deploy.plain import plain, read_json, shorten
+from rtmo_deploy.plain import read_json, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,10 +128,6 @@ class Verification:
                 where=self.directory,
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {**{name: plain(value) for name, value in vars(self).items()}, "ok": self.ok}
-
 
 def verify_release(folder: Path) -> Verification:
     """Compare a folder with its manifest, and the manifest with SHA256SUMS.
@@ -150,7 +146,7 @@ def verify_release(folder: Path) -> Verification:
             path = folder / name
             if not os.path.lexists(path):
                 missing.append(name)
-            elif not _is_plain(path, folder) or not _is_same(path, entry):
+            elif not _is_plain(path, folder) or not is_same(path, entry["size"], entry["sha256"]):
                 changed.append(name)
         _check_sums(folder, listed, missing, changed)
         present = {
@@ -180,8 +176,9 @@ def _is_plain(path: Path, folder: Path) -> bool:
     return path.is_file() and path.resolve() == folder.resolve() / path.relative_to(folder)
 
 
-def _is_same(path: Path, entry: Mapping[str, Any]) -> bool:
-    return (path.stat().st_size, sha256_of(path)) == (entry["size"], entry["sha256"])
+def is_same(path: Path, size: int, sha256: str) -> bool:
+    """Whether a file has these bytes."""
+    return path.stat().st_size == size and sha256_of(path) == sha256
 
 
 def _check_sums(folder: Path, listed: Mapping[str, Any], missing: list[str], changed: list[str]) -> None:

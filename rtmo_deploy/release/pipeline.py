@@ -42,14 +42,9 @@ LOCK_NAME: Final = ".lock"
 def plan_release(
     recipe_file: Path, folder: Path, *, force: str | None = None, actions: Actions | None = None
 ) -> list[tuple[Step, str]]:
-    """What :func:`run_release` would do; nothing is written, fetched or locked.
+    """What :func:`run_release` would do: each step and why it would be carried out, empty where a result holds.
 
-    Returns:
-        Each step and why it would be carried out; empty where an earlier result holds.
-
-    Raises:
-        UsageError: The recipe is wrong, or there is no step called ``force``.
-        InputDataError: A file that it names is not there.
+    Nothing is written, fetched or locked. Errors are those of :func:`run_release`.
     """
     actions = actions or Actions()
     recipe = load_release(recipe_file)
@@ -90,22 +85,13 @@ def run_release(
     """Make everything a recipe asks for, judge it, and write the release's folder.
 
     Results of earlier runs that still hold are taken from ``<folder>/.cache``. A run that was killed goes on where it
-    was when it is called again.
-
-    Args:
-        recipe_file: The recipe.
-        folder: Where to; an empty folder, a new one, or one of an earlier release.
-        force: A step that is carried out again, with all that takes its files.
-        strict: What was not measured is a failure.
-        actions: What carries the steps out; this package's own if not given.
-        command: The command line for the manifest; this process's own if not given.
-        progress: Told of each step.
-
-    Returns:
-        The release; its ``error`` says whether something did not pass.
+    was when it is called again. The step ``force`` is carried out again, with all that takes its files; with
+    ``strict`` what was not measured is a failure; ``command`` is the command line for the manifest, this process's
+    own if not given. The release's ``error`` says whether something did not pass.
 
     Raises:
         UsageError: The recipe is wrong, the folder holds other things, or there is no step called ``force``.
+        InputDataError: A file that the recipe names is not there.
         SetupError: Another release is at work in the folder, or it cannot be written to.
     """
     actions = actions or Actions()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.files import atomic_write
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.release.integrity import (
@@ -28,6 +28,7 @@ from rtmo_deploy.release.integrity import (
     SUMS,
     UNFINISHED,
     is_inside,
+    is_same,
     read_manifest,
 )
 from rtmo_deploy.release.record import ReleaseFile
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rtmo_deploy.release.recipe import ReleaseRecipe
-    from rtmo_deploy.release.record import Release, StepRecord
+    from rtmo_deploy.release.record import Release
 
 #: Folders of what a kind of step makes.
 PLACES: Final = {"artifact": "artifacts", "measurement": "latency"}
@@ -105,8 +106,10 @@ def publish(release: Release, inputs: Iterable[Path]) -> None:
     try:
         _remove_old(folder, wanted)
         for file in files:
-            if file.origin is not None:
-                _place(file.origin, folder / file.path, file)
+            target = folder / file.path
+            if file.origin is not None and not (target.is_file() and is_same(target, file.size, file.sha256)):
+                with atomic_write(target) as temporary:
+                    shutil.copyfile(file.origin, temporary)
         for name, (_, data) in texts.items():
             _write(folder / name, data)
         _write(folder / SUMS, sums.encode())
@@ -171,28 +174,27 @@ def _manifest(release: Release, files: Sequence[ReleaseFile]) -> dict[str, Any]:
             **{key: source.get(key) for key in ("name", "sha256", "size", "architecture")},
         },
         "machine": release.machine,
-        "steps": [_step(result) for result in release.results.values()],
+        "steps": [
+            {
+                "name": result.name,
+                "action": result.step.action,
+                "kind": result.step.kind,
+                "status": result.status,
+                "key": result.key,
+                "inputs": result.step.inputs,
+                "options": result.step.options,
+                "versions": result.versions,
+                "seconds": round(result.seconds, 3),
+                "message": result.message,
+                "exit_code": result.exit_code,
+                "facts": result.facts,
+            }
+            for result in release.results.values()
+        ],
         "gates": release.gates,
         "files": [{name: value for name, value in vars(file).items() if name != "origin"} for file in files],
     }
     return {name: plain(value) for name, value in document.items()}
-
-
-def _step(result: StepRecord) -> dict[str, Any]:
-    return {
-        "name": result.name,
-        "action": result.step.action,
-        "kind": result.step.kind,
-        "status": result.status,
-        "key": result.key,
-        "inputs": result.step.inputs,
-        "options": result.step.options,
-        "versions": result.versions,
-        "seconds": round(result.seconds, 3),
-        "message": result.message,
-        "exit_code": result.exit_code,
-        "facts": result.facts,
-    }
 
 
 def _remove_old(folder: Path, wanted: set[str]) -> None:
@@ -223,14 +225,6 @@ def _written_before(folder: Path) -> set[str]:
         if isinstance(listed, list):
             names |= {one for one in listed if isinstance(one, str) and is_inside(one)}
     return names
-
-
-def _place(origin: Path, target: Path, file: ReleaseFile) -> None:
-    """Put a file of the cache into the folder, if it is not there already."""
-    if target.is_file() and target.stat().st_size == file.size and sha256_of(target) == file.sha256:
-        return
-    with atomic_write(target) as temporary:
-        shutil.copyfile(origin, temporary)
 
 
 def _write(target: Path, data: bytes) -> None:

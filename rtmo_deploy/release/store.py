@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy.errors import SetupError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.plain import plain, read_json
-from rtmo_deploy.release.integrity import is_inside
+from rtmo_deploy.release.integrity import is_inside, is_same
 from rtmo_deploy.release.record import FileRecord, Outcome, Status, StepRecord
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Store:
             if record.pop("digest") != _digest(record) or record["schema_version"] != SCHEMA_VERSION:
                 return None
             found = _read(record, step, place)
-            return found if record["key"] == key and all(_is_whole(place, file) for file in found.files) else None
+            whole = all(is_inside(one.name) and is_same(place / one.name, one.size, one.sha256) for one in found.files)
+            return found if record["key"] == key and whole else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # a damaged record is as good as none: the step is carried out again
 
@@ -125,11 +126,6 @@ def _read(record: Mapping[str, Any], step: Step, place: Path) -> StepRecord:
         versions=dict(record["versions"]),
         seconds=float(record["seconds"]),
     )
-
-
-def _is_whole(place: Path, file: FileRecord) -> bool:
-    path = place / file.name
-    return is_inside(file.name) and path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
 def _digest(record: Mapping[str, Any]) -> str:

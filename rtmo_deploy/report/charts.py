@@ -20,10 +20,8 @@ _MARKS = ("circle", "square", "diamond", "triangle")
 def lines(title: str, x_label: str, series: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:
     """A line of medians for each name, with a band up to the 95th percentile; the y axis, in ms, begins at 0.
 
-    Args:
-        title: Read out where the chart cannot be seen.
-        x_label: What x is.
-        series: Name to (x, median, 95th percentile).
+    ``series`` maps names to (x, median, 95th percentile). As for every chart, ``title`` is read out where it cannot be
+    seen.
     """
     points = [point for line in series.values() for point in line]
     xs = sorted({x for x, _, _ in points})
@@ -66,15 +64,8 @@ def bars(title: str, rows: Mapping[str, tuple[Mapping[str, float], str]]) -> Mar
         for part, value in values.items():
             left, width = 4 + begin / most * (WIDTH - space), value / most * (WIDTH - space)
             colour = parts.index(part) if len(parts) > 1 else row
-            bar = _add(
-                svg,
-                "rect",
-                x=round(left, 1),
-                y=top + 19,
-                width=round(max(width, 1.0), 1),
-                height=16,
-                class_=f"fill c{colour % COLOURS}",
-            )
+            place = {"x": round(left, 1), "y": top + 19, "width": round(max(width, 1.0), 1), "height": 16}
+            bar = _add(svg, "rect", **place, class_=f"fill c{colour % COLOURS}")
             _add(bar, "title").text = f"{part}: {value:.4g}" if part else text
             begin += value
         _text(svg, text, round(12 + begin / most * (WIDTH - space), 1), top + 32)
@@ -117,10 +108,7 @@ def percentiles(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Markup:
 def provenance(title: str, nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str]]) -> Markup:
     """What was made of what, from left to right.
 
-    Args:
-        title: Read out where the graph cannot be seen.
-        nodes: Name to (second line, class); each after what it is made of.
-        edges: (from, to), both in ``nodes``.
+    ``nodes`` maps names to (second line, class), each after what it is made of; ``edges`` are (from, to).
     """
     wide, high, gap_x, gap_y = 150, 46, 42, 14
     column: dict[str, int] = {}

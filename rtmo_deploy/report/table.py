@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table as RichTable
-
 _SPECIAL = str.maketrans(
     {letter: f"\\{letter}" for letter in "\\`*_{}[]()#+!|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 )
@@ -26,20 +24,6 @@ class Table:
     caption: str = ""
     #: Whether all columns but the first are numbers, which are set right.
     numbers: bool = True
-
-    def rich(self) -> RichTable:
-        """For the terminal."""
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        shown = RichTable(
-            title=Text(self.title) if self.title else None, caption=Text(self.caption) if self.caption else None
-        )
-        for place, heading in enumerate(self.headings):
-            shown.add_column(Text(heading), justify="right" if place and self.numbers else "left")
-        for row in self.rows:
-            shown.add_row(*(Text(cell) for cell in row))
-        return shown
 
     def markdown(self) -> list[str]:
         """Lines of a table as GitHub and GitLab show it, without title and caption."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtmo_deploy.data.images import find_images, read_image
@@ -30,10 +32,4 @@ _HOME = {
     "read_image": "data.images",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"rtmo_deploy.{_HOME[name]}"), name)
+__getattr__ = lazy_exports("rtmo_deploy", _HOME)

@@ -11,7 +11,7 @@ import numpy as np
 from rtmo_deploy.artifact import Artifact, DecodeMode, read_companion
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, FileKind, Format, likely_kind, require
+from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
@@ -47,7 +47,7 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
         from rtmo_deploy.model import load_checkpoint
 
         return load_checkpoint(path).artifact()
-    more = {"trust": trust} if kind is FileKind.ENGINE else {}
+    more = {"trust": trust} if kind is Kind.ENGINE else {}
     artifact: Artifact = Format.load(FORMATS[kind].reader)(path, **more)
     return artifact
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError
-from rtmo_deploy.file_kind import FORMATS, FileKind, kind_of_suffix
+from rtmo_deploy.file_kind import FORMATS, Kind, kind_of_suffix
 from rtmo_deploy.files import sha256_of
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def files_of(*inputs: str | Path | None) -> Iterator[Path]:
         if known is None:
             continue
         yield from known.files_beside(path)
-        if known is FORMATS[FileKind.ENGINE]:
+        if known is FORMATS[Kind.ENGINE]:
             continue
         try:
-            if known is FORMATS[FileKind.ONNX]:
+            if known is FORMATS[Kind.ONNX]:
                 yield from (path.parent / name for name in external_files(read_graph(path)))
             companion = read_artifact(path).companion
         except (RtmoDeployError, OSError, ValueError):

@@ -6,18 +6,21 @@ as much as the network's own forward pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rtmo_deploy.model.head import iou
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from rtmo_deploy.data.sample import Sample
 
@@ -76,24 +79,23 @@ def assign(
     keypoint_center: bool = True,
     least_cells: int = 1,
 ) -> Assignment:
-    """Assign cells to people.
+    """Assign cells to people: logits ``(B, P)``, decoded boxes ``(B, P, 4)`` and proxies ``(B, P, K, 2)`` in pixels.
 
-    Args:
-        scores: ``(B, P)`` logits.
-        boxes: ``(B, P, 4)`` decoded, network-input pixels.
-        keypoints: ``(B, P, K, 2)`` decoded proxy keypoints.
-        priors: ``(P, 3)`` x, y, stride.
-        targets: People of the batch.
-        sigmas: ``(K,)`` OKS sigmas.
-        keypoint_center: A person's centre is the mean of its labelled keypoints; else that of its box.
-        least_cells: A person gets at least so many of the cells that are in its box and near its centre. The
-            reference gives one at least; more make a training from nothing see each person more often.
+    ``priors`` are ``(P, 3)``: x, y, stride. A person's centre is the mean of its labelled keypoints, or with
+    ``keypoint_center`` off that of its box. It gets at least ``least_cells`` of the cells that are in its box and near
+    its centre: the reference gives one; more make a training from nothing see each person more often.
     """
     inside, central = _geometry(priors, targets, keypoint_center=keypoint_center)
     present = targets.present[:, :, None]
     inside, central = inside & present, central & present
     candidate = (inside | central).any(dim=1)  # (B, P)
-    oks = _pairwise_oks(keypoints, targets, sigmas)
+    oks = object_keypoint_similarity(
+        keypoints.float()[:, None],
+        targets.keypoints[:, :, None],
+        targets.visible[:, :, None],
+        targets.areas[:, :, None],
+        sigmas,
+    )  # (B, G, P)
     oks = oks * (candidate[:, None] & present)
     probability = scores.float().clamp(-1e4, 1e4).sigmoid().nan_to_num(0.0).sqrt()
     cost = -COST_WEIGHT * (iou(boxes.float()[:, None], targets.boxes[:, :, None]) + EPS).log()
@@ -130,17 +132,6 @@ def _geometry(priors: Tensor, targets: Targets, *, keypoint_center: bool) -> tup
     return inside, ((x - cx).abs() < radius) & ((y - cy).abs() < radius)
 
 
-def _pairwise_oks(keypoints: Tensor, targets: Targets, sigmas: Tensor) -> Tensor:
-    """``(B, P, K, 2)`` and people to OKS ``(B, G, P)``."""
-    return object_keypoint_similarity(
-        keypoints.float()[:, None],
-        targets.keypoints[:, :, None],
-        targets.visible[:, :, None],
-        targets.areas[:, :, None],
-        sigmas,
-    )
-
-
 @dataclass(frozen=True)
 class Targets:
     """People of a batch in network-input pixels, padded to the largest number of people, G.
@@ -163,10 +154,8 @@ class Targets:
 
     def to(self, device: torch.device) -> Targets:
         """The same on another device."""
-        people = (self.boxes, self.keypoints, self.visible, self.areas, self.present)
-        ignore = None if self.ignore is None else self.ignore.to(device)
-        boxes, keypoints, visible, areas, present = (tensor.to(device) for tensor in people)
-        return Targets(boxes, keypoints, visible, areas, present, ignore)
+        moved: dict[str, Any] = {name: None if one is None else one.to(device) for name, one in vars(self).items()}
+        return Targets(**moved)
 
 
 def resize(images: Tensor, targets: Targets, hw: tuple[int, int]) -> tuple[Tensor, Targets]:
@@ -180,12 +169,11 @@ def resize(images: Tensor, targets: Targets, hw: tuple[int, int]) -> tuple[Tenso
     if ignore is not None:
         soft = F.interpolate(ignore[:, None].float(), size=hw, mode="bilinear", align_corners=False)
         ignore = soft[:, 0] > 0.5
-    moved = Targets(
+    moved = replace(
+        targets,
         boxes=targets.boxes * scale.repeat(2) + offset.repeat(2),
         keypoints=targets.keypoints * scale + offset,
-        visible=targets.visible,
         areas=targets.areas * scale.prod(),
-        present=targets.present,
         ignore=ignore,
     )
     return F.interpolate(images, size=hw, mode="bilinear", align_corners=False), moved
@@ -194,32 +182,23 @@ def resize(images: Tensor, targets: Targets, hw: tuple[int, int]) -> tuple[Tenso
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Targets]:
     """Images ``(B, 3, H, W)`` uint8, BGR, channels last, and their people, from samples of one size."""
     images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
-    batch, most = len(samples), max(1, *(len(sample.people) for sample in samples))
-    joints = samples[0].people.keypoints.shape[1]
-    boxes = np.zeros((batch, most, 4), np.float32)
-    keypoints = np.zeros((batch, most, joints, 2), np.float32)
-    visible = np.zeros((batch, most, joints), np.float32)
-    areas = np.ones((batch, most), np.float32)
-    present = np.zeros((batch, most), bool)
-    for i, sample in enumerate(samples):
-        people, count = sample.people, len(sample.people)
-        boxes[i, :count], keypoints[i, :count] = people.boxes, people.keypoints
-        visible[i, :count], areas[i, :count] = people.visible > 0, people.areas
-        present[i, :count] = True
-    targets = Targets(
-        boxes=torch.from_numpy(boxes),
-        keypoints=torch.from_numpy(keypoints),
-        visible=torch.from_numpy(visible),
-        areas=torch.from_numpy(areas),
-        present=torch.from_numpy(present),
-        ignore=_masks(samples),
+    people = [sample.people for sample in samples]
+    ignore = None
+    if any(sample.ignore is not None and sample.ignore.any() for sample in samples):
+        nowhere = np.zeros(samples[0].image.shape[:2], bool)
+        ignore = torch.from_numpy(np.stack([nowhere if one.ignore is None else one.ignore for one in samples]))
+    return images, Targets(
+        boxes=_padded([one.boxes for one in people]),
+        keypoints=_padded([one.keypoints for one in people]),
+        visible=_padded([(one.visible > 0).astype(np.float32) for one in people]),
+        areas=_padded([one.areas for one in people], 1.0),
+        present=_padded([np.ones(len(one), bool) for one in people]),
+        ignore=ignore,
     )
-    return images, targets
 
 
-def _masks(samples: Sequence[Sample]) -> Tensor | None:
-    if not any(sample.ignore is not None and sample.ignore.any() for sample in samples):
-        return None
-    nowhere = np.zeros(samples[0].image.shape[:2], bool)
-    masks = [nowhere if sample.ignore is None else sample.ignore for sample in samples]
-    return torch.from_numpy(np.stack(masks))
+def _padded(parts: Sequence[NDArray[Any]], value: float = 0.0) -> Tensor:
+    """Arrays ``(N, …)`` to ``(B, G, …)``, G the largest N and at least 1."""
+    one = np.zeros((1, *parts[0].shape[1:]), parts[0].dtype)
+    rows = [torch.from_numpy(part) for part in (*parts, one)]
+    return pad_sequence(rows, batch_first=True, padding_value=value)[:-1]

@@ -1,10 +1,9 @@
-"""Criterion: from raw head outputs and annotated people to the loss (MMPose 1.3.2, ``RTMOHead.loss``)."""
+"""From raw head outputs and annotated people to the loss (MMPose 1.3.2, ``RTMOHead.loss``)."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,155 +11,101 @@ from torch import Tensor, nn
 
 from rtmo_deploy.model.dcc import boxes_to_center_scale
 from rtmo_deploy.model.head import decode_boxes, flatten_levels, grid_priors, iou
-from rtmo_deploy.train.assign import Assignment, assign, keypoint_similarity, object_keypoint_similarity
+from rtmo_deploy.train.assign import Targets, assign, keypoint_similarity, object_keypoint_similarity
 from rtmo_deploy.train.likelihood import keypoint_likelihood
+from rtmo_deploy.train.sections import TERMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor
-
     from rtmo_deploy.model import RTMO
     from rtmo_deploy.model.dcc import DCC
     from rtmo_deploy.model.head import HeadOutputs, RTMOHead
-    from rtmo_deploy.train.assign import Targets
+    from rtmo_deploy.train.assign import Assignment
+    from rtmo_deploy.train.sections import LossSection
 
 
 #: A proxy keypoint counts as seen where its visibility is above this.
 SEEN = 0.3
-TERMS = ("cls", "bbox", "oks", "vis", "mle", "bbox_aux")
 
 
-@dataclass(frozen=True)
-class LossOptions:
-    """Weights and switches of the loss; the defaults are those of the first stage of RTMO-s and RTMO-t.
-
-    Attributes:
-        cls: Weight of the varifocal classification loss.
-        bbox: Weight of the squared IoU loss.
-        oks: Weight of the OKS loss of the proxy regression.
-        vis: Weight of the visibility loss.
-        mle: Weight of the likelihood of the heatmaps.
-        heatmap: Weight of :class:`rtmo_deploy.train.criterion.KeypointHeatmaps`, which is not computed here.
-        bbox_aux: Weight of the L1 loss on raw box predictions; 0 turns it off (it is on in the last epochs only).
-        overlaps_power: The classification target is the OKS to this power.
-        proxy_target_cc: Second stage: the proxy regression learns from the coordinate classifier where that is
-            better, and the classification target is the classifier's OKS.
-        keypoint_center, least_cells: See :func:`rtmo_deploy.train.assign.assign`.
-    """
-
-    cls: float = 1.0
-    bbox: float = 5.0
-    oks: float = 30.0
-    vis: float = 1.0
-    mle: float = 1.0
-    bbox_aux: float = 0.0
-    overlaps_power: float = 0.5
-    proxy_target_cc: bool = False
-    keypoint_center: bool = True
-    least_cells: int = 1
-    heatmap: float = 0.0
-
-
-@dataclass(frozen=True)
-class LossResult:
-    """What one batch costs: ``total`` to call ``backward`` on, and each weighted term, detached."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    num_positives: int
-    assignment: Assignment
-
-
-def _at_least_one(positives: int) -> float:
-    return float(max(positives, 1))
-
-
-class Criterion:
-    """The loss of a batch.
+def loss_terms(
+    head: RTMOHead,
+    outputs: HeadOutputs,
+    targets: Targets,
+    options: LossSection,
+    *,
+    second_stage: bool = False,
+    divisor: Callable[[int], float] = lambda positives: max(positives, 1),
+) -> tuple[dict[str, Tensor], Assignment]:
+    """The weighted terms of the loss of a batch, float32 scalars, and the cells that learn a person.
 
     Args:
         head: The head whose outputs are judged; its coordinate classifier takes part in the forward pass.
-        options: Weights and switches.
+        outputs: Its raw outputs, with ``kpt_offsets``.
+        targets: People of the batch.
+        options: Weights and switches; the weight of the heatmaps is not used here.
+        second_stage: The proxy regression learns from the coordinate classifier where that is better, and the
+            classification target is the classifier's OKS.
         divisor: From this process's number of positive cells to what its sums are divided by: that number, or with
             several processes its mean over them. The reference does so for the classification and box terms only,
             and takes the others' mean process by process; here every term is divided by it, so that the mean over
             several processes is the loss of their joint batch.
     """
-
-    def __init__(
-        self, head: RTMOHead, options: LossOptions | None = None, divisor: Callable[[int], float] = _at_least_one
-    ) -> None:
-        self.head = head
-        self.options = options or LossOptions()
-        self.divisor = divisor
-
-    def __call__(self, outputs: HeadOutputs, targets: Targets) -> LossResult:
-        """The loss, in float32, of raw outputs that have ``kpt_offsets``."""
-        options, sigmas = self.options, self.head.loss_oks.sigmas
-        sizes = [(t.shape[-2], t.shape[-1]) for t in outputs.cls_scores]
-        priors = grid_priors(sizes, device=outputs.cls_scores[0].device)
-        logits = flatten_levels(outputs.cls_scores).float()[..., 0]
-        raw_boxes = flatten_levels(outputs.bbox_preds).float()
-        boxes = decode_boxes(raw_boxes, priors)
-        offsets = flatten_levels(outputs.kpt_offsets).float()
-        proxies = offsets.reshape(*offsets.shape[:-1], -1, 2) * priors[:, None, 2:] + priors[:, None, :2]
-        found = assign(
-            logits.detach(),
-            boxes.detach(),
-            proxies.detach(),
-            priors,
-            targets,
-            sigmas,
-            keypoint_center=options.keypoint_center,
-            least_cells=options.least_cells,
+    sigmas = head.loss_oks.sigmas
+    sizes = [(t.shape[-2], t.shape[-1]) for t in outputs.cls_scores]
+    priors = grid_priors(sizes, device=outputs.cls_scores[0].device)
+    logits = flatten_levels(outputs.cls_scores).float()[..., 0]
+    raw_boxes = flatten_levels(outputs.bbox_preds).float()
+    boxes = decode_boxes(raw_boxes, priors)
+    offsets = flatten_levels(outputs.kpt_offsets).float()
+    proxies = offsets.reshape(*offsets.shape[:-1], -1, 2) * priors[:, None, 2:] + priors[:, None, :2]
+    visibility = flatten_levels(outputs.kpt_vis).float()
+    found = assign(
+        logits.detach(),
+        boxes.detach(),
+        proxies.detach(),
+        priors,
+        targets,
+        sigmas,
+        keypoint_center=options.keypoint_center,
+        least_cells=options.least_cells,
+    )
+    positives = len(found.cell)
+    by = divisor(positives)
+    at, who = (found.image, found.cell), (found.image, found.person)
+    box, proxy, prior = boxes[at], proxies[at], priors[found.cell]
+    keypoints, visible, areas = targets.keypoints[who], targets.visible[who], targets.areas[who]
+    terms = {"bbox": 1 - iou(box, targets.boxes[who]).clamp(min=1e-16).square()}
+    if options.bbox_aux:
+        terms["bbox_aux"] = (raw_boxes[at] - _raw_box_targets(targets.boxes[who], prior)).abs().sum(dim=-1)
+    terms["vis"] = F.binary_cross_entropy_with_logits(visibility[at], visible, reduction="none").mean(dim=-1)
+    # Without a person too: several processes go through the classifier together.
+    with _statistics(head.dcc, positives):
+        terms["mle"], decoded = keypoint_likelihood(
+            head.dcc,
+            flatten_levels(outputs.pose_vecs).float()[at],
+            boxes_to_center_scale(box, head.dcc.bbox_padding),
+            prior[:, :2],
+            keypoints,
+            visible,
+            areas,
         )
-        positives = len(found.cell)
-        divisor = self.divisor(positives)
-        at, who = (found.image, found.cell), (found.image, found.person)
-        person = _People(targets.boxes[who], targets.keypoints[who], targets.visible[who], targets.areas[who])
-        prior = priors[found.cell]
-        overlaps = found.oks
-        terms: dict[str, Tensor] = {}
-        # Without a person too: several processes go through the classifier together.
-        box = boxes[at]
-        terms["bbox"] = squared_iou_loss(box, person.boxes)
-        if options.bbox_aux:
-            terms["bbox_aux"] = (raw_boxes[at] - _raw_box_targets(person.boxes, prior)).abs().sum(dim=-1)
-        visibility = flatten_levels(outputs.kpt_vis).float()
-        terms["vis"] = visibility_loss(visibility[at], person.visible)
-        with _statistics(self.head.dcc, positives):
-            terms["mle"], keypoints = keypoint_likelihood(
-                self.head.dcc,
-                flatten_levels(outputs.pose_vecs).float()[at],
-                boxes_to_center_scale(box, self.head.dcc.bbox_padding),
-                prior[:, :2],
-                person.keypoints,
-                person.visible,
-                person.areas,
-            )
-        target, weight = person.keypoints, person.visible
-        if options.proxy_target_cc:
-            target, weight, overlaps = _proxy_targets(proxies[at].detach(), keypoints, person, sigmas)
-        terms["oks"] = oks_loss(proxies[at], target, weight, person.areas, sigmas)
-        scores = torch.zeros_like(logits)
-        scores[at] = overlaps.pow(options.overlaps_power)
-        terms["cls"] = varifocal_loss(logits, scores)
-        if targets.ignore is not None:
-            terms["cls"] = terms["cls"] * _cells_to_learn(proxies.detach(), visibility.detach(), targets.ignore)
-        weighted = {name: getattr(options, name) * terms[name].sum() / divisor for name in TERMS if name in terms}
-        total = torch.stack(list(weighted.values())).sum()
-        return LossResult(total, {name: term.detach() for name, term in weighted.items()}, positives, found)
-
-
-@dataclass(frozen=True)
-class _People:
-    """The person of each positive cell: ``(M, 4)``, ``(M, K, 2)``, ``(M, K)``, ``(M,)``."""
-
-    boxes: Tensor
-    keypoints: Tensor
-    visible: Tensor
-    areas: Tensor
+    wanted, weight, overlaps = keypoints, visible, found.oks
+    if second_stage:
+        by_proxy = torch.linalg.vector_norm(proxy.detach() - keypoints, dim=-1)
+        by_classifier = torch.linalg.vector_norm(decoded - keypoints, dim=-1)
+        wanted, weight = decoded, visible * (by_proxy > by_classifier)
+        overlaps = object_keypoint_similarity(decoded, keypoints, visible, areas, sigmas)
+    # Divided by K, not by the number of labelled keypoints (the reference's ``norm_target_weight`` is off): a person
+    # with few labels starts with a large loss that no prediction can lower.
+    terms["oks"] = 1 - (keypoint_similarity(proxy, wanted, areas, sigmas) * weight).mean(dim=-1)
+    scores = torch.zeros_like(logits)
+    scores[at] = overlaps.pow(options.overlaps_power)
+    terms["cls"] = varifocal_loss(logits, scores)
+    if targets.ignore is not None:
+        terms["cls"] = terms["cls"] * _cells_to_learn(proxies.detach(), visibility.detach(), targets.ignore)
+    return {name: getattr(options, name) * terms[name].sum() / by for name in TERMS if name in terms}, found
 
 
 @contextlib.contextmanager
@@ -175,30 +120,11 @@ def _statistics(dcc: DCC, positives: int) -> Iterator[None]:
         norm.train(norm.training or alone)
 
 
-def _proxy_targets(
-    proxies: Tensor, keypoints: Tensor, person: _People, sigmas: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Second stage: targets and weights of the proxy regression, and the classifier's OKS."""
-    by_proxy = torch.linalg.vector_norm(proxies - person.keypoints, dim=-1)
-    by_classifier = torch.linalg.vector_norm(keypoints - person.keypoints, dim=-1)
-    weight = person.visible * (by_proxy > by_classifier)
-    oks = object_keypoint_similarity(keypoints, person.keypoints, person.visible, person.areas, sigmas)
-    return keypoints, weight, oks
-
-
 def _cells_to_learn(proxies: Tensor, visible: Tensor, ignore: Tensor) -> Tensor:
-    """How much each cell's classification counts.
+    """How much each cell's classification counts, ``(B, P)`` in 0..1.
 
-    A cell whose proxy pose stands on an ignored person is neither right nor wrong: it weighs one minus the mask,
-    interpolated at the mean of the proxy keypoints it thinks visible.
-
-    Args:
-        proxies: ``(B, P, K, 2)`` network-input pixels.
-        visible: ``(B, P, K)`` logits.
-        ignore: ``(B, H, W)`` bool.
-
-    Returns:
-        ``(B, P)`` in 0..1.
+    A cell whose proxy pose ``(B, P, K, 2)`` stands on an ignored person is neither right nor wrong: it weighs one minus
+    the mask ``(B, H, W)``, interpolated at the mean of the keypoints it thinks visible (``(B, P, K)`` logits).
     """
     seen = (visible.sigmoid() > SEEN)[..., None]
     mean = (proxies * seen).sum(dim=2) / seen.sum(dim=2).clamp(min=1e-8)
@@ -227,61 +153,42 @@ def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.75, gamm
     return F.binary_cross_entropy_with_logits(logits.clamp(-10, 10), targets, reduction="none") * weight
 
 
-def squared_iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """``1 - IoU ** 2`` of ``(M, 4)`` boxes and their targets, x1, y1, x2, y2; ``(M,)``."""
-    return 1 - iou(boxes, targets).clamp(min=1e-16).square()
-
-
-def oks_loss(keypoints: Tensor, targets: Tensor, weights: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
-    """One minus the mean over all K keypoints of weight times similarity.
-
-    The division is by K, not by the number of labelled keypoints: the reference's ``norm_target_weight`` is off, so
-    a person with few labels starts with a large loss that no prediction can lower.
-
-    Args:
-        keypoints: ``(M, K, 2)`` network-input pixels.
-        targets: ``(M, K, 2)``.
-        weights: ``(M, K)`` in 0..1.
-        areas: ``(M,)`` square pixels.
-        sigmas: ``(K,)``.
-
-    Returns:
-        ``(M,)``.
-    """
-    return 1 - (keypoint_similarity(keypoints, targets, areas, sigmas) * weights).mean(dim=-1)
-
-
-def visibility_loss(logits: Tensor, visible: Tensor) -> Tensor:
-    """Binary cross entropy of ``(M, K)`` logits with the labels 0 and 1, mean over K; ``(M,)``."""
-    return F.binary_cross_entropy_with_logits(logits, visible, reduction="none").mean(dim=-1)
-
-
 class LossModule(nn.Module):
-    """Network and loss as one module, as distributed training needs it."""
+    """Network and loss as one module, as distributed training needs it; its ``options`` change with the epoch."""
 
     def __init__(
         self,
         model: RTMO,
-        criterion: Criterion,
-        autocast: Callable[[], Any],
+        options: LossSection,
+        *,
+        precision: str = "fp32",
         auxiliary: KeypointHeatmaps | None = None,
+        divisor: Callable[[int], float] = lambda positives: max(positives, 1),
     ) -> None:
         super().__init__()
-        self.model, self.criterion, self.autocast = model, criterion, autocast
-        self.auxiliary = auxiliary
+        self.model, self.auxiliary, self.divisor = model, auxiliary, divisor
+        self.options, self.second_stage = options, False
+        self.mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor, targets: Targets) -> Tensor:
         """``(B, 3, H, W)`` and their people to the scalar loss; its weighted terms are in ``terms`` then."""
-        with self.autocast():
+        with torch.autocast(images.device.type, self.mixed, enabled=self.mixed is not None):
             outputs = self.model(images, proxy=True)
-        result = self.criterion(outputs, targets)
-        self.terms = dict(result.terms)
-        if self.auxiliary is None:
-            return result.total
-        heatmap: Tensor = self.criterion.options.heatmap * self.auxiliary(targets)
-        self.terms["heatmap"] = heatmap.detach()
-        return result.total + heatmap
+        terms, _ = loss_terms(
+            self.model.head,
+            outputs,
+            targets,
+            self.options,
+            second_stage=self.second_stage,
+            divisor=self.divisor,
+        )
+        total = torch.stack(list(terms.values())).sum()
+        if self.auxiliary is not None:
+            terms["heatmap"] = self.options.heatmap * self.auxiliary(targets)
+            total = total + terms["heatmap"]
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        return total
 
 
 STRIDE = 8

@@ -21,8 +21,6 @@ from rtmo_deploy.errors import SetupError, TrainingError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
-
 
 #: One process judges while the others wait for it.
 TIMEOUT = timedelta(hours=6)
@@ -127,7 +125,7 @@ class SyncBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C)`` or ``(N, C, H, W)`` to the same shape; N may be 0 here if it is not everywhere."""
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        values = x if x.dtype == torch.float64 else x.float()  # sums of half precision would lose everything
+        values = x if x.dtype == torch.float64 else x.float()  # sums in 16 bits would lose everything
         mean, variance = self.running_mean, self.running_var
         if self.training:
             joint = self._joint(values)
@@ -144,12 +142,15 @@ class SyncBatchNorm(nn.Module):
     @staticmethod
     def _joint(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance ``(C,)`` over all processes, and the number of values a channel they are from."""
+        from torch.distributed.nn.functional import all_gather  # with a gradient
+
         axes = [0, *range(2, x.ndim)]
         count = x.numel() // x.shape[1]
         mean = x.sum(dim=axes) / max(count, 1)
         centred = x - mean.view((1, -1) + (1,) * (x.ndim - 2))
         variance = centred.square().sum(dim=axes) / max(count, 1)
-        parts = _gather(torch.cat([mean, variance, x.new_full((1,), count)]))
+        own = torch.cat([mean, variance, x.new_full((1,), count)])
+        parts = torch.stack(all_gather(own))  # type: ignore[no-untyped-call]
         counts = parts[:, -1:]
         total = counts.sum().clamp(min=1)
         means, variances = parts[:, :-1].chunk(2, dim=1)
@@ -162,27 +163,6 @@ class SyncBatchNorm(nn.Module):
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         unbiased = variance * count / (count - 1).clamp(min=1)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
-
-
-class _Gather(torch.autograd.Function):
-    """``(n,)`` of each process to ``(processes, n)``; the gradient of a row is the sum of all processes' for it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(rows, x.detach().contiguous())
-        return torch.stack(rows)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
-        result = gradients[0].contiguous().clone()
-        dist.all_reduce(result)
-        return result[dist.get_rank()]
-
-
-def _gather(x: Tensor) -> Tensor:
-    result: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
-    return result
 
 
 def synchronise_norms(module: nn.Module) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.poses import mirror_of
-from rtmo_deploy.train.assign import Targets, collate
+from rtmo_deploy.train.assign import collate
 from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
 from rtmo_deploy.train.sections import SyntheticSource
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, canonical_name
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rtmo_deploy.data import PoseDataset, Sample
+    from rtmo_deploy.data import PoseDataset
     from rtmo_deploy.poses import Skeleton
+    from rtmo_deploy.train.assign import Targets
     from rtmo_deploy.train.recipe import Recipe
     from rtmo_deploy.train.sections import AugmentSection, Source
 
@@ -40,23 +41,11 @@ ENDLESS = 2**40
 def open_source(source: Source, *, skeleton: Skeleton | None = None, everything: bool = False) -> PoseDataset:
     """The dataset that a recipe's entry means.
 
-    Args:
-        source: The entry.
-        skeleton: Keypoints of an annotation file that does not say what its own are.
-        everything: Keep images without people, as judging needs them.
-
-    Raises:
-        InputDataError: An annotation file or an image is unusable.
+    ``skeleton`` is for an annotation file that does not name its keypoints; with ``everything`` it keeps images
+    without people, as judging needs them.
     """
     if isinstance(source, SyntheticSource):
-        options = SyntheticOptions(
-            size=source.size,
-            people=source.people,
-            height=source.height,
-            truncated=source.truncated,
-            clutter=source.clutter,
-            occluded=source.occluded,
-        )
+        options = SyntheticOptions(**source.model_dump(exclude={"type", "images", "seed", "fresh"}))
         return SyntheticPeople(ENDLESS if source.fresh else source.images, seed=source.seed, options=options)
     from rtmo_deploy.data.coco import CocoKeypoints
 
@@ -241,7 +230,7 @@ def augment_options(section: AugmentSection, input_hw: tuple[int, int], *, plain
     return options
 
 
-class Batches(Dataset[tuple["Tensor", Targets]]):
+class Batches(Dataset[Any]):
     """The batches of one training process, by step (accumulated parts count as steps of their own)."""
 
     def __init__(self, recipe: Recipe, feed: Feed, *, rank: int = 0, world: int = 1) -> None:
@@ -267,27 +256,29 @@ class Batches(Dataset[tuple["Tensor", Targets]]):
     def __len__(self) -> int:
         return self.recipe.epochs * self.steps_per_epoch * self.recipe.accumulate
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Targets]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Targets] | RtmoDeployError:
+        """:meth:`batch`, or its error: raised in a worker, it would come wrapped in the worker's traceback."""
+        try:
+            return self.batch(number)
+        except RtmoDeployError as error:
+            return error.with_traceback(None)
+
+    def batch(self, number: int) -> tuple[Tensor, Targets]:
         """Images ``(rows, 3, H, W)`` uint8 and people of part ``number``."""
         epoch, position = divmod(number, self.steps_per_epoch * self.recipe.accumulate)
-        if epoch != self._epoch:
-            self._prepare(epoch)
-        first = position * self.share + self.rank * self.rows
-        return collate([self._sample(epoch, place) for place in range(first, first + self.rows)])
-
-    def _prepare(self, epoch: int) -> None:
         recipe = self.recipe
-        self._places = self.feed.locate(recipe.seed, epoch)
-        options = augment_options(recipe.augment, recipe.input_at(epoch), plain=recipe.is_plain(epoch))
-        self._augmenters = [
-            Augmenter(dataset, options, flip_indices=self.feed.skeleton.flip_indices())
-            for dataset, _, _ in self.feed.parts
-        ]
-        self._epoch = epoch
-
-    def _sample(self, epoch: int, place: int) -> Sample:
-        part, index = self._places[place]
-        return self._augmenters[part](index, np.random.default_rng((self.recipe.seed, epoch, place)))
+        if epoch != self._epoch:
+            self._places = self.feed.locate(recipe.seed, epoch)
+            options = augment_options(recipe.augment, recipe.input_at(epoch), plain=recipe.is_plain(epoch))
+            flip_indices = self.feed.skeleton.flip_indices()
+            self._augmenters = [Augmenter(one, options, flip_indices=flip_indices) for one, _, _ in self.feed.parts]
+            self._epoch = epoch
+        samples = []
+        first = position * self.share + self.rank * self.rows
+        for place in range(first, first + self.rows):
+            part, index = self._places[place]
+            samples.append(self._augmenters[part](index, np.random.default_rng((recipe.seed, epoch, place))))
+        return collate(samples)
 
 
 def loader(batches: Batches, *, start: int, workers: int) -> Iterator[tuple[Tensor, Targets]]:
@@ -295,7 +286,7 @@ def loader(batches: Batches, *, start: int, workers: int) -> Iterator[tuple[Tens
     # Threads of OpenCV do not survive a fork, and a worker that has inherited their pool waits for them for ever.
     cv2.setNumThreads(1)
     ahead: DataLoader[Any] = DataLoader(
-        _Reporting(batches),
+        batches,
         batch_size=None,
         sampler=range(start, len(batches)),
         num_workers=workers,
@@ -306,22 +297,6 @@ def loader(batches: Batches, *, start: int, workers: int) -> Iterator[tuple[Tens
         if isinstance(item, RtmoDeployError):
             raise item
         yield item
-
-
-class _Reporting(Dataset[Any]):
-    """Batches whose errors are items: raised in a worker, they would come wrapped in its traceback."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Targets] | RtmoDeployError:
-        try:
-            return self.batches[number]
-        except RtmoDeployError as error:
-            return error.with_traceback(None)
 
 
 def _prepare_worker(_: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.plain import counted
 from rtmo_deploy.train.recipe import parse_values, published_values
 
 if TYPE_CHECKING:
@@ -41,25 +42,11 @@ def finetune_recipe(
     epochs: int = DEFAULT_EPOCHS,
     batch: int | None = None,
 ) -> Recipe:
-    """A recipe that trains a checkpoint further on other annotations.
+    """A recipe that trains a checkpoint, or a published model, further on other annotations.
 
     A trained checkpoint with as many keypoints as the data begins in the second stage, where its own training ended.
-    Otherwise the layers of the keypoints start anew, and the second stage begins in the middle.
-
-    Args:
-        init: A checkpoint, or a model's name.
-        ann: Annotations to train on, COCO format.
-        images: Folder of their images.
-        val_ann: Annotations to measure AP on; None for none.
-        val_images: Folder of their images; ``images`` if not given.
-        epochs: Length of the training.
-        batch: Images in a step; by the size of the data set if not given.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be read.
-        DownloadError: It is a published model's name, and cannot be fetched.
-        InputDataError: The annotations are unusable.
-        UsageError: A value is not possible.
+    Otherwise the layers of the keypoints start anew, and the second stage begins in the middle. The batch follows
+    from the size of the data set if it is not given.
     """
     from rtmo_deploy.data.coco import CocoKeypoints
 
@@ -155,20 +142,16 @@ def schedule_lines(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     epochs, plain = recipe.epochs, min(recipe.augment.plain_epochs, recipe.epochs)
     lr, least, second = (rate * scale for rate in (recipe.optimizer.lr, plan.min_lr, plan.second_lr))
     lines = [
-        f"{_count(epochs, 'epoch')} of {_count(steps_per_epoch, 'step')}, {_count(recipe.batch, 'image')} a step.",
-        f"Learning rate {lr:.3g} after {_count(round(plan.warmup * steps_per_epoch), 'step')} of warm-up, then to "
+        f"{counted(epochs, 'epoch')} of {counted(steps_per_epoch, 'step')}, {counted(recipe.batch, 'image')} a step.",
+        f"Learning rate {lr:.3g} after {counted(round(plan.warmup * steps_per_epoch), 'step')} of warm-up, then to "
         f"{least:.3g}"
         + (f"; again from {second:.3g} at epoch {plan.rise or plan.switch}" if plan.switch else "")
-        + (f"; constant in the last {_count(plan.constant, 'epoch')}." if plan.constant else "."),
+        + (f"; constant in the last {counted(plan.constant, 'epoch')}." if plan.constant else "."),
     ]
     if plan.switch == 0:
         lines.append("The second stage of RTMO's training from the first epoch on.")
     elif plan.switch is not None:
         lines.append(f"The second stage of RTMO's training from epoch {plan.switch} on.")
     if recipe.augment.preset != "none" and recipe.augment.mosaic != 0:
-        lines.append(f"Mosaic in the first {_count(epochs - plain, 'epoch')}, plain images in the last {plain}.")
+        lines.append(f"Mosaic in the first {counted(epochs - plain, 'epoch')}, plain images in the last {plain}.")
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -8,7 +8,6 @@ time, in buffers that stay in the cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,14 +23,6 @@ LEAST_SIGMA = 1e-3
 LEAST_PROBABILITY = 1e-4
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """What is constant along one axis: its bins ``(N,)`` in -0.5..0.5 and the encoding's frequencies ``(C / 2,)``."""
-
-    bins: Tensor
-    frequencies: Tensor
-
-
 def keypoint_likelihood(
     dcc: DCC,
     pose_vecs: Tensor,
@@ -41,25 +32,16 @@ def keypoint_likelihood(
     visible: Tensor,
     areas: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Negative log likelihood of the annotated keypoints, and the keypoints the classifier decodes.
+    """Negative log likelihood ``(M,)`` of annotated keypoints, and the decoded ones ``(M, K, 2)``, without gradient.
 
     The target of a bin is the density of a Laplace distribution around the annotated coordinate, whose width is
     predicted: ``exp(-d / (2 * s * sqrt(area))) / s`` with ``s`` at least 0.001 and the root at least 1 pixel; the
     likelihood of an axis is the sum over bins of probability times density; the loss ``-log(x * y + 0.0001)`` of the
     labelled keypoints, divided by K (RTMO, equations 3 and 4; ``MLECCLoss`` of MMPose 1.3.2).
 
-    Args:
-        dcc: The coordinate classifier.
-        pose_vecs: ``(M, pose_vec_channels)``.
-        bbox_cs: ``(M, 4)`` centre and padded size of the predicted boxes, network-input pixels; they are learned
-            from this loss too.
-        grids: ``(M, 2)`` centres of the cells.
-        keypoints: ``(M, K, 2)`` annotated.
-        visible: ``(M, K)`` 1 where labelled, else 0.
-        areas: ``(M,)`` square pixels.
-
-    Returns:
-        ``(M,)`` loss, and ``(M, K, 2)`` decoded keypoints, which carry no gradient.
+    For M cells: ``pose_vecs`` ``(M, C)``; ``bbox_cs`` ``(M, 4)`` centre and padded size of the predicted boxes, which
+    learn from this loss too; ``grids`` ``(M, 2)`` centres of the cells; ``keypoints`` ``(M, K, 2)`` annotated;
+    ``visible`` ``(M, K)``, 1 where labelled; ``areas`` ``(M,)`` square pixels.
     """
     features = dcc.keypoint_features(pose_vecs)
     sigmas = dcc.sigmas(pose_vecs)
@@ -77,7 +59,8 @@ def keypoint_likelihood(
             grids[:, number],
             keypoints[..., number],
             roots,
-            _Axis(bins, frequencies),
+            bins,
+            frequencies,
         )
         # The encoder's bias shifts all bins alike: the heatmap, and so the loss, does not depend on it.
         loss = loss + 0 * encoder.bias.sum()
@@ -101,20 +84,20 @@ class _AxisLikelihood(torch.autograd.Function):
         grids: Tensor,
         targets: Tensor,
         roots: Tensor,
-        axis: _Axis,
+        bins: Tensor,
+        frequencies: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Features ``(M, K, C)``, sigmas and targets ``(M, K)``, the others ``(M,)``."""
+        """Likelihood and coordinates, ``(M, K)``.
+
+        Features are ``(M, K, C)``, sigmas and targets ``(M, K)``, bins ``(N,)``, frequencies ``(C / 2,)``, others
+        ``(M,)``.
+        """
         people, _, channels = features.shape
         likelihood, coordinates = torch.empty_like(sigmas), torch.empty_like(sigmas)
         # Derivatives of each keypoint's likelihood: by its feature, its sigma, its person's centre and scale.
-        slopes = (
-            torch.empty_like(features),
-            torch.empty_like(sigmas),
-            torch.empty_like(sigmas),
-            torch.empty_like(sigmas),
-        )
+        slopes = [torch.empty_like(like) for like in (features, sigmas, sigmas, sigmas)]
         size = min(CHUNK, people)
-        encoded = features.new_empty(size, len(axis.bins), channels)
+        encoded = features.new_empty(size, len(bins), channels)
         for first in range(0, people, CHUNK):
             rows = slice(first, min(first + CHUNK, people))
             _one_chunk(
@@ -125,7 +108,8 @@ class _AxisLikelihood(torch.autograd.Function):
                 grids[rows],
                 targets[rows],
                 roots[rows],
-                axis,
+                bins,
+                frequencies,
                 encoded[: rows.stop - rows.start],
                 (likelihood[rows], coordinates[rows], *(slope[rows] for slope in slopes)),
             )
@@ -143,10 +127,7 @@ class _AxisLikelihood(torch.autograd.Function):
             (by_center * outer).sum(dim=-1),
             (by_scale * outer).sum(dim=-1),
             by_sigma * outer,
-            None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )
 
 
@@ -158,14 +139,15 @@ def _one_chunk(
     grids: Tensor,
     targets: Tensor,
     roots: Tensor,
-    axis: _Axis,
+    bins: Tensor,
+    frequencies: Tensor,
     encoded: Tensor,
     out: tuple[Tensor, ...],
 ) -> None:
     """Likelihoods, coordinates and slopes of a few people, into ``out``."""
-    half = len(axis.frequencies)
-    positions = axis.bins * scale[:, None] + center[:, None]  # (m, N)
-    angles = (positions - grids[:, None])[..., None] * axis.frequencies
+    half = len(frequencies)
+    positions = bins * scale[:, None] + center[:, None]  # (m, N)
+    angles = (positions - grids[:, None])[..., None] * frequencies
     cosines, sines = encoded[..., :half], encoded[..., half:]
     torch.cos(angles, out=cosines)
     torch.sin(angles, out=sines)
@@ -196,9 +178,9 @@ def _one_chunk(
     along *= product
     along *= -rate[..., None]
     turned = features.new_empty(features.shape)
-    turned[..., :half] = features[..., half:] * axis.frequencies
-    turned[..., half:] = features[..., :half] * -axis.frequencies
+    turned[..., :half] = features[..., half:] * frequencies
+    turned[..., half:] = features[..., :half] * -frequencies
     # d logit / d position = sum over frequencies of w * (f_sin * cos - f_cos * sin)
     along += by_logit.mul_(torch.bmm(turned, encoded.transpose(1, 2)))
     torch.sum(along, dim=-1, out=by_center)
-    torch.sum(along.mul_(axis.bins), dim=-1, out=by_scale)
+    torch.sum(along.mul_(bins), dim=-1, out=by_scale)

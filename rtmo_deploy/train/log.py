@@ -6,62 +6,69 @@ import csv
 import importlib
 import importlib.util
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import MissingDependencyError, ModelError, SetupError
 from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded
+from rtmo_deploy.train.sections import TERMS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rtmo_deploy.measure.accuracy import AccuracyReport
 
 FIGURES = ("AP", "AP50", "AP75", "AR")
+COLUMNS = ("step", "epoch", "lr", "pictures_per_second", "loss", *TERMS, "heatmap", *FIGURES)
 MAX_BYTES = 64 << 20
 
 
-class Log:
-    """Rows of ``log.csv``. A resumed run first drops the rows after the step it goes on from.
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: terms are means over the last steps, images per second those of all processes since the start."""
 
-    Args:
-        folder: Folder of the run.
-        terms: Names of the loss terms, which are columns.
-        step: Step the run goes on from; 0 begins anew.
-        tensorboard: Write TensorBoard events into ``folder/tensorboard`` too.
+    step: int
+    steps: int
+    epoch: int
+    terms: dict[str, float]
+    images_per_second: float
+    report: AccuracyReport | None = None
+
+
+class Log:
+    """Rows of ``log.csv``, and TensorBoard events in ``tensorboard`` beside it if asked for.
+
+    A run that goes on from ``step`` first drops the rows after it.
     """
 
-    def __init__(self, folder: Path, terms: Sequence[str], *, step: int = 0, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = False) -> None:
         self.path = folder / "log.csv"
-        self.columns = ("step", "epoch", "lr", "pictures_per_second", "loss", *terms, *FIGURES)
-        check_packages(tensorboard=tensorboard)
         kept = [row for row in read_log(self.path) if int(row["step"]) <= step] if step else []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, self.columns, extrasaction="ignore")
+                writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
                 writer.writeheader()
                 writer.writerows(kept)
             self._stream = self.path.open("a", newline="", encoding="utf-8")
-            self._writer = _tensorboard(folder, step) if tensorboard else None
+            self._writer: Any = None
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         except OSError as error:
             raise SetupError(
                 f"The log cannot be written: {error.strerror}.", remedy="Choose another folder.", where=self.path
             ) from error
-        self._rows = csv.DictWriter(self._stream, self.columns)
+        self._rows = csv.DictWriter(self._stream, COLUMNS)
 
-    def write(
-        self,
-        step: int,
-        epoch: int,
-        rate: float,
-        terms: Mapping[str, float],
-        speed: float,
-        report: AccuracyReport | None,
-    ) -> None:
-        """Add a row after ``step`` steps; with a validation, draw the curves anew."""
-        row: dict[str, Any] = {"step": step, "epoch": epoch, "lr": f"{rate:.6g}", "pictures_per_second": f"{speed:.2f}"}
-        row |= {"loss": f"{sum(terms.values()):.6g}", **{name: f"{value:.6g}" for name, value in terms.items()}}
+    def write(self, progress: Progress, rate: float) -> None:
+        """Add a row, with the learning rate; after a validation, draw the curves anew."""
+        step, report = progress.step, progress.report
+        row: dict[str, Any] = {"step": step, "epoch": progress.epoch, "lr": f"{rate:.6g}"}
+        row["pictures_per_second"] = f"{progress.images_per_second:.2f}"
+        row["loss"] = f"{sum(progress.terms.values()):.6g}"
+        row |= {name: f"{value:.6g}" for name, value in progress.terms.items()}
         figures = {name: report.metrics.get(name) for name in FIGURES} if report else {}
         row |= {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
         self._rows.writerow(row)
@@ -92,22 +99,13 @@ def check_packages(*, tensorboard: bool) -> None:
         raise MissingDependencyError("tensorboard", purpose="Writing TensorBoard events", extra="train")
 
 
-def _tensorboard(folder: Path, step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
-
-
 def read_log(path: Path) -> list[dict[str, str]]:
     """Rows of a ``log.csv``, none where there is no file; a row that was cut off is left out."""
     try:
         text = read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8").rpartition("\n")[0]
         lines = csv.reader(text.splitlines())
         names = next(lines, [])
-        from rtmo_deploy.train.criterion import TERMS  # imports PyTorch
-
-        known = {"step", "epoch", "lr", "pictures_per_second", "loss", *TERMS, "heatmap", *FIGURES}
-        if text and ("step" not in names or len(set(names)) < len(names) or not known.issuperset(names)):
+        if text and ("step" not in names or len(set(names)) < len(names) or not set(COLUMNS).issuperset(names)):
             raise UnreadableError("its header is missing or another")
         rows = [dict(zip(names, values, strict=True)) for values in lines if len(values) >= len(names)]
         for row in rows:
@@ -125,7 +123,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def draw_curves(log: Path, picture: Path) -> None:
+def draw_curves(log: Path, image: Path) -> None:
     """Losses and, where it was judged, AP over steps, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -134,14 +132,11 @@ def draw_curves(log: Path, picture: Path) -> None:
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     steps = [int(row["step"]) for row in rows]
-    for name in ("cls", "bbox", "oks", "vis", "mle", "bbox_aux"):
-        points = [(step, float(row[name])) for step, row in zip(steps, rows, strict=True) if row.get(name)]
-        if points:
-            below.plot(*zip(*points, strict=True), label=name, linewidth=1)
-    for name in FIGURES:
-        points = [(step, float(row[name])) for step, row in zip(steps, rows, strict=True) if row.get(name)]
-        if points:
-            above.plot(*zip(*points, strict=True), label=name, marker=".", linewidth=1.5)
+    for axes, names, style in ((below, TERMS, {"linewidth": 1}), (above, FIGURES, {"marker": ".", "linewidth": 1.5})):
+        for name in names:
+            points = [(step, float(row[name])) for step, row in zip(steps, rows, strict=True) if row.get(name)]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, **style)
     above.set(ylabel="validation", ylim=(0, 1), title="averaged weights on the validation set")
     below.set(ylabel="weighted loss terms", xlabel="step", yscale="symlog")
     for axes in (above, below):
@@ -149,5 +144,5 @@ def draw_curves(log: Path, picture: Path) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     FigureCanvasAgg(figure)
-    with atomic_write(picture) as temporary:
+    with atomic_write(image) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

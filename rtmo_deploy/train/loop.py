@@ -6,30 +6,31 @@ import contextlib
 import math
 import os
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from rtmo_deploy._version import __version__
 from rtmo_deploy.data.coco import CocoKeypoints
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure.accuracy import evaluate_poses
 from rtmo_deploy.measure.accuracy.judge import require_people
 from rtmo_deploy.model.checkpoint import save_checkpoint
 from rtmo_deploy.poses import Poses
+from rtmo_deploy.runtime.estimator import poses_to_original
 from rtmo_deploy.runtime.letterbox import letterbox, to_tensor
 from rtmo_deploy.train.assign import resize
 from rtmo_deploy.train.augment import random_size
-from rtmo_deploy.train.criterion import TERMS, Criterion, KeypointHeatmaps, LossModule
+from rtmo_deploy.train.criterion import KeypointHeatmaps, LossModule
 from rtmo_deploy.train.distributed import Group, Meter, synchronise_norms
 from rtmo_deploy.train.feed import Batches, build_feed, in_order, loader, open_source
-from rtmo_deploy.train.log import Log, check_packages, read_log
-from rtmo_deploy.train.optimize import ModelAverage, Schedule, build_optimizer
-from rtmo_deploy.train.stages import is_judged, loss_options
-from rtmo_deploy.train.start import initial_skeleton, starting_model
-from rtmo_deploy.train.state import (
+from rtmo_deploy.train.log import Log, Progress, check_packages, read_log
+from rtmo_deploy.train.optimize import ModelAverage, build_optimizer, learning_rate
+from rtmo_deploy.train.start import (
     check_network,
     check_optimizer,
     check_progress,
@@ -37,8 +38,9 @@ from rtmo_deploy.train.state import (
     check_scaler,
     check_tensors,
     clear_folder,
+    initial_checkpoint,
     load_state,
-    save_state,
+    starting_model,
     unusable,
 )
 
@@ -54,44 +56,11 @@ if TYPE_CHECKING:
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.train.assign import Targets
     from rtmo_deploy.train.recipe import Recipe
-    from rtmo_deploy.train.state import State
+    from rtmo_deploy.train.start import State
 
 
-def find_poses(
-    model: RTMO,
-    dataset: PoseDataset,
-    skeleton: Skeleton,
-    input_hw: tuple[int, int],
-    *,
-    batch: int = 16,
-    score_thr: float = 0.1,
-    nms_thr: float = 0.65,
-) -> list[Poses]:
-    """People that a network in eval mode finds in every image, in pixels of the image."""
-    device = next(model.parameters()).device
-    found = []
-    for first in range(0, len(dataset), batch):
-        rows = [dataset[index].image for index in range(first, min(first + batch, len(dataset)))]
-        pairs = [letterbox(image, input_hw) for image in rows]
-        tensor = torch.from_numpy(to_tensor([image for image, _ in pairs])).to(device)
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
-        for people, (_, transform) in zip(
-            model.predict(tensor, score_thr=score_thr, nms_thr=nms_thr), pairs, strict=True
-        ):
-            boxes, scores, keypoints, visibility = (
-                value.float().cpu().numpy()
-                for value in (people.boxes, people.scores, people.keypoints, people.keypoint_scores)
-            )
-            found.append(
-                Poses(
-                    np.asarray(transform.boxes_to_original(boxes), np.float32),
-                    scores,
-                    np.asarray(transform.to_original(keypoints), np.float32),
-                    visibility,
-                    skeleton,
-                )
-            )
-    return found
+#: Images that are validated together.
+VAL_BATCH = 16
 
 
 def validate_model(
@@ -101,9 +70,20 @@ def validate_model(
 
     Where nobody has measured OKS sigmas for the keypoints, those the loss is computed with are taken.
     """
+    device = next(model.parameters()).device
+    found = []
+    for first in range(0, len(dataset), VAL_BATCH):
+        images = [dataset[index].image for index in range(first, min(first + VAL_BATCH, len(dataset)))]
+        pairs = [letterbox(image, input_hw) for image in images]
+        tensor = torch.from_numpy(to_tensor([image for image, _ in pairs])).to(device)
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+        instances = model.predict(tensor, score_thr=0.1, nms_thr=0.65)
+        for one, (_, transform) in zip(instances, pairs, strict=True):
+            values = (one.boxes, one.scores, one.keypoints, one.keypoint_scores)
+            boxes, scores, keypoints, visibility = (value.float().cpu().numpy() for value in values)
+            found.append(poses_to_original(Poses(boxes, scores, keypoints, visibility, skeleton), transform))
     sigmas = skeleton.sigmas or tuple(model.head.loss_oks.sigmas.tolist())
-    poses = find_poses(model, dataset, skeleton, input_hw)
-    return evaluate_poses(dataset, poses, protocol=protocol, sigmas=sigmas)
+    return evaluate_poses(dataset, found, protocol=protocol, sigmas=sigmas)
 
 
 @dataclass(frozen=True)
@@ -111,36 +91,20 @@ class RunOptions:
     """How a recipe is run; nothing here changes what comes out, apart from rounding.
 
     Without ``resume``, files of an earlier run in ``out`` are removed when the training begins.
-
-    Attributes:
-        out: Folder of the run.
-        workers: Processes that prepare batches.
-        resume: Go on from ``last.pth`` in ``out`` if it is there.
-        save_every: Seconds from one ``last.pth`` to the next; it is also written after every validation.
-        log_every: A row of the log is written after each step that is a multiple of this, and after validations.
-        stop_after: Seconds after which the run writes its state and ends; None for never.
-        tensorboard: Write TensorBoard events too.
     """
 
     out: Path
+    #: Processes that prepare batches.
     workers: int = 1
+    #: Go on from ``last.pth`` in ``out`` if it is there.
     resume: bool = False
+    #: Seconds from one ``last.pth`` to the next; it is also written after every validation.
     save_every: float = 300.0
+    #: A row of the log is written after each step that is a multiple of this, and after validations.
     log_every: int = 50
+    #: Seconds after which the run writes its state and ends; None for never.
     stop_after: float | None = None
     tensorboard: bool = False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: terms are means over the last steps, images per second those of all processes since the start."""
-
-    step: int
-    steps: int
-    epoch: int
-    terms: dict[str, float]
-    pictures_per_second: float
-    report: AccuracyReport | None = None
 
 
 @contextlib.contextmanager
@@ -155,12 +119,7 @@ def _without_denormals() -> Iterator[None]:
 
 
 class Trainer:
-    """One run of a recipe.
-
-    Args:
-        recipe: What is trained.
-        options: How it is run.
-        group: The processes that run it.
+    """One run of a recipe by a group of processes.
 
     Raises:
         InputDataError: The data is unusable.
@@ -174,13 +133,14 @@ class Trainer:
             check_packages(tensorboard=options.tensorboard)
         last = options.out / "last.pth"
         resumed = load_state(last) if options.resume and os.path.lexists(last) else None
-        feed = build_feed(recipe, initial_skeleton(recipe) if resumed is None else resumed.skeleton)
+        initial = initial_checkpoint(recipe) if resumed is None else None
+        feed = build_feed(recipe, resumed.skeleton if resumed else initial.skeleton if initial else None)
         self.skeleton = feed.skeleton
         self.batches = Batches(recipe, feed, rank=group.rank, world=group.world)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.steps = recipe.epochs * self.steps_per_epoch
         self.val = _open_val(recipe, feed.skeleton)
-        model = starting_model(recipe, self.skeleton) if resumed is None else resumed.model.train()
+        model = resumed.model.train() if resumed else starting_model(recipe, self.skeleton, initial)
         self.model = model.to(group.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = ModelAverage(self.model, recipe.ema)
@@ -188,19 +148,22 @@ class Trainer:
             synchronise_norms(self.model)
         self.auxiliary = KeypointHeatmaps(self.model, recipe.seed).to(group.device) if recipe.loss.heatmap else None
         self.optimizer = build_optimizer(self.model, recipe, group.device, auxiliary=self.auxiliary)
-        self.schedule = Schedule(recipe, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "fp16")
         self.meter = Meter(group)
         self.step, self.best = 0, -1.0
         self.history: list[dict[str, Any]] = []
         if resumed is not None:
             self._restore(resumed, last)
-        joint = {"divisor": group.divisor} if group.world > 1 else {}
-        self.criterion = Criterion(self.model.head, loss_options(recipe, 0), **joint)
-        self._module = LossModule(self.model, self.criterion, self._autocast, self.auxiliary)
-        self.module: nn.Module = self._module
+        self.losses = LossModule(
+            self.model,
+            recipe.loss_at(0),
+            precision=recipe.precision,
+            auxiliary=self.auxiliary,
+            divisor=group.divisor,
+        )
+        self.module: nn.Module = self.losses
         if group.world > 1:
-            self.module = nn.parallel.DistributedDataParallel(self._module, broadcast_buffers=False)
+            self.module = nn.parallel.DistributedDataParallel(self.losses, broadcast_buffers=False)
         self._interrupted = False
 
     def interrupt(self) -> None:
@@ -212,7 +175,10 @@ class Trainer:
 
         ``report`` is called after every row of the log.
         """
-        log = self._open_log() if self.group.main else None
+        log = None
+        if self.group.main:
+            clear_folder(self.options.out, keep_run=self.options.resume)
+            log = Log(self.options.out, step=self.step, tensorboard=self.options.tensorboard)
         with contextlib.closing(log) if log else contextlib.nullcontext(), _without_denormals():
             finished = self._run(log, report)
             if log:
@@ -221,10 +187,6 @@ class Trainer:
             self._write_model(self.options.out / "final.pth")
         self.group.barrier()
         return finished
-
-    def _open_log(self) -> Log:
-        clear_folder(self.options.out, keep_run=self.options.resume)
-        return Log(self.options.out, (*TERMS, "heatmap"), step=self.step, tensorboard=self.options.tensorboard)
 
     def _run(self, log: Log | None, report: Callable[[Progress], None]) -> bool:
         begin, saved, first = time.monotonic(), time.monotonic(), self.step
@@ -237,19 +199,21 @@ class Trainer:
         stream = iter(loader(self.batches, start=self.step * recipe.accumulate, workers=options.workers))
         while self.step < self.steps:
             epoch = self.step // self.steps_per_epoch
-            self.criterion.options = loss_options(recipe, epoch)
+            self.losses.options = recipe.loss_at(epoch)
+            self.losses.second_stage = recipe.in_second_stage(epoch)
             self.meter.add(self._train_step(stream))
             self.step += 1
             ends, finished = self.step % self.steps_per_epoch == 0, self.step == self.steps
-            due = ends and is_judged(recipe, epoch)
+            due = ends and recipe.is_judged(epoch)
             if due or finished or self.step % options.log_every == 0:
                 terms = self.meter.means(self.step)
                 self.meter.clear()
                 judged = self._validate(epoch) if due else None
                 speed = (self.step - first) * recipe.batch / (time.monotonic() - begin)
                 if log:
-                    log.write(self.step, epoch, self.schedule.rate(self.step - 1), terms, speed, judged)
-                    report(Progress(self.step, self.steps, epoch, terms, speed, judged))
+                    progress = Progress(self.step, self.steps, epoch, terms, speed, judged)
+                    log.write(progress, learning_rate(recipe, self.steps_per_epoch, self.step - 1))
+                    report(progress)
             now = time.monotonic()
             stop, save = self.group.any(
                 self._interrupted or (options.stop_after is not None and now - begin > options.stop_after),
@@ -264,42 +228,33 @@ class Trainer:
 
     def _train_step(self, stream: Iterator[tuple[Tensor, Targets]]) -> dict[str, Tensor]:
         """One step of the optimiser, its gradient from ``accumulate`` parts; the weighted loss terms."""
-        self.schedule.apply(self.optimizer, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.steps_per_epoch, self.step, group["factor"])
         self.module.train()
         terms: dict[str, Tensor] = {}
         parts = self.recipe.accumulate
         for part in range(parts):
             pixels, targets = next(stream)
             images = pixels.to(self.group.device, non_blocking=True).float()
-            images, targets = self._resize(images, targets.to(self.group.device))
+            hw = (int(images.shape[-2]), int(images.shape[-1]))
+            if self.recipe.augment.multi_scale is not None:
+                hw = random_size(hw, self.recipe.seed, self.step, span=self.recipe.augment.multi_scale)
+            images, targets = resize(images, targets.to(self.group.device), hw)
+            images = images.contiguous(memory_format=torch.channels_last)
             last = part == parts - 1
             alone = isinstance(self.module, nn.parallel.DistributedDataParallel) and not last
             with self.module.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 loss = self.module(images, targets) / parts
                 self.scaler.scale(loss).backward()
-            for name, value in self._module.terms.items():
+            for name, value in self.losses.terms.items():
                 terms[name] = terms.get(name, value.new_zeros(())) + value / parts
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self._module.parameters(), self.recipe.optimizer.clip)
+        nn.utils.clip_grad_norm_(self.losses.parameters(), self.recipe.optimizer.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.step)
         return terms
-
-    def _resize(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
-        span = self.recipe.augment.multi_scale
-        hw = (int(images.shape[-2]), int(images.shape[-1]))
-        if span is not None:
-            hw = random_size(hw, self.recipe.seed, self.step, span=span)
-        images, targets = resize(images, targets, hw)
-        return images.contiguous(memory_format=torch.channels_last), targets
-
-    def _autocast(self) -> Any:
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
-        if dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.group.device.type, dtype)
 
     def _validate(self, epoch: int) -> AccuracyReport | None:
         report = None
@@ -315,30 +270,44 @@ class Trainer:
         return report
 
     def _save(self) -> None:
-        """Write ``last.pth``, unless the state is broken; every process must do so together."""
+        """Write ``last.pth``, whole or not at all, unless the state is broken; every process must do so together.
+
+        The layout is mmengine's: ``state_dict`` holds the averaged weights, ``ema_state_dict`` the raw ones (that is
+        how mmengine swaps them). So every command here, and MMPose, can use the file.
+        """
         if self.meter.count:
             self.meter.means(self.step)
         pending = self.meter.state()
         if self.group.main:
-            save_state(
-                self.options.out / "last.pth",
-                model=self.model,
-                average=self.average.model,
-                optimizer=self.optimizer,
-                skeleton=self.skeleton,
-                input_hw=self.recipe.input,
-                progress={
-                    "step": self.step,
-                    "epoch": self.step // self.steps_per_epoch,
-                    "best": self.best,
-                    "history": self.history,
-                    "pending": pending,
-                    "recipe": self.recipe.model_dump(mode="json"),
-                },
-                scaler=self.scaler.state_dict() if self.scaler.is_enabled() else None,
-                auxiliary=self.auxiliary.state_dict() if self.auxiliary else None,
-                domain=self.batches.feed.domain,
-            )
+            progress = {
+                "step": self.step,
+                "epoch": self.step // self.steps_per_epoch,
+                "best": self.best,
+                "history": self.history,
+                "pending": pending,
+                "recipe": self.recipe.model_dump(mode="json"),
+            }
+            facts = {
+                "version": __version__,
+                "skeleton": self.skeleton.to_dict(),
+                "settings": self.model.spec.settings.to_dict(),
+                "input_hw": list(self.recipe.input),
+                "trained": True,
+                "domain": self.batches.feed.domain,
+                "progress": progress,
+            }
+            raw = OrderedDict((f"module.{key}", value) for key, value in self.model.state_dict().items())
+            raw["steps"] = torch.tensor(self.step)
+            contents = {
+                "meta": {"rtmo_deploy": facts, "epoch": progress["epoch"], "iter": self.step},
+                "state_dict": self.average.model.state_dict(),
+                "ema_state_dict": raw,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,
+                "auxiliary": self.auxiliary.state_dict() if self.auxiliary else None,
+            }
+            with atomic_write(self.options.out / "last.pth") as temporary, temporary.open("wb") as stream:
+                torch.save(contents, stream)
         self.group.barrier()
 
     def _restore(self, state: State, path: Path) -> None:

@@ -55,43 +55,29 @@ def build_optimizer(
     )
 
 
-class Schedule:
-    """Learning rate as a function of the step.
+def learning_rate(recipe: Recipe, steps_per_epoch: int, step: int, factor: float = 1.0) -> float:
+    """Rate of a step, counted from 0, for a group of parameters whose rate is ``factor`` times the main one.
 
     As mmengine's schedulers give it for the published configurations. Both cosines aim at ``min_lr`` for every group
     of parameters (the encoder's, which begins at 0.05 of the others' rate, is flat), and both are cut off shortly
     before they arrive: the first has the length of the whole first stage but begins after the warm-up, the second has
     the length of the second stage but begins after the one epoch in which the risen rate is held.
     """
-
-    def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
-        self.scale = recipe.batch / recipe.optimizer.base_batch
-        self.lr = recipe.optimizer.lr
-        self.schedule = recipe.schedule
-        self.epochs = recipe.epochs
-        self.steps_per_epoch = steps_per_epoch
-
-    def rate(self, step: int, factor: float = 1.0) -> float:
-        """Learning rate of a step, counted from 0, for a group whose rate is ``factor`` times the main one."""
-        plan, epoch = self.schedule, step / self.steps_per_epoch
-        base, end = self.lr * factor * self.scale, plan.min_lr * self.scale
-        last = self.epochs - plan.constant
-        if epoch < plan.warmup:
-            return base * min(1.0, (step + 1) / (plan.warmup * self.steps_per_epoch)) ** 2
-        if not plan.switch:
-            return _cosine(base, end, (epoch - plan.warmup) / (last - plan.warmup))
-        rise = plan.switch if plan.rise is None else plan.rise
-        if epoch < rise:
-            return _cosine(base, end, (epoch - plan.warmup) / plan.switch)
-        risen = plan.second_lr * self.scale
-        if plan.min_lr:
-            risen = _cosine(base, end, (rise - plan.warmup) / plan.switch) * plan.second_lr / plan.min_lr
-        return _cosine(risen, end, max(min(epoch, last) - rise - 1, 0) / (last - plan.switch))
-
-    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Set the rate of every group."""
-        for group in optimizer.param_groups:
-            group["lr"] = self.rate(step, group["factor"])
+    plan, epoch = recipe.schedule, step / steps_per_epoch
+    scale = recipe.batch / recipe.optimizer.base_batch
+    base, end = recipe.optimizer.lr * factor * scale, plan.min_lr * scale
+    last = recipe.epochs - plan.constant
+    if epoch < plan.warmup:
+        return base * min(1.0, (step + 1) / (plan.warmup * steps_per_epoch)) ** 2
+    if not plan.switch:
+        return _cosine(base, end, (epoch - plan.warmup) / (last - plan.warmup))
+    rise = plan.switch if plan.rise is None else plan.rise
+    if epoch < rise:
+        return _cosine(base, end, (epoch - plan.warmup) / plan.switch)
+    risen = plan.second_lr * scale
+    if plan.min_lr:
+        risen = _cosine(base, end, (rise - plan.warmup) / plan.switch) * plan.second_lr / plan.min_lr
+    return _cosine(risen, end, max(min(epoch, last) - rise - 1, 0) / (last - plan.switch))
 
 
 def _cosine(begin: float, end: float, done: float) -> float:

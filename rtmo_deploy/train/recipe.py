@@ -145,6 +145,25 @@ class Recipe(Section):
         """Whether an epoch, counted from 0, is one of the plain ones at the end."""
         return epoch >= self.epochs - self.augment.plain_epochs
 
+    def in_second_stage(self, epoch: int) -> bool:
+        """Whether the coordinate classifier teaches the proxy in an epoch, counted from 0."""
+        return self.schedule.switch is not None and epoch >= self.schedule.switch
+
+    def loss_at(self, epoch: int) -> LossSection:
+        """Weights of the loss in an epoch: the auxiliary box loss is on in the plain ones, or always without any."""
+        changes: dict[str, Any] = {}
+        if self.augment.plain_epochs and not self.is_plain(epoch):
+            changes["bbox_aux"] = 0.0
+        if self.in_second_stage(epoch):
+            changes |= self.second_stage.model_dump(exclude_none=True)
+        return self.loss.model_copy(update=changes)
+
+    def is_judged(self, epoch: int) -> bool:
+        """Whether AP is measured after an epoch, counted from 0: every ``val_interval``, always in the plain ones."""
+        done = epoch + 1
+        due = self.is_plain(epoch) or done % self.val_interval == 0 or done == self.epochs
+        return self.data.val is not None and due
+
     def input_at(self, epoch: int) -> Size:
         """Height and width of the images of an epoch."""
         factor = 1.0
@@ -180,17 +199,9 @@ def save_recipe(path: Path, recipe: Recipe) -> None:
 def published_recipe(
     model: str, ann: Path, images: Path, val_ann: Path | None = None, val_images: Path | None = None
 ) -> Recipe:
-    """The published way of training an architecture on COCO, on other annotations.
+    """The published way of training an architecture on COCO, on other annotations; UsageError for an unknown one.
 
-    Args:
-        model: Name of an architecture.
-        ann: Annotations to learn from.
-        images: Folder of their images.
-        val_ann: Annotations to judge with.
-        val_images: Folder of their images; ``images`` if not given.
-
-    Raises:
-        UsageError: There is no such architecture.
+    The images of ``val_ann`` are in ``images`` too unless ``val_images`` is given.
     """
     known = ARCHITECTURES.get(model)
     input_hw, widen = ((640, 640), 0.5) if known is None else (known.input_hw, known.widen)
@@ -218,11 +229,7 @@ def published_values(
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """A recipe with some fields changed.
-
-    Args:
-        recipe: The recipe.
-        settings: Entries such as ``optimizer.lr=0.001``; the value is YAML.
+    """A recipe with some fields changed by entries such as ``optimizer.lr=0.001``, whose value is YAML.
 
     Raises:
         UsageError: An entry is not of that form, or there is no such field.

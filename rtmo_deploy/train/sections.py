@@ -13,6 +13,7 @@ Side = Annotated[int, Field(gt=0, le=8192)]
 Size = tuple[Side, Side]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
 Count = Annotated[int, Field(ge=0, le=60)]
+Hue = Annotated[int, Field(ge=0, le=180)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(gt=0, le=10)]
 Weight = Annotated[float, Field(ge=0)]
@@ -178,7 +179,7 @@ class AugmentSection(Section):
     shift: float | None = Field(None, ge=0, le=1)
     rotate: float | None = Field(None, ge=0, le=360)
     scale: Annotated[tuple[Share, Share] | None, AfterValidator(_ordered)] = None
-    hsv: tuple[Level, Level, Level] | None = None
+    hsv: tuple[Hue, Level, Level] | None = None
     plain_epochs: int = Field(20, ge=0)
     plain_window: bool = False
     multi_scale: Annotated[Size | None, AfterValidator(_ordered)] = (480, 800)
@@ -226,8 +227,24 @@ class ScheduleSection(Section):
     constant: int = Field(20, ge=0)
 
 
+#: Terms of the loss, each with a weight of its name in :class:`LossSection`.
+TERMS = ("cls", "bbox", "oks", "vis", "mle", "bbox_aux")
+
+
 class LossSection(Section):
-    """Weights of the loss terms; see :class:`rtmo_deploy.train.criterion.LossOptions`."""
+    """Weights of the loss terms.
+
+    Attributes:
+        cls: Varifocal classification loss.
+        bbox: Squared IoU loss.
+        oks: OKS loss of the proxy regression.
+        vis: Visibility loss.
+        mle: Likelihood of the coordinate classifier's heatmaps.
+        bbox_aux: L1 loss on raw box predictions, in the plain epochs at the end.
+        overlaps_power: The classification target is the OKS to this power.
+        keypoint_center, least_cells: See :func:`rtmo_deploy.train.assign.assign`.
+        heatmap: Heatmaps of all keypoints, learned along and not shipped.
+    """
 
     cls: Weight = 1.0
     bbox: Weight = 5.0

@@ -37,14 +37,14 @@ _NO = frozenset({"", "0", "false", "no", "off"})
 _MAX_RECORD = 1 << 16
 
 
-def cache_dir() -> Path:
-    """Folder of the downloaded checkpoints; it need not exist yet."""
+def cache_dir(kind: str = "") -> Path:
+    """Folder of the downloaded checkpoints, or of another kind of file that is kept; it need not exist yet."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
-        return Path(named).expanduser().absolute()
+        return Path(named).expanduser().absolute() / kind
     import platformdirs
 
-    return platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / "checkpoints"
+    return platformdirs.user_cache_path("rtmo-deploy", appauthor=False) / (kind or "checkpoints")
 
 
 def cached_path(variant: Variant) -> Path:

@@ -121,7 +121,7 @@ def test_a_companion_that_is_not_there_or_another(tmp_path):
     path = tmp_path / "m.engine"
     companion = Parent("m.dcc.onnx", hashlib.sha256(b"dcc").hexdigest())
     write_engine(path, artifact={"companion": companion})
-    assert "m.dcc.onnx, which it needs beside it, cannot be read" in document_of(path)["differs"][0]
+    assert "It needs m.dcc.onnx beside it, which cannot be read" in document_of(path)["differs"][0]
     (tmp_path / "m.dcc.onnx").write_bytes(b"other")
     assert "m.dcc.onnx beside it is not the file" in document_of(path)["differs"][0]
     (tmp_path / "m.dcc.onnx").write_bytes(b"dcc")

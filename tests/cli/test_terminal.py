@@ -14,14 +14,14 @@ import time
 import pytest
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rtmo_deploy.cli import progress
 from rtmo_deploy.cli.app import app
-from rtmo_deploy.cli.console import facts_table, print_fitted
 from rtmo_deploy.cli.help import EXAMPLES
+from rtmo_deploy.cli.layout import lay_out_facts, lay_out_table
 from rtmo_deploy.progress import Count
+from rtmo_deploy.report.table import Table
 
 PATH = "/data/photographs/of/last/summer/with/many/people/000000000785.jpg"
 HEADINGS = ("image", "input size", "people", "keypoint px", "score", "result", "note")
@@ -32,17 +32,16 @@ ROWS = (
 
 
 def table(rows=ROWS):
-    made = Table(title="What was found in the images", caption="Numbers are pixels of the network input.")
-    for heading in HEADINGS:
-        made.add_column(heading)
-    for row in rows:
-        made.add_row(*row)
-    return made
+    caption = "Numbers are pixels of the network input."
+    return Table("What was found in the images", HEADINGS, rows, caption, numbers=False)
 
 
 def printed(shown, width):
     console = Console(file=io.StringIO(), width=width, soft_wrap=True, markup=False, highlight=False, emoji=False)
-    print_fitted(console, shown)
+    if isinstance(shown, Table):
+        lay_out_table(console, shown, marked=None, sections=[0])
+    else:
+        lay_out_facts(console, shown)
     return console.file.getvalue()
 
 
@@ -89,14 +88,14 @@ def test_columns_that_tell_rows_apart_are_repeated():
 
 def test_a_long_word_among_facts_stays_whole():
     digest = "0123456789abcdef" * 4
-    text = printed(facts_table({"sha256": digest, "a long name of a fact": "short"}), 80)
+    text = printed({"sha256": digest, "a long name of a fact": "short"}, 80)
     assert digest in text
     assert max(map(len, text.splitlines())) <= 80
-    assert digest in "".join(printed(facts_table({"sha256": digest}), 30).split())
+    assert digest in "".join(printed({"sha256": digest}, 30).split())
 
 
 def test_wide_letters_count_twice():
-    text = printed(facts_table({"file": "写真" * 40}), 60)
+    text = printed({"file": "写真" * 40}, 60)
     assert max(Text(line).cell_len for line in text.splitlines()) <= 60
 
 
@@ -106,7 +105,7 @@ def test_an_empty_table_and_a_narrow_terminal():
 
 
 START = "import sys; from rtmo_deploy.cli.console import *; from rtmo_deploy.cli.progress import status\n"
-RESULTS = START + "print_table(facts_table({'a': 'passed: all', 'b': 'failed', 'c': 'not measured: busy', 'd': 'x'}))"
+RESULTS = START + "print_facts({'a': 'passed: all', 'b': 'failed', 'c': 'not measured: busy', 'd': 'x'})"
 
 
 def run_python(code, **environment):

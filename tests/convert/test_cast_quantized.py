@@ -19,10 +19,9 @@ from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
-from rtmo_deploy.convert.precision.emulate import emulated
 from rtmo_deploy.convert.precision.graph import half_pairs, hold_scales, is_quantized, to_16bit
 from rtmo_deploy.convert.precision.rules import CAST_TYPES, fp32_block_of
-from rtmo_deploy.convert.precision.verify import changed_weights
+from rtmo_deploy.convert.precision.verify import changed_weights, emulated
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.errors import ArtifactError

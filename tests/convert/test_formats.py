@@ -16,28 +16,28 @@ import pytest
 
 import rtmo_deploy
 from rtmo_deploy.convert import ExportOptions
-from rtmo_deploy.file_kind import EXPORTED, FORMATS, MODEL, FileKind, Format, Kind, kind_of_suffix
+from rtmo_deploy.file_kind import EXPORTED, FORMATS, MODEL, Format, Kind, kind_of_suffix
 from rtmo_deploy.release.recipe import ExportArtifact
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_function_of_a_format_is_there(kind: FileKind) -> None:
+def test_every_function_of_a_format_is_there(kind: Kind) -> None:
     known = FORMATS[kind]
     for function in (known.reader, known.validator, known.inspector, known.exporter):
         assert function is None or callable(Format.load(function))
 
 
-def test_formats_are_kinds_of_artifacts_and_of_files() -> None:
-    assert {kind.value for kind in FORMATS} | {"checkpoint"} == set(Kind)
+def test_formats_are_kinds_of_files() -> None:
     assert set(FORMATS) == EXPORTED.kinds < MODEL.kinds
+    assert Kind.CHECKPOINT not in FORMATS
     for kind, known in FORMATS.items():
         assert {kind_of_suffix(Path(f"x{suffix}")) for suffix in known.suffixes} == {kind}
 
 
 def test_files_that_belong_to_one() -> None:
-    assert FORMATS[FileKind.OPENVINO].files_beside(Path("a/m.xml")) == [Path("a/m.bin")]
-    assert FORMATS[FileKind.ENGINE].files_beside(Path("a/m.engine")) == [Path("a/m.engine.json")]
-    assert FORMATS[FileKind.ONNX].files_beside(Path("a/m.onnx")) == []
+    assert FORMATS[Kind.OPENVINO].files_beside(Path("a/m.xml")) == [Path("a/m.bin")]
+    assert FORMATS[Kind.ENGINE].files_beside(Path("a/m.engine")) == [Path("a/m.engine.json")]
+    assert FORMATS[Kind.ONNX].files_beside(Path("a/m.onnx")) == []
 
 
 def test_recipes_have_the_options_of_the_command() -> None:
@@ -53,8 +53,7 @@ def test_recipes_have_the_options_of_the_command() -> None:
 #: Lines that are added, each after the first line that begins so: first file_kind.py, then backends.py.
 KIND_LINES = {
     '    ENGINE = "engine", ': '    TINY = "tiny", "a tiny model"\n',
-    '    ENGINE = "engine"\n': '    TINY = "tiny"\n',
-    "FORMATS: dict": """    FileKind.TINY: Format(
+    "FORMATS: dict": """    Kind.TINY: Format(
         suffixes=(".tiny",),
         title="Tiny",
         remedy="Export it again.",

@@ -179,7 +179,7 @@ def test_metadata_that_contradicts_the_graph(exported: Callable[..., Exported], 
 @pytest.mark.parametrize("decode", ["onnx", "raw"])
 def test_other_modes_are_refused(exported: Callable[..., Exported], tmp_path: Path, decode: Any) -> None:
     options = ExportOptions(decode=decode)
-    with pytest.raises(ArtifactError, match="not select people as --decode fixed does"):
+    with pytest.raises(ArtifactError, match="not select detections as --decode fixed does"):
         insert_plugin(exported(options).graph)
     with pytest.raises(ArtifactError, match="Export the checkpoint with --decode fixed"):
         plugin_onnx(exported(options).path, tmp_path / "out.onnx")
@@ -278,7 +278,7 @@ def _malformed(graph: onnx.GraphProto) -> None:
         (_other_threshold, "not a float32 constant"),
         (_other_union, "another bound"),
         (_other_operator, "not part of the suppression|not well formed"),
-        (_other_pad, "scores of nobody"),
+        (_other_pad, "scores below zero"),
         (_box_order, "join centre and size"),
         (_malformed, "not well formed"),
     ],

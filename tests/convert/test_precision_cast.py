@@ -13,9 +13,8 @@ from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
-from rtmo_deploy.convert.precision.emulate import emulated
 from rtmo_deploy.convert.precision.rules import CAST_TYPES, FP32_BLOCKS, fp32_block_of
-from rtmo_deploy.convert.precision.verify import AS_IT_IS, EMULATED
+from rtmo_deploy.convert.precision.verify import AS_IT_IS, EMULATED, emulated
 from rtmo_deploy.errors import ArtifactError, ParityError, UsageError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import Bounds, Case, Figures, compare_people, structured_images
@@ -345,7 +344,7 @@ def test_the_source_is_never_overwritten(exported, tmp_path):
     path.write_bytes(exported(OPTIONS["fixed"]).path.read_bytes())
     (tmp_path / "link.onnx").symlink_to(path)
     for output in (path, tmp_path / "link.onnx", tmp_path / ".." / tmp_path.name / "m.onnx"):
-        with pytest.raises(UsageError, match="is the model that is to be cast"):
+        with pytest.raises(UsageError, match="is the model that it is made from"):
             cast_onnx(path, output, "fp16", verify=False)
     assert path.read_bytes() == exported(OPTIONS["fixed"]).path.read_bytes()
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from rtmo_deploy.convert.graph import element_types
-from rtmo_deploy.convert.precision.emulate import emulated, split_peaks
 from rtmo_deploy.convert.precision.graph import to_16bit
 from rtmo_deploy.convert.precision.rules import CAST_TYPES
+from rtmo_deploy.convert.precision.verify import emulated, split_peaks
 
 FP16, BF16 = CAST_TYPES["fp16"], CAST_TYPES["bf16"]
 

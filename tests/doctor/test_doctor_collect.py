@@ -1,4 +1,4 @@
-"""What the doctor looks at: the looks themselves, against made-up libraries, and how their answers are put together."""
+"""What the doctor probes: the probes themselves, against made-up libraries, and how their answers are put together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGE = Path(rtmo_deploy.__file__).parent
 PROBES_FILE = PACKAGE / "doctor/probes.py"
 PYPROJECT = PACKAGE.parent / "pyproject.toml"
 
-#: What a machine with everything answers; a line of Python each, run in place of the looks.
+#: What a machine with everything answers; a line of Python each, run in place of the probes.
 ANSWERS = {
     "machine": {"name": "Some CPU", "flags": ["avx2"], "cores": 4, "cores_total": 8, "notes": []},
     "torch": {"version": "2.9.0+cu128", "cuda": "12.8", "archs": ["sm_90"], "available": True, "computes": True},
@@ -70,9 +70,9 @@ def collected(monkeypatch, **changes):
     return facts
 
 
-def look(name, *arguments, **environment):
-    """Run a real look; its answer and its exit code."""
-    stdin, parent = os.pipe()  # when it ends, so does the look
+def probe(name, *arguments, **environment):
+    """Run a real probe; its answer and its exit code."""
+    stdin, parent = os.pipe()  # when it ends, so does the probe
     done = subprocess.run(
         [sys.executable, "-P", PROBES_FILE, name, *arguments],
         stdin=stdin,
@@ -205,46 +205,46 @@ def test_the_tiny_network():
     assert onnx.numpy_helper.to_array(model.graph.initializer[0]) == np.float32(2)
 
 
-def test_a_look_at_a_provider():
+def test_a_probe_at_a_provider():
     pytest.importorskip("onnxruntime")
-    answer, done = look("provider", "CPUExecutionProvider")
+    answer, done = probe("provider", "CPUExecutionProvider")
     assert answer == {"usable": True, "why": "", "ended": True}, done.stderr
-    answer, done = look("provider", "CUDAExecutionProvider")
+    answer, done = probe("provider", "CUDAExecutionProvider")
     if not answer["usable"]:
         assert answer["ended"]
 
 
-def test_an_error_in_a_look_is_one_line(tmp_path):
+def test_an_error_in_a_probe_is_one_line(tmp_path):
     (tmp_path / "onnxruntime.py").write_text("print('hello')\nraise ImportError('libfoo.so: gone\\nand more')\n")
-    answer, done = look("onnxruntime", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
+    answer, done = probe("onnxruntime", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
     assert answer == {"failed": "ImportError: libfoo.so: gone"}
     assert done.returncode == 1
     assert "hello" in done.stderr  # what a library prints stays out of the answer
     assert "Traceback" not in done.stderr
 
 
-def test_a_look_needs_nothing_but_the_standard_library(tmp_path):
+def test_a_probe_needs_nothing_but_the_standard_library(tmp_path):
     for name in ("numpy", "torch", "onnx", "pydantic", "rich", "typer", "platformdirs"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('broken')\n")
-    answer, done = look("driver", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
+    answer, done = probe("driver", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
     assert answer["ended"], done.stderr
-    answer, _ = look("torch", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
+    answer, _ = probe("torch", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
     assert answer == {"failed": "ImportError: broken"}
-    answer, _ = look("packages", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
+    answer, _ = probe("packages", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
     assert answer["ended"]
     assert answer["imports"]["numpy"] == "ImportError: broken"
 
 
 def test_folders(tmp_path):
-    answer, _ = look("cache", RTMO_DEPLOY_CACHE=str(tmp_path / "a/b"))
+    answer, _ = probe("cache", RTMO_DEPLOY_CACHE=str(tmp_path / "a/b"))
     assert (answer["path"], answer["exists"], answer["writable"]) == (str(tmp_path / "a/b"), False, True)
     assert answer["free"] > 0
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_bytes(b"12345")
-    answer, _ = look("cache", RTMO_DEPLOY_CACHE=str(tmp_path))
+    answer, _ = probe("cache", RTMO_DEPLOY_CACHE=str(tmp_path))
     assert (answer["size"], answer["exists"]) == (5, True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    answer, _ = look("cache", RTMO_DEPLOY_CACHE=str(tmp_path / "file"), RTMO_DEPLOY_OFFLINE="maybe")
+    answer, _ = probe("cache", RTMO_DEPLOY_CACHE=str(tmp_path / "file"), RTMO_DEPLOY_OFFLINE="maybe")
     assert (answer["writable"], answer["why"]) == (False, "Not a directory")
     assert answer["setting"] == "RTMO_DEPLOY_OFFLINE: 'maybe' is neither yes nor no."
 
@@ -288,8 +288,8 @@ def fake_driver(tmp_path_factory):
     return str(folder)
 
 
-def test_a_look_at_a_driver(fake_driver):
-    answer, done = look("driver", LD_LIBRARY_PATH=fake_driver)
+def test_a_probe_at_a_driver(fake_driver):
+    answer, done = probe("driver", LD_LIBRARY_PATH=fake_driver)
     assert answer.get("ended"), done.stderr
     assert (answer["there"], answer["cuda"]) == (True, [12, 8])
     good, bad = answer["gpus"]
@@ -300,10 +300,10 @@ def test_a_look_at_a_driver(fake_driver):
 
 
 def test_a_driver_that_fails(fake_driver):
-    answer, _ = look("driver", LD_LIBRARY_PATH=fake_driver, FAKE_INIT="803")
+    answer, _ = probe("driver", LD_LIBRARY_PATH=fake_driver, FAKE_INIT="803")
     assert (answer["error"], answer["code"], answer["ended"]) == ("no luck", 803, True)
     assert "gpus" not in answer
-    answer, done = look("driver", LD_LIBRARY_PATH=fake_driver, FAKE_CRASH="1")
+    answer, done = probe("driver", LD_LIBRARY_PATH=fake_driver, FAKE_CRASH="1")
     assert done.returncode < 0
     assert [gpu["name"] for gpu in answer["gpus"]] == ["Fake 40", "Fake 41"]  # told before the crash
     assert "ended" not in answer
@@ -343,7 +343,7 @@ def test_the_limit_of_a_container(tmp_path):
     assert _quota(tmp_path) == 2
 
 
-def test_every_look_is_described_where_it_is_used():
+def test_every_probe_is_described_where_it_is_used():
     source = (PACKAGE / "doctor/collecting.py").read_text()
     for name in PROBES:
         assert re.search(f'"{name}"', source), name

@@ -29,7 +29,7 @@ from rtmo_deploy.train.distributed import Group
 from rtmo_deploy.train.log import read_log
 from rtmo_deploy.train.loop import RunOptions, Trainer
 from rtmo_deploy.train.recipe import Recipe, load_recipe, with_settings
-from rtmo_deploy.train.state import load_state
+from rtmo_deploy.train.start import load_state
 
 _TRAIN: dict[str, Any] = {
     "name": "toy",

@@ -15,7 +15,7 @@ from mutators import edit_value
 from readers_tune import _stopped, _trainer, spoil_tensor
 
 from rtmo_deploy.errors import RtmoDeployError
-from rtmo_deploy.train.state import load_state
+from rtmo_deploy.train.start import load_state
 
 
 @pytest.mark.parametrize(("name", "count"), [("state", 4), ("log", 100)])

@@ -8,7 +8,7 @@ import numpy as np
 
 from rtmo_deploy.machine import Load, Machine
 from rtmo_deploy.measure.bench import BenchOptions, BenchResult, Case, Contender, Entry, Summary
-from rtmo_deploy.measure.bench.images import ImageSet
+from rtmo_deploy.measure.bench.plan import ImageSet
 from rtmo_deploy.measure.bench.result import Opened, with_ratios
 
 ARTIFACT = {

@@ -21,11 +21,11 @@ from rtmo_deploy.measure.agreement import (
     ModelSummary,
     write_gallery,
 )
-from rtmo_deploy.measure.agreement.drawing import difference_panel, magnification
+from rtmo_deploy.measure.agreement.gallery import difference_panel, magnification
 from rtmo_deploy.measure.comparison import compare_image, summarise
 from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.poses import Poses
-from rtmo_deploy.release.measure import _draw
+from rtmo_deploy.release.make import _draw
 from rtmo_deploy.zoo import COCO_17
 
 HW = (96, 128)
@@ -50,7 +50,7 @@ def report_of(pairs, **kwargs):
         input_hw=HW,
         source="toys",
         people=summarise(results),
-        pictures=results,
+        images=results,
         tensors={},
         bounds=BOUNDS["fp32"],
         found=tuple(pairs),

@@ -16,7 +16,7 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure import structured_images
 from rtmo_deploy.measure.agreement import BOUNDS, compare_layers, layers
-from rtmo_deploy.measure.agreement.intermediate import layer_of_scope, module_path
+from rtmo_deploy.measure.agreement.intermediate import layer_path
 from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.zoo import COCO_17
 
@@ -71,7 +71,7 @@ def toy(path, *, change=(), amount=0.05, producer="rtmo-deploy", act="act"):
 
 
 def compare(one, two, **kwargs):
-    report = compare_layers(one, two, IMAGES, picture="x", **{"threshold_db": FP32, **kwargs})
+    report = compare_layers(one, two, IMAGES, image="x", **{"threshold_db": FP32, **kwargs})
     json.dumps(report.to_dict(), allow_nan=False)
     return report
 
@@ -198,11 +198,11 @@ def test_a_fixed_batch(tmp_path):
     ],
 )
 def test_names_of_layers(node, layer):
-    assert layer_of_scope(module_path(node)) == layer
+    assert layer_path(node) == layer
 
 
 def test_a_node_without_such_a_name():
-    assert module_path("Conv_12") is None
+    assert layer_path("Conv_12") is None
 
 
 @pytest.fixture(scope="module")

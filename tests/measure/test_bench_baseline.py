@@ -175,7 +175,7 @@ def test_no_baseline_at_all(tmp_path, content):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"protocol": Protocol.V100}, "--protocol e2e, this is v100"),
+        ({"protocol": Protocol.V100}, "protocol = e2e, this is v100"),
         ({"device": "cuda:0"}, "device = cpu, this is cuda:0"),
         ({"images": Path("photos")}, "images = None, this is photos"),
     ],

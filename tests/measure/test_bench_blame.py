@@ -9,16 +9,17 @@ import pytest
 from bench_results import simple
 
 from rtmo_deploy.measure.bench import BenchOptions, compare_with_baseline
+from rtmo_deploy.measure.bench.report import baseline_table, blamed, result_tables
 from rtmo_deploy.measure.bench.run import run_bench
-from rtmo_deploy.measure.bench.tables import baseline_table, blamed, result_tables
 from rtmo_deploy.measure.bench.worker import WorkerProcess
 
-NAP = 0.5
+NAP = 0.25
 #: What sleeps, and the stage that is to be blamed.
 SLOWED = {"network": "network+NMS+DCC", "letterbox": "letterbox", "draw": "draw"}
 #: The worker, with one function of its pipeline that naps first. Nothing is drawn: it is much slower than the rest.
 WORKER = f"""
 import sys, time
+from rtmo_deploy.child import open_answers
 from rtmo_deploy.measure.bench import pipeline, worker
 from rtmo_deploy.runtime import onnxruntime_backend
 
@@ -37,7 +38,7 @@ if sys.argv[1] in places:
         return original(*arguments, **options)
 
     setattr(module, name, napping)
-worker.main()
+worker.serve(worker.Worker(), sys.stdin, open_answers())
 """
 
 
@@ -53,7 +54,7 @@ def measured(onnx_n, tmp_path_factory):
 
     def start(contender):
         command = (sys.executable, str(script), Path(contender.model).stem)
-        return WorkerProcess(contender.label, command)
+        return WorkerProcess(contender, command)
 
     options = BenchOptions(
         models=tuple(models),
@@ -61,7 +62,7 @@ def measured(onnx_n, tmp_path_factory):
         input_hw=(128, 128),
         seconds=0.2,
         warmup_s=0.0,
-        rounds=3,
+        rounds=2,
         no_reference=True,
         pictures=1,
         picture_hw=(120, 160),

@@ -16,9 +16,8 @@ from bench_results import ARTIFACT, entry, opened
 
 from rtmo_deploy.machine import Ticks
 from rtmo_deploy.measure.bench import BenchOptions, Case, Contender, run, worker
-from rtmo_deploy.measure.bench.images import ImageSet
 from rtmo_deploy.measure.bench.interference import OTHERS, Interference, Observer
-from rtmo_deploy.measure.bench.plan import Plan
+from rtmo_deploy.measure.bench.plan import ImageSet
 from rtmo_deploy.measure.bench.result import with_ratios
 from rtmo_deploy.measure.bench.statistics import Ratio, paired_ratio
 
@@ -56,7 +55,7 @@ def observed(others, *, steal=0, switches=0, own=1.0, cpu=0.005):
     ],
 )
 def test_what_makes_a_machine_busy(found, word):
-    assert found.observed
+    assert found.others is not None
     assert (not found.reasons) if not word else any(word in reason for reason in found.reasons)
 
 
@@ -65,7 +64,7 @@ def test_a_system_that_tells_nothing_is_no_quiet_one():
     watch.begin()
     watch.end({})
     assert watch.result() == Interference()
-    assert not watch.result().observed
+    assert watch.result().others is None
 
 
 def test_a_busy_case_has_no_ratio_and_a_quiet_one_a_wider_interval():
@@ -119,7 +118,7 @@ class Work:
 def measured(monkeypatch):
     """Measures the ratio of two contenders whose true one is known, on this machine as it is."""
     planned = (Contender("A", "a", reference=True), Contender("B", "b"))
-    monkeypatch.setattr(run, "plan_contenders", lambda _: Plan(planned, (1,), ()))
+    monkeypatch.setattr(run, "plan_contenders", lambda _: (planned, (1,), []))
     monkeypatch.setattr(run, "image_sets", lambda *_: [ImageSet(None, (Path("a.jpg"),), "1 image")])
 
     def go():

@@ -52,25 +52,23 @@ def checkpoint(tmp_path):
     return path
 
 
-def labels(plan):
-    return [contender.label for contender in plan.contenders]
-
-
 def plan_of(*models, **options):
     return plan_contenders(BenchOptions(models=models, **options))
+
+
+def labels(plan):
+    return [contender.label for contender in plan[0]]
 
 
 def test_the_reference_is_found_beside_the_model_and_does_the_same_work(tmp_path, checkpoint):
     model = write_onnx(tmp_path / "n.onnx", checkpoint)
     plan = plan_of(model)
     assert labels(plan) == ["PyTorch (n.pth)", "n.onnx (onnxruntime)"]
-    first, second = plan.contenders
+    (first, second), batches, notes = plan
     assert (first.reference, second.reference) == (True, False)
     assert (first.thresholds, first.placement, first.input_hw) == ((0.2, 0.5), "center", (64, 96))
     assert (second.thresholds, second.placement, second.input_hw) == (None, None, (64, 96))
-    assert plan.batches == (1,)
-    assert not plan.notes
-    assert [one.batch for one in plan.of(4, 2)] == [4, 4]
+    assert (batches, notes) == ((1,), [])
 
 
 def test_it_is_found_through_generations(tmp_path, checkpoint):
@@ -87,10 +85,11 @@ def test_another_file_of_that_name_is_not_it(tmp_path, checkpoint):
     torch.save({"weights": 2}, checkpoint)
     plan = plan_of(model)
     assert labels(plan) == ["n.onnx (onnxruntime)"]
-    assert "--reference FILE" in plan.notes[0]
-    assert not plan.contenders[0].reference
+    contenders, _, notes = plan
+    assert "--reference FILE" in notes[0]
+    assert not contenders[0].reference
     assert labels(plan_of(model, reference=checkpoint))[0] == "PyTorch (n.pth)"
-    assert not plan_of(model, no_reference=True).notes
+    assert plan_of(model, no_reference=True)[2] == []
 
 
 def test_a_circle_of_parents_ends(tmp_path):
@@ -104,14 +103,14 @@ def test_checkpoints_that_are_named_are_the_reference(tmp_path, checkpoint):
     model = write_onnx(tmp_path / "n.onnx")
     plan = plan_of(model, checkpoint, compiled=True)
     assert labels(plan) == ["PyTorch (n.pth)", "PyTorch compiled (n.pth)", "n.onnx (onnxruntime)"]
-    assert [one.compiled for one in plan.contenders] == [False, True, False]
+    assert [one.compiled for one in plan[0]] == [False, True, False]
     assert labels(plan_of(checkpoint)) == ["PyTorch (n.pth)"]
 
 
 def test_without_a_reference_the_first_model_is_it(tmp_path, checkpoint):
     models = [write_onnx(tmp_path / name, checkpoint) for name in ("a.onnx", "b.onnx")]
     plan = plan_of(*models, no_reference=True)
-    assert [(one.label, one.reference) for one in plan.contenders] == [
+    assert [(one.label, one.reference) for one in plan[0]] == [
         ("a.onnx (onnxruntime)", True),
         ("b.onnx (onnxruntime)", False),
     ]
@@ -127,8 +126,8 @@ def test_same_names_are_told_apart(tmp_path):
 
 def test_a_fixed_batch_is_the_default(tmp_path):
     contract = InputContract(64, 96, batch=4, dynamic_hw=False)
-    assert plan_of(write_onnx(tmp_path / "m.onnx", input=contract)).batches == (4,)
-    assert plan_of(write_onnx(tmp_path / "m.onnx", input=contract), batches=(1, 2)).batches == (1, 2)
+    assert plan_of(write_onnx(tmp_path / "m.onnx", input=contract))[1] == (4,)
+    assert plan_of(write_onnx(tmp_path / "m.onnx", input=contract), batches=(1, 2))[1] == (1, 2)
 
 
 def test_a_runtime_that_runs_none_of_them(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from rtmo_deploy import child
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError
-from rtmo_deploy.measure.bench import worker
+from rtmo_deploy.measure.bench import Contender, worker
 from rtmo_deploy.measure.bench.worker import WorkerProcess
 
 ECHO = "import sys\nfor line in sys.stdin:\n"
@@ -19,7 +19,7 @@ ECHO = "import sys\nfor line in sys.stdin:\n"
 def fake(body, tmp_path):
     script = tmp_path / "fake.py"
     script.write_text(body)
-    return contextlib.closing(WorkerProcess("the fake", (sys.executable, "-I", "-S", str(script))))
+    return contextlib.closing(WorkerProcess(Contender("the fake", "m"), (sys.executable, "-I", "-S", str(script))))
 
 
 def test_it_answers_and_ends_when_told(tmp_path):
@@ -78,7 +78,7 @@ def test_one_that_writes_no_json(tmp_path, line):
 
 
 def test_one_that_does_not_want_to_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(child, "FAREWELL_S", 0.3)
+    monkeypatch.setattr(child, "GRACE_S", 0.3)
     with fake("import time\nwhile True: time.sleep(10)\n", tmp_path) as link:
         pass
     assert link._child.ended
@@ -105,7 +105,7 @@ def test_the_errors_of_a_worker_come_back_as_what_they_were(tmp_path, name, kind
 
 def served(*commands):
     answers = []
-    worker.serve(map(json.dumps, commands), lambda **message: answers.append(message))
+    worker.serve(worker.Worker(), map(json.dumps, commands), lambda **message: answers.append(message))
     return answers
 
 

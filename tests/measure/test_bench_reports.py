@@ -14,16 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtmo_deploy.measure.bench import Case, Protocol, compare_with_baseline
-from rtmo_deploy.measure.bench.page import charts, to_html
-from rtmo_deploy.measure.bench.result import PublishedLatency
-from rtmo_deploy.measure.bench.tables import (
+from rtmo_deploy.measure.bench.report import (
     CSV_COLUMNS,
     baseline_table,
+    charts,
     milliseconds,
     result_tables,
     to_csv,
+    to_html,
     to_markdown,
 )
+from rtmo_deploy.measure.bench.result import PublishedLatency
 from rtmo_deploy.report.charts import nice_ticks
 
 HOSTILE = '<script>alert("x")</script>|`*_[](http://evil.example)\n# "&\''

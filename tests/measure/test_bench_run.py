@@ -10,10 +10,9 @@ from bench_results import ARTIFACT
 
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.measure.bench import BenchOptions, Case, Contender, Protocol, Spinning, run
-from rtmo_deploy.measure.bench.images import ImageSet
 from rtmo_deploy.measure.bench.interference import Interference
 from rtmo_deploy.measure.bench.options import parse_counts, parse_share, unique_labels
-from rtmo_deploy.measure.bench.plan import Plan
+from rtmo_deploy.measure.bench.plan import ImageSet
 from rtmo_deploy.plain import plain
 
 ARTIFACTS = {"A": {**ARTIFACT, "kind": "checkpoint"}, "B": ARTIFACT}
@@ -70,9 +69,9 @@ def bench(monkeypatch):
     def go(contenders=("A", "B"), links=None, sets=(None,), batches=(1,), **options):
         log, started = [], []
         planned = tuple(Contender(label, label, reference=label == "A") for label in contenders)
-        monkeypatch.setattr(run, "plan_contenders", lambda _: Plan(planned, batches, ("a note",)))
-        pictures = [ImageSet(n, (Path(f"{n}.jpg"),), "pictures") for n in sets]
-        monkeypatch.setattr(run, "image_sets", lambda *_: pictures)
+        monkeypatch.setattr(run, "plan_contenders", lambda _: (planned, batches, ["a note"]))
+        images = [ImageSet(n, (Path(f"{n}.jpg"),), "images") for n in sets]
+        monkeypatch.setattr(run, "image_sets", lambda *_: images)
         # Whatever else this machine does: nothing disturbs these turns.
         monkeypatch.setattr(run.Observer, "result", lambda _: Interference())
 
@@ -169,7 +168,7 @@ def test_unequal_work_is_told(bench):
     assert not any("different numbers of people" in text for text in result.warnings)
 
 
-def test_people_are_counted_on_the_same_pictures(bench):
+def test_people_are_counted_on_the_same_images(bench):
     """A slow contender sees fewer images in its time, which says nothing of what it finds in them."""
     fast, slow = {"a.jpg": 1, "b.jpg": 12, "c.jpg": 2}, {"a.jpg": 1}
     result, _, _ = bench(links={"A": {"found": slow}, "B": {"found": fast}})
@@ -181,7 +180,7 @@ def test_people_are_counted_on_the_same_pictures(bench):
     assert [entry.found for entry in result.entries] == [4, 4]
 
 
-def test_contenders_begin_a_round_with_the_same_picture(bench):
+def test_contenders_begin_a_round_with_the_same_image(bench):
     _, _, started = bench(rounds=3, batches=(2,))
     assert [link.starts for link in started] == [[0, 2, 4]] * 2
 
@@ -199,7 +198,7 @@ def test_a_contender_survives_its_journey():
 
 @pytest.mark.parametrize(
     ("text", "option", "least", "expected"),
-    [("1", "batch", 1, (1,)), ("4, 1,4", "batch", 1, (4, 1)), ("0,50", "people", 0, (0, 50)), (None, "batch", 1, ())],
+    [("1", "batch", 1, (1,)), ("4, 1,4", "batch", 1, (4, 1)), ("0,50", "people", 0, (0, 50))],
 )
 def test_lists_of_numbers(text, option, least, expected):
     assert parse_counts(text, option, least=least) == expected
@@ -227,19 +226,18 @@ def test_what_is_no_list_of_numbers(text, option):
     ("text", "share"), [("5%", 0.05), ("0.05", 0.05), (" 0% ", 0), ("12.5%", 0.125), ("999%", 9.99)]
 )
 def test_shares(text, share):
-    assert parse_share(text, "max-slowdown") == pytest.approx(share)
+    assert parse_share(text) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("text", ["", "%", "-1%", "nan", "inf", "x%", "1001%", "5%%"])
 def test_what_is_no_share(text):
     with pytest.raises(UsageError, match="is no share"):
-        parse_share(text, "max-slowdown")
+        parse_share(text)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"models": ()}, "no model"),
         ({"seconds": 0.0}, "duration of 0 s"),
         ({"seconds": float("nan")}, "duration of nan"),
         ({"warmup_s": -1.0}, "warm-up of -1"),
@@ -253,6 +251,11 @@ def test_what_is_no_share(text):
 def test_what_makes_no_sense(options, words):
     with pytest.raises(UsageError, match=words):
         BenchOptions(**{"models": (Path("m.onnx"),), **options})
+
+
+def test_without_a_model_nothing_starts():
+    with pytest.raises(UsageError, match="no model"):
+        run.run_bench(BenchOptions())
 
 
 def test_labels_are_unique():

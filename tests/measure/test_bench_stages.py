@@ -16,9 +16,9 @@ from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputCont
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.bench import BenchOptions, Contender, Spinning, pipeline
-from rtmo_deploy.measure.bench.images import image_sets
 from rtmo_deploy.measure.bench.options import spinning_entries
 from rtmo_deploy.measure.bench.pipeline import Pipeline, contender_artifact, open_pipeline
+from rtmo_deploy.measure.bench.plan import image_sets
 from rtmo_deploy.runtime.backends import open_backend
 from rtmo_deploy.runtime.clock import STAGES, Clock, graph_stage
 from rtmo_deploy.runtime.estimator import read_artifact
@@ -58,7 +58,7 @@ class Backend:
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / "p.png"
     assert cv2.imwrite(str(path), np.full((48, 64, 3), 90, np.uint8))
     return path
@@ -94,8 +94,8 @@ ALL = ("decode file", "letterbox", "host->device", "network+NMS+DCC", "device->h
 
 
 @pytest.mark.parametrize("stage", [*ALL, "draw"])
-def test_a_slow_stage_is_blamed(slowed, picture, stage):
-    times, total, found = slowed(stage).call([picture])
+def test_a_slow_stage_is_blamed(slowed, image, stage):
+    times, total, found = slowed(stage).call([image])
     assert list(times) == [*ALL, "draw"]
     assert found == [1]
     assert times[stage] >= 1000 * NAP * 0.99
@@ -105,17 +105,17 @@ def test_a_slow_stage_is_blamed(slowed, picture, stage):
 
 
 @pytest.mark.parametrize("stage", ["decode file", "letterbox", "host->device", "device->host", "rows to people"])
-def test_only_the_network_counts_where_only_it_is_asked_for(slowed, picture, stage):
-    times, total, found = slowed(stage).network([picture])
+def test_only_the_network_counts_where_only_it_is_asked_for(slowed, image, stage):
+    times, total, found = slowed(stage).network([image])
     assert list(times) == ["network+NMS+DCC"]
     assert times["network+NMS+DCC"] == total < 1000 * NAP
     assert found == [1]
 
 
-def test_poses_are_in_pixels_of_the_picture(monkeypatch, picture):
+def test_poses_are_in_pixels_of_the_image(monkeypatch, image):
     drawn = []
     monkeypatch.setattr(pipeline, "draw_poses", lambda image, poses: drawn.append((image.shape, poses)))
-    Pipeline("fake", Backend(), None).call([picture, picture])
+    Pipeline("fake", Backend(), None).call([image, image])
     assert len(drawn) == 2
     shape, poses = drawn[0]
     assert shape == (48, 64, 3)
@@ -176,7 +176,7 @@ def test_spinning_is_chosen(spinning, entries):
 
 
 @pytest.mark.parametrize("people", [0, 1, 10, 50])
-def test_drawn_pictures_have_exactly_so_many_people(tmp_path, people, monkeypatch):
+def test_synthetic_images_have_exactly_so_many_people(tmp_path, people, monkeypatch):
     from rtmo_deploy.data import synthetic
 
     counts = []
@@ -199,12 +199,12 @@ def test_drawn_pictures_have_exactly_so_many_people(tmp_path, people, monkeypatc
     assert all(cv2.imread(str(path)).shape == (480, 640, 3) for path in one.paths)
 
 
-def test_own_pictures_are_read_before_anything_is_measured(tmp_path, picture):
+def test_own_images_are_read_before_anything_is_measured(tmp_path, image):
     from rtmo_deploy.errors import InputDataError
 
     (one,) = image_sets(BenchOptions(models=(Path("m"),), images=tmp_path), tmp_path)
-    assert one.paths == (picture.resolve(),)
-    (tmp_path / "q.png").write_bytes(picture.read_bytes()[:60])
+    assert one.paths == (image.resolve(),)
+    (tmp_path / "q.png").write_bytes(image.read_bytes()[:60])
     with pytest.raises(InputDataError, match=r"q\.png"):
         image_sets(BenchOptions(models=(Path("m"),), images=tmp_path), tmp_path)
 

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtmo_deploy.data.sample import People
-from rtmo_deploy.measure.agreement.causes import Move, find_causes, fit_move, matched_after_a_move
-from rtmo_deploy.measure.agreement.misses import _centred, explain_misses, fit
+from rtmo_deploy.measure.agreement.causes import best_move, explain_misses, find_causes, fit, fit_move, moved
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.letterbox import letterbox
 from rtmo_deploy.zoo import COCO_17
@@ -55,7 +54,7 @@ def noisy(one, pixels, seed=0):
 
 
 @given(seeds, st.sampled_from([0.0, 0.3]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_left_and_right_swapped(seed, noise):
     one = album(seed)
     two = [noisy(reordered(poses, list(COCO_17.flip_indices())), noise) for poses in one]
@@ -87,12 +86,11 @@ def test_another_order_is_not_called_left_and_right():
 
 
 @given(seeds, st.tuples(st.floats(-300, 300), st.floats(-300, 300)), st.sampled_from([1.0, 1.5, 0.6]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_letterbox_that_was_not_undone(seed, shift, scale):
     """However far it moves them: also if nobody is where the other list has somebody."""
-    move = Move(scale, shift)
     one = album(seed)
-    two = [move.of(poses) for poses in one]
+    two = [moved(poses, (scale, shift)) for poses in one]
     if np.hypot(*shift) < 1 and scale == 1:
         return
     (cause,) = find_causes(one, two, SIGMAS)
@@ -104,7 +102,7 @@ def test_a_letterbox_that_was_not_undone(seed, shift, scale):
 
 
 @given(seeds, st.floats(0.1, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_noise_has_no_cause(seed, pixels):
     one = album(seed)
     assert find_causes(one, [noisy(poses, pixels, seed) for poses in one], SIGMAS) == []
@@ -120,8 +118,8 @@ def test_strangers_have_no_cause(seed):
 def test_nobody_and_one_alone(count):
     one, nobody = [people(count)], [people(0)]
     assert find_causes(one, nobody, SIGMAS) == find_causes(nobody, one, SIGMAS) == []
-    assert len(matched_after_a_move(one, nobody, SIGMAS)[0]) == 0
-    away = [Move(shift=(900.0, 0.0)).of(one[0])]
+    assert best_move(one, nobody, SIGMAS) is None
+    away = [moved(one[0], (1.0, (900.0, 0.0)))]
     assert find_causes(one, away, SIGMAS) == []  # one person elsewhere is another person
 
 
@@ -132,16 +130,18 @@ def test_what_is_not_finite_does_no_harm():
 
 
 @given(seeds, st.floats(0.3, 3), st.floats(-99, 99), st.floats(-99, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_move_is_found(seed, scale, dx, dy):
     a = people(3, seed).keypoints.astype(np.float64)
-    move = Move(scale, (dx, dy))
-    b = move(a)
-    found = fit_move(a, b, 0.25)
+    b = scale * a + (dx, dy)
+    found = fit_move(a, b)
     if np.allclose(a, b):
         return
     assert found is not None
-    assert np.median(np.linalg.norm(found(a) - b, axis=-1)) <= 0.25 * np.median(np.linalg.norm(a - b, axis=-1)) + 1e-9
+    assert (
+        np.median(np.linalg.norm(found[0] * a + found[1] - b, axis=-1))
+        <= 0.25 * np.median(np.linalg.norm(a - b, axis=-1)) + 1e-9
+    )
 
 
 class TestInputs:
@@ -155,8 +155,7 @@ class TestInputs:
             one,
             [noisy(poses, off) for poses in one],
             SIGMAS,
-            images=self.IMAGES,
-            rerun=lambda images: one if right(images) else [noisy(poses, off, 1) for poses in one],
+            rerun=lambda change: one if right(change(self.IMAGES)) else [noisy(poses, off, 1) for poses in one],
             on=[0, 1, 2],
         )
 
@@ -196,18 +195,18 @@ class TestAnnotated:
         people_found = album()
         truth = [annotated(poses, seed=n) for n, poses in enumerate(people_found)]
         wrong = [
-            changed(poses, MISTAKES[words](noisy(poses, noise).keypoints.astype(float), frame))
+            MISTAKES[words](noisy(poses, noise).keypoints.astype(float), frame)
             for poses, frame in zip(people_found, FRAMES, strict=True)
         ]
         (cause,) = explain_misses(truth, wrong, COCO_17, SIGMAS, frames=FRAMES)
         assert words in cause, cause
 
     @given(seeds, st.floats(0, 60))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=20, deadline=None)
     def test_a_model_that_is_merely_bad_has_no_cause(self, seed, pixels):
         people_found = album(seed)
         truth = [annotated(poses, seed=seed) for poses in people_found]
-        found = [noisy(poses, pixels, seed) for poses in people_found]
+        found = [noisy(poses, pixels, seed).keypoints for poses in people_found]
         assert explain_misses(truth, found, COCO_17, SIGMAS, frames=FRAMES, reversed_channels=lambda: found) == []
 
     def test_one_pair_swapped(self):
@@ -215,7 +214,8 @@ class TestAnnotated:
         order[15], order[16] = 16, 15
         people_found = album()
         truth = [annotated(poses, hidden=0.0) for poses in people_found]
-        (cause,) = explain_misses(truth, [reordered(p, order) for p in people_found], COCO_17, SIGMAS, frames=FRAMES)
+        found = [reordered(poses, order).keypoints for poses in people_found]
+        (cause,) = explain_misses(truth, found, COCO_17, SIGMAS, frames=FRAMES)
         assert cause.startswith(
             "Keypoints fit in another order, as if left and right were swapped: the annotated left_ankle is nearest to "
             "where the model has right_ankle, right_ankle is nearest to where the model has left_ankle (median over "
@@ -224,13 +224,14 @@ class TestAnnotated:
     def test_reversed_channels(self):
         good = album()
         truth = [annotated(poses) for poses in good]
-        worse = [noisy(poses, 6.0) for poses in good]
-        (cause,) = explain_misses(truth, worse, COCO_17, SIGMAS, frames=FRAMES, reversed_channels=lambda: good[:2])
+        worse = [noisy(poses, 6.0).keypoints for poses in good]
+        better = [poses.keypoints for poses in good[:2]]
+        (cause,) = explain_misses(truth, worse, COCO_17, SIGMAS, frames=FRAMES, reversed_channels=lambda: better)
         assert cause.startswith("People fit the annotations better with red and blue exchanged in 2 images (mean")
 
     def test_nobody(self):
-        none = [people(0)] * 3
-        truth = [annotated(poses) for poses in none]
+        none = [people(0).keypoints] * 3
+        truth = [annotated(people(0))] * 3
         assert explain_misses(truth, none, COCO_17, SIGMAS, frames=FRAMES) == []
         somebody = [annotated(poses) for poses in album()]
         assert explain_misses(somebody, none, COCO_17, SIGMAS, frames=FRAMES, reversed_channels=list) == []
@@ -238,9 +239,3 @@ class TestAnnotated:
     def test_a_perfect_fit(self):
         good = album()
         assert fit([annotated(p) for p in good], [p.keypoints for p in good], SIGMAS) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("frame", FRAMES)
-def test_an_image_in_the_middle_is_the_letterbox(frame):
-    """What is undone is what the letterbox does."""
-    assert _centred(np.zeros((*frame.original_hw, 3), np.uint8), frame.input_hw) == frame

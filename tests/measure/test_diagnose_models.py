@@ -11,7 +11,7 @@ from rtmo_deploy.data.coco import CocoKeypoints
 from rtmo_deploy.data.coco_writer import write_dataset
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.measure.accuracy import evaluate_model
-from rtmo_deploy.measure.agreement import ImageSource, Side, compare_sides, explain_evaluation
+from rtmo_deploy.measure.agreement import ImageSource, Side, compare_models, explain_evaluation
 from rtmo_deploy.runtime import estimator as estimator_module
 from rtmo_deploy.runtime.estimator import PoseEstimator, locate_model
 from rtmo_deploy.runtime.letterbox import LetterboxTransform
@@ -121,7 +121,7 @@ def flipped(weight):
 def test_parity_says_what_it_was(reference, broken, drawn, change, words):
     pictures = ImageSource(tuple(drawn.name(n) for n in range(6)), "drawn", True, drawn.image)
     other = Side.open(broken(change), threads=1)
-    report = compare_sides(reference, other, pictures, input_hw=INPUT, layers="if unexplained")
+    report = compare_models(reference, other, pictures, input_hw=INPUT, layers="if unexplained")
     assert report.verdict == "differ"
     assert report.causes, report.failures()
     assert words in report.causes[0], report.causes
@@ -129,7 +129,7 @@ def test_parity_says_what_it_was(reference, broken, drawn, change, words):
 
 def test_parity_has_nothing_to_say_of_the_same(reference, drawn):
     pictures = ImageSource(tuple(drawn.name(n) for n in range(3)), "drawn", True, drawn.image)
-    report = compare_sides(reference, reference, pictures, input_hw=INPUT, layers="if unexplained")
+    report = compare_models(reference, reference, pictures, input_hw=INPUT, layers="if unexplained")
     assert (report.verdict, report.causes, report.layers) == ("agree", (), None)
     assert report.people.matched > 3
 

@@ -211,13 +211,13 @@ def test_what_cannot_be_followed_is_refused_by_name(old: str, new: str, field: s
 
 def test_fine_tuning_starts_with_its_settings(tmp_path: Path) -> None:
     from rtmo_deploy.train.recipe import ModelSection, Recipe
-    from rtmo_deploy.train.start import starting_model
+    from rtmo_deploy.train.start import initial_checkpoint, starting_model
     from rtmo_deploy.zoo import COCO_17
 
     path = written("normalised", tmp_path / "v.pth")
     section = ModelSection(deepen=0.33, widen=0.125, hidden_dim=64, init=str(path))
     recipe = Recipe.model_construct(model=section, seed=0)
-    model = starting_model(recipe, COCO_17)
+    model = starting_model(recipe, COCO_17, initial_checkpoint(recipe))
     loaded = load_checkpoint(path)
     assert model.spec == loaded.spec
     assert torch.equal(model.backbone.stem.conv.conv.weight, loaded.model.backbone.stem.conv.conv.weight)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.release import measure
+from rtmo_deploy.release import make
 from rtmo_deploy.release.actions import ACTIONS, Actions
 from rtmo_deploy.release.graph import Step, build_steps
 from rtmo_deploy.release.record import NotHereError, Status, StepRecord
@@ -70,18 +70,18 @@ def test_a_name_is_not_fetched_by_looking(monkeypatch, tmp_path):
 
 def test_an_engine_is_never_judged_on_the_cpu(monkeypatch):
     asked = []
-    monkeypatch.setattr(measure, "_require_device", asked.append)
+    monkeypatch.setattr(make, "_require_device", asked.append)
     for kind, device in (("engine", "cuda:0"), ("onnx", "cpu")):
         made = StepRecord(Step("x", "engine"), Status.DONE, facts={"kind": kind})
-        assert measure._usable_device(made, "cpu") == device
+        assert make._usable_device(made, "cpu") == device
     assert asked == ["cuda:0", "cpu"]
 
 
 def test_without_torch_there_is_no_gpu(monkeypatch):
-    monkeypatch.setattr(measure.importlib.util, "find_spec", lambda _: None)
-    measure._require_device("cpu")
+    monkeypatch.setattr(make.importlib.util, "find_spec", lambda _: None)
+    make._require_device("cpu")
     with pytest.raises(NotHereError, match="no usable GPU"):
-        measure._require_device("cuda:0")
+        make._require_device("cuda:0")
 
 
 def test_ratios():

@@ -6,19 +6,19 @@ import golden
 import numpy as np
 import pytest
 import torch
+from toys import loss_of
 
 from rtmo_deploy.model import NetworkSpec
 from rtmo_deploy.model.head import HeadOutputs
 from rtmo_deploy.train.assign import Targets
-from rtmo_deploy.train.criterion import Criterion, LossOptions
 
 STORED = np.load(Path(__file__).parent.parent / "data" / "golden" / "loss.npz")
 RAW = ("cls_scores", "bbox_preds", "kpt_vis", "kpt_offsets")
 CASES = {
-    "base": LossOptions(),
-    "aux": LossOptions(bbox_aux=1.0),
-    "proxy": LossOptions(proxy_target_cc=True, mle=5.0, oks=10.0),
-    "empty_second": LossOptions(),
+    "base": {},
+    "aux": {"bbox_aux": 1.0},
+    "proxy": {"second_stage": True, "mle": 5.0, "oks": 10.0},
+    "empty_second": {},
 }
 #: The coordinate classifier's values at the cells that no person was given are not stored: nothing reads them.
 GRIDS = ((20, 20), (10, 10))
@@ -70,7 +70,7 @@ def stored_targets(case):
 @pytest.mark.parametrize("case", CASES)
 def test_terms_positives_and_gradients_are_the_reference(head, case):
     outputs = stored_outputs(case)
-    result = Criterion(head, CASES[case])(outputs, stored_targets(case))
+    result = loss_of(head, outputs, stored_targets(case), **CASES[case])
 
     for image in (0, 1):
         mine = result.assignment.image == image

@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from toys import loss_of
 
 from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.model.head import HeadOutputs, decode_boxes, grid_priors
 from rtmo_deploy.model.rtmo import initialise
 from rtmo_deploy.train.assign import Targets
-from rtmo_deploy.train.criterion import TERMS, Criterion, LossOptions, varifocal_loss
+from rtmo_deploy.train.criterion import varifocal_loss
+from rtmo_deploy.train.sections import TERMS
 
 SIZE = 128
 GRIDS = ((8, 8), (4, 4))
@@ -56,13 +58,13 @@ ONE = [20, 20, 100, 110]
 TWO = [60, 10, 120, 60]
 
 
-@pytest.mark.parametrize("proxy_target_cc", [False, True])
+@pytest.mark.parametrize("second_stage", [False, True])
 @pytest.mark.parametrize("joints", [17, 14, 5])
-def test_any_number_of_keypoints(joints, proxy_target_cc):
+def test_any_number_of_keypoints(joints, second_stage):
     head = head_of(joints)
     outputs = outputs_of(head, 2)
-    options = LossOptions(bbox_aux=1.0, proxy_target_cc=proxy_target_cc)
-    result = Criterion(head, options)(outputs, people([[ONE, TWO], [TWO]], joints))
+    targets = people([[ONE, TWO], [TWO]], joints)
+    result = loss_of(head, outputs, targets, bbox_aux=1.0, second_stage=second_stage)
     assert result.terms.keys() == set(TERMS)
     assert result.num_positives == len(result.assignment.cell) >= 3
     torch.testing.assert_close(result.total.detach(), sum(result.terms.values()))
@@ -77,7 +79,7 @@ def test_a_batch_without_anybody_teaches_the_scores_alone():
     head = head_of(5)
     outputs = outputs_of(head, 2)
     before = {name: buffer.clone() for name, buffer in head.dcc.named_buffers() if "running" in name}
-    result = Criterion(head, LossOptions(bbox_aux=1.0))(outputs, people([[], []], 5))
+    result = loss_of(head, outputs, people([[], []], 5), bbox_aux=1.0)
     assert result.num_positives == 0
     assert {name for name, value in result.terms.items() if value} == {"cls"}
     logits = torch.cat([t.detach().flatten(1) for t in outputs.cls_scores], dim=1)
@@ -98,26 +100,26 @@ def test_a_single_positive_is_decoded_with_the_running_statistics():
     with torch.no_grad():
         norm.running_mean.normal_()
     before = norm.running_mean.clone()
-    result = Criterion(head)(outputs, tiny)
+    result = loss_of(head, outputs, tiny)
     assert result.num_positives == 1
     assert torch.isfinite(result.total)
     assert norm.training
     assert torch.equal(norm.running_mean, before)
-    Criterion(head)(outputs, people([[ONE]], 5))
+    loss_of(head, outputs, people([[ONE]], 5))
     assert not torch.equal(norm.running_mean, before)
 
 
 def test_everything_is_divided_by_the_divisor():
     head = head_of(5).eval()
     outputs, targets = outputs_of(head, 2), people([[ONE], [TWO]], 5)
-    alone = Criterion(head)(outputs, targets)
+    alone = loss_of(head, outputs, targets)
     asked = []
 
     def divisor(count):
         asked.append(count)
         return 10.0 * count
 
-    shared = Criterion(head, divisor=divisor)(outputs, targets)
+    shared = loss_of(head, outputs, targets, divisor=divisor)
     assert asked == [alone.num_positives]
     for name, value in alone.terms.items():
         torch.testing.assert_close(shared.terms[name] * 10, value)
@@ -126,10 +128,10 @@ def test_everything_is_divided_by_the_divisor():
 def test_the_weights_are_those_of_the_options():
     head = head_of(5).eval()
     outputs, targets = outputs_of(head, 2), people([[ONE], [TWO]], 5)
-    ones = LossOptions(1, 1, 1, 1, 1, 1)
-    plain = Criterion(head, ones)(outputs, targets).terms
+    ones = dict.fromkeys(TERMS, 1.0)
+    plain = loss_of(head, outputs, targets, **ones).terms
     for name in TERMS:
-        terms = Criterion(head, dataclasses.replace(ones, **{name: 7.0}))(outputs, targets).terms
+        terms = loss_of(head, outputs, targets, **ones | {name: 7.0}).terms
         for other in TERMS:
             torch.testing.assert_close(terms[other], plain[other] * (7 if other == name else 1))
 
@@ -139,7 +141,7 @@ def test_the_classification_target_is_a_power_of_the_oks():
     outputs, targets = outputs_of(head, 1), people([[ONE]], 5)
     logits = torch.cat([t.detach().flatten(1) for t in outputs.cls_scores], dim=1)
     for power in (0.5, 1.0):
-        result = Criterion(head, LossOptions(overlaps_power=power))(outputs, targets)
+        result = loss_of(head, outputs, targets, overlaps_power=power)
         found = result.assignment
         scores = torch.zeros_like(logits)
         scores[found.image, found.cell] = found.oks**power
@@ -151,11 +153,10 @@ def test_the_centre_may_be_that_of_the_box():
     head = head_of(5)
     targets = people([[ONE]], 5)
     targets.keypoints[..., :] = torch.tensor([28.0, 28.0])
-    options = LossOptions(least_cells=5)
     cells = {}
     for keypoint_center in (True, False):
-        chosen = dataclasses.replace(options, keypoint_center=keypoint_center)
-        cells[keypoint_center] = Criterion(head, chosen)(outputs_of(head, 1), targets).assignment.cell
+        found = loss_of(head, outputs_of(head, 1), targets, least_cells=5, keypoint_center=keypoint_center)
+        cells[keypoint_center] = found.assignment.cell
     near, middle = (PRIORS[cells[key], :2].mean(dim=0) for key in (True, False))
     assert near.max() < 45 < middle.min()
 
@@ -164,11 +165,11 @@ def test_cells_whose_pose_stands_on_an_ignored_person_do_not_count():
     head = head_of(5).eval()
     outputs = outputs_of(head, 2, seed=4)
     targets = people([[ONE], []], 5)
-    free = Criterion(head)(outputs, targets)
+    free = loss_of(head, outputs, targets)
     mask = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
     mask[0, :, 64:] = True
     mask[1, 30:90] = True
-    masked = Criterion(head)(outputs, dataclasses.replace(targets, ignore=mask))
+    masked = loss_of(head, outputs, dataclasses.replace(targets, ignore=mask))
     for name in TERMS[1:-1]:
         assert torch.equal(free.terms[name], masked.terms[name])
 
@@ -219,6 +220,6 @@ def test_boxes_that_are_right_cost_nothing():
             level.copy_(torch.cat([centre, size], dim=1).T.view(1, 4, height, width))
             found = decode_boxes(level.detach().flatten(2).transpose(1, 2), priors)
             torch.testing.assert_close(found, box.expand_as(found))
-    result = Criterion(head, LossOptions(bbox_aux=1.0))(outputs, targets)
+    result = loss_of(head, outputs, targets, bbox_aux=1.0)
     assert abs(float(result.terms["bbox"])) < 1e-4
     assert abs(float(result.terms["bbox_aux"])) < 1e-4

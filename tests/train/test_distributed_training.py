@@ -16,16 +16,22 @@ from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.train.distributed import SyncBatchNorm, join_group
 
 HERE = Path(__file__).parent
-#: What each process does; the single one does it with the whole batch.
-NORMS = """
+#: What each process does: norms, whose cases a single one does with the whole batch, and a training.
+JOINT = """
 import json, sys
 from pathlib import Path
+sys.path.insert(0, sys.argv[3])
 import torch, torch.distributed as dist
 from rtmo_deploy.train.distributed import join_group, synchronise_norms
+from rtmo_deploy.train.loop import RunOptions, Trainer
+from toys import toy_recipe
+
+torch.set_num_threads(1)
 
 group = join_group("cpu")
 found = []
-for case in json.loads(Path(sys.argv[1]).read_text()):
+given = json.loads(Path(sys.argv[1]).read_text())
+for case in given["cases"]:
     torch.manual_seed(0)
     rows, dims = case["rows"], case["dims"]
     x = torch.randn(sum(rows), 3, *([4] * dims)) * 2 + 50
@@ -46,6 +52,8 @@ flags = group.any(group.rank == 1, False)
 shares = [group.mean(float(group.rank)), group.divisor(3 * group.rank), group.divisor(0)]
 made = {"cases": found, "flags": flags, "shares": shares}
 Path(sys.argv[2]).joinpath(f"{group.rank}.json").write_text(json.dumps(made))
+options = RunOptions(Path(sys.argv[2]) / "two", workers=0, log_every=1, save_every=1.0)
+assert Trainer(toy_recipe(**given["recipe"]), options, group).run()
 group.leave()
 """
 
@@ -66,17 +74,39 @@ def torchrun(*arguments, timeout=600):
     return result
 
 
+CASES = [{"rows": rows, "dims": dims} for rows in ([3, 2], [4, 0], [0, 2], [1, 1]) for dims in (0, 2)]
+CASES.append({"rows": [1, 0], "dims": 0})  # a single row: the running statistics
+
+
+def values_of(accumulate):
+    """A recipe with images of one or no person: now and then a process has nobody."""
+    return recipe_values(
+        batch=4,
+        accumulate=accumulate,
+        epochs=2,
+        data={"train": [synthetic(images=8, people=[0, 1])], "val": synthetic(fresh=False, images=2)},
+        # Adam makes of a gradient's rounding noise a step as long as any; so the weights shall hardly move.
+        optimizer={"lr": 1e-7, "base_batch": 4},
+        schedule={"warmup": 1, "switch": None, "constant": 0, "min_lr": 1e-7},
+    )
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    """The folder of what two processes did together."""
+    folder = tmp_path_factory.mktemp("joint")
+    (folder / "given.json").write_text(json.dumps({"cases": CASES, "recipe": values_of(1)}))
+    (folder / "joint.py").write_text(JOINT)
+    torchrun(folder / "joint.py", folder / "given.json", folder, HERE)
+    return folder
+
+
 @pytest.mark.slow
-def test_joint_statistics_are_those_of_the_joint_batch(tmp_path):
-    cases = [{"rows": rows, "dims": dims} for rows in ([3, 2], [4, 0], [0, 2], [1, 1]) for dims in (0, 2)]
-    cases.append({"rows": [1, 0], "dims": 0})  # a single row: the running statistics
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    (tmp_path / "norms.py").write_text(NORMS)
-    torchrun(tmp_path / "norms.py", tmp_path / "cases.json", tmp_path)
-    parts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+def test_joint_statistics_are_those_of_the_joint_batch(joint):
+    parts = [json.loads((joint / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [part["flags"] for part in parts] == [[True, False]] * 2
     assert [part["shares"] for part in parts] == [[0.5, 1.5, 0.5]] * 2
-    for number, case in enumerate(cases):
+    for number, case in enumerate(CASES):
         rows, dims = case["rows"], case["dims"]
         torch.manual_seed(0)
         x = (torch.randn(sum(rows), 3, *([4] * dims)) * 2 + 50).requires_grad_()
@@ -109,26 +139,26 @@ def test_a_layer_takes_its_norms_place():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_train_as_one(tmp_path, accumulate):
-    # Images of one or no person: now and then a process has nobody.
-    values = recipe_values(
-        batch=4,
-        accumulate=accumulate,
-        epochs=2,
-        data={"train": [synthetic(images=8, people=[0, 1])], "val": synthetic(fresh=False, images=2)},
-        # Adam makes of a gradient's rounding noise a step as long as any; so the weights shall hardly move.
-        optimizer={"lr": 1e-7, "base_batch": 4},
-        schedule={"warmup": 1, "switch": None, "constant": 0, "min_lr": 1e-7},
-    )
+def test_two_processes_train_as_one(joint, tmp_path):
+    assert_trained_as_one(tmp_path, joint / "two", values_of(1))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_by_the_command(tmp_path):
+    values = values_of(2)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     torchrun(
         "-m", "rtmo_deploy", "train", tmp_path / "recipe.yaml", "--workers", 0, "--threads", 1,
         "--out", tmp_path / "two", "--log-every", 1, "--save-every", 1,
     )  # fmt: skip
+    assert_trained_as_one(tmp_path, tmp_path / "two", values)
+
+
+def assert_trained_as_one(tmp_path, folder, values):
     alone = trainer(tmp_path / "one", toy_recipe(**values), log_every=1)
     assert alone.run()
-    one, two = (torch.load(tmp_path / name / "last.pth", weights_only=True) for name in ("one", "two"))
+    folders = (tmp_path / "one", folder)
+    one, two = (torch.load(path / "last.pth", weights_only=True) for path in folders)
     for key in ("state_dict", "ema_state_dict"):
         assert one[key].keys() == two[key].keys()
         for name, value in one[key].items():
@@ -143,8 +173,8 @@ def test_two_processes_train_as_one(tmp_path, accumulate):
             assert (mine - theirs).norm() < 0.06 * theirs.norm(), number
             compared += 1
     assert compared > 200
-    assert (tmp_path / "two" / "final.pth").is_file()
-    rows = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("one", "two")]
+    assert (folder / "final.pth").is_file()
+    rows = [(path / "log.csv").read_text().splitlines() for path in folders]
     assert len(rows[0]) == len(rows[1]) == 5
     for number in range(1, 5):
         first, second = (dict(zip(text[0].split(","), text[number].split(","), strict=True)) for text in rows)

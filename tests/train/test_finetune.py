@@ -11,9 +11,8 @@ from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.model import initial_checkpoint
 from rtmo_deploy.train.finetune import finetune_recipe, fitting_batch, schedule_lines, with_epochs
-from rtmo_deploy.train.optimize import Schedule
+from rtmo_deploy.train.optimize import learning_rate
 from rtmo_deploy.train.recipe import load_recipe, published_recipe, with_settings
-from rtmo_deploy.train.stages import loss_options
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17, skeleton_for
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "train").glob("*.yaml"))
@@ -27,8 +26,7 @@ def data(tmp_path_factory):
 
 
 def rates(recipe, steps):
-    schedule = Schedule(recipe, steps)
-    return [schedule.rate(step) for step in range(recipe.epochs * steps)]
+    return [learning_rate(recipe, steps, step) for step in range(recipe.epochs * steps)]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 30, 100])
@@ -36,7 +34,7 @@ def test_the_schedule_of_a_trained_checkpoint(checkpoint_n, data, epochs):
     recipe = finetune_recipe(str(checkpoint_n), *data, epochs=epochs)
     assert (recipe.epochs, recipe.batch, recipe.input, recipe.model.architecture) == (epochs, 4, (256, 256), "rtmo-n")
     assert recipe.augment.multi_scale == (192, 320)
-    assert all(loss_options(recipe, epoch).proxy_target_cc for epoch in range(epochs))
+    assert all(recipe.in_second_stage(epoch) for epoch in range(epochs))
     assert recipe.is_plain(epochs - 1)
     if epochs > 1:
         assert not recipe.is_plain(0)
@@ -56,7 +54,7 @@ def test_an_untrained_start_has_both_stages(tmp_path, data, keypoints, lr):
     )
     recipe = finetune_recipe(str(path), *data, epochs=10)
     assert recipe.optimizer.lr == lr
-    assert [loss_options(recipe, epoch).proxy_target_cc for epoch in (0, 4, 5, 9)] == [False, False, True, True]
+    assert [recipe.in_second_stage(epoch) for epoch in (0, 4, 5, 9)] == [False, False, True, True]
     assert finetune_recipe(str(path), *data, epochs=1).schedule.switch is None
 
 

@@ -2,15 +2,16 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
-from toys import toy_recipe
+from toys import toy_recipe, trainer
 
 from rtmo_deploy.model import RTMO, NetworkSpec
 from rtmo_deploy.train.distributed import SyncBatchNorm, synchronise_norms
-from rtmo_deploy.train.optimize import ModelAverage, Schedule, build_optimizer
+from rtmo_deploy.train.optimize import ModelAverage, build_optimizer, learning_rate
 
 SPEC = NetworkSpec(0.33, 0.125, 5, 32)
 PUBLISHED = {"epochs": 600, "batch": 256, "schedule": {}, "optimizer": {}, "augment": {}}
@@ -24,63 +25,62 @@ def model():
 
 @pytest.mark.parametrize("factor", [1.0, 0.05])
 def test_the_published_schedule(factor):
-    schedule = Schedule(toy_recipe(**PUBLISHED), 100)
+    rate = partial(learning_rate, toy_recipe(**PUBLISHED), 100)
     base = 0.004 * factor
 
     def at(epoch):
-        return schedule.rate(round(epoch * 100), factor)
+        return rate(round(epoch * 100), factor)
 
     for step in (0, 1, 250, 499):
-        assert schedule.rate(step, factor) == pytest.approx(base * ((step + 1) / 500) ** 2)
+        assert rate(step, factor) == pytest.approx(base * ((step + 1) / 500) ** 2)
     assert at(5) == pytest.approx(base)
     assert at(145) == pytest.approx((base + 2e-4) / 2)
     assert at(5 + 280 / 4) == pytest.approx(2e-4 + (base - 2e-4) * (1 + math.cos(math.pi / 4)) / 2)
     cut = 2e-4 + (base - 2e-4) * (1 + math.cos(math.pi * 275 / 280)) / 2
-    assert schedule.rate(27_999, factor) == pytest.approx(cut, rel=1e-3)
+    assert rate(27_999, factor) == pytest.approx(cut, rel=1e-3)
     assert [at(epoch) for epoch in (280, 280.5, 281)] == pytest.approx([2.5 * cut] * 3)
     assert at(431) == pytest.approx((2.5 * cut + 2e-4) / 2)
-    assert schedule.rate(57_999, factor) == pytest.approx(2e-4, rel=1e-3)
+    assert rate(57_999, factor) == pytest.approx(2e-4, rel=1e-3)
     assert [at(epoch) for epoch in (580, 590, 599.99)] == pytest.approx([2e-4] * 3, rel=1e-3)
 
 
 def test_the_rate_may_rise_before_the_second_stage():
     recipe = toy_recipe(**PUBLISHED | {"epochs": 700, "schedule": {"switch": 350, "rise": 349, "constant": 30}})
-    schedule = Schedule(recipe, 100)
+    rate = partial(learning_rate, recipe, 100)
     cut = 2e-4 + 0.0038 * (1 + math.cos(math.pi * 344 / 350)) / 2
-    assert schedule.rate(34_899) == pytest.approx(cut, rel=1e-3)
-    assert schedule.rate(34_900) == schedule.rate(35_000) == pytest.approx(2.5 * cut)
-    assert schedule.rate(51_000) == pytest.approx((2.5 * cut + 2e-4) / 2)
+    assert rate(34_899) == pytest.approx(cut, rel=1e-3)
+    assert rate(34_900) == rate(35_000) == pytest.approx(2.5 * cut)
+    assert rate(51_000) == pytest.approx((2.5 * cut + 2e-4) / 2)
 
 
 def test_a_cosine_may_end_at_nothing():
     plan = {"warmup": 0, "switch": 10, "constant": 4, "min_lr": 0.0, "second_lr": 1e-3}
-    schedule = Schedule(toy_recipe(epochs=20, batch=4, schedule=plan), 10)
-    assert schedule.rate(99) == pytest.approx(0, abs=1e-5)
-    assert schedule.rate(105) == pytest.approx(1e-3)
+    rate = partial(learning_rate, toy_recipe(epochs=20, batch=4, schedule=plan), 10)
+    assert rate(99) == pytest.approx(0, abs=1e-5)
+    assert rate(105) == pytest.approx(1e-3)
 
 
 def test_all_rates_scale_with_the_batch():
-    whole, half = (Schedule(toy_recipe(**PUBLISHED | {"batch": batch}), 100) for batch in (256, 128))
+    whole, half = (partial(learning_rate, toy_recipe(**PUBLISHED | {"batch": batch}), 100) for batch in (256, 128))
     for step in (3, 499, 500, 20_000, 28_000, 40_000, 59_999):
-        assert half.rate(step) == pytest.approx(whole.rate(step) / 2)
+        assert half(step) == pytest.approx(whole(step) / 2)
 
 
 def test_without_a_second_stage_one_cosine_leads_to_the_constant_end():
     recipe = toy_recipe(
         epochs=20, batch=4, schedule={"warmup": 0, "switch": None, "constant": 4, "min_lr": 1e-4, "second_lr": 1.0}
     )
-    schedule = Schedule(recipe, 10)
-    assert schedule.rate(0) == pytest.approx(0.002)
-    assert schedule.rate(80) == pytest.approx((0.002 + 1e-4) / 2)
-    assert schedule.rate(160) == schedule.rate(199) == pytest.approx(1e-4)
+    rate = partial(learning_rate, recipe, 10)
+    assert rate(0) == pytest.approx(0.002)
+    assert rate(80) == pytest.approx((0.002 + 1e-4) / 2)
+    assert rate(160) == rate(199) == pytest.approx(1e-4)
 
 
-def test_every_rate_of_a_group_is_set(model):
-    recipe = toy_recipe(optimizer={"lr": 0.002, "base_batch": 4, "encoder_lr": 0.5})
-    optimizer = build_optimizer(model, recipe, torch.device("cpu"))
-    schedule = Schedule(recipe, 4)
-    schedule.apply(optimizer, 4)
-    assert {(group["factor"], group["lr"]) for group in optimizer.param_groups} == {(1.0, 0.002), (0.5, 0.001)}
+def test_every_rate_of_a_group_is_set(tmp_path):
+    run = trainer(tmp_path, toy_recipe(optimizer={"lr": 0.002, "base_batch": 4, "encoder_lr": 0.5}))
+    run.step = 2
+    run._train_step(iter([run.batches[0]]))
+    assert {(group["factor"], group["lr"]) for group in run.optimizer.param_groups} == {(1.0, 0.002), (0.5, 0.001)}
 
 
 @pytest.mark.parametrize("synchronised", [False, True])

@@ -16,8 +16,7 @@ from rtmo_deploy.train.recipe import (
     with_init,
     with_settings,
 )
-from rtmo_deploy.train.stages import is_judged, loss_options
-from rtmo_deploy.train.state import check_same_recipe
+from rtmo_deploy.train.start import check_same_recipe
 
 ROOT = Path(__file__).parents[2]
 HEAD = "name: toy\nepochs: 3\nmodel: {architecture: rtmo-n}\nschedule: {warmup: 1, switch: null, constant: 0}\n"
@@ -85,6 +84,12 @@ def load_recipe_text(folder, text):
             HEAD + DATA + "input: [100, 64]\n",
             "line 8, column 1: input: height and width must be positive multiples of 32",
         ),
+        (HEAD + DATA + "augment: {mosaic: 1.5}\n", "augment.mosaic: Input should be less than or equal to 1"),
+        (HEAD + DATA + "augment: {flip: -0.1}\n", "augment.flip: Input should be greater than or equal to 0"),
+        (HEAD + DATA + "augment: {mixup: .nan}\n", "a number must be finite"),
+        (HEAD + DATA + "augment: {scale: [1.0, 0.5]}\n", "the first must not be greater than the second"),
+        (HEAD + DATA + "augment: {hsv: [181, 30, 30]}\n", "Input should be less than or equal to 180"),
+        (HEAD + DATA + "augment: {hsv: [5, 30, 256]}\n", "Input should be less than or equal to 255"),
         (HEAD + DATA + "seed: 1\nseed: 2\n", "line 9, column 1: seed: this field is given twice"),
         (HEAD + "data: {train: []}\n", "line 5, column 8: data.train: Tuple should have at least 1 item"),
         (HEAD, "line 1, column 1: data: this field is missing"),
@@ -202,13 +207,13 @@ def test_a_recipe_from_before_a_field_was_there_is_the_same():
 
 def test_stages_of_the_loss():
     recipe = toy_recipe(epochs=10, schedule={"switch": 5, "constant": 0, "warmup": 0}, augment={"plain_epochs": 2})
-    first, second, plain = (loss_options(recipe, epoch) for epoch in (4, 5, 8))
-    assert (first.oks, first.mle, first.cls, first.bbox_aux, first.proxy_target_cc) == (30, 1, 1, 0, False)
-    assert (second.oks, second.mle, second.cls, second.bbox_aux, second.proxy_target_cc) == (10, 5, 1, 0, True)
-    assert (plain.bbox_aux, loss_options(recipe, 7).bbox_aux) == (1, 0)
+    first, second, plain = (recipe.loss_at(epoch) for epoch in (4, 5, 8))
+    assert (first.oks, first.mle, first.cls, first.bbox_aux, recipe.in_second_stage(4)) == (30, 1, 1, 0, False)
+    assert (second.oks, second.mle, second.cls, second.bbox_aux, recipe.in_second_stage(5)) == (10, 5, 1, 0, True)
+    assert (plain.bbox_aux, recipe.loss_at(7).bbox_aux) == (1, 0)
     given = recipe.model_copy(update={"second_stage": recipe.second_stage.model_copy(update={"cls": 2.0})})
-    assert loss_options(given, 5).cls == 2
-    assert loss_options(given, 4).cls == 1
+    assert given.loss_at(5).cls == 2
+    assert given.loss_at(4).cls == 1
 
 
 def test_epochs_that_are_judged():
@@ -217,8 +222,8 @@ def test_epochs_that_are_judged():
     )
     values["data"] = {"train": [synthetic()], "val": synthetic()}
     recipe = Recipe.model_validate(values)
-    assert [epoch for epoch in range(10) if is_judged(recipe, epoch)] == [2, 5, 8, 9]
-    assert not any(is_judged(toy_recipe(), epoch) for epoch in range(3))
+    assert [epoch for epoch in range(10) if recipe.is_judged(epoch)] == [2, 5, 8, 9]
+    assert not any(toy_recipe().is_judged(epoch) for epoch in range(3))
 
 
 def test_sizes_grow():

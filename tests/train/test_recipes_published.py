@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from rtmo_deploy.train.feed import augment_options
-from rtmo_deploy.train.optimize import Schedule
+from rtmo_deploy.train.optimize import learning_rate
 from rtmo_deploy.train.recipe import load_recipe, with_settings
 from rtmo_deploy.zoo import VARIANTS
 
@@ -245,9 +245,8 @@ def test_data(name):
 @pytest.mark.parametrize("name", FACTS)
 def test_learning_rate_follows_the_reference(name):
     recipe, facts = recipe_of(name), FACTS[name]
-    schedule = Schedule(recipe, STEPS)
     for epoch, expected in RATES[facts.switch].items():
-        rates = [schedule.rate(epoch * STEPS, factor) for factor in (1.0, recipe.optimizer.encoder_lr)]
+        rates = [learning_rate(recipe, STEPS, epoch * STEPS, factor) for factor in (1.0, recipe.optimizer.encoder_lr)]
         assert rates == pytest.approx(expected, rel=5e-4), epoch
 
 

@@ -15,7 +15,7 @@ from rtmo_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from rtmo_deploy.model.rtmo import initialise
 from rtmo_deploy.model.spec import Settings
 from rtmo_deploy.train.log import read_log
-from rtmo_deploy.train.state import load_state
+from rtmo_deploy.train.start import load_state
 from rtmo_deploy.zoo import COCO_17
 
 #: Factors that no published model has, in the smallest network.

@@ -6,7 +6,7 @@ from toys import toy_recipe, trainer
 
 from rtmo_deploy.train.distributed import Group
 from rtmo_deploy.train.loop import RunOptions, Trainer
-from rtmo_deploy.train.state import load_state
+from rtmo_deploy.train.start import load_state
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from toys import ALONE, assert_same, synthetic, toy_recipe, trainer, weights
+from toys import ALONE, assert_same, start, synthetic, toy_recipe, trainer, weights
 
 from rtmo_deploy.data.coco_writer import write_coco, write_dataset
 from rtmo_deploy.data.sample import Sample
@@ -17,8 +17,7 @@ from rtmo_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from rtmo_deploy.model.rtmo import initialise
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.train import loop
-from rtmo_deploy.train.start import starting_model
-from rtmo_deploy.train.state import load_state
+from rtmo_deploy.train.start import load_state
 from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
 
 VAL = synthetic(fresh=False, images=2, seed=9)
@@ -268,8 +267,8 @@ def test_fine_tuning_to_other_keypoints(tmp_path):
     path = tmp_path / "17.pth"
     for skeleton in (CROWDPOSE_14, five):
         recipe = toy_recipe(model={**model, "init": str(path)})
-        made = starting_model(recipe, skeleton)
-        fresh = starting_model(toy_recipe(), skeleton).state_dict()
+        made = start(recipe, skeleton)
+        fresh = start(toy_recipe(), skeleton).state_dict()
         kept = load_checkpoint(path).model.state_dict()
         for name, value in made.state_dict().items():
             expected = fresh[name] if any(part in name for part in SPECIAL) and "scale" not in name else kept[name]
@@ -280,18 +279,18 @@ def test_fine_tuning_to_other_keypoints(tmp_path):
         assert torch.equal(sigmas, torch.tensor(skeleton.sigmas or (0.079,) * 5))
         path = tmp_path / f"{len(skeleton)}.pth"
         save_checkpoint(path, made, skeleton=skeleton, input_hw=(64, 64))
-    same = starting_model(toy_recipe(model={**model, "init": str(tmp_path / "17.pth")}, seed=5), COCO_17)
+    same = start(toy_recipe(model={**model, "init": str(tmp_path / "17.pth")}, seed=5), COCO_17)
     assert_same(weights(same), weights(source))
     with pytest.raises(UsageError, match="'init' differ"):
-        starting_model(toy_recipe(model={"architecture": "rtmo-s", "init": str(tmp_path / "17.pth")}), COCO_17)
+        start(toy_recipe(model={"architecture": "rtmo-s", "init": str(tmp_path / "17.pth")}), COCO_17)
     cfg = "model = dict(backbone=dict(act_cfg=dict(type='ReLU')))"
     torch.save({"state_dict": source.state_dict(), "meta": {"cfg": cfg}}, tmp_path / "cfg.pth")
     for ignored, act in ((False, "ReLU"), (True, "SiLU")):
         recipe = toy_recipe(model={**model, "init": str(tmp_path / "cfg.pth"), "ignore_cfg": ignored})
-        assert starting_model(recipe, COCO_17).spec.settings.backbone_act == act
+        assert start(recipe, COCO_17).spec.settings.backbone_act == act
     (tmp_path / "bad.pth").write_bytes(b"no")
     with pytest.raises(CheckpointError):
-        starting_model(toy_recipe(model={**model, "init": str(tmp_path / "bad.pth")}), COCO_17)
+        start(toy_recipe(model={**model, "init": str(tmp_path / "bad.pth")}), COCO_17)
 
 
 def test_fine_tuning_from_a_file_without_training_only_tensors(tmp_path):
@@ -301,8 +300,8 @@ def test_fine_tuning_from_a_file_without_training_only_tensors(tmp_path):
     left = {key: value for key, value in source.state_dict().items() if not any(part in key for part in absent)}
     torch.save(left, tmp_path / "x.pth")
     model = {"deepen": 0.33, "widen": 0.125, "hidden_dim": 32, "init": str(tmp_path / "x.pth")}
-    made = starting_model(toy_recipe(model=model), COCO_17).state_dict()
-    fresh = starting_model(toy_recipe(), COCO_17).state_dict()
+    made = start(toy_recipe(model=model), COCO_17).state_dict()
+    fresh = start(toy_recipe(), COCO_17).state_dict()
     for name, value in made.items():
         assert torch.equal(value, left.get(name, fresh[name])), name
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
+from rtmo_deploy.train.criterion import loss_terms
 from rtmo_deploy.train.distributed import Group
 from rtmo_deploy.train.loop import RunOptions, Trainer
 from rtmo_deploy.train.recipe import Recipe
+from rtmo_deploy.train.sections import LossSection
+from rtmo_deploy.train.start import initial_checkpoint, starting_model
 
 ALONE = Group(0, 1, torch.device("cpu"))
 
@@ -48,3 +53,16 @@ def assert_same(first, second):
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different
+
+
+def start(recipe, skeleton):
+    """The network that a run of a recipe begins with."""
+    return starting_model(recipe, skeleton, initial_checkpoint(recipe))
+
+
+def loss_of(head, outputs, targets, *, second_stage=False, divisor=lambda positives: max(positives, 1), **weights):
+    """Total and detached terms of the first stage's loss, unless ``weights`` say otherwise, and who was assigned."""
+    options = LossSection(**{"bbox_aux": 0.0, **weights})
+    terms, found = loss_terms(head, outputs, targets, options, second_stage=second_stage, divisor=divisor)
+    detached = {name: term.detach() for name, term in terms.items()}
+    return SimpleNamespace(total=sum(terms.values()), terms=detached, assignment=found, num_positives=len(found.cell))

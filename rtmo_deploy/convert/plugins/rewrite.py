@@ -1,26 +1,24 @@
 """``--decode fixed`` to ``--decode plugin``: the selection of detections becomes one RTMODecode node.
 
 A rewrite, not an export of its own: the fixed graph is what was compared with PyTorch, and what the precision passes
-judge in ONNX Runtime. What follows the selection is left as it is; it reads kept cells from the node instead of the
-top-k. A node is also checked here before TensorRT's parser sees it: where the parser finds no plugin of its name,
-version and namespace, its message names none of them, and some parsers end the process.
+judge in ONNX Runtime. Nodes are told apart by what they compute from what, within the scope ``/decode/``; a graph that
+is built otherwise is refused with the reason. What follows the selection stays; it reads kept cells from the node
+instead of the top-k. A node is also checked here before TensorRT's parser sees it: where the parser finds no plugin of
+its name, version and namespace, its message names none of them, and some parsers end the process.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
-from rtmo_deploy.artifact import Artifact, DecodeMode, Parent
-from rtmo_deploy.convert.graph import copy_of
-from rtmo_deploy.convert.plugins.pattern import Graph, Selection, find_selection
-from rtmo_deploy.convert.step import write_bytes
+from rtmo_deploy.artifact import Artifact, DecodeMode
+from rtmo_deploy.convert.graph import GraphView, attribute, copy_of, element_types, infer, rebuild
+from rtmo_deploy.convert.step import derived, read_source, write_model
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 from rtmo_deploy.runtime.plugins.kernel import (
     INPUTS,
     OUTPUTS,
@@ -33,7 +31,180 @@ from rtmo_deploy.runtime.plugins.kernel import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+
+SCOPE = "/decode/"
+#: Operators of the suppression, from candidates' boxes and scores to the scores of survivors.
+SUPPRESSION = {
+    *("Add", "Cast", "Clip", "Div", "Gather", "Greater", "Identity", "MatMul", "Max", "Min", "Mul", "ReduceProd"),
+    *("Relu", "Reshape", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of a fixed graph that selects detections, by the names of its tensors."""
+
+    fields: DecodeFields
+    logits: str  #: ``(B, 1, P)``.
+    flatten: onnx.NodeProto  #: Reshapes scores to ``(B, P)``.
+    rest: str  #: ``(B, P, 4 + C)``: offset, log size, features.
+    priors: str  #: ``(P, 2)``.
+    cell: str  #: ``(B, pre_topk)`` int64, the candidates' cells.
+    best: str  #: ``(B, max_dets)``, scores of detections, 0 below them.
+    #: Of features, offsets, boxes and cells: the survivors' tensor, and the candidates' it is taken from.
+    gathered: dict[str, str]
+    corners: onnx.NodeProto  #: The matrix product that turns survivors' boxes into corners.
+
+
+def find_selection(graph: GraphView) -> Selection:
+    """Find the part of a fixed graph that selects detections."""
+    first, second = _topks(graph)
+    pre_topk, max_dets = (_count(graph, node) for node in (first, second))
+    logits, flatten, padded = _scores(graph, first)
+    cell = first.output[1]
+    if padded:
+        limit = _only(graph, cell, "Min")
+        cell = limit.output[0]
+    index = _one(graph, cell, "Unsqueeze")
+    where = _one(graph, cell, "Gather")
+    _refuse(len(graph.readers(cell)) != 2, first, "its cells are used for something else, too")
+    fetch = _only(graph, index.output[0], "GatherND", besides=1)
+    parts = _only(graph, fetch.output[0], "Split")
+    _refuse(len(parts.output) != 3, parts, "it does not split offset, size and features")
+    offset, log_size, feats = parts.output
+    centre, size = _one(graph, offset, "Add"), _only(graph, log_size, "Exp")
+    _refuse(set(centre.input) != {offset, where.output[0]}, centre, "it does not add the priors to the offsets")
+    boxes = _only(graph, centre.output[0], "Concat")
+    _refuse(list(boxes.input) != [centre.output[0], size.output[0]], boxes, "it does not join centre and size")
+    score_thr, nms_thr = _thresholds(graph, second.input[0], first.output[0], boxes.output[0])
+    order = _only(graph, second.output[1], "Unsqueeze")
+    gathered = {}
+    for node in graph.readers(order.output[0]):
+        _refuse(node.op_type != "GatherND", node, "it is not a GatherND of detections")
+        gathered[node.output[0]] = node.input[0]
+    wanted = {feats, offset, boxes.output[0], index.output[0]}
+    _refuse(set(gathered.values()) != wanted or len(gathered) != 4, order, "other tensors are gathered than known")
+    survivors = next(to for to, source in gathered.items() if source == boxes.output[0])
+    return Selection(
+        fields=DecodeFields(max_dets=max_dets, score_thr=score_thr, nms_thr=nms_thr, pre_topk=pre_topk),
+        logits=logits,
+        flatten=flatten,
+        rest=fetch.input[0],
+        priors=where.input[0],
+        cell=cell,
+        best=second.output[0],
+        gathered=gathered,
+        corners=_corners(graph, survivors),
+    )
+
+
+def _topks(graph: GraphView) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """Of candidates, and of detections, which is computed from the other."""
+    nodes = [node for node in graph.nodes if node.op_type == "TopK" and node.name.startswith(SCOPE)]
+    if len(nodes) != 2:
+        raise _not_fixed(f"it has {len(nodes)} TopK nodes under {SCOPE}, not 2")
+    first, second = sorted(nodes, key=lambda one: any(n.op_type == "TopK" for n in _behind(graph, one.input[0])))
+    for node in (first, second):
+        axis, largest, ordered = (attribute(node, name, 1) for name in ("axis", "largest", "sorted"))
+        _refuse(axis not in (1, -1) or not largest or not ordered, node, "it does not sort the best of each image")
+    return first, second
+
+
+def _behind(graph: GraphView, name: str, leaves: Iterable[str] = ()) -> Iterator[onnx.NodeProto]:
+    """Nodes that a tensor is computed from, up to the leaves."""
+    waiting, seen = [name], set(leaves)
+    while waiting:
+        current = waiting.pop()
+        node = graph.maker(current)
+        if node is not None and current not in seen:
+            seen.add(current)
+            yield node
+            waiting.extend(node.input)
+
+
+def _count(graph: GraphView, node: onnx.NodeProto) -> int:
+    count = graph.constant(node.input[1])
+    if count is None or count.size != 1:
+        raise _not_fixed(f"the count of {node.name} is not a constant")
+    return int(count.flat[0])
+
+
+def _scores(graph: GraphView, first: onnx.NodeProto) -> tuple[str, onnx.NodeProto, bool]:
+    """The logits' name, the node that flattens the scores, and whether they are padded."""
+    node = graph.maker(first.input[0])
+    padded = node is not None and node.op_type == "Pad"
+    if node is not None and padded:
+        value = graph.constant(node.input[2]) if len(node.input) > 2 else None
+        _refuse(value is None or float(value.flat[0]) >= 0, node, "it does not pad with scores below zero")
+        node = graph.maker(node.input[0])
+    if node is None or node.op_type != "Reshape":
+        raise _not_fixed(f"the scores that {first.name} sorts are not reshaped before")
+    sigmoid = graph.maker(node.input[0])
+    if sigmoid is None or sigmoid.op_type != "Sigmoid":
+        raise _not_fixed(f"the scores that {first.name} sorts are not a Sigmoid's")
+    return sigmoid.input[0], node, padded
+
+
+def _thresholds(graph: GraphView, kept: str, score: str, boxes: str) -> tuple[float, float]:
+    """Score and IoU threshold of the suppression that leads to ``kept``."""
+    found: dict[str, float] = {}
+    for node in _behind(graph, kept, {score, boxes}):
+        _refuse(node.op_type not in SUPPRESSION, node, "this operator is not part of the suppression")
+        if node.op_type == "Greater":
+            bound = graph.constant(node.input[1])
+            if bound is None or bound.dtype != np.float32 or bound.size != 1:
+                raise _not_fixed(f"the threshold of {node.name} is not a float32 constant")
+            found["score" if node.input[0] == score else "iou"] = float(bound.flat[0])
+        if node.op_type == "Clip":
+            low = graph.constant(node.input[1])
+            _refuse(low is None or float(low.flat[0]) != float(np.float32(1e-6)), node, "the union has another bound")
+    if set(found) != {"score", "iou"}:
+        raise _not_fixed("its suppression does not compare one score and one overlap")
+    return found["score"], found["iou"]
+
+
+def _corners(graph: GraphView, survivors: str) -> onnx.NodeProto:
+    """The product of survivors' boxes with a constant 4x4 matrix."""
+    names = [survivors, *(n.output[0] for n in graph.readers(survivors) if n.op_type == "Reshape")]
+    for node in (node for name in names for node in graph.readers(name)):
+        if node.op_type == "MatMul" and (matrix := graph.constant(node.input[1])) is not None:
+            _refuse(matrix.shape != (4, 4), node, "it does not turn boxes into corners")
+            return node
+    raise _not_fixed("its boxes are not turned into corners")
+
+
+def _one(graph: GraphView, name: str, op: str) -> onnx.NodeProto:
+    """The only consumer of that operator; there may be others of another."""
+    nodes = [node for node in graph.readers(name) if node.op_type == op]
+    if len(nodes) != 1:
+        raise _not_fixed(f"{name} goes to {len(nodes)} {op} nodes, not one")
+    _refuse(not nodes[0].name.startswith(SCOPE), nodes[0], f"it is not under {SCOPE}")
+    return nodes[0]
+
+
+def _only(graph: GraphView, name: str, op: str, *, besides: int = 0) -> onnx.NodeProto:
+    """The first consumer of that operator; there must be no others but ``besides``."""
+    readers = graph.readers(name)
+    node = next((node for node in readers if node.op_type == op), None)
+    if node is None or len(readers) != 1 + besides:
+        raise _not_fixed(f"{name} goes to {[node.op_type for node in readers]}, not to one {op}")
+    _refuse(not node.name.startswith(SCOPE), node, f"it is not under {SCOPE}")
+    return node
+
+
+def _refuse(wrong: bool, node: onnx.NodeProto, why: str) -> None:
+    if wrong:
+        raise _not_fixed(f"{node.name} ({node.op_type}): {why}")
+
+
+def _not_fixed(why: str) -> ArtifactError:
+    return ArtifactError(
+        f"The graph does not select detections as --decode fixed does: {why}.",
+        remedy="Export the checkpoint with --decode fixed and this release of rtmo-deploy.",
+    )
 
 
 #: Name of the node, and of its outputs in the graph.
@@ -55,15 +226,12 @@ def check_plugin_node(model: onnx.ModelProto) -> DecodeFields:
     node = plugin_node(model)
     if node is None:
         raise ArtifactError(f"The graph has no {PLUGIN_NAME} node.", remedy=_REMEDY)
-    found: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    text = {
-        name: value.decode(errors="replace") if isinstance(value := found.pop(name, None), bytes) else value
-        for name in ("plugin_version", "plugin_namespace")
-    }
-    expected = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
-    for name, value in text.items():
-        if value != expected[name]:
-            raise _wrong(node, f"its {name} is {value!r}, not {expected[name]!r}")
+    found = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    for name, expected in (("plugin_version", PLUGIN_VERSION), ("plugin_namespace", PLUGIN_NAMESPACE)):
+        value = found.pop(name, None)
+        text = value.decode(errors="replace") if isinstance(value, bytes) else value
+        if text != expected:
+            raise _wrong(node, f"its {name} is {text!r}, not {expected!r}")
     if node.domain != PLUGIN_DOMAIN:
         raise _wrong(node, f"its domain is {node.domain!r}, not {PLUGIN_DOMAIN!r}")
     if PLUGIN_DOMAIN not in {opset.domain for opset in model.opset_import}:
@@ -73,8 +241,7 @@ def check_plugin_node(model: onnx.ModelProto) -> DecodeFields:
             raise _wrong(node, f"it has {sum(map(bool, names))} {what}, not {count}")
     kinds = {"max_dets": int, "nms_thr": float, "pre_topk": int, "score_thr": float}
     if set(found) != set(kinds):
-        odd = ", ".join(sorted(set(found) ^ set(kinds)))
-        raise _wrong(node, f"fields are missing or unknown: {odd}")
+        raise _wrong(node, f"fields are missing or unknown: {', '.join(sorted(set(found) ^ set(kinds)))}")
     for name, kind in kinds.items():
         if type(found[name]) is not kind:
             raise _wrong(node, f"its field {name} is {found[name]!r}, not a {kind.__name__}")
@@ -95,18 +262,26 @@ def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
     Inputs and outputs stay, and so do the detections where the fixed suppression has rounds enough. The graph may be of
     any precision as long as ``/decode/`` is float32 up to the survivors.
     """
+    if plugin_node(model) is not None:
+        raise ArtifactError(f"The graph has a {PLUGIN_NAME} node already.", remedy="Use it as it is.")
+    result = copy_of(model)
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise _malformed(error) from error
-    result = copy_of(model)
-    graph = Graph(result.graph)
-    if any(node.op_type == PLUGIN_NAME for node in result.graph.node):
-        raise ArtifactError(f"The graph has a {PLUGIN_NAME} node already.", remedy="Use it as it is.")
-    selection = find_selection(graph)
-    # What stands there may be of before a precision pass.
-    del result.graph.value_info[:]
-    _require_float32(result, (selection.logits, selection.rest, selection.priors))
+        selection = find_selection(GraphView(result.graph))
+        del result.graph.value_info[:]  # what stands there may be of before a precision pass
+        types = element_types(result)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ArtifactError(
+            f"The graph is not well formed: {reason}.", remedy="Export the checkpoint again."
+        ) from error
+    for name in (selection.logits, selection.rest, selection.priors):
+        kind = types.get(name, onnx.TensorProto.UNDEFINED)
+        if kind != onnx.TensorProto.FLOAT:
+            raise ArtifactError(
+                f"{name}, which the plugin would read, is {onnx.TensorProto.DataType.Name(kind)}, not FLOAT.",
+                remedy="Keep the nodes under /decode/ in float32 when lowering the precision.",
+            )
     _splice(result.graph, selection)
     _sweep(result.graph)
     result.opset_import.append(onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1))
@@ -119,72 +294,30 @@ def insert_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
 def plugin_onnx(source: Path, output: Path) -> Artifact:
     """Rewrite an ONNX file exported with ``--decode fixed`` to ``output``, which appears whole or not at all.
 
-    Raises:
-        ArtifactError: ``source`` is no fixed graph, or its metadata contradicts it.
-        SetupError: ``output`` cannot be written.
+    ArtifactError where ``source`` is no fixed graph or its metadata contradicts it; UsageError where ``output`` is it;
+    SetupError where it cannot be written.
     """
-    model = load_onnx(source)
-    known = onnx_artifact(source, model)
+    read = read_source(source, output)
+    known = read.artifact
     if known.decode.mode is not DecodeMode.FIXED:
         raise ArtifactError(
             f"Its decode mode is {known.decode.mode}; the plugin replaces that of a fixed graph.",
             remedy="Export the checkpoint with --decode fixed.",
             where=source,
         )
-    rewritten = insert_plugin(model)
-    _require_contract(known, check_plugin_node(rewritten))
-    artifact = replace(
-        known,
-        path=output,
-        decode=replace(known.decode, mode=DecodeMode.PLUGIN, nms_rounds=None),
-        parents=(Parent(source.name, sha256_of(source)), *known.parents),
-        verified=None,
-    )
-    onnx.helper.set_model_props(rewritten, artifact.to_metadata())
-    write_bytes(output, rewritten.SerializeToString())
-    return artifact
-
-
-def _require_contract(known: Artifact, fields: DecodeFields) -> None:
-    decode = known.decode
-    recorded = {
-        "max_dets": (decode.max_dets, fields.max_dets),
-        "pre_topk": (decode.pre_topk, fields.pre_topk),
-        "score_thr": (as_float32(decode.score_thr), fields.score_thr),
-        "nms_thr": (as_float32(decode.nms_thr), fields.nms_thr),
-    }
-    for name, (said, found) in recorded.items():
-        if said != found:
+    rewritten = insert_plugin(read.model)
+    for name, found in vars(check_plugin_node(rewritten)).items():
+        said = getattr(known.decode, name)
+        if (as_float32(said) if isinstance(found, float) else said) != found:
             raise ArtifactError(
                 f"Its metadata says that {name} is {said}, its graph {found}.",
                 remedy="The file was changed: export the checkpoint again.",
-                where=known.path,
+                where=source,
             )
-
-
-def _require_float32(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
-    inferred = _infer(model).graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input)}
-    kinds |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
-    for name in names:
-        kind = kinds.get(name, onnx.TensorProto.UNDEFINED)
-        if kind != onnx.TensorProto.FLOAT:
-            raise ArtifactError(
-                f"{name}, which the plugin would read, is {onnx.TensorProto.DataType.Name(kind)}, not FLOAT.",
-                remedy="Keep the nodes under /decode/ in float32 when lowering the precision.",
-            )
-
-
-def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return onnx.shape_inference.infer_shapes(model, check_type=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise _malformed(error) from error
-
-
-def _malformed(error: Exception) -> ArtifactError:
-    reason = str(error).strip().splitlines()[0].rstrip(".")
-    return ArtifactError(f"The graph is not well formed: {reason}.", remedy="Export the checkpoint again.")
+    artifact = derived(known, output, decode=replace(known.decode, mode=DecodeMode.PLUGIN, nms_rounds=None))
+    artifact = replace(artifact, parents=(*artifact.parents, *known.parents), versions=known.versions)
+    write_model(rewritten, artifact, read.companion)
+    return artifact
 
 
 def _splice(graph: onnx.GraphProto, selection: Selection) -> None:
@@ -231,27 +364,19 @@ def _sweep(graph: onnx.GraphProto) -> None:
     """Remove what no output needs, and bring the rest into an order in which nodes follow what they read."""
     producer = {name: node for node in graph.node for name in node.output if name}
     ordered: list[onnx.NodeProto] = []
-    done: set[str] = {""}
+    done = {""}
     waiting = [value.name for value in graph.output]
     while waiting:
-        name = waiting[-1]
-        node = producer.get(name)
-        if name in done or node is None:
+        node = producer.get(waiting[-1])
+        if waiting[-1] in done or node is None:
             waiting.pop()
             continue
         missing = [source for source in node.input if source not in done and source in producer]
-        if missing:
-            waiting.extend(missing)
-            continue
-        ordered.append(node)
-        done.update(node.output)
-    needed = {name for node in ordered for name in node.input}
-    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
-    nodes = [type(node).FromString(node.SerializeToString()) for node in ordered]
-    tensors = [type(tensor).FromString(tensor.SerializeToString()) for tensor in initializers]
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
+        waiting.extend(missing)
+        if not missing:
+            ordered.append(node)
+            done.update(node.output)
+    rebuild(graph, ordered, graph.initializer)
 
 
 def _describe_outputs(model: onnx.ModelProto, fields: DecodeFields) -> None:
@@ -270,6 +395,6 @@ def _describe_outputs(model: onnx.ModelProto, fields: DecodeFields) -> None:
         onnx.helper.make_tensor_value_info(tensor, *shapes[name]) for name, tensor in zip(OUTPUTS, TENSORS, strict=True)
     ]
     model.graph.value_info.extend(described)
-    inferred = _infer(model)
+    inferred = infer(model, strict=False)
     del model.graph.value_info[:]
     model.graph.value_info.extend(inferred.graph.value_info)

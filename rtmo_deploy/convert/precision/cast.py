@@ -9,22 +9,12 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from rtmo_deploy.artifact import (
-    Artifact,
-    DecodeMode,
-    Parent,
-    made_with,
-    read_companion,
-    refuse_companion,
-    write_companion,
-)
+from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.convert.precision.graph import CastGraph, is_quantized, to_16bit
 from rtmo_deploy.convert.precision.rules import CAST_TYPES, CastType, fp32_block_of
-from rtmo_deploy.convert.step import require_onnxruntime, require_parity, write_bytes, write_metadata
+from rtmo_deploy.convert.step import Source, derived, read_source, require_onnxruntime, require_parity, write_model
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import Kind
-from rtmo_deploy.files import sha256_of
-from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +27,7 @@ if TYPE_CHECKING:
 class CastResult:
     """What a cast made."""
 
-    artifact: Artifact  #: The new file and what it knows of itself.
+    artifact: Artifact  #: The new file.
     source: Path  #: The file it was made from.
     half_nodes: int  #: Nodes that compute in 16 bits.
     casts: int  #: Cast nodes that were put in.
@@ -81,58 +71,61 @@ def cast_onnx(
     started = time.monotonic()
     if precision not in CAST_TYPES:
         raise UsageError(f"There is no precision '{precision}'.", remedy=f"Choose {' or '.join(CAST_TYPES)}.")
-    half = CAST_TYPES[precision]
+    cast_type = CAST_TYPES[precision]
     progress("reading the model")
-    model = load_onnx(source)
-    artifact = onnx_artifact(source, model)
-    _refuse_source(model, artifact, half, verify=verify)
-    companion = read_companion(artifact)
-    if output.exists() and output.samefile(source):
-        raise UsageError(
-            f"{output} is the model that is to be cast.", remedy="Give another name with -o: it is never overwritten."
-        )
-    refuse_companion(artifact, output)
+    read = read_source(source, output)
+    _refuse_source(read, cast_type, verify=verify)
     if verify:
         require_onnxruntime("cast")
-    progress(f"casting to {half.name}")
-    cast, fp32_nodes = _cast(model, half, source)
-    new = replace(
-        artifact,
-        path=output,
-        precision=half.name if artifact.precision == "fp32" else f"{artifact.precision}+{half.name}",
-        parents=(*artifact.parents, Parent(source.name, sha256_of(source))),
-        versions={**artifact.versions, **made_with("onnx", "onnxruntime", "onnxruntime-gpu")},
-        verified=None,
+    progress(f"casting to {cast_type.name}")
+    cast, fp32_nodes = _cast(read.model, cast_type, source)
+    before = read.artifact
+    new = derived(
+        before,
+        output,
+        *("onnx", "onnxruntime", "onnxruntime-gpu"),
+        precision=cast_type.name if before.precision == "fp32" else f"{before.precision}+{cast_type.name}",
     )
+    new = replace(new, parents=(*before.parents, *new.parents), versions={**before.versions, **new.versions})
     report = None
     if verify:
-        report = _verify(model, cast.model, half, artifact, companion, progress)
-        quantization = {key: value for key, value in (artifact.verified or {}).items() if key == "quantization"}
+        from rtmo_deploy.convert.precision.verify import verify_cast
+
+        report = verify_cast(read, cast.model, cast_type, new.precision, progress=progress)
+        require_parity(
+            report.failures(),
+            f"In {cast_type.name} it does not find what it finds in {read.precision_words}",
+            remedy="Its weights may need more range or precision than that type has; stay with the source, or try the "
+            "other one. --no-verify writes the file to look at.",
+            where=source,
+        )
+        quantization = {key: value for key, value in (before.verified or {}).items() if key == "quantization"}
         new = replace(new, verified={"precision": report.to_dict(), **quantization})
-    write_metadata(cast.model, new)
     progress("writing")
-    write_companion(new, companion, output)
-    write_bytes(output, cast.model.SerializeToString())
+    size = write_model(cast.model, new, read.companion)
     return CastResult(
         artifact=new,
         source=source,
         half_nodes=cast.half_nodes,
         casts=cast.casts,
-        fp32_nodes=fp32_nodes,
+        fp32_nodes=dict(fp32_nodes),
         kept=cast.kept,
-        size=output.stat().st_size,
+        size=size,
         source_size=source.stat().st_size,
         seconds=time.monotonic() - started,
         verification=report,
     )
 
 
-def _refuse_source(model: onnx.ModelProto, artifact: Artifact, half: CastType, *, verify: bool) -> None:
+def _refuse_source(source: Source, cast_type: CastType, *, verify: bool) -> None:
     """Refuse what cannot be cast or compared, before anything is computed."""
+    model, artifact = source.model, source.artifact
     as_exported = "Cast the model as 'rtmo-deploy export' wrote it."
     precision, quantized, names = artifact.precision, is_quantized(model), [node.name for node in model.graph.node]
     bits16 = {half_type.onnx for half_type in CAST_TYPES.values()}
-    nested = _subgraph(model)
+    kinds = {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
+    inside = [f"{n.name} ({n.op_type})" for n in model.graph.node if any(one.type in kinds for one in n.attribute)]
+    nested = [*inside, *(f"function {function.name}" for function in model.functions)]
     refusals = (
         (
             artifact.producer != "rtmo-deploy" or artifact.kind is not Kind.ONNX,
@@ -154,7 +147,7 @@ def _refuse_source(model: onnx.ModelProto, artifact: Artifact, half: CastType, *
             f"It has 16-bit weights, and says that it is {precision}.",
             "Cast the float32 model it was made from.",
         ),
-        (nested, f"It has a subgraph, {nested}, which this pass does not look into.", as_exported),
+        (nested, f"It has a subgraph, {''.join(nested[:1])}, which this pass does not look into.", as_exported),
         (
             not all(name.startswith("/") for name in names) or len(set(names)) != len(names),
             "Nodes have no names, or one name twice; their names tell what must stay in float32.",
@@ -162,7 +155,7 @@ def _refuse_source(model: onnx.ModelProto, artifact: Artifact, half: CastType, *
         ),
         (
             verify and artifact.decode.mode is DecodeMode.PLUGIN,
-            f"ONNX Runtime cannot run its decode plugin, so its {half.name} form cannot be compared with it.",
+            f"ONNX Runtime cannot run its decode plugin, so its {cast_type.name} form cannot be compared with it.",
             "Cast with --no-verify, or cast the model before the plugin is put in.",
         ),
     )
@@ -171,30 +164,21 @@ def _refuse_source(model: onnx.ModelProto, artifact: Artifact, half: CastType, *
             raise ArtifactError(finding, remedy=remedy, where=artifact.path)
 
 
-def _subgraph(model: onnx.ModelProto) -> str:
-    """The first node with a subgraph, or the first function; empty if there is none."""
-    kinds = {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
-    for node in model.graph.node:
-        if any(one.type in kinds for one in node.attribute):
-            return f"{node.name} ({node.op_type})"
-    return f"function {model.functions[0].name}" if model.functions else ""
-
-
-def _cast(model: onnx.ModelProto, half: CastType, source: Path) -> tuple[CastGraph, dict[str, int]]:
+def _cast(model: onnx.ModelProto, cast_type: CastType, source: Path) -> tuple[CastGraph, Counter[str]]:
+    """The cast graph, and how many nodes stay in FP32 by their block."""
     counts: Counter[str] = Counter()
 
     def wanted(node: onnx.NodeProto) -> bool:
         block = fp32_block_of(node)
-        if block is not None:
-            counts[block.name] += 1
+        counts.update([] if block is None else [block.name])
         return block is None
 
     try:
-        cast = to_16bit(model, half, wanted)
+        cast = to_16bit(model, cast_type, wanted)
         onnx.checker.check_model(cast.model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ArtifactError(
-            f"Its {half.name} form is not well formed: {' '.join(str(error).split())[:300]}",
+            f"Its {cast_type.name} form is not well formed: {' '.join(str(error).split())[:300]}",
             remedy="If 'rtmo-deploy validate' finds nothing wrong with it, please report this.",
             where=source,
         ) from error
@@ -202,29 +186,4 @@ def _cast(model: onnx.ModelProto, half: CastType, source: Path) -> tuple[CastGra
         raise ArtifactError(
             "Nothing in it can be cast.", remedy="Cast a model as 'rtmo-deploy export' wrote it.", where=source
         )
-    return cast, dict(counts)
-
-
-def _verify(
-    model: onnx.ModelProto,
-    cast: onnx.ModelProto,
-    half: CastType,
-    artifact: Artifact,
-    companion: bytes | None,
-    progress: Callable[[str], None],
-) -> CastReport:
-    """Compare a cast with its source; a ParityError where they find different people."""
-    from rtmo_deploy.convert.precision.verify import verify_cast
-    from rtmo_deploy.runtime.estimator import open_coordinates
-
-    coordinates = open_coordinates(companion, where=artifact.path) if companion is not None else None
-    report = verify_cast(model, cast, half, artifact, coordinates=coordinates, progress=progress)
-    before = "float32" if artifact.precision == "fp32" else artifact.precision
-    require_parity(
-        report.failures(),
-        f"In {half.name} it does not find what it finds in {before}",
-        remedy="Its weights may need more range or precision than that type has; stay with the source, or try the "
-        "other one. --no-verify writes the file to look at.",
-        where=artifact.path,
-    )
-    return report
+    return cast, counts

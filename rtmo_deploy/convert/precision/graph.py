@@ -12,7 +12,6 @@ in 8 bits. So a pair takes the type of what reads it, and an operator whose pair
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,13 +19,19 @@ import onnx
 import onnx.version_converter
 from onnx import TensorProto, numpy_helper
 
-from rtmo_deploy.convert.graph import GraphView, attribute, copy_of, element_types, infer, rebuild, unique
-from rtmo_deploy.convert.passes import constants_to_initializers
+from rtmo_deploy.convert.graph import (
+    GraphView,
+    attribute,
+    constants_to_initializers,
+    copy_of,
+    element_types,
+    infer,
+    rebuild,
+    unique,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Collection
 
     from rtmo_deploy.convert.precision.rules import CastType
 
@@ -41,34 +46,18 @@ _READS_NO_VALUE = frozenset({"Shape", "Size"})
 _INT8_LIMIT = 127
 
 
-@dataclass(frozen=True)
-class CastGraph:
-    """What the pass made."""
-
-    model: onnx.ModelProto  #: A new model; the one given is untouched.
-    half_nodes: int  #: Nodes that compute in 16 bits.
-    casts: int  #: Cast nodes that were put in.
-    kept: Mapping[str, str]  #: Nodes that were to compute in 16 bits and stay FP32 because a weight does not fit: why.
-
-
-def to_16bit(model: onnx.ModelProto, half: CastType, wanted: Callable[[onnx.NodeProto], bool]) -> CastGraph:
+def to_16bit(model: onnx.ModelProto, cast_type: CastType, wanted: Callable[[onnx.NodeProto], bool]) -> CastGraph:
     """Let the wanted nodes compute in 16 bits; inner types and shapes of the new model are inferred anew.
 
-    Args:
-        model: A graph of float32, and of 8 bits between Q/DQ pairs, without subgraphs; its nodes in topological order.
-        half: The type.
-        wanted: Whether a node shall; asked only of nodes that have float32 operands, and of no Q/DQ node.
+    ``model`` is a graph of float32, and of 8 bits between Q/DQ pairs, without subgraphs, its nodes in topological
+    order. ``wanted`` is asked only of nodes that have float32 operands, and of no Q/DQ node.
     """
-    work = _at_opset(model, max(half.opset, PAIR_OPSET) if is_quantized(model) else half.opset)
+    work = _at_opset(model, max(cast_type.opset, PAIR_OPSET) if is_quantized(model) else cast_type.opset)
     constants_to_initializers(work)
-    pass_ = _Pass(work, half, element_types(work))
-    for node in work.graph.node:
-        if node.op_type not in PAIR and pass_.touches_float(node) and wanted(node):
-            pass_.classify(node)
-    pass_.take_pairs()
-    pass_.rewrite()
-    del work.graph.value_info[:]
-    return CastGraph(infer(work), len(pass_.half_nodes), pass_.casts, pass_.kept)
+    made = CastGraph(work, cast_type)
+    made.choose(wanted)
+    made.rewrite()
+    return made
 
 
 def _at_opset(model: onnx.ModelProto, oldest: int) -> onnx.ModelProto:
@@ -80,110 +69,117 @@ def _at_opset(model: onnx.ModelProto, oldest: int) -> onnx.ModelProto:
     return work
 
 
-class _Pass:
-    """One run of the pass over one model, in place."""
+class CastGraph:
+    """A model while the pass runs over it, and what the pass made of it."""
 
-    def __init__(self, model: onnx.ModelProto, half: CastType, types: Mapping[str, int]) -> None:
-        self.graph, self.half, self.types = model.graph, half, types
-        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        #: Name of the scale of each tensor that a DequantizeLinear puts out.
-        self.scales = {node.output[0]: node.input[1] for node in self.graph.node if node.op_type == "DequantizeLinear"}
-        self.taken = {node.name for node in model.graph.node}
-        self.half_nodes: set[str] = set()
-        self.half_tensors: set[str] = set()
+    def __init__(self, model: onnx.ModelProto, cast_type: CastType) -> None:
+        self.model = model
+        self.half_nodes = 0  #: Nodes that compute in 16 bits.
+        self.casts = 0  #: Cast nodes that were put in.
+        #: Nodes that were to compute in 16 bits and stay FP32 because a weight does not fit, and why.
         self.kept: dict[str, str] = {}
-        self.casts = 0
+        self._graph, self._type, self._types = model.graph, cast_type, element_types(model)
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._taken = {node.name for node in model.graph.node}
+        self._names: set[str] = set()  # of 16-bit nodes
+        self._tensors: set[str] = set()  # of 16 bits
+        #: The name of a tensor in the other type.
         self._ready: dict[tuple[str, bool], str] = {}
         self._nodes: list[onnx.NodeProto] = []
 
-    def touches_float(self, node: onnx.NodeProto) -> bool:
-        names = [name for _, name in self._data_inputs(node)] + list(node.output)
-        return any(self.types.get(name) == TensorProto.FLOAT for name in names)
-
-    def classify(self, node: onnx.NodeProto) -> None:
-        for place, given in self._data_inputs(node):
-            name = self.scales.get(given, given)  # what was dequantised fits if its scale does
-            if name in self.weights and self.types[name] == TensorProto.FLOAT:
-                added = node.op_type in {"Add", "Sub"} or place >= 2
-                why = self.half.unfit(numpy_helper.to_array(self.weights[name]), factor=not added)
+    def choose(self, wanted: Callable[[onnx.NodeProto], bool]) -> None:
+        """Choose the nodes that compute in 16 bits: those wanted whose weights fit, and the Q/DQ pairs they read."""
+        #: Name of the scale of each tensor that a DequantizeLinear puts out: what was dequantised fits if that does.
+        scales = {node.output[0]: node.input[1] for node in self._graph.node if node.op_type == "DequantizeLinear"}
+        for node in self._graph.node:
+            names = [name for _, name in _data_inputs(node)] + list(node.output)
+            touches_float = any(self._types.get(name) == TensorProto.FLOAT for name in names)
+            if node.op_type not in PAIR and touches_float and wanted(node):
+                why = self._unfit(node, scales)
                 if why:
-                    self.kept[node.name] = f"{name} {why}"
-                    return
-        self._take(node)
+                    self.kept[node.name] = why
+                else:
+                    self._names.add(node.name)
+        pairs = half_pairs(self._graph, self._names)
+        hold_scales(self._graph, self._type, pairs)
+        self._names |= pairs
+        self.half_nodes = len(self._names)
+        for node in self._graph.node:
+            if node.name in self._names:
+                self._tensors.update(name for name in node.output if self._types.get(name) == TensorProto.FLOAT)
 
-    def take_pairs(self) -> None:
-        names = half_pairs(self.graph, self.half_nodes)
-        for node in self.graph.node:
-            if node.name in names:
-                self._take(node)
-        hold_scales(self.graph, self.half, names)
-
-    def _take(self, node: onnx.NodeProto) -> None:
-        self.half_nodes.add(node.name)
-        self.half_tensors.update(name for name in node.output if self.types.get(name) == TensorProto.FLOAT)
+    def _unfit(self, node: onnx.NodeProto, scales: dict[str, str]) -> str:
+        for place, given in _data_inputs(node):
+            name = scales.get(given, given)
+            if name in self._weights and self._types[name] == TensorProto.FLOAT:
+                added = node.op_type in {"Add", "Sub"} or place >= 2
+                why = self._type.unfit(numpy_helper.to_array(self._weights[name]), factor=not added)
+                if why:
+                    return f"{name} {why}"
+        return ""
 
     def rewrite(self) -> None:
-        outputs = {value.name for value in self.graph.output}
-        for node in list(self.graph.node):
-            in_half = node.name in self.half_nodes
-            for place, name in self._data_inputs(node):
-                node.input[place] = self._as(name, node, in_half=in_half)
+        """Put in the casts and the 16-bit weights."""
+        outputs = {value.name for value in self._graph.output}
+        for node in list(self._graph.node):
+            in_16bit = node.name in self._names
+            for place, name in _data_inputs(node):
+                node.input[place] = self._as(name, node, in_16bit=in_16bit)
             self._nodes.append(node)
-            if not in_half:
+            if not in_16bit:
                 continue
             if node.op_type == "Cast":
-                retarget(node, self.half.onnx)
+                retarget(node, self._type.onnx)
             for place, name in enumerate(node.output):
-                if name in outputs and name in self.half_tensors:
-                    self._emit_output(node, place)
-        rebuild(self.graph, self._nodes, self._stored_weights())
+                if name in outputs and name in self._tensors:  # it stays float32: the node's own gets another name
+                    inner = f"{name}.{self._type.name}"
+                    node.output[place] = inner
+                    self._cast(inner, node, TensorProto.FLOAT, name)
+                    self._ready[name, True] = inner
+                    self._tensors.discard(name)
+        rebuild(self._graph, self._nodes, self._stored_weights())
+        del self._graph.value_info[:]
+        self.model = infer(self.model)
 
-    def _data_inputs(self, node: onnx.NodeProto) -> list[tuple[int, str]]:
-        if node.op_type in _READS_NO_VALUE:
-            return []
-        fixed = FLOAT_ONLY_INPUTS.get(node.op_type, frozenset())
-        return [(place, name) for place, name in enumerate(node.input) if name and place not in fixed]
-
-    def _as(self, name: str, consumer: onnx.NodeProto, *, in_half: bool) -> str:
+    def _as(self, name: str, consumer: onnx.NodeProto, *, in_16bit: bool) -> str:
         """What a node takes in the place of a tensor."""
-        is_half = name in self.half_tensors
-        if self.types.get(name) != TensorProto.FLOAT or is_half == in_half:
+        is_16bit = name in self._tensors
+        if self._types.get(name) != TensorProto.FLOAT or is_16bit == in_16bit:
             return name
-        key = (name, in_half)
-        if key not in self._ready and name in self.weights:
-            self._ready[key] = f"{name}.{self.half.name}"
-        elif key not in self._ready:
-            label = self._cast_label(consumer, self.half.name if in_half else "fp32")
-            self._cast(name, f"{label}_output_0", label, self.half.onnx if in_half else TensorProto.FLOAT)
-            self._ready[key] = f"{label}_output_0"
+        key = (name, in_16bit)
+        if key not in self._ready:
+            target = self._type.onnx if in_16bit else TensorProto.FLOAT
+            weight = name in self._weights
+            self._ready[key] = f"{name}.{self._type.name}" if weight else self._cast(name, consumer, target)
         return self._ready[key]
 
-    def _emit_output(self, node: onnx.NodeProto, place: int) -> None:
-        """A graph output stays float32: the node's own output gets another name."""
-        name = node.output[place]
-        inner = f"{name}.{self.half.name}"
-        node.output[place] = inner
-        self._cast(inner, name, self._cast_label(node, "fp32"), TensorProto.FLOAT)
-        self._ready[name, True] = inner
-        self.half_tensors.discard(name)
-
-    def _cast_label(self, beside: onnx.NodeProto, target: str) -> str:
-        return unique(f"{beside.name.rpartition('/')[0]}/Cast_to_{target}", self.taken)
-
-    def _cast(self, source: str, output: str, label: str, target: int) -> None:
+    def _cast(self, source: str, beside: onnx.NodeProto, target: int, output: str = "") -> str:
+        """Add a Cast in the scope of a node; the name of what it puts out."""
+        kind = "fp32" if target == TensorProto.FLOAT else self._type.name
+        label = unique(f"{beside.name.rpartition('/')[0]}/Cast_to_{kind}", self._taken)
+        output = output or f"{label}_output_0"
         self._nodes.append(onnx.helper.make_node("Cast", [source], [output], name=label, to=target))
         self.casts += 1
+        return output
 
     def _stored_weights(self) -> list[TensorProto]:
         """The weights, each followed by its 16-bit form where something reads that."""
         tensors = []
-        for tensor in self.graph.initializer:
+        for tensor in self._graph.initializer:
             tensors.append(tensor)
             cast = self._ready.get((tensor.name, True))
             if cast:
-                value = numpy_helper.to_array(tensor).astype(self.half.numpy)
-                tensors.append(onnx.helper.make_tensor(cast, self.half.onnx, value.shape, value.tobytes(), raw=True))
+                value = numpy_helper.to_array(tensor).astype(self._type.numpy)
+                tensors.append(onnx.helper.make_tensor(cast, self._type.onnx, value.shape, value.tobytes(), raw=True))
         return tensors
+
+
+def _data_inputs(node: onnx.NodeProto) -> list[tuple[int, str]]:
+    """Place and name of the inputs whose type follows the data's."""
+    if node.op_type in _READS_NO_VALUE:
+        return []
+    fixed = FLOAT_ONLY_INPUTS.get(node.op_type, frozenset())
+    return [(place, name) for place, name in enumerate(node.input) if name and place not in fixed]
 
 
 def retarget(cast: onnx.NodeProto, to: int) -> None:
@@ -213,7 +209,7 @@ def half_pairs(graph: onnx.GraphProto, half_nodes: Collection[str]) -> frozenset
     return frozenset(found | read_by("QuantizeLinear", found))
 
 
-def hold_scales(graph: onnx.GraphProto, half: CastType, names: Collection[str]) -> int:
+def hold_scales(graph: onnx.GraphProto, cast_type: CastType, names: Collection[str]) -> int:
     """Round the scales of 8-bit weights to what a 16-bit type can hold, and fit the weights to them; in place.
 
     Where a channel's scale is a normal number of that type nothing changes in its weights: 127 times the rounding is
@@ -229,28 +225,17 @@ def hold_scales(graph: onnx.GraphProto, half: CastType, names: Collection[str]) 
         integers, scales = (numpy_helper.to_array(weights[name]) for name in node.input[:2])
         if integers.dtype != np.int8 or scales.dtype != np.float32:
             continue
-        held = _held(scales, half)
-        fitted = _fitted(integers, scales, held, attribute(node, "axis", 1))
+        # Below the type's normal numbers no scale gets smaller, so that 127 steps reach.
+        nearest = scales.astype(cast_type.numpy)
+        below = (scales < cast_type.smallest_normal) & (nearest.astype(np.float32) < scales)
+        bits = nearest.view(np.uint16) + below.astype(np.uint16)  # of positive numbers the next one is the next pattern
+        held = np.asarray(bits.view(cast_type.numpy), np.float32)
+        ratio = scales.astype(np.float64) / held
+        if ratio.ndim == 1:
+            axis = attribute(node, "axis", 1) % integers.ndim
+            ratio = np.expand_dims(ratio, [at for at in range(integers.ndim) if at != axis])
+        fitted = np.clip(np.rint(integers * ratio), -_INT8_LIMIT, _INT8_LIMIT).astype(np.int8)
         changed += int(np.count_nonzero(fitted != integers))
         weights[node.input[1]].CopyFrom(numpy_helper.from_array(held, node.input[1]))
         weights[node.input[0]].CopyFrom(numpy_helper.from_array(fitted, node.input[0]))
     return changed
-
-
-def _held(scales: NDArray[np.float32], half: CastType) -> NDArray[np.float32]:
-    """The nearest scales of the type; below its normal numbers none smaller, so that 127 steps reach."""
-    nearest = scales.astype(half.numpy)
-    below = (scales < half.smallest_normal) & (nearest.astype(np.float32) < scales)
-    bits = nearest.view(np.uint16) + below.astype(np.uint16)  # of positive numbers the next one is the next pattern
-    return np.asarray(bits.view(half.numpy), np.float32)
-
-
-def _fitted(
-    integers: NDArray[np.int8], old: NDArray[np.float32], new: NDArray[np.float32], axis: int
-) -> NDArray[np.int8]:
-    ratio = old.astype(np.float64) / new
-    if ratio.ndim == 1:
-        shape = [1] * integers.ndim
-        shape[axis] = len(ratio)
-        ratio = ratio.reshape(shape)
-    return np.clip(np.rint(integers * ratio), -_INT8_LIMIT, _INT8_LIMIT).astype(np.int8)

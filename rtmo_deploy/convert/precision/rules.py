@@ -117,7 +117,7 @@ FP32_BLOCKS: tuple[Fp32Block, ...] = (
     Fp32Block(
         "no half kernel",
         ("",),
-        "These operators take no half, or make values out of none.",
+        "These operators take no 16-bit type, or make values out of none.",
         operators=frozenset({"NonMaxSuppression", "Range", "ConstantOfShape", "RandomNormal", "RandomUniform"}),
     ),
 )

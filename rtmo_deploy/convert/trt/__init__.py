@@ -7,9 +7,10 @@ its parser can end the process it runs in.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtmo_deploy.convert.trt.options import BuildOptions
+from rtmo_deploy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtmo_deploy.convert.trt.build import BuildResult, build_engine
@@ -17,10 +18,4 @@ if TYPE_CHECKING:
 
 __all__ = ["BuildOptions", "BuildResult", "build_engine", "plan_build"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module("rtmo_deploy.convert.trt.build"), name)
+__getattr__ = lazy_exports(__name__, dict.fromkeys(__all__, "build"))

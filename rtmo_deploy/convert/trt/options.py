@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path  # noqa: TC003 - the command line reads the annotations
+from typing import TYPE_CHECKING, Any, Literal
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.option import option
 from rtmo_deploy.plain import plain
-from rtmo_deploy.runtime.engine_file import Profile, Shape
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rtmo_deploy.artifact import InputContract
+    from rtmo_deploy.runtime.engine_file import Profile, Shape
     from rtmo_deploy.runtime.trt_api import TrtVariant
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -22,36 +22,61 @@ BATCHES = (1, 8)
 SIDES = (320, 1280)
 
 
+def _parse_shape(text: str) -> Shape:
+    from rtmo_deploy.runtime.engine_file import Shape  # loads NumPy, which help pages do without
+
+    return Shape.parse(text)
+
+
+def _parse_mib(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise UsageError(f"'{text}' is no whole number of MiB.", remedy="Write it as in 4096.", where="--workspace")
+    return int(text) * 2**20
+
+
+def _sizes(help_text: str, name: str) -> Any:
+    return option((), help_text, name, several=True, metavar="BxHxW", show_default=False, parser=_parse_shape)
+
+
 @dataclass(frozen=True)
 class BuildOptions:
-    """Options of a build.
+    """How an ONNX model becomes a TensorRT engine.
+
+    Each field with a help text is an option of ``rtmo-deploy build-trt``.
+
+    Attributes:
+        precision: What the model must be and the engine is audited for: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None
+            for whatever the model is.
+        min, opt, max: Sizes, one a profile; empty for the default ones.
+        targets: Compute capabilities, such as ``8.6``; empty for the backend's default.
+        workspace: Bytes of scratch memory that a kernel may use; None for all there is.
+        timeout: Seconds after which the build is given up; None for never.
 
     Raises:
         UsageError: A value makes no sense.
     """
 
-    #: ``auto``, ``tensorrt`` or ``tensorrt-rtx``.
-    backend: str = "auto"
-    #: What the model must be and the engine is audited for; None for whatever the model is.
     precision: str | None = None
-    #: Sizes, one a profile; empty for the default ones.
-    min: tuple[Shape, ...] = ()
-    opt: tuple[Shape, ...] = ()
-    max: tuple[Shape, ...] = ()
-    #: Compute capabilities to build for, such as ``8.6``; empty for the backend's default.
-    targets: tuple[str, ...] = ()
-    #: File that is read if it exists, and written.
-    timing_cache: Path | None = None
-    #: The engine runs with later TensorRT of the same major version (slower, larger).
-    version_compatible: bool = False
-    #: It runs on every GPU from Ampere on (slower).
-    hardware_compatible: bool = False
-    #: How long to look for fast kernels, 0 to 5; None for TensorRT's default, 3.
-    opt_level: int | None = None
-    #: Bytes of scratch memory that a kernel may use; None for all there is.
-    workspace: int | None = None
-    #: Seconds after which the build is given up; None for never.
-    timeout: float | None = None
+    min: tuple[Shape, ...] = _sizes("Smallest input. [default: 1x320x320]", "--min")
+    opt: tuple[Shape, ...] = _sizes("Input to tune for. [default: 1 x its own]", "--opt")
+    max: tuple[Shape, ...] = _sizes("Largest input. [default: 8x1280x1280]", "--max")
+    backend: Literal["auto", "tensorrt", "tensorrt-rtx"] = option(
+        "auto", "auto takes tensorrt where both are installed."
+    )
+    targets: tuple[str, ...] = option(
+        (),
+        "GPUs to build for (tensorrt-rtx). [default: 8.0 and up]",
+        "--compute-capability",
+        several=True,
+        metavar="X.Y",
+        show_default=False,
+    )
+    timing_cache: Path | None = option(None, "Read if it exists, and written (tensorrt).", metavar="FILE")
+    version_compatible: bool = option(False, "Runs with later TensorRT of the same major version.")
+    hardware_compatible: bool = option(False, "Runs on every GPU from Ampere on.")
+    opt_level: int | None = option(None, "0 to 5: how long to look for fast kernels.")
+    workspace: int | None = option(None, "Scratch memory of a kernel.", metavar="MIB", parser=_parse_mib)
+    timeout: float | None = option(None, "Give up after this long.", metavar="SECONDS")
 
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in PRECISIONS:
@@ -59,6 +84,7 @@ class BuildOptions:
         for target in self.targets:
             if not re.fullmatch(r"[0-9]{1,2}\.[0-9]", target):
                 raise UsageError(f"'{target}' is no compute capability.", remedy="Write it as in 8.6 or 12.0.")
+        object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))
         if self.opt_level is not None and not 0 <= self.opt_level <= 5:
             raise UsageError(f"There is no optimisation level {self.opt_level}.", remedy="Choose 0 to 5.")
         for name, value in {"workspace": self.workspace, "timeout": self.timeout}.items():
@@ -120,6 +146,8 @@ def make_profiles(options: BuildOptions, contract: InputContract) -> tuple[Profi
 
 
 def _check_shape(name: str, shape: Shape, contract: InputContract) -> None:
+    from rtmo_deploy.runtime.engine_file import Shape
+
     own = Shape(contract.batch or shape.batch, contract.height, contract.width)
     if shape.batch < 1 or any(side < 1 or side % contract.multiple for side in (shape.height, shape.width)):
         raise UsageError(
@@ -140,6 +168,8 @@ def _check_shape(name: str, shape: Shape, contract: InputContract) -> None:
 
 def _profile(low: Shape | None, opt: Shape | None, high: Shape | None, contract: InputContract) -> Profile:
     """A profile of what was given; defaults bend to it."""
+    from rtmo_deploy.runtime.engine_file import Profile, Shape
+
     own = (contract.height, contract.width)
     batches = (contract.batch, contract.batch) if contract.batch else BATCHES
     smallest, largest = own, own

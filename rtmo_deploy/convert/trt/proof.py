@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.errors import ParityError
-from rtmo_deploy.measure.agreement import ImageSource, compare_sides
+from rtmo_deploy.measure.agreement import ImageSource, compare_models
 from rtmo_deploy.measure.agreement.compare import Side
-from rtmo_deploy.measure.comparison import compare_people, finite_or_none
+from rtmo_deploy.measure.comparison import compare_people
+from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.engine_file import read_record
 from rtmo_deploy.runtime.model_files import find_checkpoint
 
@@ -87,8 +88,8 @@ class EngineProof:
             "reference_kind": self.agreement.a.kind,
             "people": self.agreement.people.to_dict(),
             "rows": len(self.counts),
-            "row_px": finite_or_none(self.row_px),
-            "row_score": finite_or_none(self.row_score),
+            "row_px": plain(self.row_px),
+            "row_score": plain(self.row_score),
         }
 
 
@@ -109,8 +110,8 @@ def prove_engine(
     progress("comparing with the reference")
     one, two = Side.open(str(reference)), Side.open(str(engine), device=device)
     pictures = pictures or ImageSource.synthetic(PICTURES)
-    most = two.artifact.input.batch or min(4, len(pictures))
-    report = compare_sides(one, two, pictures, batch=most, progress=progress)
+    most = two.artifact.input.batch or min(4, len(pictures.names))
+    report = compare_models(one, two, pictures, batch=most, progress=progress)
     progress("comparing rows of a batch")
     rows = two.artifact.input.batch or _most_rows(two.artifact, engine)
     equality, counts = _compare_rows(two, pictures, report, rows)

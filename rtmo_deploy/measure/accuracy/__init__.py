@@ -5,8 +5,16 @@ has found, in a training run for one; :func:`judge` is what both end in. None of
 """
 
 from rtmo_deploy.measure.accuracy.detections import Detections, load_results, save_results
-from rtmo_deploy.measure.accuracy.judge import choose_protocol, choose_sigmas, evaluate_poses, judge
-from rtmo_deploy.measure.accuracy.report import AccuracyReport, ProtocolName, Published, published_figures
+from rtmo_deploy.measure.accuracy.judge import (
+    AccuracyReport,
+    ProtocolName,
+    Published,
+    choose_protocol,
+    choose_sigmas,
+    evaluate_poses,
+    judge,
+    published_figures,
+)
 from rtmo_deploy.measure.accuracy.run import Evaluation, evaluate_model, with_score_threshold
 
 __all__ = [

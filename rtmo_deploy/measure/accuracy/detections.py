@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,11 +16,9 @@ from rtmo_deploy.files import atomic_write, open_regular
 from rtmo_deploy.plain import parse_json, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from io import BufferedRandom
     from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
     from numpy.typing import NDArray
 
@@ -174,11 +173,17 @@ def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: I
             where=path,
         )
     images, scores, boxes, keypoints = zip(*rows, strict=True) if rows else ((), (), (), ())
+    if rows and not with_box:
+        return replace(_arrays(images, scores, np.zeros((len(rows), 4)), keypoints, num_keypoints), boxes=None)
+    return _arrays(images, scores, boxes, keypoints, num_keypoints)
+
+
+def _arrays(image: Any, scores: Any, boxes: Any, keypoints: Any, joints: int) -> Detections:
     return Detections(
-        image=np.array(images, np.int32),
+        image=np.array(image, np.int32).reshape(len(scores)),
         scores=np.array(scores, np.float64),
-        boxes=np.array(boxes, np.float64).reshape(-1, 4) if with_box or not rows else None,
-        keypoints=np.array(keypoints, np.float32).reshape(-1, num_keypoints, 3),
+        boxes=np.array(boxes, np.float64).reshape(len(scores), 4),
+        keypoints=np.array(keypoints, np.float32).reshape(len(scores), joints, 3),
     )
 
 
@@ -246,21 +251,16 @@ class Journal:
         self.done: dict[int, Detections] = {}
         self._joints = num_keypoints
         head = json.dumps({"schema": SCHEMA, **facts}, sort_keys=True).encode() + b"\n"
-        try:
+        with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             open_regular(path).close()
             self._stream: BufferedRandom = path.open("r+b")
-            if self._stream.readline() == head:
-                end = self._read(len(head))
-                self._stream.seek(end)
-                self._stream.truncate()
-            else:
-                self._stream.seek(0)
-                self._stream.truncate()
+            end = self._read(len(head)) if self._stream.readline() == head else 0
+            self._stream.seek(end)
+            self._stream.truncate()
+            if not end:
                 self._write(head)
-        except OSError as error:
-            raise self._explained(error) from error
 
     def _read(self, end: int) -> int:
         """Take the lines that are whole; gives where the last of them ends."""
@@ -269,10 +269,12 @@ class Journal:
                 break
             try:
                 record = parse_json(line)
-                number, found = record["batch"], _unpacked(record, self._joints)
+                columns = (record["image"], record["scores"], record["boxes"], record["keypoints"])
+                found = _arrays(*columns, self._joints)
+                number = int(record["batch"])
             except (ValueError, KeyError, TypeError, OverflowError):
                 break
-            self.done[int(number)] = found
+            self.done[number] = found
             end += len(line)
         return end
 
@@ -285,10 +287,8 @@ class Journal:
             "boxes": [] if found.boxes is None else found.boxes.tolist(),
             "keypoints": found.keypoints.tolist(),
         }
-        try:
+        with self._explained():
             self._write(json.dumps(record).encode() + b"\n")
-        except OSError as error:
-            raise self._explained(error) from error
 
     def _write(self, line: bytes) -> None:
         self._stream.write(line)
@@ -299,27 +299,17 @@ class Journal:
         self._stream.close()
         self.path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close it; it stays."""
         self._stream.close()
 
-    def _explained(self, error: OSError) -> SetupError:
-        return SetupError(
-            f"The journal of this evaluation cannot be kept: {error.strerror or error}.",
-            remedy="Name another folder for it with --journal-dir, or free some space.",
-            where=self.path,
-        )
-
-
-def _unpacked(record: Mapping[str, Any], joints: int) -> Detections:
-    count = len(record["scores"])
-    return Detections(
-        image=np.array(record["image"], np.int32).reshape(count),
-        scores=np.array(record["scores"], np.float64).reshape(count),
-        boxes=np.array(record["boxes"], np.float64).reshape(count, 4),
-        keypoints=np.array(record["keypoints"], np.float32).reshape(count, joints, 3),
-    )
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SetupError(
+                f"The journal of this evaluation cannot be kept: {error.strerror or error}.",
+                remedy="Name another folder for it with --journal-dir, or free some space.",
+                where=self.path,
+            ) from error

@@ -8,23 +8,94 @@ box, whatever the file says, and the figures by crowdedness split at ``crowdInde
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from rtmo_deploy.data.sample import AREA_OF_BOX, LARGEST_AREA, GroundTruth
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.measure.accuracy.detections import Detections
-from rtmo_deploy.measure.accuracy.report import AccuracyReport, ProtocolName
+from rtmo_deploy.zoo.cache import identify_published
 from rtmo_deploy.zoo.skeletons import CONVENTIONS, CROWDPOSE_14
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.data.sample import PoseDataset
     from rtmo_deploy.poses import Poses, Skeleton
+
+
+ProtocolName = Literal["coco", "crowdpose"]
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """What a judge found."""
+
+    protocol: ProtocolName
+    #: Figures by name, in the order of the protocol; fractions of 1, None where there is nothing to measure (no people
+    #: of that size, no images of that crowdedness).
+    metrics: Mapping[str, float | None]
+    #: Images that were judged, those without people included.
+    images: int
+    #: Annotated people that count.
+    people: int
+    #: Detections, the wrong ones included; of each image the 20 best count.
+    detections: int
+    #: Name of the keypoint convention.
+    skeleton: str
+    #: OKS sigma of each keypoint, and where they come from: a convention, a file, or ``given``.
+    sigmas: tuple[float, ...]
+    sigmas_from: str = ""
+    #: What a reader of the figures should know.
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ap(self) -> float:
+        """Average precision; NaN where there is nobody to find."""
+        value = self.metrics["AP"]
+        return float("nan") if value is None else value
+
+
+_NAMES: Final = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "AR": "ar",
+    "AR50": "ar50",
+    "AP(E)": "ap_easy",
+    "AP(M)": "ap_medium",
+    "AP(H)": "ap_hard",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures that were published for a checkpoint, fractions of 1, and what they were measured on."""
+
+    model: str
+    dataset: str
+    protocol: ProtocolName
+    metrics: Mapping[str, float]
+    #: By what the file was taken for that checkpoint.
+    known_by: str = ""
+
+
+def published_figures(artifact: Artifact, sha256: str) -> Published | None:
+    """The published figures of a model, by its file's SHA-256, if it is a published checkpoint or made from one."""
+    hashes = [sha256, *(parent.sha256 for parent in artifact.parents)]
+    variant = next((found for found in map(identify_published, hashes) if found is not None), None)
+    if variant is None:
+        return None
+    record = variant.accuracy
+    protocol: ProtocolName = "crowdpose" if record.dataset.startswith("CrowdPose") else "coco"
+    every = {name: getattr(record, field) for name, field in _NAMES.items()}
+    figures = {name: value for name, value in every.items() if value is not None}
+    return Published(variant.name, record.dataset, protocol, figures, variant.known_by)
 
 
 #: The figures of each protocol, in the order in which they are reported everywhere.
@@ -82,11 +153,6 @@ def choose_sigmas(wanted: float | Sequence[float] | None, skeleton: Skeleton) ->
     return sigmas
 
 
-def sigma_source(wanted: float | Sequence[float] | None, skeleton: Skeleton) -> str:
-    """Where the sigmas that :func:`choose_sigmas` chooses come from: ``given``, or a convention's or a file's name."""
-    return "given" if wanted is not None else skeleton.source or skeleton.name
-
-
 def require_people(truth: GroundTruth) -> None:
     """Refuse an evaluation of nobody.
 
@@ -104,8 +170,8 @@ def require_people(truth: GroundTruth) -> None:
 
 #: Detections of an image that count.
 MAX_DETECTIONS: Final = 20
-#: Upper ends of CrowdPose's easy and medium images, exclusive.
-CROWD_EDGES: Final = (0.2, 0.8)
+#: Crowdedness of CrowdPose's easy, medium and hard images, the upper end exclusive.
+CROWD_RANGES: Final = {"AP(E)": (-math.inf, 0.2), "AP(M)": (0.2, 0.8), "AP(H)": (0.8, math.inf)}
 
 _AREAS: Final = {"": 0, "(M)": 1, "(L)": 2}
 
@@ -138,18 +204,17 @@ def evaluate_poses(
             remedy="Give one Poses for each image of the dataset, in its order.",
         )
     joints = len(dataset.skeleton)
-    odd = next((poses for poses in predictions if len(poses.skeleton) != joints), None)
-    if odd is not None:
+    other = next((poses for poses in predictions if len(poses.skeleton) != joints), None)
+    if other is not None:
         raise UsageError(
-            f"The poses have {len(odd.skeleton)} keypoints, the dataset's people {joints}.",
+            f"The poses have {len(other.skeleton)} keypoints, the dataset's people {joints}.",
             remedy="Judge a model on data with its own keypoints.",
         )
-    found = getattr(dataset, "ground_truth", None)
-    if found is None:
-        people = (dataset[index].people for index in range(len(dataset)))
-        truth = GroundTruth.from_people(people, joints)
+    annotated = getattr(dataset, "ground_truth", None)
+    if annotated is None:
+        truth = GroundTruth.from_people((dataset[index].people for index in range(len(dataset))), joints)
     else:
-        truth = found()
+        truth = annotated()
     detections = Detections.from_poses(predictions, joints)
     return judge(truth, detections, dataset.skeleton, protocol=protocol, sigmas=sigmas)
 
@@ -178,13 +243,14 @@ def judge(
     name = choose_protocol(protocol, skeleton, truth)
     used = choose_sigmas(sigmas, skeleton)
     require_people(truth)
-    evaluator = _Evaluator(truth, detections, used, crowdpose=name == "crowdpose")
+    evaluator, ranks = _evaluator(truth, detections, used, crowdpose=name == "crowdpose")
     notes = []
-    precision, recall = evaluator.run(None)
+    precision, recall = _run(evaluator, ranks)
     metrics: dict[str, float | None] = {}
     for metric in METRICS[name]:
-        if name == "crowdpose" and metric in ("AP(E)", "AP(M)", "AP(H)"):
-            metrics[metric] = evaluator.at_crowdedness("EMH".index(metric[3]))
+        if name == "crowdpose" and metric in CROWD_RANGES:
+            lower, upper = CROWD_RANGES[metric]
+            metrics[metric] = _crowded(evaluator, ranks[(truth.crowd_index >= lower) & (truth.crowd_index < upper)])
         else:
             metrics[metric] = _figure(precision if metric.startswith("AP") else recall, metric[2:])
     if name == "crowdpose" and not np.isfinite(truth.crowd_index).all():
@@ -203,7 +269,7 @@ def judge(
         detections=len(detections),
         skeleton=skeleton.name,
         sigmas=used,
-        sigmas_from=sigma_source(sigmas, skeleton),
+        sigmas_from="given" if sigmas is not None else skeleton.source or skeleton.name,
         notes=tuple(notes),
     )
 
@@ -217,77 +283,49 @@ def _figure(values: NDArray[np.float64], which: str) -> float | None:
     return float(defined.mean()) if defined.size else None
 
 
-class _Evaluator:
-    """faster-coco-eval over a ground truth and detections."""
+def _evaluator(
+    truth: GroundTruth, detections: Detections, sigmas: tuple[float, ...], *, crowdpose: bool
+) -> tuple[Any, NDArray[np.int64]]:
+    """faster-coco-eval over a ground truth and detections, and the id that each image has there."""
+    from faster_coco_eval.core import COCO, COCOeval_faster
 
-    def __init__(
-        self, truth: GroundTruth, detections: Detections, sigmas: tuple[float, ...], *, crowdpose: bool
-    ) -> None:
-        from faster_coco_eval.core import COCO, COCOeval_faster
-
-        # Of equal scores the image with the smaller id comes first, as in the COCO tools.
-        ids = truth.image_ids.tolist()
-        order = sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
-        self._rank = np.empty(len(ids), np.int64)
-        self._rank[order] = np.arange(1, len(ids) + 1)
-        self._crowd_index = truth.crowd_index
-        shared: dict[str, Any] = {
-            "images": [{"id": rank} for rank in range(1, len(ids) + 1)],
-            "categories": [{"id": 1, "name": "person"}],
-        }
-        wanted = COCO({**shared, "annotations": self._wanted(truth)})
-        given = COCO({**shared, "annotations": self._given(detections)})
-        self._evaluator = COCOeval_faster(
-            wanted,
-            given,
-            iouType="keypoints_crowd" if crowdpose else "keypoints",
-            print_function=lambda *_: None,
-            kpt_oks_sigmas=list(sigmas),
-            use_area=not crowdpose,
-        )
-        self._evaluator.params.catIds = [1]
-        self._evaluator.params.maxDets = [MAX_DETECTIONS]
-
-    def _wanted(self, truth: GroundTruth) -> list[dict[str, Any]]:
-        boxes = truth.boxes
-        areas = np.where(truth.areas > 0, truth.areas, AREA_OF_BOX * boxes[:, 2] * boxes[:, 3])
-        return _entries(
-            image_id=self._rank[truth.image],
-            bbox=boxes,
-            area=np.minimum(areas, LARGEST_AREA),
-            iscrowd=truth.crowd.astype(int),
-            num_keypoints=truth.num_keypoints,
-            keypoints=truth.keypoints.reshape(len(boxes), -1),
-        )
-
-    def _given(self, detections: Detections) -> list[dict[str, Any]]:
-        count = len(detections)
-        return _entries(
-            image_id=self._rank[detections.image],
-            area=detections.areas,
-            iscrowd=np.zeros(count, int),
-            score=detections.scores,
-            keypoints=detections.keypoints.reshape(count, -1) if count else np.zeros((0, 0)),
-        )
-
-    def run(self, images: NDArray[np.bool_] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Precision ``(T, R, A)`` and recall ``(T, A)`` over some images, or over all."""
-        ranks = self._rank if images is None else self._rank[images]
-        self._evaluator.params.imgIds = sorted(ranks.tolist())
-        self._evaluator.evaluate()
-        self._evaluator.accumulate()
-        figures = self._evaluator.eval
-        return np.asarray(figures["precision"])[:, :, 0, :, 0], np.asarray(figures["recall"])[:, 0, :, 0]
-
-    def at_crowdedness(self, which: int) -> float | None:
-        """AP of the easy, medium or hard images, rounded to four digits as the reference does; None without any."""
-        first, second = CROWD_EDGES
-        lower, upper = ((-np.inf, first), (first, second), (second, np.inf))[which]
-        chosen = (self._crowd_index >= lower) & (self._crowd_index < upper)
-        if not chosen.any():
-            return None
-        figure = round(float(self.run(chosen)[0][..., 0].mean()), 4)
-        return figure if figure >= 0 else None
+    # Of equal scores the image with the smaller id comes first, as in the COCO tools.
+    ids = truth.image_ids.tolist()
+    order = sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
+    ranks = np.empty(len(ids), np.int64)
+    ranks[order] = np.arange(1, len(ids) + 1)
+    areas = np.where(truth.areas > 0, truth.areas, AREA_OF_BOX * truth.boxes[:, 2] * truth.boxes[:, 3])
+    count = len(detections)
+    wanted = _entries(
+        image_id=ranks[truth.image],
+        bbox=truth.boxes,
+        area=np.minimum(areas, LARGEST_AREA),
+        iscrowd=truth.crowd.astype(int),
+        num_keypoints=truth.num_keypoints,
+        keypoints=truth.keypoints.reshape(len(areas), -1),
+    )
+    given = _entries(
+        image_id=ranks[detections.image],
+        area=detections.areas,
+        iscrowd=np.zeros(count, int),
+        score=detections.scores,
+        keypoints=detections.keypoints.reshape(count, -1) if count else np.zeros((0, 0)),
+    )
+    shared: dict[str, Any] = {
+        "images": [{"id": rank} for rank in range(1, len(ids) + 1)],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    evaluator = COCOeval_faster(
+        COCO({**shared, "annotations": wanted}),
+        COCO({**shared, "annotations": given}),
+        iouType="keypoints_crowd" if crowdpose else "keypoints",
+        print_function=lambda *_: None,
+        kpt_oks_sigmas=list(sigmas),
+        use_area=not crowdpose,
+    )
+    evaluator.params.catIds = [1]
+    evaluator.params.maxDets = [MAX_DETECTIONS]
+    return evaluator, ranks
 
 
 def _entries(**columns: NDArray[Any]) -> list[dict[str, Any]]:
@@ -296,3 +334,20 @@ def _entries(**columns: NDArray[Any]) -> list[dict[str, Any]]:
     return [
         {"id": number, "category_id": 1, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, 1)
     ]
+
+
+def _run(evaluator: Any, ranks: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision ``(T, R, A)`` and recall ``(T, A)`` over images."""
+    evaluator.params.imgIds = sorted(ranks.tolist())
+    evaluator.evaluate()
+    evaluator.accumulate()
+    figures = evaluator.eval
+    return np.asarray(figures["precision"])[:, :, 0, :, 0], np.asarray(figures["recall"])[:, 0, :, 0]
+
+
+def _crowded(evaluator: Any, ranks: NDArray[np.int64]) -> float | None:
+    """AP of images of one crowdedness, rounded to four digits as the reference does; None without any."""
+    if not ranks.size:
+        return None
+    figure = round(float(_run(evaluator, ranks)[0][..., 0].mean()), 4)
+    return figure if figure >= 0 else None

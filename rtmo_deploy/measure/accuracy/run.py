@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.accuracy.detections import Detections, Journal
 from rtmo_deploy.measure.accuracy.judge import choose_protocol, choose_sigmas, judge, require_people
+from rtmo_deploy.plain import shorten
 from rtmo_deploy.zoo.skeletons import CONVENTIONS, canonical_name
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.data.coco import CocoKeypoints
-    from rtmo_deploy.measure.accuracy.report import AccuracyReport
+    from rtmo_deploy.measure.accuracy.judge import AccuracyReport
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.runtime.estimator import PoseEstimator
 
@@ -74,7 +75,7 @@ def evaluate_model(
     score_thr: float = 0.1,
     batch: int = 8,
     journal: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
     finished: Callable[[Detections], None] | None = None,
 ) -> Evaluation:
     """Find the people in every image of a dataset, and judge that.
@@ -113,28 +114,28 @@ def evaluate_model(
         if journal.is_dir():
             journal /= f"eval-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}.jsonl"
         book = Journal(journal, facts, joints)
-    with book or nullcontext():
+    with closing(book) if book else nullcontext():
         done = {} if book is None else {n: found for n, found in book.done.items() if 0 <= n * size < total}
         resumed = sum(min(size, total - number * size) for number in done)
-        todo = [number for number in range(-(-total // size)) if number not in done]
         count = resumed
-        if progress is not None:
-            progress(count, total)
+        progress(count, total)
         failures: list[InputDataError] = []
-        for number, images in _read_ahead(dataset, todo, size):
+        for number, images in _read_ahead(dataset, [n for n in range(-(-total // size)) if n not in done], size):
             failures += [one for one in images if isinstance(one, InputDataError)]
             if not failures:  # else only the other images that cannot be read are looked for
                 sound = [one for one in images if not isinstance(one, InputDataError)]
-                poses = estimator.predict(sound, batch=size)
-                found = Detections.from_poses(poses, joints, first=number * size)
+                found = Detections.from_poses(estimator.predict(sound, batch=size), joints, first=number * size)
                 done[number] = found.select(found.scores > score_thr)
                 if book is not None:
                     book.add(number, done[number])
             count += len(images)
-            if progress is not None:
-                progress(count, total)
+            progress(count, total)
         if failures:
-            raise _unreadable(failures, dataset)
+            raise InputDataError(
+                f"{len(failures)} of {total} images cannot be judged: {shorten(failures, SHOWN, separator=' ')}",
+                remedy="A figure without them would not be comparable; mend them and run this again.",
+                where=dataset.file,
+            )
         detections = Detections.concatenate([done[number] for number in sorted(done)], joints)
         report = judge(dataset.ground_truth(), detections, skeleton, protocol=protocol, sigmas=sigmas)
         report = replace(report, notes=(*report.notes, *remark))
@@ -150,8 +151,14 @@ def _read_ahead(
 ) -> Iterator[tuple[int, list[Image | InputDataError]]]:
     """The images of each batch, read while the one before is worked on."""
 
+    def image(index: int) -> Image | InputDataError:
+        try:
+            return dataset.image(index)
+        except InputDataError as error:
+            return error
+
     def read(number: int) -> list[Image | InputDataError]:
-        return [_image(dataset, index) for index in range(number * size, min((number + 1) * size, len(dataset)))]
+        return [image(index) for index in range(number * size, min((number + 1) * size, len(dataset)))]
 
     with ThreadPoolExecutor(1) as pool:
         ahead = deque(pool.submit(read, number) for number in numbers[:1])
@@ -159,23 +166,6 @@ def _read_ahead(
             images = ahead.popleft().result()
             ahead.extend(pool.submit(read, following) for following in numbers[place + 1 : place + 2])
             yield number, images
-
-
-def _image(dataset: CocoKeypoints, index: int) -> Image | InputDataError:
-    try:
-        return dataset.image(index)
-    except InputDataError as error:
-        return error
-
-
-def _unreadable(failures: list[InputDataError], dataset: CocoKeypoints) -> InputDataError:
-    shown = " ".join(str(failure) for failure in failures[:SHOWN])
-    more = f" And {len(failures) - SHOWN} more." if len(failures) > SHOWN else ""
-    return InputDataError(
-        f"{len(failures)} of {len(dataset)} images cannot be judged: {shown}{more}",
-        remedy="A figure without them would not be comparable; mend them and run this again.",
-        where=dataset.file,
-    )
 
 
 def _facts(estimator: PoseEstimator, dataset: CocoKeypoints, size: int, score_thr: float) -> dict[str, Any]:

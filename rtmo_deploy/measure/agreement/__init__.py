@@ -4,10 +4,10 @@
 mode, engine), and measures in terms of people first. :func:`write_gallery` draws what it found. None of them prints.
 """
 
-from rtmo_deploy.measure.agreement.compare import ImageSource, Side, compare_models, compare_sides
+from rtmo_deploy.measure.agreement.causes import explain_evaluation
+from rtmo_deploy.measure.agreement.compare import ImageSource, Side, compare_models
 from rtmo_deploy.measure.agreement.gallery import write_gallery
 from rtmo_deploy.measure.agreement.layers import LayerError, LayerReport, compare_layers
-from rtmo_deploy.measure.agreement.misses import explain_evaluation, explain_misses
 from rtmo_deploy.measure.agreement.report import AgreementReport, ModelSummary
 from rtmo_deploy.measure.bounds import BOUNDS, Bounds, bounds_for
 from rtmo_deploy.measure.comparison import Figures, ImageComparison, Unmatched
@@ -27,8 +27,6 @@ __all__ = [
     "bounds_for",
     "compare_layers",
     "compare_models",
-    "compare_sides",
     "explain_evaluation",
-    "explain_misses",
     "write_gallery",
 ]

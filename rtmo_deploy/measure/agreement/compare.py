@@ -14,6 +14,7 @@ from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.agreement.causes import find_causes
+from rtmo_deploy.measure.agreement.layers import compare_layers
 from rtmo_deploy.measure.agreement.report import AgreementReport, ModelSummary
 from rtmo_deploy.measure.bounds import BOUNDS, LOOSEST, bounds_for
 from rtmo_deploy.measure.comparison import compare_image, sigmas_of, summarise
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact, DecodeContract
-    from rtmo_deploy.measure.agreement.layers import LayerReport
     from rtmo_deploy.measure.bounds import Bounds
     from rtmo_deploy.measure.comparison import ImageComparison
     from rtmo_deploy.poses import Poses
@@ -56,30 +56,21 @@ class ImageSource:
     Attributes:
         names: One an image.
         source: Where they are from, in words.
-        drawn: Whether this project drew them.
+        generated: Whether they are this project's synthetic ones.
         read: The image of an index, ``(h, w, 3)`` uint8 BGR.
     """
 
     names: tuple[str, ...]
     source: str
-    drawn: bool
+    generated: bool
     read: Callable[[int], NDArray[np.uint8]]
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def canvas(self, index: int, input_hw: tuple[int, int], placement: str) -> NDArray[np.uint8]:
-        """``(H, W, 3)`` uint8 BGR: an image letterboxed to a network's input.
-
-        Args:
-            index: Which.
-            input_hw: Height and width of the network input, pixels.
-            placement: Where the image lies in it, as in an artifact's input.
-        """
+        """``(H, W, 3)`` uint8 BGR: an image letterboxed to a network's input of H by W pixels."""
         return letterbox(self.read(index), input_hw, Placement(placement))[0]
 
     def tensors(self, indices: Iterable[int], input_hw: tuple[int, int], placement: str) -> NDArray[np.float32]:
-        """``(n, 3, H, W)`` float32, BGR, 0..255: the same of some images, as networks take them."""
+        """``(n, 3, H, W)`` float32, BGR, 0..255: some images, letterboxed, as networks take them."""
         return to_tensor([self.canvas(index, input_hw, placement) for index in indices])
 
     @classmethod
@@ -115,14 +106,7 @@ class ImageSource:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """A model, opened.
-
-    Attributes:
-        artifact: What it is.
-        backend: What runs it.
-        coordinates: The classifier that a ``raw`` graph leaves to the host.
-        sha256: Of the file.
-    """
+    """A model, opened; ``coordinates`` is the classifier that a ``raw`` graph leaves to the host."""
 
     artifact: Artifact
     backend: Backend
@@ -158,16 +142,15 @@ class Side:
         )
 
     def run(self, images: NDArray[np.float32]) -> Run:
-        """Run the network, in pieces of its batch size where that is fixed; the last piece is filled up.
+        """Run the network on ``(B, 3, H, W)`` float32, BGR, 0..255, letterboxed.
 
-        Args:
-            images: ``(B, 3, H, W)`` float32, BGR, 0..255, letterboxed.
+        Where its batch size is fixed, in pieces of that size; the last one is filled up.
         """
         size = self.artifact.input.batch or len(images)
         input_hw = (images.shape[2], images.shape[3])
         people: list[Poses] = []
         non_finite: list[bool] = []
-        pieces: list[dict[str, NDArray[np.float32]]] = []
+        pieces = []
         for start in range(0, len(images), size):
             piece = images[start : start + size]
             filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
@@ -182,16 +165,12 @@ class Side:
 
 
 def compare_models(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    pictures: ImageSource | None = None,
+    one: Side,
+    two: Side,
+    images: ImageSource | None = None,
     *,
     input_hw: tuple[int, int] | None = None,
     batch: int = 4,
-    device: str = "cpu",
-    backend_a: str | None = None,
-    backend_b: str | None = None,
-    threads: int | None = None,
     layers: bool | Literal["if unexplained"] = False,
     bounds: Bounds | None = None,
     progress: Progress = lambda _: None,
@@ -201,87 +180,78 @@ def compare_models(
     Each image is letterboxed once, the way the first model wants it, and the very same tensor goes into both.
 
     Args:
-        a: The reference: a checkpoint, an exported model, or a published model's name.
-        b: The other.
-        pictures: What to run on; synthetic people if not given.
+        one: The reference.
+        two: The other.
+        images: What to run on; synthetic people if not given.
         input_hw: Height and width of the network input, pixels; one that both take if not given.
         batch: Images at a time; a model with a fixed batch takes that many.
-        device: ``cpu``, ``cuda`` or ``cuda:N``, for both.
-        backend_a: Runtime of the first, if there is a choice.
-        backend_b: Runtime of the second.
-        threads: Threads a CPU runtime may use.
-        layers: Also find the first layer where they part, on the worst image; or only where they differ and no usual
-            mistake explains it, as far as one can look into the two.
+        layers: Also find the first layer where they differ, on the worst image; or only where the models differ and no
+            usual mistake explains it, as far as one can look into the two.
         bounds: The worst that passes; by the precisions of the two if not given.
         progress: Told what is being done.
 
     Raises:
         UsageError: The two cannot be compared: input sizes, keypoints.
         InputDataError: An image cannot be read.
-        ModelError: One of them cannot be used.
-        SetupError: A package or the device is missing.
+        ModelError: One of them cannot be run.
     """
     if batch < 1:
         raise UsageError(f"A batch of {batch} images is not possible.", remedy="Give a positive number.")
-    progress("opening the first model")
-    one = Side.open(a, device=device, backend=backend_a, threads=threads)
-    progress("opening the second model")
-    two = Side.open(b, device=device, backend=backend_b, threads=threads)
-    return compare_sides(
-        one, two, pictures, input_hw=input_hw, batch=batch, layers=layers, bounds=bounds, progress=progress
-    )
-
-
-def compare_sides(
-    one: Side,
-    two: Side,
-    pictures: ImageSource | None = None,
-    *,
-    input_hw: tuple[int, int] | None = None,
-    batch: int = 4,
-    layers: bool | Literal["if unexplained"] = False,
-    bounds: Bounds | None = None,
-    progress: Progress = lambda _: None,
-) -> AgreementReport:
-    """The same for two models that are open already; see :func:`compare_models`."""
-    require_same_keypoints(one.artifact, two.artifact)
+    first, second = one.artifact.skeleton, two.artifact.skeleton
+    if len(first) != len(second):
+        raise UsageError(
+            f"{one.artifact.path.name} has {len(first)} keypoints ({first.name}) and {two.artifact.path.name} has "
+            f"{len(second)} ({second.name}).",
+            remedy="Compare models of the same keypoints.",
+        )
     size = choose_size(one.artifact, two.artifact, input_hw)
     decode, notes = common_decode(one.artifact, two.artifact)
-    pictures = pictures or ImageSource.synthetic()
+    source = images or ImageSource.synthetic()
     limits = bounds or bounds_for(one.artifact.precision, two.artifact.precision)
 
     def inputs(indices: Sequence[int]) -> NDArray[np.float32]:
-        return pictures.tensors(indices, size, one.artifact.input.placement)
+        return source.tensors(indices, size, one.artifact.input.placement)
 
-    report = _run_both(one, two, pictures, inputs, decode, limits, size, batch, progress)
-    notes += _notes(report, one.artifact, two.artifact, pictures)
+    report = _run_both(one, two, source, inputs, decode, limits, size, batch, progress)
+    notes += _notes(report, one.artifact, two.artifact, source)
     causes: list[str] = []
-    if report.failures() and not any(report.odd):
+    if report.failures() and not any(report.non_finite):
         progress("looking for a cause")
         on = report.worst(TRIED)
 
-        def rerun(images: NDArray[np.float32]) -> list[Poses]:
-            return [limited(people, decode) for people in two.run(images).people or []]
+        def rerun(change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> list[Poses]:
+            changed = np.ascontiguousarray(change(inputs(on)), dtype=np.float32)
+            return [limited(people, decode) for people in two.run(changed).people or []]
 
-        first, second = zip(*report.found, strict=True)
-        causes = find_causes(first, second, sigmas_of(one.artifact.skeleton), images=inputs(on), rerun=rerun, on=on)
-    layer_report = None
-    if layers is True or (layers and report.failures() and not causes):
-        try:
-            layer_report = _compare_layers(one, two, inputs, report, progress)
-        except RtmoDeployError as error:
-            if layers is True:
-                raise
-            notes.append(f"Their layers were not compared: {error.finding}")
-    if layer_report is not None and layers is not True:
-        (causes if layer_report.first else notes).append(layer_report.told())
-    return replace(report, notes=tuple(notes), causes=tuple(causes), layers=layer_report)
+        a, b = zip(*report.found, strict=True)
+        causes = find_causes(a, b, sigmas_of(first), rerun=rerun, on=on)
+    if layers is not True and (not layers or causes or not report.failures()):
+        return replace(report, notes=tuple(notes), causes=tuple(causes))
+    found = None
+    try:
+        (worst,) = report.worst(1)
+        found = compare_layers(
+            one.artifact,
+            two.artifact,
+            inputs([worst]),
+            image=report.images[worst].name,
+            threshold_db=limits.layer_snr_db,
+            devices=(one.backend.device, two.backend.device),
+            progress=progress,
+        )
+    except RtmoDeployError as error:
+        if layers is True:
+            raise
+        notes.append(f"Their layers were not compared: {error.finding}")
+    if found is not None and layers is not True:
+        (causes if found.first else notes).append(found.told())
+    return replace(report, notes=tuple(notes), causes=tuple(causes), layers=found)
 
 
 def _run_both(
     one: Side,
     two: Side,
-    pictures: ImageSource,
+    source: ImageSource,
     inputs: Callable[[Sequence[int]], NDArray[np.float32]],
     decode: DecodeContract,
     bounds: Bounds,
@@ -294,9 +264,9 @@ def _run_both(
     found: list[tuple[Poses, Poses]] = []
     tensors: dict[str, TensorError] = {}
     non_finite: tuple[list[str], list[str]] = ([], [])
-    for start in range(0, len(pictures), batch):
-        names = pictures.names[start : start + batch]
-        progress(Count("comparing detections", start + len(names), len(pictures)))
+    for start in range(0, len(source.names), batch):
+        names = source.names[start : start + batch]
+        progress(Count("comparing detections", start + len(names), len(source.names)))
         images = inputs(range(start, start + len(names)))
         a, b = one.run(images), two.run(images)
         for name in a.raw.keys() & b.raw.keys():
@@ -313,38 +283,17 @@ def _run_both(
         a=one.summary(),
         b=two.summary(),
         input_hw=input_hw,
-        source=pictures.source,
+        source=source.source,
         people=summarise(compared),
-        pictures=tuple(compared),
+        images=tuple(compared),
         tensors=tensors,
         bounds=bounds,
-        odd=(tuple(non_finite[0]), tuple(non_finite[1])),
+        non_finite=(tuple(non_finite[0]), tuple(non_finite[1])),
         found=tuple(found),
     )
 
 
-def _compare_layers(
-    one: Side,
-    two: Side,
-    inputs: Callable[[Sequence[int]], NDArray[np.float32]],
-    report: AgreementReport,
-    progress: Progress,
-) -> LayerReport:
-    from rtmo_deploy.measure.agreement.layers import compare_layers
-
-    worst = report.worst(1)[0]
-    return compare_layers(
-        one.artifact,
-        two.artifact,
-        inputs([worst]),
-        picture=report.pictures[worst].name,
-        threshold_db=report.bounds.layer_snr_db,
-        devices=(one.backend.device, two.backend.device),
-        progress=progress,
-    )
-
-
-def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: ImageSource) -> list[str]:
+def _notes(report: AgreementReport, one: Artifact, two: Artifact, source: ImageSource) -> list[str]:
     changed = report.bounds.against(bounds_for(one.precision, two.precision))
     notes = [f"Bounds set for this comparison: {'; '.join(changed)}."] if changed else []
     if report.a.sha256 == report.b.sha256:
@@ -362,7 +311,7 @@ def _notes(report: AgreementReport, one: Artifact, two: Artifact, pictures: Imag
     if report.verdict == "nobody found":
         remedy = (
             "An untrained model finds nobody. Give photographs with --images, or look into the networks with --layers."
-            if pictures.drawn
+            if source.generated
             else "Give images with people in them."
         )
         notes.append(f"{report.told} {remedy}")
@@ -388,17 +337,6 @@ def choose_size(one: Artifact, two: Artifact, wanted: tuple[int, int] | None) ->
                 remedy=f"Both must be positive multiples of {contract.multiple}.",
             )
     return size
-
-
-def require_same_keypoints(one: Artifact, two: Artifact) -> None:
-    """Refuse models of other keypoints."""
-    first, second = one.skeleton, two.skeleton
-    if len(first) != len(second):
-        raise UsageError(
-            f"{one.path.name} has {len(first)} keypoints ({first.name}) and {two.path.name} has {len(second)} "
-            f"({second.name}).",
-            remedy="Compare models of the same keypoints.",
-        )
 
 
 def common_decode(one: Artifact, two: Artifact) -> tuple[DecodeContract, list[str]]:

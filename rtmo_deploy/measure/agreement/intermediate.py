@@ -14,7 +14,7 @@ from rtmo_deploy.runtime.onnx_file import load_onnx, signature
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -68,43 +68,46 @@ class OnnxOutputs:
     """
 
     def __init__(self, artifact: Artifact, shape: tuple[int, ...], device: str, *, by_module: bool) -> None:
-        self._artifact, self._device = artifact, device
+        self._path, self._device = artifact.path, device
         self._model = load_onnx(artifact.path)
+        self._nodes = list(self._model.graph.node)
         self._input = signature(self._model).inputs[0].name
-        known = dict(self._float_tensors(*_types_and_sizes(self._model, self._input, shape)))
+        known = _float_tensors(self._model, self._input, shape)
         self._tensors = self._of_modules(known) if by_module else {name: name for name in known}
         self.outputs = {key: known[name] for key, name in self._tensors.items()}
-        self._boxes = self._folded_boxes()
+        # This project folds the stride into the box predictions, unless the graph is ``raw``.
+        folds = artifact.producer == "rtmo-deploy" and artifact.decode.mode is not DecodeMode.RAW
+        boxes = [(node.output[0], _BOXES.match(node.name)) for node in self._nodes if folds]
+        self._strides = {name: STRIDES[int(match[1])] for name, match in boxes if match}
 
     def read(self, keys: Sequence[str], images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Run the graph and keep these; a session is made for it and dropped.
-
-        Args:
-            keys: Keys of ``outputs``.
-            images: ``(B, 3, H, W)`` float32, BGR, 0..255.
-        """
+        """Run the graph on ``(B, 3, H, W)`` float32, BGR, 0..255, and keep these outputs."""
         values = self._run([self._tensors[key] for key in keys], images)
-        return {key: self._unfolded(self._tensors[key], values[self._tensors[key]]) for key in keys}
+        for name, stride in self._strides.items():
+            if name in values:
+                wide = values[name].astype(np.float64)
+                values[name] = np.concatenate([wide[:, :2] / stride, wide[:, 2:] - np.log(stride)], axis=1)
+        return {key: values[self._tensors[key]] for key in keys}
 
-    def choices(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """What the graph chose: the indices that its choosers put out, by the name of the tensor."""
-        names = [node.output[-1] for node in self._model.graph.node if node.op_type in _CHOOSERS]
-        return self._run(names, images) if names else {}
-
-    def after(self, tensors: set[str]) -> set[str]:
-        """Names of all tensors that depend on these, these themselves, and what leaves their nodes beside them."""
-        reached = set(tensors)
-        for node in self._model.graph.node:
+    def after_other_choices(self, other: OnnxOutputs, images: NDArray[np.float32]) -> set[str]:
+        """Keys of the outputs that depend on rows which another graph, of the same names, chooses otherwise."""
+        choosers = [node.output[-1] for node in self._nodes if node.op_type in _CHOOSERS]
+        common = [name for name in choosers if any(name in node.output for node in other._nodes)]
+        if not common:
+            return set()
+        one, two = self._run(common, images), other._run(common, images)
+        reached = {name for name in common if not np.array_equal(one[name], two[name])}
+        for node in self._nodes:
             if not reached.isdisjoint((*node.input, *node.output)):
                 reached.update(node.output)
-        return reached
+        return {key for key, name in self._tensors.items() if name in reached}
 
-    def feeds(self, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
+    def inputs_of(self, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
         """For each key the nearest of the others that it is computed from."""
         known = {name: key for key, name in self._tensors.items() if key in keys}
         near: dict[str, tuple[str, ...]] = {}
         found: dict[str, tuple[str, ...]] = {}
-        for node in self._model.graph.node:
+        for node in self._nodes:
             before: list[str] = []
             for name in node.input:
                 before += [known[name]] if name in known else near.get(name, ())
@@ -115,22 +118,14 @@ class OnnxOutputs:
                     found[known[name]] = unique
         return found
 
-    def _float_tensors(self, types: Mapping[str, int], sizes: Mapping[str, int]) -> Iterator[tuple[str, Intermediate]]:
-        for node in self._model.graph.node:
-            for name in node.output if node.op_type not in _NO_LAYERS else ():
-                if name and types.get(name) in _FLOATS:
-                    size = sizes.get(name, _UNKNOWN_SIZE)
-                    yield name, Intermediate(node.name or name, node.op_type, size, node.op_type in _WEIGHTED)
-
     def _of_modules(self, known: Mapping[str, Intermediate]) -> dict[str, str]:
-        """Paths of modules, each with the tensor that leaves it."""
+        """Paths of layers, each with the tensor that leaves it."""
         last: dict[str, str] = {}
         layers: set[str] = set()
-        for node in self._model.graph.node:
-            path = module_path(node.name)
-            if path is None or node.output[0] not in known or node.op_type in _MOVES:
+        for node in self._nodes:
+            layer = layer_path(node.name)
+            if layer is None or node.output[0] not in known or node.op_type in _MOVES:
                 continue
-            layer = layer_of_scope(path)
             last[layer] = node.output[0]
             if node.op_type in _WEIGHTED or ".norms." in layer:
                 layers.add(layer)
@@ -138,37 +133,16 @@ class OnnxOutputs:
         return {layer: last[layer] for layer in sorted(layers, key=lambda layer: order[last[layer]])}
 
     def _run(self, names: Sequence[str], images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        graph = self._model.graph
-        own = list(graph.output)
-        del graph.output[:]
-        graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
-        try:
-            content = self._model.SerializeToString()
-        finally:
-            del graph.output[:]
-            graph.output.extend(own)
-        session = open_session(content, device=self._device, where=self._artifact.path)
-        return run_session(session, {self._input: images}, where=self._artifact.path)
-
-    def _folded_boxes(self) -> dict[str, int]:
-        """Box predictions with the stride folded in, as this project exports them unless the graph is ``raw``."""
-        if self._artifact.producer != "rtmo-deploy" or self._artifact.decode.mode is DecodeMode.RAW:
-            return {}
-        nodes = ((node, _BOXES.match(node.name)) for node in self._model.graph.node)
-        return {node.output[0]: STRIDES[int(match[1])] for node, match in nodes if match}
-
-    def _unfolded(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        stride = self._boxes.get(name)
-        if stride is None:
-            return value
-        wide = value.astype(np.float64)
-        return np.concatenate([wide[:, :2] / stride, wide[:, 2:] - np.log(stride)], axis=1)
+        """Run the graph up to these tensors; a session is made for it and dropped."""
+        outputs = self._model.graph.output
+        del outputs[:]
+        outputs.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
+        session = open_session(self._model.SerializeToString(), device=self._device, where=self._path)
+        return run_session(session, {self._input: images}, where=self._path)
 
 
-def _types_and_sizes(
-    model: onnx.ModelProto, source: str, shape: tuple[int, ...]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Element types of all tensors, and bytes of those whose shape an input of this shape tells."""
+def _float_tensors(model: onnx.ModelProto, source: str, shape: tuple[int, ...]) -> dict[str, Intermediate]:
+    """The floating-point tensors that layers put out, by name; sizes for an input of this shape."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     # What the file says of inner tensors may be of other sizes.
@@ -177,46 +151,37 @@ def _types_and_sizes(
         if value.name == source:
             value.CopyFrom(onnx.helper.make_tensor_value_info(source, value.type.tensor_type.elem_type, shape))
     # Outputs stay as declared: their names for dynamic sides do no harm.
-    inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True)
-    types: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
-        tensor = value.type.tensor_type
-        types[value.name] = tensor.elem_type
-        sides = [dim.dim_value for dim in tensor.shape.dim]
-        if tensor.HasField("shape") and all(sides):
-            sizes[value.name] = int(np.prod(sides, dtype=np.int64)) * 4
-    return types, sizes
+    inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
+    found = {}
+    for node in model.graph.node:
+        for name in node.output if node.op_type not in _NO_LAYERS else ():
+            if name in types and types[name].elem_type in _FLOATS:
+                sides = [dim.dim_value for dim in types[name].shape.dim]
+                known = types[name].HasField("shape") and all(sides)
+                size = int(np.prod(sides, dtype=np.int64)) * 4 if known else _UNKNOWN_SIZE
+                found[name] = Intermediate(node.name or name, node.op_type, size, node.op_type in _WEIGHTED)
+    return found
 
 
-def module_path(node_name: str) -> str | None:
-    """Path in the PyTorch network of the module that a node was traced in; None for a node without such a name.
+def layer_path(node_name: str) -> str | None:
+    """Path in the PyTorch network of the layer that a node was traced in; None for a node without such a name.
 
     An exported node is called after the modules it was traced in; each item of a sequence repeats its parent:
-    ``/head/conv_cls.0/conv_cls.0.1/act/Mul`` gives ``head.head_module.conv_cls.0.1.act``.
+    ``/head/conv_cls.0/conv_cls.0.1/act/Mul`` gives ``head.head_module.conv_cls.0.1``. BatchNorm is folded into the
+    convolution, and the branches of a block into one, so a layer ends where convolution and activation end.
     """
     if not node_name.startswith("/"):
         return None
-    path: list[str] = []
-    for part in node_name.strip("/").split("/")[:-1]:
-        if path and part.startswith(f"{path[-1]}."):
-            path[-1] = part
+    scopes: list[str] = []
+    for scope in node_name.strip("/").split("/")[:-1]:
+        if scopes and scope.startswith(f"{scopes[-1]}."):
+            scopes[-1] = scope
         else:
-            path.append(part)
-    joined = ".".join(path)
-    for old, new in _RENAMED:
-        if joined.startswith(old):
-            return new + joined[len(old) :]
-    return joined
-
-
-def layer_of_scope(path: str) -> str:
-    """The layer that a module is a part of: ``….conv1.act`` and ``….conv1.conv`` are parts of ``….conv1``.
-
-    BatchNorm is folded into the convolution, and the branches of a block into one, so the comparable tensor is the one
-    that leaves convolution and activation.
-    """
-    parts = path.split(".")
+            scopes.append(scope)
+    path = ".".join(scopes)
+    old, new = next(((old, new) for old, new in _RENAMED if path.startswith(old)), ("", ""))
+    parts = (new + path.removeprefix(old)).split(".")
     while len(parts) > 1 and parts[-1] in _PARTS:
         parts.pop()
     return ".".join(parts)

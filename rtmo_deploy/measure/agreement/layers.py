@@ -56,10 +56,6 @@ class LayerError:
     loss_db: float | None = None
     why: str = ""
 
-    def differs(self, threshold_db: float) -> bool:
-        """Whether the error is over the threshold; what cannot be compared does not differ."""
-        return self.error is not None and not self.error.snr_db >= threshold_db
-
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -67,20 +63,21 @@ class LayerReport:
 
     Attributes:
         layers: One entry a tensor.
-        threshold_db: A layer differs below this.
-        picture: Name of the image they ran on.
+        threshold_db: A layer differs if its signal is less than this above its error.
+        image: Name of the image they ran on.
         by: What layers were found by: ``tensor names`` or ``modules``.
     """
 
     layers: tuple[LayerError, ...]
     threshold_db: float
-    picture: str
+    image: str
     by: str
 
     @property
     def first(self) -> LayerError | None:
         """The first layer where they differ; None if none does."""
-        return next((layer for layer in self.layers if layer.differs(self.threshold_db)), None)
+        compared = ((layer, layer.error) for layer in self.layers if layer.error is not None)
+        return next((layer for layer, error in compared if not error.snr_db >= self.threshold_db), None)
 
     @property
     def losses(self) -> list[LayerError]:
@@ -91,7 +88,7 @@ class LayerReport:
     def told(self) -> str:
         """Which layer is the first below the bound, in a sentence."""
         first, compared = self.first, sum(layer.error is not None for layer in self.layers)
-        bound = f"bound {self.threshold_db:g} dB, on {self.picture}"
+        bound = f"bound {self.threshold_db:g} dB, on {self.image}"
         if first is None or first.error is None:
             missing = len(self.layers) - compared
             left = f"; {missing} could not be compared" if missing else ""
@@ -104,7 +101,7 @@ class LayerReport:
         return {
             "first": None if self.first is None else self.first.name,
             "threshold_db": self.threshold_db,
-            "picture": self.picture,
+            "picture": self.image,
             "by": self.by,
             "losses": [layer.name for layer in self.losses],
             "layers": plain(self.layers),
@@ -116,7 +113,7 @@ def compare_layers(
     two: Artifact,
     images: NDArray[np.float32],
     *,
-    picture: str,
+    image: str,
     threshold_db: float,
     devices: tuple[str, str] = ("cpu", "cpu"),
     progress: Callable[[str], None] = lambda _: None,
@@ -130,7 +127,7 @@ def compare_layers(
         one: The reference; its order counts.
         two: The other.
         images: ``(1, 3, H, W)`` float32, BGR, 0..255.
-        picture: Its name.
+        image: Its name.
         threshold_db: A layer differs if its signal is less than this above its error.
         devices: Where each of them runs.
         progress: Told how far it is.
@@ -151,34 +148,33 @@ def compare_layers(
             raise UsageError(
                 f"One cannot look into {artifact.path.name}: it is an artifact of kind {artifact.kind}.",
                 remedy="Compare layers of the ONNX models or checkpoints that they were made of."
-                + _by_polygraphy(artifact),
+                + (_by_polygraphy(artifact) if artifact.kind is Kind.ENGINE else ""),
             )
     from rtmo_deploy.measure.agreement.intermediate import OnnxOutputs
 
     progress("looking into the models")
-    reasons: dict[str, str] = {}
     same_origin = all(a.kind is Kind.ONNX and a.producer == "rtmo-deploy" for a in (one, two))
     first, second = (
-        _open(artifact, images.shape, device, by_module=not same_origin)
+        OnnxOutputs(artifact, images.shape, device, by_module=not same_origin)
+        if artifact.kind is Kind.ONNX
+        else _torch_outputs(artifact, images.shape, device)
         for artifact, device in zip((one, two), devices, strict=True)
     )
+    reasons: dict[str, str] = {}
     if same_origin and isinstance(first, OnnxOutputs) and isinstance(second, OnnxOutputs):
-        reasons = _reordered(first, second, images)
+        changed = first.after_other_choices(second, images)
+        reasons = dict.fromkeys(changed, "the two chose other candidates, or in another order")
     layers = _compare(first, second, images, reasons, progress)
     if not layers:
         raise UsageError(
             "The two share no layer by name.",
             remedy="Layers are compared of models of one architecture whose nodes still have their exported names.",
         )
-    return LayerReport(tuple(layers), threshold_db, picture, "tensor names" if same_origin else "modules")
+    return LayerReport(tuple(layers), threshold_db, image, "tensor names" if same_origin else "modules")
 
 
-def _open(artifact: Artifact, shape: tuple[int, ...], device: str, *, by_module: bool) -> OnnxOutputs | TorchOutputs:
-    if artifact.kind is not Kind.CHECKPOINT:
-        from rtmo_deploy.measure.agreement.intermediate import OnnxOutputs
-
-        return OnnxOutputs(artifact, shape, device, by_module=by_module)
-    from rtmo_deploy.measure.agreement.torch_intermediate import TorchOutputs
+def _torch_outputs(artifact: Artifact, shape: tuple[int, ...], device: str) -> TorchOutputs:
+    from rtmo_deploy.measure.agreement.torch_intermediate import TorchOutputs  # two graphs need no torch
 
     return TorchOutputs(artifact, shape, device)
 
@@ -194,7 +190,7 @@ def _compare(
     common = {key: output for key, output in one.outputs.items() if key in two.outputs}
     errors: dict[str, TensorError] = {}
     wanted = [key for key in common if key not in reasons]
-    feeds = one.feeds(wanted) or two.feeds(wanted)
+    inputs = one.inputs_of(wanted) or two.inputs_of(wanted)
     for chunk in _chunks(wanted, common):
         progress(Count("comparing layers", len(errors) + len(chunk), len(wanted)))
         a, b = one.read(chunk, images), two.read(chunk, images)
@@ -205,22 +201,22 @@ def _compare(
                 reasons[key] = f"shapes {list(a[key].shape)} and {list(b[key].shape)}"
     return [
         LayerError(
-            name=output.name,
-            op=output.op,
-            weighted=output.weighted,
-            error=errors.get(key),
-            loss_db=_loss(key, errors, feeds.get(key, ())),
-            why=reasons.get(key, ""),
+            output.name,
+            output.op,
+            output.weighted,
+            errors.get(key),
+            _loss(key, errors, inputs.get(key, ())),
+            reasons.get(key, ""),
         )
         for key, output in common.items()
     ]
 
 
-def _loss(key: str, errors: Mapping[str, TensorError], before: Sequence[str]) -> float | None:
-    inputs = [errors[name].snr_db for name in before if name in errors]
-    if key not in errors or not inputs:
+def _loss(key: str, errors: Mapping[str, TensorError], inputs: Sequence[str]) -> float | None:
+    before = [errors[name].snr_db for name in inputs if name in errors]
+    if key not in errors or not before:
         return None
-    loss = min(*inputs, CLEAN_DB) - min(errors[key].snr_db, CLEAN_DB)
+    loss = min(*before, CLEAN_DB) - min(errors[key].snr_db, CLEAN_DB)
     return loss if math.isfinite(loss) else None
 
 
@@ -237,18 +233,8 @@ def _chunks(keys: Sequence[str], outputs: Mapping[str, Intermediate]) -> Iterato
         yield chunk
 
 
-def _reordered(one: OnnxOutputs, two: OnnxOutputs, images: NDArray[np.float32]) -> dict[str, str]:
-    """What cannot be compared because the two graphs chose other rows."""
-    a, b = one.choices(images), two.choices(images)
-    changed = {name for name in a if name in b and not np.array_equal(a[name], b[name])}
-    reason = "the two chose other candidates, or in another order"
-    return dict.fromkeys((name for name in one.after(changed) if name in one.outputs), reason) if changed else {}
-
-
 def _by_polygraphy(artifact: Artifact) -> str:
     """How to look into an engine: its layers can be marked only while it is built, on the GPU that runs it."""
-    if artifact.kind is not Kind.ENGINE:
-        return ""
     source = next((parent.name for parent in artifact.parents if parent.name.endswith(".onnx")), "MODEL.onnx")
     height, width = artifact.input.height, artifact.input.width
     return (

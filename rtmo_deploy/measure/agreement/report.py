@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.measure.bounds import Check, failures
 from rtmo_deploy.plain import plain, shorten
+from rtmo_deploy.report.html import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,19 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What a report says of a model.
-
-    Attributes:
-        path: The file.
-        kind: What kind of file it is.
-        precision: ``fp32``, ``fp16`` and so on.
-        decode: Its decode mode, or ``pytorch``.
-        placement: Where its clients put the image in the canvas.
-        producer: Who wrote it.
-        backend: What ran it.
-        device: Where.
-        sha256: Of the file.
-    """
+    """What a report says of a model; ``decode`` is its decode mode, or ``pytorch``."""
 
     path: str
     kind: str
@@ -55,14 +44,14 @@ class AgreementReport:
         input_hw: Height and width of the network input, pixels.
         source: Where the images are from.
         people: Figures over all images.
-        pictures: One entry an image, in their order.
+        images: One entry an image, in their order.
         tensors: Head tensors that both put out, by name.
         bounds: The worst that passes.
-        layers: Where they part; None if nobody asked.
+        layers: The layers side by side; None if they were not compared.
         notes: What a reader should know: settings that differ, what was done about it.
         causes: What would explain a failure, in words.
-        odd: Names of images on which an output was not finite, of each side.
-        found: The people of both sides, one pair an image, in network-input pixels; not in :meth:`to_dict`.
+        non_finite: Names of images on which an output was not finite, of each side.
+        found: The detections of both sides, one pair an image, in network-input pixels; not in :meth:`to_dict`.
     """
 
     a: ModelSummary
@@ -70,13 +59,13 @@ class AgreementReport:
     input_hw: tuple[int, int]
     source: str
     people: Figures
-    pictures: tuple[ImageComparison, ...]
+    images: tuple[ImageComparison, ...]
     tensors: Mapping[str, TensorError]
     bounds: Bounds
     layers: LayerReport | None = None
     notes: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
-    odd: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    non_finite: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     found: tuple[tuple[Poses, Poses], ...] = field(default=(), repr=False)
 
     @property
@@ -113,45 +102,57 @@ class AgreementReport:
             return "They differ: a bound is not met."
         if self.verdict == "agree":
             return "They agree: every bound is met."
-        where = f"{self.above} on {len(self.pictures)} images"
+        where = f"{self.above} on {len(self.images)} images"
         if self.nobody:
             return f"Neither model found anybody{where}: no people were compared."
         return (
             f"No people were compared: {self.people.missed} missed, {self.people.extra} extra{where}, nobody in both."
         )
 
+    def figures(self) -> dict[str, str]:
+        """What was measured, in words: the rows of a table."""
+        p, (one, two) = self.people, self.names
+        rows = {
+            "people": f"{p.people_a} in {one}, {p.people_b} in {two}{self.above}: "
+            f"{p.matched} in both, {p.missed} missed, {p.extra} extra"
+        }
+        if p.matched:
+            rows |= {
+                "OKS": f"mean {number(p.oks_mean)}, least {number(p.oks_min)}",
+                "keypoints, px": f"mean {number(p.keypoint_px_mean)}, median {number(p.keypoint_px_p50)}, "
+                f"99 % {number(p.keypoint_px_p99)}, worst {number(p.keypoint_px_max)}",
+                "boxes, px": f"mean {number(p.box_px_mean)}, worst {number(p.box_px_max)}",
+                "scores": f"second over first {number(p.score_ratio)} (median), worst difference "
+                f"{number(p.score_max)}, of a keypoint {number(p.keypoint_score_max)}",
+            }
+        for name, error in self.tensors.items():
+            off = f"worst difference {number(error.max_abs)} of {number(error.magnitude)}"
+            rows[name] = f"{off}, {number(error.snr_db)} dB"
+        return rows
+
     def worst(self, count: int | None = None) -> list[int]:
         """Indices of the images, worst first."""
-        order = sorted(range(len(self.pictures)), key=lambda index: self.pictures[index].badness(), reverse=True)
+        order = sorted(range(len(self.images)), key=lambda index: self.images[index].badness(), reverse=True)
         return order[:count]
 
-    def failures(self, bounds: Bounds | None = None) -> list[str]:
-        """What is over the bounds, in words; empty when nothing is.
+    def failures(self) -> list[str]:
+        """What is over the bounds, in words; empty when nothing is."""
+        return failures(self.checks())
 
-        Args:
-            bounds: Other bounds than the report's own.
-        """
-        return failures(self.checks(bounds))
-
-    def checks(self, bounds: Bounds | None = None) -> list[Check]:
-        """The whole rule: each bound with what was measured. All must pass.
-
-        Args:
-            bounds: Other bounds than the report's own.
-        """
-        limits = bounds or self.bounds
+    def checks(self) -> list[Check]:
+        """The whole rule: each bound with what was measured. All must pass."""
         found = []
-        for side, names in zip(("first", "second"), self.odd, strict=True):
+        for side, names in zip(("first", "second"), self.non_finite, strict=True):
             if names:
                 what, measured = f"outputs of the {side} model", f"not finite on {shorten(names)}"
                 found.append(Check(what, "finite", measured, False, f"{what} are {measured}"))
         if not self.nobody:
-            found.append(self._unmatched(limits))
-        return [*found, *limits.distances(self.people), *limits.tensors(self.tensors)]
+            found.append(self._unmatched())
+        return [*found, *self.bounds.distances(self.people), *self.bounds.tensors(self.tensors)]
 
-    def _unmatched(self, bounds: Bounds) -> Check:
-        p = self.people
-        counted = [one for image in self.pictures for one in image.unmatched if not one.margin <= bounds.margin]
+    def _unmatched(self) -> Check:
+        p, bounds = self.people, self.bounds
+        counted = [one for image in self.images for one in image.unmatched if not one.margin <= bounds.margin]
         allowed = bounds.may_be_unmatched(p)
         missed = sum(one.only_in == "a" for one in counted)
         extra = len(counted) - missed
@@ -181,8 +182,8 @@ class AgreementReport:
             "source": self.source,
             "bounds": self.bounds.to_dict(),
             "people": self.people.to_dict(),
-            "pictures": [self.pictures[index].to_dict() for index in self.worst()],
-            "not_finite": {"a": list(self.odd[0]), "b": list(self.odd[1])},
+            "pictures": [self.images[index].to_dict() for index in self.worst()],
+            "not_finite": {"a": list(self.non_finite[0]), "b": list(self.non_finite[1])},
             "tensors": {name: error.to_dict() for name, error in self.tensors.items()},
             "layers": None if self.layers is None else self.layers.to_dict(),
         }

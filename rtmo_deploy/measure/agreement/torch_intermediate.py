@@ -14,7 +14,7 @@ from rtmo_deploy.model.layers import ConvModule
 from rtmo_deploy.model.neck import RepVGGBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,12 +31,8 @@ class TorchOutputs:
     """Outputs of the layers of a checkpoint's network; ``outputs`` has them by the paths of modules.
 
     Where the exported graph has a layer in two halves (the neck's projection) or two layers as one (visibilities and
-    pose vectors of a ``raw`` graph), there is a key for that too.
-
-    Args:
-        artifact: The checkpoint.
-        shape: ``(B, 3, H, W)`` of the input it will be given.
-        device: ``cpu`` or ``cuda:N``.
+    pose vectors of a ``raw`` graph), there is a key for that too. Arguments are those of
+    :class:`~rtmo_deploy.measure.agreement.intermediate.OnnxOutputs`.
     """
 
     def __init__(self, artifact: Artifact, shape: tuple[int, ...], device: str) -> None:
@@ -45,50 +41,13 @@ class TorchOutputs:
         self._layers = dict(_layers(self._model, ""))
         self._parts: dict[str, tuple[str, ...]] = {}
         self.outputs: dict[str, Intermediate] = {}
-        self._list_layers(torch.zeros(shape))
-
-    def read(self, keys: Sequence[str], images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Run the network and keep these; arguments as for an ONNX graph."""
-        wanted = {part for key in keys for part in self._parts[key]}
-        kept: dict[str, Tensor] = {}
-        self._run(torch.from_numpy(images), wanted, kept.__setitem__)
-        return {key: self._value(key, kept).cpu().numpy() for key in keys}
-
-    def feeds(self, keys: Collection[str]) -> dict[str, tuple[str, ...]]:  # noqa: ARG002
-        """Not known: a network in PyTorch is a program."""
-        return {}
-
-    def _value(self, key: str, kept: dict[str, Tensor]) -> Tensor:
-        parts = [kept[part] for part in self._parts[key]]
-        if key.startswith(("neck.projector.cls.", "neck.projector.pose.")):
-            return parts[0].chunk(2, dim=1)[".pose." in key]
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-
-    @torch.no_grad()
-    def _run(self, images: Tensor, wanted: set[str], keep: Callable[[str, Tensor], None]) -> None:
-        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-            def store(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                keep(name, output)
-
-            return store
-
-        hooks = [self._layers[name].register_forward_hook(hook(name)) for name in wanted]
-        try:
-            self._model(images.to(self._device))
-        finally:
-            for handle in hooks:
-                handle.remove()
-
-    def _list_layers(self, images: Tensor) -> None:
-        """List the layers in the order they run."""
         sizes: dict[str, int] = {}
-        self._run(images, set(self._layers), lambda name, value: sizes.__setitem__(name, value.numel() * 4))
-        for name, size in sizes.items():
+        self._run(torch.zeros(shape), self._layers, lambda name, value: sizes.__setitem__(name, value.numel() * 4))
+        for name, size in sizes.items():  # in the order they run
             self._add(name, (name,), size)
             if name.startswith(_PROJECTOR):
-                level = name.removeprefix(_PROJECTOR)
                 for half in ("cls", "pose"):
-                    self._add(f"neck.projector.{half}.{level}", (name,), size)
+                    self._add(f"neck.projector.{half}.{name.removeprefix(_PROJECTOR)}", (name,), size)
         for name in [name for name in sizes if ".out_kpt_vis." in name]:
             pose = name.replace(".out_kpt_vis.", ".out_pose.")
             self._add(name.replace(".out_kpt_vis.", ".out_dense."), (name, pose), sizes[name] + sizes[pose])
@@ -96,6 +55,34 @@ class TorchOutputs:
     def _add(self, key: str, parts: tuple[str, ...], size: int) -> None:
         self._parts[key] = parts
         self.outputs[key] = Intermediate(key, type(self._layers[parts[0]]).__name__, size, weighted=True)
+
+    def read(self, keys: Sequence[str], images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Run the network and keep these; arguments as for an ONNX graph."""
+        kept: dict[str, Tensor] = {}
+        self._run(torch.from_numpy(images), {part for key in keys for part in self._parts[key]}, kept.__setitem__)
+        values = {}
+        for key in keys:
+            value = torch.cat([kept[part] for part in self._parts[key]], dim=1)
+            if key.startswith(("neck.projector.cls.", "neck.projector.pose.")):
+                value = value.chunk(2, dim=1)[".pose." in key]
+            values[key] = value.cpu().numpy()
+        return values
+
+    def inputs_of(self, keys: Collection[str]) -> dict[str, tuple[str, ...]]:  # noqa: ARG002
+        """Not known: a network in PyTorch is a program."""
+        return {}
+
+    @torch.no_grad()
+    def _run(self, images: Tensor, names: Iterable[str], keep: Callable[[str, Tensor], None]) -> None:
+        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            return lambda _module, _inputs, output: keep(name, output)
+
+        hooks = [self._layers[name].register_forward_hook(hook(name)) for name in names]
+        try:
+            self._model(images.to(self._device))
+        finally:
+            for handle in hooks:
+                handle.remove()
 
 
 def _layers(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:

@@ -5,7 +5,9 @@ The names below are loaded on first use: the options alone need nothing that mea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtmo_deploy.measure.bench.baseline import BaselineReport, RowVerdict, compare_with_baseline, load_baseline
@@ -39,10 +41,4 @@ _HOME = {
     "run_bench": "run",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"rtmo_deploy.measure.bench.{_HOME[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOME)

@@ -1,14 +1,14 @@
-"""Compares a result with an earlier one: is it slower than it was? No verdict is given without a measurement.
+"""Compares a result with an earlier one: is it slower than it was?
 
-On the same machine (processor, usable cores, GPUs) times are compared. On another one only ratios to the same reference
-are, because a time says more of the machine than of the model. What differs in kind, precision, runtime, protocol or
-case is not compared at all, and a comparison in which nothing could be compared has not been passed.
+On the same machine (processor, usable cores, GPUs) times are compared, on another one only ratios to one reference.
+What differs in kind, precision, runtime, protocol or case is not compared; if nothing could be compared, nothing has
+passed.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
@@ -18,15 +18,14 @@ from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.runtime.clock import DRAW
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from rtmo_deploy.measure.bench.options import BenchOptions
 
-#: Bytes of a baseline.
 MAX_BYTES = 2**28
-#: Options that must be the same for any number to be compared, and what of a contender.
-SAME_OPTIONS = ("device", "images", "picture_hw", "spinning")
+#: What must be the same for two numbers to be compared: options, and facts of a contender.
+SAME_OPTIONS = ("protocol", "device", "images", "picture_hw", "spinning")
 SAME_CONTENDER = ("kind", "architecture", "precision", "backend", "device", "compiled", "input_hw")
 
 
@@ -34,7 +33,7 @@ def load_baseline(path: Path) -> dict[str, Any]:
     """Read what ``rtmo-deploy bench --json`` wrote.
 
     Raises:
-        UsageError: It is not there, or not such a file, or of a newer release.
+        UsageError: It is missing, not such a file, damaged, or of a newer release.
     """
     write_one = "Write one with: rtmo-deploy bench MODEL --json"
     try:
@@ -61,8 +60,8 @@ def load_baseline(path: Path) -> dict[str, Any]:
 
 
 def _check(document: Mapping[str, Any]) -> None:
-    """Refuse, with a KeyError, TypeError or ValueError, what could not be compared."""
-    str(document["machine"]["fingerprint"]), str(document["protocol"])
+    """Raise a KeyError, TypeError or ValueError for a document that could not be compared."""
+    str(document["machine"]["fingerprint"])
     for name in SAME_OPTIONS:
         document["options"][name]
     keys = set()
@@ -87,13 +86,6 @@ def require_comparable(baseline: Mapping[str, Any], options: BenchOptions, path:
         UsageError: They do not; nothing could be compared.
     """
     asked = options.to_dict()
-    if baseline["protocol"] != asked["protocol"]:
-        raise UsageError(
-            f"The baseline was measured with --protocol {baseline['protocol']}, this is {asked['protocol']}: their "
-            "numbers do not have the same in them.",
-            remedy="Use the same protocol.",
-            where=path,
-        )
     for name in SAME_OPTIONS:
         if baseline["options"][name] != asked[name]:
             raise UsageError(
@@ -105,44 +97,34 @@ def require_comparable(baseline: Mapping[str, Any], options: BenchOptions, path:
 
 @dataclass(frozen=True)
 class RowVerdict:
-    """One contender in one case against the baseline.
-
-    Attributes:
-        label, case: Which.
-        how: ``times`` or ``ratios to the reference``; None where it was not compared.
-        change: How many times as long it takes as in the baseline; None where it was not compared.
-        slower: It is slower by more than the bound, and beyond the noise.
-        reason: Why it was not compared; empty where it was.
-        stage: Where it is slower, and that was measured on the same machine: the stage that grew most; else empty.
-        stage_ms: By how many milliseconds that grew, in the median.
-    """
+    """One contender in one case against the baseline."""
 
     label: str
     case: dict[str, Any]
+    #: ``times`` or ``ratios to the reference``; None where it was not compared.
     how: str | None = None
+    #: How many times as long it takes as in the baseline.
     change: Ratio | None = None
+    #: It is slower by more than the bound, and beyond the noise.
     slower: bool = False
+    #: Why it was not compared; empty where it was.
     reason: str = ""
+    #: Of one that is slower on the same machine, the stage whose median grew most, and by how many milliseconds.
     stage: str = ""
     stage_ms: float | None = None
 
 
 @dataclass(frozen=True)
 class BaselineReport:
-    """A whole result against a baseline.
-
-    Attributes:
-        file: The baseline.
-        max_slowdown: The bound, a share.
-        rows: Every contender in every case.
-        same_machine: Whether the two machines are alike.
-        notes: What the reader should know.
-    """
+    """A whole result against a baseline."""
 
     file: str
+    #: The bound, a share.
     max_slowdown: float
+    #: Every contender in every case.
     rows: tuple[RowVerdict, ...]
     same_machine: bool
+    #: What the reader should know.
     notes: tuple[str, ...]
 
     @property
@@ -182,17 +164,23 @@ def compare_with_baseline(
     same_machine = result["machine"]["fingerprint"] == baseline["machine"]["fingerprint"]
     before = {_key(entry): entry for entry in baseline["entries"]}
     now, then = (
-        {_case(entry): entry for entry in document["entries"] if entry["contender"]["reference"]}
+        {_key(entry)[1]: entry for entry in document["entries"] if entry["contender"]["reference"]}
         for document in (result, baseline)
     )
     rows = []
     for entry in result["entries"]:
-        if entry["contender"]["reference"] and not same_machine:
-            continue  # it is what the others are set against
-        references = None if same_machine else (now.get(_case(entry)), then.get(_case(entry)))
-        rows.append(_judge(entry, before.get(_key(entry)), references, max_slowdown))
-    notes = _notes(result, baseline, rows, same_machine=same_machine)
+        label, case = _key(entry)
+        if same_machine:
+            rows.append(_judge(entry, before.get((label, case)), None, max_slowdown))
+        elif not entry["contender"]["reference"]:
+            rows.append(_judge(entry, before.get((label, case)), (now.get(case), then.get(case)), max_slowdown))
+    notes = _notes(result, baseline, same_machine=same_machine, slower=any(row.slower for row in rows))
     return BaselineReport(file, max_slowdown, tuple(rows), same_machine, tuple(notes))
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """Contender and case of an entry, to look it up by."""
+    return entry["contender"]["label"], tuple(sorted(entry["case"].items()))
 
 
 def _judge(
@@ -202,38 +190,24 @@ def _judge(
     max_slowdown: float,
 ) -> RowVerdict:
     """One row; ``references`` are those of its case, now and then, on another machine."""
-    label, case = entry["contender"]["label"], entry["case"]
+    row = RowVerdict(entry["contender"]["label"], entry["case"])
     reason = _difference(entry, old) or _busy(entry, old)
     if not reason and references is not None:
         reason = _reference_difference(*references)
     if reason or old is None:
-        return RowVerdict(label, case, reason=reason)
-    if references is None:
-        change = independent_ratio(entry["rounds_ms"], old["rounds_ms"])
-    else:
-        change = independent_ratio(_ratios(entry, references[0]), _ratios(old, references[1]))
-    change = change.widened(max(_lost(entry), _lost(old)))
+        return replace(row, reason=reason)
+    times = [entry["rounds_ms"], old["rounds_ms"]]
+    for place, reference in enumerate(references or ()):
+        if reference is not None:
+            times[place] = [mine / other for mine, other in zip(times[place], reference["rounds_ms"], strict=False)]
+    lost = max(float(one["interference"].get("lost", 0.0)) for one in (entry, old))
+    change = independent_ratio(*times).widened(lost)
     if change.low is None:
-        return RowVerdict(label, case, change=change, reason="one round tells nothing of noise")
+        return replace(row, change=change, reason="one round tells nothing of noise")
     slower = change.low > 1 + max_slowdown
     stage, grown = _grown(entry, old) if slower and references is None else ("", None)
     how = "times" if references is None else "ratios to the reference"
-    return RowVerdict(label, case, how, change, slower, stage=stage, stage_ms=grown)
-
-
-def _case(entry: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(entry["case"].items()))
-
-
-def _key(entry: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """Contender and case of an entry, to look it up by."""
-    return entry["contender"]["label"], _case(entry)
-
-
-def _ratios(entry: Mapping[str, Any], reference: Mapping[str, Any] | None) -> list[float]:
-    """Of the rounds' times to the reference's; there is one, :func:`_reference_difference` has seen to that."""
-    assert reference is not None
-    return [mine / theirs for mine, theirs in zip(entry["rounds_ms"], reference["rounds_ms"], strict=False)]
+    return replace(row, how=how, change=change, slower=slower, stage=stage, stage_ms=grown)
 
 
 def _grown(entry: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, float | None]:
@@ -251,28 +225,24 @@ def _grown(entry: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, float
 def _busy(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
     """Why a time on a busy machine is not compared; empty if neither was."""
     for document, when in ((entry, "now"), (old or {}, "then")):
-        if document and "interference" not in document:
+        if "interference" not in document:
             return f"how busy the machine was {when} is not known"
-        reasons = document.get("interference", {}).get("busy", ())
+        reasons = document["interference"].get("busy", ())
         if reasons:
             return f"machine busy {when}: {'; '.join(reasons)}"
     return ""
-
-
-def _lost(entry: Mapping[str, Any]) -> float:
-    return float(entry.get("interference", {}).get("lost", 0.0))
 
 
 def _difference(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
     """Why two entries are not of the same thing; empty if they are."""
     if old is None:
         return "not in the baseline"
-    for name in SAME_CONTENDER:
-        now, then = entry["contender"][name], old["contender"][name]
-        if now != then:
-            return f"another {name}: {then} then, {now} now"
-    now, then = entry["contender"]["decode"]["mode"], old["contender"]["decode"]["mode"]
-    return "" if now == then else f"another decode mode: {then} then, {now} now"
+    now, then = (
+        {**{name: one["contender"][name] for name in SAME_CONTENDER}, "decode mode": one["contender"]["decode"]["mode"]}
+        for one in (entry, old)
+    )
+    different = (f"another {name}: {then[name]} then, {now[name]} now" for name in now if now[name] != then[name])
+    return next(different, "")
 
 
 def _reference_difference(reference: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> str:
@@ -286,35 +256,22 @@ def _reference_difference(reference: Mapping[str, Any] | None, old: Mapping[str,
 
 
 def _notes(
-    result: Mapping[str, Any], baseline: Mapping[str, Any], rows: list[RowVerdict], *, same_machine: bool
-) -> list[str]:
-    notes = []
+    result: Mapping[str, Any], baseline: Mapping[str, Any], *, same_machine: bool, slower: bool
+) -> Iterator[str]:
     if not same_machine:
-        notes.append(
+        yield (
             f"The baseline was measured on another machine ({baseline['machine'].get('cpu', 'unknown')}; "
             f"fingerprint {baseline['machine']['fingerprint']}): only ratios to the reference are compared."
         )
-    elif any(row.slower for row in rows):
-        drift = _drift(result, baseline)
-        if drift is not None and drift.low is not None and drift.low > 1:
-            notes.append(f"The reference itself takes {drift} times as long as in the baseline.")
-    here = {_key(entry) for entry in result["entries"]}
-    gone = [entry for entry in baseline["entries"] if _key(entry) not in here]
-    if gone:
-        names = ", ".join(dict.fromkeys(entry["contender"]["label"] for entry in gone))
-        notes.append(f"In the baseline and not measured now: {names}.")
-    return notes
-
-
-def _drift(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ratio | None:
-    """How the reference changed, over the cases that both have."""
-    now, then = (
-        {_key(entry): entry["rounds_ms"] for entry in document["entries"] if entry["contender"]["reference"]}
-        for document in (result, baseline)
-    )
-    shared = [key for key in now if key in then]
-    if not shared:
-        return None
-    return independent_ratio(
-        [value for key in shared for value in now[key]], [value for key in shared for value in then[key]]
-    )
+    here, there = ({_key(entry): entry for entry in document["entries"]} for document in (result, baseline))
+    shared = [
+        key for key in here if key in there and all(side[key]["contender"]["reference"] for side in (here, there))
+    ]
+    if same_machine and slower and shared:
+        now, then = ([time for key in shared for time in side[key]["rounds_ms"]] for side in (here, there))
+        drift = independent_ratio(now, then)
+        if drift.low is not None and drift.low > 1:
+            yield f"The reference itself takes {drift} times as long as in the baseline."
+    missing = dict.fromkeys(label for label, case in there if (label, case) not in here)
+    if missing:
+        yield f"In the baseline and not measured now: {', '.join(missing)}."

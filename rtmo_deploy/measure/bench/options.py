@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from pathlib import Path  # noqa: TC003 - the command line reads the annotations
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.option import option
 from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 #: What MMDeploy's profiler does unless it is asked otherwise: unmeasured calls, measured calls.
 V100_WARMUP, V100_ITERATIONS = 10, 100
@@ -108,54 +110,107 @@ class Contender:
         return cls(**{**data, **pairs, "spinning": Spinning(data["spinning"])})
 
 
+def parse_counts(text: str, name: str, *, least: int = 1) -> tuple[int, ...]:
+    """``1,2,4`` as numbers, without repetition, in the order given.
+
+    Args:
+        text: What was written.
+        name: ``batch``, ``people`` or ``threads``.
+        least: The smallest that makes sense.
+
+    Raises:
+        UsageError: It is not such a list.
+    """
+    most, counts = LIMITS[name], []
+    for part in text.split(","):
+        digits = part.strip()
+        if not (digits.isdecimal() and digits.isascii() and len(digits) < 9 and least <= int(digits) <= most):
+            raise UsageError(
+                f"'{text}' is no list of numbers from {least} to {most}.",
+                remedy="Write them with commas between, as in 1,2,4.",
+                where=f"--{name}",
+            )
+        counts.append(int(digits))
+    return tuple(dict.fromkeys(counts))
+
+
+def parse_share(text: str) -> float:
+    """``5%`` or ``0.05`` as 0.05.
+
+    Raises:
+        UsageError: It is neither, or not between 0 and 1000 %.
+    """
+    digits, percent = (text.strip()[:-1], True) if text.strip().endswith("%") else (text.strip(), False)
+    try:
+        share = float(digits) / (100 if percent else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 10:
+        raise UsageError(f"'{text}' is no share.", remedy="Write 5% or 0.05.", where="--max-slowdown")
+    return share
+
+
+def _parse_names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
+
+
+def _counts(default: Any, help_text: str, name: str, *, least: int = 1) -> Any:
+    parser = partial(parse_counts, name=name, least=least)
+    return option(default, help_text, f"--{name}", metavar="N[,N...]", parser=parser)
+
+
 @dataclass(frozen=True)
 class BenchOptions:
-    """A benchmark.
+    """A benchmark. Each field with a help text is an option of ``rtmo-deploy bench``; the seconds are of ``e2e``.
 
     Attributes:
-        models: Files to measure, the first one first.
-        backends: Runtimes for each of them; empty for the one that fits.
-        device: ``cpu`` or ``cuda:N``.
+        models: Files to measure, the first one first; at least one when it starts.
         batches, threads, people: The sweeps; one entry each where nothing is swept. ``None`` in ``threads`` is the
             runtime's own choice; empty ``people`` means images with one to a dozen people, or ``images``.
         input_hw: Height and width that images are letterboxed to; None for the first model's own.
-        protocol: What is inside a number.
-        images: Folder of images; None for synthetic ones.
-        seconds: Measured seconds for each contender in each case (``e2e``).
-        warmup_s: Unmeasured seconds before (``e2e``).
-        rounds: Turns that the seconds are split into.
-        reference: Checkpoint of the PyTorch reference; None to look for the models' own.
-        no_reference: Leave it out; the first model is what the others are compared with.
-        compiled: Measure PyTorch's compiled network too.
-        spinning: What ONNX Runtime's idle threads do.
         pictures: How many synthetic images there are for each case.
         picture_hw: Their height and width.
         timeout_s: How long a worker may stay silent beyond what it was asked to take.
     """
 
-    models: tuple[Path, ...]
-    backends: tuple[str, ...] = ()
-    device: str = "cpu"
-    batches: tuple[int, ...] = ()
-    threads: tuple[int | None, ...] = (None,)
-    people: tuple[int, ...] = ()
-    input_hw: tuple[int, int] | None = None
-    protocol: Protocol = Protocol.E2E
-    images: Path | None = None
-    seconds: float = 5.0
-    warmup_s: float = 1.0
-    rounds: int = 10
-    reference: Path | None = None
-    no_reference: bool = False
-    compiled: bool = False
-    spinning: Spinning = Spinning.STOP
+    models: tuple[Path, ...] = ()
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    backends: tuple[str, ...] = option(
+        (),
+        "Runtimes. [default: the one that fits each file]",
+        "--backend",
+        metavar="NAME[,NAME...]",
+        parser=_parse_names,
+    )
+    batches: tuple[int, ...] = _counts((), "Images a call. [default: 1, or what the model has fixed]", "batch")
+    input_hw: tuple[int, int] | None = option(None, "Letterbox images to this size. [default: the model's own]")
+    people: tuple[int, ...] = _counts(
+        (), "Synthetic images with so many people each, 0 to 60. [default: 1 to 12, mixed]", "people", least=0
+    )
+    threads: tuple[int | None, ...] = _counts((None,), "CPU threads. [default: the runtime's choice]", "threads")
+    protocol: Protocol = option(
+        Protocol.E2E,
+        "e2e: from the file to the poses, stage by stage, and drawing beside it. v100: what MMDeploy's profiler "
+        "measures: the network alone, batch 1, 10 calls unmeasured and 100 measured.",
+    )
+    images: Path | None = option(None, "Images. [default: synthetic ones]", metavar="DIR")
+    seconds: float = option(5.0, "Measured seconds for each model in each case.", "--duration", metavar="S")
+    warmup_s: float = option(1.0, "Unmeasured seconds before.", "--warmup", metavar="S")
+    rounds: int = option(10, "Turns that the seconds are split into; models take turns.", min=1)
+    reference: Path | None = option(
+        None, "Checkpoint for PyTorch, the reference. [default: the model's own, if found]", metavar="CKPT"
+    )
+    no_reference: bool = option(False, "Leave PyTorch out; compare with the first model.")
+    compiled: bool = option(False, "Measure PyTorch compiled as well.", "--compile")
+    spinning: Spinning = option(
+        Spinning.STOP,
+        "ONNX Runtime's idle threads. stop: spin within a call, not after it. on: its default. off: never.",
+    )
     pictures: int = 8
     picture_hw: tuple[int, int] = (480, 640)
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        if not self.models:
-            raise UsageError("There is no model to measure.", remedy="Name one or more.")
         for name, value in {"duration": self.seconds, "warm-up": self.warmup_s}.items():
             if not math.isfinite(value) or value < 0 or (name == "duration" and value == 0):
                 raise UsageError(f"A {name} of {value:g} s is not possible.", remedy="Give positive seconds.")
@@ -179,48 +234,6 @@ class BenchOptions:
         names = ("device", "protocol", "images", "seconds", "warmup_s", "rounds", "spinning", "pictures", "picture_hw")
         synthetic = {"pictures", "picture_hw"} if self.images is not None else set()
         return {name: None if name in synthetic else plain(getattr(self, name)) for name in names}
-
-
-def parse_counts(text: str | None, option: str, *, least: int = 1) -> tuple[int, ...]:
-    """``1,2,4`` as numbers, without repetition, in the order given.
-
-    Args:
-        text: What was written; None gives nothing.
-        option: ``batch``, ``people`` or ``threads``.
-        least: The smallest that makes sense.
-
-    Raises:
-        UsageError: It is not such a list.
-    """
-    if text is None:
-        return ()
-    most, counts = LIMITS[option], []
-    for part in text.split(","):
-        digits = part.strip()
-        if not (digits.isdecimal() and digits.isascii() and len(digits) < 9 and least <= int(digits) <= most):
-            raise UsageError(
-                f"'{text}' is no list of numbers from {least} to {most}.",
-                remedy="Write them with commas between, as in 1,2,4.",
-                where=f"--{option}",
-            )
-        counts.append(int(digits))
-    return tuple(dict.fromkeys(counts))
-
-
-def parse_share(text: str, option: str) -> float:
-    """``5%`` or ``0.05`` as 0.05.
-
-    Raises:
-        UsageError: It is neither, or not between 0 and 1000 %.
-    """
-    digits, percent = (text.strip()[:-1], True) if text.strip().endswith("%") else (text.strip(), False)
-    try:
-        share = float(digits) / (100 if percent else 1)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share <= 10:
-        raise UsageError(f"'{text}' is no share.", remedy="Write 5% or 0.05.", where=f"--{option}")
-    return share
 
 
 def unique_labels(labels: Sequence[str]) -> list[str]:

@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.measure.bench.options import Contender
+    from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.backends import Backend
     from rtmo_deploy.runtime.letterbox import LetterboxTransform
 
 
 def contender_artifact(contender: Contender) -> Artifact:
-    """What a contender's file is, with the thresholds and the placement that it is asked to run with."""
+    """What a contender's file is, with the thresholds and the placement that it is to run with."""
     artifact = read_artifact(Path(contender.model))
     fixed = artifact.input.batch
-    if fixed is not None and fixed != contender.batch:
+    if fixed not in {None, contender.batch}:
         raise UsageError(
             f"{artifact.path.name} takes {fixed} image{'s' if fixed > 1 else ''} at a time only; a batch of "
             f"{contender.batch} was asked for.",
@@ -68,10 +69,7 @@ def open_pipeline(contender: Contender, artifact: Artifact) -> Pipeline:
 class Pipeline:
     """A model that is ready to be measured.
 
-    Args:
-        name: Name of the runtime.
-        backend: What runs the network.
-        input_hw: Height and width that images are letterboxed to; None for the model's own.
+    ``name`` is the runtime's; images are letterboxed to ``input_hw`` (height, width), None for the model's own.
     """
 
     def __init__(self, name: str, backend: Backend, input_hw: tuple[int, int] | None) -> None:
@@ -79,7 +77,7 @@ class Pipeline:
         estimator = PoseEstimator(backend, input_hw=input_hw)
         self.input_hw, self._coordinates = estimator.input_hw, estimator.coordinates
         self._placement = Placement(backend.artifact.input.placement)
-        #: What is left for the host: all of a raw graph's decoding, or rows only.
+        #: The host has the whole decoding of a raw graph left to do, of others rows only.
         self._host_stage = ROWS if self._coordinates is None else NMS_DCC
 
     def call(self, paths: Sequence[Path]) -> tuple[dict[str, float], float, list[int]]:
@@ -94,8 +92,7 @@ class Pipeline:
         clock.lap(DECODE_FILE)
         tensor, transforms = self._letterbox(images)
         clock.lap(LETTERBOX)
-        outputs = self.backend.timed(tensor, clock)
-        found = outputs_to_poses(outputs, self.input_hw, self.backend.artifact, self._coordinates)
+        found = self._run(tensor, clock)
         clock.lap(self._host_stage)
         placed = [poses_to_original(poses, transform) for poses, transform in zip(found, transforms, strict=True)]
         clock.lap(UNLETTERBOX)
@@ -109,20 +106,19 @@ class Pipeline:
         """As :meth:`call`, of which only the network counts; reading, letterbox and copies are done and not counted."""
         tensor, _ = self._letterbox([read_image(path) for path in paths])
         clock = Clock()
-        outputs = self.backend.timed(tensor, clock)
+        found = self._run(tensor, clock)
         counted = {stage: value for stage, value in clock.times.items() if "->" not in stage}
-        found = outputs_to_poses(outputs, self.input_hw, self.backend.artifact, self._coordinates)
         return counted, sum(counted.values()), [len(poses) for poses in found]
 
     def facts(self) -> dict[str, Any]:
-        """What a result says of this contender."""
-        return {
-            "backend": self.name,
-            "device": self.backend.device,
-            "input_hw": list(self.input_hw),
-            **self.backend.facts,
-        }
+        """JSON-ready facts of this contender: runtime, device, input size, and what the backend adds."""
+        size = list(self.input_hw)
+        return {"backend": self.name, "device": self.backend.device, "input_hw": size, **self.backend.facts}
 
     def _letterbox(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], list[LetterboxTransform]]:
         pairs = [letterbox(image, self.input_hw, self._placement) for image in images]
         return to_tensor([canvas for canvas, _ in pairs]), [transform for _, transform in pairs]
+
+    def _run(self, tensor: NDArray[np.float32], clock: Clock) -> list[Poses]:
+        outputs = self.backend.timed(tensor, clock)
+        return outputs_to_poses(outputs, self.input_hw, self.backend.artifact, self._coordinates)

@@ -1,4 +1,4 @@
-"""What came out of a benchmark: records that go to JSON, and that tables, plots and gates are made from."""
+"""What came out of a benchmark: records that go to JSON, and that tables, charts and gates are made from."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rtmo_deploy.machine import Load, Machine
-    from rtmo_deploy.measure.bench.images import ImageSet
     from rtmo_deploy.measure.bench.options import BenchOptions, Case, Contender
+    from rtmo_deploy.measure.bench.plan import ImageSet
 
 #: Version of the form that :meth:`BenchResult.to_dict` writes.
 RESULT_VERSION = 2
-#: What upstream's page says of its latencies, and what it does not.
+#: Conditions of upstream's published latencies.
 CONDITIONS = "one V100, ONNX Runtime, batch 1; what is inside the number was never stated"
 
 
@@ -28,7 +28,7 @@ class Opened:
     """A contender as its worker found it."""
 
     contender: Contender
-    #: What the file knows of itself, JSON-ready.
+    #: The artifact, JSON-ready.
     artifact: Mapping[str, Any]
     sha256: str
     #: Runtime, device, input size, threads, settings.
@@ -55,30 +55,25 @@ class Opened:
 
 @dataclass(frozen=True)
 class Entry:
-    """One contender in one case.
-
-    Attributes:
-        opened: The contender.
-        case: The case.
-        stages: Milliseconds a call, by stage, in the pipeline's order.
-        total: Milliseconds a call from the file to the poses, without drawing; with ``v100`` of the network.
-        rounds: Median of the total in each round, milliseconds.
-        found: Instances found in an image, on average over the images that every contender of the case has seen.
-        memory: Most bytes the process had; None where the system does not tell.
-        device_memory: Bytes by which the GPU's used memory grew when it was opened and warmed up; None without one.
-        ratio: Times as long as the reference in the same case; None for the reference itself, and on a busy machine.
-        interference: What disturbed the case.
-    """
+    """One contender in one case."""
 
     opened: Opened
     case: Case
+    #: Milliseconds a call, by stage, in the pipeline's order.
     stages: Mapping[str, Summary]
+    #: Milliseconds a call from the file to the poses, without drawing; with ``v100`` of the network.
     total: Summary
+    #: Median of the total in each round, milliseconds.
     rounds: tuple[float, ...]
-    found: float
+    #: Instances found in an image, on average over the images that every contender of the case has seen.
+    found: float = 0.0
+    #: Most bytes the process had; None where the system does not tell.
     memory: int | None = None
+    #: Bytes by which the GPU's used memory grew when it was opened and warmed up; None without one.
     device_memory: int | None = None
+    #: Times as long as the reference in the same case; None for the reference itself, and on a busy machine.
     ratio: Ratio | None = None
+    #: What disturbed the case.
     interference: Interference = field(default_factory=Interference)
 
     @property
@@ -111,19 +106,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class PublishedLatency:
-    """A published figure and whether it can be compared with a measured one.
+    """A published figure and whether it can be compared with a measured one."""
 
-    Attributes:
-        model: Whose figure it is: the published checkpoint, or its architecture.
-        latency_ms: The figure.
-        conditions: What it was measured under, as far as anybody knows.
-        same_hardware: Whether the measurement was on a V100 too.
-        differences: What else is not the same.
-    """
-
+    #: Whose figure it is: the published checkpoint, or its architecture.
     model: str
     latency_ms: float
     conditions: str
+    #: Whether the measurement was on a V100 too, and what else differs.
     same_hardware: bool
     differences: tuple[str, ...]
 
@@ -146,26 +135,20 @@ class PublishedLatency:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A benchmark.
-
-    Attributes:
-        options: What was asked for.
-        machine: What it ran on.
-        load: How busy that was.
-        pictures: The images that were looked at.
-        entries: Every contender in every case, case by case, the reference first.
-        warnings: What a reader should know before believing a number.
-        started: When, UTC, ISO 8601.
-        published: For ``v100``: the published figure of each contender that has one, by label.
-    """
+    """A benchmark."""
 
     options: BenchOptions
     machine: Machine
+    #: How busy the machine was.
     load: Load
     pictures: tuple[ImageSet, ...]
+    #: Every contender in every case, case by case, the reference first.
     entries: tuple[Entry, ...]
+    #: What a reader should know before believing a number.
     warnings: tuple[str, ...]
+    #: When, UTC, ISO 8601.
     started: str
+    #: For ``v100``: the published figure of each contender that has one, by label.
     published: Mapping[str, PublishedLatency] = field(default_factory=dict)
 
     @property
@@ -175,12 +158,8 @@ class BenchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {
-            "result_version": RESULT_VERSION,
-            "protocol": self.options.protocol.value,
-            "reference": self.reference,
-            **{name: plain(value) for name, value in vars(self).items()},
-        }
+        head = {"result_version": RESULT_VERSION, "protocol": self.options.protocol.value, "reference": self.reference}
+        return {**head, **{name: plain(value) for name, value in vars(self).items()}}
 
 
 def with_ratios(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -201,23 +180,21 @@ def published_latency(
 ) -> PublishedLatency | None:
     """The published figure for a model, or None where there is none."""
     own = VARIANTS.get(artifact["variant"] or "")
-    alike = [v for v in VARIANTS.values() if v.architecture.name == artifact["architecture"] and v.latency_v100_ms]
-    variant = own if own is not None and own.latency_v100_ms else next(iter(alike), None)
+    alike = [one for one in VARIANTS.values() if one.architecture.name == artifact["architecture"]]
+    variant = next((one for one in (own, *alike) if one is not None and one.latency_v100_ms), None)
     if variant is None or variant.latency_v100_ms is None or len(artifact["skeleton"]["keypoints"]) != 17:
         return None
-    differences = []
-    if tuple(facts["input_hw"]) != variant.input_hw:
-        differences.append(f"the input is {facts['input_hw'][0]}x{facts['input_hw'][1]}")
-    if facts["backend"] != "onnxruntime":
-        differences.append(f"the runtime is {facts['backend']}")
-    if artifact["precision"] != "fp32":
-        differences.append(f"the precision is {artifact['precision']}")
-    if artifact["kind"] == "onnx" and artifact["decode"]["mode"] == "raw":
-        differences.append("a raw graph has no suppression inside")
+    height, width = facts["input_hw"]
+    different = {
+        f"the input is {height}x{width}": (height, width) != variant.input_hw,
+        f"the runtime is {facts['backend']}": facts["backend"] != "onnxruntime",
+        f"the precision is {artifact['precision']}": artifact["precision"] != "fp32",
+        "a raw graph has no suppression inside": artifact["kind"] == "onnx" and artifact["decode"]["mode"] == "raw",
+    }
     return PublishedLatency(
         variant.name if variant is own else variant.architecture.name,
         variant.latency_v100_ms,
         CONDITIONS,
-        device_name is not None and "V100" in device_name,
-        tuple(differences),
+        same_hardware=device_name is not None and "V100" in device_name,
+        differences=tuple(text for text, differs in different.items() if differs),
     )

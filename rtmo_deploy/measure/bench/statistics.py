@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _STUDENT_T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
 _NORMAL = 1.959964
 #: Times that must lie above a percentile for it to be given.
-LEAST_ABOVE = 2
+MIN_ABOVE = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Summary:
         if not values.size or not np.isfinite(values).all():
             raise ValueError("times must be finite numbers, and at least one")
         tails = (
-            float(np.percentile(values, q)) if values.size * (100 - q) >= 100 * LEAST_ABOVE else None
+            float(np.percentile(values, q)) if values.size * (100 - q) >= 100 * MIN_ABOVE else None
             for q in (90, 95, 99)
         )
         return cls(values.size, float(values.mean()), float(values.min()), float(np.median(values)), *tails)
@@ -92,7 +92,9 @@ def paired_ratio(times: Sequence[float], reference: Sequence[float]) -> Ratio:
     if len(times) != len(reference):
         raise ValueError(f"{len(times)} rounds against {len(reference)}")
     logs = _logs(times) - _logs(reference)
-    return _ratio(float(logs.mean()), _error_of_mean(logs), len(logs) - 1)
+    if len(logs) < 2:
+        return Ratio(math.exp(float(logs.mean())), None, None)
+    return _with_interval(float(logs.mean()), _error_of_mean(logs), len(logs) - 1)
 
 
 def independent_ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
@@ -104,17 +106,15 @@ def independent_ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
     Raises:
         ValueError: One of the two is empty, or a time is not positive.
     """
-    first, second = _logs(times), _logs(others)
-    mean = float(first.mean() - second.mean())
-    errors = (_error_of_mean(first), _error_of_mean(second))
-    if errors[0] is None or errors[1] is None:
-        return _ratio(mean, None, 0)
-    squares = (errors[0] ** 2, errors[1] ** 2)
-    total = sum(squares)
-    if total == 0:
-        return _ratio(mean, 0.0, len(first) + len(second) - 2)
-    freedom = total**2 / (squares[0] ** 2 / (len(first) - 1) + squares[1] ** 2 / (len(second) - 1))
-    return _ratio(mean, math.sqrt(total), int(freedom))
+    logs = [_logs(times), _logs(others)]
+    mean = float(logs[0].mean() - logs[1].mean())
+    if min(map(len, logs)) < 2:
+        return Ratio(math.exp(mean), None, None)
+    squares = [_error_of_mean(one) ** 2 for one in logs]
+    freedom = len(times) + len(others) - 2.0
+    if sum(squares) > 0:
+        freedom = sum(squares) ** 2 / sum(square**2 / (len(one) - 1) for square, one in zip(squares, logs, strict=True))
+    return _with_interval(mean, math.sqrt(sum(squares)), max(int(freedom), 1))
 
 
 def student_t(freedom: int) -> float:
@@ -138,12 +138,10 @@ def _logs(times: Sequence[float]) -> NDArray[np.float64]:
     return logs
 
 
-def _error_of_mean(logs: NDArray[np.float64]) -> float | None:
-    return float(logs.std(ddof=1) / math.sqrt(len(logs))) if len(logs) > 1 else None
+def _error_of_mean(logs: NDArray[np.float64]) -> float:
+    return float(logs.std(ddof=1) / math.sqrt(len(logs)))
 
 
-def _ratio(mean: float, error: float | None, freedom: int) -> Ratio:
-    if error is None:
-        return Ratio(math.exp(mean), None, None)
-    reach = student_t(max(freedom, 1)) * error
+def _with_interval(mean: float, error: float, freedom: int) -> Ratio:
+    reach = student_t(freedom) * error
     return Ratio(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach))

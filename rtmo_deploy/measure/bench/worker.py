@@ -1,7 +1,7 @@
 """The process that one contender lives in, and the parent's end of it.
 
-Commands go to the child as JSON, one a line; each is answered by one line. Between them it is blocked on that pipe and
-takes no core.
+Commands go to the child as JSON, one a line; each is answered by one line. Between them the child waits for its
+standard input and takes no core.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import installed_versions
+from rtmo_deploy.artifact import made_with
 from rtmo_deploy.child import Child, error_message, exit_name, open_answers, python_command, revived
 from rtmo_deploy.errors import RtmoDeployError
 from rtmo_deploy.files import sha256_of
+from rtmo_deploy.machine import first_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -27,25 +27,20 @@ if TYPE_CHECKING:
 COMMAND = python_command("-m", "rtmo_deploy.measure.bench.worker")
 #: Packages whose versions decide how fast something is.
 PACKAGES = (
-    *("rtmo-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy"),
+    *("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy"),
     "opencv-python-headless",
 )
-#: Calls that a round begins with and that do not count: somebody else has had the caches.
+#: Uncounted calls at the beginning of a round: another contender has had the caches.
 SETTLE = 1
-#: The least number of unmeasured calls before the first round.
-LEAST_WARMUP = 2
-
-
-def start_worker(contender: Contender) -> WorkerProcess:
-    """Start a process for a contender; it opens nothing yet."""
-    return WorkerProcess(contender.label)
+#: The least number of calls in a warm-up.
+MIN_WARMUP = 2
 
 
 class WorkerProcess:
-    """The parent's end of a worker."""
+    """The parent's end of a worker, which has opened nothing yet."""
 
-    def __init__(self, label: str, command: Sequence[str] = COMMAND) -> None:
-        self.label = label
+    def __init__(self, contender: Contender, command: Sequence[str] = COMMAND) -> None:
+        self._label = contender.label
         self._child = Child(command)
         #: Ends it; one that does not end is killed. May be called more than once.
         self.close = self._child.close
@@ -56,36 +51,35 @@ class WorkerProcess:
         Args:
             command: What to do, JSON-ready.
             timeout_s: Seconds after which the worker counts as hung; it is killed then.
+
+        Raises:
+            RtmoDeployError: It crashed or hung, or could not carry the command out.
         """
         self._child.send(command)
         try:
             answer = self._child.receive(timeout_s)
         except TimeoutError:
             self._child.kill()
-            raise RtmoDeployError(
-                f"It did not answer '{command['command']}' within {timeout_s:.0f} s and was stopped."
-                f"{self._child.last_lines()}",
-                remedy="Try it alone, with fewer threads or a smaller batch.",
-                where=self.label,
-            ) from None
+            finding = f"It did not answer '{command['command']}' within {timeout_s:.0f} s and was stopped."
+            raise self._crash(finding, "Try it alone, with fewer threads or a smaller batch.") from None
         if answer is None:
-            raise RtmoDeployError(
-                f"Its process ended during '{command['command']}' ({exit_name(self._child.exit())})."
-                f"{self._child.last_lines()}",
-                remedy="If it was killed, there was too little memory: try fewer models or a smaller batch at a time.",
-                where=self.label,
-            )
+            finding = f"Its process ended during '{command['command']}' ({exit_name(self._child.exit())})."
+            remedy = "If it was killed, there was too little memory: try fewer models or a smaller batch at a time."
+            raise self._crash(finding, remedy)
         if isinstance(answer.get("ok"), dict):
             found: dict[str, Any] = answer["ok"]
             return found
         if isinstance(answer.get("error"), dict):
-            raise revived(answer["error"], self.label)
+            raise revived(answer["error"], self._label)
         self._child.kill()
         raise RtmoDeployError(
             f"Its process wrote something that is no answer: {str(answer)[:80]}.",
             remedy="Please report it, with the command.",
-            where=self.label,
+            where=self._label,
         )
+
+    def _crash(self, finding: str, remedy: str) -> RtmoDeployError:
+        return RtmoDeployError(f"{finding}{self._child.last_lines()}", remedy=remedy, where=self._label)
 
 
 class Worker:
@@ -97,7 +91,7 @@ class Worker:
         self._position = 0
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Carry a command out."""
+        """Carry a command out: ``open``, ``warm`` or ``measure``."""
         handlers = {"open": self._open, "warm": self._warm, "measure": self._measure}
         return handlers[command["command"]](command)
 
@@ -118,11 +112,7 @@ class Worker:
             "artifact": artifact.to_dict(),
             "sha256": sha256_of(artifact.path),
             "facts": self._pipeline.facts(),
-            "versions": {
-                "python": sys.version.split()[0],
-                "rtmo-deploy": __version__,
-                **installed_versions(PACKAGES),
-            },
+            "versions": made_with(*PACKAGES),
             "open_s": time.perf_counter() - started,
             "memory": peak_memory(),
         }
@@ -131,16 +121,16 @@ class Worker:
         """Unmeasured calls, for a time or a number."""
         step = self._step(command)
         started, calls = time.perf_counter(), 0
-        least = int(command["calls"] or LEAST_WARMUP)
-        while calls < least or (command["calls"] is None and time.perf_counter() - started < command["seconds"]):
+        enough = int(command["calls"] or MIN_WARMUP)
+        while calls < enough or (command["calls"] is None and time.perf_counter() - started < command["seconds"]):
             step()
             calls += 1
         return {"calls": calls, "seconds": time.perf_counter() - started}
 
     def _measure(self, command: dict[str, Any]) -> dict[str, Any]:
-        """A round: calls for a time or a number, each with its stages; the first takes the image that is said.
+        """A round: calls for a time or a number, each with its stages, from the image ``start`` on.
 
-        What was found is told image by image: a slower contender sees fewer of them in its time.
+        ``found`` is by image: a slower contender sees fewer of them in its time.
         """
         step = self._step(command)
         cpu, switches = time.process_time(), _switches()
@@ -170,7 +160,7 @@ class Worker:
         }
 
     def _step(self, command: dict[str, Any]) -> Callable[[], tuple[dict[str, float], float, dict[str, int]]]:
-        """What one call is; each takes the next images, and tells how many instances it found in each."""
+        """One call on the next images; it gives the instances found in each of them, too."""
         if self._pipeline is None:
             raise RuntimeError("nothing has been opened")
         call = self._pipeline.call if command["whole"] else self._pipeline.network
@@ -185,13 +175,19 @@ class Worker:
         return step
 
 
-def _switches() -> int | None:
-    """Involuntary context switches of this process; None where the system does not tell."""
+def _usage() -> Any:
+    """What the system counts of this process; None where it does not (Windows)."""
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    return resource.getrusage(resource.RUSAGE_SELF)
+
+
+def _switches() -> int | None:
+    """Involuntary context switches of this process."""
+    usage = _usage()
+    return None if usage is None else int(usage.ru_nivcsw)
 
 
 def peak_memory() -> int | None:
@@ -199,23 +195,15 @@ def peak_memory() -> int | None:
 
     On Linux from ``/proc/self/status``: ``getrusage`` counts what the process was before it became this program.
     """
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    kib = first_pairs(Path("/proc/self/status")).get("VmHWM", "").partition(" ")[0]
+    if kib.isdecimal():
+        return int(kib) * 1024
+    usage = _usage()
+    return None if usage is None else int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
-def serve(commands: Iterable[str], tell: Callable[..., None]) -> None:
+def serve(worker: Worker, commands: Iterable[str], tell: Callable[..., None]) -> None:
     """Answer each line until there are no more."""
-    worker = Worker()
     for line in commands:
         try:
             tell(ok=worker.answer(json.loads(line)))
@@ -223,10 +211,5 @@ def serve(commands: Iterable[str], tell: Callable[..., None]) -> None:
             tell(error=error_message(error))
 
 
-def main() -> None:
-    """Serve on the process' own pipes."""
-    serve(sys.stdin, open_answers())
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker(), sys.stdin, open_answers())

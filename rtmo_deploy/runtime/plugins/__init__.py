@@ -6,17 +6,13 @@ needs neither TensorRT nor CUDA nor NumPy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtmo_deploy.runtime.plugins.registration import PluginForm, network_flags, register_plugin
 
 __all__ = ["PluginForm", "network_flags", "register_plugin"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.registration"), name)
+__getattr__ = lazy_exports(__name__, dict.fromkeys(__all__, "registration"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.data import PoseDataset, Sample
     from rtmo_deploy.train.augment.geometry import Jitter
-    from rtmo_deploy.train.augment.mixing import MixupPlan, MosaicPlan
+    from rtmo_deploy.train.augment.mixing import MosaicPlan
     from rtmo_deploy.train.augment.options import AugmentOptions
 
 
@@ -53,22 +53,14 @@ def shift_hsv(image: NDArray[np.uint8], gains: tuple[int, int, int]) -> NDArray[
 
 
 class Augmenter:
-    """Samples of a dataset as the network is trained on them.
+    """Samples of a dataset as the network is trained on them; UsageError for an empty dataset.
 
     In the reference's order: mosaic or one image, affine, clipping, mixup, colours, mirror, and the people
     left out of whom too little remains. A sample may end up with nobody in it. Visibility keeps COCO's flags;
     the reference's losses see 1 for both 1 and 2.
 
-    It holds no state, can be pickled if the dataset can, and leaves the dataset's arrays alone.
-
-    Args:
-        dataset: Where the images come from, partners for mosaic and mixup too.
-        options: What is done.
-        flip_indices: For each keypoint, the one that takes its place in a mirrored image; those of the dataset's
-            skeleton if not given.
-
-    Raises:
-        UsageError: The dataset is empty.
+    It holds no state, can be pickled if the dataset can, and leaves the dataset's arrays alone. ``flip_indices`` say
+    which keypoint takes each one's place in a mirrored image: those of the dataset's skeleton if not given.
     """
 
     def __init__(
@@ -81,47 +73,32 @@ class Augmenter:
         self.flip_indices = dataset.skeleton.flip_indices() if flip_indices is None else flip_indices
 
     def __call__(self, index: int, rng: np.random.Generator) -> Sample:
-        """The sample of one index.
+        """The sample of one index; all randomness is drawn from ``rng`` before an image is read.
 
-        Args:
-            index: 0 to ``len(dataset) - 1``.
-            rng: All randomness comes from it, and is drawn before an image is read.
-
-        Returns:
-            ``image`` ``(H, W, 3)`` uint8 BGR, contiguous; people in its pixels; ``ignore`` ``(H, W)`` bool or
-            None; id and name of the image at ``index``.
+        ``image`` is ``(H, W, 3)`` uint8 BGR, contiguous; people are in its pixels; ``ignore`` is ``(H, W)`` bool or
+        None; id and name are those of the image at ``index``.
         """
-        plan = self._draw(index, rng)
-        options, flip_indices = self.options, self.flip_indices
-        sample = self._single(index, plan) if plan.mosaic is None else self._mosaic(plan.mosaic, plan.jitter)
-        if plan.mixup is not None:
-            sample = plan.mixup.blend(sample, self._read(plan.mixup.index), flip_indices)
-        sample = replace(sample, image=shift_hsv(sample.image, plan.gains))
-        if plan.mirrored:
+        options, size, flip_indices = self.options, len(self.dataset), self.flip_indices
+        mosaic = jitter = mixup = None
+        if rng.random() < options.mosaic:
+            mosaic = draw_mosaic(index, size, options.input_hw, options.mosaic_centre, rng)
+        if options.affine:
+            jitter = draw_jitter(options.affine, rng)
+        if rng.random() < options.mixup:
+            mixup = draw_mixup(size, options.input_hw, options.mixup_scale, rng)
+        gains = draw_gains(options.hsv, rng)
+        mirrored = rng.random() < options.flip
+
+        sample = self._single(index, jitter) if mosaic is None else self._mosaic(mosaic, jitter)
+        if mixup is not None:
+            # Without a flip probability nothing is mirrored, partners of mixup included.
+            mixup = replace(mixup, mirrored=mixup.mirrored and options.flip > 0)
+            sample = mixup.blend(sample, self._read(mixup.index), flip_indices)
+        sample = replace(sample, image=shift_hsv(sample.image, gains))
+        if mirrored:
             sample = mirror(sample, flip_indices)
         people = settle(sample.people, min_box=options.min_box, min_keypoints=options.min_keypoints)
         return replace(sample, people=people)
-
-    def _draw(self, index: int, rng: np.random.Generator) -> _Plan:
-        plan = self._drawn(index, rng)
-        # Without a flip probability nothing is mirrored, partners of mixup included.
-        if plan.mixup is not None and not self.options.flip:
-            plan = replace(plan, mixup=replace(plan.mixup, mirrored=False))
-        return plan
-
-    def _drawn(self, index: int, rng: np.random.Generator) -> _Plan:
-        options, size = self.options, len(self.dataset)
-        return _Plan(
-            mosaic=draw_mosaic(index, size, options.input_hw, options.mosaic_centre, rng)
-            if rng.random() < options.mosaic
-            else None,
-            jitter=draw_jitter(options.affine, rng) if options.affine else None,
-            mixup=draw_mixup(size, options.input_hw, options.mixup_scale, rng)
-            if rng.random() < options.mixup
-            else None,
-            gains=draw_gains(options.hsv, rng),
-            mirrored=bool(rng.random() < options.flip),
-        )
 
     def _read(self, index: int) -> Sample:
         sample = self.dataset[index]
@@ -135,14 +112,14 @@ class Augmenter:
             matrix = jitter.matrix(self.options.input_hw, self.options.input_hw) @ matrix
         return self._moved(plan.compose(self._read, matrix), matrix)
 
-    def _single(self, index: int, plan: _Plan) -> Sample:
+    def _single(self, index: int, jitter: Jitter | None) -> Sample:
         sample, hw = self._read(index), self.options.input_hw
-        if plan.jitter is None:
+        if jitter is None:
             image, transform = letterbox(sample.image, hw)
             return self._moved(sample, letterbox_matrix(transform), image)
         matrix = _fit(sample.image.shape[:2], hw)
         fitted = sample.image.shape[0] * matrix[1, 1], sample.image.shape[1] * matrix[0, 0]
-        return self._moved(sample, plan.jitter.matrix(fitted, hw) @ matrix)
+        return self._moved(sample, jitter.matrix(fitted, hw) @ matrix)
 
     def _moved(self, sample: Sample, matrix: NDArray[np.float64], image: NDArray[np.uint8] | None = None) -> Sample:
         hw = self.options.input_hw
@@ -152,17 +129,6 @@ class Augmenter:
             people=clip_people(move_people(sample.people, matrix), hw),
             ignore=warp_ignore(sample.ignore, matrix, hw),
         )
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is random about one sample."""
-
-    mosaic: MosaicPlan | None
-    jitter: Jitter | None
-    mixup: MixupPlan | None
-    gains: tuple[int, int, int]
-    mirrored: bool
 
 
 def _fit(original_hw: tuple[int, int], input_hw: tuple[int, int]) -> NDArray[np.float64]:

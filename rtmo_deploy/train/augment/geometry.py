@@ -46,16 +46,6 @@ def resize_matrix(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> NDArray[n
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]], np.float64)
 
 
-def about(
-    centre: NDArray[np.float64], linear: NDArray[np.float64], *, before: NDArray[np.float64], after: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The matrix of ``centre + after + linear @ (point - centre - before)``; all but ``linear`` are x, y."""
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = centre + after - linear @ (centre + before)
-    return matrix
-
-
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], hw: tuple[int, int]) -> NDArray[np.uint8]:
     """``(h, w, 3)`` uint8 moved into a new ``(H, W, 3)``: bilinear, padded with 114."""
     image, matrix = _within_warp_limit(image, matrix)
@@ -152,24 +142,12 @@ def random_size(
     span: tuple[int, int] = (480, 800),
     step: int = INPUT_MULTIPLE,
 ) -> tuple[int, int]:
-    """The size of one iteration's batch: every step from ``span[0]`` to ``span[1]`` is equally likely.
+    """Height and width of one iteration's batch: every step from ``span[0]`` to ``span[1]`` is equally likely.
 
     The recipes draw anew for each iteration, to the very end of the training, from 480 to 800; rtmo-t, of
     416x416, from 320 to 640. (There the first iteration after every start keeps ``input_hw``, and one process
-    draws for all. Here the size depends on nothing but the arguments, so neither is needed.)
-
-    Args:
-        input_hw: Height and width the samples have.
-        seed: The training's seed.
-        iteration: Counted from the beginning of the training.
-        span: Smallest and largest height, pixels; rounded to whole steps.
-        step: Height and width are multiples of it.
-
-    Returns:
-        Height and width, with about the aspect of ``input_hw``: the width is rounded down to a whole step.
-
-    Raises:
-        UsageError: ``span`` is empty or begins below one step.
+    draws for all. Here the size depends on nothing but the arguments, so neither is needed.) The aspect is about
+    that of ``input_hw``: the width is rounded down. UsageError for a span without a multiple of ``step``.
     """
     low, high = (round(side / step) for side in span)
     if not 0 < low <= high:
@@ -180,13 +158,10 @@ def random_size(
 
 @dataclass(frozen=True, eq=False)
 class Jitter:
-    """One draw.
+    """One draw: the ``(2, 2)`` matrix of shear after rotation after enlargement, and a shift x, y in fractions.
 
-    Attributes:
-        linear: ``(2, 2)`` float64: shear after rotation after enlargement.
-        shift: ``(2,)`` float64, x, y, as fractions.
-        of_input: Whether those are fractions of the input, and the content moves by them after it was turned;
-            otherwise of the fitted image, and the window does before.
+    ``of_input``: fractions of the input, and the content moves by them after it was turned; otherwise of the fitted
+    image, and the window moves before.
     """
 
     linear: NDArray[np.float64]
@@ -195,10 +170,14 @@ class Jitter:
 
     def matrix(self, fitted_hw: tuple[float, float], input_hw: tuple[int, int]) -> NDArray[np.float64]:
         """Input frame -> input frame; ``fitted_hw`` is the image's height and width in it, without padding."""
-        size, none = np.array(input_hw[::-1], np.float64), np.zeros(2)
+        size = np.array(input_hw[::-1], np.float64)
+        centre, matrix = size / 2, np.eye(3)
+        matrix[:2, :2] = self.linear
         if self.of_input:
-            return about(size / 2, self.linear, before=none, after=self.shift * size)
-        return about(size / 2, self.linear, before=self.shift * fitted_hw[::-1], after=none)
+            matrix[:2, 2] = centre + self.shift * size - self.linear @ centre
+        else:
+            matrix[:2, 2] = centre - self.linear @ (centre + self.shift * fitted_hw[::-1])
+        return matrix
 
 
 def draw_jitter(options: AffineOptions | WindowOptions, rng: np.random.Generator) -> Jitter:

@@ -1,4 +1,4 @@
-"""Four images around a point (YOLOX's mosaic, as in mmpose's ``Mosaic``)."""
+"""Samples made of several images: mosaic and mixup (YOLOX's, as in mmpose's ``Mosaic`` and ``YOLOXMixUp``)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,9 @@ class MosaicPlan:
     The canvas is twice the input's height and width, filled with 114. Every image is enlarged or shrunk
     until it fits the input size, keeping its aspect, and put with one corner at the centre: the sample's own
     above left, its partners above right, below left and below right. What reaches over the canvas is cut off.
-
-    Attributes:
-        indices: The four images' indices in the dataset.
-        centre_xy: x, y in the canvas, pixels.
-        input_hw: Height and width of the network input.
     """
 
+    #: Of the images in the dataset.
     indices: tuple[int, int, int, int]
     centre_xy: tuple[int, int]
     input_hw: tuple[int, int]
@@ -42,14 +38,10 @@ class MosaicPlan:
         return 2 * self.input_hw[0], 2 * self.input_hw[1]
 
     def compose(self, read: Callable[[int], Sample], to_input: NDArray[np.float64]) -> Sample:
-        """Read the images and put them on the canvas.
+        """Read the images and put them on the canvas, which the matrix ``to_input`` takes to the input.
 
         An image is not even read when nothing of its quarter can be seen in the input: with the recipes'
         numbers that spares a third of the reading, and changes nothing that is seen.
-
-        Args:
-            read: Index to sample.
-            to_input: ``(3, 3)`` matrix, canvas -> input.
         """
         canvas = np.full((*self.canvas_hw, 3), PAD_VALUE, np.uint8)
         ignore: NDArray[np.bool_] | None = None
@@ -60,14 +52,17 @@ class MosaicPlan:
                 continue
             sample = read(index)
             first = first or sample
-            rows, columns, crop, matrix = self._place(quarter, sample.image.shape[:2])
-            size = crop.hw[::-1]
+            hw, (top, left) = self._place(quarter, sample.image.shape[:2])
+            rows = slice(max(top, 0), min(top + hw[0], self.canvas_hw[0]))
+            columns = slice(max(left, 0), min(left + hw[1], self.canvas_hw[1]))
+            crop = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
             if rows.stop > rows.start and columns.stop > columns.start:
-                canvas[rows, columns] = _resized(sample.image, size)[crop.rows, crop.columns]
+                canvas[rows, columns] = _resized(sample.image, hw)[crop]
                 if sample.ignore is not None:
                     ignore = np.zeros(self.canvas_hw, np.bool_) if ignore is None else ignore
-                    mask = _resized(sample.ignore.astype(np.uint8) * 255, size)
-                    ignore[rows, columns] = mask[crop.rows, crop.columns] > 127
+                    ignore[rows, columns] = _resized(sample.ignore.astype(np.uint8) * 255, hw)[crop] > 127
+            matrix = resize_matrix(sample.image.shape[:2], hw)
+            matrix[:2, 2] += left, top
             people.append(move_people(sample.people, matrix))
         assert first is not None  # the first quarter is always read
         everyone = clip_people(People.concatenate(people), self.canvas_hw)
@@ -82,27 +77,12 @@ class MosaicPlan:
         x, y = self.centre_xy
         return bool((high_x >= x if quarter % 2 else low_x <= x) and (high_y >= y if quarter // 2 else low_y <= y))
 
-    def _place(self, quarter: int, image_hw: tuple[int, int]) -> tuple[slice, slice, _Crop, NDArray[np.float64]]:
-        """Rows and columns of the canvas, what goes there, and the matrix image -> canvas."""
+    def _place(self, quarter: int, image_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of an image on the canvas, and the row and column where it begins."""
         scale = min(side / of for side, of in zip(self.input_hw, image_hw, strict=True))
         hw = max(1, int(image_hw[0] * scale)), max(1, int(image_hw[1] * scale))
-        left = self.centre_xy[0] - (0 if quarter % 2 else hw[1])
-        top = self.centre_xy[1] - (0 if quarter // 2 else hw[0])
-        rows = slice(max(top, 0), min(top + hw[0], self.canvas_hw[0]))
-        columns = slice(max(left, 0), min(left + hw[1], self.canvas_hw[1]))
-        crop = _Crop(hw, slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-        matrix = resize_matrix(image_hw, hw)
-        matrix[:2, 2] += left, top
-        return rows, columns, crop, matrix
-
-
-@dataclass(frozen=True)
-class _Crop:
-    """Rows and columns of an image after it was resized to ``hw``."""
-
-    hw: tuple[int, int]
-    rows: slice
-    columns: slice
+        x, y = self.centre_xy
+        return hw, (y if quarter // 2 else y - hw[0], x if quarter % 2 else x - hw[1])
 
 
 def draw_mosaic(
@@ -118,11 +98,10 @@ def draw_mosaic(
     )
 
 
-def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """``size`` is width, height."""
-    if image.shape[1::-1] == size:
+def _resized(image: NDArray[np.uint8], hw: tuple[int, int]) -> NDArray[np.uint8]:
+    if image.shape[:2] == hw:
         return image
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(image, hw[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -132,17 +111,14 @@ class MixupPlan:
     The reference fits the image into the upper left of a canvas of the input's size, enlarges the canvas,
     mirrors it with its padding, and cuts the input's size out of it where there is more than that. Here that
     is one matrix, so that the image is interpolated once.
-
-    Attributes:
-        index: The image's index in the dataset.
-        enlargement: Of the canvas, over the input's size.
-        mirrored: Whether the canvas is mirrored.
-        corner_xy: x, y of the input's upper left corner in the canvas, pixels.
     """
 
     index: int
+    #: Of the canvas, over the input's size.
     enlargement: float
+    #: Whether the canvas is mirrored.
     mirrored: bool
+    #: Of the input's upper left corner in the canvas, pixels.
     corner_xy: tuple[int, int]
 
     def blend(self, sample: Sample, other: Sample, flip_indices: Sequence[int]) -> Sample:
@@ -153,18 +129,17 @@ class MixupPlan:
         if not len(other.people):
             return sample
         hw = sample.image.shape[:2]
-        people, image, ignore = other.people, other.image, other.ignore
-        matrix = self._matrix(image.shape[:2], hw)
+        people, order = other.people, list(flip_indices)
+        matrix = self._matrix(other.image.shape[:2], hw)
         if self.mirrored:
-            people = replace(
-                people, keypoints=people.keypoints[:, list(flip_indices)], visible=people.visible[:, list(flip_indices)]
-            )
-        both = cv2.addWeighted(sample.image, 0.5, warp_image(image, matrix, hw), 0.5, _ROUND_DOWN)
+            people = replace(people, keypoints=people.keypoints[:, order], visible=people.visible[:, order])
+        both = cv2.addWeighted(sample.image, 0.5, warp_image(other.image, matrix, hw), 0.5, _ROUND_DOWN)
+        masks = [one for one in (sample.ignore, warp_ignore(other.ignore, matrix, hw)) if one is not None]
         return replace(
             sample,
             image=np.asarray(both, np.uint8),
             people=clip_people(People.concatenate([sample.people, move_people(people, matrix)]), hw),
-            ignore=_joined(sample.ignore, warp_ignore(ignore, matrix, hw)),
+            ignore=np.logical_or.reduce(masks) if masks else None,
         )
 
     def _matrix(self, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> NDArray[np.float64]:
@@ -191,9 +166,3 @@ def draw_mixup(
     spare_y, spare_x = (max(0, int(side * enlargement) - side) for side in input_hw)
     top, left = (int(rng.integers(spare + 1)) for spare in (spare_y, spare_x))
     return MixupPlan(index, enlargement, mirrored, (left, top))
-
-
-def _joined(first: NDArray[np.bool_] | None, second: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first | second

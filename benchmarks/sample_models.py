@@ -19,7 +19,7 @@ def load(name: str) -> LoadedCheckpoint:
     from rtmo_deploy.model import load_checkpoint
     from rtmo_deploy.zoo.locate import resolve_checkpoint
 
-    return load_checkpoint(resolve_checkpoint(name)[0])
+    return load_checkpoint(resolve_checkpoint(name))
 
 
 def export(checkpoint: LoadedCheckpoint, output: Path, options: ExportOptions | None = None) -> Path:

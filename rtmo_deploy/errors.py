@@ -7,6 +7,12 @@ line is a bug in this project.
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class RtmoDeployError(Exception):
     """Base of every error raised on purpose.
@@ -23,6 +29,18 @@ class RtmoDeployError(Exception):
         self.where = None if where is None else str(where)
         head = f"{self.where}: " if self.where else ""
         super().__init__(f"{head}{self.finding} {remedy}".strip())
+
+
+@contextlib.contextmanager
+def located(where: object) -> Iterator[None]:
+    """Errors that are raised in the block name this file, URL or option, unless they name one already."""
+    try:
+        yield
+    except RtmoDeployError as error:
+        if error.where is None:
+            error.where = str(where)
+            error.args = (f"{error.where}: {error}",)
+        raise
 
 
 class TrainingError(RtmoDeployError):

@@ -12,8 +12,7 @@ import pytest
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.convert.quantize.record import Calibration
-from rtmo_deploy.convert.trt.child import _load_cache
-from rtmo_deploy.convert.trt.process import Job
+from rtmo_deploy.convert.trt.child import Job, _load_cache
 from rtmo_deploy.errors import ArtifactError, InputDataError, RtmoDeployError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.accuracy.detections import Journal, _numbers

@@ -23,7 +23,7 @@ from rtmo_deploy.file_kind import BUILDABLE, Kind
 from rtmo_deploy.files import atomic_write, human_size
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain
-from rtmo_deploy.runtime.model_files import files_of
+from rtmo_deploy.runtime.model_files import files_of, find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.quantize import QuantizeResult
     from rtmo_deploy.convert.trt.build import BuildResult
-    from rtmo_deploy.convert.trt.chain import ChainPlan
+    from rtmo_deploy.convert.trt.plan import BuildPlan
 
 
 @options_of(BuildOptions)
@@ -113,7 +113,7 @@ def build_trt(
     if not dry_run:
         _require_able(settle_variant(options)[1])
     with status("reading the model") as progress:
-        from rtmo_deploy.convert.trt.chain import plan_chain
+        from rtmo_deploy.convert.trt.plan import plan_chain
         from rtmo_deploy.runtime.estimator import read_artifact
 
         artifact = read_artifact(source)
@@ -188,7 +188,7 @@ def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
 
 
 def _make(
-    plan: ChainPlan,
+    plan: BuildPlan,
     artifact: Artifact,
     options: BuildOptions,
     calib: str | None,
@@ -200,7 +200,6 @@ def _make(
     """Carry a plan out; the ONNX model that was made is copied to ``kept``, which is None in the answer without one."""
     from rtmo_deploy.convert.trt.build import build_engine
     from rtmo_deploy.convert.trt.chain import make_onnx
-    from rtmo_deploy.convert.trt.proof import find_reference
 
     if plan.quantise and calib is None:
         stderr().print(
@@ -221,7 +220,8 @@ def _make(
             report_skipped(quantised.calibration)
         reference = None
         if verify:
-            reference = plan.source if plan.export is not None else find_reference(artifact)
+            # The checkpoint that the model was made from, where it is at hand unchanged; else the model itself.
+            reference = plan.source if plan.export else find_checkpoint(artifact) or artifact.path
         result = build_engine(model, plan.output, options, reference=reference, progress=progress)
         if kept is None or model == plan.source:
             return result, None, quantised
@@ -242,7 +242,7 @@ def _scratch() -> Iterator[Path]:
         yield Path(name)
 
 
-def _show_plan(plan: ChainPlan, *, as_json: bool) -> None:
+def _show_plan(plan: BuildPlan, *, as_json: bool) -> None:
     steps, profiles = plan.steps(), [str(profile) for profile in plan.profiles]
     if as_json:
         print_json(

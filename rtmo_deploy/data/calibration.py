@@ -14,9 +14,10 @@ import hashlib
 import importlib.resources
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.errors import InputDataError, UsageError
@@ -32,12 +33,9 @@ _T = TypeVar("_T")
 
 #: Images that are taken of a folder unless asked otherwise. The ranges of a network settle with fewer.
 FOLDER_COUNT = 256
-SCHEMA_VERSION: Final = 1
 #: The one rule there is: ids in ascending order of the images with at least one person (no crowd) who has labelled
 #: keypoints; of n such images the ones numbered ``floor(i * n / count)``.
 RULE: Final = "evenly spaced by id, of those with people"
-_COMMON: Final = {"schema_version", "name", "description", "source", "count"}
-_OWN: Final = {"synthetic": {"seed", "options"}, "annotations": {"annotations", "rule"}}
 
 
 @dataclass(frozen=True)
@@ -51,18 +49,24 @@ class CalibrationImages:
     identity: Callable[[], dict[str, Any]]  #: JSON-ready; equal for equal images only.
 
 
-@dataclass(frozen=True)
-class SetRecord:
-    """The record of a named set."""
+class SetRecord(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The record of a named set: of synthetic images, or chosen by a rule from an annotation file that the user has."""
 
+    schema_version: Literal[1]
     name: str
     description: str
-    #: ``synthetic``, or chosen by a rule from an annotation file that the user has.
     source: Literal["synthetic", "annotations"]
-    count: int  #: Images, unless asked otherwise.
-    seed: int = 0  #: Of synthetic images.
-    options: tuple[tuple[str, Any], ...] = ()  #: Of synthetic images, as keywords of ``SyntheticOptions``.
+    count: PositiveInt  #: Images, unless asked otherwise.
+    seed: NonNegativeInt = 0  #: Of synthetic images.
+    options: dict[str, tuple[int, int]] = {}  #: Of synthetic images, as keywords of ``SyntheticOptions``.
     annotations: str = ""  #: Name of the annotation file that is meant.
+    rule: Literal["evenly spaced by id, of those with people"] = RULE
+
+    @model_validator(mode="after")
+    def _names_its_file(self) -> Self:
+        if bool(self.annotations) != (self.source == "annotations"):
+            raise ValueError(f"its source is {self.source}, and its annotation file is '{self.annotations}'")
+        return self
 
 
 def named_sets() -> tuple[str, ...]:
@@ -84,47 +88,18 @@ def read_record(name: str) -> SetRecord:
 
 def parse_record(text: str, *, where: object) -> SetRecord:
     try:
-        return _record(json.loads(text))
-    except (ValueError, AttributeError) as error:
+        return SetRecord.model_validate_json(text)
+    except ValidationError as error:
+        found = "; ".join(one["msg"] for one in error.errors())
         raise InputDataError(
-            f"This record of a calibration set is damaged: {error}.", remedy="Install rtmo-deploy again.", where=where
+            f"This record of a calibration set is damaged: {found}.", remedy="Install rtmo-deploy again.", where=where
         ) from error
-
-
-def _record(data: Any) -> SetRecord:
-    """The record that a JSON document is; a ValueError where it is none."""
-    if not isinstance(data, dict) or data.get("source") not in _OWN:
-        raise ValueError(f"its source is none of {', '.join(_OWN)}")
-    if data.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"its schema version is {data.get('schema_version')!r}, not {SCHEMA_VERSION}")
-    unknown = set(data) ^ (_COMMON | _OWN[data["source"]])
-    if unknown:
-        raise ValueError(f"unknown or missing: {', '.join(sorted(unknown))}")
-    if data.get("rule", RULE) != RULE:
-        raise ValueError(f"its rule is none that is known: {data['rule']!r}")
-    for key, smallest in (("count", 1), ("seed", 0)):
-        if type(data.get(key, smallest)) is not int or data.get(key, smallest) < smallest:
-            raise ValueError(f"{key} is {data[key]!r}")
-    options = tuple(
-        (str(key), tuple(value) if isinstance(value, list) else value)
-        for key, value in sorted(data.get("options", {}).items())
-    )
-    return SetRecord(
-        name=str(data["name"]),
-        description=str(data["description"]),
-        source=data["source"],
-        count=data["count"],
-        seed=data.get("seed", 0),
-        options=options,
-        annotations=str(data.get("annotations", "")),
-    )
 
 
 def folder_images(folder: Path, count: int | None = None) -> CalibrationImages:
     """At most ``count`` (256) images of a folder and the folders in it, evenly spaced in the order of their names.
 
-    Raises:
-        InputDataError: There is no such folder, or no image in it.
+    An InputDataError where there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise InputDataError("There is no such folder.", remedy="Give a folder of images.", where=folder)
@@ -135,13 +110,7 @@ def folder_images(folder: Path, count: int | None = None) -> CalibrationImages:
 def open_set(
     name: str, count: int | None = None, *, annotations: Path | None = None, images: Path | None = None
 ) -> CalibrationImages:
-    """The images of a named set.
-
-    Args:
-        name: The set.
-        count: How many; the set's own count if not given.
-        annotations: The annotation file, for a set that is chosen from one.
-        images: The folder of its images.
+    """The images of a named set, ``count`` or its own number; the paths are for one chosen from an annotation file.
 
     Raises:
         UsageError: There is no such set, or what it needs is not given.
@@ -167,7 +136,8 @@ def open_set(
 def _synthetic(record: SetRecord, count: int) -> CalibrationImages:
     from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
 
-    dataset = SyntheticPeople(_checked(count), seed=record.seed, options=SyntheticOptions(**dict(record.options)))
+    options: dict[str, Any] = dict(record.options)
+    dataset = SyntheticPeople(_checked(count), seed=record.seed, options=SyntheticOptions(**options))
     identity = {
         "source": "synthetic",
         "name": record.name,

@@ -26,12 +26,10 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("LoadedCheckpoint", "load_checkpoint", "save_checkpoint"), "checkpoint"),
+    **dict.fromkeys(("LoadedCheckpoint", "initial_checkpoint", "load_checkpoint", "save_checkpoint"), "checkpoint"),
     **dict.fromkeys(("Detections", "HeadOutputs"), "head"),
-    "initial_checkpoint": "checkpoint",
-    "initialise": "rtmo",
     **dict.fromkeys(("NetworkSpec", "recognise"), "spec"),
-    "RTMO": "rtmo",
+    **dict.fromkeys(("RTMO", "initialise"), "rtmo"),
 }
 
 # PyTorch is loaded only where a network is needed: who reads a recipe needs none.

@@ -9,7 +9,7 @@ import torch
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeContract, DecodeMode, InputContract
-from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.errors import CheckpointError, located
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.model.dcc import DCC
@@ -20,7 +20,7 @@ from rtmo_deploy.model.layers import SinePositionalEncoding
 from rtmo_deploy.model.pickled import quoted
 from rtmo_deploy.model.reader import CheckpointContents, read_checkpoint, read_training
 from rtmo_deploy.model.rtmo import RTMO, initialise
-from rtmo_deploy.model.spec import NetworkSpec, UnrecognisedStateDictError, recognise
+from rtmo_deploy.model.spec import NetworkSpec, recognise
 from rtmo_deploy.model.taken import DEFAULT_INPUT_HW, Taken, take
 from rtmo_deploy.model.unpickle import SAVE_STATE
 from rtmo_deploy.plain import shorten
@@ -74,31 +74,22 @@ class LoadedCheckpoint:
     @property
     def architecture(self) -> str:
         """The zoo's name of the shape, or the factors of one that it does not have."""
-        known = self.spec.architecture
-        if known is not None:
-            return known.name
         spec = self.spec
-        own = {
-            name: getattr(spec, name) for name in ("neck_deepen", "neck_widen", "head_widen", "ffn_dim", "pose_vec_dim")
-        }
-        more = "".join(f" {name}={value:g}" for name, value in own.items() if value is not None)
+        if spec.architecture is not None:
+            return spec.architecture.name
+        own = ("neck_deepen", "neck_widen", "head_widen", "ffn_dim", "pose_vec_dim")
+        more = "".join(f" {name}={getattr(spec, name):g}" for name in own if getattr(spec, name) is not None)
         return f"deepen={spec.deepen:g} widen={spec.widen:g} hidden_dim={spec.hidden_dim}{more}"
-
-    @property
-    def _record(self) -> Mapping[str, Any]:
-        """This project's record in the file."""
-        stored = self.contents.meta.get("rtmo_deploy")
-        return stored if isinstance(stored, dict) else {}
 
     @property
     def untrained(self) -> bool:
         """Whether the file says that its weights are an initialisation."""
-        return self._record.get("trained") is False
+        return self.contents.record.get("trained") is False
 
     @property
     def domain(self) -> str | None:
         """What kind of images the file says it was trained on; see :class:`~rtmo_deploy.artifact.Artifact`."""
-        domain = self._record.get("domain")
+        domain = self.contents.record.get("domain")
         return domain if isinstance(domain, str) else None
 
     def artifact(self) -> Artifact:
@@ -133,7 +124,8 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
         CheckpointError: The file is damaged, unsafe, incomplete, of another model, or its config asks for what the
             network here cannot do.
     """
-    return _built(path, read_checkpoint(path, ema=ema), sha256_of(path), ignore_cfg)
+    with located(path):
+        return _built(path, read_checkpoint(path, ema=ema), sha256_of(path), ignore_cfg)
 
 
 def load_training(path: Path, names: tuple[str, ...]) -> tuple[LoadedCheckpoint, LoadedCheckpoint, dict[str, Any]]:
@@ -142,30 +134,24 @@ def load_training(path: Path, names: tuple[str, ...]) -> tuple[LoadedCheckpoint,
     Raises:
         CheckpointError: As :func:`load_checkpoint` and :func:`rtmo_deploy.model.reader.read_training`.
     """
-    raw, averaged, entries = read_training(path, names)
-    sha256 = sha256_of(path)
-    return _built(path, raw, sha256, None), _built(path, averaged, sha256, None), entries
+    with located(path):
+        raw, averaged, entries = read_training(path, names)
+        sha256 = sha256_of(path)
+        return _built(path, raw, sha256, None), _built(path, averaged, sha256, None), entries
 
 
 def _built(path: Path, contents: CheckpointContents, sha256: str, ignore_cfg: bool | None) -> LoadedCheckpoint:
-    contents = _unwrapped(path, contents)
-    try:
-        spec = recognise({key: tuple(tensor.shape) for key, tensor in contents.tensors.items()})
-    except UnrecognisedStateDictError as error:
-        raise CheckpointError(
-            f"These are not the weights of an RTMO model: {error}.",
-            remedy="Give a checkpoint of rtmo-t, -s, -m or -l, or one that was trained from them.",
-            where=path,
-        ) from error
+    contents = replace(contents, tensors=_unwrapped(contents.tensors))
+    spec = recognise({key: tuple(tensor.shape) for key, tensor in contents.tensors.items()})
     variant = identify_published(sha256)
     ignored = cfg_is_ignored() if ignore_cfg is None else ignore_cfg
-    taken = take(path, contents, spec, variant, ignore_cfg=ignored)
+    taken = take(contents, spec, variant, ignore_cfg=ignored)
     with torch.device("meta"):
         model = RTMO(replace(spec, settings=taken.settings))
-    absent = _fit(path, model, contents.tensors)
+    absent = _fit(model, contents.tensors)
     if contents.stored_dtype not in {"float32", "float64"}:
         _restore_constants(model)
-    skeleton = _skeleton(contents.meta, variant, model, known=_SIGMAS not in absent)
+    skeleton = _skeleton(contents, variant, model, known=_SIGMAS not in absent)
     if absent:
         MODEL_LOG.warning(
             f"{path}: {len(absent)} tensors that only training uses are absent, {absent[0]} the first. "
@@ -190,7 +176,7 @@ def save_checkpoint(
     Args:
         path: ``.pth`` or ``.safetensors``; appears whole or not at all.
         model: The network.
-        skeleton: Its keypoints.
+        skeleton: What its keypoints mean.
         input_hw: Height and width in pixels it is made for; its architecture's if not given.
         thresholds: ``score_thr`` and ``nms_thr`` to decode it with; the published ones if not given.
         meta: More facts, of plain JSON types.
@@ -201,7 +187,7 @@ def save_checkpoint(
     """
     known = model.spec.architecture
     size = input_hw or (known.input_hw if known else DEFAULT_INPUT_HW)
-    own = _record(skeleton, size) | _changed(model.spec) | {**(thresholds or {}), **(meta or {})}
+    own = _record(model.spec, skeleton, size) | {**(thresholds or {}), **(meta or {})}
     write_checkpoint(path, model.state_dict(), {"rtmo_deploy": own})
 
 
@@ -240,49 +226,43 @@ def pack_checkpoint(
             )
         state[key] = tensor.half()
     facts = {key: value for key, value in checkpoint.contents.meta.items() if key in {"epoch", "iter"}}
-    own = _record(checkpoint.skeleton, input_hw or checkpoint.input_hw)
-    own |= {"trained": not checkpoint.untrained, "domain": checkpoint.domain}
-    own |= _changed(checkpoint.spec) | checkpoint.taken.thresholds()
+    own = _record(checkpoint.spec, checkpoint.skeleton, input_hw or checkpoint.input_hw)
+    own |= {"trained": not checkpoint.untrained, "domain": checkpoint.domain, **checkpoint.taken.thresholds()}
     write_checkpoint(output, state, {"rtmo_deploy": own, **facts})
 
 
-def _record(skeleton: Skeleton, input_hw: tuple[int, int]) -> dict[str, Any]:
-    return {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(input_hw)}
-
-
-def _changed(spec: NetworkSpec) -> dict[str, Any]:
+def _record(spec: NetworkSpec, skeleton: Skeleton, input_hw: tuple[int, int]) -> dict[str, Any]:
+    record = {"version": __version__, "skeleton": skeleton.to_dict(), "input_hw": list(input_hw)}
     settings = spec.settings.to_dict()
-    return {"settings": settings} if settings else {}
+    return record | ({"settings": settings} if settings else {})
 
 
 # -- a checkpoint's tensors, made those of a network
 
 
-def _unwrapped(path: Path, contents: CheckpointContents) -> CheckpointContents:
+def _unwrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Take off what a wrapper puts before every name, such as Lightning's ``model.``."""
-    keys = list(contents.tensors)
-    prefixes = [key.removesuffix(_STEM) for key in keys if key.endswith(f".{_STEM}")]
-    if _STEM in keys or not prefixes:
-        return contents
-    others = [key for key in keys if not key.startswith(prefixes[0])]
+    prefixes = [key.removesuffix(_STEM) for key in tensors if key.endswith(f".{_STEM}")]
+    if _STEM in tensors or not prefixes:
+        return tensors
+    others = [key for key in tensors if not key.startswith(prefixes[0])]
     if others:
         more = ", ".join(map(quoted, prefixes[1:4]))
         beside = f"also under {more}" if more else f"beside {quoted(others[0])}"
         raise CheckpointError(
             f"The weights of an RTMO model are there under the prefix {quoted(prefixes[0])}, {beside}.",
             remedy=f"Save the one model's weights alone, without the prefix: {SAVE_STATE}.",
-            where=path,
         )
-    return replace(contents, tensors={key.removeprefix(prefixes[0]): value for key, value in contents.tensors.items()})
+    return {key.removeprefix(prefixes[0]): value for key, value in tensors.items()}
 
 
-def _fit(path: Path, model: RTMO, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def _fit(model: RTMO, tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Give a network on the meta device the tensors of a checkpoint.
 
     Those that only training uses may be absent: they start as a training from scratch starts them (seed 0).
     """
     expected, found = model.state_dict(), dict(tensors)
-    _check(path, found, expected, model.spec)
+    _check(found, expected, model.spec)
     absent = [key for key in expected if key not in found]
     if absent:
         fresh = RTMO(model.spec)
@@ -296,9 +276,7 @@ def _fit(path: Path, model: RTMO, tensors: Mapping[str, torch.Tensor]) -> list[s
     return [key for key in absent if not key.endswith(_COUNTER)]
 
 
-def _check(
-    path: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], spec: NetworkSpec
-) -> None:
+def _check(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], spec: NetworkSpec) -> None:
     """Refuse tensors that are missing, unknown, or of another shape or type, by name."""
     known = [key for key in expected if key in tensors]
     for key in known:
@@ -309,7 +287,6 @@ def _check(
                 f"The tensor {quoted(key)} is of type {str(stored).removeprefix('torch.')}; a floating-point type is "
                 "wanted.",
                 remedy="Save the weights as float32 or float16, as they were before they were quantized or converted.",
-                where=path,
             )
     training_only = {key for key in expected if key.startswith(_TRAINING_ONLY) or key.endswith(_COUNTER)}
     wrong = {
@@ -331,16 +308,15 @@ def _check(
             f"It looks like RTMO with deepen={spec.deepen:g}, widen={spec.widen:g}, {spec.num_keypoints} "
             f"keypoints, but {'; '.join(findings)}.",
             remedy="The file is incomplete or of a modified network; take it from where it was trained again.",
-            where=path,
         )
 
 
-def _skeleton(meta: Mapping[str, Any], variant: Variant | None, model: RTMO, *, known: bool) -> Skeleton:
+def _skeleton(contents: CheckpointContents, variant: Variant | None, model: RTMO, *, known: bool) -> Skeleton:
     """What the keypoints mean; where the file has no sigmas (``known``), the model gets those of the meaning."""
     sigmas = model.head.loss_oks.sigmas
     if not known:
         sigmas.fill_(UNKNOWN_SIGMA)
-    skeleton = skeleton_of(meta, variant, sigmas.tolist())
+    skeleton = skeleton_of(contents, variant, sigmas.tolist())
     if not known and skeleton.sigmas:
         sigmas.copy_(torch.tensor(skeleton.sigmas))
     return skeleton
@@ -361,18 +337,7 @@ def _restore_constants(model: RTMO) -> None:
 def initial_checkpoint(path: Path, architecture: Architecture, *, skeleton: Skeleton, seed: int) -> Path:
     """Write a seeded, untrained checkpoint in the official layout, for trying things and for training from.
 
-    Args:
-        path: ``.pth`` or ``.safetensors``.
-        architecture: Network to initialise.
-        skeleton: Keypoints to predict.
-        seed: Seed of the weights.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        UsageError: The suffix is neither of the two.
-        SetupError: The file cannot be written.
+    ``path``, a ``.pth`` or ``.safetensors`` file, is what comes back; errors as of :func:`save_checkpoint`.
     """
     model = RTMO(NetworkSpec.of(architecture, len(skeleton)))
     initialise(model, seed)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model.mmengine_config import HIDDEN, Unreadable, parse_config
 from rtmo_deploy.model.spec import ACTIVATIONS
 from rtmo_deploy.zoo.records import INPUT_MULTIPLE, MIN_SCORE_THR
 
+IGNORE_CFG = "--ignore-cfg (in Python: ignore_cfg=True) leaves the config aside; results may then be wrong."
 #: A value that is not given, or cannot be read.
 NO = object()
 _LONGEST = 64
@@ -115,34 +116,30 @@ _FIXED: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 
 
-class UnsupportedConfigError(ValueError):
-    """A field, such as ``model.backbone.act_cfg.type``, has a value that the network here cannot follow."""
-
-    def __init__(self, field: str, value: Any, supported: str) -> None:
-        text = _SHORT.repr(value)
-        super().__init__(f"{field} is {text if len(text) <= 80 else text[:77] + '...'}")
-        self.field, self.supported = field, supported
-
-
-@dataclass
-class ConfigFacts:
-    """What a config says."""
-
-    #: By name, only what is given: fields of :class:`~rtmo_deploy.model.spec.Settings`, ``input_hw`` (pixels),
-    #: ``score_thr``, ``nms_thr``, ``pre_topk``.
-    values: dict[str, Any] = field(default_factory=dict)
-    #: What the tensors show too: ``num_keypoints``, ``hidden_dim``, ``num_bins``; as far as it is given.
-    shape: dict[str, Any] = field(default_factory=dict)
-    #: What could not be read or was adapted.
-    notes: list[str] = field(default_factory=list)
+def _unsupported(field: str, value: Any, supported: str) -> CheckpointError:
+    """The error of a field, such as ``model.backbone.act_cfg.type``, that the network here cannot follow."""
+    text = _SHORT.repr(value)
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    return CheckpointError(
+        f"Its config asks for what is not supported: {field} is {shown}. Supported: {supported}.", remedy=IGNORE_CFG
+    )
 
 
-def read_config(config: Any) -> ConfigFacts:
-    """Read a config: its text, or the dict that it makes."""
+def read_config(config: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Read a config: its text, or the dict that it makes.
+
+    Returns:
+        By name, what is given: fields of :class:`~rtmo_deploy.model.spec.Settings`, ``input_hw`` (pixels),
+        ``score_thr``, ``nms_thr``, ``pre_topk``. What the tensors show too: ``num_keypoints``, ``hidden_dim``,
+        ``num_bins``. And notes on what could not be read or was adapted.
+
+    Raises:
+        CheckpointError: The network here cannot follow a field.
+    """
     if isinstance(config, bytes):
         config = config.decode(errors="replace")
     if not isinstance(config, str | Mapping):
-        return ConfigFacts(notes=["the config is neither text nor a dict"])
+        return {}, {}, ["the config is neither text nor a dict"]
     values, notes = parse_config(config) if isinstance(config, str) else (dict(config), [])
     if "model" not in values:
         notes.append("the config has no 'model' that can be read")
@@ -154,7 +151,7 @@ def read_config(config: Any) -> ConfigFacts:
     if found.get("pre_topk", 0) >= NO_LIMIT:
         del found["pre_topk"]
     shape = {name: fields.get(path) for name, path in _SHAPE.items()}
-    return ConfigFacts(
+    return (
         {name: value for name, value in found.items() if value is not None},
         {name: value for name, value in shape.items() if value is not NO},
         notes + fields.notes,
@@ -178,12 +175,12 @@ def _normalisation(fields: _Fields) -> dict[str, Any]:
     found: dict[str, Any] = {}
     mean, std = (_channels(fields, f"{base}.{name}") for name in ("mean", "std"))
     if (mean is None) != (std is None):
-        raise UnsupportedConfigError(
+        raise _unsupported(
             f"{base}.{'mean' if std is None else 'std'}", list(mean or std or ()), "mean and std together, as numbers"
         )
     if mean is not None and std is not None:
         if min(std) <= 0:
-            raise UnsupportedConfigError(f"{base}.std", list(std), "values above 0")
+            raise _unsupported(f"{base}.std", list(std), "values above 0")
         found |= {"mean": mean, "std": std}
     for name in ("bgr_to_rgb", "rgb_to_bgr"):
         value = fields.get(f"{base}.{name}")
@@ -200,7 +197,7 @@ def _channels(fields: _Fields, path: str) -> tuple[float, float, float] | None:
     numbers = value if isinstance(value, list) else []
     good = all(type(item) in (int, float) and abs(item) < 1e9 and math.isfinite(item) for item in numbers)
     if len(numbers) not in (1, 3) or not good:
-        raise UnsupportedConfigError(path, value, "three numbers, one a channel")
+        raise _unsupported(path, value, "three numbers, one a channel")
     first, second, third = (float(item) for item in (numbers * 3 if len(numbers) == 1 else numbers))
     return (first, second, third)
 
@@ -227,10 +224,10 @@ def _input(fields: _Fields) -> tuple[int, int] | None:
         other = _size(f"{name}.input_size", _plain(values.get("input_size", NO)))
         for key, allowed in (("resize_mode", ("fit",)), ("use_udp", (False,)), ("aug_scales", (None, []))):
             if key in values and values[key] not in allowed and not isinstance(values[key], Unreadable):
-                raise UnsupportedConfigError(f"{name}.{key}", values[key], repr(allowed[0]))
+                raise _unsupported(f"{name}.{key}", values[key], repr(allowed[0]))
         pad = _plain(values.get("pad_val", 0))
         if not isinstance(pad, Unreadable) and pad not in (_PAD, [_PAD], [_PAD] * 3):
-            raise UnsupportedConfigError(f"{name}.pad_val", pad, f"grey {_PAD}")
+            raise _unsupported(f"{name}.pad_val", pad, f"grey {_PAD}")
     if size is None:
         for path in ("input_size", "codec.input_size"):
             other = other or _size(path, fields.get(path))
@@ -239,7 +236,7 @@ def _input(fields: _Fields) -> tuple[int, int] | None:
     size = size or other
     divisor = fields.number("model.data_preprocessor.pad_size_divisor", 1, _MAX_SIDE, whole=True)
     if divisor is not None and size is not None and any(side % divisor for side in size):
-        raise UnsupportedConfigError(
+        raise _unsupported(
             "model.data_preprocessor.pad_size_divisor", divisor, "a divisor of the input's height and width"
         )
     return size
@@ -260,7 +257,7 @@ def _resize(fields: _Fields) -> tuple[str, dict[Any, Any]] | None:
                 fields.note(f"{name} is {kind[:40]}, which is not followed")
             for key, allowed in (("color_type", "color"), ("channel_order", "bgr")):
                 if step.get(key, allowed) != allowed:
-                    raise UnsupportedConfigError(f"{name}.{key}", step[key], repr(allowed))
+                    raise _unsupported(f"{name}.{key}", step[key], repr(allowed))
         if found:
             return found
     return None
@@ -273,9 +270,7 @@ def _size(path: str, value: Any) -> tuple[int, int] | None:
     sides = [value, value] if type(value) is int else value
     whole = isinstance(sides, list) and len(sides) == 2 and all(type(side) is int for side in sides)
     if not whole or any(not 0 < side <= _MAX_SIDE or side % INPUT_MULTIPLE for side in sides):
-        raise UnsupportedConfigError(
-            path, value, f"(width, height), both multiples of {INPUT_MULTIPLE} up to {_MAX_SIDE}"
-        )
+        raise _unsupported(path, value, f"(width, height), both multiples of {INPUT_MULTIPLE} up to {_MAX_SIDE}")
     return (sides[1], sides[0])
 
 
@@ -330,7 +325,7 @@ class _Fields:
             return
         shown = value.rsplit(".", 1)[-1] if isinstance(value, str) and path.endswith(".type") else value
         if not any(shown == one and isinstance(shown, bool) == isinstance(one, bool) for one in allowed):
-            raise UnsupportedConfigError(path, value, " or ".join(map(repr, allowed)))
+            raise _unsupported(path, value, " or ".join(map(repr, allowed)))
 
     def number(self, path: str, low: float, high: float, *, whole: bool = False) -> float | None:
         """A number within bounds."""
@@ -340,7 +335,7 @@ class _Fields:
         kinds = (int,) if whole else (int, float)
         if type(value) not in kinds or not low <= value <= high:
             kind = "a whole number" if whole else "a number"
-            raise UnsupportedConfigError(path, value, f"{kind} from {low:g} to {high:g}")
+            raise _unsupported(path, value, f"{kind} from {low:g} to {high:g}")
         return int(value) if whole else float(value)
 
     def act(self, path: str) -> str | None:
@@ -353,17 +348,17 @@ class _Fields:
             return "none"
         kind = self.get(f"{path}.type")
         if not isinstance(value, dict) or not isinstance(kind, str):
-            raise UnsupportedConfigError(path, value, f"dict(type=...) with {names}")
+            raise _unsupported(path, value, f"dict(type=...) with {names}")
         kind = kind.rsplit(".", 1)[-1]
         kind = _SYNONYMS.get(kind, kind)
         known = {"type", "inplace", *_OF_MMENGINE} | ({"negative_slope"} if kind == "LeakyReLU" else set())
         if extra := [key for key in value if key not in known]:
-            raise UnsupportedConfigError(f"{path}.{extra[0]}", value[extra[0]], "its absence")
+            raise _unsupported(f"{path}.{extra[0]}", value[extra[0]], "its absence")
         if kind == "LeakyReLU":
             slope = self.number(f"{path}.negative_slope", 0, 10)
             return f"LeakyReLU({0.01 if slope is None else slope!r})"
         if kind not in ACTIVATIONS:
-            raise UnsupportedConfigError(f"{path}.type", kind, names)
+            raise _unsupported(f"{path}.type", kind, names)
         return kind
 
     def norm(self, path: str, part: str) -> dict[str, float]:
@@ -373,9 +368,9 @@ class _Fields:
             return {}
         kind = self.get(f"{path}.type")
         if not isinstance(kind, str) or kind.rsplit(".", 1)[-1] not in _NORMS:
-            raise UnsupportedConfigError(path, value, "BatchNorm: dict(type='BN', eps=..., momentum=...)")
+            raise _unsupported(path, value, "BatchNorm: dict(type='BN', eps=..., momentum=...)")
         if extra := [key for key in value if key not in _NORM_KEYS]:
-            raise UnsupportedConfigError(f"{path}.{extra[0]}", value[extra[0]], "its absence")
+            raise _unsupported(f"{path}.{extra[0]}", value[extra[0]], "its absence")
         self.fixed(f"{path}.affine", (True,))
         self.fixed(f"{path}.track_running_stats", (True,))
         eps, momentum = self.number(f"{path}.eps", 1e-12, 1), self.number(f"{path}.momentum", 0, 1)

@@ -141,7 +141,7 @@ class DCC(nn.Module):
         return torch.stack(axes, dim=-1)
 
     def forward(self, pose_vecs: Tensor, bbox_cs: Tensor, grids: Tensor) -> Tensor:
-        """``(N, pose_vec_channels)``, ``(N, 4)``, ``(N, 2)`` as in :meth:`heatmaps`, to keypoints ``(N, K, 2)``."""
+        """Arguments as of :meth:`heatmaps`, to keypoints ``(N, K, 2)``."""
         return self.decode(*self.heatmaps(pose_vecs, bbox_cs, grids), bbox_cs)
 
     def sigmas(self, pose_vecs: Tensor) -> Tensor:
@@ -151,17 +151,10 @@ class DCC(nn.Module):
 
 
 def _scores(features: Tensor, encoding: Tensor, encoder: nn.Linear) -> Tensor:
-    """Product of each keypoint's feature and each bin's encoded position.
+    """Product of each feature ``(N, K, C)`` and each bin's encoded position ``(N, bins, C)``: ``(N, K, bins)``.
 
-    The linear layer is applied to the few features instead of the many bins: a fifth of the arithmetic.
-
-    Args:
-        features: ``(N, K, C)``.
-        encoding: ``(N, bins, C)`` sine encoding of the bins' positions.
-        encoder: The layer that the reference applies to ``encoding``.
-
-    Returns:
-        ``(N, K, bins)``.
+    The reference applies the linear layer to ``encoding``. Here it is applied to the few features instead of the
+    many bins: a fifth of the arithmetic.
     """
     scores = (features @ encoder.weight) @ encoding.transpose(-1, -2)
     # The bias adds the same to every bin: the softmax does not see it, and its gradient is rounding noise.

@@ -18,8 +18,8 @@ from rtmo_deploy.zoo.skeletons import COCO_17, UNKNOWN_SIGMA, convention_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
+    from rtmo_deploy.model.reader import CheckpointContents
     from rtmo_deploy.zoo import Variant
 
 _FACTS = ("epoch", "iter", "time", "seed", "experiment_name", "mmengine_version", "mmpose_version")
@@ -52,7 +52,7 @@ def copied(value: Any) -> Any:
     return copy(value, 0)
 
 
-def read_facts(meta: Mapping[Any, Any], path: Path) -> dict[str, Any]:
+def read_facts(meta: Mapping[Any, Any]) -> dict[str, Any]:
     """The facts worth keeping of a checkpoint's ``meta``, ready for JSON."""
     facts = {key: meta[key] for key in _FACTS if _is_fact(meta.get(key))}
     dataset = _dataset_facts(meta.get("dataset_meta"))
@@ -66,25 +66,19 @@ def read_facts(meta: Mapping[Any, Any], path: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"Its record 'rtmo_deploy' is not plain data: there is {error} in it.",
                 remedy="Write the checkpoint again with this project.",
-                where=path,
             ) from None
     return facts
 
 
-def config_of(meta: Mapping[Any, Any]) -> Any:
-    """The MMEngine config in a checkpoint's ``meta``: ``cfg``, or ``config`` of older files. None if there is none."""
-    return meta.get("cfg", meta.get("config"))
-
-
-def read_strings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+def decoded(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The metadata of a .safetensors file, where each value is text: JSON if this project wrote it."""
-    decoded: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
-            decoded[key] = parse_json(text, max_depth=_DEEPEST // 2)
+            found[key] = parse_json(text, max_depth=_DEEPEST // 2)
         except UnreadableError:
-            decoded[key] = text
-    return decoded | read_facts(decoded, path)
+            found[key] = text
+    return found
 
 
 def _is_fact(value: Any) -> bool:
@@ -100,23 +94,10 @@ def _dataset_facts(dataset: Any) -> dict[str, Any]:
     if not isinstance(dataset, dict):
         return {}
     facts = {key: dataset[key] for key in ("dataset_name", "num_keypoints") if _is_fact(dataset.get(key))}
-    names = dataset.get("keypoint_names")
-    by_number = dataset.get("keypoint_id2name")
-    if isinstance(by_number, dict) and len(by_number) <= _MOST_KEYPOINTS:
-        names = [by_number.get(number) for number in range(len(by_number))]
-    raw = dataset.get("keypoint_info")
-    info: list[Any] = []
-    if isinstance(raw, dict) and not names:
-        info = [raw.get(number) for number in range(len(raw))]
-    if info and len(info) <= _MOST_KEYPOINTS and all(isinstance(one, dict) for one in info):
+    names = _numbered(dataset.get("keypoint_id2name")) or _rows(dataset.get("keypoint_names"))
+    info = [] if names else _numbered(dataset.get("keypoint_info"))
+    if info and all(isinstance(one, dict) for one in info):  # in the form of MMPose's dataset files: as lists
         names = [one.get("name") for one in info]
-    if not isinstance(names, list | tuple) or not 0 < len(names) <= _MOST_KEYPOINTS:
-        return facts
-    names = list(names)
-    if not all(isinstance(name, str) and _is_fact(name) for name in names):
-        return facts
-    index = {name: place for place, name in enumerate(names)}
-    if info:  # in the form of MMPose's dataset files: as lists
         links = dataset.get("skeleton_info")
         links = [one for one in links.values() if isinstance(one, dict)] if isinstance(links, dict) else []
         dataset = {
@@ -126,6 +107,9 @@ def _dataset_facts(dataset: Any) -> dict[str, Any]:
             "skeleton_link_colors": [one.get("color") for one in links],
             "sigmas": dataset.get("sigmas"),
         }
+    if not names or not all(isinstance(name, str) and _is_fact(name) for name in names):
+        return facts
+    index = {name: place for place, name in enumerate(names)}
     edges = _pairs(dataset.get("skeleton_links"), index)
     found: dict[str, list[Any]] = {
         "flip_pairs": _swaps(dataset.get("flip_indices"), index) or _once(_pairs(dataset.get("flip_pairs"), index)),
@@ -137,6 +121,19 @@ def _dataset_facts(dataset: Any) -> dict[str, Any]:
     return facts | {"keypoint_names": names} | {key: value for key, value in found.items() if value}
 
 
+def _rows(value: Any, count: int | None = None) -> list[Any]:
+    """The items of a list, a tuple or a small array; none where it is something else, or has not ``count`` of them."""
+    value = array_values(value)
+    fits = isinstance(value, list | tuple) and len(value) <= _MOST_KEYPOINTS and count in (None, len(value))
+    return list(value) if fits else []
+
+
+def _numbered(entries: Any) -> list[Any]:
+    """The values of a dict that is keyed 0, 1, 2 and so on, None for those that are missing."""
+    known = isinstance(entries, dict) and len(entries) <= _MOST_KEYPOINTS
+    return [entries.get(number) for number in range(len(entries))] if known else []
+
+
 def _place(value: Any, index: Mapping[str, int]) -> int | None:
     """Index of a keypoint that is given by its name or its index."""
     if isinstance(value, str):
@@ -146,13 +143,12 @@ def _place(value: Any, index: Mapping[str, int]) -> int | None:
 
 def _pairs(rows: Any, index: Mapping[str, int]) -> list[list[int]]:
     """Pairs of two different keypoints; an empty list if any row is something else."""
-    rows = array_values(rows)
     pairs: list[list[int]] = []
-    for row in rows if isinstance(rows, list | tuple) and len(rows) <= _MOST_KEYPOINTS else ():
-        ends = [_place(end, index) for end in row] if isinstance(row, list | tuple) and len(row) == 2 else []
-        if len(ends) != 2 or ends[0] is None or ends[1] is None or ends[0] == ends[1]:
+    for row in _rows(rows):
+        ends = [place for end in _rows(row, 2) if (place := _place(end, index)) is not None]
+        if len(set(ends)) != 2:
             return []
-        pairs.append([ends[0], ends[1]])
+        pairs.append(ends)
     return pairs
 
 
@@ -165,10 +161,7 @@ def _once(pairs: list[list[int]]) -> list[list[int]]:
 
 def _swaps(order: Any, index: Mapping[str, int]) -> list[list[int]]:
     """Pairs out of the keypoint that takes each one's place in a mirrored image; empty if they do not match."""
-    order = array_values(order)
-    if not isinstance(order, list | tuple) or len(order) != len(index):
-        return []
-    places = [_place(one, index) for one in order]
+    places = [_place(one, index) for one in _rows(order, len(index))]
     if any(one is None or places[one] != place for place, one in enumerate(places)):
         return []
     return [[place, one] for place, one in enumerate(places) if one is not None and place < one]
@@ -176,55 +169,46 @@ def _swaps(order: Any, index: Mapping[str, int]) -> list[list[int]]:
 
 def _colours(rows: Any, count: int) -> list[list[int]]:
     """RGB of each of ``count``; an empty list if they are not all there."""
-    rows = array_values(rows)
-    if not count or not isinstance(rows, list | tuple) or len(rows) != count:
-        return []
-    rows = [array_values(row) for row in rows]
-    for row in rows:
-        if not isinstance(row, list | tuple) or len(row) != 3:
-            return []
-        if not all(type(one) in (int, float) and 0 <= one <= 255 for one in row):
-            return []
-    return [[int(one) for one in row] for row in rows]
+    colours = [_rows(row, 3) for row in _rows(rows, count)]
+    sound = all(row and all(type(one) in (int, float) and 0 <= one <= 255 for one in row) for row in colours)
+    return [[int(one) for one in row] for row in colours] if sound else []
 
 
 def _sigmas(values: Any, count: int) -> list[float]:
-    values = array_values(values)
-    if not isinstance(values, list | tuple) or len(values) != count:
-        return []
-    sound = all(type(one) in (int, float) and math.isfinite(one) and one > 0 for one in values)
-    return [float(one) for one in values] if sound else []
+    sigmas = _rows(values, count)
+    sound = all(type(one) in (int, float) and math.isfinite(one) and one > 0 for one in sigmas)
+    return [float(one) for one in sigmas] if sound else []
 
 
 # -- what the keypoints mean
 
 
-def skeleton_of(meta: Mapping[str, Any], variant: Variant | None, trained_with: Sequence[float]) -> Skeleton:
+def skeleton_of(contents: CheckpointContents, variant: Variant | None, trained_with: Sequence[float]) -> Skeleton:
     """What the keypoints mean: as stored by this project, as the dataset's metadata says, or as the file's hash says.
 
     The sigmas are those in the state dict, which the model was trained with. Without names, COCO's are concluded from
     COCO's sigmas.
     """
-    num_keypoints = len(trained_with)
+    count = len(trained_with)
     sigmas = tuple(round(value, 6) for value in trained_with)
     if not all(0 < value < 1 for value in sigmas) or set(sigmas) == {UNKNOWN_SIGMA}:
         sigmas = ()
-    stored = meta.get("rtmo_deploy")
-    if isinstance(stored, dict) and isinstance(stored.get("skeleton"), dict):
+    stored = contents.record.get("skeleton")
+    if isinstance(stored, dict):
         try:
-            skeleton = Skeleton.from_dict(stored["skeleton"])
+            skeleton = Skeleton.from_dict(stored)
         except (KeyError, TypeError, ValueError, AttributeError):
-            skeleton = Skeleton.generic(num_keypoints)
-        if len(skeleton) == num_keypoints:
+            skeleton = Skeleton.generic(count)
+        if len(skeleton) == count:
             return skeleton
-    facts = meta.get("dataset_meta")
-    if isinstance(facts, dict) and len(facts.get("keypoint_names", ())) == num_keypoints:
-        return _from_dataset(facts, sigmas)
+    dataset = contents.meta.get("dataset_meta")
+    if isinstance(dataset, dict) and len(dataset.get("keypoint_names", ())) == count:
+        return _from_dataset(dataset, sigmas)
     if variant is not None:
         return variant.skeleton
-    if len(sigmas) == num_keypoints == len(COCO_17) and np.allclose(COCO_17.sigmas, sigmas, atol=1e-4):
+    if len(sigmas) == count == len(COCO_17) and np.allclose(COCO_17.sigmas, sigmas, atol=1e-4):
         return replace(COCO_17, source="guessed from its sigmas")
-    return replace(Skeleton.generic(num_keypoints), sigmas=sigmas, source="head.loss_oks.sigmas" if sigmas else "")
+    return replace(Skeleton.generic(count), sigmas=sigmas, source="head.loss_oks.sigmas" if sigmas else "")
 
 
 def _from_dataset(facts: Mapping[str, Any], sigmas: tuple[float, ...]) -> Skeleton:

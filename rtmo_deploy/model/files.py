@@ -1,98 +1,75 @@
-"""The files checkpoints come in, read and written: archive and legacy stream of ``torch.save``, and .safetensors.
+"""The files checkpoints come in: archive and legacy stream of ``torch.save``, and .safetensors.
 
-Numbers are read one storage at a time and only when they are asked for, so a training checkpoint's optimizer never
-enters memory. What is written has the official layout that MMPose loads, and the same content gives the same bytes,
-as far as PyTorch's and safetensors' own versions are the same.
+Numbers of a .pth file are read one storage at a time and only when they are asked for, so a training checkpoint's
+optimizer never enters memory. What is written has the official layout that MMPose loads, and the same content gives
+the same bytes, as far as PyTorch's and safetensors' own versions are the same.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
+import math
 import struct
 import zipfile
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 from safetensors.torch import save_file
 
-from rtmo_deploy.errors import CheckpointError, SetupError, UsageError
-from rtmo_deploy.file_kind import CHECKPOINT, Kind, require
-from rtmo_deploy.files import UnreadableError, atomic_write, open_regular, reading
+from rtmo_deploy.errors import CheckpointError, UsageError
+from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.files import UnreadableError, atomic_write
 from rtmo_deploy.model.facts import copied
-from rtmo_deploy.model.pickled import quoted
+from rtmo_deploy.model.pickled import DTYPES, StorageRef, TensorRef, damaged, quoted
 from rtmo_deploy.model.unpickle import interpret
 from rtmo_deploy.plain import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from rtmo_deploy.model.pickled import StorageRef
-
-Form = Literal["zip", "legacy", "safetensors"]
-_FORMS: dict[Kind, Form] = {
-    Kind.TORCH: "zip",
-    Kind.TORCHSCRIPT: "zip",
-    Kind.TORCH_LEGACY: "legacy",
-    Kind.SAFETENSORS: "safetensors",
-}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_FETCH_AGAIN = "Fetch or copy the file again, and compare its size or SHA-256 with the source."
 
 
-class TorchFile(NamedTuple):
-    """An open file of ``torch.save``."""
+class CheckpointFile(NamedTuple):
+    """An open checkpoint."""
 
-    #: What its pickle describes.
+    #: What its pickle describes; of a .safetensors file, its tensors by name.
     root: Any
     #: Size of the file in bytes.
     size: int
     #: Reads one storage as a tensor of uint8.
     fetch: Callable[[StorageRef], torch.Tensor]
+    #: The metadata of a .safetensors file; None for any other.
+    metadata: dict[str, str] | None = None
 
 
-def form_of(path: Path) -> Form:
-    """A checkpoint's format, by its first and last bytes."""
-    kind = require(path, CHECKPOINT)
-    if kind not in _FORMS:
-        raise CheckpointError(f"It is {kind.article}.", remedy="Give a file written by torch.save.", where=path)
-    return _FORMS[kind]
+def read_file(stream: BinaryIO, kind: Kind) -> CheckpointFile:
+    """What a checkpoint of this kind holds; its numbers can be fetched while the stream is open."""
+    match kind:
+        case Kind.TORCH | Kind.TORCHSCRIPT:
+            return _read_zip(stream)
+        case Kind.TORCH_LEGACY:
+            return _read_legacy(stream)
+        case Kind.SAFETENSORS:
+            return _read_safetensors(stream)
+    raise CheckpointError(f"It is {kind.article}.", remedy="Give a file written by torch.save.")
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    remedy = "Check its permissions, and the disk or network share it lies on."
-    with reading(path, SetupError, remedy=remedy), open_regular(path) as stream:
-        yield stream
-
-
-def _damaged(path: Path, why: str) -> NoReturn:
-    raise CheckpointError(f"The file is damaged or was cut short: {why}.", remedy=_FETCH_AGAIN, where=path) from None
-
-
-@contextlib.contextmanager
-def open_torch_file(path: Path, form: Form) -> Iterator[TorchFile]:
-    """Open a file of ``torch.save``; its numbers can be fetched while it is open."""
-    with _opened(path) as stream:
-        yield _open_zip(stream, path) if form == "zip" else _open_legacy(stream, path)
-
-
-def _bytes_tensor(data: bytearray, ref: StorageRef, path: Path) -> torch.Tensor:
+def _bytes_tensor(data: bytearray, ref: StorageRef) -> torch.Tensor:
     if len(data) != ref.nbytes:
-        _damaged(path, f"storage {quoted(ref.key)} has {len(data)} bytes, and its tensors need {ref.nbytes}")
+        raise damaged(f"storage {quoted(ref.key)} has {len(data)} bytes, and its tensors need {ref.nbytes}")
     return torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
-def _require_little_endian(little: bool, path: Path) -> None:
+def _require_little_endian(little: bool) -> None:
     if not little:
         raise CheckpointError(
             "The file was written on a big-endian machine.",
             remedy="Load it there and save the weights as .safetensors.",
-            where=path,
         )
 
 
@@ -106,46 +83,47 @@ _ZIP_ERRORS = (
 )
 
 
-def _open_zip(stream: BinaryIO, path: Path) -> TorchFile:
+def _read_zip(stream: BinaryIO) -> CheckpointFile:
     # Each entry of the table of contents begins so. Counted before zipfile makes an object of each.
     if sum(part.count(b"PK\x01\x02") for part in iter(lambda: stream.read(_CHUNK), b"")) > _MOST_RECORDS:
-        _damaged(path, f"it has more than {_MOST_RECORDS:,} records")
+        raise damaged(f"it has more than {_MOST_RECORDS:,} records")
     size = stream.seek(0, 2)
     try:
         archive = zipfile.ZipFile(stream)
     except _ZIP_ERRORS:
-        _damaged(path, "it begins like a checkpoint, but the table of contents at its end is missing or wrong")
+        raise damaged("it begins like a checkpoint, but the table of contents at its end is missing or wrong") from None
     records = {record.filename: record for record in archive.infolist()}
-    folder = _check_records(archive, records, size, path)
+    if len(records) != len(archive.infolist()):
+        raise damaged("two records have the same name")
+    folder = _check_records(records)
+    if sum(record.file_size for record in records.values()) > size:
+        raise damaged("its records are larger than the file")
     if all(record.CRC == 0 for record in records.values()):
         for record in records.values():  # written under torch.serialization.set_crc32_options(False)
             record.CRC = None  # type: ignore[assignment]
 
     def read(name: str) -> bytearray:
-        record = records.get(folder + name)
-        if record is None:
-            _damaged(path, f"the record {quoted(folder + name)} is missing")
+        name = folder + name
+        if name not in records:
+            raise damaged(f"the record {quoted(name)} is missing")
         try:
-            with archive.open(record) as part:
-                data = bytearray(part.read())
+            data = bytearray(archive.read(records[name]))
         except _ZIP_ERRORS:
-            _damaged(path, f"the record {quoted(folder + name)} does not match its check sum")
-        if len(data) != record.file_size:
-            _damaged(path, f"the record {quoted(folder + name)} is not whole")
+            raise damaged(f"the record {quoted(name)} does not match its check sum") from None
+        if len(data) != records[name].file_size:
+            raise damaged(f"the record {quoted(name)} is not whole")
         return data
 
-    _require_little_endian(folder + "byteorder" not in records or read("byteorder") == b"little", path)
-    root, _ = interpret(io.BytesIO(read("data.pkl")), path)
-    return TorchFile(root, size, lambda ref: _bytes_tensor(read(f"data/{ref.key}"), ref, path))
+    _require_little_endian(folder + "byteorder" not in records or read("byteorder") == b"little")
+    root, _ = interpret(io.BytesIO(read("data.pkl")))
+    return CheckpointFile(root, size, lambda ref: _bytes_tensor(read(f"data/{ref.key}"), ref))
 
 
-def _check_records(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], size: int, path: Path) -> str:
-    """Check the archive's table of contents, and give the folder ("archive/") everything lies in."""
-    if len(records) != len(archive.infolist()):
-        _damaged(path, "two records have the same name")
+def _check_records(records: Mapping[str, zipfile.ZipInfo]) -> str:
+    """Refuse an archive of another program; the folder ("archive/") in which everything lies."""
     pickles = [name for name in records if name == "data.pkl" or name.endswith("/data.pkl")]
     folder = pickles[0].removesuffix("data.pkl") if len(pickles) == 1 else ""
-    finding, remedy = "", ""
+    finding = ""
     if folder + "constants.pkl" in records or any(name.startswith(f"{folder}code/") for name in records):
         finding = "This is a TorchScript program, not a checkpoint."
         remedy = "Give the .pth file it was traced or scripted from."
@@ -156,42 +134,40 @@ def _check_records(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo]
         finding = "The archive's records are compressed or encrypted, which torch.save never does."
         remedy = "Give the file that torch.save wrote, not one that was packed again."
     if finding:
-        raise CheckpointError(finding, remedy=remedy, where=path)
-    if sum(record.file_size for record in records.values()) > size:
-        _damaged(path, "its records are larger than the file")
+        raise CheckpointError(finding, remedy=remedy)
     return folder
 
 
 # -- the legacy stream
 
 
-def _open_legacy(stream: BinaryIO, path: Path) -> TorchFile:
+def _read_legacy(stream: BinaryIO) -> CheckpointFile:
     size = stream.seek(0, 2)
     stream.seek(0)
-    magic, protocol, system = (interpret(stream, path)[0] for _ in range(3))
+    magic, protocol, system = (interpret(stream)[0] for _ in range(3))
     if magic != _LEGACY_MAGIC or protocol != 1001 or not isinstance(system, dict):
-        _damaged(path, "its header is not that of torch.save")
-    _require_little_endian(system.get("little_endian") is True, path)
-    root, storages = interpret(stream, path)
-    keys, _ = interpret(stream, path)
+        raise damaged("its header is not that of torch.save")
+    _require_little_endian(system.get("little_endian") is True)
+    root, storages = interpret(stream)
+    keys, _ = interpret(stream)
     if type(keys) is not list or any(type(key) is not str for key in keys) or set(keys) != set(storages):
-        _damaged(path, "its list of storages does not match its tensors")
+        raise damaged("its list of storages does not match its tensors")
     starts: dict[str, int] = {}
     for key in keys:
         ref = storages[key]
         head = stream.read(8)
         if len(head) != 8 or struct.unpack("<q", head)[0] != ref.numel or key in starts:
-            _damaged(path, f"storage {quoted(key)} is not where it should be")
+            raise damaged(f"storage {quoted(key)} is not where it should be")
         starts[key] = stream.tell()
         if starts[key] + ref.nbytes > size:
-            _damaged(path, f"storage {quoted(key)} is not whole")
+            raise damaged(f"storage {quoted(key)} is not whole")
         stream.seek(ref.nbytes, 1)
 
     def fetch(ref: StorageRef) -> torch.Tensor:
         stream.seek(starts[ref.key])
-        return _bytes_tensor(bytearray(stream.read(ref.nbytes)), ref, path)
+        return _bytes_tensor(bytearray(stream.read(ref.nbytes)), ref)
 
-    return TorchFile(root, size, fetch)
+    return CheckpointFile(root, size, fetch)
 
 
 # -- .safetensors
@@ -199,40 +175,47 @@ def _open_legacy(stream: BinaryIO, path: Path) -> TorchFile:
 #: Bytes of a header that are read; that of RTMO-l has 0.1 MB.
 MAX_HEADER = 8 << 20
 _DTYPES = {
-    "F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64",
-    "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL",
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "C64": "complex64", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors as they are stored, by key, and the metadata. The header is checked before the library sees the file.
-
-    A tensor is a window on the file and changes when the file does: copy it.
-    """
-    with _opened(path) as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > MAX_HEADER:
-            _damaged(path, f"its header claims {length:,} bytes; at most {MAX_HEADER:,} are read")
-        raw = stream.read(length)
+def _read_safetensors(stream: BinaryIO) -> CheckpointFile:
+    """The header is checked before the library sees the file."""
+    length = int.from_bytes(stream.read(8), "little")
+    if length > MAX_HEADER:
+        raise damaged(f"its header claims {length:,} bytes; at most {MAX_HEADER:,} are read")
+    raw = stream.read(length)
     try:
         header = parse_json(raw)
         json.loads(raw, object_pairs_hook=_refuse_repeats)
     except UnreadableError as error:
-        _damaged(path, f"of its header, {error}")
+        raise damaged(f"of its header, {error}") from None
     if not isinstance(header, dict):
-        _damaged(path, "its header is not a dictionary")
+        raise damaged("its header is not a dictionary")
     metadata = header.pop("__metadata__", {})
     for name, entry in header.items():
         dtype = entry.get("dtype") if isinstance(entry, dict) else None
-        if isinstance(dtype, str) and dtype not in _DTYPES:
-            raise unreadable_dtype(name, dtype, path)
+        if isinstance(dtype, str) and f"torch.{_DTYPES.get(dtype)}" not in DTYPES:
+            raise unreadable_dtype(name, dtype)
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        _damaged(path, "its metadata is not a dictionary of text")
+        raise damaged("its metadata is not a dictionary of text")
+    stream.seek(0)
+    content = stream.read()
+    refs, data = {}, {}
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - no dictionary
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        _damaged(path, quoted(str(error)))
+        found = dict(deserialize(content))  # type: ignore[no-untyped-call]
+        for name in header:
+            entry = found[name]
+            dtype, size = DTYPES[f"torch.{_DTYPES[entry['dtype']]}"], tuple(entry["shape"])
+            stride = torch.empty(size, dtype=dtype, device="meta").stride()
+            refs[name] = TensorRef(StorageRef(name, dtype, math.prod(size)), dtype, 0, size, stride)
+            data[name] = entry["data"]
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        raise damaged(quoted(str(error))) from None
+    return CheckpointFile(refs, len(content), lambda ref: _bytes_tensor(data[ref.key], ref), metadata)
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> None:
@@ -240,12 +223,11 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> None:
         raise UnreadableError("an entry is there twice")
 
 
-def unreadable_dtype(name: str, dtype: object, path: Path) -> CheckpointError:
+def unreadable_dtype(name: str, dtype: object) -> CheckpointError:
     """The error for a tensor of a type that cannot become float32."""
     return CheckpointError(
         f"The tensor {quoted(name)} is stored as {quoted(str(dtype).removeprefix('torch.'))}, which is not read here.",
         remedy="Save the weights as float32 or float16.",
-        where=path,
     )
 
 

@@ -50,16 +50,10 @@ class Detections:
 
 
 def grid_priors(sizes: Sequence[tuple[int, int]], *, device: torch.device | None = None) -> Tensor:
-    """Centres and strides of all grid cells.
+    """Centres and strides of all cells of feature maps with these heights and widths, one a level.
 
     A cell's centre is ``i * stride + (stride - 1) / 2``, the centre of its pixels' indices: 7.5, 23.5, ...
-
-    Args:
-        sizes: Height and width of each level's feature map.
-        device: Where the result lies.
-
-    Returns:
-        ``(P, 3)`` float32: x, y, stride; level by level, row by row.
+    The result is ``(P, 3)`` float32: x, y, stride; level by level, row by row.
     """
     levels = []
     for (height, width), stride in zip(sizes, STRIDES, strict=True):
@@ -103,12 +97,10 @@ class RTMOHeadModule(nn.Module):
         self.out_pose = outputs(pose, spec.pose_vec_channels)
 
     def forward(self, features: Sequence[Tensor], *, proxy: bool = False) -> HeadOutputs:
-        """Feature maps of strides 16 and 32 to raw outputs.
+        """Feature maps of strides 16 and 32, each ``(B, 2 * head_channels, H, W)``, to raw outputs.
 
-        Args:
-            features: Each ``(B, 2 * head_channels, H, W)``; the first half of the channels feeds the classification
-                branch, the second half the pose branch.
-            proxy: Compute ``kpt_offsets`` too.
+        The first half of the channels feeds the classification branch, the second half the pose branch. With
+        ``proxy``, ``kpt_offsets`` are computed too.
         """
         cls, bbox, vis, pose, offsets = [], [], [], [], []
         for i, feature in enumerate(features):
@@ -223,12 +215,9 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def non_maximum_suppression(boxes: Tensor, scores: Tensor, iou_thr: float) -> Tensor:
-    """Indices of the boxes that survive, best score first; equal scores keep their order.
+    """Indices of the ``(N, 4)`` boxes that survive, best score first; equal scores keep their order.
 
-    Args:
-        boxes: ``(N, 4)`` x1, y1, x2, y2.
-        scores: ``(N,)``.
-        iou_thr: A box whose IoU with a better survivor is above this is dropped.
+    A box whose IoU with a better survivor is above ``iou_thr`` is dropped.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     suppresses = (box_iou(boxes[order], boxes[order]) > iou_thr).cpu()

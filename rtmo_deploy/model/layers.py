@@ -24,14 +24,7 @@ NECK_BN = {"eps": 1e-5, "momentum": 0.1}
 class ConvModule(nn.Module):
     """Convolution without bias, padded so that the size stays (before the stride), BatchNorm, and an activation.
 
-    Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
-        kernel_size: Side of the kernel.
-        stride: Stride.
-        groups: Groups.
-        bn: ``eps`` and ``momentum`` of the BatchNorm.
-        act: Factory of the activation, None for none.
+    ``bn`` is ``eps`` and ``momentum`` of the BatchNorm, ``act`` the factory of the activation.
     """
 
     def __init__(

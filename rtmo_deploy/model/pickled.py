@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from rtmo_deploy.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +31,12 @@ class RefusedError(Exception):
     """The pickle asks for something that no checkpoint needs; the message names it."""
 
 
-class DamagedError(Exception):
-    """The pickle contradicts itself; the message says how."""
+def damaged(why: str) -> CheckpointError:
+    """The error of a file that contradicts itself; ``why`` is a clause."""
+    return CheckpointError(
+        f"The file is damaged or was cut short: {why}.",
+        remedy="Fetch or copy the file again, and compare its size or SHA-256 with the source.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +106,11 @@ def storage_of(reference: Any) -> StorageRef:
         case ("module", *_):
             raise RefusedError("a whole model together with its source code")
         case _:
-            raise DamagedError("it refers to something outside that is not a tensor's storage")
+            raise damaged("it refers to something outside that is not a tensor's storage")
     if view not in ([], [None]):
         raise RefusedError("a storage that is a view of another, which PyTorch has not written for years")
     if kind not in _STORAGES or type(numel) is not int or not 0 <= numel <= _MAX_ELEMENTS:
-        raise DamagedError(f"storage {quoted(key)} has an impossible type or size")
+        raise damaged(f"storage {quoted(key)} has an impossible type or size")
     return StorageRef(key, _STORAGES[kind], numel)
 
 
@@ -113,59 +120,54 @@ def storage_of(reference: Any) -> StorageRef:
 def _numbers(value: Any) -> tuple[int, ...]:
     """A shape or stride, checked."""
     if type(value) is not tuple or len(value) > _MAX_DIMS:
-        raise DamagedError("a tensor's shape is not a short list of numbers")
+        raise damaged("a tensor's shape is not a short list of numbers")
     if any(type(item) is not int or not 0 <= item <= _MAX_ELEMENTS for item in value):
-        raise DamagedError("a tensor's shape has an impossible number")
+        raise damaged("a tensor's shape has an impossible number")
     return value
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None) -> TensorRef:
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = None, pending: Any = None) -> TensorRef:
     if type(storage) is not StorageRef:
-        raise DamagedError(f"a tensor is made from a {kind_of(storage)}")
+        raise damaged(f"a tensor is made from a {kind_of(storage)}")
+    if pending:
+        raise RefusedError("a tensor with a pending negation or conjugation")
+    dtype = storage.dtype if dtype is None else dtype
+    if type(dtype) is not torch.dtype:
+        raise damaged("a tensor has no element type")
     (offset,), size, stride = _numbers((offset,)), _numbers(size), _numbers(stride)
     if len(size) != len(stride):
-        raise DamagedError("a tensor has other strides than dimensions")
+        raise damaged("a tensor has other strides than dimensions")
     if math.prod(max(length, 1) for length in size) > _MAX_ELEMENTS:
-        raise DamagedError("a tensor is absurdly large")
-    dtype = dtype or storage.dtype
+        raise damaged("a tensor is absurdly large")
     # A stride along a dimension of one element means nothing and may be anything.
     stride = tuple(step if length > 1 else 1 for length, step in zip(size, stride, strict=True))
     if 0 not in size:
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         if (last + 1) * dtype.itemsize > storage.nbytes:
-            raise DamagedError("a tensor reaches beyond the end of its storage")
+            raise damaged("a tensor reaches beyond the end of its storage")
     return TensorRef(storage, dtype, offset, size, stride)
-
-
-_PENDING = "a tensor with a pending negation or conjugation"
 
 
 def _tensor_v2(
     storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, metadata: Any = None
 ) -> TensorRef:
-    if metadata:
-        raise RefusedError(_PENDING)
-    return _tensor(storage, offset, size, stride)
+    return _tensor(storage, offset, size, stride, pending=metadata)
 
 
 def _tensor_v3(
     storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, metadata: Any = None
 ) -> TensorRef:
-    if type(dtype) is not torch.dtype:
-        raise DamagedError("a tensor has no element type")
-    if metadata:
-        raise RefusedError(_PENDING)
-    return _tensor(storage, offset, size, stride, dtype)
+    return _tensor(storage, offset, size, stride, dtype, metadata)
 
 
 def _parameter(tensor: Any, *_more: Any) -> TensorRef:
     if type(tensor) is not TensorRef:
-        raise DamagedError("a parameter holds no tensor")
+        raise damaged("a parameter holds no tensor")
     return tensor
 
 
-def _other_tensor(kind: str) -> Callable[..., Inert]:
-    return lambda *_: Inert(f"{kind} tensor")
+def _other_tensor(kind: str, *_arguments: Any) -> Inert:
+    return Inert(kind)
 
 
 def _ordered_dict(*arguments: Any) -> OrderedDict[Any, Any]:
@@ -195,13 +197,8 @@ _NUMPY_CODES = frozenset({"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", 
 
 def _numpy_dtype(described: Any) -> np.dtype[Any] | None:
     """A little-endian dtype of plain numbers; None for any other."""
-    if type(described) is not Inert or described.name != "numpy.dtype" or not described.arguments:
-        return None
-    code = described.arguments[0]
-    if type(code) is not str or code not in _NUMPY_CODES:
-        return None
-    match described.state:
-        case None | (_, "<" | "|", *_):
+    match described:
+        case Inert("numpy.dtype", (str(code), *_), None | (_, "<" | "|", *_)) if code in _NUMPY_CODES:
             return np.dtype("<" + code)
     return None
 
@@ -246,17 +243,21 @@ _STORAGES: dict[str, torch.dtype] = {
     }.items()
     for name in names.split()
 }  # fmt: skip
+#: Tensors that are no dense ones, by what an error calls them.
+_OTHER_TENSORS = {
+    "torch._utils._rebuild_qtensor": "quantized tensor",
+    "torch._utils._rebuild_sparse_tensor": "sparse tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "meta tensor",
+    "torch._utils._rebuild_nested_tensor": "nested tensor",
+    "torch.serialization._get_layout": "layout of a sparse tensor",
+}
 BUILDERS: dict[str, Callable[..., Any]] = {
+    **{name: partial(_other_tensor, kind) for name, kind in _OTHER_TENSORS.items()},
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._utils._rebuild_qtensor": _other_tensor("quantized"),
-    "torch._utils._rebuild_sparse_tensor": _other_tensor("sparse"),
-    "torch._utils._rebuild_meta_tensor_no_storage": _other_tensor("meta"),
-    "torch._utils._rebuild_nested_tensor": _other_tensor("nested"),
-    "torch.serialization._get_layout": _other_tensor("layout of a sparse"),
     "torch.Size": _numbers,
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": lambda *_: {},
@@ -313,4 +314,4 @@ def hashable(value: Any) -> Any:
     """A dictionary key whose hash is quick; that of deeply nested tuples would overflow the C stack."""
     if type(value) in _HASHABLE or (type(value) is tuple and all(type(item) in _HASHABLE for item in value)):
         return value
-    raise DamagedError(f"a {kind_of(value)} is used as a key")
+    raise damaged(f"a {kind_of(value)} is used as a key")

@@ -6,23 +6,24 @@ file (see :mod:`rtmo_deploy.model.unpickle`) and needs neither MMEngine nor MMPo
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.model.facts import config_of, read_facts, read_strings
-from rtmo_deploy.model.files import form_of, open_torch_file, read_safetensors, unreadable_dtype
+from rtmo_deploy.errors import CheckpointError, SetupError, located
+from rtmo_deploy.file_kind import CHECKPOINT, require
+from rtmo_deploy.files import open_regular, reading
+from rtmo_deploy.model.facts import decoded, read_facts
+from rtmo_deploy.model.files import CheckpointFile, read_file, unreadable_dtype
 from rtmo_deploy.model.pickled import Inert, TensorRef, kind_of, quoted
 from rtmo_deploy.model.unpickle import SAVE_STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
-
-    from rtmo_deploy.model.files import TorchFile
 
 _FORMAT_REMEDY = "Give a checkpoint with a 'state_dict', as MMEngine and this project write it."
 _SAVE_REMEDY = f"Save the weights alone, where it was made: {SAVE_STATE}."
@@ -56,16 +57,20 @@ class CheckpointContents:
     has_ema: bool
     #: What most floating-point values were stored as, for example "float16".
     stored_dtype: str
-    #: Facts from the file's ``meta``, ready for JSON, as many as are there: ``epoch``, ``iter``, ``time``, ``seed``,
-    #: ``experiment_name``, ``mmengine_version``, ``mmpose_version``, ``dataset_meta`` (``dataset_name``,
-    #: ``num_keypoints``, ``keypoint_names``), and this project's own ``rtmo_deploy``. Of a .safetensors file: all its
-    #: metadata but the config, JSON values decoded.
+    #: Facts of the file's ``meta``, ready for JSON: see :func:`rtmo_deploy.model.facts.read_facts`. Of a .safetensors
+    #: file, all its metadata but the config, JSON values decoded.
     meta: dict[str, Any]
     #: The ``cfg`` of the file's ``meta`` as it stands there: text or a dict; None if it has none.
     config: Any = None
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """This project's record in ``meta``; empty if there is none."""
+        stored = self.meta.get("rtmo_deploy")
+        return stored if isinstance(stored, dict) else {}
 
-def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = False) -> CheckpointContents:
+
+def read_checkpoint(path: Path, *, ema: bool = False) -> CheckpointContents:
     """Read a checkpoint: .pth of ``torch.save`` (both formats), or .safetensors.
 
     On ``ema``: MMEngine's EMAHook, just before a training checkpoint is saved, puts the averaged model under
@@ -75,15 +80,8 @@ def read_checkpoint(path: Path, *, ema: bool = False, allow_non_finite: bool = F
     beside a counter ``steps`` that is left out here. Published checkpoints have no ``ema_state_dict``. In the
     files of other trainers the name may mean what it says.
     """
-    form = form_of(path)
-    if form == "safetensors":
-        contents = _read_safetensors(path, ema=ema)
-    else:
-        with open_torch_file(path, form) as file:
-            contents = _read_torch(file, path, ema=ema)
-    if not allow_non_finite:
-        check_finite(contents.tensors, path)
-    return contents
+    with _opened(path) as file:
+        return _contents(file, ema=ema)
 
 
 def read_training(path: Path, names: Iterable[str]) -> tuple[CheckpointContents, CheckpointContents, dict[str, Any]]:
@@ -91,18 +89,43 @@ def read_training(path: Path, names: Iterable[str]) -> tuple[CheckpointContents,
 
     Entries are dicts, lists, text, numbers and tensors, None for a missing one.
     """
-    form = form_of(path)
-    if form == "safetensors":
-        raise CheckpointError("A .safetensors file has weights alone.", remedy="Give a .pth file.", where=path)
-    with open_torch_file(path, form) as file:
-        raw, averaged = (_read_torch(file, path, ema=ema) for ema in (True, False))
-        entries = _entries(file, names, path)
-    check_finite(raw.tensors, path)
-    check_finite(averaged.tensors, path)
-    return raw, averaged, entries
+    with _opened(path) as file:
+        return _contents(file, ema=True), _contents(file, ema=False), _entries(file, names)
 
 
-def _entries(file: TorchFile, names: Iterable[str], path: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[CheckpointFile]:
+    remedy = "Check its permissions, and the disk or network share it lies on."
+    kind = require(path, CHECKPOINT)
+    with located(path), reading(path, SetupError, remedy=remedy), open_regular(path) as stream:
+        yield read_file(stream, kind)
+
+
+def _contents(file: CheckpointFile, *, ema: bool) -> CheckpointContents:
+    root = file.root
+    if not isinstance(root, dict):
+        whole = ": a whole model, saved by torch.save(model). Nothing of it was run" if isinstance(root, Inert) else ""
+        raise CheckpointError(
+            f"The file holds a pickled {kind_of(root)}, not a checkpoint's dictionary{whole}.", remedy=_SAVE_REMEDY
+        )
+    if file.metadata is not None and not root:
+        raise CheckpointError("The file holds no tensors.", remedy=_FORMAT_REMEDY)
+    source, state, has_ema = _choose(root, ema=ema)
+    refs = _tensor_refs(state, source)
+    meta = root.get("meta") if source != "root" else None
+    if file.metadata is not None:
+        source, meta = "safetensors", decoded(file.metadata)
+    meta = meta if isinstance(meta, dict) else {}
+    facts = read_facts(meta)
+    if file.metadata is not None:
+        facts = {key: value for key, value in meta.items() if key != "cfg"} | facts
+    tensors = _load(file, {name: refs[key] for name, key in _names_of(refs).items()})
+    check_finite(tensors)
+    config = meta.get("cfg", meta.get("config"))  # MMEngine's; "config" in older files
+    return CheckpointContents(tensors, source, has_ema, _usual_dtype(refs.values()), facts, config)
+
+
+def _entries(file: CheckpointFile, names: Iterable[str]) -> dict[str, Any]:
     refs: dict[str, TensorRef] = {}
     count = 0
 
@@ -110,7 +133,7 @@ def _entries(file: TorchFile, names: Iterable[str], path: Path) -> dict[str, Any
         nonlocal count
         count += 1
         if depth > _MAX_DEPTH or count > _MAX_VALUES:
-            raise CheckpointError("Its entries are nested too deep or too many.", remedy=_FORMAT_REMEDY, where=path)
+            raise CheckpointError("Its entries are nested too deep or too many.", remedy=_FORMAT_REMEDY)
         if isinstance(value, TensorRef):
             return tensor(value)
         if isinstance(value, dict) and all(type(key) in (str, int) for key in value):
@@ -119,17 +142,17 @@ def _entries(file: TorchFile, names: Iterable[str], path: Path) -> dict[str, Any
             return [copied(one, depth + 1, tensor) for one in value]
         if value is None or type(value) in (bool, int, float, str):
             return value
-        raise CheckpointError(f"It holds a {kind_of(value)}.", remedy=_FORMAT_REMEDY, where=path)
+        raise CheckpointError(f"It holds a {kind_of(value)}.", remedy=_FORMAT_REMEDY)
 
     chosen = {name: file.root.get(name) for name in names}
     copied(chosen, 0, lambda ref: refs.setdefault(str(id(ref)), ref))
-    tensors = _load(file, refs, path)
+    tensors = _load(file, refs)
     count = 0
     found: dict[str, Any] = copied(chosen, 0, lambda ref: tensors[str(id(ref))])
     return found
 
 
-def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse weights with NaN or Inf among them."""
     counts = {
         key: int(tensor.numel() - torch.isfinite(tensor).sum())
@@ -141,57 +164,13 @@ def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
             f"{sum(counts.values())} weights are NaN or Inf, in {len(counts)} tensors, the first of them "
             f"{quoted(next(iter(counts)))}.",
             remedy="The training diverged or the file is damaged: take an earlier checkpoint.",
-            where=path,
         )
-
-
-def _read_safetensors(path: Path, *, ema: bool) -> CheckpointContents:
-    if ema:
-        raise CheckpointError(
-            "A .safetensors file has one set of weights and no ema_state_dict.",
-            remedy="Read it without asking for EMA, or give the training checkpoint (.pth).",
-            where=path,
-        )
-    windows, metadata = read_safetensors(path)
-    if not windows:
-        raise CheckpointError("The file holds no tensors.", remedy=_FORMAT_REMEDY, where=path)
-    tensors = {}
-    for name, key in _names_of(windows, path).items():
-        tensor = windows[key]
-        tensors[name] = _widened(name, tensor, path) if _must_widen(tensor) else tensor.clone()
-    facts = read_strings(metadata, path)
-    config = config_of(facts)
-    facts.pop("cfg", None)
-    stored = _usual_dtype((tensor.dtype, tensor.numel()) for tensor in windows.values())
-    return CheckpointContents(tensors, "safetensors", has_ema=False, stored_dtype=stored, meta=facts, config=config)
-
-
-def _read_torch(file: TorchFile, path: Path, *, ema: bool) -> CheckpointContents:
-    root = file.root
-    if not isinstance(root, dict):
-        whole = ": a whole model, saved by torch.save(model). Nothing of it was run" if isinstance(root, Inert) else ""
-        raise CheckpointError(
-            f"The file holds a pickled {kind_of(root)}, not a checkpoint's dictionary{whole}.",
-            remedy=_SAVE_REMEDY,
-            where=path,
-        )
-    source, state, has_ema = _choose(root, path, ema=ema)
-    refs = _tensor_refs(state, source, path)
-    meta = root.get("meta") if source != "root" else None
-    return CheckpointContents(
-        tensors=_load(file, {name: refs[key] for name, key in _names_of(refs, path).items()}, path),
-        source=source,
-        has_ema=has_ema,
-        stored_dtype=_usual_dtype((ref.dtype, ref.numel) for ref in refs.values()),
-        meta=read_facts(meta, path) if isinstance(meta, dict) else {},
-        config=config_of(meta) if isinstance(meta, dict) else None,
-    )
 
 
 # -- where the state dict is, and the names of its tensors
 
 
-def _choose(root: dict[Any, Any], path: Path, *, ema: bool) -> tuple[str, dict[Any, Any], bool]:
+def _choose(root: dict[Any, Any], *, ema: bool) -> tuple[str, dict[Any, Any], bool]:
     """The state dict that is meant: where it is (such as "state_dict" or "root"), itself, any EMA weights."""
     averaged = _states(root, _EMA)
     # The file's dictionary itself, if most of it is tensors.
@@ -204,7 +183,6 @@ def _choose(root: dict[Any, Any], path: Path, *, ema: bool) -> tuple[str, dict[A
         raise CheckpointError(
             f"The file has several sets of weights: {', '.join(map(quoted, found))}.",
             remedy="Save the one that is meant alone: torch.save({'state_dict': weights}, ...).",
-            where=path,
         )
     for name in _EMA if ema else (*_USUAL, *_EMA):
         value = root.get(name)
@@ -212,18 +190,16 @@ def _choose(root: dict[Any, Any], path: Path, *, ema: bool) -> tuple[str, dict[A
             raise CheckpointError(
                 f"Its {name} is a pickled {kind_of(value)}, a whole model and not a state dict. Nothing of it was run.",
                 remedy=_SAVE_REMEDY,
-                where=path,
             )
         if name.endswith("state_dict") and name in root and not isinstance(value, dict):
-            raise CheckpointError(f"Its {name} is a {kind_of(value)}.", remedy=_FORMAT_REMEDY, where=path)
+            raise CheckpointError(f"Its {name} is a {kind_of(value)}.", remedy=_FORMAT_REMEDY)
     if ema:
         raise CheckpointError(
             "The file has no ema_state_dict; only training checkpoints have one.",
             remedy="Read it without asking for EMA: published checkpoints hold the averaged weights already.",
-            where=path,
         )
     keys = ", ".join(quoted(key) for key in list(root)[:8] if isinstance(key, str)) or "nothing"
-    raise CheckpointError(f"There is no state_dict in this file; it has {keys}.", remedy=_FORMAT_REMEDY, where=path)
+    raise CheckpointError(f"There is no state_dict in this file; it has {keys}.", remedy=_FORMAT_REMEDY)
 
 
 def _states(node: dict[Any, Any], names: Iterable[str], depth: int = _INNER_DEPTH) -> dict[str, dict[Any, Any]]:
@@ -242,7 +218,7 @@ def _has_tensors(state: dict[Any, Any]) -> bool:
     return any(isinstance(value, TensorRef) for value in state.values())
 
 
-def _tensor_refs(state: dict[Any, Any], where: str, path: Path) -> dict[str, TensorRef]:
+def _tensor_refs(state: dict[Any, Any], where: str) -> dict[str, TensorRef]:
     """The tensors of a state dict, without the counter of an averaged model."""
     for key, value in state.items():
         if type(key) is not str or type(value) is not TensorRef:
@@ -250,17 +226,16 @@ def _tensor_refs(state: dict[Any, Any], where: str, path: Path) -> dict[str, Ten
             raise CheckpointError(
                 f"The entry {name} of its {where} is not a named tensor but a {kind_of(value)}.",
                 remedy=f"{_FORMAT_REMEDY} Its entries must be dense tensors.",
-                where=path,
             )
     refs = {key: ref for key, ref in state.items() if key not in _COUNTERS}
     if where == "ema_state_dict" and any(key.startswith("module.") for key in refs):
         refs = {key: ref for key, ref in refs.items() if key.startswith("module.")}
     if not refs:
-        raise CheckpointError(f"Its {where} is empty.", remedy=_FORMAT_REMEDY, where=path)
+        raise CheckpointError(f"Its {where} is empty.", remedy=_FORMAT_REMEDY)
     return refs
 
 
-def _names_of(keys: Iterable[str], path: Path) -> dict[str, str]:
+def _names_of(keys: Iterable[str]) -> dict[str, str]:
     """From each name to its key in the file, where wrappers may have put ``module.`` or ``_orig_mod.`` into it."""
     names: dict[str, str] = {}
     for key in keys:
@@ -271,14 +246,12 @@ def _names_of(keys: Iterable[str], path: Path) -> dict[str, str]:
             raise CheckpointError(
                 f"The tensor {quoted(name)} is there twice, with and without a wrapper's prefix before its name.",
                 remedy="Save the state dict of one model alone.",
-                where=path,
             )
         names[name] = key
     if len(names) > _MAX_TENSORS:
         raise CheckpointError(
             f"It has {len(names):,} tensors; no RTMO model has more than {_MAX_TENSORS:,}.",
             remedy=_FORMAT_REMEDY,
-            where=path,
         )
     return names
 
@@ -286,14 +259,13 @@ def _names_of(keys: Iterable[str], path: Path) -> dict[str, str]:
 # -- the numbers
 
 
-def _load(file: TorchFile, refs: Mapping[str, TensorRef], path: Path) -> dict[str, torch.Tensor]:
+def _load(file: CheckpointFile, refs: Mapping[str, TensorRef]) -> dict[str, torch.Tensor]:
     # In memory, floating-point values are float32.
     sizes = (4 if ref.dtype.is_floating_point else ref.dtype.itemsize for ref in refs.values())
     if sum(ref.numel * size for ref, size in zip(refs.values(), sizes, strict=True)) > _MAX_GROWTH * file.size:
         raise CheckpointError(
             "Its tensors claim to have many times more values than the file has bytes.",
             remedy="The file is damaged or hostile; get it from its source again.",
-            where=path,
         )
     uses = Counter(ref.storage.key for ref in refs.values())
     shared: dict[str, torch.Tensor] = {}
@@ -305,8 +277,11 @@ def _load(file: TorchFile, refs: Mapping[str, TensorRef], path: Path) -> dict[st
         if uses[key]:
             shared[key] = raw
         tensor = _view(raw, ref)
-        if _must_widen(tensor):
-            tensors[name] = _widened(name, tensor, path)
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            try:
+                tensors[name] = tensor.to(torch.float32, memory_format=torch.contiguous_format)
+            except (NotImplementedError, RuntimeError):  # float4: two values in a byte
+                raise unreadable_dtype(name, tensor.dtype) from None
         elif not uses[key] and raw.numel() == tensor.nbytes:
             tensors[name] = tensor.contiguous()
         else:  # in memory of its own
@@ -321,20 +296,9 @@ def _view(raw: torch.Tensor, ref: TensorRef) -> torch.Tensor:
     return torch.as_strided(flat, ref.size, ref.stride, ref.offset)
 
 
-def _must_widen(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype != torch.float32
-
-
-def _widened(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
-    try:
-        return tensor.to(torch.float32, memory_format=torch.contiguous_format)
-    except (NotImplementedError, RuntimeError):  # float4: two values in a byte
-        raise unreadable_dtype(name, tensor.dtype, path) from None
-
-
-def _usual_dtype(counted: Iterable[tuple[torch.dtype, int]]) -> str:
+def _usual_dtype(refs: Iterable[TensorRef]) -> str:
     counts: Counter[torch.dtype] = Counter()
-    for dtype, count in counted:
-        counts[dtype] += count + 1
+    for ref in refs:
+        counts[ref.dtype] += ref.numel + 1
     floating = {dtype: count for dtype, count in counts.items() if dtype.is_floating_point} or counts
     return str(max(floating, key=lambda dtype: floating[dtype])).removeprefix("torch.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.zoo import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ POSE_GROUPS = 8
 MAX_FACTOR = 16
 
 
-class UnrecognisedStateDictError(ValueError):
-    """The tensors are not those of an RTMO network; the message says by what it was told."""
+def _unrecognised(why: str) -> CheckpointError:
+    return CheckpointError(
+        f"These are not the weights of an RTMO model: {why}.",
+        remedy="Give a checkpoint of rtmo-t, -s, -m or -l, or one that was trained from them.",
+    )
 
 
 #: Activations by their name in a config: each with the factory it stands for.
@@ -221,21 +225,18 @@ class NetworkSpec:
 
 
 def recognise(shapes: Mapping[str, Sequence[int]]) -> NetworkSpec:
-    """Recognise the spec from the shapes of a state dict.
-
-    Args:
-        shapes: Shape of every tensor, by its official key.
+    """Recognise the spec from the shapes of a state dict's tensors, by their official keys.
 
     Raises:
-        UnrecognisedStateDictError: A tensor that tells a number of the spec is not there or contradicts the others.
-            Whether all the other tensors fit is said elsewhere.
+        CheckpointError: A tensor that tells a number of the spec is not there or contradicts the others. Whether
+            all the other tensors fit is not checked here.
     """
 
     def shape(key: str, rank: int) -> Sequence[int]:
         if key not in shapes:
-            raise UnrecognisedStateDictError(f"the tensor '{key}' is missing")
+            raise _unrecognised(f"the tensor '{key}' is missing")
         if len(shapes[key]) != rank:
-            raise UnrecognisedStateDictError(f"the tensor '{key}' has {len(shapes[key])} dimensions instead of {rank}")
+            raise _unrecognised(f"the tensor '{key}' has {len(shapes[key])} dimensions instead of {rank}")
         return shapes[key]
 
     def count(prefix: str) -> int:
@@ -246,9 +247,7 @@ def recognise(shapes: Mapping[str, Sequence[int]]) -> NetworkSpec:
 
     stem = shape("backbone.stem.conv.conv.weight", 4)
     if stem[1] != 12:
-        raise UnrecognisedStateDictError(
-            f"the stem convolution takes {stem[1]} channels instead of the 12 of a Focus layer"
-        )
+        raise _unrecognised(f"the stem convolution takes {stem[1]} channels instead of the 12 of a Focus layer")
     stages = [channels(f"backbone.stage{n}.0.conv.weight") for n in range(1, 5)]
     blocks = [count(f"backbone.stage{n}.{2 if n == 4 else 1}.blocks.") for n in range(1, 5)]
     published = list(ARCHITECTURES.values())
@@ -265,7 +264,7 @@ def recognise(shapes: Mapping[str, Sequence[int]]) -> NetworkSpec:
         [a.deepen for a in published],
     )
     if blocks != [blocks[0], blocks[1], blocks[1], blocks[0]]:
-        raise UnrecognisedStateDictError(f"the blocks of the backbone's stages, {blocks}, fit no one depth factor")
+        raise _unrecognised(f"the blocks of the backbone's stages, {blocks}, fit no one depth factor")
     hidden = channels("neck.input_proj.0.conv.weight")
     csp, csp_blocks = channels("neck.fpn_blocks.0.conv1.conv.weight"), count("neck.fpn_blocks.0.bottlenecks.")
     neck_widen = _factor("the neck's channels", {hidden: csp}, int, [widen])
@@ -276,7 +275,7 @@ def recognise(shapes: Mapping[str, Sequence[int]]) -> NetworkSpec:
     ffn = shape("neck.encoder.0.layers.0.ffn.layers.0.0.weight", 2)[0]
     bins = tuple(shape(f"head.dcc.{axis}_bins", 1)[0] for axis in "xy")
     if any(number % 2 for number in bins):
-        raise UnrecognisedStateDictError(f"it has {bins[0]} and {bins[1]} bins; an even number is supported")
+        raise _unrecognised(f"it has {bins[0]} and {bins[1]} bins; an even number is supported")
     return NetworkSpec(
         deepen,
         widen,
@@ -313,4 +312,4 @@ def _factor(
                 if fits(step / scale):
                     return float(step / scale)
     numbers = ", ".join(map(str, counts.values()))
-    raise UnrecognisedStateDictError(f"{what}, {numbers}, fit no one factor on {', '.join(map(str, counts))}")
+    raise _unrecognised(f"{what}, {numbers}, fit no one factor on {', '.join(map(str, counts))}")

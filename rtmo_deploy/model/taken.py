@@ -6,21 +6,18 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import CheckpointError
-from rtmo_deploy.model.config import NO_LIMIT, ConfigFacts, UnsupportedConfigError, read_config
+from rtmo_deploy.model.config import IGNORE_CFG, NO_LIMIT, read_config
 from rtmo_deploy.model.spec import Settings
 from rtmo_deploy.plain import plain
 from rtmo_deploy.zoo.records import MIN_SCORE_THR
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rtmo_deploy.model.reader import CheckpointContents
     from rtmo_deploy.model.spec import NetworkSpec
     from rtmo_deploy.zoo import Variant
 
 #: Input size of a network of no published shape.
 DEFAULT_INPUT_HW = (640, 640)
-_IGNORE_CFG = "--ignore-cfg (in Python: ignore_cfg=True) leaves the config aside; results may then be wrong."
 
 
 @dataclass(frozen=True)
@@ -73,49 +70,40 @@ _DECODING = ("input_hw", *_THRESHOLDS)
 _DEFAULTS = Taken()
 
 
-def take(
-    path: Path, contents: CheckpointContents, spec: NetworkSpec, variant: Variant | None, *, ignore_cfg: bool
-) -> Taken:
+def take(contents: CheckpointContents, spec: NetworkSpec, variant: Variant | None, *, ignore_cfg: bool) -> Taken:
     """Decide every setting: this project's record comes first, then the config, then the published models."""
-    facts = ConfigFacts()
+    values: dict[str, Any] = {}
+    shape: dict[str, Any] = {}
+    notes: list[str] = []
     if contents.config is not None and not ignore_cfg:
-        try:
-            facts = read_config(contents.config)
-        except UnsupportedConfigError as error:
-            raise CheckpointError(
-                f"Its config asks for what is not supported: {error}. Supported: {error.supported}.",
-                remedy=_IGNORE_CFG,
-                where=path,
-            ) from None
-    stored = contents.meta.get("rtmo_deploy")
-    record = stored if isinstance(stored, dict) else {}
+        values, shape, notes = read_config(contents.config)
+    record = contents.record
     own = record["settings"] if isinstance(record.get("settings"), dict) else {}
     own_decoding = _decoding_of(record)
     try:
-        settings = Settings.from_dict({k: v for k, v in facts.values.items() if k not in _DECODING} | own)
+        settings = Settings.from_dict({k: v for k, v in values.items() if k not in _DECODING} | own)
     except ValueError as error:
         raise CheckpointError(
-            f"Its settings cannot be followed: {error}.", remedy="Write the checkpoint again.", where=path
+            f"Its settings cannot be followed: {error}.", remedy="Write the checkpoint again."
         ) from None
     heads = settings.attention_heads
     if heads and spec.hidden_dim % heads:
         raise CheckpointError(
             f"Its attention_heads (num_heads in a config) are {heads}; they must divide {spec.hidden_dim} channels.",
-            remedy=_IGNORE_CFG,
-            where=path,
+            remedy=IGNORE_CFG,
         )
     decoding: dict[str, Any] = {"input_hw": spec.architecture.input_hw} if spec.architecture else {}
     if variant:
         decoding |= {"score_thr": variant.score_thr, "nms_thr": variant.nms_thr}
-    decoding |= {k: v for k, v in facts.values.items() if k in _DECODING} | own_decoding
-    sources = dict.fromkeys(facts.values, "cfg") | dict.fromkeys((*own, *own_decoding), "record")
-    shape = {name: getattr(spec, name) for name in facts.shape}
-    notes = [
-        f"the config's {name} is {str(given)[:40]}, and the tensors have {shape[name]}: is it another model's?"
-        for name, given in facts.shape.items()
-        if given != (list(shape[name]) if name == "num_bins" else shape[name])
-    ]
-    return Taken(settings=settings, sources=sources, notes=(*facts.notes, *notes), **decoding)
+    decoding |= {k: v for k, v in values.items() if k in _DECODING} | own_decoding
+    sources = dict.fromkeys(values, "cfg") | dict.fromkeys((*own, *own_decoding), "record")
+    for name, given in shape.items():
+        found = getattr(spec, name)
+        if given != (list(found) if name == "num_bins" else found):
+            notes.append(
+                f"the config's {name} is {str(given)[:40]}, and the tensors have {found}: is it another model's?"
+            )
+    return Taken(settings=settings, sources=sources, notes=tuple(notes), **decoding)
 
 
 def _decoding_of(record: dict[str, Any]) -> dict[str, Any]:

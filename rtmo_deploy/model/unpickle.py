@@ -24,11 +24,11 @@ from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.model.pickled import (
     BUILDERS,
     DTYPES,
-    DamagedError,
     Global,
     Inert,
     RefusedError,
     TensorRef,
+    damaged,
     hashable,
     is_known,
     kind_of,
@@ -38,13 +38,13 @@ from rtmo_deploy.model.pickled import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from rtmo_deploy.model.pickled import StorageRef
 
 # A training checkpoint of RTMO-l takes about 200 thousand instructions.
 _MAX_INSTRUCTIONS = 1_000_000
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+_NONSENSE = "the instructions of its pickle do not fit together"
 # Bytes of a refused pickle in which a layer of torch.nn is looked for.
 _HINT = 1 << 20
 
@@ -52,10 +52,10 @@ _HINT = 1 << 20
 SAVE_STATE = "torch.save({'state_dict': model.state_dict()}, ...)"
 
 
-def interpret(stream: BinaryIO, where: Path) -> tuple[Any, dict[str, StorageRef]]:
-    """Follow one pickle from the stream's position to its STOP, and say what it describes.
+def interpret(stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
+    """Follow one pickle from the stream's position to its STOP: what it describes, and its storages.
 
-    The stream must be seekable, and is left right behind the pickle; ``where`` is the file to name in errors.
+    The stream must be seekable, and is left right behind the pickle.
     """
     start = stream.tell()
     machine = _Machine()
@@ -64,26 +64,18 @@ def interpret(stream: BinaryIO, where: Path) -> tuple[Any, dict[str, StorageRef]
     except RefusedError as refused:
         stream.seek(start)
         if b"torch.nn.modules." in stream.read(_HINT):
-            raise CheckpointError(
-                f"The file holds a whole model, saved by torch.save(model): it asks for {refused}, which is code. "
-                "Nothing was run.",
-                remedy="If you trust its source, load it in the program that wrote it, and save the weights alone: "
-                f"{SAVE_STATE}.",
-                where=where,
-            ) from None
+            finding = f"The file holds a whole model, saved by torch.save(model): it asks for {refused}, which is code."
+            warning = ""
+        else:
+            finding = f"The pickle in this file asks for {refused}, which no RTMO checkpoint needs."
+            warning = "Do not open this file with torch.load either. "
         raise CheckpointError(
-            f"The pickle in this file asks for {refused}, which no RTMO checkpoint needs. Nothing was run.",
-            remedy="Do not open this file with torch.load either. If you trust its source, load it in "
-            f"the program that wrote it, and save the weights alone: {SAVE_STATE}.",
-            where=where,
+            f"{finding} Nothing was run.",
+            remedy=f"{warning}If you trust its source, load it in the program that wrote it, and save the weights "
+            f"alone: {SAVE_STATE}.",
         ) from None
-    except (DamagedError, IndexError, KeyError, ValueError) as error:
-        reason = str(error) if isinstance(error, DamagedError) else "its instructions do not fit together"
-        raise CheckpointError(
-            f"The pickle in this file is damaged: {reason}.",
-            remedy="Fetch or copy the file again, and compare its size or SHA-256 with the source.",
-            where=where,
-        ) from None
+    except (IndexError, KeyError, ValueError):
+        raise damaged(_NONSENSE) from None
 
 
 class _Machine:
@@ -101,18 +93,21 @@ class _Machine:
             code = source.read(1)
             opcode = _OPCODES.get(code)
             if opcode is None:
-                raise DamagedError(f"0x{code.hex()} is no pickle instruction" if code else "it ends in the middle")
+                raise damaged(f"0x{code.hex()} is no pickle instruction" if code else "its pickle ends in the middle")
             if opcode.name == "STOP":
                 return self.stack.pop()
             action = _ACTIONS.get(opcode.name)
             if action is None:
                 raise RefusedError(f"the pickle instruction {opcode.name}")
             try:
-                argument = source.names() if opcode.name == "GLOBAL" else _argument(opcode, source)
+                if opcode.name == "GLOBAL":
+                    argument: Any = source.names()
+                else:
+                    argument = opcode.arg.reader(source) if opcode.arg else None  # type: ignore[arg-type]
             except ValueError as error:  # cut short
-                raise DamagedError(quoted(str(error))) from None
+                raise damaged(quoted(str(error))) from None
             action(self, argument)
-        raise DamagedError(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
+        raise damaged(f"its pickle has more than {_MAX_INSTRUCTIONS:,} instructions")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -130,65 +125,59 @@ class _Machine:
         self.stack = self._below.pop()
         return items
 
-    def make_tuple(self, count: int) -> None:
-        items = tuple(self.stack[-count:])
+    def pop(self, count: int) -> list[Any]:
+        items = self.stack[-count:]
         if len(items) != count:
-            raise DamagedError("it takes more values than it made")
-        self.stack[-count:] = [items]
+            raise damaged("its pickle takes more values than it made")
+        del self.stack[-count:]
+        return items
+
+    def top(self, kind: type, doing: str) -> Any:
+        """The container on top of the stack; None if it is an object that is not built, whose items are dropped."""
+        target = self.stack[-1]
+        if not isinstance(target, kind | Inert):
+            raise damaged(f"its pickle {doing} a {kind_of(target)}")
+        return target if isinstance(target, kind) else None
 
     def set_items(self, items: list[Any]) -> None:
-        target = self.stack[-1]
         if len(items) % 2:
-            raise DamagedError("a dictionary in it has a key without a value")
-        if isinstance(target, dict):
+            raise damaged("a dictionary in its pickle has a key without a value")
+        target = self.top(dict, "puts keys into")
+        if target is not None:
             for at in range(0, len(items), 2):
                 target[hashable(items[at])] = items[at + 1]
-        elif type(target) is not Inert:
-            raise DamagedError(f"it puts keys into a {kind_of(target)}")
-
-    def set_item(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self.set_items([key, value])
 
     def append(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if type(target) is list:
+        target = self.top(list, "appends to")
+        if target is not None:
             target.extend(items)
-        elif type(target) is not Inert:
-            raise DamagedError(f"it appends to a {kind_of(target)}")
 
     def add(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if type(target) is set:
+        target = self.top(set, "adds members to")
+        if target is not None:
             target.update(map(hashable, items))
-        elif type(target) is not Inert:
-            raise DamagedError(f"it adds members to a {kind_of(target)}")
 
     def name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
-            raise DamagedError("it names a global by something that is not text")
+            raise damaged("its pickle names a global by something that is not text")
         module = "builtins" if module == "__builtin__" else module
         full = f"{module}.{name}"
         if full not in DTYPES and not is_known(module, name):
             raise RefusedError(f"the global {quoted(full)}")
         self.push(DTYPES.get(full) or Global(full))
 
-    def name_from_stack(self) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        self.name(module, name)
-
     def call(self) -> None:
         """REDUCE and NEWOBJ: note what would be made. Only a named global can be the callee."""
-        arguments, callee = self.stack.pop(), self.stack.pop()
+        callee, arguments = self.pop(2)
         if type(callee) is not Global:
             raise RefusedError(f"a call of a {kind_of(callee)}")
         if type(arguments) is not tuple:
-            raise DamagedError("it makes a call without a list of arguments")
+            raise damaged("its pickle makes a call without a list of arguments")
         build = BUILDERS.get(callee.name)
         try:
             self.push(Inert(callee.name, arguments) if build is None else build(*arguments))
         except TypeError:  # too few arguments, or too many
-            raise DamagedError("its instructions do not fit together") from None
+            raise damaged(_NONSENSE) from None
 
     def build(self) -> None:
         """Note a state: no attribute is ever set. Of plain data, a state dict has one (``_metadata``)."""
@@ -202,7 +191,7 @@ class _Machine:
     def persistent(self) -> None:
         ref = storage_of(self.stack.pop())
         if self.storages.setdefault(ref.key, ref) != ref:
-            raise DamagedError(f"storage {quoted(ref.key)} is described in two ways")
+            raise damaged(f"storage {quoted(ref.key)} is described in two ways")
         self.push(ref)
 
 
@@ -222,12 +211,8 @@ class _Bounded:
         """Two lines: a module and a name. pickletools would decode escapes in them, which pickle does not."""
         module, name = self._readline(1024), self._readline(1024)
         if not (module.endswith(b"\n") and name.endswith(b"\n")):
-            raise DamagedError("a name in it has no end")
+            raise damaged("a name in its pickle has no end")
         return module[:-1].decode("utf-8"), name[:-1].decode("utf-8")
-
-
-def _argument(opcode: pickletools.OpcodeInfo, source: _Bounded) -> Any:
-    return opcode.arg.reader(source) if opcode.arg else None  # type: ignore[arg-type]
 
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
@@ -248,13 +233,13 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "EMPTY_DICT": lambda m, _: m.push({}),
     "EMPTY_SET": lambda m, _: m.push(set()),
     "TUPLE": lambda m, _: m.push(tuple(m.pop_mark())),
-    "TUPLE1": lambda m, _: m.make_tuple(1),
-    "TUPLE2": lambda m, _: m.make_tuple(2),
-    "TUPLE3": lambda m, _: m.make_tuple(3),
+    "TUPLE1": lambda m, _: m.push(tuple(m.pop(1))),
+    "TUPLE2": lambda m, _: m.push(tuple(m.pop(2))),
+    "TUPLE3": lambda m, _: m.push(tuple(m.pop(3))),
     "FROZENSET": lambda m, _: m.push(frozenset(map(hashable, m.pop_mark()))),
-    "APPEND": lambda m, _: m.append([m.stack.pop()]),
+    "APPEND": lambda m, _: m.append(m.pop(1)),
     "APPENDS": lambda m, _: m.append(m.pop_mark()),
-    "SETITEM": lambda m, _: m.set_item(),
+    "SETITEM": lambda m, _: m.set_items(m.pop(2)),
     "SETITEMS": lambda m, _: m.set_items(m.pop_mark()),
     "ADDITEMS": lambda m, _: m.add(m.pop_mark()),
     # stack and memo
@@ -267,7 +252,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda m, index: m.push(m.memo[index])),
     # names, and what would be calls
     "GLOBAL": lambda m, names: m.name(*names),
-    "STACK_GLOBAL": lambda m, _: m.name_from_stack(),
+    "STACK_GLOBAL": lambda m, _: m.name(*m.pop(2)),
     "REDUCE": lambda m, _: m.call(),
     "NEWOBJ": lambda m, _: m.call(),
     "BUILD": lambda m, _: m.build(),

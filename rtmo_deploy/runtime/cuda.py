@@ -28,30 +28,21 @@ class Gpu:
     """A GPU."""
 
     index: int
-    #: Such as ``NVIDIA H200``.
-    name: str
-    #: Such as ``9.0``.
-    compute_capability: str
-    #: Newest CUDA that the driver supports, such as ``12.8``.
-    cuda_driver: str
+    name: str  #: Such as ``NVIDIA H200``.
+    compute_capability: str  #: Such as ``9.0``.
+    cuda_driver: str  #: Newest CUDA that the driver supports, such as ``12.8``.
 
 
 def cuda_runtime() -> Any:
     """The module ``cuda.bindings.runtime``."""
     try:
-        runtime = importlib.import_module("cuda.bindings.runtime")
+        return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise MissingDependencyError("cuda.bindings", purpose="Running a TensorRT engine", extra="trt") from error
-    return runtime
 
 
 def checked(result: tuple[Any, ...], what: str) -> Any:
-    """What a CUDA call returned, without its status.
-
-    Args:
-        result: ``(status, *values)`` as cuda.bindings returns it.
-        what: What was attempted, as in "allocate 30 MiB on the GPU".
-    """
+    """What a CUDA call returned, ``(status, *values)``, without its status; ``what`` was attempted."""
     status, *values = result
     if int(status) != 0:
         text = cuda_runtime().cudaGetErrorString(status)[1].decode()
@@ -141,18 +132,16 @@ def synchronize(stream: int) -> None:
 
 def to_device(pointer: int, source: NDArray[Any], stream: int) -> None:
     """Copy a pinned array to the GPU, on a stream."""
-    _copy(pointer, source.ctypes.data, source.nbytes, "cudaMemcpyHostToDevice", stream)
+    runtime, count = cuda_runtime(), source.nbytes
+    kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+    checked(runtime.cudaMemcpyAsync(pointer, source.ctypes.data, count, kind, stream), f"copy {human_size(count)}")
 
 
 def to_host(target: NDArray[Any], pointer: int, stream: int) -> None:
     """Copy from the GPU to a pinned array, on a stream."""
-    _copy(target.ctypes.data, pointer, target.nbytes, "cudaMemcpyDeviceToHost", stream)
-
-
-def _copy(target: int, source: int, count: int, direction: str, stream: int) -> None:
-    runtime = cuda_runtime()
-    kind = getattr(runtime.cudaMemcpyKind, direction)
-    checked(runtime.cudaMemcpyAsync(target, source, count, kind, stream), f"copy {human_size(count)}")
+    runtime, count = cuda_runtime(), target.nbytes
+    kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+    checked(runtime.cudaMemcpyAsync(target.ctypes.data, pointer, count, kind, stream), f"copy {human_size(count)}")
 
 
 def capture(arena: Arena, stream: int, work: Callable[[], None]) -> Any:
@@ -189,12 +178,10 @@ class DeviceArray:
     It speaks ``__cuda_array_interface__``, so CuPy, Numba, PyCUDA and torch take it without a copy.
     """
 
-    #: Address on the device.
-    pointer: int
+    pointer: int  #: Address on the device.
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    #: What must live as long as this array is used.
-    owner: Any = field(default=None, repr=False, compare=False)
+    owner: Any = field(default=None, repr=False, compare=False)  #: What must live as long as this array is used.
 
     @property
     def nbytes(self) -> int:

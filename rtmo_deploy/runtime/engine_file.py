@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.errors import ArtifactError, UsageError
@@ -35,8 +35,7 @@ _TRUSTED = "trusted"
 _AMPERE = (8, 0)
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """Size of a network input: images, and pixels down and across. Written ``BxHxW``."""
 
     batch: int
@@ -48,19 +47,11 @@ class Shape:
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """Read ``BxHxW``.
-
-        Raises:
-            UsageError: It is not written so.
-        """
+        """Read ``BxHxW``; a UsageError where it is not written so."""
         parts = text.lower().split("x")
         if len(parts) != 3 or not all(part.isdecimal() and part.isascii() for part in parts):
             raise UsageError(f"'{text}' is no size.", remedy="Write batch x height x width, as in 8x640x640.")
         return cls(*(int(part) for part in parts))
-
-    def sides(self) -> tuple[int, int, int]:
-        """Batch, height, width."""
-        return self.batch, self.height, self.width
 
 
 @dataclass(frozen=True)
@@ -73,8 +64,7 @@ class Profile:
 
     def takes(self, shape: Shape) -> bool:
         """Whether a size lies in it."""
-        bounds = zip(self.min.sides(), shape.sides(), self.max.sides(), strict=True)
-        return all(low <= side <= high for low, side, high in bounds)
+        return all(low <= side <= high for low, side, high in zip(self.min, shape, self.max, strict=True))
 
     def holds(self, height: int, width: int) -> bool:
         """Whether images of a size lie in it, whatever the batch."""
@@ -89,36 +79,23 @@ class EngineRecord:
     """The record beside an engine."""
 
     artifact: Artifact
-    #: ``tensorrt`` or ``tensorrt-rtx``.
-    backend: str
-    #: Of that package.
-    version: str
-    #: Name of the GPU it was built on, or :data:`AHEAD_OF_TIME`.
-    gpu: str
-    #: Of that GPU; None without one.
-    compute_capability: str | None
-    #: Compute capabilities it was built for; empty for the backend's default.
-    targets: tuple[str, ...]
+    backend: str  #: ``tensorrt`` or ``tensorrt-rtx``.
+    version: str  #: Of that package.
+    gpu: str  #: Name of the GPU it was built on, or :data:`AHEAD_OF_TIME`.
+    compute_capability: str | None  #: Of that GPU; None without one.
+    targets: tuple[str, ...]  #: Compute capabilities it was built for; empty for the backend's default.
     profiles: tuple[Profile, ...]
-    #: Its tensors; a side of -1 is dynamic.
-    inputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...]  #: Its tensors; a side of -1 is dynamic.
     outputs: tuple[TensorSpec, ...]
-    #: ``asked``, ``how`` it was audited, and the counts of the audit.
-    precision: Mapping[str, Any]
-    #: Layers of a kind that compute in a type, ``{kind: {dtype: count}}``.
-    layers: Mapping[str, Mapping[str, int]]
+    precision: Mapping[str, Any]  #: ``asked``, ``how`` it was audited, and the counts of the audit.
+    layers: Mapping[str, Mapping[str, int]]  #: Layers of a kind that compute in a type, ``{kind: {dtype: count}}``.
     #: ``name``, ``version``, ``namespace``, ``form`` and ``kernel_sha256`` of the plugin in it; None without one.
     plugin: Mapping[str, str] | None
-    #: Of the model it was built from.
-    onnx_sha256: str
-    #: Of its own bytes.
-    sha256: str
-    #: Bytes.
-    size: int
-    #: What the build was asked for.
-    options: Mapping[str, Any] = field(default_factory=dict)
-    #: Time of the build.
-    seconds: float = 0.0
+    onnx_sha256: str  #: Of the model it was built from.
+    sha256: str  #: Of its own bytes.
+    size: int  #: Bytes.
+    options: Mapping[str, Any] = field(default_factory=dict)  #: What the build was asked for.
+    seconds: float = 0.0  #: Time of the build.
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,12 +120,7 @@ class EngineRecord:
 
     @classmethod
     def from_dict(cls, path: Path, data: Mapping[str, Any]) -> EngineRecord:
-        """Read what :meth:`to_dict` wrote.
-
-        Raises:
-            ArtifactError: It is of a newer release.
-            KeyError, TypeError, ValueError, UsageError: It is damaged.
-        """
+        """Read what :meth:`to_dict` wrote; an ArtifactError for a newer release's, other errors where it is damaged."""
         if type(data["schema_version"]) is not int:
             raise ValueError("schema_version is no number")
         if data["schema_version"] > SCHEMA_VERSION:
@@ -195,11 +167,7 @@ def sidecar_path(engine: Path) -> Path:
 
 
 def read_record(engine: Path) -> EngineRecord:
-    """An engine's record; it may belong to other bytes.
-
-    Raises:
-        ArtifactError: There is no such engine, no record, or the record is damaged.
-    """
+    """An engine's record, which may belong to other bytes; an ArtifactError where there is none or it is damaged."""
     if not engine.is_file():
         finding = "It is not a regular file." if engine.exists() else "There is no such engine."
         raise ArtifactError(finding, remedy="Check the path.", where=engine)
@@ -249,11 +217,7 @@ def engine_artifact(path: Path, *, trust: bool = False) -> Artifact:
 
 
 def require_same_bytes(path: Path, record: EngineRecord, plan: bytes | None = None) -> None:
-    """Check that a record belongs to an engine: to ``plan``, its content, or else to the file.
-
-    Raises:
-        ArtifactError: It belongs to other bytes.
-    """
+    """Raise an ArtifactError unless a record belongs to an engine: to ``plan``, its content, or else to the file."""
     found = sha256_of(path) if plan is None else hashlib.sha256(plan).hexdigest()
     if found != record.sha256:
         raise ArtifactError(
@@ -325,7 +289,5 @@ def split_batch(count: int, fewest: int, most: int) -> list[tuple[int, int, int]
     Returns:
         ``(start, stop, size)`` of each run: images ``start`` to ``stop``, filled up to ``size``.
     """
-    return [
-        (start, min(start + most, count), max(min(start + most, count) - start, fewest))
-        for start in range(0, count, most)
-    ]
+    bounds = ((start, min(start + most, count)) for start in range(0, count, most))
+    return [(start, stop, max(stop - start, fewest)) for start, stop in bounds]

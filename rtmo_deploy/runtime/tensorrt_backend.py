@@ -102,7 +102,10 @@ class Bucket:
         self._calls += 1
         # The first run of a context sets things up that a graph cannot hold.
         if self._calls == 2:
-            self._record()
+            try:
+                self._graph = capture(self._arena, self._stream, self._enqueue)
+            except SetupError as error:
+                _log.warning("%s runs without a CUDA graph: %s", self._where.name, error.finding)
         if self._graph is not None:
             launch(self._graph, self._stream)
         else:
@@ -169,16 +172,13 @@ class Bucket:
 
     def _stage(self, images: NDArray[np.float32]) -> None:
         if not self._pinned:
-            self._allocate()
+            for name, sides in {self._input: self._size, **self._shapes}.items():
+                self._pinned[name] = self._arena.pinned(sides, _FLOAT)
+                self._device[name] = self._arena.device(self._pinned[name].nbytes)
+            self._bind(self._device)
         staging = self._pinned[self._input]
         staging[: len(images)] = images
         staging[len(images) :] = images[-1]
-
-    def _allocate(self) -> None:
-        for name, sides in {self._input: self._size, **self._shapes}.items():
-            self._pinned[name] = self._arena.pinned(sides, _FLOAT)
-            self._device[name] = self._arena.device(self._pinned[name].nbytes)
-        self._bind(self._device)
 
     def _bind(self, addresses: Mapping[str, int]) -> None:
         for name, pointer in addresses.items():
@@ -195,12 +195,6 @@ class Bucket:
 
     def _execute(self, stream: int) -> None:
         self._require(self._context.execute_async_v3(stream), "run")
-
-    def _record(self) -> None:
-        try:
-            self._graph = capture(self._arena, self._stream, self._enqueue)
-        except SetupError as error:
-            _log.warning("%s runs without a CUDA graph: %s", self._where.name, error.finding)
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
@@ -221,12 +215,7 @@ def load(artifact: Artifact, device: str, threads: int | None) -> TensorRtBacken
 
 
 class TensorRtBackend:
-    """An engine, loaded, and the buffers of the sizes it has seen. Not for several threads at once.
-
-    Args:
-        artifact: What :func:`rtmo_deploy.runtime.engine_file.engine_artifact` read.
-        index: Which GPU.
-    """
+    """An engine, loaded on the GPU ``index``, and the buffers of the sizes it has seen. For one thread at a time."""
 
     name = "tensorrt"
 

@@ -31,20 +31,14 @@ _VOLTA, _TURING = "7.0", "7.5"
 class TrtVariant:
     """One of the two packages, and what it can do."""
 
-    #: On the command line and in file names.
-    name: str
-    #: What is imported.
-    module: str
-    #: The extra of this project that installs it.
-    extra: str
+    name: str  #: On the command line and in file names.
+    module: str  #: What is imported.
+    extra: str  #: The extra of this project that installs it.
     #: It builds engines on a machine without a GPU; the other one builds for the GPU it finds.
     builds_without_gpu: bool
-    #: It takes plugin nodes. The RTX parser ends the process on them.
-    plugins: bool
-    #: A timing cache does something.
-    timing_cache: bool
-    #: ``--version-compatible`` and ``--hardware-compatible`` do something.
-    portable: bool
+    plugins: bool  #: It takes plugin nodes. The RTX parser ends the process on them.
+    timing_cache: bool  #: A timing cache does something.
+    portable: bool  #: ``--version-compatible`` and ``--hardware-compatible`` do something.
     #: ONNX operators that it has no kernel for, though its parser may accept them.
     no_operators: frozenset[str] = frozenset()
     #: Compute capabilities that cannot be built for, and why.
@@ -82,8 +76,7 @@ class TrtApi:
     """One of the two packages, imported."""
 
     variant: TrtVariant
-    #: The module.
-    trt: Any
+    trt: Any  #: The module.
 
     @property
     def version(self) -> str:
@@ -104,12 +97,7 @@ class TrtApi:
         return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
     def logger(self, sink: Callable[[str, str], None]) -> Any:
-        """A TensorRT logger.
-
-        Args:
-            sink: Gets each message's severity (``error``, ``warning``, ``info`` or ``verbose``) and its text, from
-                any thread.
-        """
+        """A TensorRT logger. ``sink`` gets each severity (error, warning, info, verbose) and text, from any thread."""
         trt = self.trt
 
         class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -143,9 +131,7 @@ def _installed(module: str) -> bool:
 def choose_variant(backend: str) -> TrtVariant:
     """The variant of ``auto``, ``tensorrt`` or ``tensorrt-rtx``; ``auto`` takes ``tensorrt`` where both are installed.
 
-    Raises:
-        UsageError: No such backend.
-        MissingDependencyError: It is not installed; with ``auto``, none is.
+    A UsageError where there is no such backend, a MissingDependencyError where it is not installed.
     """
     if backend == "auto":
         backend = next(iter(installed_backends()), "tensorrt")
@@ -165,12 +151,7 @@ def _require_installed(variant: TrtVariant) -> None:
 
 
 def load_api(variant: TrtVariant) -> TrtApi:
-    """Import a variant's package.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-        SetupError: It is, and its libraries cannot be loaded.
-    """
+    """Import a variant's package; a SetupError where it is not installed or its libraries cannot be loaded."""
     _require_installed(variant)
     try:
         return TrtApi(variant, importlib.import_module(variant.module))

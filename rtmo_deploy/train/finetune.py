@@ -60,7 +60,7 @@ def finetune_recipe(
     from rtmo_deploy.model.checkpoint import load_checkpoint
     from rtmo_deploy.zoo.locate import resolve_checkpoint
 
-    loaded = load_checkpoint(resolve_checkpoint(init)[0])
+    loaded = load_checkpoint(resolve_checkpoint(init))
     values = _model_values(loaded, ann, images, val_ann, val_images)
     anew = loaded.untrained or len(dataset.skeleton) != loaded.spec.num_keypoints
     lr = float(f"{(UNTRAINED_LR if loaded.untrained else TRAINED_LR) * math.sqrt(size / 16):.2g}")

@@ -51,7 +51,7 @@ def initial_checkpoint(recipe: Recipe) -> LoadedCheckpoint | None:
     section = recipe.model
     if section.init is None:
         return None
-    return load_checkpoint(resolve_checkpoint(section.init)[0], ignore_cfg=True if section.ignore_cfg else None)
+    return load_checkpoint(resolve_checkpoint(section.init), ignore_cfg=True if section.ignore_cfg else None)
 
 
 def starting_model(recipe: Recipe, skeleton: Skeleton, loaded: LoadedCheckpoint | None) -> RTMO:

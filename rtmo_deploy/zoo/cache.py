@@ -53,11 +53,7 @@ def cached_path(variant: Variant) -> Path:
 
 
 def is_offline() -> bool:
-    """Whether ``RTMO_DEPLOY_OFFLINE`` forbids the network.
-
-    Raises:
-        SetupError: The variable is set to something that is neither yes nor no.
-    """
+    """Whether ``RTMO_DEPLOY_OFFLINE`` forbids the network; SetupError where it is neither yes nor no."""
     value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
     if value not in _YES | _NO:
         raise SetupError(
@@ -69,30 +65,23 @@ def is_offline() -> bool:
 
 
 def download_url(variant: Variant) -> str:
-    """The published URL of ``variant``, or its place below the prefix in ``RTMO_DEPLOY_MIRROR``.
-
-    Raises:
-        SetupError: The mirror is not an ``http://`` or ``https://`` prefix.
-    """
+    """The published URL of ``variant``, or its place below ``RTMO_DEPLOY_MIRROR``; SetupError if that is no prefix."""
     mirror = os.environ.get(MIRROR_VARIABLE, "").strip()
     if not mirror:
         return variant.url
-    if not _is_http_prefix(mirror):
+    try:
+        parts = urlsplit(mirror)
+        _ = parts.port  # raises where it is not a number
+        is_prefix = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
+    except ValueError:
+        is_prefix = False
+    if not is_prefix:
         raise SetupError(
             "It does not hold a prefix of the form https://host/path/.",
             remedy=f"Correct or unset it; for a local folder of checkpoints, set {CACHE_VARIABLE} instead.",
             where=MIRROR_VARIABLE,
         )
     return f"{mirror.rstrip('/')}/{variant.file_name}"
-
-
-def _is_http_prefix(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        _ = parts.port  # raises where it is not a number
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname) and not (parts.query or parts.fragment)
 
 
 def without_credentials(url: str) -> str:

@@ -53,9 +53,6 @@ _MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
 def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: bool = False) -> Path:
     """The path of the checkpoint of ``variant`` in the cache, downloaded if need be.
 
-    It is checked for damage, not for forgery: 8 hex digits of its SHA-256 are published. The whole SHA-256 is recorded
-    at its first use, and a file that differs from it is refused.
-
     Args:
         variant: Which checkpoint.
         progress: Called during a download with the bytes so far and in all (None where that is not known);
@@ -69,20 +66,20 @@ def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: 
     path = cached_path(variant)
     try:
         found = _sha256(path)
-        if found and _is_whole(found, variant):
+        differs = _differs(found, variant)
+        if not differs:
             require_trusted(path, found, pinned=variant.sha256, what="The cached file")
             if not force:
                 trust(path, found, variant.url)
                 return path
         if is_offline():
             raise _offline(variant, path, found)
-        if found and not _is_whole(found, variant):
-            expected = f"{found[:8]}, expected {variant.sha256_prefix}"
-            _log.warning("%s is damaged (its SHA-256 begins with %s); it is fetched again.", path, expected)
+        if found and differs:
+            _log.warning("%s is damaged (%s); it is fetched again.", path, differs)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
             # Another process may have fetched it while this one waited.
-            if force or not _is_whole(_sha256(path), variant):
+            if force or _differs(_sha256(path), variant):
                 _download(variant, path, progress)
     except OSError as error:
         raise SetupError(
@@ -93,13 +90,16 @@ def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: 
     return path
 
 
-def _sha256(path: Path) -> str | None:
-    return sha256_of(path) if path.is_file() else None
+def _sha256(path: Path) -> str:
+    """Empty where there is no file."""
+    return sha256_of(path) if path.is_file() else ""
 
 
-def _is_whole(sha256: str | None, variant: Variant) -> bool:
-    """Whether the file is not damaged: its SHA-256 begins as published."""
-    return sha256 is not None and sha256.startswith(variant.sha256_prefix)
+def _differs(sha256: str, variant: Variant) -> str:
+    """How the SHA-256 of a damaged file differs from the published digits; nothing where it begins with them."""
+    if sha256.startswith(variant.sha256_prefix):
+        return ""
+    return f"its SHA-256 begins with {sha256[:8]}, expected {variant.sha256_prefix}"
 
 
 def _download(variant: Variant, path: Path, progress: ProgressCallback | None) -> None:
@@ -112,19 +112,19 @@ def _download(variant: Variant, path: Path, progress: ProgressCallback | None) -
     )
     transfer = _Transfer(url, part, remedy=remedy, progress=progress)
     found = _sha256(part)
-    if not _is_whole(found, variant):  # else it was whole already, and only its renaming was interrupted
+    if _differs(found, variant):  # else it was whole already, and only its renaming was interrupted
         transfer.run()
         found = _sha256(part)
-    if not _is_whole(found, variant) and transfer.joined:
+    if _differs(found, variant) and transfer.joined:
         _log.warning("%s: the parts do not fit together; fetching it again in one go.", path.name)
         part.unlink()
         transfer.run()
         found = _sha256(part)
-    if found is None or not _is_whole(found, variant):
+    if differs := _differs(found, variant):
         part.unlink(missing_ok=True)
         raise DownloadError(
-            f"What came is not the published file: its SHA-256 begins with {(found or '')[:8]}, expected "
-            f"{variant.sha256_prefix}. It was removed; a proxy or a mirror may have sent something else.",
+            f"What came is not the published file: {differs}. It was removed; a proxy or a mirror may have sent "
+            "something else.",
             remedy=remedy,
             where=without_credentials(url),
         )
@@ -137,14 +137,13 @@ def _download(variant: Variant, path: Path, progress: ProgressCallback | None) -
     trust(path, found, without_credentials(url))
 
 
-def _offline(variant: Variant, path: Path, found: str | None) -> DownloadError:
-    if found is None:
+def _offline(variant: Variant, path: Path, found: str) -> DownloadError:
+    if not found:
         finding = f"'{variant.name}' is not in the cache"
-    elif _is_whole(found, variant):
-        finding = f"'{variant.name}' is in the cache, but was asked for anew"
+    elif differs := _differs(found, variant):
+        finding = f"The cached '{variant.name}' is damaged ({differs})"
     else:
-        digits = f"its SHA-256 begins with {found[:8]}, expected {variant.sha256_prefix}"
-        finding = f"The cached '{variant.name}' is damaged ({digits})"
+        finding = f"'{variant.name}' is in the cache, but was asked for anew"
     return DownloadError(
         f"{finding}, and {OFFLINE_VARIABLE} forbids the network.",
         remedy=f"Without the network, rtmo-n works: it comes with the package. Or unset {OFFLINE_VARIABLE}, or put "
@@ -281,7 +280,5 @@ def _reason(error: requests.RequestException) -> str:
         (requests.exceptions.ConnectionError, "the server could not be reached or the connection was cut"),
         (requests.exceptions.TooManyRedirects, "the server redirected in circles"),
     )
-    return next(
-        (text for kind, text in reasons if isinstance(error, kind)),
-        f"the request failed ({type(error).__name__})",
-    )
+    found = (text for kind, text in reasons if isinstance(error, kind))
+    return next(found, f"the request failed ({type(error).__name__})")

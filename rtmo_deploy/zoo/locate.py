@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rtmo_deploy.zoo.download import ProgressCallback
-    from rtmo_deploy.zoo.records import EmbeddedModel, Variant
 
 #: Set to 1, configs inside checkpoints are not followed: the published models' settings are taken.
 IGNORE_CFG: Final = "RTMO_DEPLOY_IGNORE_CFG"
@@ -55,7 +54,7 @@ def locate_model(
     """
     path, name = Path(model), os.fspath(model)
     # os.path: a name that no file can have is none.
-    named = is_known(name) and not os.path.isfile(name)  # noqa: PTH113
+    named = not os.path.isfile(name) and is_known(name)  # noqa: PTH113
     if not named and (path.suffix or os.path.exists(name) or path.name != name):  # noqa: PTH110
         require(path, wanted, by)
         return path
@@ -65,20 +64,14 @@ def locate_model(
             remedy=f"Export it first: rtmo-deploy export {name}",
             where=name,
         )
-    return resolve_checkpoint(name, progress=progress)[0]
+    return resolve_checkpoint(name, progress=progress)
 
 
-def resolve_checkpoint(
-    name_or_path: str, *, progress: ProgressCallback | None = None
-) -> tuple[Path, Variant | EmbeddedModel | None]:
+def resolve_checkpoint(name_or_path: str, *, progress: ProgressCallback | None = None) -> Path:
     """The checkpoint that a caller means.
 
     A file of theirs, a model that comes with the package, or a published one by name, fetched if need be. A file that
     exists wins over a model of the same name; a folder does not.
-
-    Returns:
-        Its path, and its record if it was asked for by name. For a file the record is None, even if the file
-        is a published one: :func:`rtmo_deploy.zoo.cache.identify_published` tells that from its hash.
 
     Raises:
         CheckpointError: The argument is a path, and there is no file.
@@ -89,7 +82,7 @@ def resolve_checkpoint(
     path = Path(name_or_path)
     try:
         if path.is_file():
-            return path, None
+            return path
         is_something = bool(name_or_path) and path.exists()
     except OSError as error:
         raise CheckpointError(
@@ -105,7 +98,7 @@ def resolve_checkpoint(
                 remedy="Install the package again.",
                 where=embedded.path,
             )
-        return embedded.path, embedded
+        return embedded.path
     try:
         record = published(name_or_path)
     except UsageError as error:
@@ -122,4 +115,4 @@ def resolve_checkpoint(
         raise UsageError(f"'{name_or_path}' is neither a file nor a published model.", remedy=error.remedy) from None
     from rtmo_deploy.zoo.download import fetch
 
-    return fetch(record, progress=progress), record
+    return fetch(record, progress=progress)

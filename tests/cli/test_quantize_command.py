@@ -72,9 +72,7 @@ class PretendedJudge:
         self.baseline = Verdict(0.5, figures(1.0, 1.0, 0.0))
 
     def __call__(self, made):
-        from rtmo_deploy.convert.quantize.insert import count_pairs
-
-        lost = count_pairs(made) / 10
+        lost = sum(node.op_type == "QuantizeLinear" for node in made.graph.node) / 10
         return Verdict(0.5 - lost / 100, figures(max(0.0, 1 - lost / 50), 0.98, lost))
 
 

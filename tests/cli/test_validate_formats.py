@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from rtmo_deploy.artifact import DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.errors import ArtifactError, SetupError
-from rtmo_deploy.measure import engine_child, validate, validate_engine
+from rtmo_deploy.measure import validate, validate_engine
 from rtmo_deploy.runtime.contract import TensorSpec
 from rtmo_deploy.runtime.cuda import Gpu, find_gpu
 from rtmo_deploy.runtime.engine_file import sidecar_path
@@ -243,7 +243,7 @@ def test_what_becomes_of_the_process_that_loads_it(tmp_path, code, ok, said):
 
 @pytest.mark.usefixtures("installed")
 def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_child, "TIMEOUT", 0.2)
+    monkeypatch.setattr(validate_engine, "TIMEOUT", 0.2)
     write_engine(tmp_path / "m.engine")
     report = validate_engine.validate_engine(tmp_path / "m.engine", command=child("import time; time.sleep(99)"))
     assert "more than 0.2 seconds" in report.checks[-1].detail
@@ -258,10 +258,10 @@ def test_an_engine_of_other_bytes_is_never_handed_to_the_child(tmp_path, monkeyp
     def refuse(*_, **__):
         raise AssertionError("the engine was handed on")
 
-    monkeypatch.setattr(engine_child, "Child", refuse)
+    monkeypatch.setattr(validate_engine, "Child", refuse)
     assert failed_check(path)[0] == "bytes"
     with pytest.raises(ArtifactError, match="not the engine that its record"):
-        list(engine_child.child_checks(path))
+        list(validate_engine.child_checks(path))
 
 
 class Runtime:
@@ -271,18 +271,18 @@ class Runtime:
         del logger
 
     def get_engine_validity(self, header):
-        assert len(header) <= engine_child.HEADER
-        return 2, 0 if header.startswith(PLAN[:1]) else engine_child.MALFORMED
+        assert len(header) <= validate_engine.HEADER
+        return 2, 0 if header.startswith(PLAN[:1]) else validate_engine.MALFORMED
 
 
 def with_machine(monkeypatch, *, runtime=Runtime, gpu=None, version="1.7.1.116"):
     module = SimpleNamespace(__version__=version, Runtime=runtime, ILogger=object)
-    monkeypatch.setattr(engine_child, "load_api", lambda variant: TrtApi(variant, module))
-    monkeypatch.setattr(engine_child, "find_gpu", lambda: gpu or "there is none")
+    monkeypatch.setattr(validate_engine, "load_api", lambda variant: TrtApi(variant, module))
+    monkeypatch.setattr(validate_engine, "find_gpu", lambda: gpu or "there is none")
 
 
 def outcomes(path):
-    return [(check.name, check.ok, check.detail) for check in engine_child.child_checks(path)]
+    return [(check.name, check.ok, check.detail) for check in validate_engine.child_checks(path)]
 
 
 def test_without_a_gpu_the_header_is_all_that_is_looked_at(tmp_path, monkeypatch):
@@ -296,7 +296,7 @@ def test_without_a_gpu_the_header_is_all_that_is_looked_at(tmp_path, monkeypatch
     ]
     with_machine(monkeypatch, runtime=object)  # as TensorRT's, which cannot judge a header
     assert [name for name, *_ in outcomes(path)] == ["tensorrt-rtx loads it", "runs"]
-    monkeypatch.setattr(Runtime, "get_engine_validity", lambda *_: (2, engine_child.MALFORMED))
+    monkeypatch.setattr(Runtime, "get_engine_validity", lambda *_: (2, validate_engine.MALFORMED))
     with_machine(monkeypatch)
     assert outcomes(path)[0] == ("header", False, "tensorrt-rtx 1.7.1.116: its beginning is not that of an engine")
 
@@ -318,7 +318,7 @@ def test_a_package_that_cannot_be_loaded(tmp_path, monkeypatch):
     def broken(variant):
         raise SetupError(f"The package '{variant.module}' is installed and cannot be loaded: no libnvinfer")
 
-    monkeypatch.setattr(engine_child, "load_api", broken)
+    monkeypatch.setattr(validate_engine, "load_api", broken)
     (_, ok, detail), _ = outcomes(path)
     assert ok is None
     assert "no libnvinfer" in detail

@@ -31,7 +31,7 @@ DECODES = ("fixed", "onnx")
 @pytest.fixture(scope="module", params=DECODES)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("polygraphy") / "m.onnx"
-    checkpoint = load_checkpoint(resolve_checkpoint("rtmo-n")[0])
+    checkpoint = load_checkpoint(resolve_checkpoint("rtmo-n"))
     export_onnx(checkpoint, path, ExportOptions(decode=request.param), verify=False)
     return path
 

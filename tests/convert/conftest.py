@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,3 +88,32 @@ def predict() -> Callable[..., list[Poses]]:
         ]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def recorded_build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """Commands of a child process that repeats a real build of the toy network, said to be on the GPU that is given."""
+    from toy_networks import write_toy
+
+    from rtmo_deploy.child import Child
+    from rtmo_deploy.convert.trt.child import COMMAND, Job
+
+    folder = tmp_path_factory.mktemp("recorded")
+    source = write_toy(folder / "toy.onnx")
+    bounds = [(1, 3, 64, 64), (1, 3, 64, 64), (8, 3, 1280, 1280)]
+    with Child(COMMAND) as child:
+        child.send(vars(Job("tensorrt-rtx", str(source), str(folder / "plan"), [bounds])))
+        events = list(child.messages(300))
+    assert events[-1]["event"] == "done"
+
+    def command(gpu: dict[str, str] | None = None) -> list[str]:
+        told = [*events[:-1], {**events[-1], "gpu": gpu}]
+        record = folder / f"events-{gpu is not None}.json"
+        record.write_text("".join(json.dumps(event) + "\n" for event in told))
+        code = (
+            "import json, shutil, sys; job = json.loads(sys.stdin.readline()); "
+            f"shutil.copyfile({str(folder / 'plan')!r}, job['plan']); print(open({str(record)!r}).read())"
+        )
+        return [sys.executable, "-c", code]
+
+    return command

@@ -22,11 +22,13 @@ from rtmo_deploy.convert.quantize import (
     Method,
     calibrate,
     open_source,
+    quantize,
     quantize_onnx,
 )
 from rtmo_deploy.convert.quantize.calibrate import local_errors, measure_histograms, network_inputs
 from rtmo_deploy.convert.quantize.placement import candidates, place
 from rtmo_deploy.convert.quantize.ranges import quantize_weight
+from rtmo_deploy.convert.quantize.source_model import blocks_of
 from rtmo_deploy.data import People, Sample
 from rtmo_deploy.errors import ArtifactError, InputDataError, UsageError
 from rtmo_deploy.measure import compare_people, structured_images
@@ -190,11 +192,7 @@ def test_the_companion_of_a_raw_graph_goes_along(exported, tmp_path):
 
 
 def test_a_budget_that_cannot_be_met_writes_nothing(source, calibration, judge, tmp_path, monkeypatch):
-    from rtmo_deploy.convert.quantize import quantize
-
     monkeypatch.setattr(quantize, "blocks_of", lambda *args: blocks_of(*args)[:2])
-    from rtmo_deploy.convert.quantize.blocks import blocks_of
-
     worthless = replace(calibration, thresholds=dict.fromkeys(calibration.thresholds, 1e-3))
     result = quantize_onnx(source, worthless, tmp_path / "x.onnx", max_ap_drop=0, judge=judge)
     assert result.artifact is None
@@ -206,9 +204,6 @@ def test_a_budget_that_cannot_be_met_writes_nothing(source, calibration, judge, 
 
 def test_a_budget_is_met_by_giving_the_bad_layer_back(source, calibration, judge, tmp_path):
     bad = {name: 1e-3 if name == "input" else value for name, value in calibration.thresholds.items()}
-    from rtmo_deploy.convert.quantize import quantize
-    from rtmo_deploy.convert.quantize.blocks import blocks_of
-
     with pytest.MonkeyPatch.context() as patch:
         # Three blocks are enough: the stem, which is spoilt, and the two at the end.
         patch.setattr(quantize, "blocks_of", lambda *args: [blocks_of(*args)[at] for at in (0, -2, -1)])
@@ -226,6 +221,39 @@ def test_a_budget_is_met_by_giving_the_bad_layer_back(source, calibration, judge
     assert result.verdict == result.search.frontier[-1].verdict
     stem = next(node for node in onnx.load(tmp_path / "x.onnx").graph.node if node.name == "/backbone/stem/conv/Conv")
     assert stem.input[0] == "input"
+
+
+def negate(tensor):
+    tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+
+
+def shrink(tensor):
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(64), tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "tensor"),
+    [(negate, "/backbone/stem/conv/Conv weight"), (shrink, "input_scale"), (None, "")],
+    ids=["weight", "scale", "sound"],
+)
+def test_one_wrong_weight_or_scale_is_not_written(source, calibration, judge, tmp_path, monkeypatch, spoil, tensor):
+    # One block in 8 bits, which has nothing to revert: the fault stays, and the judge must see it.
+    real_blocks, real_insert = quantize.blocks_of, quantize.insert
+    monkeypatch.setattr(quantize, "blocks_of", lambda *args: real_blocks(*args)[:1])
+
+    def faulty(*args):
+        made = real_insert(*args)
+        if spoil is not None:
+            stem = next(node for node in made.graph.node if node.name == "/backbone/stem/conv/Conv")
+            held = next(node for node in made.graph.node if node.output[0] == stem.input[1])
+            name = held.input[0] if "weight" in tensor else tensor
+            spoil(next(one for one in made.graph.initializer if one.name == name))
+        return made
+
+    monkeypatch.setattr(quantize, "insert", faulty)
+    output = tmp_path / "x.onnx"
+    result = quantize_onnx(source, calibration, output, max_ap_drop=0.2, judge=judge)
+    assert result.search.met is (result.artifact is not None) is output.exists() is (spoil is None)
 
 
 def test_what_makes_no_sense(source, calibration, tmp_path):
@@ -249,7 +277,12 @@ def test_a_calibration_of_another_model_is_refused(source, calibration, tmp_path
 
 
 def test_a_cache_is_used_for_what_it_was_made_of_and_nothing_else(source, tmp_path):
-    def measured(about=source, scenes=None, method=Method.MINMAX):
+    model = small_net()
+    view = GraphView(model.graph)
+    artifact = replace(source.artifact, input=InputContract(32, 32))
+    small = replace(source, model=model, artifact=artifact, view=view, placement=place(view, candidates(view)))
+
+    def measured(about=small, scenes=None, method=Method.MINMAX):
         scenes = scenes or Scenes(1)
         made = calibrate(about, scenes, cache=tmp_path, method=method, threads=1)
         return made, scenes.reads == 0
@@ -259,7 +292,7 @@ def test_a_cache_is_used_for_what_it_was_made_of_and_nothing_else(source, tmp_pa
     assert measured() == (first, True)
     assert not measured(scenes=Scenes(2))[1]
     assert not measured(method=Method.PERCENTILE)[1]
-    assert not measured(about=replace(source, sha256="1" * 64))[1]
+    assert not measured(about=replace(small, sha256="1" * 64))[1]
     files = list(tmp_path.iterdir())
     assert len(files) == 4
     # A file under the right name that is edited, or of something else, is measured anew and replaced.

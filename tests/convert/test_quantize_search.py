@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rtmo_deploy.convert.quantize.blocks import Block
 from rtmo_deploy.convert.quantize.judge import Verdict
 from rtmo_deploy.convert.quantize.search import search
+from rtmo_deploy.convert.quantize.source_model import Block
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure import Figures
 

@@ -18,9 +18,7 @@ from toy_networks import describe, toy, write_toy
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.convert.trt import BuildOptions, build_engine
-from rtmo_deploy.convert.trt.build import build_planned
 from rtmo_deploy.convert.trt.child import make_monitor
-from rtmo_deploy.convert.trt.plan import plan_build
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
@@ -153,7 +151,7 @@ def test_rtmo_n_builds_with_everything_at_its_default(exported, tmp_path, mode, 
         assert sha256_of(tmp_path / companion.name) == companion.sha256
 
 
-def test_a_companion_of_another_model_is_not_overwritten(tmp_path):
+def test_a_companion_of_another_model_is_not_overwritten(tmp_path, recorded_build):
     # The raw model's second file goes with the engine; another one of that name is somebody's.
     from dataclasses import replace
 
@@ -174,7 +172,7 @@ def test_a_companion_of_another_model_is_not_overwritten(tmp_path):
         build_engine(source, other / "a.engine", RTX)
     assert files(other) == ["toy.dcc.onnx"]
     (other / "toy.dcc.onnx").unlink()
-    build_engine(source, other / "a.engine", RTX)
+    build_engine(source, other / "a.engine", RTX, command=recorded_build())
     assert (other / "toy.dcc.onnx").read_bytes() == b"dcc"
 
 
@@ -211,9 +209,8 @@ CRASH = "import sys, os, json; j = json.loads(sys.stdin.readline()); open(j['pla
 def test_a_crash_leaves_nothing_and_touches_nothing(tmp_path, code, kind):
     source, output = write_toy(tmp_path / "toy.onnx"), tmp_path / "old.engine"
     output.write_bytes(b"the old engine")
-    plan = plan_build(source, output, RTX)
     with pytest.raises(kind):
-        build_planned(plan, RTX, command=[sys.executable, "-c", CRASH + code])
+        build_engine(source, output, RTX, command=[sys.executable, "-c", CRASH + code])
     assert files(tmp_path) == ["old.engine", "toy.onnx"]
     assert output.read_bytes() == b"the old engine"
 
@@ -222,17 +219,13 @@ def test_a_timeout_leaves_nothing(tmp_path):
     source = write_toy(tmp_path / "toy.onnx")
     options = rtx(timeout=0.5)
     with pytest.raises(SetupError, match=r"more than 0\.5 seconds"):
-        build_planned(
-            plan_build(source, None, options),
-            options,
-            command=[sys.executable, "-c", CRASH + "import time; time.sleep(99)"],
-        )
+        build_engine(source, None, options, command=[sys.executable, "-c", CRASH + "import time; time.sleep(99)"])
     assert files(tmp_path) == ["toy.onnx"]
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, recorded_build):
     source, output = write_toy(tmp_path / "toy.onnx"), tmp_path / "out" / "a.engine"
-    real = Path.write_text
+    command, real = recorded_build(), Path.write_text
 
     def full(self, text, *args, **kwargs):
         if self.suffix == ".part":
@@ -241,12 +234,12 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(SetupError, match="No space left"):
-        build_engine(source, output, RTX)
+        build_engine(source, output, RTX, command=command)
     assert files(output.parent) == []
 
 
 @pytest.mark.parametrize("which", ["engine", "record"])
-def test_a_file_that_cannot_take_its_place_takes_the_other_with_it(tmp_path, monkeypatch, which):
+def test_a_file_that_cannot_take_its_place_takes_the_other_with_it(tmp_path, monkeypatch, recorded_build, which):
     source, output = write_toy(tmp_path / "toy.onnx"), tmp_path / "out" / "a.engine"
     refused = output if which == "engine" else output.with_name("a.engine.json")
     real = Path.replace
@@ -258,7 +251,7 @@ def test_a_file_that_cannot_take_its_place_takes_the_other_with_it(tmp_path, mon
 
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(SetupError, match="No space left"):
-        build_engine(source, output, RTX)
+        build_engine(source, output, RTX, command=recorded_build())
     assert files(output.parent) == []
 
 
@@ -270,17 +263,17 @@ def test_a_full_disk_in_the_child_is_told(tmp_path):
         "child._build = full\nsys.exit(child.main())"
     )
     with pytest.raises(SetupError, match="could not be written: No space left on device"):
-        build_planned(plan_build(source, None, RTX), RTX, command=[sys.executable, "-c", code])
+        build_engine(source, None, RTX, command=[sys.executable, "-c", code])
     assert files(tmp_path) == ["toy.onnx"]
 
 
-def test_an_output_that_cannot_be_written(tmp_path):
+def test_an_output_that_cannot_be_written(tmp_path, recorded_build):
     source = write_toy(tmp_path / "toy.onnx")
     with pytest.raises(SetupError, match="Nothing can be written beside it"):
         build_engine(source, source / "below" / "a.engine", RTX)
     (tmp_path / "a.engine").mkdir()
     with pytest.raises(SetupError):
-        build_engine(source, tmp_path / "a.engine", RTX)
+        build_engine(source, tmp_path / "a.engine", RTX, command=recorded_build())
     assert files(tmp_path) == ["a.engine", "toy.onnx"]
 
 
@@ -299,14 +292,13 @@ child.main()
 BUILD = """
 import sys
 from pathlib import Path
-from rtmo_deploy.convert.trt.build import build_planned, plan_build
+from rtmo_deploy.convert.trt.build import build_engine
 from rtmo_deploy.convert.trt.options import BuildOptions
 def tell(text):
     if text == "building":
         print("building", flush=True)
 options = BuildOptions(backend="tensorrt-rtx")
-plan = plan_build(Path(sys.argv[1]), None, options)
-build_planned(plan, options, progress=tell, command=[sys.executable, "-c", sys.argv[2]])
+build_engine(Path(sys.argv[1]), None, options, progress=tell, command=[sys.executable, "-c", sys.argv[2]])
 """
 
 
@@ -336,8 +328,8 @@ def test_tensorrt_without_a_gpu_or_a_package_is_a_setup_error(tmp_path):
     assert files(tmp_path) == ["toy.onnx"]
 
 
-def test_the_record_is_plain_json(tmp_path):
-    build_engine(write_toy(tmp_path / "toy.onnx"), None, RTX)
+def test_the_record_is_plain_json(tmp_path, recorded_build):
+    build_engine(write_toy(tmp_path / "toy.onnx"), None, RTX, command=recorded_build())
     document = json.loads((tmp_path / "toy.fp32.tensorrt-rtx.engine.json").read_text())
     assert document["schema_version"] == 1
     assert set(document) == {

@@ -13,9 +13,8 @@ from toy_networks import describe, toy, write_toy
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
 from rtmo_deploy.convert.trt import BuildOptions
-from rtmo_deploy.convert.trt.chain import plan_chain
 from rtmo_deploy.convert.trt.options import make_profiles
-from rtmo_deploy.convert.trt.plan import check_graph, default_output, plan_build
+from rtmo_deploy.convert.trt.plan import check_graph, default_output, plan_build, plan_chain
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime.engine_file import Profile, Shape
@@ -78,7 +77,7 @@ shape = st.builds(Shape, st.integers(1, 64), side, side)
 def test_a_profile_is_always_in_order_or_refused(height, width, least, usual, most):
     options = BuildOptions(min=tuple(least), opt=tuple(usual), max=tuple(most))
     given_shapes = [*least, *usual, *most]
-    if any(a > b for one, two in pairwise(given_shapes) for a, b in zip(one.sides(), two.sides(), strict=True)):
+    if any(a > b for one, two in pairwise(given_shapes) for a, b in zip(one, two, strict=True)):
         with pytest.raises(UsageError, match="is larger than"):
             make_profiles(options, InputContract(height, width))
         return

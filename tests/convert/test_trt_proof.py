@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +12,13 @@ from toy_networks import write_toy
 
 from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
 from rtmo_deploy.convert.trt import BuildOptions, build_engine, proof
-from rtmo_deploy.convert.trt.build import build_planned
-from rtmo_deploy.convert.trt.plan import plan_build
-from rtmo_deploy.convert.trt.proof import find_reference, prove_engine
+from rtmo_deploy.convert.trt.proof import prove_engine
 from rtmo_deploy.errors import ParityError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.agreement import ImageSource, Side
 from rtmo_deploy.runtime.engine_file import read_record
+from rtmo_deploy.runtime.model_files import find_checkpoint
 from rtmo_deploy.runtime.trt_api import installed_backends
 from rtmo_deploy.zoo import COCO_17, EMBEDDED
 
@@ -84,7 +82,7 @@ def opened(monkeypatch):
 
 
 def prove():
-    return prove_engine(Path("a.engine"), Path("a.pth"), pictures=ImageSource.synthetic(3))
+    return prove_engine(Path("a.engine"), Path("a.pth"), images=ImageSource.synthetic(3))
 
 
 def test_an_engine_that_does_the_same_passes(opened):
@@ -153,35 +151,26 @@ def test_the_reference_is_the_checkpoint_that_lies_beside(tmp_path):
     torch.save({"weights": 1}, checkpoint)
     artifact = side(str(model), Kind.ONNX, Made()).artifact
     artifact = replace(artifact, parents=(Parent("a.pth", sha256_of(checkpoint)),))
-    assert find_reference(artifact) == checkpoint
+    assert find_checkpoint(artifact) == checkpoint
     torch.save({"weights": 2}, checkpoint)
-    assert find_reference(artifact) == model
+    assert find_checkpoint(artifact) is None
     checkpoint.unlink()
-    assert find_reference(artifact) == model
+    assert find_checkpoint(artifact) is None
 
 
 def test_the_embedded_checkpoint_is_found(tmp_path):
     embedded = EMBEDDED["rtmo-n"].path
     artifact = side(str(tmp_path / "a.onnx"), Kind.ONNX, Made()).artifact
     artifact = replace(artifact, parents=(Parent(embedded.name, sha256_of(embedded)),))
-    assert find_reference(artifact) == embedded
+    assert find_checkpoint(artifact) == embedded
     artifact = replace(artifact, parents=(Parent(embedded.name, "0" * 64),))
-    assert find_reference(artifact) == artifact.path
+    assert find_checkpoint(artifact) is None
 
 
 rtx = pytest.mark.skipif("tensorrt-rtx" not in installed_backends(), reason="needs tensorrt_rtx")
 RTX = BuildOptions(backend="tensorrt-rtx")
-#: The real child process, which believes that there is a GPU.
-WITH_GPU = [
-    sys.executable,
-    "-c",
-    (
-        "import sys; from rtmo_deploy.convert.trt import child; from rtmo_deploy.runtime.cuda import Gpu\n"
-        "child.find_gpu = lambda: Gpu(0, 'NVIDIA Made-up', '8.9', '12.8')\n"
-        "child._inspect = lambda *_: None\n"
-        "sys.exit(child.main())"
-    ),
-]
+#: What a build's child says of the GPU that it found.
+GPU = {"index": 0, "name": "NVIDIA Made-up", "compute_capability": "8.9", "cuda_driver": "12.8"}
 
 
 def _names(folder):
@@ -189,7 +178,7 @@ def _names(folder):
 
 
 @rtx
-def test_an_engine_is_proven_before_it_is_put_where_it_was_asked_for(tmp_path, monkeypatch, opened):
+def test_an_engine_is_proven_before_it_is_put_where_it_was_asked_for(tmp_path, monkeypatch, opened, recorded_build):
     source, seen = write_toy(tmp_path / "toy.onnx"), []
 
     def prove_it(engine, reference, *, device, progress):
@@ -197,8 +186,7 @@ def test_an_engine_is_proven_before_it_is_put_where_it_was_asked_for(tmp_path, m
         return prove()
 
     monkeypatch.setattr(proof, "prove_engine", prove_it)
-    plan = plan_build(source, tmp_path / "a.engine", RTX)
-    result = build_planned(plan, RTX, reference=tmp_path / "a.pth", command=WITH_GPU)
+    result = build_engine(source, tmp_path / "a.engine", RTX, reference=tmp_path / "a.pth", command=recorded_build(GPU))
     ((name, reference, device, beside, whole),) = seen
     assert (name, reference, device, whole) == ("a.engine", tmp_path / "a.pth", "cuda:0", True)
     assert "a.engine" not in beside
@@ -211,32 +199,29 @@ def test_an_engine_is_proven_before_it_is_put_where_it_was_asked_for(tmp_path, m
 
 
 @rtx
-def test_an_engine_that_fails_is_not_written(tmp_path, opened):
+def test_an_engine_that_fails_is_not_written(tmp_path, opened, recorded_build):
     source, old = write_toy(tmp_path / "toy.onnx"), tmp_path / "a.engine"
     old.write_bytes(b"the old engine")
     opened["engine"] = _moved
     with pytest.raises(ParityError):
-        build_planned(plan_build(source, old, RTX), RTX, reference=tmp_path / "a.pth", command=WITH_GPU)
+        build_engine(source, old, RTX, reference=tmp_path / "a.pth", command=recorded_build(GPU))
     assert _names(tmp_path) == ["a.engine", "toy.onnx"]
     assert old.read_bytes() == b"the old engine"
 
 
 @rtx
 @pytest.mark.parametrize(
-    ("command", "targets", "asked", "why"),
+    ("gpu", "targets", "asked", "why"),
     [
         (None, (), True, "there is no GPU here to run it"),
-        (WITH_GPU, ("12.0",), True, "it is built for other GPUs than the NVIDIA Made-up that is here"),
-        (WITH_GPU, (), False, "nobody asked for it"),
+        (GPU, ("12.0",), True, "it is built for other GPUs than the NVIDIA Made-up that is here"),
+        (GPU, (), False, "nobody asked for it"),
     ],
 )
-def test_an_engine_that_was_not_run_says_so(tmp_path, command, targets, asked, why):
+def test_an_engine_that_was_not_run_says_so(tmp_path, recorded_build, gpu, targets, asked, why):
     source, options = write_toy(tmp_path / "toy.onnx"), replace(RTX, targets=targets)
-    plan = plan_build(source, None, options)
-    if command is None and _has_gpu():
-        pytest.skip("there is a GPU")
     reference = tmp_path / "a.pth" if asked else None
-    result = build_planned(plan, options, reference=reference, command=command)
+    result = build_engine(source, None, options, reference=reference, command=recorded_build(gpu))
     assert result.proof is None
     assert f"The people it finds were not compared: {why}." in result.record.notes
     assert "parity" not in (result.record.artifact.verified or {})
@@ -252,7 +237,8 @@ def _has_gpu():
 @pytest.mark.skipif(not _has_gpu(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_on_a_gpu_the_sample_model_is_proven(tmp_path, precision):
-    from rtmo_deploy.convert.trt.chain import make_onnx, plan_chain
+    from rtmo_deploy.convert.trt.chain import make_onnx
+    from rtmo_deploy.convert.trt.plan import plan_chain
     from rtmo_deploy.runtime.estimator import locate_model, read_artifact
 
     checkpoint, options = locate_model("rtmo-n"), BuildOptions(precision=precision)

@@ -65,7 +65,7 @@ def test_the_synthetic_set_is_apart_from_the_sample_models_data():
 def test_the_synthetic_set_is_drawn():
     pictures = open_set("synthetic", 2)
     record = read_record("synthetic")
-    drawn = SyntheticPeople(2, seed=record.seed, options=SyntheticOptions(**dict(record.options)))
+    drawn = SyntheticPeople(2, seed=record.seed, options=SyntheticOptions(**record.options))
     assert pictures.names == ["synthetic-0", "synthetic-1"]
     for index in range(2):
         np.testing.assert_array_equal(pictures.read(index), drawn[index].image)
@@ -205,5 +205,5 @@ def test_damaged_records(change):
     rule = {key: value for key, value in GOOD.items() if key not in ("seed", "options")}
     rule |= {"source": "annotations", "annotations": "a.json", "rule": RULE}
     assert parse_record(json.dumps(rule), where="x").annotations == "a.json"
-    with pytest.raises(InputDataError, match="none that is known"):
+    with pytest.raises(InputDataError, match="damaged: Input should be 'evenly spaced"):
         parse_record(json.dumps(rule | {"rule": "the nicest"}), where="x")

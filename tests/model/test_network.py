@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from rtmo_deploy.errors import UsageError
+from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.model import RTMO, NetworkSpec, recognise
 from rtmo_deploy.model.head import grid_priors
-from rtmo_deploy.model.spec import UnrecognisedStateDictError
 from rtmo_deploy.zoo import ARCHITECTURES
 
 DATA = Path(__file__).parent.parent / "data" / "golden"
@@ -276,5 +275,5 @@ def test_own_widths_are_solved(spec: NetworkSpec) -> None:
 def test_widths_that_no_factor_gives_are_refused() -> None:
     shapes = {key: tuple(t.shape) for key, t in on_meta(NetworkSpec(0.33, 0.5, 17)).state_dict().items()}
     shapes["backbone.stage2.0.conv.weight"] = (130, 64, 3, 3)
-    with pytest.raises(UnrecognisedStateDictError, match="fit no one factor"):
+    with pytest.raises(CheckpointError, match="fit no one factor"):
         recognise(shapes)

@@ -350,10 +350,9 @@ def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
     for path in (official(tmp_path / "x.pth", state), tmp_path / "x.safetensors"):
         with pytest.raises(CheckpointError, match=r"3 weights .* 2 tensors, .*'backbone.stem.bn.running_mean'"):
             read_checkpoint(path)
-        assert set(read_checkpoint(path, allow_non_finite=True).tensors) == set(state)
-    with pytest.raises(CheckpointError, match=r"somewhere.pth: 3 weights"):
-        check_finite(state, tmp_path / "somewhere.pth")
-    check_finite(weights(), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="3 weights"):
+        check_finite(state)
+    check_finite(weights())
 
 
 def test_a_double_beyond_float32_is_not_finite(tmp_path: Path) -> None:
@@ -504,7 +503,7 @@ def test_a_file_that_cannot_be_read(
     def refuse(*_args: object, **_options: object) -> None:
         raise error
 
-    monkeypatch.setattr("rtmo_deploy.model.files.open_regular", refuse)
+    monkeypatch.setattr("rtmo_deploy.model.reader.open_regular", refuse)
     with pytest.raises(SetupError, match=expected):
         read_checkpoint(path)
 

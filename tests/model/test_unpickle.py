@@ -358,7 +358,7 @@ def test_a_stand_in_is_not_taken_for_a_weight(name: str, kind: str, tmp_path: Pa
 
 def test_a_stand_in_can_be_a_key_and_take_items() -> None:
     code = b"}" + HARMLESS["a config"] + b"Ns" + tupled(number(1), text("a")) + b"Ns."
-    value, _ = interpret(io.BytesIO(code), "x")  # type: ignore[arg-type]
+    value, _ = interpret(io.BytesIO(code))
     assert [type(key) for key in value] == [Inert, tuple]
 
 
@@ -441,7 +441,7 @@ BOMBS: dict[str, tuple[str, bytes]] = {
     "memo at four billion": ("not a checkpoint's dictionary", b"Nr\xff\xff\xff\xff"),
     "instructions without end": ("instructions", b"N0" * 1_600_000),
     "name without end": ("no end", b"c" + b"o" * 5000),
-    "stack underflow": ("do not fit", b"R"),
+    "stack underflow": ("more values than it made", b"R"),
     "tuple underflow": ("more values than it made", b"N\x87"),
     "mark underflow": ("do not fit", b"Nt"),
     "memo underflow": ("do not fit", b"h\x07"),
@@ -503,10 +503,7 @@ def test_numpy_scalars_become_numbers() -> None:
         kind = called(named("numpy", "dtype"), text(code), b"\x89", b"\x88")
         kind += tupled(number(3), text(order), b"N", b"N", b"N") + b"b"
         value, _ = interpret(
-            io.BytesIO(
-                called(named("numpy._core.multiarray", "scalar"), kind, b"C" + bytes([len(data)]) + data) + b"."
-            ),
-            "x",  # type: ignore[arg-type]
+            io.BytesIO(called(named("numpy._core.multiarray", "scalar"), kind, b"C" + bytes([len(data)]) + data) + b".")
         )
         return value
 
@@ -533,7 +530,7 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join), st.binary(max_size=8))
 def test_no_program_gets_any_other_error_out(program: bytes, tail: bytes) -> None:
     try:
-        value, storages = interpret(io.BytesIO(program + tail + b"."), "x")  # type: ignore[arg-type]
+        value, storages = interpret(io.BytesIO(program + tail + b"."))
     except CheckpointError:
         return
     assert isinstance(storages, dict)

@@ -128,7 +128,7 @@ CLASSES = {
 }
 DRIVERS = (
     "convert/trt/child.py",
-    "measure/engine_child.py",
+    "measure/validate_engine.py",
     "runtime/tensorrt_backend.py",
     "runtime/trt_api.py",
 )

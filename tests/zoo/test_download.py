@@ -605,18 +605,16 @@ class TestResolve:
 
     @pytest.mark.parametrize("name", ["toy", "TOY-body7"])
     def test_a_name_is_fetched(self, name):
-        path, record = resolve_checkpoint(name)
-        assert path.read_bytes() == PAYLOAD
-        assert record is self.record
+        assert resolve_checkpoint(name).read_bytes() == PAYLOAD
 
     def test_a_file_wins_over_a_name(self, server):
         Path("toy").write_bytes(b"mine")
-        assert resolve_checkpoint("toy") == (Path("toy"), None)
+        assert resolve_checkpoint("toy") == Path("toy")
         assert not server.requests
 
     def test_a_folder_does_not(self):
         Path("toy").mkdir()
-        assert resolve_checkpoint("toy")[1] is self.record
+        assert resolve_checkpoint("toy").read_bytes() == PAYLOAD
 
     @pytest.mark.parametrize("name", ["nope.pth", "./toys", "runs/toy", "runs\\toy"])
     def test_a_path_to_nothing(self, name):
@@ -643,15 +641,14 @@ class TestResolve:
     def test_a_model_that_comes_with_the_package(self, tmp_path, monkeypatch):
         toy = EmbeddedModel("rtmo-n", architecture("rtmo-n"), COCO_17, "toys", ap=0.5, ap50=0.7)
         monkeypatch.setitem(EMBEDDED, "rtmo-n", toy)
-        path, record = resolve_checkpoint("RTMO-n")
-        assert record is EMBEDDED["rtmo-n"]
-        assert path == record.path
+        path = resolve_checkpoint("RTMO-n")
+        assert path == EMBEDDED["rtmo-n"].path
         assert path.parent.parent == Path(rtmo_deploy.zoo.__file__).parent
         with pytest.raises(UsageError, match="comes with the package"):
             published("rtmo-n")
         monkeypatch.chdir(tmp_path)
         (tmp_path / "rtmo-n").write_bytes(b"mine")
-        assert resolve_checkpoint("rtmo-n") == (Path("rtmo-n"), None)
+        assert resolve_checkpoint("rtmo-n") == Path("rtmo-n")
 
     def test_a_packed_model_that_was_changed(self, monkeypatch):
         monkeypatch.setitem(EMBEDDED, "rtmo-n", replace(EMBEDDED["rtmo-n"], sha256="0" * 64))

@@ -32,7 +32,7 @@ def test_it_is_small_and_what_the_record_says() -> None:
     assert loaded.input_hw == RECORD.architecture.input_hw
     assert loaded.skeleton == RECORD.skeleton
     assert loaded.contents.stored_dtype == "float16"
-    assert resolve_checkpoint("rtmo-n") == (RECORD.path, RECORD)
+    assert resolve_checkpoint("rtmo-n") == RECORD.path
 
 
 def test_the_card_has_the_records_figures() -> None:

@@ -2,7 +2,8 @@
 
 The precision is in the graph: whatever builds or runs it, TensorRT, OpenVINO or ONNX Runtime, sees the same 8-bit
 tensors with the same scales. :func:`open_source` reads the model, :func:`calibrate` measures it on images,
-:func:`quantize_onnx` makes the INT8 model; :mod:`~rtmo_deploy.convert.quantize.rules` says what is quantised and why.
+:func:`quantize_onnx` makes the INT8 model; :mod:`~rtmo_deploy.convert.quantize.placement` says what is
+quantised and why.
 """
 
 from rtmo_deploy.convert.quantize.calibrate import DEFAULT_METHOD, calibrate

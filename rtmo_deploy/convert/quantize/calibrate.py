@@ -9,6 +9,7 @@ take one image at a time and fixed memory, whatever their number.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,9 +80,11 @@ def calibrate(
         percentile=PERCENTILE if method is Method.PERCENTILE else 0.0,
     )
     path = None if cache is None else cache / f"{about.key()}.json"
-    known = None if path is None else _known(path, about, source.placement)
-    if known is not None:
-        return known
+    if path is not None and path.is_file():
+        with contextlib.suppress(RtmoDeployError):  # damaged
+            known = Calibration.load(path)
+            if known.source.key() == about.key() and known.thresholds.keys() >= source.placement.edges.keys():
+                return known
     skipped: list[tuple[str, str]] = []
     inputs = network_inputs(images, contract, skipped, "measuring ranges", progress)
     histograms = measure_histograms(source.model, source.placement, inputs, where=source.path, threads=threads)
@@ -92,17 +95,6 @@ def calibrate(
     if path is not None:
         made.save(path)
     return made
-
-
-def _known(path: Path, about: Source, placement: Placement) -> Calibration | None:
-    """What a file of the cache holds, if it is what it should be."""
-    if not path.is_file():
-        return None
-    try:
-        known = Calibration.load(path)
-    except RtmoDeployError:  # damaged
-        return None
-    return known if known.source.key() == about.key() and known.thresholds.keys() >= placement.edges.keys() else None
 
 
 def network_inputs(
@@ -180,9 +172,8 @@ def local_errors(
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
     """What 8 bits do to each convolution, its input being the float32 model's.
 
-    Returns:
-        By the convolution's name: what to add to its bias, one number an output channel (mean of the float32 output
-        minus mean of the 8-bit one); and its signal-to-noise ratio in dB.
+    Two tables by the convolution's name: what to add to its bias, one number an output channel (mean of the float32
+    output minus mean of the 8-bit one); and its signal-to-noise ratio in dB.
     """
     probe, outputs = _probe(model, placement, thresholds)
     session = open_session(probe.SerializeToString(), threads=threads, where=where, config=EXACT)

@@ -110,8 +110,3 @@ def _correct_bias(view: GraphView, at: int, shift: NDArray[np.float32], added: A
         node.input[2] = corrected
     else:
         node.input.append(corrected)
-
-
-def count_pairs(model: onnx.ModelProto) -> int:
-    """Q/DQ pairs on activations."""
-    return sum(node.op_type == "QuantizeLinear" for node in model.graph.node)

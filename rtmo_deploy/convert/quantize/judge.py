@@ -42,15 +42,10 @@ _JSON: Final = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a model is worth.
+    """What a model is worth."""
 
-    Attributes:
-        ap: AP, 0 to 1; None where the images have no annotations that fit the model, or nobody to find.
-        against_fp32: How far its detections are from the float32 model's, in pixels of the original image.
-    """
-
-    ap: float | None
-    against_fp32: Figures
+    ap: float | None  #: 0 to 1; None where the images have no annotations that fit the model, or nobody to find.
+    against_fp32: Figures  #: How far its detections are from the float32 model's, in pixels of the original image.
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

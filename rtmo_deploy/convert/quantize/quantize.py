@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion, write_companion
-from rtmo_deploy.convert.quantize.blocks import blocks_of
-from rtmo_deploy.convert.quantize.insert import count_pairs, insert
+from rtmo_deploy.artifact import Artifact, read_companion, refuse_companion, write_companion
+from rtmo_deploy.convert.quantize.insert import insert
 from rtmo_deploy.convert.quantize.placement import place
 from rtmo_deploy.convert.quantize.search import SearchResult, search
-from rtmo_deploy.convert.step import write_metadata
+from rtmo_deploy.convert.quantize.source_model import blocks_of
+from rtmo_deploy.convert.step import derived, write_bytes, write_metadata
 from rtmo_deploy.errors import ArtifactError, UsageError
-from rtmo_deploy.files import atomic_write
 from rtmo_deploy.measure import validate_model
 
 if TYPE_CHECKING:
@@ -23,10 +22,9 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from rtmo_deploy.convert.quantize.blocks import MacCount
     from rtmo_deploy.convert.quantize.judge import Judge, Verdict
     from rtmo_deploy.convert.quantize.record import Calibration
-    from rtmo_deploy.convert.quantize.source_model import SourceModel
+    from rtmo_deploy.convert.quantize.source_model import MacCount, SourceModel
 
 #: Largest loss of AP that is a budget. A larger number was meant as points of 100, and would bound nothing.
 LARGEST_DROP: Final = 0.2
@@ -85,11 +83,7 @@ class QuantizeResult:
 
 
 def require_budget(max_ap_drop: float | None) -> None:
-    """Refuse a loss of AP that is no budget.
-
-    Raises:
-        UsageError: It is outside 0 to :data:`LARGEST_DROP`.
-    """
+    """Raise a UsageError for a loss of AP that is no budget, outside 0 to :data:`LARGEST_DROP`."""
     if max_ap_drop is not None and not 0 <= max_ap_drop <= LARGEST_DROP:
         raise UsageError(
             f"An AP budget of {max_ap_drop:g} is outside 0 to {LARGEST_DROP:g}.",
@@ -98,7 +92,7 @@ def require_budget(max_ap_drop: float | None) -> None:
 
 
 def build(
-    source: SourceModel, calibration: Calibration, layers: Collection[int], *, bias_correction: bool = True
+    source: SourceModel, calibration: Calibration, layers: Collection[int], *, bias_correction: bool
 ) -> onnx.ModelProto:
     """The model with these convolutions in 8 bits."""
     calibration.require_model(source.sha256, source.path)
@@ -154,29 +148,27 @@ def quantize_onnx(
     refuse_companion(source.artifact, output)
     blocks = blocks_of(source.view, source.placement.layers, source.macs)
 
-    def layers_of(names: Collection[str]) -> list[int]:
-        return [at for block in blocks if block.name in names for at in block.layers]
+    def model_of(names: Collection[str]) -> tuple[onnx.ModelProto, list[int]]:
+        """The model with these blocks in 8 bits, and the positions of their convolutions."""
+        layers = [at for block in blocks if block.name in names for at in block.layers]
+        return build(source, calibration, layers, bias_correction=bias_correction), layers
 
-    def model_of(names: Collection[str]) -> onnx.ModelProto:
-        return build(source, calibration, layers_of(names), bias_correction=bias_correction)
-
-    names = tuple(block.name for block in blocks)
+    names: tuple[str, ...] = tuple(block.name for block in blocks)
     found, verdict = None, None
     if judge is not None and max_ap_drop is not None:
         found = search(
-            blocks, lambda chosen: judge(model_of(chosen)), judge.baseline.ap, max_ap_drop, progress=progress
+            blocks, lambda chosen: judge(model_of(chosen)[0]), judge.baseline.ap, max_ap_drop, progress=progress
         )
         names, verdict = found.chosen.blocks, found.chosen.verdict
-    model = model_of(names)
+    model, layers = model_of(names)
     if judge is not None and verdict is None:
         verdict = judge(model, progress=progress)
-    layers = layers_of(names)
     result = QuantizeResult(
         artifact=None,
         macs=source.macs,
         int8_macs=source.macs.of(layers),
         layers=len(layers),
-        pairs=count_pairs(model),
+        pairs=sum(node.op_type == "QuantizeLinear" for node in model.graph.node),
         kept=tuple(block.name for block in blocks if block.name not in names),
         calibration=calibration,
         baseline=None if judge is None else judge.baseline,
@@ -189,8 +181,7 @@ def quantize_onnx(
     progress("writing")
     write_companion(source.artifact, companion, output)
     content = model.SerializeToString()
-    with atomic_write(output) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(output, content)
     return replace(result, artifact=artifact, size=len(content))
 
 
@@ -211,13 +202,7 @@ def _finish(
                 remedy="Nothing was written. Check the float32 model with 'rtmo-deploy validate'; calibrate it again.",
                 where=output,
             )
-    artifact = replace(
-        source.artifact,
-        path=output,
-        precision="int8",
-        parents=(Parent(source.path.name, source.sha256),),
-        versions=made_with("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
-        verified={"validation": report.to_dict(), "quantization": result.to_dict()},
-    )
+    artifact = derived(source.artifact, output, "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", precision="int8")
+    artifact = replace(artifact, verified={"validation": report.to_dict(), "quantization": result.to_dict()})
     write_metadata(model, artifact)
     return artifact

@@ -61,11 +61,7 @@ class Calibration:
     noise_db: Mapping[str, float] = field(default_factory=dict)
 
     def require_model(self, sha256: str, where: object) -> None:
-        """Refuse another model.
-
-        Raises:
-            ArtifactError: It was measured on another one, or by another version of the code.
-        """
+        """Raise an ArtifactError if it was measured on another model, or by another version of the code."""
         if self.source.model_sha256 != sha256:
             raise ArtifactError(
                 f"This calibration was measured on another model (SHA-256 {self.source.model_sha256[:12]}..., "
@@ -86,11 +82,7 @@ class Calibration:
         return [{"name": name, "reason": reason} for name, reason in self.skipped]
 
     def save(self, path: Path) -> None:
-        """Write it.
-
-        Raises:
-            SetupError: It cannot be written.
-        """
+        """Write it; a SetupError where that cannot be done."""
         document = {"schema_version": SCHEMA_VERSION, **plain(self)}
         document["sha256"] = _digest(document)
         with atomic_write(path) as temporary:

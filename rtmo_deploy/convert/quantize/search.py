@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from rtmo_deploy.convert.quantize.blocks import Block
     from rtmo_deploy.convert.quantize.judge import Verdict
+    from rtmo_deploy.convert.quantize.source_model import Block
 
 #: A block whose cost is below this share of the costliest one's is taken for free: what it costs is chance.
 NOISE = 0.02

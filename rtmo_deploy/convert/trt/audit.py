@@ -130,10 +130,8 @@ class Audit:
     """What an engine computes in."""
 
     asked: str
-    #: ``engine inspector``, ``layer table of the build log``, or the typed network.
-    how: str
-    #: ``{"convolutions": {"fp16": 70}, ...}`` of the typed network.
-    network: Mapping[str, Mapping[str, int]]
+    how: str  #: ``engine inspector``, ``layer table of the build log``, or the typed network.
+    network: Mapping[str, Mapping[str, int]]  #: ``{"convolutions": {"fp16": 70}, ...}`` of the typed network.
     #: The same of the engine's layers; ``unseen`` counts those that no layer names. Empty without a layer table.
     engine: Mapping[str, Mapping[str, int]]
     #: Layers by kind and type: of the engine where it is known, else of the network.
@@ -168,7 +166,7 @@ def audit_precision(
         operators: Operator of each named ONNX node.
         network: Layers of the typed network: ``name``, ``kind``, ``inputs`` (names), ``outputs`` (name and type).
         layers: Of the engine; empty if they are not known.
-        source: Where the engine's layers were read.
+        source: Where these were read.
         where: The file that errors name.
         weights: Shape of each named convolution's weights, ``(O, I, ...)``.
     """
@@ -181,18 +179,12 @@ def audit_precision(
     else:
         outputs = ((layer["kind"], layer["outputs"]) for layer in network)
         kinds = _kinds((kind, normal_type(made[0][1]) if made else "none") for kind, made in outputs)
-    audit = Audit(
-        asked=asked,
-        how=source if trusted else _NETWORK,
-        network=_counts(before),
-        engine=_counts(after) if trusted else {},
-        layers=kinds,
-    )
-    _judge(asked, before, audit.network, "network", where)
-    if trusted:
-        _judge(asked, after, audit.engine, "engine", where)
-        for kind in asked.split("+"):
-            _require_kept(kind, before["convolutions"], after["convolutions"], where)
+    counts = _judge(asked, before, "network", where)
+    if not trusted:
+        return Audit(asked, _NETWORK, counts, {}, kinds)
+    audit = Audit(asked, source, counts, _judge(asked, after, "engine", where), kinds)
+    for kind in asked.split("+"):
+        _require_kept(kind, before["convolutions"], after["convolutions"], where)
     return audit
 
 
@@ -265,10 +257,6 @@ def _join(types: set[str]) -> str:
     return types.copy().pop() if len(types) == 1 else "mixed " + "/".join(sorted(types))
 
 
-def _counts(types: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, int]]:
-    return {group: dict(sorted(Counter(named.values()).items())) for group, named in types.items()}
-
-
 def _kinds(layers: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     found: dict[str, Counter[str]] = {}
     for kind, dtype in layers:
@@ -276,13 +264,9 @@ def _kinds(layers: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     return {kind: dict(sorted(counts.items())) for kind, counts in sorted(found.items())}
 
 
-def _judge(
-    asked: str,
-    types: Mapping[str, Mapping[str, str]],
-    counts: Mapping[str, Mapping[str, int]],
-    what: str,
-    where: Path,
-) -> None:
+def _judge(asked: str, types: Mapping[str, Mapping[str, str]], what: str, where: Path) -> dict[str, dict[str, int]]:
+    """How many nodes of each group compute in which type; an ArtifactError if that is not what was asked for."""
+    counts = {group: dict(sorted(Counter(named.values()).items())) for group, named in types.items()}
     convolutions = counts["convolutions"]
     total = sum(convolutions.values())
     first, *around = asked.split("+")
@@ -292,7 +276,7 @@ def _judge(
     # With mixed precision, something of what is left must be in the second type.
     enough = enough and all(any(group.get(kind) for group in counts.values()) for kind in around)
     if right and enough:
-        return
+        return counts
     wrong = next((name for name, kind in types["convolutions"].items() if kind != asked), "none")
     raise ArtifactError(
         f"{asked} was asked for, and of the {total} convolutions of the {what} {right} compute in it "

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import Parent, read_companion, refuse_companion, write_companion
 from rtmo_deploy.convert.trt.audit import Audit, audit_precision, parse_inspector, parse_layer_table
+from rtmo_deploy.convert.trt.child import Job, run_child
 from rtmo_deploy.convert.trt.plan import BuildPlan, has_plugin, nodes_of, plan_build
-from rtmo_deploy.convert.trt.process import Job, run_child
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import atomic_write, sha256_of
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from rtmo_deploy.artifact import Artifact, InputContract
+    from rtmo_deploy.artifact import InputContract
     from rtmo_deploy.convert.trt.options import BuildOptions
-    from rtmo_deploy.convert.trt.process import ChildAnswer
     from rtmo_deploy.convert.trt.proof import EngineProof
-    from rtmo_deploy.runtime.engine_file import Profile, Shape
+    from rtmo_deploy.runtime.engine_file import Profile
 
 #: TensorRT's names of types that NumPy calls otherwise.
 _NUMPY_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
@@ -41,17 +40,12 @@ _NUMPY_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 class BuildResult:
     """An engine that was built."""
 
-    #: Its artifact's path is the engine.
-    record: EngineRecord
-    #: The file with the record.
-    sidecar: Path
+    record: EngineRecord  #: Its artifact's path is the engine.
+    sidecar: Path  #: The file with the record.
     audit: Audit
-    #: Of TensorRT.
-    warnings: tuple[str, ...]
-    #: Time taken in all.
-    seconds: float
-    #: Comparison on its GPU; None where it was not run.
-    proof: EngineProof | None = None
+    warnings: tuple[str, ...]  #: Of TensorRT.
+    seconds: float  #: Time taken in all.
+    proof: EngineProof | None = None  #: Comparison on its GPU; None where it was not run.
 
 
 def build_engine(
@@ -61,6 +55,7 @@ def build_engine(
     *,
     reference: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    command: Sequence[str] | None = None,
 ) -> BuildResult:
     """Build an engine, audit it, compare it with its reference where it can run, and only then write it.
 
@@ -71,6 +66,7 @@ def build_engine(
         reference: A checkpoint or an ONNX model whose detections the engine must find, if there is a GPU that it was
             built for; not compared if not given.
         progress: Gets each step.
+        command: What the child process runs; None for :mod:`rtmo_deploy.convert.trt.child`.
 
     Raises:
         ArtifactError: The model cannot be built, or the engine is not of the precision that was asked for.
@@ -78,52 +74,54 @@ def build_engine(
         UsageError: An option does not apply, or a profile lies outside the model.
         SetupError: This machine cannot build it, the build was ended from outside, or the file cannot be written.
     """
-    return build_planned(plan_build(source, output, options), options, reference=reference, progress=progress)
-
-
-def build_planned(
-    plan: BuildPlan,
-    options: BuildOptions,
-    *,
-    reference: Path | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-    command: Sequence[str] | None = None,
-) -> BuildResult:
-    """Carry out a build that :func:`plan_build` checked; ``command`` is what the child process runs."""
     started = time.monotonic()
+    plan = plan_build(source, output, options)
+    assert plan.model is not None
     if plan.problems:
         raise SetupError(plan.problems[0], remedy="--dry-run tells what would be built.")
     companion = read_companion(plan.artifact)
     refuse_companion(plan.artifact, plan.output)
-    onnx_sha256 = sha256_of(plan.source)
+    onnx_sha256 = sha256_of(source)
     with _scratch_beside(plan.output) as folder:
-        job = _job(plan, options, folder)
-        answer = run_child(job, where=plan.source, timeout=options.timeout, progress=progress, command=command)
+        job = _job(plan, options, folder, plugin=has_plugin(plan.model))
+        network, done, warnings = run_child(
+            job, where=source, timeout=options.timeout, progress=progress, command=command
+        )
         progress("auditing")
-        audit = _audit(plan, answer)
+        audit = _audit(plan.model, plan.precision, network["layers"], done, source)
         if job.timing_cache_out and options.timing_cache is not None:
             with atomic_write(options.timing_cache) as temporary:
                 shutil.copyfile(job.timing_cache_out, temporary)
         engine = Path(job.plan)
-        gpu = answer.done["gpu"]
+        gpu = done["gpu"]
+        artifact = replace(
+            plan.artifact,
+            path=plan.output,
+            kind=Kind.ENGINE,
+            input=_engine_input(plan.artifact.input, plan.profiles),
+            precision=plan.precision,
+            parents=(*plan.artifact.parents, Parent(source.name, onnx_sha256)),
+            versions={**plan.artifact.versions, plan.variant.name: done["version"]},
+            verified={"engine": f"{audit.sentence()}, by {audit.how}"},
+        )
         record = EngineRecord(
-            artifact=_artifact(plan, onnx_sha256, answer.done["version"], audit),
+            artifact=artifact,
             backend=plan.variant.name,
-            version=answer.done["version"],
+            version=done["version"],
             gpu=AHEAD_OF_TIME if gpu is None else gpu["name"],
             compute_capability=None if gpu is None else gpu["compute_capability"],
             targets=options.targets,
             profiles=plan.profiles,
-            inputs=tuple(_tensor(entry) for entry in answer.network["inputs"]),
-            outputs=tuple(_tensor(entry) for entry in answer.network["outputs"]),
+            inputs=tuple(_tensor(*entry) for entry in network["inputs"]),
+            outputs=tuple(_tensor(*entry) for entry in network["outputs"]),
             precision=audit.to_dict(),
             layers=audit.layers,
-            plugin=_plugin(answer.done["plugin_form"]),
+            plugin=_plugin(done["plugin_form"]),
             onnx_sha256=onnx_sha256,
             sha256=sha256_of(engine),
             size=engine.stat().st_size,
             options=options.to_dict(),
-            seconds=round(answer.done["seconds"], 3),
+            seconds=round(done["seconds"], 3),
             notes=plan.notes,
         )
         proof, not_run = None, _why_not_run(gpu, options)
@@ -137,11 +135,10 @@ def build_planned(
         write_companion(plan.artifact, companion, plan.output)
         _write_pair(engine, plan.output, record)
     seconds = time.monotonic() - started
-    return BuildResult(record, sidecar_path(plan.output), audit, tuple(answer.warnings), seconds, proof)
+    return BuildResult(record, sidecar_path(plan.output), audit, tuple(warnings), seconds, proof)
 
 
 def _why_not_run(gpu: Mapping[str, Any] | None, options: BuildOptions) -> str:
-    """Why an engine that was just built cannot run here; empty if it can."""
     if gpu is None:
         return "there is no GPU here to run it"
     if options.targets and gpu["compute_capability"] not in options.targets:
@@ -185,16 +182,14 @@ def _scratch_beside(output: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _job(plan: BuildPlan, options: BuildOptions, folder: Path) -> Job:
-    def whole(shape: Shape) -> tuple[int, ...]:
-        return shape.batch, 3, shape.height, shape.width
-
+def _job(plan: BuildPlan, options: BuildOptions, folder: Path, *, plugin: bool) -> Job:
     cache = options.timing_cache if plan.variant.timing_cache else None
+    bounds = [(profile.min, profile.opt, profile.max) for profile in plan.profiles]
     return Job(
         backend=plan.variant.name,
         onnx=str(plan.source),
         plan=str(folder / "plan"),
-        profiles=tuple((whole(p.min), whole(p.opt), whole(p.max)) for p in plan.profiles),
+        profiles=[[(shape.batch, 3, shape.height, shape.width) for shape in shapes] for shapes in bounds],
         targets=options.targets,
         timing_cache_in=str(cache) if cache is not None and cache.exists() else None,
         timing_cache_out=str(folder / "timing.cache") if cache is not None else None,
@@ -202,32 +197,29 @@ def _job(plan: BuildPlan, options: BuildOptions, folder: Path) -> Job:
         hardware_compatible=options.hardware_compatible,
         opt_level=options.opt_level,
         workspace=options.workspace,
-        plugin=has_plugin(plan.model),
+        plugin=plugin,
     )
 
 
-def _audit(plan: BuildPlan, answer: ChildAnswer) -> Audit:
-    source, layers = "layer table of the build log", parse_layer_table(answer.done["table"])
-    if answer.done["inspector"]:
+def _audit(
+    model: onnx.ModelProto, precision: str, network: Sequence[Mapping[str, Any]], done: Mapping[str, Any], where: Path
+) -> Audit:
+    """Audit by the engine inspector's layers, or by the build log's where no engine could be loaded."""
+    how, layers = "layer table of the build log", parse_layer_table(done["table"])
+    if done["inspector"]:
         try:
-            inspected = parse_inspector(answer.done["inspector"])
+            inspected = parse_inspector(done["inspector"])
         except ValueError as error:
             raise ArtifactError(
                 f"The engine inspector's answer cannot be read: {error}.",
                 remedy="The engine is not written; please report it with the TensorRT version.",
-                where=plan.source,
+                where=where,
             ) from error
         if inspected:
-            source, layers = "engine inspector", inspected
-    return audit_precision(
-        plan.precision,
-        {node.name: node.op_type for node in nodes_of(plan.model.graph) if node.name},
-        answer.network["layers"],
-        layers,
-        source=source,
-        where=plan.source,
-        weights=_weights_of(plan.model),
-    )
+            how, layers = "engine inspector", inspected
+    operators = {node.name: node.op_type for node in nodes_of(model.graph) if node.name}
+    weights = _weights_of(model)
+    return audit_precision(precision, operators, network, layers, source=how, where=where, weights=weights)
 
 
 def _weights_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -241,20 +233,6 @@ def _weights_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         for node in nodes_of(model.graph)
         if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in shapes
     }
-
-
-def _artifact(plan: BuildPlan, onnx_sha256: str, version: str, audit: Audit) -> Artifact:
-    versions = {**plan.artifact.versions, plan.variant.name: version}
-    return replace(
-        plan.artifact,
-        path=plan.output,
-        kind=Kind.ENGINE,
-        input=_engine_input(plan.artifact.input, plan.profiles),
-        precision=plan.precision,
-        parents=(*plan.artifact.parents, Parent(plan.source.name, onnx_sha256)),
-        versions=versions,
-        verified={"engine": f"{audit.sentence()}, by {audit.how}"},
-    )
 
 
 def _engine_input(contract: InputContract, profiles: Sequence[Profile]) -> InputContract:
@@ -273,9 +251,8 @@ def _engine_input(contract: InputContract, profiles: Sequence[Profile]) -> Input
     )
 
 
-def _tensor(entry: Sequence[Any]) -> TensorSpec:
-    name, dtype, shape = entry
-    kind = str(dtype).rpartition(".")[2]
+def _tensor(name: str, dtype: str, shape: Sequence[int]) -> TensorSpec:
+    kind = dtype.rpartition(".")[2]
     return TensorSpec(name, _NUMPY_TYPES.get(kind, kind.lower()), tuple(shape))
 
 

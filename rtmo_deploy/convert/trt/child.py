@@ -1,31 +1,136 @@
-"""The process that a build runs in: ``python -m rtmo_deploy.convert.trt.child``.
+"""A build in a process of its own, for TensorRT can crash: both ends, the parent's :func:`run_child` and the child.
 
-One line of JSON on stdin is the job, lines of JSON on stdout are events: ``progress``, ``log``, ``network``, then
-``done`` or ``failed``. When the parent is gone, the plan is removed and the process ends.
+The child is ``python -m rtmo_deploy.convert.trt.child``. One line of JSON on its stdin is the job, lines of JSON on its
+stdout are events: ``progress``, ``log``, ``network``, then ``done`` or ``failed``. When the parent is gone, the plan is
+removed and the child ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.child import end_with_parent, error_message, open_answers
-from rtmo_deploy.convert.trt.process import Job
+from rtmo_deploy.child import Child, end_with_parent, error_message, exit_name, open_answers, python_command, revived
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError, UsageError
 from rtmo_deploy.files import read_bounded
+from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.cuda import find_gpu
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, TrtApi, load_api
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+COMMAND = python_command("-m", "rtmo_deploy.convert.trt.child")
 #: Steps of a phase of the optimiser are told this far apart, seconds.
 _PAUSE = 0.2
 #: Bytes of a timing cache.
 MAX_CACHE = 2**28
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the child is asked for, in plain values; what has no comment is as in ``BuildOptions``."""
+
+    backend: str  #: ``tensorrt`` or ``tensorrt-rtx``.
+    onnx: str  #: File to parse.
+    plan: str  #: File to write the engine to.
+    profiles: Sequence[Sequence[Sequence[int]]]  #: Min, opt and max shape (B, C, H, W) of each.
+    targets: Sequence[str] = ()
+    timing_cache_in: str | None = None  #: File to read; None for a new cache.
+    timing_cache_out: str | None = None  #: File to write; None for no timing cache at all.
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    opt_level: int | None = None
+    workspace: int | None = None
+    plugin: bool = False  #: The graph holds the decode plugin.
+
+    def remove_temporaries(self) -> None:
+        """Remove the files of this job, and their folder if nothing else is in it."""
+        folder = Path(self.plan).parent
+        # Under another name, so that a thread that is about to write finds no folder any more.
+        with contextlib.suppress(OSError):
+            folder = folder.rename(folder.with_name(f"{folder.name}.gone"))
+        for name in (self.plan, self.timing_cache_out):
+            if name:
+                (folder / Path(name).name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def run_child(
+    job: Job,
+    *,
+    where: Path,
+    timeout: float | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    command: Sequence[str] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Build in a child process that may take ``timeout`` seconds; errors name the model ``where``.
+
+    Returns:
+        The parsed network: inputs, outputs and layers. What was built: version, GPU, seconds, layer table and
+        inspector's answer. TensorRT's warnings, each once.
+    """
+    network: dict[str, Any] = {}
+    done: dict[str, Any] = {}
+    warnings: list[str] = []
+    logged: list[str] = []
+    reported = ""
+    with Child(command or COMMAND) as child:
+        child.send(vars(job))
+        try:
+            for message in child.messages(timeout):
+                kind = message.pop("event", None)
+                if kind == "progress":
+                    text = str(message["text"])
+                    if message.get("done") and message.get("total", 0) > 1:
+                        text = Count(text, message["done"], message["total"])
+                    if text != reported:  # phases of the optimiser repeat
+                        reported = text
+                        progress(text)
+                elif kind == "network":
+                    network = message
+                elif kind == "log":
+                    logged.append(message["message"])
+                    if message["severity"] == "warning" and message["message"] not in warnings:
+                        warnings.append(message["message"])
+                elif kind == "failed":
+                    raise revived(message["error"], where)
+                elif kind == "done":
+                    done = message
+        except TimeoutError:
+            raise SetupError(
+                f"The build took more than {timeout:g} seconds and was ended.",
+                remedy="Give it more time (--timeout), or a lower --opt-level.",
+                where=where,
+            ) from None
+        code = child.exit()
+        if code != 0 or not done:
+            raise _crash(exit_name(code), child.last_lines(logged), job, where)
+    return network, done, warnings
+
+
+def _crash(how: str, last_lines: str, job: Job, where: Path) -> RtmoDeployError:
+    """The error of a child that ended without telling why."""
+    if how in {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}:
+        return SetupError(
+            f"The building process was ended from outside ({how}); the system does that too, when memory is short."
+            f"{last_lines}",
+            remedy="Try again with more memory, or smaller --max sizes.",
+            where=where,
+        )
+    ended = f"ended with {how}" if how.startswith("exit") else f"crashed ({how})"
+    return ArtifactError(
+        f"{job.backend} {ended} on this model.{last_lines}",
+        remedy="Nothing was written. Export it again with --decode fixed and another --opset; if it stays, please "
+        "report it.",
+        where=where,
+    )
 
 
 class _Log:
@@ -53,7 +158,7 @@ class _Log:
 def main() -> int:
     """Read a job, build, and tell."""
     tell = open_answers()
-    job = Job.from_dict(json.loads(sys.stdin.readline()))
+    job = Job(**json.loads(sys.stdin.readline()))
     end_with_parent(job.remove_temporaries)
     try:
         tell(event="done", **_build(job, tell))
@@ -90,8 +195,13 @@ def _build(job: Job, tell: Callable[..., None]) -> dict[str, Any]:
             remedy="Build where the GPU is, or use --backend tensorrt-rtx, which needs none to build.",
         )
     builder = trt.Builder(logger)
-    form, flags = _register_plugin(api) if job.plugin else (None, 0)
-    network = builder.create_network(api.network_flags() | flags)
+    form, flags = None, api.network_flags()
+    if job.plugin:
+        from rtmo_deploy.runtime.plugins import network_flags, register_plugin
+
+        form = register_plugin(trt)
+        flags |= network_flags(trt, form)
+    network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     tell(event="progress", text="parsing")
     _parse(parser, job, log)
@@ -116,14 +226,6 @@ def _build(job: Job, tell: Callable[..., None]) -> dict[str, Any]:
         "table": log.table,
         "inspector": None if isinstance(gpu, str) else _inspect(api, logger, plan, job),
     }
-
-
-def _register_plugin(api: TrtApi) -> tuple[str, int]:
-    """The form of the decode plugin that TensorRT knows now, and what a network that holds it is created with."""
-    from rtmo_deploy.runtime.plugins import network_flags, register_plugin
-
-    form = register_plugin(api.trt)
-    return form.value, network_flags(api.trt, form)
 
 
 def _parse(parser: Any, job: Job, log: _Log) -> None:

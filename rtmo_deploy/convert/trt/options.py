@@ -176,14 +176,14 @@ def _profile(low: Shape | None, opt: Shape | None, high: Shape | None, contract:
     if contract.dynamic_hw:
         smallest = (min(own[0], SIDES[0]), min(own[1], SIDES[0]))
         largest = (max(own[0], SIDES[1]), max(own[1], SIDES[1]))
-    given = [shape.sides() for shape in (low, opt, high) if shape is not None]
+    given = [shape for shape in (low, opt, high) if shape is not None]
     low = low or Shape(*map(min, zip((batches[0], *smallest), *given, strict=True)))
     high = high or Shape(*map(max, zip((batches[1], *largest), *given, strict=True)))
     if opt is None:
-        bounds = zip(low.sides(), (batches[0], *own), high.sides(), strict=True)
+        bounds = zip(low, (batches[0], *own), high, strict=True)
         opt = Shape(*(min(max(lower, side), upper) for lower, side, upper in bounds))
     for smaller, larger, names in ((low, opt, ("--min", "--opt")), (opt, high, ("--opt", "--max"))):
-        if any(a > b for a, b in zip(smaller.sides(), larger.sides(), strict=True)):
+        if any(a > b for a, b in zip(smaller, larger, strict=True)):
             raise UsageError(
                 f"{names[0]} {smaller} is larger than {names[1]} {larger}.",
                 remedy="Batch, height and width must each grow from --min over --opt to --max.",

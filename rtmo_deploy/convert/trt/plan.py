@@ -6,13 +6,14 @@ error of its optimiser, or a crash.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.options import MAX_TOPK
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime.cuda import find_gpu
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 from rtmo_deploy.runtime.plugins.kernel import PLUGIN_NAME
@@ -30,37 +31,45 @@ if TYPE_CHECKING:
     from rtmo_deploy.runtime.trt_api import TrtVariant
 
 SUFFIX = ".engine"
+CAST_TYPES = ("fp16", "bf16")
 _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _FIXED = "Export the model with: rtmo-deploy export --decode fixed"
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """A build that was checked and not begun."""
+    """The way from a model to an engine, checked and not begun."""
 
-    #: The ONNX model, and parsed.
     source: Path
-    model: onnx.ModelProto
-    artifact: Artifact
+    artifact: Artifact  #: What the source is.
+    model: onnx.ModelProto | None  #: The source, parsed; None where it is a checkpoint.
     variant: TrtVariant
-    #: What the engine will be, and be audited for.
-    precision: str
+    precision: str  #: What the engine will be, and be audited for.
     profiles: tuple[Profile, ...]
-    #: The engine's file.
-    output: Path
-    #: Why this machine cannot build it; empty if it can.
-    problems: tuple[str, ...]
-    #: What the reader should know.
-    notes: tuple[str, ...]
+    output: Path  #: The engine's file.
+    problems: tuple[str, ...]  #: Why this machine cannot build it; empty if it can.
+    notes: tuple[str, ...]  #: What the reader should know.
+    export: Literal["fixed", "raw"] | None = None  #: How a checkpoint is exported; None for an ONNX model.
+    quantise: bool = False
+    cast: str | None = None  #: ``fp16`` or ``bf16``.
+    add_plugin: bool = False
+
+    def steps(self) -> list[str]:
+        """What would be done, in order and in words."""
+        steps = {
+            f"export --decode {self.export}": self.export,
+            "quantise to int8 and judge it": self.quantise,
+            f"cast {'the rest ' if self.precision.startswith('int8') else ''}to {self.cast}": self.cast,
+            "put the decode plugin in": self.add_plugin,
+            f"build with {self.variant.name}, audit, write": True,
+        }
+        return [step for step, taken in steps.items() if taken]
 
 
 def plan_build(source: Path, output: Path | None, options: BuildOptions) -> BuildPlan:
-    """Check a build: the model, the options, the profiles, the operators, and this machine.
+    """Check the build of an ONNX model: the model, the options, the profiles, the operators, and this machine.
 
-    Args:
-        source: An ONNX model.
-        output: The engine's file; named after what it is, beside the model, if not given.
-        options: What is asked for.
+    ``output`` is the engine's file; named after what it is, beside the model, if not given.
 
     Raises:
         ArtifactError: The model is damaged, is of another precision, or holds what the backend cannot build.
@@ -74,8 +83,82 @@ def plan_build(source: Path, output: Path | None, options: BuildOptions) -> Buil
     check_graph(model, artifact, variant, targets=options.targets, where=source)
     target = output or default_output(source, precision, variant)
     require_suffix(target)
-    notes = build_notes(variant, options)
-    return BuildPlan(source, model, artifact, variant, precision, profiles, target, problems, notes)
+    return BuildPlan(
+        source, artifact, model, variant, precision, profiles, target, problems, build_notes(variant, options)
+    )
+
+
+def plan_chain(
+    source: Path,
+    artifact: Artifact,
+    output: Path | None,
+    options: BuildOptions,
+    *,
+    decode: DecodeMode | None = None,
+    around: str | None = None,
+) -> BuildPlan:
+    """Check as much as can be checked before anything is made of a checkpoint or of a model of another precision.
+
+    ``decode`` is where the graph decodes, None for where it does. ``around`` is the precision of the rest of an INT8
+    network; None for ``fp16`` where the model is quantised here, else for what it is.
+
+    Raises:
+        ArtifactError: The model cannot be built.
+        UsageError: An option does not apply, or the model was exported with another ``--decode``.
+    """
+    quantise = options.precision == "int8" and artifact.precision == "fp32"
+    cast = _target_cast(artifact.precision, options.precision, around)
+    precision = f"int8+{cast}" if cast and options.precision == "int8" else options.precision or "fp32"
+    if artifact.kind is Kind.CHECKPOINT:
+        variant, problems = settle_variant(options)
+        plan = BuildPlan(
+            source=source,
+            artifact=artifact,
+            model=None,
+            variant=variant,
+            precision=precision,
+            profiles=make_profiles(options, artifact.input),
+            output=output or default_output(source, precision, variant),
+            problems=problems,
+            notes=build_notes(variant, options),
+            export="raw" if decode is DecodeMode.RAW else "fixed",
+        )
+    elif cast or quantise:
+        plan = plan_build(source, output, replace(options, precision=None))
+        target = output or default_output(source, precision, plan.variant)
+        plan = replace(plan, precision=precision, output=target)
+    else:
+        plan = plan_build(source, output, options)
+    mode, variant = artifact.decode.mode, plan.variant
+    if decode is DecodeMode.PLUGIN and not variant.plugins:
+        raise UsageError(
+            f"--decode plugin does not apply to {variant.name}, which takes no plugins.",
+            remedy="Use --decode fixed: it finds the same detections without one.",
+            where=source,
+        )
+    if plan.export is None and decode not in {None, mode} and (decode, mode) != (DecodeMode.PLUGIN, DecodeMode.FIXED):
+        raise UsageError(
+            f"--decode {decode} was asked for, and {source.name} was exported with --decode {mode}.",
+            remedy="Leave it away, or give the checkpoint.",
+        )
+    # The plugin runs on no CPU, where the new model is judged, so it goes in afterwards.
+    if mode is DecodeMode.PLUGIN and (quantise or cast):
+        raise ArtifactError(
+            f"A model with the plugin in it cannot be {'quantised' if quantise else 'cast'}: no runtime on the CPU "
+            "could compare it with its source.",
+            remedy="Give the model with --decode fixed; --decode plugin puts the plugin in afterwards.",
+            where=source,
+        )
+    add_plugin = decode is DecodeMode.PLUGIN and mode is not DecodeMode.PLUGIN
+    return replace(plan, quantise=quantise, cast=cast, add_plugin=add_plugin)
+
+
+def _target_cast(precision: str, asked: str | None, around: str | None) -> str | None:
+    """What a model of a precision is cast to on its way to an engine; None for nothing."""
+    if asked == "int8":
+        rest = around or ("fp16" if precision == "fp32" else None)
+        return rest if rest in CAST_TYPES and precision != f"int8+{rest}" else None
+    return asked if asked in CAST_TYPES and precision == "fp32" else None
 
 
 def require_suffix(output: Path | None) -> None:
@@ -100,8 +183,7 @@ def build_notes(variant: TrtVariant, options: BuildOptions) -> tuple[str, ...]:
 def settle_variant(options: BuildOptions) -> tuple[TrtVariant, tuple[str, ...]]:
     """The backend, and why this machine cannot build with it; empty if it can. The backend's package is imported.
 
-    Raises:
-        UsageError: There is no such backend, or an option does not apply to it.
+    A UsageError where there is no such backend, or an option does not apply to it.
     """
     try:
         variant = choose_variant(options.backend)
@@ -166,8 +248,8 @@ def check_graph(
             raise _refused(
                 node, where, f"it is a plugin, and {variant.name} takes none.", f"{_FIXED}, which needs no plugin."
             )
-        count = _constant(node, 1, constants) if node.op_type == "TopK" else None
-        if count is not None and count > MAX_TOPK:
+        count = _candidates(node, constants)
+        if count > MAX_TOPK:
             raise _refused(
                 node,
                 where,
@@ -225,13 +307,14 @@ def _check_turing(model: onnx.ModelProto, artifact: Artifact, variant: TrtVarian
             )
 
 
-def _constant(node: onnx.NodeProto, index: int, constants: dict[str, onnx.TensorProto]) -> int | None:
+def _candidates(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> int:
+    """How many rows a TopK takes, if that is a constant; else 0."""
     import onnx
 
-    if len(node.input) <= index or node.input[index] not in constants:
-        return None
-    value = onnx.numpy_helper.to_array(constants[node.input[index]])
-    return int(value.flat[0]) if value.size == 1 else None
+    if node.op_type != "TopK" or len(node.input) < 2 or node.input[1] not in constants:
+        return 0
+    value = onnx.numpy_helper.to_array(constants[node.input[1]])
+    return int(value.flat[0]) if value.size == 1 else 0
 
 
 def _refused(node: onnx.NodeProto, where: Path, why: str, remedy: str) -> ArtifactError:

@@ -16,7 +16,6 @@ from rtmo_deploy.measure.agreement.compare import Side
 from rtmo_deploy.measure.comparison import compare_people
 from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.engine_file import read_record
-from rtmo_deploy.runtime.model_files import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from rtmo_deploy.measure.comparison import Figures
 
 #: Synthetic images that the engine is compared on.
-PICTURES: Final = 8
+IMAGES: Final = 8
 #: Rows of one batch hold the same image; whatever the kernels, they may differ by float noise only.
 SAME_PX: Final = 0.01
 SAME_SCORE: Final = 1e-5
@@ -35,19 +34,12 @@ SAME_SCORE: Final = 1e-5
 
 @dataclass(frozen=True)
 class EngineProof:
-    """What an engine did on its GPU.
+    """What an engine did on its GPU."""
 
-    Attributes:
-        reference: The model that it was compared with.
-        agreement: How far its detections are from that model's.
-        counts: Detections in each row of a batch that held the same image in every row.
-        equality: How far the other rows are from the first, pixels of the network input.
-    """
-
-    reference: Path
-    agreement: AgreementReport
-    counts: tuple[int, ...]
-    equality: Figures
+    reference: Path  #: The model that it was compared with.
+    agreement: AgreementReport  #: How far its detections are from that model's.
+    counts: tuple[int, ...]  #: Detections in each row of a batch that held the same image in every row.
+    equality: Figures  #: How far the other rows are from the first, pixels of the network input.
 
     @property
     def row_px(self) -> float:
@@ -93,29 +85,27 @@ class EngineProof:
         }
 
 
-def find_reference(artifact: Artifact) -> Path:
-    """The checkpoint that a model was made from, if it is at hand unchanged; else the model itself."""
-    return find_checkpoint(artifact) or artifact.path
-
-
 def prove_engine(
     engine: Path,
     reference: Path,
     *,
     device: str = "cuda:0",
-    pictures: ImageSource | None = None,
+    images: ImageSource | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EngineProof:
     """Run a new engine and its reference on the same tensors, and the engine with the same image in every row."""
     progress("comparing with the reference")
     one, two = Side.open(str(reference)), Side.open(str(engine), device=device)
-    pictures = pictures or ImageSource.synthetic(PICTURES)
-    most = two.artifact.input.batch or min(4, len(pictures.names))
-    report = compare_models(one, two, pictures, batch=most, progress=progress)
+    images = images or ImageSource.synthetic(IMAGES)
+    most = two.artifact.input.batch or min(4, len(images.names))
+    report = compare_models(one, two, images, batch=most, progress=progress)
     progress("comparing rows of a batch")
     rows = two.artifact.input.batch or _most_rows(two.artifact, engine)
-    equality, counts = _compare_rows(two, pictures, report, rows)
-    proof = EngineProof(reference, report, tuple(counts), equality)
+    fullest = int(np.argmax([len(people) for _, people in report.found]))
+    same = images.tensors([fullest] * rows, report.input_hw, two.artifact.input.placement)
+    found = two.run(same).people or []
+    equality = compare_people(found[:1] * (rows - 1), found[1:])
+    proof = EngineProof(reference, report, tuple(len(people) for people in found), equality)
     wrong = proof.failures()
     if wrong:
         raise ParityError(
@@ -132,11 +122,3 @@ def _most_rows(artifact: Artifact, engine: Path) -> int:
     height, width = artifact.input.height, artifact.input.width
     fitting = [profile.max.batch for profile in read_record(engine).profiles if profile.holds(height, width)]
     return max(fitting, default=1)
-
-
-def _compare_rows(side: Side, pictures: ImageSource, report: AgreementReport, rows: int) -> tuple[Figures, list[int]]:
-    """How far every row is from the first one on the fullest image, and detections in each row."""
-    fullest = int(np.argmax([len(people) for _, people in report.found]))
-    images = pictures.tensors([fullest] * rows, report.input_hw, side.artifact.input.placement)
-    found = side.run(images).people or []
-    return compare_people(found[:1] * (rows - 1), found[1:]), [len(people) for people in found]

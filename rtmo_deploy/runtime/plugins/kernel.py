@@ -43,20 +43,12 @@ MIN_SCORE_THR = 0.0001
 
 @dataclass(frozen=True)
 class DecodeFields:
-    """The plugin's fields: attributes of the ONNX node, and what an engine serializes.
+    """The plugin's fields: attributes of the ONNX node, and what an engine serializes. Out of range: ArtifactError."""
 
-    Raises:
-        ArtifactError: A value that the kernel does not take.
-    """
-
-    #: Rows of output; further detections are dropped, lowest scores first.
-    max_dets: int
-    #: Scores must be above this, 0.0001 to 1.
-    score_thr: float
-    #: Overlaps above this IoU are suppressed, 0 to 1.
-    nms_thr: float
-    #: Candidates that enter the suppression, best scores first; 0 for all.
-    pre_topk: int = 0
+    max_dets: int  #: Rows of output; further detections are dropped, lowest scores first.
+    score_thr: float  #: Scores must be above this, 0.0001 to 1.
+    nms_thr: float  #: Overlaps above this IoU are suppressed, 0 to 1.
+    pre_topk: int = 0  #: Candidates that enter the suppression, best scores first; 0 for all.
 
     def __post_init__(self) -> None:
         sound = {
@@ -95,12 +87,9 @@ class KernelRecord:
 
     source_sha256: str
     ptx_sha256: str
-    #: Such as ``NVRTC 12.1``.
-    compiler: str
-    #: Such as ``compute_70``.
-    architecture: str
-    #: The compiler's, in order.
-    options: tuple[str, ...]
+    compiler: str  #: Such as ``NVRTC 12.1``.
+    architecture: str  #: Such as ``compute_70``.
+    options: tuple[str, ...]  #: The compiler's, in order.
 
 
 @cache
@@ -112,11 +101,7 @@ def kernel_record() -> KernelRecord:
 
 @cache
 def load_ptx() -> bytes:
-    """The shipped PTX.
-
-    Raises:
-        ArtifactError: It is missing or is not what the record says: the installation is damaged.
-    """
+    """The shipped PTX; an ArtifactError if it is missing or is not what the record says."""
     with reading(PTX_PATH, remedy="Reinstall rtmo-deploy."):
         ptx = PTX_PATH.read_bytes()
     if hashlib.sha256(ptx).hexdigest() != kernel_record().ptx_sha256:
@@ -131,12 +116,7 @@ _UNSUPPORTED_PTX = 222
 
 
 class DriverKernel:
-    """A kernel of a PTX module, in whatever CUDA context is current.
-
-    Args:
-        ptx: The module.
-        name: The kernel's name in it.
-    """
+    """The kernel of this name in a PTX module, in whatever CUDA context is current."""
 
     def __init__(self, ptx: bytes, name: str) -> None:
         self._ptx, self._name = ptx, name
@@ -146,8 +126,7 @@ class DriverKernel:
     def prepare(self) -> ctypes.c_void_p:
         """The kernel in the current context, loaded on first use there. Not while a stream is captured.
 
-        Raises:
-            SetupError: There is no driver or no context, or the driver cannot compile the PTX for its GPU.
+        A SetupError where there is no driver or context, or the driver cannot compile the PTX for its GPU.
         """
         context = _context_id()
         if context not in self._functions:
@@ -169,10 +148,7 @@ class DriverKernel:
         """Launch a grid of ``blocks`` times ``threads`` on a stream, given by its handle; does not wait.
 
         The kernel's arguments are inputs (device addresses), scalars (int32), outputs (device addresses), in that
-        order.
-
-        Raises:
-            SetupError: As :meth:`prepare`, or the launch is refused.
+        order. A SetupError as :meth:`prepare`, or where the launch is refused.
         """
         function = self.prepare()
         values: list[ctypes.c_void_p | ctypes.c_int] = [ctypes.c_void_p(address) for address in inputs]

@@ -56,15 +56,10 @@ _registered: dict[str, tuple[PluginForm, Any]] = {}
 
 
 def register_plugin(trt: ModuleType, form: PluginForm | None = None) -> PluginForm:
-    """Register RTMODecode; does nothing when it is registered already.
+    """Register RTMODecode with the module ``tensorrt``; does nothing when it is registered already.
 
-    Args:
-        trt: The module ``tensorrt``, version 10 or later.
-        form: Which form; ``aot`` where this TensorRT has it, if not given. An engine of form ``aot`` needs no
-            registration to run.
-
-    Returns:
-        The form that is registered.
+    ``form`` is by default ``aot`` where this TensorRT has it; returned is the one that is registered. An engine of form
+    ``aot`` needs no registration to run.
 
     Raises:
         SetupError: This TensorRT has no such plugins, the other form is registered in this process, or the registry

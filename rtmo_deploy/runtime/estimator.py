@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from rtmo_deploy.artifact import Artifact, DecodeMode, read_companion
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
-from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.decode import Array, Coordinates
 
 
@@ -192,13 +193,8 @@ class PoseEstimator:
 
 def poses_to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
     """Poses in network-input pixels to pixels of the image."""
-    return Poses(
-        boxes=transform.boxes_to_original(poses.boxes),
-        scores=poses.scores,
-        keypoints=transform.to_original(poses.keypoints),
-        keypoint_scores=poses.keypoint_scores,
-        skeleton=poses.skeleton,
-    )
+    boxes, keypoints = transform.boxes_to_original(poses.boxes), transform.to_original(poses.keypoints)
+    return replace(poses, boxes=boxes, keypoints=keypoints)
 
 
 def coordinates_of(artifact: Artifact) -> Coordinates | None:

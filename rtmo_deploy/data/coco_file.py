@@ -59,28 +59,18 @@ class Packed:
 
 @dataclass(eq=False)
 class CocoFile:
-    """An annotation file as arrays; what could not be used is left out and noted in ``report``.
+    """An annotation file as arrays; what could not be used is left out and noted in ``report``."""
 
-    Attributes:
-        report: The file, its skeleton, and what is wrong with it.
-        truth: Its images and people. Images are in the order of the file.
-        names: File name of each image, UTF-8.
-        sizes: ``(I, 2)`` int32, height and width in pixels; 0, 0 where not given.
-        segmentations: JSON of each person's segmentation that may be needed: of crowds and of people who are not
-            learned for another reason.
-        segmentation: ``(M,)`` int32, index into ``segmentations``, -1 for none.
-        labels: ``(M,)`` objects, the id of each annotation, for messages.
-        domain: ``synthetic`` where its ``info`` says so, else None.
-    """
-
-    report: CocoReport
-    truth: GroundTruth
-    names: Packed
-    sizes: NDArray[np.int32]
+    report: CocoReport  #: The file, its skeleton, and what is wrong with it.
+    truth: GroundTruth  #: Its images and people. Images are in the order of the file.
+    names: Packed  #: File name of each image, UTF-8.
+    sizes: NDArray[np.int32]  #: ``(I, 2)`` int32, height and width in pixels; 0, 0 where not given.
+    #: JSON of each person's segmentation that may be needed: of crowds and of people who are not learned for another
+    #: reason.
     segmentations: Packed
-    segmentation: NDArray[np.int32]
-    labels: NDArray[np.object_]
-    domain: str | None
+    segmentation: NDArray[np.int32]  #: ``(M,)`` int32, index into ``segmentations``, -1 for none.
+    labels: NDArray[np.object_]  #: ``(M,)`` objects, the id of each annotation, for messages.
+    domain: str | None  #: ``synthetic`` where its ``info`` says so, else None.
 
     def name(self, index: int) -> str:
         """File name of an image."""

@@ -93,22 +93,15 @@ class Finding:
 
 @dataclass
 class CocoReport:
-    """What a check of an annotation file found; filled while the file is read.
+    """What a check of an annotation file found; filled while the file is read."""
 
-    Attributes:
-        file: The annotation file.
-        images: Images in it.
-        annotations: Annotations in it, usable or not.
-        people: People to learn.
-        skeleton: What the keypoints are, with the pairs that change places in a mirrored image.
-        ids: By kind of finding, the ids it was found at.
-    """
-
-    file: Path
-    images: int = 0
-    annotations: int = 0
-    people: int = 0
+    file: Path  #: The annotation file.
+    images: int = 0  #: Images in it.
+    annotations: int = 0  #: Annotations in it, usable or not.
+    people: int = 0  #: People to learn.
+    #: What the keypoints are, with the pairs that change places in a mirrored image.
     skeleton: Skeleton = field(default_factory=lambda: Skeleton.generic(0))
+    #: By kind of finding, the ids it was found at.
     ids: dict[str, list[int | str]] = field(default_factory=dict, repr=False)
 
     def add(self, kind: str, *ids: int | str) -> None:

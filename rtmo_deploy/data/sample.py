@@ -97,29 +97,19 @@ class PoseDataset(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """The annotations of I images, M people with K keypoints in them, in pixels of their images.
+    """The annotations of I images, M people with K keypoints in them, in pixels of their images."""
 
-    Attributes:
-        image_ids: ``(I,)``, the ids in the file: int64, or objects where some are text.
-        crowd_index: ``(I,)`` float64, CrowdPose's measure of how crowded an image is; NaN where not given.
-        image: ``(M,)`` int32, index of each person's image, ascending.
-        boxes: ``(M, 4)`` float64, x, y, width, height, as in the file.
-        areas: ``(M,)`` float64, square pixels; NaN where not given.
-        crowd: ``(M,)`` bool, not one person but a crowd.
-        num_keypoints: ``(M,)`` int32, what the file says, or the number of labelled ones; people with 0 are ignored.
-        keypoints: ``(M, K, 3)`` float32, x, y and COCO's flag.
-        category_id: What the file calls the category of people.
-    """
-
-    image_ids: NDArray[Any]
+    image_ids: NDArray[Any]  #: ``(I,)``, the ids in the file: int64, or objects where some are text.
+    #: ``(I,)`` float64, CrowdPose's measure of how crowded an image is; NaN where not given.
     crowd_index: NDArray[np.float64]
-    image: NDArray[np.int32]
-    boxes: NDArray[np.float64]
-    areas: NDArray[np.float64]
-    crowd: NDArray[np.bool_]
+    image: NDArray[np.int32]  #: ``(M,)`` int32, index of each person's image, ascending.
+    boxes: NDArray[np.float64]  #: ``(M, 4)`` float64, x, y, width, height, as in the file.
+    areas: NDArray[np.float64]  #: ``(M,)`` float64, square pixels; NaN where not given.
+    crowd: NDArray[np.bool_]  #: ``(M,)`` bool, not one person but a crowd.
+    #: ``(M,)`` int32, what the file says, or the number of labelled ones; people with 0 are ignored.
     num_keypoints: NDArray[np.int32]
-    keypoints: NDArray[np.float32]
-    category_id: int = 1
+    keypoints: NDArray[np.float32]  #: ``(M, K, 3)`` float32, x, y and COCO's flag.
+    category_id: int = 1  #: What the file calls the category of people.
 
     @property
     def num_images(self) -> int:

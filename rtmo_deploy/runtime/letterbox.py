@@ -41,18 +41,12 @@ class LetterboxTransform:
 
     Coordinates are pixel indices as the reference uses them: the centre of the first pixel is 0 in both
     frames, and the scale is about index 0 (no half-pixel correction).
-
-    Attributes:
-        scale: Input pixels per original pixel, the same in x and y.
-        offset: x, y of the original's index (0, 0) in the input, pixels.
-        original_hw: Height and width of the original image.
-        input_hw: Height and width of the network input.
     """
 
-    scale: float
-    offset: tuple[float, float]
-    original_hw: tuple[int, int]
-    input_hw: tuple[int, int]
+    scale: float  #: Input pixels per original pixel, the same in x and y.
+    offset: tuple[float, float]  #: x, y of the original's index (0, 0) in the input, pixels.
+    original_hw: tuple[int, int]  #: Height and width of the original image.
+    input_hw: tuple[int, int]  #: Height and width of the network input.
 
     def to_original(self, points: NDArray[Any]) -> NDArray[Any]:
         """Network-input pixels to original pixels.

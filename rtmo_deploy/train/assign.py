@@ -134,22 +134,14 @@ def _geometry(priors: Tensor, targets: Targets, *, keypoint_center: bool) -> tup
 
 @dataclass(frozen=True)
 class Targets:
-    """People of a batch in network-input pixels, padded to the largest number of people, G.
+    """People of a batch in network-input pixels, padded to the largest number of people, G."""
 
-    Attributes:
-        boxes: ``(B, G, 4)`` x1, y1, x2, y2.
-        keypoints: ``(B, G, K, 2)``.
-        visible: ``(B, G, K)`` float, 1 where the keypoint is labelled (hidden or not), else 0.
-        areas: ``(B, G)`` square pixels.
-        present: ``(B, G)`` bool, False for padding.
-        ignore: ``(B, H, W)`` bool, pixels of people who are not to be learned; None where no image has any.
-    """
-
-    boxes: Tensor
-    keypoints: Tensor
-    visible: Tensor
-    areas: Tensor
-    present: Tensor
+    boxes: Tensor  #: ``(B, G, 4)`` x1, y1, x2, y2.
+    keypoints: Tensor  #: ``(B, G, K, 2)``.
+    visible: Tensor  #: ``(B, G, K)`` float, 1 where the keypoint is labelled (hidden or not), else 0.
+    areas: Tensor  #: ``(B, G)`` square pixels.
+    present: Tensor  #: ``(B, G)`` bool, False for padding.
+    #: ``(B, H, W)`` bool, pixels of people who are not to be learned; None where no image has any.
     ignore: Tensor | None = None
 
     def to(self, device: torch.device) -> Targets:

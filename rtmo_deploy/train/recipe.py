@@ -42,36 +42,25 @@ LARGE_WIDEN = 0.75
 
 
 class Recipe(Section):
-    """Everything a training depends on.
+    """Everything a training depends on."""
 
-    Attributes:
-        schema_version: 1.
-        name: What the run is called.
-        seed: Seed of weights, order and augmentation.
-        epochs: Length of the training.
-        batch: Images a step, over all processes and accumulated parts.
-        accumulate: Parts that a process computes the step's gradient in, one after the other.
-        input: Height and width the model is made for.
-        grow: Pairs of epoch and side factor: from that epoch on images are that share of ``input``. Small
-            images first make a short training longer in images.
-        ema: Momentum of the averaged weights, which are what is judged and shipped.
-        precision: ``bf16`` and ``fp16`` are mixed precision.
-        sync_norms: With several processes, take the statistics of BatchNorm over all of them: their result is that
-            of one process. False takes each process's own, which is faster.
-        val_interval: Epochs from one AP to the next; in the plain epochs at the end every one is judged.
-    """
-
-    schema_version: Literal[1] = 1
-    name: str = Field(max_length=60)
-    seed: Seed = 0
-    epochs: int = Field(600, gt=0, le=1_000_000)
-    batch: int = Field(256, gt=0, le=1 << 20)
+    schema_version: Literal[1] = 1  #: 1.
+    name: str = Field(max_length=60)  #: What the run is called.
+    seed: Seed = 0  #: Seed of weights, order and augmentation.
+    epochs: int = Field(600, gt=0, le=1_000_000)  #: Length of the training.
+    batch: int = Field(256, gt=0, le=1 << 20)  #: Images a step, over all processes and accumulated parts.
+    #: Parts that a process computes the step's gradient in, one after the other.
     accumulate: int = Field(1, gt=0, le=1 << 20)
-    input: Size = (640, 640)
+    input: Size = (640, 640)  #: Height and width the model is made for.
+    #: Pairs of epoch and side factor: from that epoch on images are that share of ``input``. Small images first make a
+    #: short training longer in images.
     grow: tuple[tuple[int, float], ...] = ()
-    ema: float = Field(2e-4, gt=0, le=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: float = Field(2e-4, gt=0, le=1)  #: Momentum of the averaged weights, which are what is judged and shipped.
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  #: ``bf16`` and ``fp16`` are mixed precision.
+    #: With several processes, take the statistics of BatchNorm over all of them: their result is that of one process.
+    #: False takes each process's own, which is faster.
     sync_norms: bool = True
+    #: Epochs from one AP to the next; in the plain epochs at the end every one is judged.
     val_interval: int = Field(20, gt=0)
     model: ModelSection
     data: DataSection

@@ -72,44 +72,30 @@ class ModelSection(Section):
 
 
 class SyntheticSource(Section):
-    """Synthetic people; see :class:`rtmo_deploy.data.synthetic.SyntheticPeople`.
-
-    Attributes:
-        images: Images in an epoch.
-        seed: Seed of the images.
-        fresh: Draw new images every epoch.
-        size: Height and width of the images; null for sizes as photographs have them.
-        people: Least and greatest number of people.
-        height: Least and greatest height of a figure as a share of the image's.
-        truncated, clutter, occluded: As in the generator's options.
-    """
+    """Synthetic people; see :class:`rtmo_deploy.data.synthetic.SyntheticPeople`."""
 
     type: Literal["synthetic"]
-    images: int = Field(gt=0, le=10_000_000)
-    seed: Seed = 0
-    fresh: bool = False
-    size: Size | None = None
-    people: Annotated[tuple[Count, Count], AfterValidator(_ordered)] = (0, 6)
+    images: int = Field(gt=0, le=10_000_000)  #: Images in an epoch.
+    seed: Seed = 0  #: Seed of the images.
+    fresh: bool = False  #: Draw new images every epoch.
+    size: Size | None = None  #: Height and width of the images; null for sizes as photographs have them.
+    people: Annotated[tuple[Count, Count], AfterValidator(_ordered)] = (0, 6)  #: Least and greatest number of people.
+    #: Least and greatest height of a figure as a share of the image's.
     height: Annotated[tuple[Share, Share] | None, AfterValidator(_ordered)] = None
-    truncated: float = Field(0.2, ge=0, le=1)
+    truncated: float = Field(0.2, ge=0, le=1)  #: As in the generator's options.
     clutter: float = Field(1.0, ge=0, le=10)
     occluded: float = Field(0.3, ge=0, le=1)
 
 
 class CocoSource(Section):
-    """An annotation file in COCO's format and the folder of its images.
-
-    Attributes:
-        annotations: The JSON file; a relative path is looked up from the recipe's folder.
-        images: The folder; likewise.
-        ratio: Share of the images that an epoch takes; above 1, images come several times.
-        mapping: How its keypoints become the model's: the name of a set of body7, or pairs of index or name.
-    """
+    """An annotation file in COCO's format and the folder of its images."""
 
     type: Literal["coco"]
-    annotations: Path
-    images: Path
+    annotations: Path  #: The JSON file; a relative path is looked up from the recipe's folder.
+    images: Path  #: The folder; likewise.
+    #: Share of the images that an epoch takes; above 1, images come several times.
     ratio: float | None = Field(None, gt=0, le=10_000)
+    #: How its keypoints become the model's: the name of a set of body7, or pairs of index or name.
     mapping: str | Mapping | None = None
 
     @field_validator("annotations", "images")
@@ -159,72 +145,54 @@ class DataSection(Section):
 
 
 class AugmentSection(Section):
-    """Augmentation; see :class:`rtmo_deploy.train.augment.AugmentOptions`.
+    """Augmentation; see :class:`rtmo_deploy.train.augment.AugmentOptions`."""
 
-    Attributes:
-        preset: ``coco`` and ``crowdpose`` are the published pipelines; ``none`` only letterboxes.
-        mosaic, mixup, flip: Probabilities, instead of the preset's.
-        shift, rotate, scale: Random affine, instead of the preset's.
-        hsv: Largest change of hue, saturation and value, instead of the preset's.
-        plain_epochs: So many epochs at the end are without mosaic, affine and mixup, and with the auxiliary loss of
-            the boxes; with 0 that loss is on throughout.
-        plain_window: In those epochs, also move, turn and resize the image, as rtmo-m and rtmo-l do on COCO.
-        multi_scale: Smallest and largest height of a batch in pixels, in steps of 32; null for the input size.
-    """
-
+    #: ``coco`` and ``crowdpose`` are the published pipelines; ``none`` only letterboxes.
     preset: Literal["coco", "crowdpose", "none"] = "coco"
-    mosaic: float | None = Field(None, ge=0, le=1)
+    mosaic: float | None = Field(None, ge=0, le=1)  #: Probabilities, instead of the preset's.
     mixup: float | None = Field(None, ge=0, le=1)
     flip: float | None = Field(None, ge=0, le=1)
-    shift: float | None = Field(None, ge=0, le=1)
+    shift: float | None = Field(None, ge=0, le=1)  #: Random affine, instead of the preset's.
     rotate: float | None = Field(None, ge=0, le=360)
     scale: Annotated[tuple[Share, Share] | None, AfterValidator(_ordered)] = None
+    #: Largest change of hue, saturation and value, instead of the preset's.
     hsv: tuple[Hue, Level, Level] | None = None
+    #: So many epochs at the end are without mosaic, affine and mixup, and with the auxiliary loss of the boxes; with 0
+    #: that loss is on throughout.
     plain_epochs: int = Field(20, ge=0)
+    #: In those epochs, also move, turn and resize the image, as rtmo-m and rtmo-l do on COCO.
     plain_window: bool = False
+    #: Smallest and largest height of a batch in pixels, in steps of 32; null for the input size.
     multi_scale: Annotated[Size | None, AfterValidator(_ordered)] = (480, 800)
 
 
 class OptimizerSection(Section):
-    """AdamW.
+    """AdamW."""
 
-    Attributes:
-        lr: Learning rate at ``base_batch`` images a step; scaled linearly with the batch, as the others are.
-        base_batch: See ``lr``.
-        weight_decay: Not applied to norms and biases.
-        clip: Largest norm of the gradient.
-        encoder_lr: Factor on the learning rate of the transformer encoder.
-        classifier_lr: Factor on that of the coordinate classifier. In a short training from nothing, at a rate that
-            suits the convolutions, its likelihood hardly falls.
-    """
-
+    #: Learning rate at ``base_batch`` images a step; scaled linearly with the batch, as the others are.
     lr: float = Field(0.004, gt=0)
-    base_batch: int = Field(256, gt=0, le=1 << 20)
-    weight_decay: Weight = 0.05
-    clip: float = Field(0.1, gt=0)
-    encoder_lr: float = Field(0.05, gt=0)
+    base_batch: int = Field(256, gt=0, le=1 << 20)  #: See ``lr``.
+    weight_decay: Weight = 0.05  #: Not applied to norms and biases.
+    clip: float = Field(0.1, gt=0)  #: Largest norm of the gradient.
+    encoder_lr: float = Field(0.05, gt=0)  #: Factor on the learning rate of the transformer encoder.
+    #: Factor on that of the coordinate classifier. In a short training from nothing, at a rate that suits the
+    #: convolutions, its likelihood hardly falls.
     classifier_lr: float = Field(1.0, gt=0)
 
 
 class ScheduleSection(Section):
-    """Learning rate over epochs: quadratic warm-up, cosine to ``switch``, a second cosine, a constant end.
+    """Learning rate over epochs: quadratic warm-up, cosine to ``switch``, a second cosine, a constant end."""
 
-    Attributes:
-        warmup: Epochs of warm-up.
-        switch: Epoch at which the second stage begins: its loss weights and its learning rate. Null for never; with 0
-            the whole training has its loss weights, and one cosine.
-        rise: Epoch at which the rate rises for the second stage, ``switch`` if null; one before it for CrowdPose.
-        min_lr: Where both cosines end.
-        second_lr: The rate rises by the factor ``second_lr / min_lr`` (to ``second_lr`` if ``min_lr`` is 0).
-        constant: Epochs at the end in which the rate stays.
-    """
-
-    warmup: float = Field(5, ge=0)
+    warmup: float = Field(5, ge=0)  #: Epochs of warm-up.
+    #: Epoch at which the second stage begins: its loss weights and its learning rate. Null for never; with 0 the whole
+    #: training has its loss weights, and one cosine.
     switch: int | None = Field(280, ge=0)
+    #: Epoch at which the rate rises for the second stage, ``switch`` if null; one before it for CrowdPose.
     rise: int | None = Field(None, gt=0)
-    min_lr: Weight = 2e-4
+    min_lr: Weight = 2e-4  #: Where both cosines end.
+    #: The rate rises by the factor ``second_lr / min_lr`` (to ``second_lr`` if ``min_lr`` is 0).
     second_lr: Weight = 5e-4
-    constant: int = Field(20, ge=0)
+    constant: int = Field(20, ge=0)  #: Epochs at the end in which the rate stays.
 
 
 #: Terms of the loss, each with a weight of its name in :class:`LossSection`.
@@ -232,30 +200,18 @@ TERMS = ("cls", "bbox", "oks", "vis", "mle", "bbox_aux")
 
 
 class LossSection(Section):
-    """Weights of the loss terms.
+    """Weights of the loss terms."""
 
-    Attributes:
-        cls: Varifocal classification loss.
-        bbox: Squared IoU loss.
-        oks: OKS loss of the proxy regression.
-        vis: Visibility loss.
-        mle: Likelihood of the coordinate classifier's heatmaps.
-        bbox_aux: L1 loss on raw box predictions, in the plain epochs at the end.
-        overlaps_power: The classification target is the OKS to this power.
-        keypoint_center, least_cells: See :func:`rtmo_deploy.train.assign.assign`.
-        heatmap: Heatmaps of all keypoints, learned along and not shipped.
-    """
-
-    cls: Weight = 1.0
-    bbox: Weight = 5.0
-    oks: Weight = 30.0
-    vis: Weight = 1.0
-    mle: Weight = 1.0
-    bbox_aux: Weight = 1.0
-    overlaps_power: float = Field(0.5, gt=0, le=10)
-    keypoint_center: bool = True
+    cls: Weight = 1.0  #: Varifocal classification loss.
+    bbox: Weight = 5.0  #: Squared IoU loss.
+    oks: Weight = 30.0  #: OKS loss of the proxy regression.
+    vis: Weight = 1.0  #: Visibility loss.
+    mle: Weight = 1.0  #: Likelihood of the coordinate classifier's heatmaps.
+    bbox_aux: Weight = 1.0  #: L1 loss on raw box predictions, in the plain epochs at the end.
+    overlaps_power: float = Field(0.5, gt=0, le=10)  #: The classification target is the OKS to this power.
+    keypoint_center: bool = True  #: See :func:`rtmo_deploy.train.assign.assign`.
     least_cells: int = Field(1, ge=1, le=10)
-    heatmap: Weight = 0.0
+    heatmap: Weight = 0.0  #: Heatmaps of all keypoints, learned along and not shipped.
 
 
 class SecondStageSection(Section):

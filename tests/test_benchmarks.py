@@ -109,8 +109,8 @@ def test_rtmlib_end_to_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_onnx_vs_mmdeploy() -> None:
-    table = rows(run("onnx_vs_mmdeploy.py", "--people", "0", "4", "--threads", "1", "--rounds", "3", "--runs", "1"))
-    assert [row[0] for row in table] == ["0", "4"]
+    table = rows(run("onnx_vs_mmdeploy.py", "--people", "4", "--threads", "1", "--rounds", "2", "--runs", "1"))
+    assert [row[0] for row in table] == ["4"]
     for row in table:
         ours, theirs = row[1].split(" / ")
         assert ours == theirs

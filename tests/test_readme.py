@@ -27,10 +27,12 @@ NEEDS_NETWORK = {
 
 
 def commands() -> list[str]:
-    """Every command of the README in order, the parts of a line one by one; installing and testing is CI's."""
-    lines = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-    parts = [part.strip() for line in lines for part in line.split("&&")]
-    return [part for part in parts if not part.startswith(("pip install", "pytest"))]
+    """Every command of the README in order; the two set-up lines are run by ``.ci/run``, release and images included."""
+    return [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip() and not is_set_up(line)]
+
+
+def is_set_up(line: str) -> bool:
+    return line.startswith("pip install ")
 
 
 def run(command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +74,6 @@ def test_every_command_runs(folder: Path) -> None:
         else:
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
             assert done.stdout.strip(), command
-    assert "passed" in (folder / "releases" / "quickstart" / "summary.md").read_text(encoding="utf-8").lower()
     drawn = cv2.imread(str(folder / "vis" / "photo.jpg"))
     assert drawn.shape == (360, 480, 3)
 
@@ -108,4 +109,12 @@ def test_the_commands_in_its_table_are_there() -> None:
 
 
 def test_ci_finds_the_two_set_up_lines() -> None:
-    assert len(re.findall(r"^pip install ", README, flags=re.MULTILINE)) == 2
+    lines = [line for line in README.splitlines() if is_set_up(line)]
+    assert len(lines) == 2
+    assert any("rtmo-deploy release recipes/quickstart.yaml" in line for line in lines)
+
+
+def test_the_set_up_line_has_a_recipe_that_can_run(folder: Path) -> None:
+    done = run("rtmo-deploy release recipes/quickstart.yaml --dry-run", folder)
+    assert done.returncode == 0, done.stderr
+    assert "quickstart" in done.stdout

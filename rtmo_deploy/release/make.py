@@ -211,7 +211,7 @@ LONGEST_SIDE = 480
 
 
 def accuracy(job: Job) -> Outcome:
-    """AP, 0 to 1; and which usual mistake would explain a low one."""
+    """AP, 0 to 1; and which common mistake would explain a low one."""
     from rtmo_deploy.measure.accuracy import evaluate_model, with_score_threshold
     from rtmo_deploy.measure.agreement.causes import explain_evaluation
     from rtmo_deploy.runtime.backends import open_backend

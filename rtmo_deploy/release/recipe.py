@@ -53,7 +53,7 @@ class SyntheticSection(Section):
 
 
 class DataSection(Section):
-    """Annotated images: drawn ones, or a file in COCO's format."""
+    """Annotated images: synthetic ones, or a file in COCO's format."""
 
     synthetic: SyntheticSection | None = None
     annotations: Path | None = None
@@ -67,7 +67,7 @@ class DataSection(Section):
         if (self.synthetic is not None) == any_file or any_file != files:
             raise ValueError("give either 'synthetic', or 'annotations' and 'images'")
         if self.synthetic is not None and self.max_images is not None:
-            raise ValueError("'max_images' is for annotated files; 'synthetic.images' says how many are drawn")
+            raise ValueError("'max_images' is for annotated files; 'synthetic.images' sets the number of synthetic ones")
         return self
 
 
@@ -101,7 +101,7 @@ class ExportArtifact(_Made):
 
 
 class CastArtifact(_Made):
-    """``cast``: a float32 ONNX model becomes a half one."""
+    """``cast``: a float32 ONNX model becomes FP16 or BF16."""
 
     make: Literal["cast"]
     precision: Literal["fp16", "bf16"] = "fp16"

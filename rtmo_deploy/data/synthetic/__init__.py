@@ -118,7 +118,7 @@ class SyntheticPeople:
 
     def __init__(self, count: int, *, seed: int, options: SyntheticOptions | None = None) -> None:
         if count < 0 or seed < 0:
-            raise UsageError(f"{count} images of seed {seed} cannot be drawn.", remedy="Neither may be negative.")
+            raise UsageError(f"{count} images of seed {seed} cannot be made.", remedy="Neither may be negative.")
         self.count = count
         self.seed = seed
         self.options = options or SyntheticOptions()

@@ -1,4 +1,4 @@
-"""Names the mistake that would explain a disagreement: each usual one is undone on what was found.
+"""Names the mistake that would explain a disagreement: each common one is undone on the detections.
 
 A mistake is told if both sides fit much better once it is undone. A model that is merely worse fits no better under
 any, and gets no sentence. Nothing here decides whether models agree.
@@ -283,7 +283,7 @@ def explain_evaluation(
     Returns:
         A sentence for each mistake that would explain misses; nothing for a model that finds what it should.
     """
-    progress("looking for usual mistakes")
+    progress("looking for common mistakes")
     with_people = [index for index in range(len(dataset)) if len(dataset.people(index))][:LOOKED_AT]
     images = [dataset.image(index) for index in with_people]
     found = []

@@ -186,7 +186,7 @@ def compare_models(
         input_hw: Height and width of the network input, pixels; one that both take if not given.
         batch: Images at a time; a model with a fixed batch takes that many.
         layers: Also find the first layer where they differ, on the worst image; or only where the models differ and no
-            usual mistake explains it, as far as one can look into the two.
+            common mistake explains it, as far as one can look into the two.
         bounds: The worst that passes; by the precisions of the two if not given.
         progress: Told what is being done.
 

@@ -214,15 +214,21 @@ class ParitySection(Section):
 
 
 class LatencyGate(Section):
-    """A bound on latency."""
+    """A bound on latency.
 
-    artifact: str  #: What is judged.
-    against: str | None = None  #: Another contender that the ratio is to.
-    #: A file that an earlier release wrote, ``latency/<name>.json``; looked up from the recipe's folder.
+    Attributes:
+        artifact: What is judged.
+        against: Another contender that the ratio is to.
+        baseline: A file that an earlier release wrote, ``latency/<name>.json``; looked up from the recipe's folder.
+        max_ratio: Largest ratio of medians to it; a ratio whose interval still reaches below it passes.
+        p95_ms: Largest 95th percentile, milliseconds.
+    """
+
+    artifact: str
+    against: str | None = None
     baseline: Path | None = None
-    #: Largest ratio of medians to it; a ratio whose interval still reaches below it passes.
     max_ratio: float | None = Field(None, gt=0)
-    p95_ms: float | None = Field(None, gt=0)  #: Largest 95th percentile, milliseconds.
+    p95_ms: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _bounded(self) -> LatencyGate:
@@ -236,18 +242,29 @@ class LatencyGate(Section):
 
 
 class LatencySection(Section):
-    """One benchmark: contenders on one device."""
+    """One benchmark: contenders on one device.
 
-    name: str = Field("latency", pattern=PLAIN_NAME, max_length=40)  #: What it is called in reports and file names.
-    contenders: tuple[str, ...] = Field(min_length=1)  #: Artifacts and ``source`` (PyTorch).
-    #: ``e2e`` from file to people, or ``v100``, as MMDeploy's profiler measured.
+    Attributes:
+        name: What it is called in reports and file names.
+        contenders: Artifacts and ``source`` (PyTorch).
+        protocol: ``e2e`` from file to people, or ``v100``, as MMDeploy's profiler measured.
+        device: Where.
+        threads: Of a CPU runtime.
+        people: The sweep; empty for images with any number.
+        batch: The sweep of batches.
+        duration: Measured seconds for each contender in each case.
+        gates: The bounds.
+    """
+
+    name: str = Field("latency", pattern=PLAIN_NAME, max_length=40)
+    contenders: tuple[str, ...] = Field(min_length=1)
     protocol: Literal["e2e", "v100"] = "e2e"
-    device: str = "cpu"  #: Where.
-    threads: int | None = Field(None, gt=0, le=1024)  #: Of a CPU runtime.
-    people: tuple[Annotated[int, Field(ge=0, le=60)], ...] = ()  #: The sweep; empty for images with any number.
-    batch: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = (1,)  #: The sweep of batches.
-    duration: float = Field(5.0, gt=0, le=3600)  #: Measured seconds for each contender in each case.
-    gates: tuple[LatencyGate, ...] = ()  #: The bounds.
+    device: str = "cpu"
+    threads: int | None = Field(None, gt=0, le=1024)
+    people: tuple[Annotated[int, Field(ge=0, le=60)], ...] = ()
+    batch: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = (1,)
+    duration: float = Field(5.0, gt=0, le=3600)
+    gates: tuple[LatencyGate, ...] = ()
 
     @model_validator(mode="after")
     def _as_published(self) -> LatencySection:
@@ -264,20 +281,29 @@ class ReportSection(Section):
 
 
 class ReleaseRecipe(Section):
-    """Everything a release depends on."""
+    """Everything a release depends on.
 
-    #: 2. AP ran from 0 to 100 in version 1: a recipe of version 1 is taken only without bounds on AP.
+    Attributes:
+        schema_version: 2. AP ran from 0 to 100 in version 1: a recipe of version 1 is taken only without bounds on AP.
+        name: What files are called: letters, digits, ``.``, ``_``, ``-``.
+        source: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
+        ignore_cfg: Do not follow the config inside the checkpoint: take the published models' settings.
+        artifacts: What is made, by name.
+        accuracy: AP and bounds on it.
+        parity: Pairs of models that must find the same people.
+        latency: Benchmarks and bounds on them.
+        report: What the report shows.
+    """
+
     schema_version: Literal[1, 2] = 2
-    #: What files are called: letters, digits, ``.``, ``_``, ``-``.
     name: str = Field(pattern=PLAIN_NAME, max_length=60)
-    #: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
     source: str = Field(min_length=1)
-    ignore_cfg: bool = False  #: Do not follow the config inside the checkpoint: take the published models' settings.
-    artifacts: dict[str, Artifact] = Field(min_length=1, max_length=100)  #: What is made, by name.
-    accuracy: AccuracySection | None = None  #: AP and bounds on it.
-    parity: tuple[ParitySection, ...] = ()  #: Pairs of models that must find the same people.
-    latency: tuple[LatencySection, ...] = ()  #: Benchmarks and bounds on them.
-    report: ReportSection = ReportSection()  #: What the report shows.
+    ignore_cfg: bool = False
+    artifacts: dict[str, Artifact] = Field(min_length=1, max_length=100)
+    accuracy: AccuracySection | None = None
+    parity: tuple[ParitySection, ...] = ()
+    latency: tuple[LatencySection, ...] = ()
+    report: ReportSection = ReportSection()
 
     def order(self) -> list[str]:
         """Names of the artifacts, each after the one it is made of."""

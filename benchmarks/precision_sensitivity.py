@@ -178,7 +178,7 @@ def report(args: argparse.Namespace) -> None:
     print()
     print("| in FP16 | nodes | unmatched | keypoint px, mean | worst | box px, mean | worst | score | keypoint score |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for group in GROUPS:
+    for group in GROUPS if args.part is None else [group for group in GROUPS if group.name in args.part]:
         made = to_16bit(model, half, group.holds)
         if made.half_nodes:
             found = pictures.people(emulated(made.model, half, peaks=False))
@@ -204,6 +204,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=32, help="use this many images, spread over the folder")
     parser.add_argument("--imgsz", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
     parser.add_argument("--precision", choices=sorted(CAST_TYPES), default="fp16")
+    parser.add_argument("--part", action="append", choices=[group.name for group in GROUPS], help="only this part")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--emulated", type=Path, help="also write the emulated cast graph here, for rtmo-deploy eval")
     args = parser.parse_args()

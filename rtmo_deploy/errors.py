@@ -1,8 +1,23 @@
 """Every error this project raises on purpose, and the exit code each one becomes.
 
-An error says what happened, why, and what to do about it, in one paragraph. Code raises one of these with a ``remedy``;
-the command line prints ``str(error)`` and exits with ``error.exit_code``. Any other exception that reaches the command
-line is a bug in this project.
+::
+
+    RtmoDeployError                 1  something failed
+    ├── TrainingError                  a training cannot go on
+    ├── UsageError                  2  the call itself makes no sense
+    ├── InputDataError              3  an image, folder or annotation file
+    ├── ModelError                  4  a checkpoint or an artifact
+    │   ├── CheckpointError            a .pth / .safetensors file
+    │   └── ArtifactError              an ONNX file or an engine
+    ├── SetupError                  5  the environment: packages, devices, network, disk
+    │   ├── MissingDependencyError     an optional package is not installed
+    │   └── DownloadError              a file could not be fetched
+    └── GateFailedError             6  a bound was measured and not met
+        └── ParityError                two artifacts disagree
+
+An error says what happened, why, and what to do about it, in one paragraph. Code raises one of these with a
+``remedy``; the command line prints ``str(error)`` and exits with ``error.exit_code``. Any other exception that
+reaches the command line is a bug in this project.
 """
 
 from __future__ import annotations

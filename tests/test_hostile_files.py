@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import replace
@@ -144,10 +145,9 @@ def test_numbers_that_no_float_holds() -> None:
 
 def test_a_journal_with_numbers_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    with Journal(path, {}, 17):
-        pass
+    Journal(path, {}, 17).close()
     path.write_bytes(path.read_bytes() + b'{"batch": Infinity}\n' + DEEP.encode() + b"\n")
-    with Journal(path, {}, 17) as journal:
+    with contextlib.closing(Journal(path, {}, 17)) as journal:
         assert journal.done == {}
 
 

@@ -28,7 +28,8 @@ NEEDS_NETWORK = {
 
 def commands() -> list[str]:
     """Every command of the README in order; the two set-up lines are run by ``.ci/run``, release and images included."""
-    return [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip() and not is_set_up(line)]
+    lines = [line.strip() for block in BLOCKS for line in block.splitlines()]
+    return [line for line in lines if line and not is_set_up(line)]
 
 
 def is_set_up(line: str) -> bool:
@@ -117,4 +118,4 @@ def test_ci_finds_the_two_set_up_lines() -> None:
 def test_the_set_up_line_has_a_recipe_that_can_run(folder: Path) -> None:
     done = run("rtmo-deploy release recipes/quickstart.yaml --dry-run", folder)
     assert done.returncode == 0, done.stderr
-    assert "quickstart" in done.stdout
+    assert "steps would be carried out" in done.stdout

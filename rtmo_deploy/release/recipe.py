@@ -67,7 +67,9 @@ class DataSection(Section):
         if (self.synthetic is not None) == any_file or any_file != files:
             raise ValueError("give either 'synthetic', or 'annotations' and 'images'")
         if self.synthetic is not None and self.max_images is not None:
-            raise ValueError("'max_images' is for annotated files; 'synthetic.images' sets the number of synthetic ones")
+            raise ValueError(
+                "'max_images' is for annotated files; 'synthetic.images' sets the number of synthetic ones"
+            )
         return self
 
 

@@ -98,17 +98,25 @@ def test_dynamic_graph_in_every_mode_and_opset(
         assert_same_people(model, predict, one, shape)
 
 
-@pytest.mark.parametrize("mode", DECODES)
+SIZES = {
+    "static": ({"static": True}, (1, 256, 256), (1, 3, 256, 256)),
+    "static-wide": ({"static": True, "imgsz": (160, 288)}, (1, 160, 288), (1, 3, 160, 288)),
+    "static-batch": ({"static": True, "batch": 3, "imgsz": (192, 128)}, (3, 192, 128), (3, 3, 192, 128)),
+    "batch-2": ({"batch": 2}, (2, 224, 160), (2, 3, "height", "width")),
+    "batch-1": ({"batch": 1}, (1, 224, 320), (1, 3, "height", "width")),
+}
+#: Every size in one mode and every mode in three sizes; the others with ``-m long``.
+ENOUGH = {("static-wide", "fixed"), ("static-batch", "onnx"), ("static-batch", "raw"), ("batch-2", "fixed")}
+ENOUGH |= {("batch-2", "raw"), ("batch-1", "onnx"), *(("static", mode) for mode in DECODES)}
+
+
 @pytest.mark.parametrize(
-    ("options", "shape", "dims"),
+    ("mode", "options", "shape", "dims"),
     [
-        ({"static": True}, (1, 256, 256), (1, 3, 256, 256)),
-        ({"static": True, "imgsz": (160, 288)}, (1, 160, 288), (1, 3, 160, 288)),
-        ({"static": True, "batch": 3, "imgsz": (192, 128)}, (3, 192, 128), (3, 3, 192, 128)),
-        ({"batch": 2}, (2, 224, 160), (2, 3, "height", "width")),
-        ({"batch": 1}, (1, 224, 320), (1, 3, "height", "width")),
+        pytest.param(mode, *case, id=f"{name}-{mode}", marks=[] if (name, mode) in ENOUGH else pytest.mark.long)
+        for name, case in SIZES.items()
+        for mode in DECODES
     ],
-    ids=["static", "static-wide", "static-batch", "batch-2", "batch-1"],
 )
 def test_baked_in_sizes(
     exported: Export,

@@ -149,7 +149,7 @@ def test_damaged_companion_is_not_let_out(
 @pytest.mark.parametrize(
     ("mode", "knobs", "tensor"),
     [
-        ("onnx", {"nms_thr": 0.3}, "detections"),
+        pytest.param("onnx", {"nms_thr": 0.3}, "detections", marks=pytest.mark.long),
         ("fixed", {"nms_thr": 0.95}, "detections"),
         ("onnx", {"score_thr": 0.12}, "detections"),
     ],
@@ -253,7 +253,7 @@ def test_nan_is_no_match_for_the_comparison(checkpoint: LoadedCheckpoint, tmp_pa
 # No false alarms.
 
 
-@pytest.mark.parametrize("mode", DECODES)
+@pytest.mark.parametrize("mode", ["onnx", "fixed", pytest.param("raw", marks=pytest.mark.long)])
 def test_untrained_network_passes(as_checkpoint: Callable[..., LoadedCheckpoint], tmp_path: Path, mode: str) -> None:
     network = RTMO(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17))
     initialise(network, 0)
@@ -264,7 +264,7 @@ def test_untrained_network_passes(as_checkpoint: Callable[..., LoadedCheckpoint]
     assert all(case.people.matched > 5 for case in result.verification.cases if case.people)
 
 
-@pytest.mark.parametrize("mode", DECODES)
+@pytest.mark.parametrize("mode", [pytest.param("onnx", marks=pytest.mark.long), "fixed", "raw"])
 def test_ill_conditioned_network_passes_by_the_references_own_noise(
     as_checkpoint: Callable[..., LoadedCheckpoint], tmp_path: Path, mode: str
 ) -> None:
@@ -287,9 +287,10 @@ def test_ill_conditioned_network_passes_by_the_references_own_noise(
 def test_thresholds_of_all_kinds_pass(checkpoint: LoadedCheckpoint, tmp_path: Path) -> None:
     for options in (
         ExportOptions(static=True, decode="onnx", score_thr=0.001, max_dets=3),
-        ExportOptions(static=True, decode="onnx", score_thr=0.999, nms_thr=1.0),
-        ExportOptions(decode="fixed", score_thr=0.5, nms_thr=0.0, max_dets=1, pre_topk=300),
-        ExportOptions(static=True, batch=2, imgsz=(96, 160)),
+        ExportOptions(static=True, batch=2, imgsz=(96, 160), decode="onnx", score_thr=0.999, nms_thr=1.0),
+        ExportOptions(
+            static=True, imgsz=(96, 96), decode="fixed", score_thr=0.5, nms_thr=0.0, max_dets=1, pre_topk=300
+        ),
         ExportOptions(static=True, imgsz=(32, 32)),
     ):
         result = export_onnx(checkpoint, tmp_path / "n.onnx", options)

@@ -89,10 +89,17 @@ def test_without_its_config_a_variant_finds_others(detections: dict[str, Any], t
 @pytest.mark.parametrize(
     "name",
     [
-        "relu", "leaky", "normalised", "thresholds", "padding", "bins", "widen",
-        "eps", "heads", "temperature", "deepen", "ffn_width",
+        "leaky",
+        "normalised",
+        "thresholds",
+        "bins",
+        "eps",
+        "heads",
+        "temperature",
+        # These change sizes alone, or are as one of those above.
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("relu", "padding", "widen", "deepen", "ffn_width")),
     ],
-)  # fmt: skip
+)
 def test_an_export_keeps_it(name: str, detections: dict[str, Any], tmp_path: Path) -> None:
     from rtmo_deploy.convert import export_onnx
     from rtmo_deploy.runtime.backends import open_backend

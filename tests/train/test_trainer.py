@@ -80,7 +80,7 @@ def test_the_files_are_checkpoints(straight):
     assert len(changed) > 100, "raw and averaged weights are not mixed up"
 
 
-@pytest.mark.parametrize("stop", [1, 3, 6])
+@pytest.mark.parametrize("stop", [1, pytest.param(3, marks=pytest.mark.long), 6])
 def test_a_stopped_run_goes_on_bit_by_bit(straight, tmp_path, stop):
     folder, whole, _ = straight
     first = trainer(tmp_path, toy_recipe(**BUSY))

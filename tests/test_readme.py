@@ -27,7 +27,7 @@ NEEDS_NETWORK = {
 
 
 def commands() -> list[str]:
-    """Every command of the README in order; the two set-up lines are run by ``.ci/run``, release and images included."""
+    """Every command of the README in order; ``.ci/run`` runs the two set-up lines, release and images included."""
     lines = [line.strip() for block in BLOCKS for line in block.splitlines()]
     return [line for line in lines if line and not is_set_up(line)]
 

@@ -140,6 +140,8 @@ class CastGraph:
         rebuild(self._graph, self._nodes, self._stored_weights())
         del self._graph.value_info[:]
         self.model = infer(self.model)
+        # What the pass worked on is as large as the model.
+        self._graph, self._weights, self._nodes = self.model.graph, {}, []
 
     def _as(self, name: str, consumer: onnx.NodeProto, *, in_16bit: bool) -> str:
         """What a node takes in the place of a tensor."""

@@ -184,9 +184,11 @@ def verify_cast(
     artifact = source.artifact
     images = case_images(artifact)
     shift = choose_shift(source.model, images, artifact)
-    original, shifted = shift_logits(source.model, shift), shift_logits(cast, shift)
+    original = shift_logits(source.model, shift)
     reference = decoded(executor(original, artifact), artifact, source.companion)
     weights = decoded(executor(_weights_rounded(original, cast, cast_type), artifact), artifact, source.companion)
+    del original  # as large as the model
+    shifted = shift_logits(cast, shift)
     executors = {EMULATED: executor(emulated(shifted, cast_type), artifact)}
     not_run = None
     try:
@@ -195,6 +197,7 @@ def verify_cast(
         if cast_type.name != "bf16":
             raise
         not_run = f"ONNX Runtime {ort.__version__} has no bfloat16 kernels for it on the CPU: {error.finding}"
+    del shifted
     expected = [reference(pixels) for pixels in images]
     alone = []
     for one, pixels in zip(expected, images, strict=True):

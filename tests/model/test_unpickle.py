@@ -402,6 +402,12 @@ LIES: dict[str, tuple[str, bytes]] = {
         "impossible number",
         called(named("torch._utils", "_rebuild_tensor"), storage(), number(0), tupled(b"\x88"), numbers((1,))),
     ),
+    "element type is text": (
+        "no element type",
+        called(
+            named("torch._utils", "_rebuild_tensor"), storage(), number(0), numbers((4,)), numbers((1,)), text("float")
+        ),
+    ),
     "too few arguments": ("do not fit", called(named("torch._utils", "_rebuild_tensor"), storage())),
     "parameter of nothing": ("holds no tensor", called(named("torch._utils", "_rebuild_parameter"), b"N")),
     "quantised": ("_rebuild_qtensor", named("torch._utils", "_rebuild_qtensor")),

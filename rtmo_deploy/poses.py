@@ -156,6 +156,12 @@ class Skeleton:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    def find(self, keypoint: int | str) -> int | None:
+        """Index of a keypoint that is given by its name or index; None where there is none."""
+        if isinstance(keypoint, str):
+            return self.keypoints.index(keypoint) if keypoint in self.keypoints else None
+        return keypoint if isinstance(keypoint, int) and 0 <= keypoint < len(self) else None
+
     def side(self, index: int) -> Side:
         """Body side of keypoint ``index``, read from its name."""
         return side_of(self.keypoints[index])

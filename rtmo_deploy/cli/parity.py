@@ -145,7 +145,7 @@ def _remedy(report: AgreementReport, *, layers: bool, show: Path | None) -> str:
 
 
 def _print(report: AgreementReport, shown: Path | None) -> None:
-    _p, (one, two) = report.people, report.names
+    one, two = report.names
     height, width = report.input_hw
     facts = {
         name: f"{model.path} ({model.kind} {model.precision}, {model.decode}, by {model.backend} on {model.device})"

@@ -86,11 +86,10 @@ class TranslatedDataset:
 
 
 def _index(one: int | str, skeleton: Skeleton) -> int:
-    if isinstance(one, str) and one in skeleton.keypoints:
-        return skeleton.keypoints.index(one)
-    if isinstance(one, int) and 0 <= one < len(skeleton):
-        return one
-    raise UsageError(
-        f"The mapping names the keypoint {one!r}, which '{skeleton.name}' does not have.",
-        remedy=f"It has 0 to {len(skeleton) - 1}: {', '.join(skeleton.keypoints)}.",
-    )
+    found = skeleton.find(one)
+    if found is None:
+        raise UsageError(
+            f"The mapping names the keypoint {one!r}, which '{skeleton.name}' does not have.",
+            remedy=f"It has 0 to {len(skeleton) - 1}: {', '.join(skeleton.keypoints)}.",
+        )
+    return found

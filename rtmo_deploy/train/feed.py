@@ -175,14 +175,13 @@ def in_order(
 
 def _with_pairs(skeleton: Skeleton, pairs: Sequence[tuple[int | str, int | str]]) -> Skeleton:
     def place(one: int | str) -> int:
-        if isinstance(one, str) and one in skeleton.keypoints:
-            return skeleton.keypoints.index(one)
-        if isinstance(one, int) and 0 <= one < len(skeleton):
-            return one
-        raise UsageError(
-            f"'data.flip_pairs' has {one!r}, which is not a keypoint of the model.",
-            remedy=f"Its keypoints are 0 to {len(skeleton) - 1}: {', '.join(skeleton.keypoints)}.",
-        )
+        found = skeleton.find(one)
+        if found is None:
+            raise UsageError(
+                f"'data.flip_pairs' has {one!r}, which is not a keypoint of the model.",
+                remedy=f"Its keypoints are 0 to {len(skeleton) - 1}: {', '.join(skeleton.keypoints)}.",
+            )
+        return found
 
     places = tuple((place(first), place(second)) for first, second in pairs)
     ends = [end for pair in places for end in pair]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rtmo_deploy.errors import ModelError
+from rtmo_deploy.measure.accuracy.judge import MAX_DETECTIONS
 from rtmo_deploy.measure.comparison import match_people, object_keypoint_similarity, sigmas_of
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.runtime.letterbox import letterbox
@@ -74,8 +75,6 @@ SAME_PERSON: Final = 0.3
 #: Annotated images that are looked at, and those of them that the model is run on once more.
 LOOKED_AT: Final = 64
 RUN_AGAIN: Final = 16
-#: Detections of an image that count, as in the evaluation.
-PEOPLE: Final = 20
 #: Mistakes with the letterbox, and how each is undone.
 LETTERBOXES: Final[tuple[tuple[str, Callable[[Points, LetterboxTransform], Points]], ...]] = (
     ("the letterbox's padding was not taken away from their coordinates", lambda p, t: p - _padding(t)),
@@ -289,7 +288,7 @@ def explain_evaluation(
     found = []
     for index in with_people:
         rows = np.flatnonzero(detections.image == index)
-        best = rows[np.argsort(-detections.scores[rows], kind="stable")][:PEOPLE]
+        best = rows[np.argsort(-detections.scores[rows], kind="stable")][:MAX_DETECTIONS]
         found.append(detections.keypoints[best, :, :2])
 
     def reversed_channels() -> list[NDArray[np.float32]]:
@@ -298,7 +297,7 @@ def explain_evaluation(
             poses = estimator.predict([np.ascontiguousarray(image[..., ::-1]) for image in images[:RUN_AGAIN]])
         except ModelError:
             return []  # what it puts out is not finite; nothing is explained by that
-        return [people.keypoints[np.flatnonzero(people.scores > score_thr)[:PEOPLE]] for people in poses]
+        return [people.keypoints[np.flatnonzero(people.scores > score_thr)[:MAX_DETECTIONS]] for people in poses]
 
     skeleton = estimator.artifact.skeleton
     return explain_misses(

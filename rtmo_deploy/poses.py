@@ -239,12 +239,20 @@ class Poses:
     #: score (as in the reference's ``predict``).
     keypoint_scores: NDArray[np.float32]
     skeleton: Skeleton = field(repr=False)  #: What the K keypoints are.
+    #: ``(N,)`` int64, who this is over the frames of a video, from 1; -1 where not known yet. None without tracking.
+    track_ids: NDArray[np.int64] | None = field(default=None, kw_only=True)
+    image_hw: tuple[int, int] | None = field(default=None, kw_only=True)  #: Height and width of the image, pixels.
 
     def __post_init__(self) -> None:
         count, joints = len(self.scores), len(self.skeleton)
         as_float32(
             self, boxes=(count, 4), scores=(count,), keypoints=(count, joints, 2), keypoint_scores=(count, joints)
         )
+        if self.track_ids is not None:
+            ids = np.asarray(self.track_ids, np.int64)
+            if ids.shape != (count,):
+                raise ValueError(f"Poses.track_ids has shape {ids.shape}, expected {(count,)}")
+            object.__setattr__(self, "track_ids", ids)
 
     @classmethod
     def empty(cls, skeleton: Skeleton) -> Poses:
@@ -262,7 +270,7 @@ class Poses:
             index = np.atleast_1d(np.asarray(index))
             index = index if index.size else index.astype(np.intp)  # an empty list has no type of its own
         keep = np.arange(len(self))[index]
-        names = ("boxes", "scores", "keypoints", "keypoint_scores")
+        names = ["boxes", "scores", "keypoints", "keypoint_scores", *([] if self.track_ids is None else ["track_ids"])]
         return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
     def __iter__(self) -> Iterator[Poses]:

@@ -11,7 +11,10 @@ import rtmo_deploy
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
 #: From the roof down.
-FLOORS = ("cli", "release", "doctor", "train", "convert", "measure", "report", "runtime", "data", "model", "zoo")
+FLOORS = (
+    *("cli", "release", "doctor", "train", "convert", "measure", "report"),
+    *("compat", "runtime", "track", "media", "data", "model", "zoo"),
+)
 #: Single files that every floor may use and that use no floor.
 FOUNDATION = (
     "poses",

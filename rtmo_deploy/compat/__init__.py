@@ -1,0 +1,1 @@
+"""The interfaces of other packages, on top of this one."""

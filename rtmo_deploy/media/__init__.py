@@ -1,0 +1,1 @@
+"""Frames of images, videos and streams in; result files and videos out."""

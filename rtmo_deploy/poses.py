@@ -1,10 +1,12 @@
 """Poses and Skeleton: the currency every floor trades in.
 
-This module knows NumPy and names of keypoints: no model, no file format, no drawing.
+This module knows NumPy and names of keypoints. Drawing and other packages' forms are loaded when they are called for.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import math
 import re
 from dataclasses import dataclass, field, replace
@@ -12,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from rtmo_deploy.errors import UsageError
 from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import os
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -242,6 +246,8 @@ class Poses:
     #: ``(N,)`` int64, who this is over the frames of a video, from 1; -1 where not known yet. None without tracking.
     track_ids: NDArray[np.int64] | None = field(default=None, kw_only=True)
     image_hw: tuple[int, int] | None = field(default=None, kw_only=True)  #: Height and width of the image, pixels.
+    #: The image that they were found in: its path, the bytes of its file, or its BGR pixels; None where not known.
+    source: str | os.PathLike[str] | bytes | NDArray[np.uint8] | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         count, joints = len(self.scores), len(self.skeleton)
@@ -277,6 +283,21 @@ class Poses:
         """Each person, as a ``Poses`` of one."""
         return (self[index] for index in range(len(self)))
 
+    @property
+    def xyn(self) -> NDArray[np.float32]:
+        """``(N, K, 2)`` float32, the keypoints as shares of the image's width and height."""
+        return self.keypoints / self._size()
+
+    @property
+    def xyxyn(self) -> NDArray[np.float32]:
+        """``(N, 4)`` float32, the boxes as shares of the image's width and height."""
+        return self.boxes / np.tile(self._size(), 2)
+
+    def _size(self) -> NDArray[np.float32]:
+        if self.image_hw is None:
+            raise UsageError("The image's size is not known.", remedy="Set it: replace(poses, image_hw=(h, w)).")
+        return np.array(self.image_hw[::-1], np.float32)
+
     def to_dict(self) -> list[dict[str, Any]]:
         """JSON-ready list, one entry a person: ``box``, ``score``, ``keypoints`` as [x, y, score] rows."""
         rows = np.concatenate([self.keypoints, self.keypoint_scores[..., None]], axis=-1)
@@ -284,3 +305,116 @@ class Poses:
             {"box": self.boxes[i].tolist(), "score": float(self.scores[i]), "keypoints": rows[i].tolist()}
             for i in range(len(self))
         ]
+
+    def to_json(self) -> str:
+        """The list of :meth:`to_dict` as JSON."""
+        return json.dumps(self.to_dict())
+
+    def to_coco(self, image_id: int | str, *, category_id: int = 1) -> list[dict[str, Any]]:
+        """Entries of a COCO results file, best first: ``bbox`` as x, y, w, h, ``keypoints`` as x, y, score, ...
+
+        Args:
+            image_id: What the annotation file calls the image.
+            category_id: What it calls people.
+        """
+        found: list[dict[str, Any]] = _view("to_coco")(self, image_id, category_id)
+        return found
+
+    def to_dataframe(self, backend: Literal["polars", "pandas"] = "polars") -> Any:
+        """A data frame with one row a person, best first.
+
+        Columns: ``image`` (its path if known), ``person`` (0 is the best), ``track_id`` (null where not known),
+        ``score``, ``x1``, ``y1``, ``x2``, ``y2``, and ``NAME_x``, ``NAME_y``, ``NAME_score`` of each keypoint.
+
+        Raises:
+            MissingDependencyError: The package is not installed.
+        """
+        return _view("to_dataframe")(self, backend)
+
+    def to_supervision(self) -> Any:
+        """A ``supervision.KeyPoints``; boxes, track ids and the image's size are in its ``data``."""
+        return _view("to_supervision")(self)
+
+    def to_detections(self) -> Any:
+        """A ``supervision.Detections`` of the boxes, with ``tracker_id`` if there are track ids."""
+        return _view("to_detections")(self)
+
+    @classmethod
+    def from_supervision(cls, key_points: Any, skeleton: Skeleton) -> Poses:
+        """Poses of a ``supervision.KeyPoints``, of any model; the inverse of :meth:`to_supervision`.
+
+        Boxes that are not in its ``data`` are those around the keypoints. Scores that are missing are 1.
+
+        Args:
+            key_points: N detections of K keypoints.
+            skeleton: What the K keypoints are.
+
+        Raises:
+            UsageError: They are not K.
+        """
+        found: Poses = _view("from_supervision")(key_points, skeleton)
+        return found
+
+    def plot(
+        self,
+        image: Any = None,
+        *,
+        score_thr: float = 0.5,
+        kpt_thr: float = 0.3,
+        boxes: bool = True,
+        labels: bool = True,
+    ) -> NDArray[np.uint8]:
+        """A copy of the image with the detections drawn on it, ``(h, w, 3)`` uint8, BGR.
+
+        Args:
+            image: What to draw on, of any kind that a model takes; the image they were found in if not given. It is
+                read again from its path; frames of a stream are not kept: give ``frame.image``.
+            score_thr: Only detections with a score above this are drawn.
+            kpt_thr: Only keypoints with a score of at least this are drawn.
+            boxes: Whether to draw boxes.
+            labels: Whether to write scores and track ids.
+
+        Raises:
+            UsageError: The image is not known, or of another size.
+            InputDataError: It cannot be read any more.
+        """
+        drawn: NDArray[np.uint8] = _view("plot")(
+            self, image, score_thr=score_thr, kpt_thr=kpt_thr, boxes=boxes, labels=labels
+        )
+        return drawn
+
+    def save(self, path: str | os.PathLike[str], image: Any = None, **how: Any) -> None:
+        """Write the image with the detections drawn on it, in the format of the suffix; see :meth:`plot`.
+
+        An existing file is replaced.
+
+        Raises:
+            UsageError: No image can be written with that suffix, or as for :meth:`plot`.
+            SetupError: The file cannot be written.
+        """
+        _view("save")(self, path, image, how)
+
+    def show(self, image: Any = None, **how: Any) -> None:
+        """Show the image with the detections: in a notebook, else in the system's image viewer; see :meth:`plot`."""
+        _view("show")(self, image, how)
+
+    def crop(self, margin: float = 0.1, image: Any = None) -> list[NDArray[np.uint8]]:
+        """A copy of each detection's box from the image, BGR, best first; of no pixels where the box is outside it.
+
+        Args:
+            margin: Added on each side, as a share of the box's width and height.
+            image: As for :meth:`plot`.
+        """
+        crops: list[NDArray[np.uint8]] = _view("crop")(self, margin, image)
+        return crops
+
+    def _repr_png_(self) -> bytes | None:
+        """The drawn image for notebooks; None where the image is not known."""
+        png: bytes | None = _view("png")(self)
+        return png
+
+
+def _view(name: str) -> Callable[..., Any]:
+    """A function of a higher floor, loaded when it is called for."""
+    found: Callable[..., Any] = getattr(importlib.import_module("rtmo_deploy.runtime.views"), name)
+    return found

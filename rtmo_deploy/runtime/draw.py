@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.poses import Poses, Side
+    from rtmo_deploy.poses import Poses
+    from rtmo_deploy.sides import Side
 
 # From the palette of Okabe and Ito: told apart with every common colour blindness, and in grey from white.
 _COLOURS: Final[dict[Side, str]] = {"left": "#56B4E9", "right": "#E69F00", "centre": "#FFFFFF"}

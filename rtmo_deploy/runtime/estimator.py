@@ -10,38 +10,36 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, overload
 
-import numpy as np
-
-from rtmo_deploy.artifact import Artifact, DecodeMode, read_companion
-from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
+from rtmo_deploy.artifact import Artifact
+from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
 from rtmo_deploy.runtime.backends import Backend, open_backend
-from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
+from rtmo_deploy.runtime.decode import coordinates_of, finished, outputs_to_poses
 from rtmo_deploy.runtime.inputs import kept_of, pixels_of
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
 from rtmo_deploy.runtime.thresholds import Thresholds, decode_for
 from rtmo_deploy.zoo.locate import locate_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from rtmo_deploy.media.frame import Event, Frame
     from rtmo_deploy.poses import Poses
-    from rtmo_deploy.runtime.decode import Array, Coordinates
     from rtmo_deploy.runtime.inputs import Color, ImageLike
     from rtmo_deploy.runtime.stream import Policy
 
 _log = logging.getLogger("rtmo_deploy")
 
 
-def is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a checkpoint, by its bytes; by its suffix where they do not tell."""
-    return likely_kind(path) in CHECKPOINT.kinds
+    return likely_kind(Path(path)) in CHECKPOINT.kinds
 
 
-def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
+def read_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artifact:
     """What a file is: a checkpoint, an engine, an OpenVINO or an ONNX model, by its bytes.
 
     Args:
@@ -51,6 +49,7 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
     Raises:
         ModelError: It is none of these, damaged, or not to be trusted.
     """
+    path = Path(path)
     kind = require(path, MODEL)
     if kind in CHECKPOINT.kinds:
         from rtmo_deploy.model import load_checkpoint
@@ -59,36 +58,6 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
     more = {"trust": trust} if kind is Kind.ENGINE else {}
     artifact: Artifact = Format.load(FORMATS[kind].reader)(path, **more)
     return artifact
-
-
-def outputs_to_poses(
-    outputs: Mapping[str, Array],
-    input_hw: tuple[int, int],
-    artifact: Artifact,
-    coordinates: Coordinates | None = None,
-) -> list[Poses]:
-    """A backend's outputs to detections in network-input pixels, one entry an image.
-
-    ``coordinates`` is the classifier that a ``raw`` graph leaves to the host.
-    """
-    skeleton = artifact.skeleton
-    if "dets" not in outputs or "keypoints" not in outputs:
-        if coordinates is None:
-            raise ArtifactError(
-                "It is a raw graph, and nothing was given to turn its pose vectors into keypoints.",
-                remedy="Export it with --decode onnx or fixed.",
-                where=artifact.path,
-            )
-        return decode_raw(outputs, input_hw, artifact.decode, skeleton, coordinates)
-    dets, keypoints = outputs["dets"], outputs["keypoints"]
-    if dets.ndim != 3 or dets.shape[2] != 5 or keypoints.shape != (*dets.shape[:2], len(skeleton), 3):
-        raise ArtifactError(
-            f"Its graph puts out dets {list(dets.shape)} and keypoints {list(keypoints.shape)}, and by its metadata "
-            f"it has {len(skeleton)} keypoints.",
-            remedy="Export the model again.",
-            where=artifact.path,
-        )
-    return rows_to_poses(dets, keypoints, input_hw, artifact.decode, skeleton)
 
 
 class Placed(NamedTuple):
@@ -105,7 +74,7 @@ class RTMO:
     >>> from rtmo_deploy import RTMO
     >>> model = RTMO("rtmo-n", device="cpu")
     >>> model
-    RTMO('rtmo-n.pth', backend='torch', device='cpu', precision='fp32', input_hw=(416, 416))
+    RTMO('rtmo-n.pth', backend='torch', device='cpu', precision='fp32', input_hw=(352, 352))
     >>> grey = np.full((480, 640, 3), 114, np.uint8)
     >>> poses = model(grey)
     >>> len(poses), poses.keypoints.shape, poses.image_hw
@@ -142,13 +111,14 @@ class RTMO:
         precision: str | None = None,
         trust: bool = False,
     ) -> None:
-        self._closed, self._reopen = False, None
+        self._closed = False
+        self._reopen: Callable[[], RTMO] | None = None
+        self.backend: Backend
         if isinstance(model, str | os.PathLike):
-            how = {"backend": None if backend == "auto" else backend, "threads": threads, "precision": precision}
+            how: dict[str, Any] = {"threads": threads, "precision": precision}
+            how["backend"] = None if backend == "auto" else backend
             self.backend = _open(read_artifact(locate_model(model), trust=trust), device, **how)
-            self._reopen: partial[RTMO] | None = partial(
-                RTMO, model, device=device, input_hw=input_hw, trust=trust, **how
-            )
+            self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, **how)
         else:
             self.backend = model
         self.artifact = self.backend.artifact
@@ -196,7 +166,7 @@ class RTMO:
             backend.close()
         self.coordinates = None
 
-    def __reduce__(self) -> tuple[partial[RTMO], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[], RTMO], tuple[()]]:
         if self._reopen is None:
             raise TypeError("an RTMO made from an opened backend cannot be pickled or copied; make it from the file")
         return self._reopen, ()
@@ -233,8 +203,10 @@ class RTMO:
             **thresholds: See :class:`Thresholds`.
         """
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
-            return self.predict(image, batch=batch, color=color, **thresholds)
-        return self.predict([image], color=color, **thresholds)[0]
+            several: Any = image
+            return self.predict(several, batch=batch, color=color, **thresholds)
+        one: Any = image
+        return self.predict([one], color=color, **thresholds)[0]
 
     def predict(
         self,
@@ -300,7 +272,7 @@ class RTMO:
         artifact = replace(self.artifact, decode=decode)
         found = outputs_to_poses(outputs, self.input_hw, artifact, self.coordinates)[: len(placed)]
         limits = thresholds.get("max_people"), thresholds.get("kpt_thr")
-        return [_finished(poses, one.transform, artifact, *limits) for poses, one in zip(found, placed, strict=True)]
+        return [finished(poses, one.transform, artifact, *limits) for poses, one in zip(found, placed, strict=True)]
 
     def stream(
         self,
@@ -389,52 +361,3 @@ def _open(artifact: Artifact, device: str, **how: Any) -> Backend:
     precision = opened.facts.get("runtime_precision") or artifact.precision
     _log.info("%s: %s on %s, %s (device: %s)", artifact.path.name, opened.name, opened.device, precision, why)
     return opened
-
-
-def _finished(
-    poses: Poses, transform: LetterboxTransform, artifact: Artifact, max_people: int | None, kpt_thr: float | None
-) -> Poses:
-    """Detections in network-input pixels to those that are wanted, in pixels of the image."""
-    for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
-        if not np.isfinite(getattr(poses, name)).all():
-            raise ArtifactError(
-                f"Its {name} are not finite on this image.",
-                remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells more.",
-                where=artifact.path,
-            )
-    poses = poses_to_original(poses[:max_people], transform)
-    if kpt_thr is None:
-        return poses
-    seen = poses.keypoint_scores >= kpt_thr
-    return replace(poses, keypoint_scores=np.where(seen, poses.keypoint_scores, 0))
-
-
-def poses_to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
-    """Poses in network-input pixels to pixels of the image."""
-    boxes, keypoints = transform.boxes_to_original(poses.boxes), transform.to_original(poses.keypoints)
-    return replace(poses, boxes=boxes, keypoints=keypoints, image_hw=transform.original_hw)
-
-
-def coordinates_of(artifact: Artifact) -> Coordinates | None:
-    """The second file of a ``raw`` graph, opened; None where there is none to open."""
-    if artifact.decode.mode is not DecodeMode.RAW:
-        return None
-    content = read_companion(artifact)
-    return None if content is None else open_coordinates(content, where=artifact.path)
-
-
-def open_coordinates(model: Path | bytes, *, where: object = None) -> Coordinates:
-    """The classifier of a ``raw`` graph's companion file, as a function; runs on the CPU."""
-    from rtmo_deploy.runtime.onnx_file import load_onnx, parse_onnx
-    from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-
-    name = where or model
-    # It comes with a stranger's model: checked as that is.
-    checked = load_onnx(model) if isinstance(model, Path) else parse_onnx(model, Path(str(name)))
-    session = open_session(checked.SerializeToString(), where=name)
-
-    def run(pose_vecs: Array, boxes: Array, priors: Array) -> Array:
-        feeds = {"pose_vecs": pose_vecs, "boxes": boxes, "priors": priors}
-        return run_session(session, feeds, where=name)["keypoints"]
-
-    return run

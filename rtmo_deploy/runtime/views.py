@@ -119,7 +119,7 @@ def to_dataframe(poses: Poses, backend: str) -> Any:
             import polars as pl
 
             return pl.DataFrame(columns, schema_overrides={"image": pl.String, "track_id": pl.Int64})
-        import pandas as pd
+        import pandas as pd  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError(backend, purpose="A data frame", extra="table") from error
     return pd.DataFrame(columns).astype({"image": object, "track_id": "Int64"})
@@ -166,14 +166,14 @@ def from_supervision(key_points: Any, skeleton: Skeleton) -> Poses:
             remedy="Give the skeleton that they belong to.",
         )
     scores, confidence, data = key_points.detection_confidence, key_points.keypoint_confidence, key_points.data
-    confidence = np.ones((count, joints)) if confidence is None or not count else confidence
+    confidence = np.ones((count, joints), np.float32) if confidence is None or not count else confidence
     boxes = data.get("xyxy")
     if boxes is None:
         boxes = np.concatenate([xy.min(axis=1, initial=np.inf), xy.max(axis=1, initial=-np.inf)], axis=1)
     sizes = data.get("image_hw")
     return Poses(
         np.asarray(boxes).reshape(count, 4),
-        np.ones(count) if scores is None else scores,
+        np.ones(count, np.float32) if scores is None else scores,
         xy,
         confidence,
         skeleton,

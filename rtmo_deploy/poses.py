@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ class Mirror(NamedTuple):
     unknown: tuple[int, ...]
 
 
+@lru_cache(maxsize=4096)
 def side_of(name: str) -> Side:
     """Body side that a keypoint's name gives; ``centre`` where it gives none, or both."""
     sides = {name[first].lower() for first, _ in _places(name)}

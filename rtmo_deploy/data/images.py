@@ -39,7 +39,7 @@ from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -352,45 +352,64 @@ def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> li
     """
     found: dict[str, Path] = {}
     for source in [sources] if isinstance(sources, str | Path) else sources:
-        for path in _images_of(os.fspath(source), recursive=recursive):
+        images = [path for path in find_files(os.fspath(source), recursive=recursive) if path.exists()]
+        if not images:
+            raise _bad("There is no image but broken links.", source, "Check the links.")
+        for path in images:
             # Without dots and double slashes, but without following links as resolve() would.
             found.setdefault(os.path.abspath(path), path)  # noqa: PTH100
     return list(found.values())
 
 
-def _images_of(source: str, *, recursive: bool) -> list[Path]:
+def find_files(
+    source: str,
+    *,
+    recursive: bool,
+    suffixes: frozenset[str] = IMAGE_SUFFIXES,
+    what: str = "image",
+    failures: list[InputDataError] | None = None,
+) -> list[Path]:
+    """The files that one source means, as in :func:`find_images`, broken links too; with other suffixes, if given.
+
+    A folder in a folder that cannot be read is added to ``failures`` where there is a list, and the search goes on.
+    """
     path = Path(source)
-    images: list[Path] = []
+    files: list[Path] = []
     finding, remedy = "There is no such file or folder.", "Check the name."
+
+    def unreadable(error: OSError, where: object) -> InputDataError:
+        return InputDataError(f"It cannot be searched: {error.strerror}.", remedy="Check its permissions.", where=where)
+
+    def on_error(error: OSError) -> None:
+        if failures is None:
+            raise error
+        failures.append(unreadable(error, error.filename))
+
     try:
         if source and path.exists() and not path.is_dir():
             return [path]  # a FIFO or a device too: its reader says what it is
         if source and path.is_dir():
-            finding = "There is no image in this folder."
+            finding = f"There is no {what} in this folder."
             remedy = "Search the folders in it as well, or check the suffixes of the files."
-            images = _known(_files_in(path, recursive=recursive))
+            files = _known(_files_in(path, on_error, recursive=recursive), suffixes)
         elif glob.has_magic(source):
-            finding, remedy = "No image matches this pattern.", "Check it; '**' stands for any depth."
+            finding, remedy = f"No {what} matches this pattern.", "Check it; '**' stands for any depth."
             matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
-            images = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
-        # No folder named x.jpg, no broken link; a FIFO or a device stays, and its reader says what it is.
-        images = [path for path in images if path.exists() and not path.is_dir()]
+            files = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches, suffixes)
+        # No folder named x.jpg; a FIFO or a device stays, and its reader says what it is.
+        files = [path for path in files if not path.is_dir()]
     except OSError as error:
-        remedy = "Check its permissions."
-        raise InputDataError(f"It cannot be searched: {error.strerror}.", remedy=remedy, where=source) from error
-    if not images:
+        raise unreadable(error, source) from error
+    if not files and not failures:
         raise InputDataError(finding, remedy=remedy, where=source or "''")
-    return sorted(images)
+    return sorted(files)
 
 
-def _known(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+def _known(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in suffixes]
 
 
-def _files_in(folder: Path, *, recursive: bool) -> Iterable[Path]:
-    def stop(error: OSError) -> None:
-        raise error
-
-    for root, folders, names in os.walk(folder, onerror=stop):
+def _files_in(folder: Path, on_error: Callable[[OSError], None], *, recursive: bool) -> Iterable[Path]:
+    for root, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         yield from (Path(root, name) for name in names if not name.startswith("."))

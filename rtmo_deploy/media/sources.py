@@ -19,6 +19,7 @@ from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import read_bounded, reading
 from rtmo_deploy.media.frame import Event, Frame
+from rtmo_deploy.media.live import image_at, read_live
 from rtmo_deploy.media.video import VIDEO_SUFFIXES, read_video
 from rtmo_deploy.zoo.cache import without_credentials
 
@@ -110,10 +111,14 @@ def open_source(
     """
     if stride < 1:
         raise UsageError(f"A stride of {stride} takes no frame.", remedy="Take 1 for every frame, 2 for every other.")
-    if source.kind == "image" and not _ADDRESS.match(source.name):
-        yield Frame(read_image(source.name), source.name)
+    if source.kind == "image":
+        address = _ADDRESS.match(source.name)
+        image = image_at(source.name, source.title) if address else read_image(source.name)
+        yield Frame(image, source.title)
     elif source.kind == "video":
         yield from read_video(source.name, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)
+    else:
+        yield from read_live(source.name, source.title, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)
 
 
 def _listed(name: str) -> list[str] | None:

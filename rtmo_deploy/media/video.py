@@ -1,8 +1,8 @@
 """Reads videos with PyAV: upright BGR frames with their timestamps; damaged frames are counted, not fatal.
 
-What a frame looks like is what ``ffmpeg`` makes of it: its colour matrix and range are followed, chroma is enlarged
-bicubically, more than 8 bits are rounded, alpha is dropped, pixels that are not square stay as they are stored, and the
-display matrix (rotation, mirroring) is applied.
+What a frame looks like is what ``ffmpeg`` makes of it: its colour matrix and range are followed, more than 8 bits are
+rounded, alpha is dropped, pixels that are not square stay as they are stored, and the display matrix (rotation,
+mirroring) is applied.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +27,6 @@ from rtmo_deploy.zoo.cache import without_credentials
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
-    from fractions import Fraction
     from types import ModuleType
 
     from av import VideoFrame
@@ -41,6 +41,7 @@ VIDEO_SUFFIXES: Final = frozenset(_KNOWN.split())
 #: Hardware decoders that ``hwaccel="auto"`` tries, in this order.
 _ACCELERATORS: Final = ("cuda", "videotoolbox", "d3d11va", "vaapi", "qsv")
 _THREADS: Final = 4  # of a decoder; each holds a frame
+_TIMEOUT_S: Final = 10.0  # to open an address, and to wait for data of it
 _AGAIN: Final = "Copy or download it again, or see whether a video player opens it."
 
 _log = logging.getLogger(__name__)
@@ -84,20 +85,20 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
         if first is None:
             raise _empty(os.fspath(path))
         swap = _orientation(first)[0]
-        rate = stream.average_rate or stream.guessed_rate
+        rate: Fraction | None = stream.average_rate or stream.guessed_rate
         duration = None
         if stream.duration and stream.time_base:
             duration = float(stream.duration * stream.time_base)
         elif container.duration:
             duration = container.duration / 1e6
-        aspect = stream.sample_aspect_ratio
-        aspect = None if not aspect or aspect == 1 else 1 / aspect if swap else aspect
+        stored: Fraction | None = stream.sample_aspect_ratio
+        aspect = None if not stored or stored == 1 else 1 / stored if swap else stored
         return VideoInfo(
             path=os.fspath(path),
             width=first.height if swap else first.width,
             height=first.width if swap else first.height,
             codec=stream.codec_context.name,
-            time_base=first.time_base,
+            time_base=first.time_base or Fraction(1, 1000),
             fps=rate or None,
             frames=stream.frames or (round(duration * rate) if duration and rate else None),
             duration_s=duration,
@@ -160,10 +161,11 @@ def frames_of(
     rate = stream.average_rate or stream.guessed_rate
     step = float(1 / rate) if rate else 0.04
     start: Fraction | None = None
+    stamp: Fraction | None
     time_s = -step
     for number, frame in enumerate(_decoded(container, stream, lose)):
         count = number + lost
-        stamp = None if frame.pts is None else frame.pts * frame.time_base
+        stamp = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
         if start is None:
             start = stamp
         now = time_s + step if stamp is None or start is None else float(stamp - start)
@@ -199,29 +201,31 @@ def _decoded(container: InputContainer, stream: VideoStream, lose: Callable[[str
 
 
 def _image(reformatter: VideoReformatter, frame: VideoFrame) -> NDArray[np.uint8]:
-    image = reformatter.reformat(frame, format="bgr24", interpolation="BICUBIC", threads=1).to_ndarray()
+    scaled = reformatter.reformat(frame, format="bgr24", interpolation="BICUBIC", threads=1)
+    image = np.asarray(scaled.to_ndarray(), np.uint8)
     swap, flip_x, flip_y = _orientation(frame)
-    image = cv2.transpose(image) if swap else image
+    if swap:
+        image = np.asarray(cv2.transpose(image), np.uint8)
     if flip_x or flip_y:
-        image = cv2.flip(image, -1 if flip_x and flip_y else 1 if flip_x else 0)
-    return np.ascontiguousarray(image, dtype=np.uint8)
+        image = np.asarray(cv2.flip(image, -1 if flip_x and flip_y else 1 if flip_x else 0), np.uint8)
+    return np.ascontiguousarray(image)
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """Whether to swap the axes, then to mirror left and right, then top and bottom. Only right angles are applied."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return False, False, False
     # A point of the stored image comes to (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
     return (True, c < 0, b < 0) if abs(b) + abs(c) > abs(a) + abs(d) else (False, a < 0, d < 0)
 
 
 @contextlib.contextmanager
 def opened(
-    path: str, *, hwaccel: str | None = None, options: dict[str, str] | None = None, timeout_s: float | None = None
+    path: str, *, hwaccel: str | None = None, live: bool = False
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A video file or address and its best video stream, ready to decode.
+    """A video file or address and its best video stream, ready to decode; live without the delay of frame threads.
 
     Raises:
         InputDataError: It cannot be opened or holds no video that can be decoded, or has too many pixels.
@@ -229,17 +233,18 @@ def opened(
     """
     av = require_av()
     shown = without_credentials(path)
-    given, options = path, dict(options or {})
-    if "://" not in path:
+    given, options = path, {"rtsp_transport": "tcp"}
+    local = "://" not in path
+    if local:
         with reading(path, InputDataError), open_regular(Path(path)):
             pass
         given = f"file:{os.path.abspath(path)}"  # noqa: PTH100 - a name with a colon is no address
-        options["protocol_whitelist"] = "file"  # a playlist in disguise opens nothing else
+        options = {"protocol_whitelist": "file"}  # a playlist in disguise opens nothing else
 
     def attempt(accelerator: str | None) -> InputContainer:
         chosen = accelerator and av.codec.hwaccel.HWAccel(device_type=accelerator, allow_software_fallback=False)
         container: InputContainer = av.open(
-            given, options=options, timeout=timeout_s, hwaccel=chosen, metadata_errors="replace"
+            given, options=options, timeout=None if local else _TIMEOUT_S, hwaccel=chosen, metadata_errors="replace"
         )
         if accelerator and not any(video.codec_context.is_hwaccel for video in container.streams.video):
             container.close()
@@ -259,7 +264,7 @@ def opened(
             remedy = "Shrink it, or allow more with --max-pixels."
             raise TooManyPixelsError(f"It has {size} pixels; at most {limit:,} are read.", remedy=remedy, where=shown)
         decoder.options = {**decoder.options, "max_pixels": str(limit)}
-        decoder.thread_type = "AUTO"
+        decoder.thread_type = "SLICE" if live else "AUTO"
         decoder.thread_count = min(_THREADS, os.cpu_count() or 1)
         yield container, stream
 

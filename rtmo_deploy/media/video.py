@@ -98,7 +98,7 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
             path=os.fspath(path),
             width=first.height if swap else first.width,
             height=first.width if swap else first.height,
-            codec=stream.codec_context.name,
+            codec=stream.codec_context.codec.canonical_name,
             time_base=first.time_base or Fraction(1, 1000),
             start_s=(first.pts or 0) * (first.time_base or Fraction(0)),
             fps=rate or None,

@@ -45,8 +45,8 @@ _ENCODERS: Final[dict[str, tuple[str, dict[str, str], int]]] = {
     "vp9": ("libvpx-vp9", {"crf": "24", "deadline": "realtime", "cpu-used": "6", "tile-columns": "2", "g": "120"}, 4),
     "av1": ("libsvtav1", {"crf": "30", "preset": "10", "g": "120"}, 4),
 }
-_HD_ROWS: Final = 720  # from here on BT.709, as players take it
-_BT709, _BT601, _LIMITED = 1, 6, 1  # as FFmpeg numbers colour matrices and ranges
+#: BT.601 of limited range, as FFmpeg numbers them: what its tools take where a file does not tell, as MPEG-4's.
+_MATRIX, _RANGE = 6, 1
 
 _log = logging.getLogger(__name__)
 
@@ -97,12 +97,15 @@ class VideoWriter:
         self.rate = min(max(rate, Fraction(1)), Fraction(240))
         self.time_base = 1 / self.rate if suffix == ".avi" else like.time_base if like else Fraction(1, 90000)
         self.frames = 0  #: Frames written so far.
+        self._stretched = False
         self._stack = contextlib.ExitStack()
         self._container: OutputContainer | None = None
         self._stamps: dict[int, int] = {}  # of each frame in the encoder, in units of the time base
         self._last = -1  # stamp of the last frame
-        self._sound: Iterator[tuple[float, Packet]] | None = None if like and like.has_audio and audio else iter(())
-        self._waiting: tuple[float, Packet] | None = None
+        self._sound: Iterator[tuple[float, Packet[Any]]] | None = (
+            None if like and like.has_audio and audio else iter(())
+        )
+        self._waiting: tuple[float, Packet[Any]] | None = None
 
     def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
         """Add a frame.
@@ -127,9 +130,8 @@ class VideoWriter:
                 image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
             seconds = float(self.frames / self.rate) if time_s is None else time_s
             self._last = self._stamps[self.frames] = max(round(seconds / self.time_base), self._last + 1)
-            matrix = "ITU709" if height >= _HD_ROWS else "ITU601"
             frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24").reformat(
-                format="yuv420p", dst_colorspace=matrix, dst_color_range="MPEG", interpolation="BICUBIC", threads=1
+                format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG", interpolation="BICUBIC", threads=1
             )
             frame.pts, frame.time_base = self.frames, 1 / self.rate
             self.frames += 1
@@ -171,7 +173,6 @@ class VideoWriter:
 
     def _begin(self, width: int, height: int) -> None:
         self._temporary = self._stack.enter_context(atomic_write(self.path))
-        self._stretched = False
         if self._sound is None:
             try:
                 self._start(width, height, sound=True)
@@ -204,7 +205,7 @@ class VideoWriter:
         context.thread_count = threads
         if self.like is not None and self.like.pixel_aspect is not None:
             context.sample_aspect_ratio = self.like.pixel_aspect
-        context.colorspace, context.color_range = _BT709 if height >= _HD_ROWS else _BT601, _LIMITED
+        context.colorspace, context.color_range = _MATRIX, _RANGE
         try:
             self._sound = self._sound_of(output) if sound else self._sound
             output.start_encoding()
@@ -214,7 +215,7 @@ class VideoWriter:
             raise
         self._container = output
 
-    def _sound_of(self, output: OutputContainer) -> Iterator[tuple[float, Packet]]:
+    def _sound_of(self, output: OutputContainer) -> Iterator[tuple[float, Packet[Any]]]:
         """Add the sound's stream; its packets come with the time at which they are to be heard."""
         assert self.like is not None
         start = self.like.start_s
@@ -224,7 +225,7 @@ class VideoWriter:
         stream: Any = source.streams.best("audio")
         target = output.add_stream_from_template(stream)
 
-        def packets() -> Iterator[tuple[float, Packet]]:
+        def packets() -> Iterator[tuple[float, Packet[Any]]]:
             for packet in source.demux(stream):
                 if packet.pts is None or packet.dts is None or packet.time_base is None:
                     continue
@@ -246,7 +247,7 @@ class VideoWriter:
             self._container.mux(self._waiting[1])
             self._waiting = None
 
-    def _mux(self, packets: list[Packet]) -> None:
+    def _mux(self, packets: list[Packet[Any]]) -> None:
         """Write encoded frames: the encoders here keep their order, so each has its own timestamp given back."""
         assert self._container is not None
         for packet in packets:

@@ -56,6 +56,7 @@ class VideoInfo:
     height: int  #: Pixels of an upright frame.
     codec: str  #: Of the video, as FFmpeg calls it, such as ``h264``.
     time_base: Fraction  #: Unit of its timestamps, in seconds.
+    start_s: Fraction = Fraction(0)  #: Timestamp of its first frame, in seconds; frames count from there.
     fps: Fraction | None = None  #: Frames a second, on average; None where it is not known.
     frames: int | None = None  #: Its number of frames: stored, or duration times rate; None where it is not known.
     duration_s: float | None = None  #: Seconds; None where it is not known, as of a live stream.
@@ -97,8 +98,9 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
             path=os.fspath(path),
             width=first.height if swap else first.width,
             height=first.width if swap else first.height,
-            codec=stream.codec_context.name,
+            codec=stream.codec_context.codec.canonical_name,
             time_base=first.time_base or Fraction(1, 1000),
+            start_s=(first.pts or 0) * (first.time_base or Fraction(0)),
             fps=rate or None,
             frames=stream.frames or (round(duration * rate) if duration and rate else None),
             duration_s=duration,

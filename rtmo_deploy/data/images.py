@@ -376,6 +376,7 @@ def find_files(
     path = Path(source)
     files: list[Path] = []
     finding, remedy = "There is no such file or folder.", "Check the name."
+    before = len(failures or ())
 
     def unreadable(error: OSError, where: object) -> InputDataError:
         return InputDataError(f"It cannot be searched: {error.strerror}.", remedy="Check its permissions.", where=where)
@@ -400,7 +401,7 @@ def find_files(
         files = [path for path in files if not path.is_dir()]
     except OSError as error:
         raise unreadable(error, source) from error
-    if not files and not failures:
+    if not files and len(failures or ()) == before:
         raise InputDataError(finding, remedy=remedy, where=source or "''")
     return sorted(files)
 

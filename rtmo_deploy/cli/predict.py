@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -262,7 +262,7 @@ def _frames(
     from rtmo_deploy.track.frames import track_frames
 
     how = {name: getattr(options, name) for name in ("stride", "policy", "batch", "hwaccel")}
-    with closing(stream(estimator, sources, on_event=on_event, **how)) as frames:
+    with closing(cast("Generator[Frame]", stream(estimator, sources, on_event=on_event, **how))) as frames:
         tracking = options.track or options.smooth
         for frame in track_frames(frames, smooth=options.smooth) if tracking else frames:
             poses = frame.poses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 from rtmo_deploy.errors import SetupError
@@ -68,7 +69,7 @@ class Window:
         self._key = False
         self._root.update()
         while wait and self._open and not self._key:
-            self._root.after(20)
+            time.sleep(0.02)
             self._root.update()
         return self._open
 

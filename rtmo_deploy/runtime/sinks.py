@@ -20,6 +20,7 @@ from rtmo_deploy.runtime.draw import WRITABLE_SUFFIXES, draw_poses, write_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -181,7 +182,7 @@ def open_sinks(outputs: Outputs, sources: Sequence[Source], skeleton: Skeleton) 
             if kind == "image":
                 for file in files:
                     write_image(file, image)
-            else:
+            elif files:
                 videos.write(frame, image)
             return window is None or window.show(image, title=frame.source, wait=kind == "image")
 
@@ -214,9 +215,11 @@ class _Videos(AbstractContextManager["_Videos"]):
         stack = ExitStack()
         return stack, [stack.enter_context(VideoWriter(path, like)) for path in self._files[source.title]]
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for stack, _ in self._open.values():
-            stack.__exit__(*error)
+            stack.__exit__(kind, error, trace)
 
 
 def _write_crops(folder: Path, frame: Frame, people: Poses, *, still: bool) -> None:

@@ -45,9 +45,6 @@ class Tk:
     def title(self, text: str) -> None:
         self.titles.append(text)
 
-    def after(self, _: int) -> None:
-        pass
-
     def update(self) -> None:
         if self.keys:
             key = self.keys.pop(0)

@@ -42,6 +42,7 @@ VIDEO_SUFFIXES: Final = frozenset(_KNOWN.split())
 _ACCELERATORS: Final = ("cuda", "videotoolbox", "d3d11va", "vaapi", "qsv")
 _THREADS: Final = 4  # of a decoder; each holds a frame
 _TIMEOUT_S: Final = 10.0  # to open an address, and to wait for data of it
+_GAP_S: Final = 1.0  # by which the frames of a whole file may end before its sound
 _AGAIN: Final = "Copy or download it again, or see whether a video player opens it."
 
 _log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def read_video(
     def broken(reason: str) -> None:
         on_event(Event(shown, "broken", f"{shown}: A frame is damaged: {reason}.", frames=1))
 
-    count = -1
+    count, time_s = -1, 0.0
     with opened(path, hwaccel=hwaccel) as (container, stream):
         try:
             for count, time_s, image in frames_of(container, stream, stride=stride, broken=broken):
@@ -134,10 +135,8 @@ def read_video(
                     yield Frame(image, shown, count, time_s)
         except require_av().FFmpegError as error:
             on_event(Event(shown, "broken", f"{shown}: It is damaged and ends here: {reason_of(error)}.", error))
-        missing = stream.frames - count - 1
-        if count >= 0 and missing > 0 and _cut_off(path, container):
-            message = f"{shown}: The file is cut off: {missing} of {stream.frames} frames are missing."
-            on_event(Event(shown, "broken", message, frames=missing))
+        if count >= 0:
+            _tell_if_cut_off(shown, container, stream, count, time_s, on_event)
     if count < 0:
         raise _empty(shown)
 
@@ -309,9 +308,27 @@ def _best(container: InputContainer, where: str) -> VideoStream:
     return stream  # type: ignore[no-any-return]
 
 
-def _cut_off(path: str, container: InputContainer) -> bool:
-    """Whether the file is shorter than its index says. Fewer frames alone may be an edit list's doing."""
-    return "://" not in path and container.format.name.startswith("mov")
+def _tell_if_cut_off(
+    shown: str,
+    container: InputContainer,
+    stream: VideoStream,
+    last: int,
+    last_s: float,
+    on_event: Callable[[Event], None],
+) -> None:
+    """An event where frames lie behind the end of the file, or where it ends long before it says."""
+    if "://" in shown:
+        return
+    # Not by the number of frames alone: an edit list hides some.
+    missing = sum(entry.pos + entry.size > container.size for entry in stream.index_entries) if stream.frames else 0
+    length = (container.duration or 0) / 1e6
+    if missing:
+        missing = max(missing, stream.frames - last - 1)  # the index of an AVI ends with the file
+        message = f"{shown}: The file is cut off: {missing} of {stream.frames} frames are missing."
+        on_event(Event(shown, "broken", message, frames=missing))
+    elif not stream.frames and length - last_s > max(_GAP_S, length / 20):
+        message = f"{shown}: The last frame is at {last_s:.1f} s of {length:.1f} s: the file may be cut off."
+        on_event(Event(shown, "broken", message))
 
 
 def _empty(where: str) -> InputDataError:

@@ -210,6 +210,8 @@ def _split(model: str | None, words: list[str]) -> tuple[str, list[str]]:
     from rtmo_deploy.cli.workspace import Workspace
 
     if not Workspace().entries():
+        if words[1:]:
+            return words[0], words[1:]  # whose reader says what it is
         raise UsageError(
             f"'{words[0]}' is not a model, and none was made in this directory.",
             remedy="Name one first, as in 'rtmo-deploy predict rtmo-s photo.jpg'; 'rtmo-deploy models' lists some.",

@@ -26,14 +26,14 @@ class Window:
         except ImportError as error:
             raise SetupError(
                 "A window cannot be shown: this Python has no tkinter.",
-                remedy="Install it (Debian: apt install python3-tk), or write files with --vis-out-dir.",
+                remedy="Install it (on Debian the package python3-tk), or write files with --vis-out-dir.",
             ) from error
         try:
             self._root = tk.Tk()
         except tk.TclError as error:
             raise SetupError(
                 f"A window cannot be shown: {error}.",
-                remedy="Run it where there is a display (over SSH: ssh -X), or write files with --vis-out-dir.",
+                remedy="Run it where there is a display (over SSH with -X), or write files with --vis-out-dir.",
             ) from error
         self._label = tk.Label(self._root, borderwidth=0)
         self._label.pack()

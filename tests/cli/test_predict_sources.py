@@ -213,10 +213,13 @@ def test_damaged_frames_are_counted(onnx_n: Path, walk: Path, monkeypatch: pytes
 
 def test_which_is_the_model(onnx_n: Path, checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:
     shutil.copy(pictures[3], tmp_path / "rtmo-s")  # a file of a published name
-    for words in (("photo.png",), ("rtmo-s",), ("rtmo-z", pictures[3])):
+    for words in (("photo.png",), ("rtmo-s",)):
         result = run(*words)
         assert result.exit_code == 2
         assert f"'{words[0]}' is not a model, and none was made in this directory" in " ".join(result.stderr.split())
+    result = run("rtmo-z", pictures[3])
+    assert result.exit_code == 2
+    assert "'rtmo-z' is neither a file nor a published model" in result.stderr
     for words in ((onnx_n,), (), ("--model", onnx_n)):
         result = run(*words)
         assert result.exit_code == 2

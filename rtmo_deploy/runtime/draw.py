@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.poses import Poses, Side, Skeleton
+    from rtmo_deploy.poses import Poses, Skeleton
+    from rtmo_deploy.sides import Side
 
     _Floats = NDArray[np.float64]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ class Mirror(NamedTuple):
     unknown: tuple[int, ...]
 
 
-@lru_cache(maxsize=4096)
 @lru_cache(maxsize=4096)
 def side_of(name: str) -> Side:
     """Body side that a keypoint's name gives; ``centre`` where it gives none, or both."""

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    #: A frame's detections, its time and its image to boxes and ids.
-    Update = Callable[[Poses, float, NDArray[np.uint8]], tuple[NDArray[Any], NDArray[Any]]]
+    from rtmo_deploy.data.sample import People
+
+    #: A frame's detections, its time and its image to an id for each detection, -1 for none.
+    Update = Callable[[Poses, float, NDArray[np.uint8]], NDArray[Any]]
 
 #: Scene, and whether a third of the frames is missing.
 RUNS = [*((scene, False) for scene in SCENES), ("crowd", True)]
@@ -80,9 +82,8 @@ def ours(*, with_image: bool) -> Update:
     """This project's tracker."""
     tracker = Tracker()
 
-    def update(poses: Poses, time_s: float, image: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
-        tracked = tracker.update(poses, time_s, image if with_image else None)
-        return tracked.boxes, tracked.track_ids
+    def update(poses: Poses, time_s: float, image: NDArray[np.uint8]) -> NDArray[Any]:
+        return tracker.update(poses, time_s, image if with_image else None).track_ids
 
     return update
 
@@ -94,10 +95,18 @@ def theirs(name: str) -> Update:
 
     tracker = getattr(trackers, name)()
 
-    def update(poses: Poses, time_s: float, image: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
-        given = supervision.Detections(poses.boxes, confidence=poses.scores, class_id=np.zeros(len(poses), int))
+    def update(poses: Poses, time_s: float, image: NDArray[np.uint8]) -> NDArray[Any]:
+        given = supervision.Detections(
+            poses.boxes,
+            confidence=poses.scores,
+            class_id=np.zeros(len(poses), int),
+            data={"row": np.arange(len(poses))},
+        )
         found = tracker.update(given, frame=image, timestamp=time_s)
-        return found.xyxy, found.tracker_id
+        ids = np.full(len(poses), -1)
+        if len(found):
+            ids[found.data["row"]] = found.tracker_id
+        return ids
 
     return update
 
@@ -115,21 +124,27 @@ COMPARED: dict[str, Callable[[], Update]] = {
 }  # fmt: skip
 
 
+def oks(people: People, poses: Poses) -> NDArray[Any]:
+    """OKS of each detection with each person, over the labelled keypoints, ``(people, detections)``."""
+    labelled = people.visible > 0
+    off = ((people.keypoints[:, None] - poses.keypoints) ** 2).sum(-1)
+    scale = 2 * people.areas[:, None, None] * (2 * np.array(COCO_17.sigmas)) ** 2
+    return (np.exp(-off / scale) * labelled[:, None]).sum(-1) / np.maximum(labelled.sum(1), 1)[:, None]
+
+
 def judge(
     frames: list[VideoFrame], found: list[Poses], update: Update
 ) -> tuple[list[Any], list[Any], list[Any], float]:
-    """True ids, given ids and IoU in each frame, and the mean time of an update in ms."""
-    from trackers.eval import box_iou
-
+    """True ids, given ids and OKS in each frame, and the mean time of an update in ms."""
     truth, given, alike, spent = [], [], [], 0.0
     for frame, poses in zip(frames, found, strict=True):
         start = time.perf_counter()
-        boxes, ids = update(poses, frame.time_s, frame.sample.image)
+        ids = update(poses, frame.time_s, frame.sample.image)
         spent += time.perf_counter() - start
         known = ids >= 0
         truth.append(frame.track_ids)
         given.append(ids[known])
-        alike.append(box_iou(frame.sample.people.boxes, boxes[known]).reshape(len(frame.track_ids), known.sum()))
+        alike.append(oks(frame.sample.people, poses[known]))
     return truth, given, alike, 1000 * spent / len(frames)
 
 

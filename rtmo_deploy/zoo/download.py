@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rtmo_deploy.errors import DownloadError, SetupError
+from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import atomic_write, human_size, sha256_of
 from rtmo_deploy.zoo.cache import (
     CACHE_VARIABLE,
@@ -143,25 +144,23 @@ def fetch_onnx(url: str, *, progress: ProgressCallback | None = None) -> Path:
 
 def _unpack(part: Path, path: Path, *, zipped: bool, where: str, remedy: str) -> None:
     """What was fetched, or the model inside the archive, to its place; the archive is removed."""
-    if not zipped:
-        part.replace(path)
-        return
+    wrong = DownloadError("What came is no ONNX model. It was removed.", remedy=remedy, where=where)
     try:
-        with zipfile.ZipFile(part) as archive:
-            models = [name for name in archive.namelist() if name.endswith(".onnx")]
-            named = [name for name in models if name.endswith("end2end.onnx")]
-            if not models:
-                raise zipfile.BadZipFile("no model inside")
-            with (
-                archive.open((named or models)[0]) as packed,
-                atomic_write(path) as temporary,
-                temporary.open("wb") as stream,
-            ):
-                shutil.copyfileobj(packed, stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise DownloadError("What came is not a .zip with an ONNX model.", remedy=remedy, where=where) from error
+        if zipped:
+            with zipfile.ZipFile(part) as archive:
+                # MMDeploy calls it end2end.onnx.
+                name = max(archive.namelist(), key=lambda one: (one.endswith(".onnx"), one.endswith("end2end.onnx")))
+                with archive.open(name) as packed, atomic_write(path) as temporary, temporary.open("wb") as stream:
+                    shutil.copyfileobj(packed, stream)
+        else:
+            part.replace(path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        raise wrong from error
     finally:
         part.unlink(missing_ok=True)
+    if kind_of(path) is not Kind.ONNX:
+        path.unlink()
+        raise wrong
 
 
 def _sha256(path: Path) -> str:

@@ -37,8 +37,7 @@ class OneStage:
 
 
 class Body(OneStage):
-    """RTMO as trained on seven data sets of people: ``performance`` is rtmo-l, ``balanced`` rtmo-m, ``lightweight``
-    rtmo-s.
+    """The RTMO model that a mode names: ``performance`` is rtmo-l, ``balanced`` rtmo-m, ``lightweight`` rtmo-s.
 
     As in rtmlib a ``pose`` with "rtmo" in it stands for the mode's model, whatever else it says. Without ``pose``,
     where rtmlib takes YOLOX and RTMPose, it is that model too, and the log says so.

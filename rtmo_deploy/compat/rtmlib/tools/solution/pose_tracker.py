@@ -9,7 +9,6 @@ import numpy as np
 
 from rtmo_deploy.compat.rtmlib.tools.pose_estimation.rtmo import RTMO
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.track import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +75,8 @@ class PoseTracker:
 
     def reset(self) -> None:
         """Forget everybody: the next frame is the first of another video."""
+        from rtmo_deploy.track import Tracker
+
         self.frame_cnt = 0
         self._tracker = Tracker()
         #: The detections of the last call with their ids, in the model's own keypoints.

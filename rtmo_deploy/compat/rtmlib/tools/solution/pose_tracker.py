@@ -9,6 +9,7 @@ import numpy as np
 
 from rtmo_deploy.compat.rtmlib.tools.pose_estimation.rtmo import RTMO
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.track import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,7 @@ class PoseTracker:
                 remedy="Give Body, Custom, or a functools.partial of them, from rtmo_deploy.compat.rtmlib.",
             )
         self.pose_model = model
+        self.det_model = None
         self.det_frequency = det_frequency
         self.tracking = tracking
         self.tracking_thr = tracking_thr
@@ -75,8 +77,6 @@ class PoseTracker:
 
     def reset(self) -> None:
         """Forget everybody: the next frame is the first of another video."""
-        from rtmo_deploy.track import Tracker
-
         self.frame_cnt = 0
         self._tracker = Tracker()
         #: The detections of the last call with their ids, in the model's own keypoints.
@@ -91,8 +91,8 @@ class PoseTracker:
 
     @property
     def track_ids_last_frame(self) -> list[int]:
-        """:attr:`track_ids` as a list, empty without tracking; rtmlib's name for it."""
-        return [] if self.track_ids is None else self.track_ids.tolist()
+        """Ids of the first rows, those whose id is known; empty without tracking. rtmlib's name for it."""
+        return [] if self.track_ids is None else self.track_ids[self.track_ids > 0].tolist()
 
     @property
     def bboxes(self) -> NDArray[np.float32]:
@@ -121,7 +121,7 @@ class PoseTracker:
         if not self.tracking:
             self.poses = found
             return keypoints, scores
-        found = self._tracker.update(found, time_s)
+        found = self._tracker.update(found, time_s, image)
         ids = found.track_ids if found.track_ids is not None else np.full(len(found), -1, np.int64)
         order = np.argsort(np.where(ids < 0, np.iinfo(np.int64).max, ids), kind="stable")
         self.poses = found[order]

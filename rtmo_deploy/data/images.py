@@ -397,6 +397,7 @@ def find_files(
     path = Path(source)
     files: list[Path] = []
     finding, remedy = "There is no such file or folder.", "Check the name."
+    before = len(failures or ())
 
     def unreadable(error: OSError, where: object) -> InputDataError:
         return InputDataError(f"It cannot be searched: {error.strerror}.", remedy="Check its permissions.", where=where)
@@ -415,15 +416,27 @@ def find_files(
             files = _known(_files_in(path, on_error, recursive=recursive), suffixes)
         elif glob.has_magic(source):
             finding, remedy = f"No {what} matches this pattern.", "Check it; '**' stands for any depth."
-            matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
+            matches = _matches(source)
             files = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches, suffixes)
         # No folder named x.jpg; a FIFO or a device stays, and its reader says what it is.
         files = [path for path in files if not path.is_dir()]
     except OSError as error:
         raise unreadable(error, source) from error
-    if not files and not failures:
+    if not files and len(failures or ()) == before:
         raise InputDataError(finding, remedy=remedy, where=source or "''")
     return sorted(files)
+
+
+def _matches(pattern: str) -> list[Path]:
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return [Path(match) for match in glob.glob(pattern)]  # noqa: PTH207 - absolute ones too
+    at = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    base, rest = Path(*parts[:at]), [*parts[at:], *(["*"] if parts[-1] == "**" else [])]
+    found = base.glob("/".join(rest))  # '**' of glob.glob follows links, round and round
+    if any(part.startswith(".") for part in rest):
+        return list(found)
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(base).parts)]
 
 
 def _known(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:

@@ -42,6 +42,7 @@ VIDEO_SUFFIXES: Final = frozenset(_KNOWN.split())
 _ACCELERATORS: Final = ("cuda", "videotoolbox", "d3d11va", "vaapi", "qsv")
 _THREADS: Final = 4  # of a decoder; each holds a frame
 _TIMEOUT_S: Final = 10.0  # to open an address, and to wait for data of it
+_GAP_S: Final = 1.0  # by which the frames of a whole file may end before its sound
 _AGAIN: Final = "Copy or download it again, or see whether a video player opens it."
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class VideoInfo:
     height: int  #: Pixels of an upright frame.
     codec: str  #: Of the video, as FFmpeg calls it, such as ``h264``.
     time_base: Fraction  #: Unit of its timestamps, in seconds.
+    start_s: Fraction = Fraction(0)  #: Timestamp of its first frame, in seconds; frames count from there.
     fps: Fraction | None = None  #: Frames a second, on average; None where it is not known.
     frames: int | None = None  #: Its number of frames: stored, or duration times rate; None where it is not known.
     duration_s: float | None = None  #: Seconds; None where it is not known, as of a live stream.
@@ -65,7 +67,7 @@ class VideoInfo:
 
 
 def require_av(purpose: str = "Reading a video") -> ModuleType:
-    """PyAV, or MissingDependencyError with the command that installs it. FFmpeg's own lines are kept off stderr."""
+    """PyAV, or MissingDependencyError with the command that installs it."""
     try:
         import av
     except ModuleNotFoundError as error:
@@ -97,8 +99,9 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
             path=os.fspath(path),
             width=first.height if swap else first.width,
             height=first.width if swap else first.height,
-            codec=stream.codec_context.name,
+            codec=stream.codec_context.codec.canonical_name,
             time_base=first.time_base or Fraction(1, 1000),
+            start_s=(first.pts or 0) * (first.time_base or Fraction(0)),
             fps=rate or None,
             frames=stream.frames or (round(duration * rate) if duration and rate else None),
             duration_s=duration,
@@ -117,12 +120,12 @@ def read_video(
     stop: threading.Event,
 ) -> Iterator[Frame]:
     """The frames of a video file, every ``stride``-th; see :func:`rtmo_deploy.media.sources.open_source`."""
-    shown = without_credentials(path)
+    shown = title_of(path)
 
     def broken(reason: str) -> None:
         on_event(Event(shown, "broken", f"{shown}: A frame is damaged: {reason}.", frames=1))
 
-    count = -1
+    count, time_s = -1, 0.0
     with opened(path, hwaccel=hwaccel) as (container, stream):
         try:
             for count, time_s, image in frames_of(container, stream, stride=stride, broken=broken):
@@ -132,10 +135,8 @@ def read_video(
                     yield Frame(image, shown, count, time_s)
         except require_av().FFmpegError as error:
             on_event(Event(shown, "broken", f"{shown}: It is damaged and ends here: {reason_of(error)}.", error))
-        missing = stream.frames - count - 1
-        if count >= 0 and missing > 0 and _cut_off(path, container):
-            message = f"{shown}: The file is cut off: {missing} of {stream.frames} frames are missing."
-            on_event(Event(shown, "broken", message, frames=missing))
+        if count >= 0:
+            _tell_if_cut_off(shown, container, stream, count, time_s, on_event)
     if count < 0:
         raise _empty(shown)
 
@@ -166,8 +167,8 @@ def frames_of(
     for number, frame in enumerate(_decoded(container, stream, lose)):
         count = number + lost
         stamp = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
-        if start is None:
-            start = stamp
+        if start is None and stamp is not None:
+            start = stamp - Fraction(time_s + step)
         now = time_s + step if stamp is None or start is None else float(stamp - start)
         time_s = now if number == 0 or now > time_s else time_s + step  # damaged timestamps never go back
         if frame.width * frame.height > limit:
@@ -232,7 +233,7 @@ def opened(
         SetupError: ``hwaccel`` names a decoder that does not work here.
     """
     av = require_av()
-    shown = without_credentials(path)
+    shown = title_of(path)
     given, options = path, {"rtsp_transport": "tcp"}
     local = "://" not in path
     if local:
@@ -263,7 +264,7 @@ def opened(
             size = f"{decoder.width}x{decoder.height} = {decoder.width * decoder.height:,}"
             remedy = "Shrink it, or allow more with --max-pixels."
             raise TooManyPixelsError(f"It has {size} pixels; at most {limit:,} are read.", remedy=remedy, where=shown)
-        decoder.options = {**decoder.options, "max_pixels": str(limit)}
+        decoder.options = {**decoder.options, "max_pixels": str(2 * limit + 2**16)}  # its frames have edges
         decoder.thread_type = "SLICE" if live else "AUTO"
         decoder.thread_count = min(_THREADS, os.cpu_count() or 1)
         yield container, stream
@@ -307,13 +308,36 @@ def _best(container: InputContainer, where: str) -> VideoStream:
     return stream  # type: ignore[no-any-return]
 
 
-def _cut_off(path: str, container: InputContainer) -> bool:
-    """Whether the file is shorter than its index says. Fewer frames alone may be an edit list's doing."""
-    return "://" not in path and container.format.name.startswith("mov")
+def _tell_if_cut_off(
+    shown: str,
+    container: InputContainer,
+    stream: VideoStream,
+    last: int,
+    last_s: float,
+    on_event: Callable[[Event], None],
+) -> None:
+    """An event where frames lie behind the end of the file, or where it ends long before it says."""
+    if "://" in shown:
+        return
+    # Not by the number of frames alone: an edit list hides some.
+    missing = sum(entry.pos + entry.size > container.size for entry in stream.index_entries) if stream.frames else 0
+    length = (container.duration or 0) / 1e6
+    if missing:
+        missing = max(missing, stream.frames - last - 1)  # the index of an AVI ends with the file
+        message = f"{shown}: The file is cut off: {missing} of {stream.frames} frames are missing."
+        on_event(Event(shown, "broken", message, frames=missing))
+    elif not stream.frames and length - last_s > max(_GAP_S, length / 20):
+        message = f"{shown}: The last frame is at {last_s:.1f} s of {length:.1f} s: the file may be cut off."
+        on_event(Event(shown, "broken", message))
 
 
 def _empty(where: str) -> InputDataError:
     return InputDataError("It holds no frame that can be decoded.", remedy=_AGAIN, where=where)
+
+
+def title_of(name: str) -> str:
+    """What messages call a file or an address: without a password."""
+    return without_credentials(name) if "://" in name else name
 
 
 def reason_of(error: Exception) -> str:

@@ -135,9 +135,10 @@ class TestForms:
     def test_data_frames_that_cannot_be(self, monkeypatch):
         with pytest.raises(UsageError, match="polars"):
             some().to_dataframe("spark")
-        monkeypatch.setitem(sys.modules, "polars", None)
-        with pytest.raises(MissingDependencyError, match=r"pip install 'rtmo-deploy\[table\]'"):
-            some().to_dataframe()
+        for backend, extra in (("polars", "table"), ("pandas", "pandas")):
+            monkeypatch.setitem(sys.modules, backend, None)
+            with pytest.raises(MissingDependencyError, match=rf"pip install 'rtmo-deploy\[{extra}\]'"):
+                some().to_dataframe(backend)
 
 
 class TestSupervision:

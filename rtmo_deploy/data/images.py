@@ -375,6 +375,7 @@ def find_files(
     """
     path = Path(source)
     files: list[Path] = []
+    unread: list[InputDataError] = []
     finding, remedy = "There is no such file or folder.", "Check the name."
 
     def unreadable(error: OSError, where: object) -> InputDataError:
@@ -383,7 +384,7 @@ def find_files(
     def on_error(error: OSError) -> None:
         if failures is None:
             raise error
-        failures.append(unreadable(error, error.filename))
+        unread.append(unreadable(error, error.filename))
 
     try:
         if source and path.exists() and not path.is_dir():
@@ -400,7 +401,9 @@ def find_files(
         files = [path for path in files if not path.is_dir()]
     except OSError as error:
         raise unreadable(error, source) from error
-    if not files and not failures:
+    if failures is not None:
+        failures += unread
+    if not files and not unread:
         raise InputDataError(finding, remedy=remedy, where=source or "''")
     return sorted(files)
 

@@ -129,9 +129,15 @@ def _stream(
         if kind.endswith("_pipe") or kind in _IMAGES:
             raise _StillImageError
         began = time.monotonic()
-        for count, seconds, image in frames_of(container, stream, stride=stride, broken=broken):
-            seen = True
-            yield count, time.monotonic() - began if kind in _UNTIMED else seconds, image
+        try:
+            for count, seconds, image in frames_of(container, stream, stride=stride, broken=broken):
+                seen = True
+                yield count, time.monotonic() - began if kind in _UNTIMED else seconds, image
+        except require_av().FFmpegError as error:
+            if container.duration is None or not seen:
+                raise
+            # A file: opened again, it would begin again.
+            on_event(Event(shown, "broken", f"{shown}: It ends here: {reason_of(error)}.", error))
         if container.duration is None or not seen:
             raise ConnectionError("the server ended it")
 

@@ -39,7 +39,7 @@ from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -280,30 +280,37 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _decode_with_pillow(data: bytes, kind: str, where: object, max_pixels: int) -> NDArray[np.uint8]:
-    from PIL import ImageOps, UnidentifiedImageError
+    with _pillow(kind, where):
+        if kind == "WEBP":
+            _require_size(*_webp_size(data), kind, where, max_pixels)
+        if kind == "PPM" and not _PNM_HEADER.match(data[:_MAX_PNM_HEADER]):
+            raise _bad("This PNM is damaged: it has no size in its beginning.", where)
+        source = _opened(data, kind)
+        plain = kind == "PPM" and data[1:2] in b"123"
+        _require_size(*source.size, "plain PNM" if plain else kind, where, max_pixels)
+        if kind == "TIFF":
+            tags = source.getexif()
+            _require_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1), kind, where, max_pixels)
+        return _upright(source, kind, where)
+
+
+def pillow_pixels(image: Image.Image, *, where: object = "image") -> NDArray[np.uint8]:
+    """The pixels of a Pillow image, which is not changed; as :func:`read_image`."""
+    kind = image.format or "image"
+    with _pillow(kind, where):
+        _require_size(*image.size, kind, where, max_pixels_allowed())
+        return _upright(image.copy(), kind, where)
+
+
+@contextlib.contextmanager
+def _pillow(kind: str, where: object) -> Iterator[None]:
+    """Quiet warnings, and Pillow's errors as InputDataError."""
+    from PIL import UnidentifiedImageError
 
     try:
         with _PILLOW_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata and sizes; what matters is an error
-            if kind == "WEBP":
-                _require_size(*_webp_size(data), kind, where, max_pixels)
-            if kind == "PPM" and not _PNM_HEADER.match(data[:_MAX_PNM_HEADER]):
-                raise _bad("This PNM is damaged: it has no size in its beginning.", where)
-            source = _opened(data, kind)
-            plain = kind == "PPM" and data[1:2] in b"123"
-            _require_size(*source.size, "plain PNM" if plain else kind, where, max_pixels)
-            if kind == "TIFF":
-                tags = source.getexif()
-                _require_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1), kind, where, max_pixels)
-            white_is_zero = kind == "TIFF" and source.getexif().get(_PHOTOMETRIC) == 0
-            ImageOps.exif_transpose(source, in_place=True)
-            if source.mode == "F" or (source.mode == "I" and kind != "PPM"):
-                finding = f"The samples of this {kind} are not unsigned numbers of 8 or 16 bits."
-                raise _bad(finding, where, _CONVERT)
-            if source.mode.startswith("I"):  # I;16 and its kin; Pillow brings PGM to 16 bits in mode I
-                grey = (np.asarray(source) >> 8).astype(np.uint8)
-                return np.repeat((255 - grey if white_is_zero else grey)[..., None], 3, axis=2)
-            return _bgr(source)
+            yield
     except (
         *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
         *(RuntimeError, MemoryError, struct.error),
@@ -311,6 +318,20 @@ def _decode_with_pillow(data: bytes, kind: str, where: object, max_pixels: int) 
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its layout is unknown" if unknown else str(error) or repr(error)
         raise _bad(f"This {kind} is damaged or of a rare kind: {reason}.", where) from error
+
+
+def _upright(source: Image.Image, kind: str, where: object) -> NDArray[np.uint8]:
+    from PIL import ImageOps
+
+    white_is_zero = kind == "TIFF" and source.getexif().get(_PHOTOMETRIC) == 0
+    ImageOps.exif_transpose(source, in_place=True)
+    if source.mode == "F" or (source.mode == "I" and kind != "PPM"):
+        finding = f"The samples of this {kind} are not unsigned numbers of 8 or 16 bits."
+        raise _bad(finding, where, _CONVERT)
+    if source.mode.startswith("I"):  # I;16 and its kin; Pillow brings PGM to 16 bits in mode I
+        grey = (np.asarray(source) >> 8).astype(np.uint8)
+        return np.repeat((255 - grey if white_is_zero else grey)[..., None], 3, axis=2)
+    return _bgr(source)
 
 
 def _opened(data: bytes, kind: str) -> Image.Image:
@@ -375,8 +396,8 @@ def find_files(
     """
     path = Path(source)
     files: list[Path] = []
-    unread: list[InputDataError] = []
     finding, remedy = "There is no such file or folder.", "Check the name."
+    before = len(failures or ())
 
     def unreadable(error: OSError, where: object) -> InputDataError:
         return InputDataError(f"It cannot be searched: {error.strerror}.", remedy="Check its permissions.", where=where)
@@ -384,7 +405,7 @@ def find_files(
     def on_error(error: OSError) -> None:
         if failures is None:
             raise error
-        unread.append(unreadable(error, error.filename))
+        failures.append(unreadable(error, error.filename))
 
     try:
         if source and path.exists() and not path.is_dir():
@@ -401,9 +422,7 @@ def find_files(
         files = [path for path in files if not path.is_dir()]
     except OSError as error:
         raise unreadable(error, source) from error
-    if failures is not None:
-        failures += unread
-    if not files and not unread:
+    if not files and len(failures or ()) == before:
         raise InputDataError(finding, remedy=remedy, where=source or "''")
     return sorted(files)
 

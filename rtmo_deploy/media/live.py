@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rtmo_deploy.data.images import MAX_BYTES, decode_image
+from rtmo_deploy.data.images import decode_image
 from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.media.fetch import fetch_image
 from rtmo_deploy.media.frame import Event, Frame
 from rtmo_deploy.media.video import frames_of, opened, reason_of, require_av
 
@@ -163,15 +164,7 @@ def _camera(index: int, shown: str, *, stride: int) -> Iterator[Taken]:
 
 def image_at(name: str, shown: str) -> NDArray[np.uint8]:
     """The image at an address."""
-    import requests
-
-    try:
-        with requests.get(name, stream=True, timeout=10) as answer:
-            answer.raise_for_status()
-            data = answer.raw.read(MAX_BYTES, decode_content=True)
-    except (requests.RequestException, OSError) as error:
-        raise InputDataError(f"It cannot be fetched: {error}.", remedy="Check the address.", where=shown) from error
-    return decode_image(data, where=shown)
+    return decode_image(fetch_image(name), where=shown)
 
 
 def _pumped(frames: Iterator[Taken], stop: threading.Event) -> Iterator[Taken]:

@@ -120,6 +120,28 @@ def sample_bodies(rng: np.random.Generator, count: int) -> Bodies:
     # Mostly facing the viewer, often seen from behind, sometimes any way.
     yaw = np.where(u[:, 0] < 0.6, 1.3 * (u[:, 1] - 0.5), 2 * math.pi * u[:, 1])
     yaw = np.where((u[:, 0] >= 0.6) & (u[:, 0] < 0.75), math.pi + 1.2 * (u[:, 1] - 0.5), yaw)
+    return _bodies(angles, yaw, u)
+
+
+def walking_body(rng: np.random.Generator, phase: NDArray[np.float64], yaw: NDArray[np.float64]) -> Bodies:
+    """One body in F moments of its walk: where in its step it is, radians, NaN for standing; its direction ``(F,)``."""
+    u = np.repeat(rng.random((1, 20)), len(phase), axis=0)
+    u[:, [7, 9]] *= (0.3, 0.0)  # from hardly above, and looking where it walks
+    u[:, 10:13] = 0.5
+    u[:, 2] += 0.25  # an adult
+    u[:, 15] = np.nan_to_num(phase) / (2 * math.pi)
+    angles = np.zeros((len(phase), _COLUMNS))
+    angles[:, [0, 4]], angles[:, [3, 7]] = 0.12, 0.35
+    walks = ~np.isnan(phase)
+    angles[:, 16] = 0.4 * walks
+    for column, side in ((10, 1), (13, -1)):  # the knee of the leg that swings forward is bent
+        angles[:, column] = walks * (0.1 + 0.6 * np.maximum(0.0, side * np.cos(np.nan_to_num(phase))))
+    return _bodies(angles, yaw, u)
+
+
+def _bodies(angles: NDArray[np.float64], yaw: NDArray[np.float64], u: NDArray[np.float64]) -> Bodies:
+    """Bodies from the angles of their joints, their direction, and 20 numbers in 0..1 each for all the rest."""
+    count = len(u)
     child = np.where(u[:, 2] < 0.25, u[:, 3], 0.0)  # 0: adult, 1: a small child
     stout = 0.85 + 0.5 * u[:, 4] ** 2 + 0.15 * child
     head = 0.074 + 0.016 * u[:, 5] + 0.032 * child

@@ -15,6 +15,8 @@ import numpy as np
 from rtmo_deploy.data.synthetic.bodies import NECK, POINTS, sample_bodies
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from rtmo_deploy.data.synthetic.bodies import Bodies
@@ -98,10 +100,14 @@ class Outlines(NamedTuple):
     @lru_cache(maxsize=4)
     def of_seed(cls, seed: int) -> Outlines:
         """Draw the bodies of a seed; the last ones are kept, never changed."""
+        rngs = [np.random.Generator(np.random.PCG64([seed, chunk, 1])) for chunk in range(POOL // _CHUNK)]
+        return cls.of_bodies(sample_bodies(rng, _CHUNK) for rng in rngs)
+
+    @classmethod
+    def of_bodies(cls, chunks: Iterable[Bodies]) -> Outlines:
+        """The outlines of all the bodies."""
         outlines, heads, plans = [], [], []
-        for chunk in range(POOL // _CHUNK):
-            rng = np.random.Generator(np.random.PCG64([seed, chunk, 1]))
-            bodies = sample_bodies(rng, _CHUNK)
+        for bodies in chunks:
             outlines.append(_outline(bodies).astype(np.float32))
             heads.append(bodies.head)
             plans += _plans(bodies)

@@ -214,10 +214,16 @@ _COMPARE: Final[Any] = cv2.compare
 
 
 class Scene:
-    """A canvas, ``(h, w, 4)`` uint8: BGR and the number of the person who is on top, or ``NOBODY``."""
+    """A canvas, ``(h, w, 4)`` uint8: BGR and the number of the person who is on top, or ``NOBODY``.
 
-    def __init__(self, canvas: NDArray[np.uint8]) -> None:
+    Every person stays visible enough to be annotated, unless they ``hide``.
+    """
+
+    def __init__(self, canvas: NDArray[np.uint8], *, hide: bool = False) -> None:
         self.canvas: Any = canvas
+        self._least_share, self._least_keypoints, self._least_sides = (
+            (0.0, 0, (0, 0)) if hide else (_LEAST_SHARE, _LEAST_KEYPOINTS, _LEAST_SIDES)
+        )
         self.height, self.width = canvas.shape[:2]
         self.boxes: list[tuple[int, int, int, int]] = []
         """x, y, width, height of each person."""
@@ -236,21 +242,22 @@ class Scene:
             return False
         patch, mask, where = cut
         whole, area = cv2.countNonZero(cutout.parts), cv2.countNonZero(mask)
-        if area < _LEAST_SHARE * whole:
+        if area < self._least_share * whole:
             return False
         corner = np.array((left, top))
         pixels = cutout.pixels + corner
         inside = cutout.known & ((pixels >= 0) & (pixels < (self.width, self.height))).all(1)
         visible = cutout.bare & inside
         x, y, w, h = cv2.boundingRect(mask)
-        if min(w, h) < _LEAST_SIDES[0] or max(w, h) < _LEAST_SIDES[1] or np.count_nonzero(visible) < _LEAST_KEYPOINTS:
+        least, most = self._least_sides
+        if min(w, h) < least or max(w, h) < most or np.count_nonzero(visible) < self._least_keypoints:
             return False
         number, box = len(self.boxes), (x + where[2], y + where[0], w, h)
         if not self._lay(patch, mask, where, box, number):
             return False
         self.boxes.append(box)
         self._areas.append(area)
-        self._spare.append(int(area - _LEAST_SHARE * whole))
+        self._spare.append(int(area - self._least_share * whole))
         self._keypoints[number] = cutout.keypoints + corner
         self._pixels[number] = pixels
         self._visible[number] = visible
@@ -304,7 +311,7 @@ class Scene:
             hit = (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
             hit[hit] = mask[rows[hit] - y0, columns[hit] - x0] > 0
             still = self._visible[other] & ~hit
-            if np.count_nonzero(still) < _LEAST_KEYPOINTS:
+            if np.count_nonzero(still) < self._least_keypoints:
                 return False
             taken.append((other, lost, still))
         for other, lost, still in taken:
@@ -313,6 +320,11 @@ class Scene:
         patch[..., 3] = number
         cv2.copyTo(patch, mask, under)
         return True
+
+    def visible_shares(self) -> NDArray[np.float64]:
+        """How much of each person's silhouette within the image is on top, 0 to 1, ``(N,)``."""
+        pixels = np.bincount(self.canvas[..., 3].ravel(), minlength=NOBODY + 1)[: len(self.boxes)]
+        return np.asarray(pixels / np.maximum(self._areas, 1))
 
     def people(self) -> People:
         """Everybody on the canvas, farthest first."""

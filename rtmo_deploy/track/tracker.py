@@ -1,0 +1,317 @@
+"""Tracker: the detections of one frame after another to people with ids."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.track.looks import PARTS, looks_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rtmo_deploy.poses import Poses
+
+    Array = NDArray[Any]
+
+#: Sigma of the keypoints of a skeleton that has none.
+_SIGMA: Final = 0.08
+#: Motion is an Ornstein-Uhlenbeck process: velocity is forgotten with this time constant, in seconds, and has this
+#: standard deviation, in sizes of the person a second. A size is 0.6 of the box's longer side.
+_FORGET_S, _SPEED = 1.0, 1.0
+#: How well a detection tells a position, in sizes.
+_NOISE: Final = 0.06
+#: Standard deviations of what a person looks like: of the logarithm of the size, of a colour in Lab.
+_SIZE_SPREAD, _COLOUR_SPREAD = 0.15, 12.0
+#: No part of the cost counts for more than this.
+_CAP: Final = 8.0
+#: Whoever was not seen for longer was hidden, and must have the same colours.
+_HIDDEN_FROM_S: Final = 0.2
+#: As many keypoints the box counts for where positions are compared.
+_BOX_WEIGHT: Final = 3.0
+#: A track of fewer detections is new, and others are preferred to it.
+_NEW: Final = 5
+#: Two detections of a higher OKS are one person.
+_DOUBLE: Final = 0.75
+#: Costs up to which a detection belongs to a track: a confident one, a weak one.
+_GATE, _WEAK_GATE = 12.0, 6.0
+#: A person who comes back is known by colours: so far off at most, and others so much farther.
+_SAME_COLOUR, _CLEARER = 14.0, 1.6
+#: Nobody is faster than this, in sizes a second.
+_FASTEST: Final = 4.0
+#: How long a new person may wait for an id while somebody is away, until it is seen who it is.
+_DECIDE_S: Final = 0.5
+
+
+class Tracker:
+    """Gives people ids that stay, from 1. One tracker follows one video, from its first frame on.
+
+    A detection belongs to the track where it is expected (box and OKS around the predicted position), with its size
+    and, where images are given, its colours. All is in seconds: frame rates may vary and frames may be missing.
+    An id is never used for another person knowingly: who cannot be told is somebody new.
+
+    Args:
+        score: Detections from this score on start tracks. Weaker ones only continue them.
+        hidden_s: How long somebody who is not seen is looked for where they were going, in seconds.
+        memory_s: How long somebody is remembered by their colours, in seconds; needs images.
+    """
+
+    def __init__(self, *, score: float = 0.4, hidden_s: float = 2.0, memory_s: float = 60.0) -> None:
+        if not (0 <= score <= 1 and 0 < hidden_s <= memory_s < math.inf):
+            raise UsageError(
+                f"A tracker cannot have score {score}, hidden_s {hidden_s} and memory_s {memory_s}.",
+                remedy="The score is from 0 to 1; the times are positive, memory_s not below hidden_s.",
+            )
+        self.score, self.hidden_s, self.memory_s = score, hidden_s, memory_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everybody; ids start from 1 again."""
+        self._tracks: Array | None = None
+        self._time = -math.inf
+        self._last_id = 0
+
+    def update(self, poses: Poses, time_s: float, image: NDArray[np.uint8] | None = None) -> Poses:
+        """The next frame.
+
+        Args:
+            poses: Its detections, N of them, in pixels.
+            time_s: Its time in seconds, not before the last one's.
+            image: ``(h, w, 3)`` uint8, BGR, to know people by their clothes too.
+
+        Returns:
+            The same rows, with ``track_ids``, ``(N,)`` int64: -1 where a detection is too weak, or seen for the first
+            time and not in the video's first frame.
+
+        Raises:
+            UsageError: Time goes back, the skeleton changes, or a number is not finite.
+        """
+        self._check(poses, time_s)
+        now = _observed(poses, time_s, image)
+        sigmas = np.array(poses.skeleton.sigmas or (_SIGMA,) * len(poses.skeleton))
+        now["shown"] *= _alone(now, now[:0])[:, None]
+        first = self._tracks is None
+        tracks = now[:0].copy() if self._tracks is None else self._tracks
+        self._time = time_s
+        ids = np.full(len(now), -1, np.int64)
+        row_of = np.full(len(now), -1)
+
+        predicted = _predicted(tracks, time_s)
+        reach = self._expected(predicted, time_s, poses, with_image=image is not None)
+        sure = poses.scores >= self.score
+        cost = _costs(predicted, now, sigmas, time_s)
+        for rows, gate in ((sure, _GATE), (~sure, _WEAK_GATE)):
+            free = np.flatnonzero(reach)
+            columns = np.flatnonzero(rows)
+            for track, row in _assigned(cost[np.ix_(free, columns)], gate):
+                row_of[columns[row]], reach[free[track]] = free[track], False
+        found = row_of >= 0
+        unseen = predicted[reach & (predicted["id"] > 0)]
+        now["shown"] *= _alone(now, unseen)[:, None]
+        tracks[row_of[found]] = _updated(predicted[row_of[found]], now[found])
+        born = np.flatnonzero(sure & ~found & ~_doubled(now, poses.scores, found, sigmas))
+        row_of[born] = len(tracks) + np.arange(len(born))
+        tracks = np.concatenate([tracks, now[born]])
+        tracks = self._named(tracks, time_s, first=first, looks=image is not None)
+        known = row_of >= 0
+        ids[known] = tracks["id"][row_of[known]]
+        limit = np.where(tracks["id"] < 0, 0.1, self.memory_s if image is not None else self.hidden_s)
+        self._tracks = tracks[(time_s - tracks["seen"] <= limit) & (tracks["id"] != 0)]
+        return replace(poses, track_ids=np.where(ids == 0, -1, ids))
+
+    def _check(self, poses: Poses, time_s: float) -> None:
+        finding = ""
+        joints = None if self._tracks is None else self._tracks["visible"].shape[1]
+        if not time_s >= self._time or not math.isfinite(time_s):
+            finding = f"A frame at {time_s} s cannot follow one at {self._time} s."
+        elif joints not in {None, len(poses.skeleton)}:
+            finding = f"A tracker of {joints} keypoints was given {len(poses.skeleton)}."
+        elif not all(np.isfinite(a).all() for a in (poses.boxes, poses.scores, poses.keypoints, poses.keypoint_scores)):
+            finding = "The detections hold numbers that are not finite."
+        if finding:
+            raise UsageError(finding, remedy="Give the frames of one video in order, and reset() before another one.")
+
+    def _expected(self, predicted: Array, time_s: float, poses: Poses, *, with_image: bool) -> Array:
+        """Which tracks may go on where they were going, ``(T,)`` bool."""
+        fresh = time_s - predicted["seen"] <= self.hidden_s
+        if poses.image_hw is None or with_image:
+            return np.asarray(fresh)
+        # Without colours, whoever enters where somebody has left cannot be told from them.
+        height, width = poses.image_hw
+        inside = ((predicted["centre"] > 0) & (predicted["centre"] < (width, height))).all(-1)
+        return np.asarray(fresh & inside)
+
+    def _named(self, tracks: Array, time_s: float, *, first: bool, looks: bool) -> Array:
+        """Tracks with the ids of those who are new, or known to be back; their old rows get id 0."""
+        here = tracks["seen"] == time_s
+        new = np.flatnonzero(here & (tracks["id"] < 0) & ((tracks["hits"] >= 2) | first))
+        for row in new.tolist():
+            away = np.flatnonzero(~here & (tracks["id"] > 0))
+            one = tracks[row : row + 1]
+            old = self._back(tracks[away], one) if len(away) else None
+            if old is not None:
+                tracks["id"][row] = tracks["id"][away[old]]
+                tracks["id"][away[old]] = 0
+            elif not (
+                len(away) and looks and time_s - one["born"][0] < _DECIDE_S and (one["hits"] < 4 or one["shown"].sum() < 1)
+            ):
+                self._last_id += 1
+                tracks["id"][row] = self._last_id
+        return tracks
+
+    def _back(self, away: Array, one: Array) -> int | None:
+        """Which of those who are away this is, by colours; None if nobody, or if it is not clear."""
+        distance, weight = _colour_distance(away, one)
+        gap = one["born"] - away["seen"]
+        size = one["size"]
+        far = np.hypot(*(one["centre"] - away["centre"]).T) / size
+        distance = np.where((weight[:, 0] >= 1.0) & (far <= 0.5 + _FASTEST * gap) & (gap >= 0), distance[:, 0], np.inf)
+        order = np.argsort(distance)
+        best = int(order[0])
+        if not distance[best] <= _SAME_COLOUR:
+            return None
+        if len(order) > 1 and distance[order[1]] < _CLEARER * max(distance[best], 5.0):
+            return None
+        return best
+
+
+def _observed(poses: Poses, time_s: float, image: NDArray[np.uint8] | None) -> Array:
+    """A row for each detection, as a track that is just born."""
+    count, joints = len(poses), len(poses.skeleton)
+    two, points = (2,), (joints, 2)
+    rows = np.zeros(
+        count,
+        dtype=[
+            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("centre", "f8", two), ("sides", "f8", two),
+            ("velocity", "f8", two), ("covariance", "f8", (3,)), ("points", "f8", points), ("visible", "f8", (joints,)),
+            ("colours", "f8", (PARTS, 3)), ("shown", "f8", (PARTS,)),
+        ],
+    )  # fmt: skip
+    boxes = poses.boxes.astype(np.float64)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
+    rows["id"], rows["born"], rows["seen"], rows["hits"] = -1, time_s, time_s, 1
+    rows["sides"] = sides
+    rows["size"] = 0.6 * sides.max(1)
+    rows["centre"] = (boxes[:, :2] + boxes[:, 2:]) / 2
+    rows["covariance"] = (_NOISE**2, 0.0, _SPEED**2)
+    rows["points"], rows["visible"] = poses.keypoints, np.clip(poses.keypoint_scores, 0, 1)
+    if image is not None:
+        rows["colours"], rows["shown"] = looks_of(poses, image)
+    return rows
+
+
+def _predicted(tracks: Array, time_s: float) -> Array:
+    """The tracks as they are expected at a time; ``seen`` stays."""
+    new = tracks.copy()
+    dt = time_s - tracks["seen"]
+    keep = np.exp(-dt / _FORGET_S)
+    reach = _FORGET_S * (1 - keep)
+    step = tracks["velocity"] * reach[:, None]
+    new["centre"] += step
+    new["points"] += step[:, None]
+    new["velocity"] *= keep[:, None]
+    p, c, v = tracks["covariance"].T
+    grown = (_SPEED * _FORGET_S) ** 2 * (2 * dt / _FORGET_S - 3 + 4 * keep - keep**2)
+    new["covariance"] = np.stack(
+        (
+            p + 2 * reach * c + reach**2 * v + grown,
+            keep * (c + reach * v) + _SPEED**2 * _FORGET_S * (1 - keep) ** 2,
+            keep**2 * v + _SPEED**2 * (1 - keep**2),
+        ),
+        axis=-1,
+    )
+    return new
+
+
+def _costs(tracks: Array, now: Array, sigmas: Array, time_s: float) -> Array:
+    """How badly each detection fits each track, ``(T, N)``: minus the logarithm of a likelihood, up to a constant."""
+    spread = tracks["covariance"][:, :1]
+    variance = spread + _NOISE**2
+    away = (_offsets(tracks, now) ** 2).sum(-1) / tracks["size"][:, None] ** 2
+    place = np.minimum(away / (2 * variance), 2 * _CAP) + np.log(variance / _NOISE**2) / 2
+    gap = (time_s - tracks["seen"])[:, None]
+    growth = np.log(tracks["size"][:, None] / now["size"]) ** 2 / (2 * (_SIZE_SPREAD**2 + 0.1 * gap))
+    oks, weight = _oks(tracks, now, sigmas, spread)
+    pose = -np.log(np.maximum(oks, 1e-6)) * np.minimum(1.0, weight / 3)
+    distance, sure = _colour_distance(tracks, now)
+    looks = distance**2 / (2 * _COLOUR_SPREAD**2) * np.minimum(1.0, sure) * (gap > _HIDDEN_FROM_S)
+    cost = place + np.minimum(growth, _CAP) + np.minimum(pose, _CAP) + looks + (tracks["hits"][:, None] < _NEW)
+    return np.asarray(cost)
+
+
+def _offsets(tracks: Array, now: Array) -> Array:
+    """How far each detection is from each track, ``(T, N, 2)`` pixels: keypoints that both see, and the box."""
+    both = np.minimum(tracks["visible"][:, None], now["visible"])[..., None]
+    points = (both * (now["points"] - tracks["points"][:, None])).sum(-2)
+    boxes = _BOX_WEIGHT * (now["centre"] - tracks["centre"][:, None])
+    return np.asarray((points + boxes) / (both.sum(-2) + _BOX_WEIGHT))
+
+
+def _oks(tracks: Array, now: Array, sigmas: Array, spread: Array) -> tuple[Array, Array]:
+    """OKS, with the variance of the position added, and the number of keypoints that both see; ``(T, N)`` each."""
+    both = np.minimum(tracks["visible"][:, None], now["visible"])
+    off = ((tracks["points"][:, None] - now["points"]) ** 2).sum(-1) / tracks["size"][:, None, None] ** 2
+    kernel = np.exp(-off / (2 * ((2 * sigmas) ** 2 + spread[..., None])))
+    weight = both.sum(-1)
+    return (both * kernel).sum(-1) / np.maximum(weight, 1e-9), weight
+
+
+def _doubled(now: Array, scores: Array, found: Array, sigmas: Array) -> Array:
+    """Which detections are somebody's second one: their keypoints are those of a better one, ``(N,)`` bool."""
+    oks, weight = _oks(now, now, sigmas, np.zeros((len(now), 1)))
+    rank = scores + 2 * found
+    return np.asarray(((oks > _DOUBLE) & (weight > 3) & (rank[:, None] < rank)).any(1))
+
+
+def _colour_distance(tracks: Array, now: Array) -> tuple[Array, Array]:
+    """Mean distance of the colours in Lab and how surely it is known, up to PARTS; ``(T, N)`` each."""
+    both = np.minimum(tracks["shown"][:, None], now["shown"])
+    apart = np.sqrt(((tracks["colours"][:, None] - now["colours"]) ** 2).sum(-1))
+    weight = both.sum(-1)
+    return (both * apart).sum(-1) / np.maximum(weight, 1e-9), weight
+
+
+def _assigned(cost: Array, gate: float) -> list[tuple[int, int]]:
+    """Pairs of least total cost, where leaving a pair apart costs ``gate``."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(np.minimum(cost, gate))
+    return [(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True) if cost[r, c] < gate]
+
+
+def _updated(tracks: Array, now: Array) -> Array:
+    """Predicted tracks after their detections."""
+    new = now.copy()
+    for name in ("id", "born"):
+        new[name] = tracks[name]
+    new["hits"] = tracks["hits"] + 1
+    p, c, v = tracks["covariance"].T
+    gain_p, gain_v = p / (p + _NOISE**2), c / (p + _NOISE**2)
+    pair = np.arange(len(now))
+    off = _offsets(tracks, now)[pair, pair]
+    # The state is the box's centre as the detections have it; the innovation is the keypoints'.
+    rest = (1 - gain_p)[:, None] * off
+    new["centre"] -= rest
+    new["points"] -= rest[:, None]
+    new["velocity"] = tracks["velocity"] + gain_v[:, None] * off
+    new["covariance"] = np.stack((p - gain_p * p, c - gain_p * c, v - gain_v * c), axis=-1)
+    new["size"] = tracks["size"] ** 0.8 * now["size"] ** 0.2
+    shown = now["shown"]  # colours change slowly
+    rate = shown * np.maximum(0.05, 1 / new["hits"])[:, None]
+    rate = np.where(tracks["shown"] > 0, rate, shown > 0)
+    new["colours"] = tracks["colours"] + rate[..., None] * (now["colours"] - tracks["colours"])
+    new["shown"] = np.maximum(tracks["shown"], shown)
+    return new
+
+
+def _alone(now: Array, others: Array) -> Array:
+    """Whose boxes no other detection's and no other track's covers by more than a tenth, ``(N,)`` bool."""
+    all_ = np.concatenate([now, others])
+    apart = np.abs(now["centre"][:, None] - all_["centre"])
+    common = np.clip((now["sides"][:, None] + all_["sides"]) / 2 - apart, 0, now["sides"][:, None]).prod(-1)
+    np.fill_diagonal(common, 0)
+    return np.asarray(common.max(1, initial=0) < 0.1 * now["sides"].prod(-1))

@@ -163,7 +163,7 @@ def frames_of(
     step = float(1 / rate) if rate else 0.04
     start: Fraction | None = None
     stamp: Fraction | None
-    time_s = -step
+    time_s, known, orientation = -step, None, (False, False, False)
     for number, frame in enumerate(_decoded(container, stream, lose)):
         count = number + lost
         stamp = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
@@ -177,7 +177,9 @@ def frames_of(
             continue
         if frame.is_corrupt:
             broken("parts of it were guessed")
-        yield count, time_s, _image(reformatter, frame) if count % stride == 0 else None
+        if known != (known := (frame.rotation, frame.width, frame.height)):
+            orientation = _orientation(frame)  # seldom: it leaves a cycle that holds the frame
+        yield count, time_s, _image(reformatter, frame, orientation) if count % stride == 0 else None
 
 
 def _decoded(container: InputContainer, stream: VideoStream, lose: Callable[[str], None]) -> Iterator[VideoFrame]:
@@ -201,10 +203,10 @@ def _decoded(container: InputContainer, stream: VideoStream, lose: Callable[[str
     raise failure
 
 
-def _image(reformatter: VideoReformatter, frame: VideoFrame) -> NDArray[np.uint8]:
+def _image(reformatter: VideoReformatter, frame: VideoFrame, orientation: tuple[bool, bool, bool]) -> NDArray[np.uint8]:
     scaled = reformatter.reformat(frame, format="bgr24", interpolation="BICUBIC", threads=1)
     image = np.asarray(scaled.to_ndarray(), np.uint8)
-    swap, flip_x, flip_y = _orientation(frame)
+    swap, flip_x, flip_y = orientation
     if swap:
         image = np.asarray(cv2.transpose(image), np.uint8)
     if flip_x or flip_y:

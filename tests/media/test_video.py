@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 import sys
@@ -230,6 +231,20 @@ def test_odd_names(tmp_path, name):
     frames, _ = read(path)
     assert len(frames) == 10
     assert frames[0].source == str(path)
+
+
+def test_frames_are_freed_at_once(tmp_path):
+    """Without the garbage collector: cycles would hold the memory of hundreds of frames."""
+    path = clip(tmp_path / "a.mp4", frames=60)
+    read(path)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in open_source(Source(str(path), "video"), on_event=print, stop=threading.Event()):
+            pass
+        assert gc.collect() < 60
+    finally:
+        gc.enable()
 
 
 def test_stop_ends_it(tmp_path):

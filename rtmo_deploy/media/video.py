@@ -123,7 +123,7 @@ def read_video(
     shown = title_of(path)
 
     def broken(reason: str) -> None:
-        on_event(Event(shown, "broken", f"{shown}: A frame is damaged: {reason}.", frames=1))
+        on_event(Event(shown, "broken", f"A frame is damaged: {reason}.", frames=1))
 
     count, time_s = -1, 0.0
     with opened(path, hwaccel=hwaccel) as (container, stream):
@@ -134,7 +134,7 @@ def read_video(
                 if image is not None:
                     yield Frame(image, shown, count, time_s)
         except require_av().FFmpegError as error:
-            on_event(Event(shown, "broken", f"{shown}: It is damaged and ends here: {reason_of(error)}.", error))
+            on_event(Event(shown, "broken", f"It is damaged and ends here: {reason_of(error)}.", error))
         if count >= 0:
             _tell_if_cut_off(shown, container, stream, count, time_s, on_event)
     if count < 0:
@@ -326,10 +326,10 @@ def _tell_if_cut_off(
     length = (container.duration or 0) / 1e6
     if missing:
         missing = max(missing, stream.frames - last - 1)  # the index of an AVI ends with the file
-        message = f"{shown}: The file is cut off: {missing} of {stream.frames} frames are missing."
+        message = f"The file is cut off: {missing} of {stream.frames} frames are missing."
         on_event(Event(shown, "broken", message, frames=missing))
     elif not stream.frames and length - last_s > max(_GAP_S, length / 20):
-        message = f"{shown}: The last frame is at {last_s:.1f} s of {length:.1f} s: the file may be cut off."
+        message = f"The last frame is at {last_s:.1f} s of {length:.1f} s: the file may be cut off."
         on_event(Event(shown, "broken", message))
 
 

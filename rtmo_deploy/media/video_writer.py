@@ -130,7 +130,7 @@ class VideoWriter:
                 image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
             seconds = float(self.frames / self.rate) if time_s is None else time_s
             self._last = self._stamps[self.frames] = max(round(seconds / self.time_base), self._last + 1)
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24").reformat(
+            frame = VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), format="bgr24").reformat(
                 format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG", interpolation="BICUBIC", threads=1
             )
             frame.pts, frame.time_base = self.frames, 1 / self.rate

@@ -34,7 +34,7 @@ def jpeg(value):
     return cv2.imencode(".jpg", np.full((48, 64, 3), value, np.uint8))[1].tobytes()
 
 
-def test_rtsp_comes_back_after_its_server_was_killed(stream_data, caplog):
+def test_rtsp_comes_back_after_its_server_was_killed(stream_data):
     events, stop = [], threading.Event()
     with Server(rtsp(stream_data)) as first:
         frames = opened(f"rtsp://user:secret@127.0.0.1:{first.port}/live", events, stop)
@@ -57,9 +57,7 @@ def test_rtsp_comes_back_after_its_server_was_killed(stream_data, caplog):
             time.sleep(0.01)
         second[0].kill()
     assert [event.kind for event in events if event.kind != "broken"] == ["lost", "reconnected"]
-    assert "is lost" in caplog.text
-    assert "connected again" in caplog.text
-    assert "secret" not in caplog.text + "".join(event.message + event.source for event in events)
+    assert "secret" not in "".join(event.message + event.source for event in events)
     assert taken[0].source == f"rtsp://127.0.0.1:{first.port}/live"
     assert [frame.index for frame in taken] == sorted({frame.index for frame in taken})
     times = [frame.time_s for frame in taken]

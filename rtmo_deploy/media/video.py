@@ -239,8 +239,9 @@ def opened(
     given, options = path, {"rtsp_transport": "tcp"}
     local = "://" not in path
     if local:
-        with reading(path, InputDataError), open_regular(Path(path)):
-            pass
+        with reading(path, InputDataError), open_regular(Path(path)) as file:
+            if not file.read(1):
+                raise InputDataError("The file is empty.", remedy=_AGAIN, where=shown)
         given = f"file:{os.path.abspath(path)}"  # noqa: PTH100 - a name with a colon is no address
         options = {"protocol_whitelist": "file"}  # a playlist in disguise opens nothing else
 

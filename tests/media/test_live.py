@@ -195,3 +195,20 @@ def test_a_camera(monkeypatch):
     stop.set()
     assert [(frame.index, int(frame.image[0, 0, 0])) for frame in taken] == [(0, 1), (2, 3), (4, 5), (5, 1)]
     assert [event.kind for event in events] == ["lost", "reconnected"]
+
+
+def test_a_server_that_falls_silent_is_lost(stream_data, monkeypatch):
+    monkeypatch.setattr("rtmo_deploy.media.video._TIMEOUT_S", 0.5)
+
+    def serve(connection):
+        http("video/mp2t", [stream_data])(connection)
+        time.sleep(5)
+
+    events, stop = [], threading.Event()
+    with Server(serve) as server:
+        frames = opened(f"http://127.0.0.1:{server.port}/live", events, stop)
+        while [event.kind for event in events] != ["lost", "reconnected"]:
+            next(frames)
+        stop.set()
+        assert list(frames) == []
+    assert "it is opened again" in events[0].message.lower()

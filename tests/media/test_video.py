@@ -195,7 +195,7 @@ def playlist(path):
         (header_alone, "cannot be opened|no video"),
         (without_index, "no video|cannot be opened"),
         (playlist, "cannot be opened"),
-        (lambda path: path.touch(), "cannot be opened"),
+        (lambda path: path.touch(), "The file is empty"),
         (str, "No such file"),
         (lambda path: path.mkdir(), "a folder"),
     ],

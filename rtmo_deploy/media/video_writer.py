@@ -223,6 +223,8 @@ class VideoWriter:
             require_av().open(f"file:{os.path.abspath(self.like.path)}", metadata_errors="replace")  # noqa: PTH100
         )
         stream: Any = source.streams.best("audio")
+        if self.format == "mp4" and stream.codec_context.name.startswith("pcm"):
+            raise ValueError("few players take PCM in MP4")
         target = output.add_stream_from_template(stream)
 
         def packets() -> Iterator[tuple[float, Packet[Any]]]:
@@ -240,12 +242,16 @@ class VideoWriter:
     def _copy_sound(self, until_s: float) -> None:
         assert self._container is not None
         assert self._sound is not None
-        while True:
-            self._waiting = self._waiting or next(self._sound, None)
-            if self._waiting is None or self._waiting[0] >= until_s:
-                return
-            self._container.mux(self._waiting[1])
-            self._waiting = None
+        try:
+            while True:
+                self._waiting = self._waiting or next(self._sound, None)
+                if self._waiting is None or self._waiting[0] >= until_s:
+                    return
+                packet, self._waiting = self._waiting[1], None
+                self._container.mux(packet)
+        except require_av().FFmpegError as error:  # damaged sound is no reason to lose the video
+            _log.warning("%s: The sound ends at %.1f s (%s).", self.path, until_s, reason_of(error))
+            self._sound = iter(())
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
         """Write encoded frames: the encoders here keep their order, so each has its own timestamp given back."""

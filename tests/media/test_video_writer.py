@@ -128,6 +128,30 @@ def test_sound_that_does_not_fit_is_told(tmp_path, caplog):
     assert not video_info(tmp_path / "b.mp4").has_audio
 
 
+def test_damaged_sound_does_not_cost_the_video(tmp_path, caplog):
+    def damaged():
+        yield from ()
+        raise av.FFmpegError(errno.EINVAL, "Invalid argument")
+
+    source = clip(tmp_path / "a.mp4", sound="aac")
+    with VideoWriter(tmp_path / "b.mp4", video_info(source)) as writer:
+        writer.write(image(0), 0)
+        writer._sound, writer._waiting = damaged(), None
+        writer.write(image(1), 0.04)
+        writer.write(image(2), 0.08)
+    assert "The sound ends at 0.0 s (invalid argument)" in caplog.text
+    assert len(read(tmp_path / "b.mp4")[0]) == 3
+
+
+@pytest.mark.parametrize(("name", "copied"), [("b.mp4", False), ("b.mov", True), ("b.avi", True), ("b.mkv", True)])
+def test_uncompressed_sound(tmp_path, name, copied):
+    source = clip(tmp_path / "a.mkv", sound="pcm_s16le")
+    with VideoWriter(tmp_path / name, video_info(source)) as writer:
+        for frame in read(source)[0]:
+            writer.write(frame.image, frame.time_s)
+    assert video_info(tmp_path / name).has_audio == copied
+
+
 def test_the_source_of_the_sound_is_gone(tmp_path, caplog):
     source = clip(tmp_path / "a.mp4", sound="aac")
     info = video_info(source)

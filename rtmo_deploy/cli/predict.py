@@ -134,12 +134,13 @@ def predict(
         _refuse_all(path, failures, as_json=as_json)
     from rtmo_deploy.runtime.estimator import RTMO
     from rtmo_deploy.runtime.sinks import frames_in, open_sinks
+    from rtmo_deploy.runtime.thresholds import decode_for
 
     tally = Tally(found, outputs.draw_thr, total=frames_in(found, stride=options.stride), keep=as_json)
     with status("opening the model") as progress, Interrupts() as interrupts:
         opening = {name: getattr(options, name) for name in OpenOptions.__dataclass_fields__}
         estimator = RTMO.open(path, **opening)
-        _require_above_own(options.score_thr, estimator)
+        decode_for(estimator.artifact, score_thr=options.score_thr)  # refused before any output is opened
         skeleton = estimator.artifact.skeleton
         if skeleton.guessed:
             stderr().print(f"Note: the keypoints are {skeleton.label}.", soft_wrap=True)
@@ -241,16 +242,6 @@ def _listed(failures: list[InputDataError]) -> list[dict[str, Any]]:
     return [{"path": failure.where, "error": str(failure)} for failure in failures]
 
 
-def _require_above_own(score_thr: float | None, estimator: RTMO) -> None:
-    """Refuse a threshold below the model's own: who is below that has been thrown away already."""
-    own = estimator.artifact.decode.score_thr
-    if score_thr is not None and score_thr < own:
-        raise UsageError(
-            f"--score-thr {score_thr:g} is below the model's own threshold, {own:g}: it finds nobody below that.",
-            remedy="Give a higher one, or export the model with another --score-thr.",
-        )
-
-
 def _why_nobody(estimator: RTMO, score_thr: float | None) -> str:
     threshold = estimator.artifact.decode.score_thr if score_thr is None else score_thr
     return "the model is untrained" if estimator.artifact.untrained else f"no score is above {threshold:g}"
@@ -264,10 +255,13 @@ def _frames(
     from rtmo_deploy.track.frames import track_frames
 
     how = {name: getattr(options, name) for name in ("stride", "policy", "batch", "hwaccel")}
-    with closing(cast("Generator[Frame]", stream(estimator, sources, on_event=on_event, **how))) as frames:
+    own, asked = estimator.artifact.decode.score_thr, options.score_thr
+    least = own if asked is None else min(own, asked)  # weak detections help to follow people
+    frames = stream(estimator, sources, on_event=on_event, score_thr=least, **how)
+    with closing(cast("Generator[Frame]", frames)):
         tracking = options.track or options.smooth
         for frame in track_frames(frames, smooth=options.smooth) if tracking else frames:
             poses = frame.poses
-            if poses is not None and options.score_thr is not None:
-                poses = poses[poses.scores > options.score_thr]
+            if poses is not None and asked is not None:
+                poses = poses[poses.scores > asked]
             yield frame if poses is None else replace(frame, poses=poses[: options.max_people])

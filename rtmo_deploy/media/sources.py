@@ -20,8 +20,7 @@ from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import read_bounded, reading
 from rtmo_deploy.media.frame import Event, Frame
 from rtmo_deploy.media.live import image_at, read_live
-from rtmo_deploy.media.video import VIDEO_SUFFIXES, read_video
-from rtmo_deploy.zoo.cache import without_credentials
+from rtmo_deploy.media.video import VIDEO_SUFFIXES, read_video, title_of
 
 if TYPE_CHECKING:
     import threading
@@ -43,7 +42,7 @@ class Source:
     @property
     def title(self) -> str:
         """The name without a password: what frames and messages call it."""
-        return without_credentials(self.name) if _ADDRESS.match(self.name) else self.name
+        return title_of(self.name)
 
 
 def find_sources(

@@ -67,7 +67,7 @@ class VideoInfo:
 
 
 def require_av(purpose: str = "Reading a video") -> ModuleType:
-    """PyAV, or MissingDependencyError with the command that installs it. FFmpeg's own lines are kept off stderr."""
+    """PyAV, or MissingDependencyError with the command that installs it."""
     try:
         import av
     except ModuleNotFoundError as error:
@@ -120,7 +120,7 @@ def read_video(
     stop: threading.Event,
 ) -> Iterator[Frame]:
     """The frames of a video file, every ``stride``-th; see :func:`rtmo_deploy.media.sources.open_source`."""
-    shown = without_credentials(path)
+    shown = title_of(path)
 
     def broken(reason: str) -> None:
         on_event(Event(shown, "broken", f"{shown}: A frame is damaged: {reason}.", frames=1))
@@ -167,8 +167,8 @@ def frames_of(
     for number, frame in enumerate(_decoded(container, stream, lose)):
         count = number + lost
         stamp = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
-        if start is None:
-            start = stamp
+        if start is None and stamp is not None:
+            start = stamp - Fraction(time_s + step)
         now = time_s + step if stamp is None or start is None else float(stamp - start)
         time_s = now if number == 0 or now > time_s else time_s + step  # damaged timestamps never go back
         if frame.width * frame.height > limit:
@@ -233,7 +233,7 @@ def opened(
         SetupError: ``hwaccel`` names a decoder that does not work here.
     """
     av = require_av()
-    shown = without_credentials(path)
+    shown = title_of(path)
     given, options = path, {"rtsp_transport": "tcp"}
     local = "://" not in path
     if local:
@@ -264,7 +264,7 @@ def opened(
             size = f"{decoder.width}x{decoder.height} = {decoder.width * decoder.height:,}"
             remedy = "Shrink it, or allow more with --max-pixels."
             raise TooManyPixelsError(f"It has {size} pixels; at most {limit:,} are read.", remedy=remedy, where=shown)
-        decoder.options = {**decoder.options, "max_pixels": str(limit)}
+        decoder.options = {**decoder.options, "max_pixels": str(2 * limit + 2**16)}  # its frames have edges
         decoder.thread_type = "SLICE" if live else "AUTO"
         decoder.thread_count = min(_THREADS, os.cpu_count() or 1)
         yield container, stream
@@ -333,6 +333,11 @@ def _tell_if_cut_off(
 
 def _empty(where: str) -> InputDataError:
     return InputDataError("It holds no frame that can be decoded.", remedy=_AGAIN, where=where)
+
+
+def title_of(name: str) -> str:
+    """What messages call a file or an address: without a password."""
+    return without_credentials(name) if "://" in name else name
 
 
 def reason_of(error: Exception) -> str:

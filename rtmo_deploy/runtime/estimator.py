@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, overload
 
-from rtmo_deploy.artifact import Artifact
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
 from rtmo_deploy.runtime.backends import Backend, open_backend
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.media.frame import Event, Frame
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.inputs import Color, ImageLike

@@ -9,8 +9,9 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Unpack
 
 from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.media.frame import Event, Frame
@@ -19,10 +20,28 @@ from rtmo_deploy.media.sources import open_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from rtmo_deploy.media.sources import Source
-    from rtmo_deploy.runtime.estimator import RTMO, Placed
+    import numpy as np
+    from numpy.typing import NDArray
 
-    Item = tuple[Frame, Placed]
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.media.sources import Source
+    from rtmo_deploy.poses import Poses
+    from rtmo_deploy.runtime.thresholds import Thresholds
+
+    Item = tuple[Frame, Any]
+
+
+class Model(Protocol):
+    """What is needed of a :class:`rtmo_deploy.RTMO`."""
+
+    artifact: Artifact
+
+    def place(self, image: NDArray[np.uint8], /) -> Any:
+        """Letterbox an image; called in the readers' threads."""
+
+    def detect(self, placed: Sequence[Any], /, **thresholds: Unpack[Thresholds]) -> list[Poses]:
+        """Poses in letterboxed images; called in one thread."""
+
 
 Policy = Literal["all", "newest"]
 #: Pixels that wait in one lane, at most; one frame may always wait. This is 78 frames of 640x480, 3 of 3840x2160.
@@ -33,7 +52,7 @@ _log = logging.getLogger("rtmo_deploy")
 
 
 def stream(
-    model: RTMO,
+    model: Model,
     sources: Sequence[Source],
     *,
     stride: int = 1,
@@ -41,7 +60,7 @@ def stream(
     batch: int = 8,
     hwaccel: str | None = None,
     on_event: Callable[[Event], None] | None = None,
-    **thresholds: Any,
+    **thresholds: Unpack[Thresholds],
 ) -> Iterator[Frame]:
     """Frames of sources with their poses, in order within each source.
 
@@ -91,14 +110,14 @@ def stream(
         raise failures[0].error
 
 
-def _run(model: RTMO, reading: _Reading, done: Queue[list[Frame] | BaseException], thresholds: dict[str, Any]) -> None:
+def _run(model: Model, reading: _Reading, done: Queue[list[Frame] | BaseException], thresholds: Thresholds) -> None:
     """Give batches to the network until there are no more, then an empty one."""
     try:
         while items := reading.take():
             found = model.detect([placed for _, placed in items], **thresholds)
             done.put([replace(frame, poses=poses) for (frame, _), poses in zip(items, found, strict=True)])
         done.put([])
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - raised by the consumer
         done.put(error)
 
 
@@ -126,7 +145,7 @@ class _Lane:
 class _Reading:
     """Threads that read sources and letterbox their frames: one for all files, and one for each live source."""
 
-    def __init__(self, model: RTMO, sources: Sequence[Source], batch: int, *, newest: bool) -> None:
+    def __init__(self, model: Model, sources: Sequence[Source], batch: int, *, newest: bool) -> None:
         self._model, self._batch = model, batch
         live = [source for source in sources if source.kind == "live"]
         files = [source for source in sources if source.kind != "live"]
@@ -195,7 +214,7 @@ class _Reading:
                     on_event(Event(source.name, "dropped", f"{lane.dropped} frames were skipped", frames=lane.dropped))
         except _StoppedError:
             pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised by take
             self._error = error
         finally:
             with self._changed:
@@ -225,7 +244,7 @@ def _opened(
                 decoded: Future[list[Item]] = pool.submit(list, frames(source))
                 ahead.append((source, decoded.result))
             else:
-                ahead.append((source, lambda source=source: frames(source)))
+                ahead.append((source, partial(frames, source)))
             if len(ahead) > 2 * _READERS:
                 yield ahead.popleft()
         yield from ahead

@@ -232,7 +232,7 @@ def _require_one_stdout(outputs: Outputs, *, as_json: bool) -> None:
 
 def _refuse_all(model: Path, failures: list[InputDataError], *, as_json: bool) -> NoReturn:
     if as_json:
-        print_json("predict", model=str(model), images=[], failed=_listed(failures))
+        print_json("predict", model=str(model), images=[], videos=[], frames=[], failed=_listed(failures))
     for failure in failures[:-1]:
         print_error(failure)
     raise failures[-1]

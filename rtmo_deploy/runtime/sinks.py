@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Suffixes that a drawn video keeps; others become .mp4.
 _VIDEO_SUFFIXES: Final = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+_MOST_OPENED: Final = 100  # videos that are opened only to know their lengths
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,11 @@ def _stem_and_suffix(source: Source) -> tuple[str, str]:
 
 
 def frames_in(sources: Sequence[Source], *, stride: int = 1) -> int | None:
-    """How many frames sources say they have; None where one is live, or does not tell."""
+    """How many frames sources say they have; None where one does not, is elsewhere, or there are many to open."""
     from rtmo_deploy.media.video import video_info
 
+    if sum(source.kind == "video" for source in sources) > _MOST_OPENED or any("://" in one.name for one in sources):
+        return None
     count = 0
     for source in sources:
         frames: int | None = 1 if source.kind == "image" else None

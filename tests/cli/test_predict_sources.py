@@ -353,3 +353,11 @@ def test_nobody_reads_stdout(onnx_n: Path, walk: Path, tmp_path: Path) -> None:
     assert "Nobody reads stdout" in stderr
     assert "Exception ignored" not in stderr
     assert len((tmp_path / "o.csv").read_text("utf-8").splitlines()) >= 1
+
+
+def test_without_pyav(onnx_n: Path, walk: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    result = run(onnx_n, walk)
+    assert result.exit_code == 5
+    assert "pip install 'rtmo-deploy[video]'" in result.stderr
+    assert run(onnx_n, pictures[3]).exit_code == 0

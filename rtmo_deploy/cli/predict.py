@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
-from rtmo_deploy.cli.console import print_error, print_json, print_table, stderr
+from rtmo_deploy.cli.console import log_as_notes, print_error, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.interrupt import Interrupts
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
@@ -137,7 +138,12 @@ def predict(
     from rtmo_deploy.runtime.thresholds import decode_for
 
     tally = Tally(found, outputs.draw_thr, total=frames_in(found, stride=options.stride), keep=as_json)
-    with status("opening the model") as progress, Interrupts() as interrupts:
+    level = logging.WARNING if options.hwaccel is None else logging.INFO  # which decoder is used
+    with (
+        status("opening the model") as progress,
+        log_as_notes("rtmo_deploy.media", level),
+        Interrupts() as interrupts,
+    ):
         opening = {name: getattr(options, name) for name in OpenOptions.__dataclass_fields__}
         estimator = RTMO.open(path, **opening)
         decode_for(estimator.artifact, score_thr=options.score_thr)  # refused before any output is opened

@@ -133,6 +133,8 @@ def predict(
     path = find_model(model, "predict", opening=options)
     if not found:
         _refuse_all(path, failures, as_json=as_json)
+    if (options.track or options.smooth) and all(source.kind == "image" for source in found):
+        stderr().print("Note: people are followed through videos and streams, and there are only images.")
     from rtmo_deploy.runtime.estimator import RTMO
     from rtmo_deploy.runtime.sinks import frames_in, open_sinks
     from rtmo_deploy.runtime.thresholds import decode_for

@@ -129,7 +129,8 @@ def predict(
     _require_one_stdout(outputs, as_json=as_json)
     found, failures = find_sources(sources, recursive=options.recursive)
     drawn = outputs.drawn(found) if found else {}
-    require_free(outputs.files(drawn), files_of(model, *(source.name for source in found)), force=force)
+    inputs = [*(word for word in sources if Path(word).is_file()), *(source.name for source in found)]
+    require_free(outputs.files(drawn), files_of(model, *inputs), force=force)
     path = find_model(model, "predict", opening=options)
     if not found:
         _refuse_all(path, failures, as_json=as_json)
@@ -156,8 +157,9 @@ def predict(
             frames = _frames(estimator, found, options, tally.event)
 
             def take(frame: Frame) -> bool:
+                go_on = write(frame)
                 tally.add(frame, drawn.get(frame.source, []))
-                return write(frame)
+                return go_on
 
             _consume(frames, take, interrupts, lambda frame: progress(tally.count(frame)))
             interrupts.hold()  # while files are finished

@@ -135,6 +135,8 @@ def test_a_list_on_stdin_and_in_a_file(onnx_n: Path, walk: Path, pictures: list[
         document = json.loads(result.stdout)
         assert [image["path"] for image in document["images"]] == [str(pictures[3])]
         assert [video["path"] for video in document["videos"]] == [str(walk)]
+    assert "one of the inputs" in run(onnx_n, tmp_path / "list.txt", "--csv", tmp_path / "list.txt", "--force").stderr
+    assert "there are only images" in run(onnx_n, pictures[3], "--track").stderr
 
 
 def test_a_hostile_folder(onnx_n: Path, walk: Path, pictures: list[Path], tmp_path: Path) -> None:

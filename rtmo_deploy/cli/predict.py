@@ -129,7 +129,8 @@ def predict(
     _require_one_stdout(outputs, as_json=as_json)
     found, failures = find_sources(sources, recursive=options.recursive)
     drawn = outputs.drawn(found) if found else {}
-    inputs = [*(word for word in sources if Path(word).is_file()), *(source.name for source in found)]
+    lists = [word for word in sources if os.path.isfile(word)]  # noqa: PTH113 - False for a name that no file can have
+    inputs = [*lists, *(source.name for source in found)]
     require_free(outputs.files(drawn), files_of(model, *inputs), force=force)
     path = find_model(model, "predict", opening=options)
     if not found:
@@ -212,7 +213,8 @@ def _split(model: str | None, words: list[str]) -> tuple[str, list[str]]:
 
     if model is None and words:
         file = Path(words[0])
-        if kind_of_suffix(file, likely_kind(file)) in MODEL.kinds or (is_known(words[0]) and not file.is_file()):
+        named = is_known(words[0]) and not os.path.isfile(file)  # noqa: PTH113 - False for a name that no file can have
+        if named or kind_of_suffix(file, likely_kind(file)) in MODEL.kinds:
             model, words = words[0], words[1:]
     if not words:
         raise UsageError("There is nothing to find people in.", remedy="Name images, folders, videos or addresses.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mimetypes
+import os
 import re
 from collections import defaultdict
 from contextlib import AbstractContextManager, ExitStack
@@ -59,8 +60,8 @@ class Outputs:
                 files[source.title].append(self.vis_out_dir / names[source.title])
         if self.save_video is not None:
             videos = [source.title for source in sources if source.kind != "image"]
-            kind = "" if self.save_video.is_dir() else mimetypes.guess_type(self.save_video.name)[0] or ""
-            one = kind.startswith(("video/", "image/"))
+            kind = mimetypes.guess_type(self.save_video.name)[0] or ""
+            one = kind.startswith(("video/", "image/")) and not os.path.isdir(self.save_video)  # noqa: PTH112 - any name
             if not videos or (one and len(videos) > 1):
                 what = f"{len(videos)} videos cannot be one file." if videos else "There is no video to draw in."
                 remedy = "Name a folder." if videos else "Draw images into a folder with --vis-out-dir."

@@ -66,9 +66,14 @@ def is_offline() -> bool:
 
 def download_url(variant: Variant) -> str:
     """The published URL of ``variant``, or its place below ``RTMO_DEPLOY_MIRROR``; SetupError if that is no prefix."""
+    return mirrored(variant.url)
+
+
+def mirrored(url: str) -> str:
+    """A published URL, or its place below ``RTMO_DEPLOY_MIRROR``; SetupError if that is no prefix."""
     mirror = os.environ.get(MIRROR_VARIABLE, "").strip()
     if not mirror:
-        return variant.url
+        return url
     try:
         parts = urlsplit(mirror)
         _ = parts.port  # raises where it is not a number
@@ -81,7 +86,7 @@ def download_url(variant: Variant) -> str:
             remedy=f"Correct or unset it; for a local folder of checkpoints, set {CACHE_VARIABLE} instead.",
             where=MIRROR_VARIABLE,
         )
-    return f"{mirror.rstrip('/')}/{variant.file_name}"
+    return f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[-1]}"
 
 
 def without_credentials(url: str) -> str:

@@ -9,26 +9,36 @@ Processes that want the same file wait for each other at a lock file, and those 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
+import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rtmo_deploy.errors import DownloadError, SetupError
-from rtmo_deploy.files import human_size, sha256_of
+from rtmo_deploy.file_kind import Kind, kind_of
+from rtmo_deploy.files import atomic_write, human_size, sha256_of
 from rtmo_deploy.zoo.cache import (
     CACHE_VARIABLE,
     MIRROR_VARIABLE,
     OFFLINE_VARIABLE,
+    cache_dir,
     cached_path,
     download_url,
     is_offline,
+    mirrored,
     require_trusted,
     trust,
     without_credentials,
 )
+from rtmo_deploy.zoo.records import BASE_URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +74,7 @@ def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: 
         SetupError: The cache cannot be written to, the disk is full, or a variable makes no sense.
     """
     path = cached_path(variant)
-    try:
+    with _cache_errors(path):
         found = _sha256(path)
         differs = _differs(found, variant)
         if not differs:
@@ -81,13 +91,76 @@ def fetch(variant: Variant, *, progress: ProgressCallback | None = None, force: 
             # Another process may have fetched it while this one waited.
             if force or _differs(_sha256(path), variant):
                 _download(variant, path, progress)
+    return path
+
+
+@contextlib.contextmanager
+def _cache_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise SetupError(
             f"The cache cannot be used: {error.strerror or error}.",
             remedy=f"Make the folder writable, free some space, or set {CACHE_VARIABLE} to another folder.",
             where=error.filename or path,
         ) from error
+
+
+def fetch_onnx(url: str, *, progress: ProgressCallback | None = None) -> Path:
+    """The path in the cache of an ONNX model at an address, downloaded if need be; out of OpenMMLab's ``.zip`` too.
+
+    Nothing is known of it beforehand: its whole hash is recorded at the first download, and a change is refused.
+
+    Raises:
+        DownloadError: It could not be fetched or is no such file, its copy has changed, or the network is forbidden.
+        SetupError: The cache cannot be written to, the disk is full, or a variable makes no sense.
+    """
+    name = PurePosixPath(urlsplit(url).path)
+    shown = without_credentials(url)
+    if name.suffix.lower() not in {".zip", ".onnx"}:
+        raise DownloadError("It ends neither in .onnx nor in .zip.", remedy="Check the address.", where=shown)
+    # Other models of other places may have the same name.
+    path = cache_dir("onnx") / hashlib.sha256(url.encode()).hexdigest()[:16] / f"{name.stem}.onnx"
+    remedy = f"Try again later, or put the ONNX file there yourself: {path}"
+    with _cache_errors(path):
+        if not path.is_file():
+            if is_offline():
+                raise DownloadError(
+                    f"It is not in the cache, and {OFFLINE_VARIABLE} forbids the network.", remedy=remedy, where=shown
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(path):
+                if not path.is_file():  # another process may have fetched it while this one waited
+                    _log.info("Fetching %s.", shown)
+                    part = path.with_name(f"{name.name}.part")
+                    source = mirrored(url) if url.startswith(BASE_URL) else url
+                    _Transfer(source, part, remedy=remedy, progress=progress).run()
+                    _unpack(part, path, zipped=name.suffix.lower() == ".zip", where=shown, remedy=remedy)
+        found = _sha256(path)
+        require_trusted(path, found, pinned=None, what="The cached file")
+        trust(path, found, shown)
     return path
+
+
+def _unpack(part: Path, path: Path, *, zipped: bool, where: str, remedy: str) -> None:
+    """What was fetched, or the model inside the archive, to its place; the archive is removed."""
+    wrong = DownloadError("What came is no ONNX model. It was removed.", remedy=remedy, where=where)
+    try:
+        if zipped:
+            with zipfile.ZipFile(part) as archive:
+                # MMDeploy calls it end2end.onnx.
+                name = max(archive.namelist(), key=lambda one: (one.endswith(".onnx"), one.endswith("end2end.onnx")))
+                with archive.open(name) as packed, atomic_write(path) as temporary, temporary.open("wb") as stream:
+                    shutil.copyfileobj(packed, stream)
+        else:
+            part.replace(path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        raise wrong from error
+    finally:
+        part.unlink(missing_ok=True)
+    if kind_of(path) is not Kind.ONNX:
+        path.unlink()
+        raise wrong
 
 
 def _sha256(path: Path) -> str:

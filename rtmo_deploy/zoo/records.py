@@ -22,7 +22,7 @@ INPUT_MULTIPLE = 32
 #: Lowest score threshold: 0 would make a detection of every cell of the grid.
 MIN_SCORE_THR = 0.0001
 
-_BASE_URL = "https://download.openmmlab.com/mmpose/v1/projects/rtmo/"
+BASE_URL = "https://download.openmmlab.com/mmpose/v1/projects/rtmo/"
 
 
 def require_input_size(size_hw: tuple[int, int], *, where: str | None = None) -> None:
@@ -100,6 +100,11 @@ class Variant:
     def file_name(self) -> str:
         """File name of the published checkpoint."""
         return urlsplit(self.url).path.rsplit("/", 1)[-1]
+
+    @property
+    def onnx_url(self) -> str:
+        """Where OpenMMLab publishes its ONNX export, in a ``.zip``; of the models trained on body7, as rtmlib takes."""
+        return f"{BASE_URL}onnx_sdk/{self.file_name.removesuffix('.pth')}.zip"
 
     @property
     def known_by(self) -> str:
@@ -192,7 +197,7 @@ def _variant(arch: Architecture, train_set: str, skeleton: Skeleton, accuracy: P
         train_set=train_set,
         accuracy=accuracy,
         latency_v100_ms=_LATENCY_V100_MS.get(arch.name) if skeleton is COCO_17 else None,
-        url=_BASE_URL + file,
+        url=BASE_URL + file,
         aliases=aliases,
     )
 

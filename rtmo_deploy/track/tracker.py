@@ -204,7 +204,8 @@ def _observed(poses: Poses, time_s: float, image: NDArray[np.uint8] | None) -> A
     rows = np.zeros(
         count,
         dtype=[
-            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("centre", "f8", two),
+            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("score", "f8"),
+            ("centre", "f8", two),
             ("sides", "f8", two), ("velocity", "f8", two), ("covariance", "f8", (3,)), ("points", "f8", points),
             ("visible", "f8", (joints,)), ("colours", "f8", (PARTS, BINS)), ("shown", "f8", (PARTS,)),
         ],
@@ -212,7 +213,7 @@ def _observed(poses: Poses, time_s: float, image: NDArray[np.uint8] | None) -> A
     boxes = poses.boxes.astype(np.float64)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
     rows["id"], rows["born"], rows["seen"], rows["hits"] = -1, time_s, time_s, 1
-    rows["sides"] = sides
+    rows["sides"], rows["score"] = sides, poses.scores
     rows["size"] = 0.6 * sides.max(1)
     rows["centre"] = (boxes[:, :2] + boxes[:, 2:]) / 2
     rows["covariance"] = (_NOISE**2, 0.0, _SPEED**2)
@@ -328,8 +329,10 @@ def _updated(tracks: Array, now: Array) -> Array:
     new["velocity"] = tracks["velocity"] + gain_v[:, None] * off
     new["covariance"] = np.stack((p - gain_p * p, c - gain_p * c, v - gain_v * c), axis=-1)
     new["size"] = tracks["size"] ** 0.8 * now["size"] ** 0.2
-    shown = now["shown"]  # colours change slowly
-    rate = shown * np.maximum(np.where(new["id"] < 0, 0.2, 0.05), 1 / new["hits"])[:, None]
+    # Colours change slowly. Whose score is far below their best is partly hidden.
+    new["score"] = np.maximum(tracks["score"], now["score"])
+    shown = now["shown"] * (now["score"] > 0.85 * new["score"])[:, None]
+    rate = shown * np.maximum(np.where(new["id"] < 0, 0.2, 0.03), 1 / new["hits"])[:, None]
     rate = np.where(tracks["shown"] > 0, rate, shown > 0)
     new["colours"] = tracks["colours"] + rate[..., None] * (now["colours"] - tracks["colours"])
     new["shown"] = np.maximum(tracks["shown"], shown)

@@ -247,7 +247,11 @@ def _leave(rng: Rng, video: SyntheticVideo) -> Plot:
         out, back = 0.22 + 0.08 * number + rng.uniform(0, 0.04), 0.62 + 0.12 * number + rng.uniform(0, 0.04)
         times = (0.0, out, back, 1.0)
         walkers.append(
-            Walker(times, (rng.uniform(0.5, 0.7), 1.15, 1.15, rng.uniform(0.45, 0.75)), rng.uniform(0.45, 0.7))
+            Walker(
+                times,
+                (rng.uniform(0.4, 0.5) + 0.25 * number, 1.15, 1.15, rng.uniform(0.45, 0.75)),
+                rng.uniform(0.45, 0.7),
+            )
         )
         enters = 0.4 + 0.1 * number + rng.uniform(0, 0.04)
         walkers.append(Walker((0.0, enters, 1.0), (1.15, 1.15, rng.uniform(-0.2, 0.3)), rng.uniform(0.45, 0.7)))

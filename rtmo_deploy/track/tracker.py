@@ -26,7 +26,9 @@ _FORGET_S, _SPEED = 1.0, 1.0
 #: How well a detection tells a position, in sizes.
 _NOISE: Final = 0.06
 #: Standard deviations of what a person looks like: of the logarithm of the size, of a colour histogram's distance.
-_SIZE_SPREAD, _COLOUR_SPREAD = 0.15, 0.2
+_SIZE_SPREAD, _COLOUR_SPREAD = 0.08, 0.2
+#: Variance that the logarithm of the size gains in a second.
+_SIZE_DRIFT: Final = 0.02
 #: No part of the cost counts for more than this.
 _CAP: Final = 8.0
 #: Whoever was not seen for longer was hidden, and must have the same colours.
@@ -36,19 +38,21 @@ _BOX_WEIGHT: Final = 3.0
 #: A track of fewer detections is new, and others are preferred to it.
 _NEW: Final = 5
 #: Two detections of a higher OKS are one person.
-_DOUBLE = 0.7
-_SURE = 0.75
+_DOUBLE: Final = 0.7
+#: Detections from this share of the score that starts tracks are assigned first.
+_SURE: Final = 0.75
 #: Costs up to which a detection belongs to a track: a confident one, a weak one.
 _GATE, _WEAK_GATE = 12.0, 6.0
 #: A person who comes back is known by colours: so far off at most, and others so much farther.
 _SAME_COLOUR, _CLEARER = 0.5, 0.15
-_OTHER_COLOUR = 0.75
+#: Nobody whose colours are farther off than this is the same.
+_OTHER_COLOUR: Final = 0.75
 #: Colours are known when they are seen this surely, of at most PARTS.
 _SEEN: Final = 0.5
 #: Nobody is faster than this, in sizes a second.
 _FASTEST: Final = 4.0
 #: How long a new person may wait for an id while somebody is away, until it is seen who it is.
-_DECIDE_S = 0.5
+_DECIDE_S: Final = 0.5
 
 
 class Tracker:
@@ -261,7 +265,7 @@ def _costs(tracks: Array, now: Array, sigmas: Array, time_s: float) -> Array:
     away = (_offsets(tracks, now) ** 2).sum(-1) / tracks["size"][:, None] ** 2
     place = np.minimum(away / (2 * variance), 2 * _CAP) + np.log(variance / _NOISE**2) / 2
     gap = (time_s - tracks["seen"])[:, None]
-    growth = np.log(tracks["size"][:, None] / now["size"]) ** 2 / (2 * (_SIZE_SPREAD**2 + 0.1 * gap))
+    growth = np.log(tracks["size"][:, None] / now["size"]) ** 2 / (2 * (_SIZE_SPREAD**2 + _SIZE_DRIFT * gap))
     oks, weight = _oks(tracks, now, sigmas, spread)
     pose = -np.log(np.maximum(oks, 1e-6)) * np.minimum(1.0, weight / 3)
     distance, sure = _colour_distance(tracks, now)

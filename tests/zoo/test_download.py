@@ -735,3 +735,16 @@ def test_openmmlabs_onnx_files_come_from_the_mirror(server, onnx_bytes, monkeypa
     record = published("rtmo-s")
     assert fetch_onnx(record.onnx_url).read_bytes() == onnx_bytes
     assert server.paths() == [f"/mirror/{Path(record.file_name).stem}.zip"]
+
+
+def test_the_copy_is_fetched_where_openmmlab_has_none(server, onnx_bytes, monkeypatch, caplog):
+    monkeypatch.setattr("rtmo_deploy.zoo.download.BASE_URL", f"{server.url}openmmlab/")
+    monkeypatch.setattr("rtmo_deploy.zoo.download._ONNX_COPIES", f"{server.url}copies/")
+    server.payload = zipped(end2end_onnx=onnx_bytes)
+    server.statuses = [404]
+    assert fetch_onnx(f"{server.url}openmmlab/onnx_sdk/m.zip").read_bytes() == onnx_bytes
+    assert server.paths() == ["/openmmlab/onnx_sdk/m.zip", "/copies/onnx_sdk/m.zip"]
+    assert "Trying" in caplog.text
+    server.statuses = [404, 403]
+    with pytest.raises(DownloadError, match="403"):
+        fetch_onnx(f"{server.url}openmmlab/onnx_sdk/n.zip")

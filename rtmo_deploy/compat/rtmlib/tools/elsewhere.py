@@ -11,7 +11,7 @@ def only_in_rtmlib(what: str) -> UsageError:
     """The error for what rtmlib has and this package has not."""
     return UsageError(
         f"{what} is not RTMO, and only RTMO runs here.",
-        remedy=f"For {what}, import it from rtmlib itself (pip install rtmlib); both can be used side by side.",
+        remedy="Import it from rtmlib itself, which can be used side by side with this package: pip install rtmlib",
     )
 
 

@@ -25,5 +25,6 @@ _NAMES = (
     *("Wholebody", "Wholebody3d", "Hand", "BodyWithFeet", "Animal"),
 )
 YOLOX, RTMDet, RFDETR, RTMPose, RTMPose3d, ViTPose, Wholebody, Wholebody3d, Hand, BodyWithFeet, Animal = (
-    type(name, (_Elsewhere,), {"__module__": __name__}) for name in _NAMES
+    type(name, (_Elsewhere,), {"__module__": __name__, "__doc__": f"rtmlib's {name}: refused when it is made."})
+    for name in _NAMES
 )

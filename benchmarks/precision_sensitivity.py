@@ -23,7 +23,7 @@ from rtmo_deploy.convert.precision.verify import emulated
 from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.measure import Figures, compare_people
-from rtmo_deploy.runtime.estimator import outputs_to_poses
+from rtmo_deploy.runtime.decode import outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session

@@ -2,10 +2,11 @@
 
 The names below are loaded on first use, so that ``import rtmo_deploy`` costs next to nothing::
 
-    from rtmo_deploy import PoseEstimator
+    from rtmo_deploy import RTMO
 
-    estimator = PoseEstimator.open("rtmo-s.onnx")
-    poses = estimator("photo.jpg")
+    model = RTMO("rtmo-s")
+    poses = model("photo.jpg")
+    poses.save("drawn.jpg")
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.errors import RtmoDeployError
+    from rtmo_deploy.media.frame import Event, Frame
     from rtmo_deploy.model import load_checkpoint
     from rtmo_deploy.poses import Poses, Skeleton
-    from rtmo_deploy.runtime import PoseEstimator
+    from rtmo_deploy.runtime import RTMO, PoseEstimator
 
 __all__ = [
+    "RTMO",
     "Artifact",
+    "Event",
     "ExportOptions",
+    "Frame",
     "PoseEstimator",
     "Poses",
     "RtmoDeployError",
@@ -36,8 +41,11 @@ __all__ = [
 ]
 
 _HOME = {
+    "RTMO": "runtime",
     "Artifact": "artifact",
+    "Event": "media.frame",
     "ExportOptions": "convert",
+    "Frame": "media.frame",
     "PoseEstimator": "runtime",
     "Poses": "poses",
     "RtmoDeployError": "errors",

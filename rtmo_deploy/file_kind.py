@@ -165,7 +165,11 @@ _SIGNATURES = (
     (Kind.WEBP, rb".{8}WEBP"),
     (Kind.HEIC, rb".{4}ftyp(hei[cmsx]|hev[cx]|m[is]f1)"),
     (Kind.AVIF, rb".{4}ftypavi[fs]"),
-    (Kind.VIDEO, rb".{4}ftyp|.{8}AVI |\x1aE\xdf\xa3|\0\0\x01\xba"),
+    (
+        Kind.VIDEO,
+        rb".{4}(ftyp|moov|mdat|wide)|.{8}AVI |\x1aE\xdf\xa3|\0\0\x01[\xba\xb3]|FLV\x01|OggS|0&\xb2u\x8ef\xcf\x11",
+    ),
+    (Kind.VIDEO, rb"G.{187}G.{187}G|.{4}G.{191}G.{191}G"),  # MPEG-TS
     (Kind.BMP, rb"BM.{4}\0{4}"),
     (Kind.PNM, rb"P[1-7]\s+[\d#W]"),
     (Kind.NUMPY, rb"\x93NUMPY"),

@@ -1,115 +1,30 @@
 """Poses and Skeleton: the currency every floor trades in.
 
-This module knows NumPy and names of keypoints: no model, no file format, no drawing.
+This module knows NumPy and names of keypoints. Drawing and other packages' forms are loaded when they are called for.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rtmo_deploy.errors import UsageError
 from rtmo_deploy.plain import plain
+from rtmo_deploy.sides import side_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import os
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-
-Side = Literal["left", "right", "centre"]
-
-#: Words of a name: ``LEye`` is L, Eye; ``kneeL1`` is knee, L, 1; ``left_eye`` is left, eye.
-_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]+")
-_SWAP: Final = {"left": "right", "right": "left", "l": "r", "r": "l"}
-#: What may follow or precede a side without a gap, as in ``lshoulder``: a word that merely begins with l is no side.
-_PARTS: Final = (
-    "ankle arm ball brow calf cheek ear elbow eye eyebrow finger foot forearm hand heel hip hock hoof index kidney "
-    "knee leg mouth palm paw pinky shoulder shin sho thigh thumb toe wing wrist bigtoe smalltoe elb wri kne ank"
-)
-_GLUED: Final = re.compile(
-    rf"(?P<before>left|right|l|r)(?:{_PARTS.replace(' ', '|')})s?|"
-    rf"(?:{_PARTS.replace(' ', '|')})(?P<after>left|right|l|r)",
-    re.IGNORECASE,
-)
-#: Words that look glued and are whole: the rear is not the right ear.
-_WHOLE: Final = frozenset({"rear", "lear", "heel", "kneel", "earl", "legl"})
-_CENTRAL_WORDS: Final = (
-    "nose neck head top headtop crown forehead chin jaw throat mouth face pelvis root hip hips torso trunk thorax "
-    "chest sternum spine back belly navel tail base end withers center centre mid middle central bottom of the body "
-    "tailbase tailend tailtip tip tophead lower upper low up"
-)
-_CENTRAL: Final = frozenset(_CENTRAL_WORDS.split())
-
-
-class Mirror(NamedTuple):
-    """What names say of left and right: pairs, sides without a partner, the middle, and the rest, by index."""
-
-    pairs: tuple[tuple[int, int], ...]
-    sided: tuple[int, ...]
-    central: tuple[int, ...]
-    unknown: tuple[int, ...]
-
-
-def side_of(name: str) -> Side:
-    """Body side that a keypoint's name gives; ``centre`` where it gives none, or both."""
-    sides = {name[first].lower() for first, _ in _places(name)}
-    if len(sides) != 1:
-        return "centre"
-    return "left" if sides == {"l"} else "right"
-
-
-def mirror_of(names: Sequence[str]) -> Mirror:
-    """Pair names that differ in their side alone, written in the same style.
-
-    ``left_eye`` with ``right_eye``, ``kneeL`` with ``kneeR``; not ``shoulder_l`` with ``shoulderR``.
-    """
-    # The case of letters does not matter: LeftFin goes with rightFin.
-    index = {name.casefold(): place for place, name in enumerate(names)}
-    unique = len(index) == len(names)
-    pairs: list[tuple[int, int]] = []
-    sided: list[int] = []
-    central: list[int] = []
-    unknown: list[int] = []
-    for place, name in enumerate(names):
-        partner = index.get(_swapped(name).casefold()) if unique else None
-        sides = _places(name)
-        if partner is not None and partner != place and _swapped(names[partner]).casefold() == name.casefold():
-            if name[sides[0][0]].lower() == "l":
-                pairs.append((place, partner))
-        elif sides:
-            sided.append(place)
-        else:
-            words = {word[0].lower() for word in _WORD.finditer(name)}
-            (central if words and words <= _CENTRAL else unknown).append(place)
-    return Mirror(tuple(pairs), tuple(sided), tuple(central), tuple(unknown))
-
-
-def _places(name: str) -> list[tuple[int, int]]:
-    """Where the words for a side stand in a name."""
-    words = list(_WORD.finditer(name))
-    found = [word.span() for word in words if word[0].lower() in _SWAP]
-    if found:
-        return found
-    for word in words:
-        start, text = word.start(), word[0]
-        glued = None if text.lower() in _WHOLE else _GLUED.fullmatch(text)
-        if glued is not None:
-            first, last = glued.span("before" if glued["before"] else "after")
-            return [(start + first, start + last)]
-    return []
-
-
-def _swapped(name: str) -> str:
-    """The name with its sides changed."""
-    parts, end = [], 0
-    for first, last in _places(name):
-        parts += [name[end:first], _SWAP[name[first:last].lower()]]
-        end = last
-    return "".join([*parts, name[end:]])
+    from rtmo_deploy.sides import Side
 
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -242,6 +157,8 @@ class Poses:
     #: ``(N,)`` int64, who this is over the frames of a video, from 1; -1 where not known yet. None without tracking.
     track_ids: NDArray[np.int64] | None = field(default=None, kw_only=True)
     image_hw: tuple[int, int] | None = field(default=None, kw_only=True)  #: Height and width of the image, pixels.
+    #: The image that they were found in: its path, the bytes of its file, or its BGR pixels; None where not known.
+    source: str | os.PathLike[str] | bytes | NDArray[np.uint8] | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         count, joints = len(self.scores), len(self.skeleton)
@@ -277,6 +194,21 @@ class Poses:
         """Each person, as a ``Poses`` of one."""
         return (self[index] for index in range(len(self)))
 
+    @property
+    def xyn(self) -> NDArray[np.float32]:
+        """``(N, K, 2)`` float32, the keypoints as shares of the image's width and height."""
+        return np.divide(self.keypoints, self._size(), dtype=np.float32)
+
+    @property
+    def xyxyn(self) -> NDArray[np.float32]:
+        """``(N, 4)`` float32, the boxes as shares of the image's width and height."""
+        return np.divide(self.boxes, np.tile(self._size(), 2), dtype=np.float32)
+
+    def _size(self) -> NDArray[np.float32]:
+        if self.image_hw is None:
+            raise UsageError("The image's size is not known.", remedy="Set it: replace(poses, image_hw=(h, w)).")
+        return np.array(self.image_hw[::-1], np.float32)
+
     def to_dict(self) -> list[dict[str, Any]]:
         """JSON-ready list, one entry a person: ``box``, ``score``, ``keypoints`` as [x, y, score] rows."""
         rows = np.concatenate([self.keypoints, self.keypoint_scores[..., None]], axis=-1)
@@ -284,3 +216,116 @@ class Poses:
             {"box": self.boxes[i].tolist(), "score": float(self.scores[i]), "keypoints": rows[i].tolist()}
             for i in range(len(self))
         ]
+
+    def to_json(self) -> str:
+        """The list of :meth:`to_dict` as JSON."""
+        return json.dumps(self.to_dict())
+
+    def to_coco(self, image_id: int | str, *, category_id: int = 1) -> list[dict[str, Any]]:
+        """Entries of a COCO results file, best first: ``bbox`` as x, y, w, h, ``keypoints`` as x, y, score, ...
+
+        Args:
+            image_id: What the annotation file calls the image.
+            category_id: What it calls people.
+        """
+        found: list[dict[str, Any]] = _view("to_coco")(self, image_id, category_id)
+        return found
+
+    def to_dataframe(self, backend: Literal["polars", "pandas"] = "polars") -> Any:
+        """A data frame with one row a person, best first.
+
+        Columns: ``image`` (its path if known), ``person`` (0 is the best), ``track_id`` (null where not known),
+        ``score``, ``x1``, ``y1``, ``x2``, ``y2``, and ``NAME_x``, ``NAME_y``, ``NAME_score`` of each keypoint.
+
+        Raises:
+            MissingDependencyError: The package is not installed.
+        """
+        return _view("to_dataframe")(self, backend)
+
+    def to_supervision(self) -> Any:
+        """A ``supervision.KeyPoints``; boxes, track ids and the image's size are in its ``data``."""
+        return _view("to_supervision")(self)
+
+    def to_detections(self) -> Any:
+        """A ``supervision.Detections`` of the boxes, with ``tracker_id`` if there are track ids."""
+        return _view("to_detections")(self)
+
+    @classmethod
+    def from_supervision(cls, key_points: Any, skeleton: Skeleton) -> Poses:
+        """Poses of a ``supervision.KeyPoints``, of any model; the inverse of :meth:`to_supervision`.
+
+        Boxes that are not in its ``data`` are those around the keypoints. Scores that are missing are 1.
+
+        Args:
+            key_points: N detections of K keypoints.
+            skeleton: What the K keypoints are.
+
+        Raises:
+            UsageError: They are not K.
+        """
+        found: Poses = _view("from_supervision")(key_points, skeleton)
+        return found
+
+    def plot(
+        self,
+        image: Any = None,
+        *,
+        score_thr: float = 0.5,
+        kpt_thr: float = 0.3,
+        boxes: bool = True,
+        labels: bool = True,
+    ) -> NDArray[np.uint8]:
+        """A copy of the image with the detections drawn on it, ``(h, w, 3)`` uint8, BGR.
+
+        Args:
+            image: What to draw on, of any kind that a model takes; the image they were found in if not given. It is
+                read again from its path; frames of a stream are not kept: give ``frame.image``.
+            score_thr: Only detections with a score above this are drawn.
+            kpt_thr: Only keypoints with a score of at least this are drawn.
+            boxes: Whether to draw boxes.
+            labels: Whether to write scores and track ids.
+
+        Raises:
+            UsageError: The image is not known, or of another size.
+            InputDataError: It cannot be read any more.
+        """
+        drawn: NDArray[np.uint8] = _view("plot")(
+            self, image, score_thr=score_thr, kpt_thr=kpt_thr, boxes=boxes, labels=labels
+        )
+        return drawn
+
+    def save(self, path: str | os.PathLike[str], image: Any = None, **how: Any) -> None:
+        """Write the image with the detections drawn on it, in the format of the suffix; see :meth:`plot`.
+
+        An existing file is replaced.
+
+        Raises:
+            UsageError: No image can be written with that suffix, or as for :meth:`plot`.
+            SetupError: The file cannot be written.
+        """
+        _view("save")(self, path, image, how)
+
+    def show(self, image: Any = None, **how: Any) -> None:
+        """Show the image with the detections: in a notebook, else in the system's image viewer; see :meth:`plot`."""
+        _view("show")(self, image, how)
+
+    def crop(self, margin: float = 0.1, image: Any = None) -> list[NDArray[np.uint8]]:
+        """A copy of each detection's box from the image, BGR, best first; of no pixels where the box is outside it.
+
+        Args:
+            margin: Added on each side, as a share of the box's width and height.
+            image: As for :meth:`plot`.
+        """
+        crops: list[NDArray[np.uint8]] = _view("crop")(self, margin, image)
+        return crops
+
+    def _repr_png_(self) -> bytes | None:
+        """The drawn image for notebooks; None where the image is not known."""
+        png: bytes | None = _view("png")(self)
+        return png
+
+
+def _view(name: str) -> Callable[..., Any]:
+    """A function of a higher floor, loaded when it is called for."""
+    found: Callable[..., Any] = getattr(importlib.import_module("rtmo_deploy.runtime.views"), name)
+    return found

@@ -7,12 +7,15 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.cli.options import join_sizes
+from rtmo_deploy.data.images import read_image
+from rtmo_deploy.media.video_writer import VideoWriter
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,6 +26,10 @@ RUN = [
     "rtmo-deploy build-trt rtmo-s.onnx --dry-run",
     "rtmo-deploy eval ckpt.onnx --ann person_keypoints_val2017.json --images val2017/ --save found.json",
     "rtmo-deploy eval --predictions found.json --ann person_keypoints_val2017.json",
+    "rtmo-deploy predict rtmo-s photos/ --vis-out-dir drawn",
+    "rtmo-deploy predict rtmo-s walk.mp4 --track --save-video walk_drawn.mp4 --csv walk.csv",
+    "rtmo-deploy predict rtmo-s.onnx photos/ walk.mp4 --coco people.json --jsonl people.jsonl",
+    "rtmo-deploy predict rtmo-s walk.mp4 --jsonl -",
 ]
 GPU = "needs a GPU, or TensorRT"
 DATASET = "needs COCO, and days on a GPU"
@@ -40,6 +47,8 @@ NOT_RUN = {
     "rtmo-deploy train --init rtmo-s --ann people/annotations.json --images people/images --epochs 30": (
         "needs the network, and takes minutes; tests/cli/test_train.py fine-tunes rtmo-n"
     ),
+    "rtmo-deploy predict rtmo-s rtsp://camera/stream --policy newest --jsonl -": "needs a camera",
+    "rtmo-deploy predict rtmo-s 0 --show": "needs a camera and a display",
     "rtmo-deploy doctor": "tests/cli/test_doctor_command.py runs it",
     "rtmo-deploy doctor --json > machine.json": "tests/cli/test_doctor_command.py runs it",
     "rtmo-deploy doctor --timeout 300": "tests/cli/test_doctor_command.py runs it",
@@ -112,6 +121,12 @@ def test_the_commands_run(checkpoint_n: Path, onnx_n: Path, tmp_path: Path, monk
     assert made.exit_code == 0, made.output
     Path("made/annotations.json").rename("person_keypoints_val2017.json")
     Path("made/images").rename("val2017")
+    shutil.copytree("val2017", "photos")
+    with VideoWriter("walk.mp4") as writer:
+        for number in range(3):
+            writer.write(np.roll(read_image(next(Path("photos").iterdir())), 4 * number, axis=1), number / 25)
+    # The published model is not fetched: the file of that name is taken before it.
+    shutil.copy("rtmo-s.pth", "rtmo-s")
     for line in RUN:
         done = CliRunner().invoke(app, shlex.split(line)[1:])
         expected = {0, 5} if "--dry-run" in line else {0}

@@ -30,6 +30,7 @@ FOUNDATION = (
     "plain",
     "progress",
     "recipe_findings",
+    "sides",
     "yaml_file",
     "errors",
     "_version",

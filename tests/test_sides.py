@@ -2,7 +2,7 @@
 
 import pytest
 
-from rtmo_deploy.poses import mirror_of, side_of
+from rtmo_deploy.sides import mirror_of, side_of
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ _SECTIONS: Final = {
         "build-trt": ("build_trt", "build_trt", "Build a TensorRT engine and audit its precision."),
     },
     "Run and measure": {
-        "predict": ("predict", "predict", "Detect people and their keypoints in images."),
+        "predict": ("predict", "predict", "Detect people and keypoints in images, videos and streams."),
         "eval": ("eval", "evaluate", "Measure average precision (AP)."),
         "bench": ("bench", "bench", "Measure latency, models side by side."),
         "parity": ("parity", "parity", "Compare the detections of two models."),

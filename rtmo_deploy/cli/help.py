@@ -16,7 +16,8 @@ _GROUPS: Final = {
     "Runtime": "device backend backends backend_a backend_b threads workers precision trust batch batches imgsz "
     "input_hw",
     "Output": "output out force as_json vis_out_dir save show csv_file html_file md_file plot journal_dir dump_info "
-    "keep_onnx tensorboard",
+    "keep_onnx tensorboard save_video crops jsonl csv coco parquet",
+    "Videos and streams": "stride policy track smooth hwaccel",
 }
 _GROUP_OF: Final = {name: group for group, names in _GROUPS.items() for name in names.split()}
 #: Options that are not worth groups.
@@ -40,7 +41,12 @@ EXAMPLES: Final = {
         "build-trt model.onnx --int8 --calib photos",
         "build-trt model.onnx --fp16 --dry-run",
     ),
-    "predict": ("predict rtmo-s photo.jpg --vis-out-dir drawn", "predict model.onnx photos --json"),
+    "predict": (
+        "predict rtmo-s photo.jpg --vis-out-dir drawn",
+        "predict model.onnx photos --json",
+        "predict rtmo-s walk.mp4 --track --save-video drawn.mp4 --csv ids.csv",
+        "predict rtmo-s rtsp://camera/stream --policy newest --jsonl -",
+    ),
     "parity": ("parity model.onnx model.fp16.onnx", "parity model.pth model.onnx --images photos --show differences"),
     "bench": ("bench model.onnx model.int8.onnx", "bench model.onnx --json", "bench model.onnx --baseline before.json"),
     "release": ("release recipe.yaml --dry-run", "release recipe.yaml"),

@@ -1,107 +1,232 @@
-"""``rtmo-deploy predict``: poses in images."""
+"""``rtmo-deploy predict``: poses in images, videos and live streams."""
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
 from rtmo_deploy.cli.console import print_error, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.interrupt import Interrupts
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
 from rtmo_deploy.cli.progress import status
+from rtmo_deploy.cli.tally import Tally
 from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.option import option
 from rtmo_deploy.outputs import require_free
-from rtmo_deploy.progress import Count
-from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.poses import Poses
-    from rtmo_deploy.runtime import PoseEstimator
+    from collections.abc import Callable, Generator
+
+    from rtmo_deploy.media.frame import Event, Frame
+    from rtmo_deploy.media.sources import Source
+    from rtmo_deploy.runtime.estimator import RTMO
+    from rtmo_deploy.runtime.sinks import Outputs
 
 #: Who is drawn unless asked otherwise: at a model's own threshold of 0.1, built for measuring AP, many are nobody.
 DRAW_THR = 0.5
+_RESULTS = ("jsonl", "csv", "coco", "parquet")
 
 
-@options_of(OpenOptions)
+@dataclass(frozen=True)
+class PredictOptions(OpenOptions):
+    """What is done with the frames."""
+
+    score_thr: float | None = option(
+        None, "Leave out detections with a score not above this.", min=0, max=1, show_default=False
+    )
+    max_people: int | None = option(None, "Keep only the best so many of each frame.", min=1, metavar="N")
+    draw_thr: float | None = option(
+        None,
+        "Draw detections with a score above this; results hold the others too. [default: 0.5, or --score-thr]",
+        min=0,
+        max=1,
+        show_default=False,
+    )
+    kpt_thr: float = option(0.3, "Draw keypoints with a score of at least this.", min=0, max=1)
+    recursive: bool = option(False, "Look into folders in folders.")
+    batch: int = option(8, "Most frames in one run of the network.", min=1)
+    stride: int = option(1, "Take every n-th frame of videos and streams.", min=1)
+    policy: Literal["all", "newest"] = option(
+        "all", "Where a live source is faster than the network: let it wait, or skip to its newest frame."
+    )
+    track: bool = option(False, "Give people ids that last over the frames of a video or stream.")
+    smooth: bool = option(False, "Smooth the keypoints of tracked people over time; implies --track.")
+    hwaccel: str | None = option(None, "Hardware that decodes videos. [default: none]", metavar="auto|cuda|...")
+    vis_out_dir: Path | None = option(None, "Folder for the images and videos with the poses drawn in.", metavar="DIR")
+    save_video: Path | None = option(
+        None, "The video with the poses drawn in; a folder for several.", metavar="FILE|DIR"
+    )
+    crops: Path | None = option(None, "Folder for the cut-out people.", metavar="DIR")
+    jsonl: Path | None = option(None, "JSON lines, one a frame; - is stdout.", metavar="FILE")
+    csv: Path | None = option(None, "CSV, one row a person; - is stdout.", metavar="FILE")
+    coco: Path | None = option(None, "Annotations and results in COCO's format.", metavar="FILE")
+    parquet: Path | None = option(None, "As --csv, as Parquet.", metavar="FILE")
+    show: bool = option(False, "Show the drawn frames in a window.")
+
+    def outputs(self) -> Outputs:
+        """What is to be made of the frames."""
+        from rtmo_deploy.runtime.sinks import Outputs
+
+        results = {kind: path for kind in _RESULTS if (path := getattr(self, kind)) is not None}
+        draw_thr = self.draw_thr if self.draw_thr is not None else self.score_thr
+        files = {"vis_out_dir": self.vis_out_dir, "save_video": self.save_video, "crops": self.crops}
+        return Outputs(
+            **files,
+            results=results,
+            show=self.show,
+            draw_thr=DRAW_THR if draw_thr is None else draw_thr,
+            keypoint_thr=self.kpt_thr,
+        )
+
+
+@options_of(PredictOptions)
 def predict(
     *,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A checkpoint, an ONNX model, or a published model's name.")
-    ],
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, globs.")],
-    vis_out_dir: Annotated[
-        Path | None, typer.Option(help="Folder for copies of the images with the poses drawn in.")
-    ] = None,
-    options: OpenOptions,
-    score_thr: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, show_default=False, help="Leave out detections with a score not above this."),
-    ] = None,
-    draw_thr: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A checkpoint, an exported model or a published model's name. [default: the newest that was made in "
+            "this directory]",
             show_default=False,
-            help="Draw detections with a score above this; results hold the others too. [default: 0.5, or --score-thr]",
         ),
     ] = None,
-    kpt_thr: Annotated[float, typer.Option(min=0, max=1, help="Draw keypoints with a score of at least this.")] = 0.3,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders in folders.")] = False,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Images, videos, folders, globs, camera numbers, rtsp:// and http:// addresses, .txt lists of these, "
+            "or - for a list on stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    named: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="The model; then all arguments are sources.")
+    ] = None,
+    options: PredictOptions,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
     ignore_cfg: IgnoreCfgOption = False,  # noqa: ARG001 - its callback has acted
     as_json: JsonOption = False,
 ) -> None:
-    """Detect people and keypoints in images. An image that cannot be read is reported; the others still get done."""
-    files, failures = _find(sources, recursive=recursive)
-    names = _target_names(files)
-    if vis_out_dir is not None:
-        require_free([vis_out_dir / name for name in names.values()], files_of(model, *files), force=force)
-    path = find_model(model, "predict", opening=options)
-    if not files:
-        _refuse_all(path, failures, as_json=as_json)
-    from rtmo_deploy.runtime.estimator import PoseEstimator
+    """Detect people and keypoints in images, videos and live streams.
 
-    with status("opening the model") as progress:
-        estimator = PoseEstimator.open(path, **vars(options))
-        _require_above_own(score_thr, estimator)
-        if estimator.artifact.skeleton.guessed:
-            stderr().print(f"Note: the keypoints are {estimator.artifact.skeleton.label}.", soft_wrap=True)
-        if draw_thr is None:
-            draw_thr = DRAW_THR if score_thr is None else score_thr
-        results: list[dict[str, Any]] = []
-        for number, file in enumerate(files, 1):
-            progress(Count("detecting", number, len(files), file.name))
-            try:
-                target = vis_out_dir and vis_out_dir / names[file]
-                result = _one(estimator, file, target, score_thr, draw_thr, kpt_thr)
-            except InputDataError as error:
-                failures.append(error)
-            else:
-                if not as_json:  # the table needs no more; thousands of images would fill the memory
-                    result["people"] = [{"score": person["score"]} for person in result["people"]]
-                results.append(result)
+    What cannot be read is reported; the rest still gets done.
+    """
+    from rtmo_deploy.media.sources import find_sources
+
+    model, sources = _split(named, [word for word in (model, *(sources or ())) if word is not None])
+    outputs = options.outputs()
+    _require_one_stdout(outputs, as_json=as_json)
+    found, failures = find_sources(sources, recursive=options.recursive)
+    drawn = outputs.drawn(found) if found else {}
+    require_free(outputs.files(drawn), files_of(model, *(source.name for source in found)), force=force)
+    path = find_model(model, "predict", opening=options)
+    if not found:
+        _refuse_all(path, failures, as_json=as_json)
+    from rtmo_deploy.runtime.estimator import RTMO
+    from rtmo_deploy.runtime.sinks import frames_in, open_sinks
+
+    tally = Tally(found, outputs.draw_thr, total=frames_in(found, stride=options.stride), keep=as_json)
+    with status("opening the model") as progress, Interrupts() as interrupts:
+        opening = {name: getattr(options, name) for name in OpenOptions.__dataclass_fields__}
+        estimator = RTMO.open(path, **opening)
+        _require_above_own(options.score_thr, estimator)
+        skeleton = estimator.artifact.skeleton
+        if skeleton.guessed:
+            stderr().print(f"Note: the keypoints are {skeleton.label}.", soft_wrap=True)
+        with open_sinks(outputs, found, skeleton) as write:
+            frames = _frames(estimator, found, options, tally.event)
+
+            def take(frame: Frame) -> bool:
+                tally.add(frame, drawn.get(frame.source, []))
+                return write(frame)
+
+            _consume(frames, take, interrupts, lambda frame: progress(tally.count(frame)))
+            interrupts.hold()  # while files are finished
+    failures += tally.failures
+    broken = tally.broken()
     if as_json:
         print_json(
             "predict",
             model=str(path),
             backend=estimator.backend.name,
             device=estimator.backend.device,
-            skeleton=estimator.artifact.skeleton.to_dict(),
-            images=results,
-            failed=_listed(failures),
+            skeleton=skeleton.to_dict(),
+            **tally.document(),
+            failed=_listed([*failures, *broken]),
         )
-    else:
-        _print(results, draw_thr)
-    _print_count(results, score_thr, draw_thr, estimator)
-    for failure in failures:
+    elif not {Path("-")} & set(outputs.results.values()):
+        print_table(tally.table())
+    tally.print_summary(_why_nobody(estimator, options.score_thr), failed=len(failures))
+    for failure in [*failures, *broken]:
         print_error(failure)
-    if failures:
+    if interrupts.number:
+        raise typer.Exit(128 + interrupts.number)
+    if failures or broken:
         raise typer.Exit(InputDataError.exit_code)
+
+
+def _consume(
+    frames: Generator[Frame], take: Callable[[Frame], bool], interrupts: Interrupts, done: Callable[[Frame], None]
+) -> None:
+    """Take each frame, until there are no more, one is the last, or a signal comes."""
+    try:
+        with closing(frames):
+            for frame in frames:
+                with interrupts.held():
+                    go_on = take(frame)
+                done(frame)
+                if not go_on:
+                    return
+    except KeyboardInterrupt:
+        stderr().print("Interrupted: what was done so far is kept.")
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it must not be written at exit
+        stderr().print("Nobody reads stdout any more: what was done so far is kept.")
+
+
+def _split(model: str | None, words: list[str]) -> tuple[str, list[str]]:
+    """The model and the sources; without a model among them, the newest that was made here."""
+    from rtmo_deploy.file_kind import MODEL, kind_of_suffix, likely_kind
+    from rtmo_deploy.zoo.records import is_known
+
+    if model is None and words:
+        file = Path(words[0])
+        if kind_of_suffix(file, likely_kind(file)) in MODEL.kinds or (is_known(words[0]) and not file.is_file()):
+            model, words = words[0], words[1:]
+    if not words:
+        raise UsageError("There is nothing to find people in.", remedy="Name images, folders, videos or addresses.")
+    if model is not None:
+        return model, words
+    from rtmo_deploy.cli.workspace import Workspace
+
+    if not Workspace().entries():
+        if words[1:]:
+            return words[0], words[1:]  # whose reader says what it is
+        raise UsageError(
+            f"'{words[0]}' is not a model, and none was made in this directory.",
+            remedy="Name one first, as in 'rtmo-deploy predict rtmo-s photo.jpg'; 'rtmo-deploy models' lists some.",
+        )
+    path, entry = Workspace().last()
+    stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
+    return str(path), words
+
+
+def _require_one_stdout(outputs: Outputs, *, as_json: bool) -> None:
+    kinds = [kind for kind, path in outputs.results.items() if path == Path("-")]
+    if wrong := set(kinds) - {"jsonl", "csv"}:
+        raise UsageError("It cannot be written to stdout.", remedy="Name a file.", where=f"--{wrong.pop()}")
+    if len(kinds) + as_json > 1:
+        raise UsageError("Two results cannot both be stdout.", remedy="Name a file for one of them.")
 
 
 def _refuse_all(model: Path, failures: list[InputDataError], *, as_json: bool) -> NoReturn:
@@ -116,40 +241,7 @@ def _listed(failures: list[InputDataError]) -> list[dict[str, Any]]:
     return [{"path": failure.where, "error": str(failure)} for failure in failures]
 
 
-def _find(sources: list[str], *, recursive: bool) -> tuple[list[Path], list[InputDataError]]:
-    """The files that are meant; a source that means none does not stop the others."""
-    from rtmo_deploy.data.images import find_images, require_image
-
-    files: dict[Path, None] = {}
-    failures: list[InputDataError] = []
-    for source in sources:
-        try:
-            require_image(source)
-            files.update(dict.fromkeys(find_images([source], recursive=recursive)))
-        except InputDataError as error:
-            failures.append(error)
-    return list(files), failures
-
-
-def _target_names(files: list[Path]) -> dict[Path, str]:
-    """A name for each drawn image; images of the same name in different folders do not overwrite each other."""
-    from rtmo_deploy.runtime.draw import WRITABLE_SUFFIXES
-
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    copies: dict[str, int] = {}
-    for file in files:
-        suffix = file.suffix if file.suffix.lower() in WRITABLE_SUFFIXES else f"{file.suffix}.png"
-        name = first = f"{file.stem}{suffix}"
-        while name.lower() in taken:
-            copies[first] = copies.get(first, 1) + 1
-            name = f"{file.stem}_{copies[first]}{suffix}"
-        taken.add(name.lower())
-        names[file] = name
-    return names
-
-
-def _require_above_own(score_thr: float | None, estimator: PoseEstimator) -> None:
+def _require_above_own(score_thr: float | None, estimator: RTMO) -> None:
     """Refuse a threshold below the model's own: who is below that has been thrown away already."""
     own = estimator.artifact.decode.score_thr
     if score_thr is not None and score_thr < own:
@@ -159,56 +251,23 @@ def _require_above_own(score_thr: float | None, estimator: PoseEstimator) -> Non
         )
 
 
-def _one(
-    estimator: PoseEstimator, file: Path, target: Path | None, score_thr: float | None, draw_thr: float, kpt_thr: float
-) -> dict[str, Any]:
-    from rtmo_deploy.data.images import read_image
-    from rtmo_deploy.runtime.draw import draw_poses, write_image
-
-    image = read_image(file)
-    poses: Poses = estimator(image)
-    if score_thr is not None:
-        poses = poses[poses.scores > score_thr]
-    if target is not None:
-        write_image(target, draw_poses(image, poses[poses.scores > draw_thr], keypoint_thr=kpt_thr))
-    return {
-        "path": str(file),
-        "width": image.shape[1],
-        "height": image.shape[0],
-        "drawn": None if target is None else str(target),
-        "people": poses.to_dict(),
-    }
+def _why_nobody(estimator: RTMO, score_thr: float | None) -> str:
+    threshold = estimator.artifact.decode.score_thr if score_thr is None else score_thr
+    return "the model is untrained" if estimator.artifact.untrained else f"no score is above {threshold:g}"
 
 
-def _above(results: list[dict[str, Any]], score: float) -> int:
-    return sum(person["score"] > score for result in results for person in result["people"])
+def _frames(
+    estimator: RTMO, sources: list[Source], options: PredictOptions, on_event: Callable[[Event], None]
+) -> Generator[Frame]:
+    """The frames of all sources with the people that are asked for, tracked before any of them is left out."""
+    from rtmo_deploy.runtime.stream import stream
+    from rtmo_deploy.track.frames import track_frames
 
-
-def _print_count(
-    results: list[dict[str, Any]], score_thr: float | None, draw_thr: float, estimator: PoseEstimator
-) -> None:
-    """Say on stderr how many people there are in all, and, where there are none, why that may be."""
-    if not results:
-        return
-    people = sum(len(result["people"]) for result in results)
-    images = f"{len(results)} image{'s' if len(results) > 1 else ''}"
-    if people:
-        stderr().print(f"{people} people in {images}, {_above(results, draw_thr)} with a score above {draw_thr:g}.")
-        return
-    artifact = estimator.artifact
-    threshold = artifact.decode.score_thr if score_thr is None else score_thr
-    reason = "the model is untrained" if artifact.untrained else f"no score is above {threshold:g}"
-    stderr().print(f"0 people in {images}: {reason}.")
-
-
-def _print(results: list[dict[str, Any]], draw_thr: float) -> None:
-    drawn = any(result["drawn"] for result in results)
-    rows = []
-    for result in results:
-        people = result["people"]
-        best = f"{people[0]['score']:.3f}" if people else "-"
-        counts = str(len(people)), str(_above([result], draw_thr))
-        row = (result["path"], f"{result['width']}x{result['height']}", *counts, best)
-        rows.append((*row, result["drawn"] or "-") if drawn else row)
-    headings = ("image", "size", "people", f"above {draw_thr:g}", "best score", *(["drawn"] if drawn else []))
-    print_table(Table("", headings, rows, numbers=False))
+    how = {name: getattr(options, name) for name in ("stride", "policy", "batch", "hwaccel")}
+    with closing(cast("Generator[Frame]", stream(estimator, sources, on_event=on_event, **how))) as frames:
+        tracking = options.track or options.smooth
+        for frame in track_frames(frames, smooth=options.smooth) if tracking else frames:
+            poses = frame.poses
+            if poses is not None and options.score_thr is not None:
+                poses = poses[poses.scores > options.score_thr]
+            yield frame if poses is None else replace(frame, poses=poses[: options.max_people])

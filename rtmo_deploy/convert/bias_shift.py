@@ -16,7 +16,7 @@ import onnx
 
 from rtmo_deploy.convert.graph import copy_of, rebuild
 from rtmo_deploy.measure.verify import Run, structured_images
-from rtmo_deploy.runtime.estimator import open_coordinates
+from rtmo_deploy.runtime.decode import open_coordinates
 from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy._version import __version__
@@ -24,8 +25,8 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
-    from pathlib import Path
 
     import onnx
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 def export_onnx(
     checkpoint: LoadedCheckpoint,
-    output: Path,
+    output: str | os.PathLike[str],
     options: ExportOptions | None = None,
     *,
     verify: bool = True,
@@ -58,6 +59,7 @@ def export_onnx(
         MissingDependencyError: ONNX Runtime is not installed.
         SetupError: The file cannot be written.
     """
+    output = Path(output)
     started = time.monotonic()
     options = options or ExportOptions()
     if verify:

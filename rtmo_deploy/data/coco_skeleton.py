@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import InputDataError
-from rtmo_deploy.poses import Skeleton, mirror_of
+from rtmo_deploy.poses import Skeleton
+from rtmo_deploy.sides import mirror_of
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14, canonical_name, convention_of
 
 if TYPE_CHECKING:

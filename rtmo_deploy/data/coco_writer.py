@@ -55,19 +55,12 @@ def write_coco(
         height, width = sample.image.shape[:2]
         images.append({"id": sample.image_id, "file_name": sample.name, "width": width, "height": height})
         annotations += _annotations(sample, first=len(annotations) + 1)
-    category = {
-        "id": 1,
-        "name": "person",
-        "supercategory": "person",
-        "keypoints": list(skeleton.keypoints),
-        "skeleton": [[first + 1, second + 1] for first, second in skeleton.edges],
-    }
     document = {
         "info": {"description": "Keypoint annotations in COCO's format", **(info or {})},
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [category],
+        "categories": [category_of(skeleton)],
     }
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     with atomic_write(path) as temporary:
@@ -76,20 +69,31 @@ def write_coco(
     return Written(path, len(images), len(annotations), labelled)
 
 
+def category_of(skeleton: Skeleton) -> dict[str, Any]:
+    """The one entry of ``categories``: persons with these keypoints."""
+    return {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.keypoints),
+        "skeleton": [[first + 1, second + 1] for first, second in skeleton.edges],
+    }
+
+
 def _annotations(sample: Sample, *, first: int) -> list[dict[str, Any]]:
     """The annotations of one image, numbered from ``first``."""
     people, found = sample.people, []
     for index in range(len(people)):
         x1, y1, x2, y2 = people.boxes[index].tolist()
         points, flags = people.keypoints[index].tolist(), people.visible[index].tolist()
-        rows = [(_short(x), _short(y), int(flag)) for (x, y), flag in zip(points, flags, strict=True)]
+        rows = [(short(x), short(y), int(flag)) for (x, y), flag in zip(points, flags, strict=True)]
         found.append(
             {
                 "id": first + index,
                 "image_id": sample.image_id,
                 "category_id": 1,
-                "bbox": [_short(x1), _short(y1), _short(x2 - x1), _short(y2 - y1)],
-                "area": _short(float(people.areas[index])),
+                "bbox": [short(x1), short(y1), short(x2 - x1), short(y2 - y1)],
+                "area": short(float(people.areas[index])),
                 "iscrowd": 0,
                 "num_keypoints": sum(flag > 0 for *_, flag in rows),
                 "keypoints": [value for row in rows for value in row],
@@ -98,7 +102,7 @@ def _annotations(sample: Sample, *, first: int) -> list[dict[str, Any]]:
     return found
 
 
-def _short(value: float) -> float | int:
+def short(value: float) -> float | int:
     """Two decimals, and none where they are zeros."""
     rounded = round(value, 2)
     return int(rounded) if rounded == int(rounded) else rounded

@@ -39,7 +39,7 @@ from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -280,30 +280,37 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _decode_with_pillow(data: bytes, kind: str, where: object, max_pixels: int) -> NDArray[np.uint8]:
-    from PIL import ImageOps, UnidentifiedImageError
+    with _pillow(kind, where):
+        if kind == "WEBP":
+            _require_size(*_webp_size(data), kind, where, max_pixels)
+        if kind == "PPM" and not _PNM_HEADER.match(data[:_MAX_PNM_HEADER]):
+            raise _bad("This PNM is damaged: it has no size in its beginning.", where)
+        source = _opened(data, kind)
+        plain = kind == "PPM" and data[1:2] in b"123"
+        _require_size(*source.size, "plain PNM" if plain else kind, where, max_pixels)
+        if kind == "TIFF":
+            tags = source.getexif()
+            _require_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1), kind, where, max_pixels)
+        return _upright(source, kind, where)
+
+
+def pillow_pixels(image: Image.Image, *, where: object = "image") -> NDArray[np.uint8]:
+    """The pixels of a Pillow image, which is not changed; as :func:`read_image`."""
+    kind = image.format or "image"
+    with _pillow(kind, where):
+        _require_size(*image.size, kind, where, max_pixels_allowed())
+        return _upright(image.copy(), kind, where)
+
+
+@contextlib.contextmanager
+def _pillow(kind: str, where: object) -> Iterator[None]:
+    """Quiet warnings, and Pillow's errors as InputDataError."""
+    from PIL import UnidentifiedImageError
 
     try:
         with _PILLOW_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata and sizes; what matters is an error
-            if kind == "WEBP":
-                _require_size(*_webp_size(data), kind, where, max_pixels)
-            if kind == "PPM" and not _PNM_HEADER.match(data[:_MAX_PNM_HEADER]):
-                raise _bad("This PNM is damaged: it has no size in its beginning.", where)
-            source = _opened(data, kind)
-            plain = kind == "PPM" and data[1:2] in b"123"
-            _require_size(*source.size, "plain PNM" if plain else kind, where, max_pixels)
-            if kind == "TIFF":
-                tags = source.getexif()
-                _require_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1), kind, where, max_pixels)
-            white_is_zero = kind == "TIFF" and source.getexif().get(_PHOTOMETRIC) == 0
-            ImageOps.exif_transpose(source, in_place=True)
-            if source.mode == "F" or (source.mode == "I" and kind != "PPM"):
-                finding = f"The samples of this {kind} are not unsigned numbers of 8 or 16 bits."
-                raise _bad(finding, where, _CONVERT)
-            if source.mode.startswith("I"):  # I;16 and its kin; Pillow brings PGM to 16 bits in mode I
-                grey = (np.asarray(source) >> 8).astype(np.uint8)
-                return np.repeat((255 - grey if white_is_zero else grey)[..., None], 3, axis=2)
-            return _bgr(source)
+            yield
     except (
         *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
         *(RuntimeError, MemoryError, struct.error),
@@ -311,6 +318,20 @@ def _decode_with_pillow(data: bytes, kind: str, where: object, max_pixels: int) 
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its layout is unknown" if unknown else str(error) or repr(error)
         raise _bad(f"This {kind} is damaged or of a rare kind: {reason}.", where) from error
+
+
+def _upright(source: Image.Image, kind: str, where: object) -> NDArray[np.uint8]:
+    from PIL import ImageOps
+
+    white_is_zero = kind == "TIFF" and source.getexif().get(_PHOTOMETRIC) == 0
+    ImageOps.exif_transpose(source, in_place=True)
+    if source.mode == "F" or (source.mode == "I" and kind != "PPM"):
+        finding = f"The samples of this {kind} are not unsigned numbers of 8 or 16 bits."
+        raise _bad(finding, where, _CONVERT)
+    if source.mode.startswith("I"):  # I;16 and its kin; Pillow brings PGM to 16 bits in mode I
+        grey = (np.asarray(source) >> 8).astype(np.uint8)
+        return np.repeat((255 - grey if white_is_zero else grey)[..., None], 3, axis=2)
+    return _bgr(source)
 
 
 def _opened(data: bytes, kind: str) -> Image.Image:
@@ -352,45 +373,77 @@ def find_images(sources: Sequence[str | Path], *, recursive: bool = False) -> li
     """
     found: dict[str, Path] = {}
     for source in [sources] if isinstance(sources, str | Path) else sources:
-        for path in _images_of(os.fspath(source), recursive=recursive):
+        images = [path for path in find_files(os.fspath(source), recursive=recursive) if path.exists()]
+        if not images:
+            raise _bad("There is no image but broken links.", source, "Check the links.")
+        for path in images:
             # Without dots and double slashes, but without following links as resolve() would.
             found.setdefault(os.path.abspath(path), path)  # noqa: PTH100
     return list(found.values())
 
 
-def _images_of(source: str, *, recursive: bool) -> list[Path]:
+def find_files(
+    source: str,
+    *,
+    recursive: bool,
+    suffixes: frozenset[str] = IMAGE_SUFFIXES,
+    what: str = "image",
+    failures: list[InputDataError] | None = None,
+) -> list[Path]:
+    """The files that one source means, as in :func:`find_images`, broken links too; with other suffixes, if given.
+
+    A folder in a folder that cannot be read is added to ``failures`` where there is a list, and the search goes on.
+    """
     path = Path(source)
-    images: list[Path] = []
+    files: list[Path] = []
     finding, remedy = "There is no such file or folder.", "Check the name."
+    before = len(failures or ())
+
+    def unreadable(error: OSError, where: object) -> InputDataError:
+        return InputDataError(f"It cannot be searched: {error.strerror}.", remedy="Check its permissions.", where=where)
+
+    def on_error(error: OSError) -> None:
+        if failures is None:
+            raise error
+        failures.append(unreadable(error, error.filename))
+
     try:
         if source and path.exists() and not path.is_dir():
             return [path]  # a FIFO or a device too: its reader says what it is
         if source and path.is_dir():
-            finding = "There is no image in this folder."
+            finding = f"There is no {what} in this folder."
             remedy = "Search the folders in it as well, or check the suffixes of the files."
-            images = _known(_files_in(path, recursive=recursive))
+            files = _known(_files_in(path, on_error, recursive=recursive), suffixes)
         elif glob.has_magic(source):
-            finding, remedy = "No image matches this pattern.", "Check it; '**' stands for any depth."
-            matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute ones too
-            images = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches)
-        # No folder named x.jpg, no broken link; a FIFO or a device stays, and its reader says what it is.
-        images = [path for path in images if path.exists() and not path.is_dir()]
+            finding, remedy = f"No {what} matches this pattern.", "Check it; '**' stands for any depth."
+            matches = _matches(source)
+            files = matches if path.suffix and not glob.has_magic(path.suffix) else _known(matches, suffixes)
+        # No folder named x.jpg; a FIFO or a device stays, and its reader says what it is.
+        files = [path for path in files if not path.is_dir()]
     except OSError as error:
-        remedy = "Check its permissions."
-        raise InputDataError(f"It cannot be searched: {error.strerror}.", remedy=remedy, where=source) from error
-    if not images:
+        raise unreadable(error, source) from error
+    if not files and len(failures or ()) == before:
         raise InputDataError(finding, remedy=remedy, where=source or "''")
-    return sorted(images)
+    return sorted(files)
 
 
-def _known(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+def _matches(pattern: str) -> list[Path]:
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return [Path(match) for match in glob.glob(pattern)]  # noqa: PTH207 - absolute ones too
+    at = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    base, rest = Path(*parts[:at]), [*parts[at:], *(["*"] if parts[-1] == "**" else [])]
+    found = base.glob("/".join(rest))  # '**' of glob.glob follows links, round and round
+    if any(part.startswith(".") for part in rest):
+        return list(found)
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(base).parts)]
 
 
-def _files_in(folder: Path, *, recursive: bool) -> Iterable[Path]:
-    def stop(error: OSError) -> None:
-        raise error
+def _known(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in suffixes]
 
-    for root, folders, names in os.walk(folder, onerror=stop):
+
+def _files_in(folder: Path, on_error: Callable[[OSError], None], *, recursive: bool) -> Iterable[Path]:
+    for root, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         yield from (Path(root, name) for name in names if not name.startswith("."))

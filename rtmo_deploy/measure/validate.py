@@ -9,6 +9,7 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -21,8 +22,8 @@ from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 from rtmo_deploy.runtime.openvino_file import ir_artifact, read_ir, weights_path
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
@@ -91,18 +92,19 @@ class ValidationReport:
         return {"ok": self.ok, "checks": [dict(vars(check)) for check in self.checks]}
 
 
-def validate_onnx(path: Path) -> ValidationReport:
+def validate_onnx(path: str | os.PathLike[str]) -> ValidationReport:
     """Check an ONNX file, whoever made it: this project's metadata, if it has any, and as :func:`validate_model`.
 
     Raises:
         ArtifactError: The file cannot be read as ONNX at all.
         MissingDependencyError: ONNX Runtime is not installed.
     """
+    path = Path(path)
     model = load_onnx(path)
     return ValidationReport.of(chain(_check_metadata(model, path), _steps(model, path)))
 
 
-def validate_model(model: onnx.ModelProto, path: Path) -> ValidationReport:
+def validate_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> ValidationReport:
     """Check a parsed model; ``path`` is what findings name, and where external weights are looked for.
 
     The checks: the ONNX checker in full, strict shape inference, a session of ONNX Runtime on the CPU, and runs on
@@ -111,6 +113,7 @@ def validate_model(model: onnx.ModelProto, path: Path) -> ValidationReport:
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
     """
+    path = Path(path)
     return ValidationReport.of(_steps(model, path))
 
 

@@ -12,7 +12,7 @@ from rtmo_deploy.measure.bounds import failures
 from rtmo_deploy.measure.comparison import compare_people
 from rtmo_deploy.measure.tensors import compare_tensors
 from rtmo_deploy.plain import plain
-from rtmo_deploy.runtime.estimator import outputs_to_poses
+from rtmo_deploy.runtime.decode import outputs_to_poses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

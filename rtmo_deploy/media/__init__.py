@@ -1,1 +1,28 @@
 """Frames of images, videos and streams in; result files and videos out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from rtmo_deploy.media.frame import Event, Frame
+    from rtmo_deploy.media.sources import Source, find_sources, open_source
+    from rtmo_deploy.media.video import VideoInfo, video_info
+    from rtmo_deploy.media.video_writer import VideoWriter
+
+__all__ = ["Event", "Frame", "Source", "VideoInfo", "VideoWriter", "find_sources", "open_source", "video_info"]
+
+_HOME = {
+    "Event": "frame",
+    "Frame": "frame",
+    "Source": "sources",
+    "VideoInfo": "video",
+    "VideoWriter": "video_writer",
+    "find_sources": "sources",
+    "open_source": "sources",
+    "video_info": "video",
+}
+
+__getattr__ = lazy_exports(__name__, _HOME)

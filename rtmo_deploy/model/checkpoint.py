@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,8 +31,8 @@ from rtmo_deploy.zoo.records import Architecture, require_input_size
 from rtmo_deploy.zoo.skeletons import UNKNOWN_SIGMA
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rtmo_deploy.poses import Skeleton
     from rtmo_deploy.zoo import Variant
@@ -110,7 +111,9 @@ class LoadedCheckpoint:
         )
 
 
-def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = None) -> LoadedCheckpoint:
+def load_checkpoint(
+    path: str | os.PathLike[str], *, ema: bool = False, ignore_cfg: bool | None = None
+) -> LoadedCheckpoint:
     """Read a checkpoint and build the network it belongs to. No code in the file is run.
 
     Args:
@@ -124,6 +127,7 @@ def load_checkpoint(path: Path, *, ema: bool = False, ignore_cfg: bool | None = 
         CheckpointError: The file is damaged, unsafe, incomplete, of another model, or its config asks for what the
             network here cannot do.
     """
+    path = Path(path)
     with located(path):
         return _built(path, read_checkpoint(path, ema=ema), sha256_of(path), ignore_cfg)
 
@@ -163,7 +167,7 @@ def _built(path: Path, contents: CheckpointContents, sha256: str, ignore_cfg: bo
 
 
 def save_checkpoint(
-    path: Path,
+    path: str | os.PathLike[str],
     model: RTMO,
     *,
     skeleton: Skeleton,
@@ -185,6 +189,7 @@ def save_checkpoint(
         UsageError: Another suffix.
         SetupError: The file cannot be written.
     """
+    path = Path(path)
     known = model.spec.architecture
     size = input_hw or (known.input_hw if known else DEFAULT_INPUT_HW)
     own = _record(model.spec, skeleton, size) | {**(thresholds or {}), **(meta or {})}
@@ -334,11 +339,14 @@ def _restore_constants(model: RTMO) -> None:
         model.head.loss_oks = known
 
 
-def initial_checkpoint(path: Path, architecture: Architecture, *, skeleton: Skeleton, seed: int) -> Path:
+def initial_checkpoint(
+    path: str | os.PathLike[str], architecture: Architecture, *, skeleton: Skeleton, seed: int
+) -> Path:
     """Write a seeded, untrained checkpoint in the official layout, for trying things and for training from.
 
     ``path``, a ``.pth`` or ``.safetensors`` file, is what comes back; errors as of :func:`save_checkpoint`.
     """
+    path = Path(path)
     model = RTMO(NetworkSpec.of(architecture, len(skeleton)))
     initialise(model, seed)
     save_checkpoint(path, model, skeleton=skeleton, meta={"seed": seed, "trained": False})

@@ -13,7 +13,8 @@ from rtmo_deploy.errors import CheckpointError
 from rtmo_deploy.files import UnreadableError
 from rtmo_deploy.model.pickled import array_values
 from rtmo_deploy.plain import parse_json
-from rtmo_deploy.poses import Skeleton, mirror_of
+from rtmo_deploy.poses import Skeleton
+from rtmo_deploy.sides import mirror_of
 from rtmo_deploy.zoo.skeletons import COCO_17, UNKNOWN_SIGMA, convention_of
 
 if TYPE_CHECKING:

@@ -10,26 +10,34 @@ if TYPE_CHECKING:
     from rtmo_deploy.data.images import find_images, read_image
     from rtmo_deploy.runtime.backends import Backend, open_backend
     from rtmo_deploy.runtime.draw import draw_poses
-    from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
+    from rtmo_deploy.runtime.estimator import RTMO, PoseEstimator, read_artifact
+    from rtmo_deploy.runtime.inputs import to_bgr
+    from rtmo_deploy.runtime.thresholds import Thresholds
 
 __all__ = [
+    "RTMO",
     "Backend",
     "PoseEstimator",
+    "Thresholds",
     "draw_poses",
     "find_images",
     "open_backend",
     "read_artifact",
     "read_image",
+    "to_bgr",
 ]
 
 _HOME = {
+    "RTMO": "runtime.estimator",
     "Backend": "runtime.backends",
     "PoseEstimator": "runtime.estimator",
+    "Thresholds": "runtime.thresholds",
     "draw_poses": "runtime.draw",
     "find_images": "data.images",
     "open_backend": "runtime.backends",
     "read_artifact": "runtime.estimator",
     "read_image": "data.images",
+    "to_bgr": "runtime.inputs",
 }
 
 __getattr__ = lazy_exports("rtmo_deploy", _HOME)

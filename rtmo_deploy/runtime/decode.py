@@ -6,10 +6,14 @@ clarity, it is also what the graphs' own decoders are tested against.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rtmo_deploy.artifact import DecodeMode, read_companion
+from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.poses import Poses
 
 if TYPE_CHECKING:
@@ -17,8 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.artifact import DecodeContract
+    from rtmo_deploy.artifact import Artifact, DecodeContract
     from rtmo_deploy.poses import Skeleton
+    from rtmo_deploy.runtime.letterbox import LetterboxTransform
 
     Array = NDArray[np.float32]
     #: Pose vectors (n, V), boxes (n, 4) x1, y1, x2, y2 unclipped and cell centres (n, 2) to keypoints (n, K, 2).
@@ -79,6 +84,36 @@ def greedy_nms(boxes: Array, scores: Array, iou_thr: float) -> NDArray[np.intp]:
         kept.append(int(best))
         order = order[~(iou(boxes[best], boxes[order]) > iou_thr)]
     return np.array(kept, dtype=np.intp)
+
+
+def outputs_to_poses(
+    outputs: Mapping[str, Array],
+    input_hw: tuple[int, int],
+    artifact: Artifact,
+    coordinates: Coordinates | None = None,
+) -> list[Poses]:
+    """A backend's outputs to detections in network-input pixels, one entry an image.
+
+    ``coordinates`` is the classifier that a ``raw`` graph leaves to the host.
+    """
+    skeleton = artifact.skeleton
+    if "dets" not in outputs or "keypoints" not in outputs:
+        if coordinates is None:
+            raise ArtifactError(
+                "It is a raw graph, and nothing was given to turn its pose vectors into keypoints.",
+                remedy="Export it with --decode onnx or fixed.",
+                where=artifact.path,
+            )
+        return decode_raw(outputs, input_hw, artifact.decode, skeleton, coordinates)
+    dets, keypoints = outputs["dets"], outputs["keypoints"]
+    if dets.ndim != 3 or dets.shape[2] != 5 or keypoints.shape != (*dets.shape[:2], len(skeleton), 3):
+        raise ArtifactError(
+            f"Its graph puts out dets {list(dets.shape)} and keypoints {list(keypoints.shape)}, and by its metadata "
+            f"it has {len(skeleton)} keypoints.",
+            remedy="Export the model again.",
+            where=artifact.path,
+        )
+    return rows_to_poses(dets, keypoints, input_hw, artifact.decode, skeleton)
 
 
 def decode_raw(
@@ -148,3 +183,52 @@ def rows_to_poses(
 def _clipped(boxes: Array, input_hw: tuple[int, int]) -> Array:
     height, width = input_hw
     return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+
+
+def finished(
+    poses: Poses, transform: LetterboxTransform, artifact: Artifact, max_people: int | None, kpt_thr: float | None
+) -> Poses:
+    """Detections in network-input pixels to those that are wanted, in pixels of the image."""
+    for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
+        if not np.isfinite(getattr(poses, name)).all():
+            raise ArtifactError(
+                f"Its {name} are not finite on this image.",
+                remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells more.",
+                where=artifact.path,
+            )
+    poses = poses_to_original(poses[:max_people], transform)
+    if kpt_thr is None:
+        return poses
+    seen = poses.keypoint_scores >= kpt_thr
+    return replace(poses, keypoint_scores=np.where(seen, poses.keypoint_scores, 0))
+
+
+def poses_to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
+    """Poses in network-input pixels to pixels of the image."""
+    boxes, keypoints = transform.boxes_to_original(poses.boxes), transform.to_original(poses.keypoints)
+    return replace(poses, boxes=boxes, keypoints=keypoints, image_hw=transform.original_hw)
+
+
+def coordinates_of(artifact: Artifact) -> Coordinates | None:
+    """The second file of a ``raw`` graph, opened; None where there is none to open."""
+    if artifact.decode.mode is not DecodeMode.RAW:
+        return None
+    content = read_companion(artifact)
+    return None if content is None else open_coordinates(content, where=artifact.path)
+
+
+def open_coordinates(model: Path | bytes, *, where: object = None) -> Coordinates:
+    """The classifier of a ``raw`` graph's companion file, as a function; runs on the CPU."""
+    from rtmo_deploy.runtime.onnx_file import load_onnx, parse_onnx
+    from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
+
+    name = where or model
+    # It comes with a stranger's model: checked as that is.
+    checked = load_onnx(model) if isinstance(model, Path) else parse_onnx(model, Path(str(name)))
+    session = open_session(checked.SerializeToString(), where=name)
+
+    def run(pose_vecs: Array, boxes: Array, priors: Array) -> Array:
+        feeds = {"pose_vecs": pose_vecs, "boxes": boxes, "priors": priors}
+        return run_session(session, feeds, where=name)["keypoints"]
+
+    return run

@@ -1,16 +1,13 @@
 """Poses out: an image with the people drawn on it, and images into files.
 
-The drawing is done by supervision's annotators, which know neither anti-aliasing nor sizes. Both come from
-here: widths follow the image and the person, and the annotators work on an image enlarged by repeating its
-pixels and averaged back afterwards, which smooths what was drawn and leaves every other pixel as it was.
+OpenCV draws, anti-aliased and to 1/16 pixel. Widths follow the image and the person.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,12 +21,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.poses import Poses, Side
+    from rtmo_deploy.poses import Poses, Skeleton
+    from rtmo_deploy.sides import Side
+
+    _Floats = NDArray[np.float64]
+
+_Colour = tuple[int, int, int]
 
 # From the palette of Okabe and Ito: told apart with every common colour blindness, and in grey from white.
 _COLOURS: Final[dict[Side, str]] = {"left": "#56B4E9", "right": "#E69F00", "centre": "#FFFFFF"}
 _BOX_COLOUR: Final = "#009E73"
-_OUTLINE: Final = "#111111"
+#: Boxes and labels by track id, in turn; the number stands in the label.
+_TRACK_COLOURS: Final = ("#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#009E73", "#E69F00", "#56B4E9")
+_OUTLINE: Final = (17, 17, 17)
+
+_BITS: Final = 4  # of the fraction of a coordinate
+#: OpenCV's anti-aliased polygons are wider than their corners say, and its circles larger, in pixels; its thinnest
+#: line is as wide as ``_THIN``.
+_WIDER, _LARGER, _THIN = 1.4, 0.55, 1.4
 
 # Thin coloured lines need their colour at full resolution.
 _JPEG: Final = (
@@ -54,41 +63,57 @@ def draw_poses(
     keypoint_thr: float = 0.3,
     boxes: bool = True,
     labels: bool = True,
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Draw people on a copy of an image, the best one on top.
 
     The left side of a body is blue, the right orange, the middle white (the side of a keypoint is read from
     its name), unless the skeleton has colours of its own. Keypoints that are not numbers or lie outside the
-    image are left out; edges to the latter are drawn up to the image's border.
+    image are left out; edges to the latter are drawn up to the image's border. With track ids, boxes and labels
+    have a colour for each id, and labels show it.
 
     Args:
         image: ``(h, w, 3)`` uint8, BGR. It is not changed.
         poses: People, in pixels of this image.
         keypoint_thr: Keypoints with a lower score are not drawn, nor the edges that end in them.
         boxes: Whether to draw each person's box, clipped to the image.
-        labels: Whether to write each person's score above the box.
+        labels: Whether to write each person's score, and track id if known, above the box.
+        out: Where to draw: a contiguous array like ``image``, or ``image`` itself to draw on it. A new array if not
+            given.
 
     Returns:
-        ``(h, w, 3)`` uint8, BGR, a new array.
+        ``(h, w, 3)`` uint8, BGR: ``out``, or a new array.
 
     Raises:
-        UsageError: The image is not such an array.
+        UsageError: ``image`` is not such an array, or ``out`` is not.
     """
     check_image(image)
+    if out is None:
+        out = np.array(image, order="C")
+    elif out.shape != image.shape or out.dtype != np.uint8 or not (out.flags.c_contiguous and out.flags.writeable):
+        raise UsageError(
+            "The array to draw into is not a writable, contiguous uint8 array of the image's shape.",
+            remedy="Give np.empty_like(image, order='C'), or leave out away.",
+        )
+    elif out is not image:
+        np.copyto(out, image)
     height, width = image.shape[:2]
-    if not len(poses):
-        return image.copy()
-    # How often each pixel is repeated: 4 for small images, fewer beyond 50 million pixels, at least 1.
-    zoom = max(1, min(4, math.isqrt(50_000_000 // (height * width))))
-    scene = _resized(image, height * zoom, width * zoom, cv2.INTER_NEAREST)
-    people = [(poses[index], _Style.of(poses.boxes[index], height, width, zoom)) for index in range(len(poses))][::-1]
-    for person, style in people if boxes else ():
-        _draw_box(scene, person.boxes[0], style)
-    for person, style in people:
-        _draw_skeleton(scene, person, style, keypoint_thr)
-    for person, style in people if labels else ():
-        _draw_label(scene, person.boxes[0], f"{person.scores[0]:.2f}", style)
-    return _resized(scene, height, width, cv2.INTER_AREA)
+    order = range(len(poses))[::-1]
+    styles = [_Style.of(poses.boxes[row], height, width) for row in order]
+    shown = [_visible_box(out, poses.boxes[row]) for row in order]
+    ids = np.full(len(poses), -1) if poses.track_ids is None else poses.track_ids
+    colours = [_bgr(_BOX_COLOUR if ids[row] < 0 else _TRACK_COLOURS[ids[row] % len(_TRACK_COLOURS)]) for row in order]
+    for box, style, colour in zip(shown, styles, colours, strict=True):
+        if boxes and box is not None:
+            _draw_box(out, box, colour, style)
+    ink = _Ink.of(poses.skeleton)
+    for row, style in zip(order, styles, strict=True):
+        _draw_skeleton(out, poses.keypoints[row], poses.keypoint_scores[row] >= keypoint_thr, ink, style)
+    for row, box, style, colour in zip(order, shown, styles, colours, strict=True):
+        if labels and box is not None:
+            number = "" if ids[row] < 0 else f"#{ids[row]} "
+            _draw_label(out, box, f"{number}{poses.scores[row]:.2f}", colour, style)
+    return out
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
@@ -125,122 +150,139 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
         temporary.write_bytes(encoded.tobytes())
 
 
-@dataclass(frozen=True)
-class _Style:
-    """Widths for one person, in pixels of the enlarged image, and the enlargement."""
+class _Style(NamedTuple):
+    """Widths for one person, pixels."""
 
-    line: int
-    radius: int
-    outline: int
-    box: int
+    line: float
+    radius: float
+    outline: float
+    box: float
     text: float
-    zoom: int
 
     @classmethod
-    def of(cls, box: NDArray[np.float32], height: int, width: int, zoom: int) -> _Style:
+    def of(cls, box: NDArray[np.float32], height: int, width: int) -> _Style:
         left, top, right, bottom = (float(side) if math.isfinite(side) else 0.0 for side in box)
         person = math.sqrt(max(0.0, right - left) * max(0.0, bottom - top))
         image = math.sqrt(height * width)
-        line = min(max(0.016 * person, 0.0028 * image, 1.0), 0.009 * image + 1) * zoom
-        text = min(max(0.045 * person, 0.018 * image, 8.0), 0.028 * image + 4) * zoom
-
-        def whole(value: float) -> int:
-            return max(1, round(value))
-
-        return cls(whole(line), whole(0.95 * line), whole(0.3 * line), whole(0.5 * line), text, zoom)
+        line = min(max(0.016 * person, 0.0028 * image, 1.0), 0.009 * image + 1)
+        text = min(max(0.045 * person, 0.018 * image, 8.0), 0.028 * image + 4)
+        return cls(line, 0.95 * line, 0.3 * line, 0.5 * line, text)
 
 
-def _resized(image: NDArray[np.uint8], height: int, width: int, method: int) -> NDArray[np.uint8]:
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+class _Ink(NamedTuple):
+    """What is drawn of a skeleton, in which colours."""
+
+    edges: NDArray[np.intp]
+    edge_colours: list[_Colour]
+    keypoint_colours: list[_Colour]
+
+    @classmethod
+    def of(cls, skeleton: Skeleton) -> _Ink:
+        joints = range(len(skeleton))
+        return cls(
+            np.array(skeleton.edges, np.intp).reshape(-1, 2),
+            [*map(_bgr, skeleton.edge_colours or [_COLOURS[skeleton.edge_side(edge)] for edge in skeleton.edges])],
+            [*map(_bgr, skeleton.keypoint_colours or [_COLOURS[skeleton.side(index)] for index in joints])],
+        )
 
 
-def _draw_box(scene: NDArray[np.uint8], box: NDArray[np.float32], style: _Style) -> None:
-    import supervision as sv
-
-    if (corners := _visible_box(scene, box, style)) is None:
-        return
-    detection = sv.Detections(xyxy=corners, class_id=np.zeros(1, int))
-    for colour, width in ((_OUTLINE, style.box + 2 * max(1, style.outline // 2)), (_BOX_COLOUR, style.box)):
-        sv.BoxAnnotator(color=sv.Color.from_hex(colour), thickness=width).annotate(scene, detection)
+def _bgr(colour: str) -> _Colour:
+    return int(colour[5:], 16), int(colour[3:5], 16), int(colour[1:3], 16)
 
 
-def _draw_label(scene: NDArray[np.uint8], box: NDArray[np.float32], text: str, style: _Style) -> None:
-    import supervision as sv
-
-    if (corners := _visible_box(scene, box, style)) is None:
-        return
-    scale = style.text / 22  # a capital of the font is 22 pixels high at scale 1
-    weight = max(1, round(style.text / 8))
-    padding = round(style.text * 0.4)
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
-    # Above the box and flush with its outer edge, but inside the image.
-    corners[:, 1] = np.maximum(corners[:, 1], height + 2 * padding)
-    flush = corners[:, 0] - style.box / 2 - style.outline / 2
-    corners[:, 0] = np.clip(flush, 0, max(0, scene.shape[1] - width - 2 * padding))
-    sv.LabelAnnotator(
-        color=sv.Color.from_hex(_BOX_COLOUR),
-        text_color=sv.Color.WHITE,
-        text_scale=scale,
-        text_thickness=weight,
-        text_padding=padding,
-    ).annotate(scene, sv.Detections(xyxy=corners, class_id=np.zeros(1, int)), labels=[text])
+def _fixed(values: _Floats) -> NDArray[np.int32]:
+    return np.rint(values * (1 << _BITS)).astype(np.int32)
 
 
-def _visible_box(scene: NDArray[np.uint8], box: NDArray[np.float32], style: _Style) -> NDArray[np.float64] | None:
-    """``(1, 4)`` the part of a box inside the image, in pixels of the scene; None if there is none."""
+def _visible_box(scene: NDArray[np.uint8], box: NDArray[np.float32]) -> _Floats | None:
+    """``(4,)`` the part of a box inside the image; None if there is none."""
     if not np.isfinite(box).all():
         return None
     limit = np.array([scene.shape[1], scene.shape[0]] * 2, np.float64) - 1
-    corners = np.clip((np.asarray(box, np.float64) + 0.5) * style.zoom, 0, limit)
-    return corners[None] if (corners[2:] > corners[:2]).all() else None
+    corners = np.clip(np.asarray(box, np.float64), 0, limit)
+    return corners if (corners[2:] > corners[:2]).all() else None
 
 
-def _draw_skeleton(scene: NDArray[np.uint8], person: Poses, style: _Style, keypoint_thr: float) -> None:
-    import supervision as sv
+def _draw_box(scene: NDArray[np.uint8], box: _Floats, colour: _Colour, style: _Style) -> None:
+    left, top, right, bottom = (round(side) for side in box.tolist())  # on whole pixels it is crisp
+    width = max(1, round(style.box))
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) + (width % 2 - 1) / 2
+    edge = width + max(style.outline, 1.0)
+    along = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]]) * edge / 2
+    _draw_lines(scene, corners - along, np.roll(corners, -1, axis=0) + along, [_OUTLINE] * 4, edge)
+    columns, rows = (
+        slice(max(0, low - width // 2), high + (width + 1) // 2) for low, high in ((left, right), (top, bottom))
+    )
+    for side in (top, bottom):
+        scene[max(0, side - width // 2) : side + (width + 1) // 2, columns] = colour
+    for side in (left, right):
+        scene[rows, max(0, side - width // 2) : side + (width + 1) // 2] = colour
 
-    skeleton = person.skeleton
-    points = (person.keypoints[0].astype(np.float64) + 0.5) * style.zoom
-    shown = (person.keypoint_scores[0] >= keypoint_thr) & np.isfinite(points).all(axis=-1)
+
+def _draw_label(scene: NDArray[np.uint8], box: _Floats, text: str, colour: _Colour, style: _Style) -> None:
+    zoom = 4 if style.text < 24 else 1  # OpenCV's small letters are hard to read: drawn larger, and shrunk
+    scale = style.text * zoom / 22  # a capital of the font is 22 pixels high at scale 1
+    weight, padding = max(1, round(style.text * zoom / 8)), round(style.text * zoom * 0.4)
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
+    label = np.full((height + 2 * padding, width + 2 * padding, 3), colour, np.uint8)
+    blue, green, red = colour
+    letters = _OUTLINE if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else (255, 255, 255)
+    start = padding, height + padding
+    cv2.putText(label, text, start, cv2.FONT_HERSHEY_SIMPLEX, scale, letters, weight, cv2.LINE_AA)
+    size = label.shape[1] // zoom, label.shape[0] // zoom
+    label = np.asarray(cv2.resize(label, size, interpolation=cv2.INTER_AREA) if zoom > 1 else label, np.uint8)
+    # Above the box and flush with its outer edge, but inside the image.
+    top = max(0, round(box[1]) - size[1])
+    left = min(max(0, round(box[0] - style.box / 2 - style.outline / 2)), max(0, scene.shape[1] - size[0]))
+    place = scene[top : top + size[1], left : left + size[0]]
+    place[:] = label[: place.shape[0], : place.shape[1]]
+
+
+def _draw_skeleton(
+    scene: NDArray[np.uint8], keypoints: NDArray[np.float32], seen: NDArray[np.bool_], ink: _Ink, style: _Style
+) -> None:
+    points = keypoints.astype(np.float64)
+    shown = seen & np.isfinite(points).all(axis=-1)
     margin = 2 * (style.radius + style.outline)
-    low, high = np.full(2, -margin, float), np.array([scene.shape[1], scene.shape[0]]) + margin
-
-    lines: dict[str, list[NDArray[np.float64]]] = {}
-    for number, (first, second) in enumerate(skeleton.edges):
-        if shown[first] and shown[second]:
-            segment = _clip_segment(points[first], points[second], low, high)
-            if segment is not None:
-                side = skeleton.edge_side((first, second))
-                colour = skeleton.edge_colours[number] if skeleton.edge_colours else _COLOURS[side]
-                lines.setdefault(colour, []).append(segment)
-    dots: dict[str, list[NDArray[np.float64]]] = {}
-    for index in np.flatnonzero(shown & ((points >= low) & (points <= high)).all(axis=-1)).tolist():
-        colours = skeleton.keypoint_colours
-        colour = colours[index] if colours else _COLOURS[skeleton.side(index)]
-        dots.setdefault(colour, []).append(points[index : index + 1])
-    for groups in (lines, dots):
-        for outlined in (True, False):
-            grow = style.outline if outlined else 0
-            for name, shapes in groups.items():
-                shade = sv.Color.from_hex(_OUTLINE if outlined else name)
-                annotator: Any = (
-                    sv.EdgeAnnotator(color=shade, thickness=style.line + 2 * grow, edges=[(1, 2)])
-                    if groups is lines
-                    else sv.VertexAnnotator(color=shade, radius=style.radius + grow)
-                )
-                annotator.annotate(scene, sv.KeyPoints(xy=np.stack(shapes).astype(np.float32)))
+    low, high = np.full(2, -margin), np.array([scene.shape[1], scene.shape[0]]) + margin
+    edges = np.flatnonzero(shown[ink.edges].all(axis=-1))
+    first, second = points[ink.edges[edges]].swapaxes(0, 1)
+    starts, ends, inside = _clip(first, second, low, high)
+    dots = np.flatnonzero(shown & ((points >= low) & (points <= high)).all(axis=-1))
+    centres = _fixed(points[dots]).tolist()
+    line_colours = [ink.edge_colours[edge] for edge in edges[inside]]
+    dot_colours = [ink.keypoint_colours[dot] for dot in dots]
+    for outlined in (True, False):
+        width = style.line + 2 * style.outline * outlined
+        _draw_lines(scene, starts, ends, [_OUTLINE] * len(starts) if outlined else line_colours, width)
+    for outlined in (True, False):
+        radius = max(0.5, style.radius + style.outline * outlined - _LARGER)
+        for centre, colour in zip(centres, dot_colours, strict=True):
+            shade = _OUTLINE if outlined else colour
+            cv2.circle(scene, centre, round(radius * (1 << _BITS)), shade, cv2.FILLED, cv2.LINE_AA, _BITS)
 
 
-def _clip_segment(
-    start: NDArray[np.float64], end: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> NDArray[np.float64] | None:
-    """``(2, 2)`` the part of a segment inside a rectangle (Liang and Barsky), or None."""
-    way = end - start
-    enter, leave = 0.0, 1.0
-    for axis in range(2):
-        if way[axis] == 0:
-            if not low[axis] <= start[axis] <= high[axis]:
-                return None
-            continue
-        near, far = sorted(((low[axis] - start[axis]) / way[axis], (high[axis] - start[axis]) / way[axis]))
-        enter, leave = max(enter, near), min(leave, far)
-    return np.stack([start + enter * way, start + leave * way]) if enter <= leave else None
+def _draw_lines(scene: NDArray[np.uint8], starts: _Floats, ends: _Floats, colours: list[_Colour], width: float) -> None:
+    """Lines of any width of at least 1.4 pixels, with square ends; ``(n, 2)`` starts and ends."""
+    if width < _THIN + 0.5:
+        for start, end, colour in zip(_fixed(starts).tolist(), _fixed(ends).tolist(), colours, strict=True):
+            cv2.line(scene, start, end, colour, 1, cv2.LINE_AA, _BITS)
+        return
+    way = ends - starts
+    aside = way[:, ::-1] * (1, -1) / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9) * (width - _WIDER) / 2
+    corners = _fixed(np.stack([starts + aside, ends + aside, ends - aside, starts - aside], axis=1))
+    for polygon, colour in zip(corners, colours, strict=True):
+        cv2.fillConvexPoly(scene, polygon, colour, cv2.LINE_AA, _BITS)
+
+
+def _clip(starts: _Floats, ends: _Floats, low: _Floats, high: _Floats) -> tuple[_Floats, _Floats, NDArray[np.bool_]]:
+    """The parts of ``(n, 2)`` segments inside a rectangle (Liang and Barsky), and which have one."""
+    way = ends - starts
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bounds = np.stack([(low - starts) / way, (high - starts) / way])
+    level = way == 0
+    within = ((low <= starts) & (starts <= high)) | ~level
+    near = np.where(level, 0.0, bounds.min(axis=0)).max(axis=1, initial=0.0)[:, None]
+    far = np.where(level, 1.0, bounds.max(axis=0)).min(axis=1, initial=1.0)[:, None]
+    inside = (near <= far)[:, 0] & within.all(axis=1)
+    return (starts + near * way)[inside], (starts + far * way)[inside], inside

@@ -1,38 +1,45 @@
-"""PoseEstimator: images in, poses out, whatever runs underneath."""
+"""RTMO: images in, poses out, whatever runs underneath."""
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, overload
 
-import numpy as np
-
-from rtmo_deploy.artifact import Artifact, DecodeMode, read_companion
-from rtmo_deploy.data.images import read_image
-from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
 from rtmo_deploy.runtime.backends import Backend, open_backend
-from rtmo_deploy.runtime.decode import decode_raw, rows_to_poses
+from rtmo_deploy.runtime.decode import coordinates_of, finished, outputs_to_poses
+from rtmo_deploy.runtime.inputs import kept_of, pixels_of
 from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
+from rtmo_deploy.runtime.thresholds import Thresholds, decode_for
 from rtmo_deploy.zoo.locate import locate_model
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.media.frame import Event, Frame
     from rtmo_deploy.poses import Poses
-    from rtmo_deploy.runtime.decode import Array, Coordinates
+    from rtmo_deploy.runtime.inputs import Color, ImageLike
+    from rtmo_deploy.runtime.stream import Policy
+
+_log = logging.getLogger("rtmo_deploy")
 
 
-def is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a checkpoint, by its bytes; by its suffix where they do not tell."""
-    return likely_kind(path) in CHECKPOINT.kinds
+    return likely_kind(Path(path)) in CHECKPOINT.kinds
 
 
-def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
+def read_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artifact:
     """What a file is: a checkpoint, an engine, an OpenVINO or an ONNX model, by its bytes.
 
     Args:
@@ -42,6 +49,7 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
     Raises:
         ModelError: It is none of these, damaged, or not to be trusted.
     """
+    path = Path(path)
     kind = require(path, MODEL)
     if kind in CHECKPOINT.kinds:
         from rtmo_deploy.model import load_checkpoint
@@ -52,50 +60,68 @@ def read_artifact(path: Path, *, trust: bool = False) -> Artifact:
     return artifact
 
 
-def outputs_to_poses(
-    outputs: Mapping[str, Array],
-    input_hw: tuple[int, int],
-    artifact: Artifact,
-    coordinates: Coordinates | None = None,
-) -> list[Poses]:
-    """A backend's outputs to detections in network-input pixels, one entry an image.
+class Placed(NamedTuple):
+    """A letterboxed image."""
 
-    ``coordinates`` is the classifier that a ``raw`` graph leaves to the host.
-    """
-    skeleton = artifact.skeleton
-    if "dets" not in outputs or "keypoints" not in outputs:
-        if coordinates is None:
-            raise ArtifactError(
-                "It is a raw graph, and nothing was given to turn its pose vectors into keypoints.",
-                remedy="Export it with --decode onnx or fixed.",
-                where=artifact.path,
-            )
-        return decode_raw(outputs, input_hw, artifact.decode, skeleton, coordinates)
-    dets, keypoints = outputs["dets"], outputs["keypoints"]
-    if dets.ndim != 3 or dets.shape[2] != 5 or keypoints.shape != (*dets.shape[:2], len(skeleton), 3):
-        raise ArtifactError(
-            f"Its graph puts out dets {list(dets.shape)} and keypoints {list(keypoints.shape)}, and by its metadata "
-            f"it has {len(skeleton)} keypoints.",
-            remedy="Export the model again.",
-            where=artifact.path,
-        )
-    return rows_to_poses(dets, keypoints, input_hw, artifact.decode, skeleton)
+    canvas: NDArray[np.uint8]  #: ``(H, W, 3)`` uint8, BGR.
+    transform: LetterboxTransform
 
 
-class PoseEstimator:
-    """Finds people in images.
+class RTMO:
+    """Finds people and their keypoints in images.
+
+    >>> import numpy as np
+    >>> from rtmo_deploy import RTMO
+    >>> model = RTMO("rtmo-n", device="cpu")
+    >>> model
+    RTMO('rtmo-n.pth', backend='torch', device='cpu', precision='fp32', input_hw=(352, 352))
+    >>> grey = np.full((480, 640, 3), 114, np.uint8)
+    >>> poses = model(grey)
+    >>> len(poses), poses.keypoints.shape, poses.image_hw
+    (0, (0, 17, 2), (480, 640))
+
+    A model may be used by several threads at a time. It is a context manager that closes itself; pickled or copied, it
+    opens its file again.
 
     Args:
-        backend: What runs the network.
-        input_hw: Height and width that images are letterboxed to, multiples of 32; the artifact's if not given.
+        model: A file (checkpoint, ONNX model, OpenVINO ``.xml``, TensorRT engine), or a name such as ``rtmo-s``, whose
+            checkpoint is fetched if need be; or an opened backend, to which only ``input_hw`` applies.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes cuda:0 where the runtime can use it, else cpu. The
+            choice and its reason are logged (``rtmo_deploy``, INFO).
+        backend: ``torch``, ``onnxruntime``, ``openvino`` or ``tensorrt``; ``auto`` takes what fits the file.
+        input_hw: Height and width that images are letterboxed to, multiples of 32; the model's own if not given.
+        threads: Threads a CPU runtime may use; its own choice if not given.
+        precision: What floats are computed in, where the runtime has a choice; see :func:`open_backend`.
+        trust: Load an engine, which is code, even if its record is missing or belongs to other bytes.
 
     Raises:
-        UsageError: The artifact does not take that size.
+        ModelError: The file cannot be used.
+        SetupError: A package or the device is missing.
+        UsageError: There is no such model, or it does not take that size.
     """
 
-    def __init__(self, backend: Backend, *, input_hw: tuple[int, int] | None = None) -> None:
-        self.backend = backend
-        self.artifact = backend.artifact
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Backend,
+        *,
+        device: str = "auto",
+        backend: str | None = "auto",
+        input_hw: tuple[int, int] | None = None,
+        threads: int | None = None,
+        precision: str | None = None,
+        trust: bool = False,
+    ) -> None:
+        self._closed = False
+        self._reopen: Callable[[], RTMO] | None = None
+        self.backend: Backend
+        if isinstance(model, str | os.PathLike):
+            how: dict[str, Any] = {"threads": threads, "precision": precision}
+            how["backend"] = None if backend == "auto" else backend
+            self.backend = _open(read_artifact(locate_model(model), trust=trust), device, **how)
+            self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, **how)
+        else:
+            self.backend = model
+        self.artifact = self.backend.artifact
         contract = self.artifact.input
         own = (contract.height, contract.width)
         if input_hw not in {None, own} and not contract.dynamic_hw:
@@ -113,110 +139,225 @@ class PoseEstimator:
         self.coordinates = coordinates_of(self.artifact)
 
     @classmethod
-    def open(
-        cls,
-        path: str | os.PathLike[str],
+    def open(cls, path: str | os.PathLike[str], *, device: str = "cpu", **options: Any) -> RTMO:
+        """The same as ``RTMO(path, ...)``, on the CPU unless asked otherwise."""
+        return cls(path, device=device, **options)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"RTMO({self.artifact.path.name!r}, closed)"
+        precision = self.backend.facts.get("runtime_precision") or self.artifact.precision
+        return (
+            f"RTMO({self.artifact.path.name!r}, backend={self.backend.name!r}, device={self.backend.device!r}, "
+            f"{precision=}, input_hw={self.input_hw})"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the runtime's memory back, once running calls are done; a later call is a UsageError."""
+        self._closed = True
+        backend = self.__dict__.pop("backend", None)
+        if self._reopen is not None and hasattr(backend, "close"):
+            backend.close()
+        self.coordinates = None
+
+    def __reduce__(self) -> tuple[Callable[[], RTMO], tuple[()]]:
+        if self._reopen is None:
+            raise TypeError("an RTMO made from an opened backend cannot be pickled or copied; make it from the file")
+        return self._reopen, ()
+
+    @overload
+    def __call__(
+        self,
+        image: list[ImageLike] | tuple[ImageLike, ...],
         *,
-        device: str = "cpu",
-        backend: str | None = None,
-        input_hw: tuple[int, int] | None = None,
-        threads: int | None = None,
-        precision: str | None = None,
-        trust: bool = False,
-    ) -> PoseEstimator:
-        """Open a model: a checkpoint, an engine, ONNX made by this project or by MMDeploy, or a model by name.
+        batch: int = 8,
+        color: Color | None = None,
+        **thresholds: Unpack[Thresholds],
+    ) -> list[Poses]: ...
+    @overload
+    def __call__(
+        self, image: ImageLike, *, batch: int = 8, color: Color | None = None, **thresholds: Unpack[Thresholds]
+    ) -> Poses: ...
+    def __call__(
+        self,
+        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        *,
+        batch: int = 8,
+        color: Color | None = None,
+        **thresholds: Unpack[Thresholds],
+    ) -> Poses | list[Poses]:
+        """People in one image, or a list of them for a list of images; see :meth:`predict`.
 
         Args:
-            path: The file, or a name such as ``rtmo-s``, whose checkpoint is fetched if need be.
-            device: ``cpu``, ``cuda`` or ``cuda:N``.
-            backend: Runtime, if there is a choice.
-            input_hw: Height and width that images are letterboxed to; the model's own if not given.
-            threads: Threads a CPU runtime may use.
-            precision: What floats are computed in, where the runtime has a choice; see :func:`open_backend`.
-            trust: Load an engine even if its record is missing or belongs to other bytes.
-
-        Raises:
-            ModelError: The file cannot be used.
-            SetupError: A package or the device is missing.
-            UsageError: The model does not take that size.
+            image: A path or an http(s) address, the bytes of an image file or an open one, a Pillow image, an array or
+                a tensor, as :func:`rtmo_deploy.runtime.inputs.to_bgr` takes them; or a list of these, of any kinds and
+                sizes. An array or tensor of four dimensions is a list.
+            batch: As for :meth:`predict`.
+            color: ``bgr`` or ``rgb``: the order of channels; by default BGR for arrays and RGB for tensors.
+            **thresholds: See :class:`Thresholds`.
         """
-        artifact = read_artifact(locate_model(path), trust=trust)
-        opened = open_backend(artifact, device, backend=backend, threads=threads, precision=precision)
-        return cls(opened, input_hw=input_hw)
+        if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
+            several: Any = image
+            return self.predict(several, batch=batch, color=color, **thresholds)
+        one: Any = image
+        return self.predict([one], color=color, **thresholds)[0]
 
-    def __call__(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> Poses:
-        """People in one image, given as a file or as ``(H, W, 3)`` uint8 BGR.
+    def predict(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        batch: int = 8,
+        color: Color | None = None,
+        **thresholds: Unpack[Thresholds],
+    ) -> list[Poses]:
+        """People in each image, in pixels of that image, best first.
 
-        Raises:
-            InputDataError: The image cannot be read.
-        """
-        return self.predict([image])[0]
-
-    def predict(self, images: Sequence[str | os.PathLike[str] | NDArray[np.uint8]], *, batch: int = 8) -> list[Poses]:
-        """People in each image, in pixels of that image.
+        What the graph of an exported model has decided cannot be undone: a lower ``score_thr``, a higher ``nms_thr``
+        or more people than it puts out are refused. Checkpoints and ``raw`` graphs take any. A lower ``nms_thr`` is
+        applied to the detections that the graph has kept.
 
         Args:
-            images: Files, or ``(H, W, 3)`` uint8 BGR arrays, of any sizes.
+            images: As for a call, of any kinds and sizes.
             batch: Images that are read and run at a time; a model with a fixed batch size takes that many.
+            color: As for a call.
+            **thresholds: See :class:`Thresholds`.
 
         Raises:
             InputDataError: An image cannot be read.
             ArtifactError: The network puts out something that is not a number.
-            UsageError: ``batch`` is not positive.
+            UsageError: ``batch`` is not positive, a threshold is out of range or cannot be had, or something is no
+                image.
         """
+        if isinstance(images, str | os.PathLike | bytes) or getattr(images, "ndim", 4) != 4:
+            raise UsageError("predict takes several images.", remedy="Give a list, or call the model with the image.")
         if batch < 1:
             raise UsageError(f"A batch of {batch} images is not possible.", remedy="Give a positive number.")
+        decode_for(self.artifact, **thresholds)
         size = self.artifact.input.batch or batch
-        chunks = [images[start : start + size] for start in range(0, len(images), size)]
-        return [poses for chunk in chunks for poses in self._predict_batch(chunk)]
+        found: list[Poses] = []
+        waiting = iter(images)
+        while chunk := [kept_of(image, color) for image in islice(waiting, size)]:
+            placed = [self.place(pixels_of(image)) for image in chunk]
+            poses = self.detect(placed, **thresholds)
+            found += [replace(one, source=image) for one, image in zip(poses, chunk, strict=True)]
+        return found
 
-    def _predict_batch(self, images: Sequence[str | os.PathLike[str] | NDArray[np.uint8]]) -> list[Poses]:
-        contract = self.artifact.input
-        arrays = [image if isinstance(image, np.ndarray) else read_image(image) for image in images]
-        placed = [letterbox(array, self.input_hw, Placement(contract.placement)) for array in arrays]
-        canvases = [canvas for canvas, _ in placed]
-        # A model with a fixed batch size is fed its last image again to fill the last batch.
-        filled = canvases + [canvases[-1]] * ((contract.batch or 0) - len(canvases))
-        outputs = self.backend(to_tensor(filled))
-        found = outputs_to_poses(outputs, self.input_hw, self.artifact, self.coordinates)[: len(canvases)]
-        for poses in found:
-            for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
-                if not np.isfinite(getattr(poses, name)).all():
-                    raise ArtifactError(
-                        f"Its {name} are not finite on this image.",
-                        remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells "
-                        "more.",
-                        where=self.artifact.path,
-                    )
-        return [poses_to_original(poses, transform) for poses, (_, transform) in zip(found, placed, strict=True)]
+    def place(self, image: NDArray[np.uint8]) -> Placed:
+        """Letterbox an image, ``(h, w, 3)`` uint8 BGR, as the model takes it."""
+        return Placed(*letterbox(image, self.input_hw, Placement(self.artifact.input.placement)))
+
+    def tensor(self, placed: Sequence[Placed]) -> NDArray[np.float32]:
+        """The network's input for letterboxed images, ``(B, 3, H, W)`` float32.
+
+        A model with a fixed batch size is fed its last image again to fill the batch.
+        """
+        canvases = [one.canvas for one in placed]
+        return to_tensor(canvases + [canvases[-1]] * ((self.artifact.input.batch or 0) - len(canvases)))
+
+    def detect(self, placed: Sequence[Placed], **thresholds: Unpack[Thresholds]) -> list[Poses]:
+        """People in letterboxed images, at most as many as the model takes at a time; see :meth:`predict`."""
+        if self._closed:
+            raise UsageError("The model is closed.", remedy="Open it again.", where=self.artifact.path.name)
+        decode = decode_for(self.artifact, **thresholds)
+        tensor = self.tensor(placed)
+        run: Any = self.backend
+        own = self.artifact.kind is not Kind.CHECKPOINT or decode == self.artifact.decode
+        outputs = run(tensor) if own else run(tensor, decode)
+        artifact = replace(self.artifact, decode=decode)
+        found = outputs_to_poses(outputs, self.input_hw, artifact, self.coordinates)[: len(placed)]
+        limits = thresholds.get("max_people"), thresholds.get("kpt_thr")
+        return [finished(poses, one.transform, artifact, *limits) for poses, one in zip(found, placed, strict=True)]
+
+    def stream(
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        stride: int = 1,
+        policy: Policy = "all",
+        batch: int = 8,
+        recursive: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+        **thresholds: Unpack[Thresholds],
+    ) -> Iterator[Frame]:
+        """Frames with their poses, of images, videos, cameras and streams; memory does not grow with their length.
+
+        Args:
+            source: What :func:`rtmo_deploy.media.sources.find_sources` takes: files, folders, patterns, a camera's
+                index, addresses, a list in a ``.txt``; one or several.
+            stride: Takes every n-th frame of a video or stream.
+            policy: What happens to a live source that is faster than the network: ``all`` lets it wait, ``newest``
+                skips frames.
+            batch: Most frames in one run of the network.
+            recursive: Whether to search folders in folders.
+            on_event: Called from other threads with what cannot be read, lost streams and so on; logged if not given.
+            **thresholds: See :class:`Thresholds`.
+
+        Yields:
+            Frame: In order within each source.
+
+        Raises:
+            InputDataError: A source is missing, or nothing could be read, and no ``on_event`` was given.
+        """
+        from rtmo_deploy.media.frame import Event
+        from rtmo_deploy.media.sources import find_sources
+        from rtmo_deploy.runtime.stream import stream
+
+        sources, failures = find_sources(
+            [source] if isinstance(source, str | os.PathLike) else source, recursive=recursive
+        )
+        for error in failures:
+            if on_event is None:
+                raise error
+            on_event(Event(error.where or "", "failed", str(error), error))
+        return stream(self, sources, stride=stride, policy=policy, batch=batch, on_event=on_event, **thresholds)
+
+    def track(
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        smooth: bool = False,
+        score_thr: float | None = None,
+        **options: Any,
+    ) -> Iterator[Frame]:
+        """As :meth:`stream`, with ``track_ids`` of the people in each video and stream; still images have none.
+
+        Args:
+            source: As for :meth:`stream`.
+            smooth: Whether to smooth keypoints and boxes over time.
+            score_thr: Detections with a score above this are given; weaker ones help to follow people.
+            **options: As for :meth:`stream`.
+        """
+        from rtmo_deploy.track.frames import track_frames
+
+        decode_for(self.artifact, score_thr=score_thr)
+        for frame in track_frames(self.stream(source, **options), smooth=smooth):
+            poses = frame.poses
+            if poses is not None and score_thr is not None:
+                poses = poses[poses.scores > score_thr]
+            yield replace(frame, poses=poses)
 
 
-def poses_to_original(poses: Poses, transform: LetterboxTransform) -> Poses:
-    """Poses in network-input pixels to pixels of the image."""
-    boxes, keypoints = transform.boxes_to_original(poses.boxes), transform.to_original(poses.keypoints)
-    return replace(poses, boxes=boxes, keypoints=keypoints)
+#: The name in earlier releases.
+PoseEstimator = RTMO
 
 
-def coordinates_of(artifact: Artifact) -> Coordinates | None:
-    """The second file of a ``raw`` graph, opened; None where there is none to open."""
-    if artifact.decode.mode is not DecodeMode.RAW:
-        return None
-    content = read_companion(artifact)
-    return None if content is None else open_coordinates(content, where=artifact.path)
-
-
-def open_coordinates(model: Path | bytes, *, where: object = None) -> Coordinates:
-    """The classifier of a ``raw`` graph's companion file, as a function; runs on the CPU."""
-    from rtmo_deploy.runtime.onnx_file import load_onnx, parse_onnx
-    from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-
-    name = where or model
-    # It comes with a stranger's model: checked as that is.
-    checked = load_onnx(model) if isinstance(model, Path) else parse_onnx(model, Path(str(name)))
-    session = open_session(checked.SerializeToString(), where=name)
-
-    def run(pose_vecs: Array, boxes: Array, priors: Array) -> Array:
-        feeds = {"pose_vecs": pose_vecs, "boxes": boxes, "priors": priors}
-        return run_session(session, feeds, where=name)["keypoints"]
-
-    return run
+def _open(artifact: Artifact, device: str, **how: Any) -> Backend:
+    """Open an artifact where the caller says, or on the first GPU if it can be used; the choice is logged."""
+    if device != "auto":
+        opened, why = open_backend(artifact, device, **how), "as asked"
+    else:
+        try:
+            opened, why = open_backend(artifact, "cuda:0", **how), "this GPU can be used"
+        except SetupError as error:
+            if artifact.kind is Kind.ENGINE:
+                raise
+            opened, why = open_backend(artifact, "cpu", **how), error.finding
+    precision = opened.facts.get("runtime_precision") or artifact.precision
+    _log.info("%s: %s on %s, %s (device: %s)", artifact.path.name, opened.name, opened.device, precision, why)
+    return opened

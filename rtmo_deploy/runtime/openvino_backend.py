@@ -8,6 +8,7 @@ without a word; each would be a precision that nobody asked for.
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ class OpenvinoBackend:
         model = parse_model(str(artifact.path), where=artifact.path)
         self._outputs = [output.get_any_name() for output in model.outputs]
         self._compiled = compile_model(model, precision=precision, threads=threads, where=artifact.path)
-        self._request = self._compiled.create_infer_request()
+        self._request, self._lock = self._compiled.create_infer_request(), threading.Lock()
         self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
         self.layers = layer_precisions(self._compiled)
         known = ["int8", "bf16", "fp16", "fp32"]
@@ -137,7 +138,8 @@ class OpenvinoBackend:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
         check_input(images, self.artifact)
         try:
-            results = self._request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
+            with self._lock:  # one stream: requests of several threads would wait for each other all the same
+                results = self._request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
         except RuntimeError as error:
             raise ArtifactError(
                 f"It does not run on {images.dtype} {images.shape}: {_reason(error)}",

@@ -7,6 +7,7 @@ each input size; the second call of a size records a CUDA graph, and further one
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -215,13 +216,17 @@ def load(artifact: Artifact, device: str, threads: int | None) -> TensorRtBacken
 
 
 class TensorRtBackend:
-    """An engine, loaded on the GPU ``index``, and the buffers of the sizes it has seen. For one thread at a time."""
+    """An engine, loaded on the GPU ``index``, and the buffers of the sizes it has seen. Calls wait for each other.
+
+    :meth:`run_device` is for one thread at a time.
+    """
 
     name = "tensorrt"
 
     def __init__(self, artifact: Artifact, index: int) -> None:
         self.artifact = artifact
         self.device = f"cuda:{index}"
+        self._lock = threading.Lock()
         plan = _read_plan(artifact.path)
         record = _record_of(artifact, plan)
         variant = TRT_VARIANTS[record.backend] if record is not None else choose_variant("auto")
@@ -261,10 +266,11 @@ class TensorRtBackend:
         count, _, height, width = images.shape
         fewest, most = self._batches(height, width)
         parts = []
-        for start, stop, size in split_batch(count, fewest, most):
-            bucket = self._bucket(Shape(size, height, width), on_device=False)
-            outputs = run(bucket, images[start:stop])
-            parts.append({name: value[: stop - start] for name, value in outputs.items()})
+        with self._lock:
+            for start, stop, size in split_batch(count, fewest, most):
+                bucket = self._bucket(Shape(size, height, width), on_device=False)
+                outputs = run(bucket, images[start:stop])
+                parts.append({name: value[: stop - start] for name, value in outputs.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def run_device(
@@ -302,11 +308,12 @@ class TensorRtBackend:
         return bucket.run_device(source, given, stream)
 
     def close(self) -> None:
-        """Give back all memory of the GPU."""
-        for bucket in self._buckets.values():
-            bucket.close()
-        self._buckets.clear()
-        self._arena.close()
+        """Give back all memory of the GPU, once running calls are done."""
+        with self._lock:
+            for bucket in self._buckets.values():
+                bucket.close()
+            self._buckets.clear()
+            self._arena.close()
 
     def _require_input(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         fits = len(shape) == 4 and shape[1] == 3 and shape[0] > 0 and dtype == np.float32

@@ -15,7 +15,7 @@ from rtmo_deploy.runtime.clock import DOWNLOAD, NETWORK, NMS_DCC, UPLOAD
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.artifact import Artifact, DecodeContract
     from rtmo_deploy.model.head import Detections
     from rtmo_deploy.runtime.clock import Clock
 
@@ -56,14 +56,13 @@ class TorchBackend:
         self._network = torch.compile(self._model)
         self.facts["compiled"] = True
 
-    def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """See :class:`rtmo_deploy.runtime.backends.Backend`."""
+    def __call__(
+        self, images: NDArray[np.float32], decode: DecodeContract | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """See :class:`rtmo_deploy.runtime.backends.Backend`; ``decode`` has other thresholds for this call."""
         check_input(images, self.artifact)
-        return _rows(self._model.predict(torch.from_numpy(images).to(self.device), **self._thresholds()))
-
-    def _thresholds(self) -> dict[str, Any]:
-        decode = self.artifact.decode
-        return {"score_thr": decode.score_thr, "nms_thr": decode.nms_thr, "pre_topk": decode.pre_topk}
+        thresholds = _thresholds(decode or self.artifact.decode)
+        return _rows(self._model.predict(torch.from_numpy(images).to(self.device), **thresholds))
 
     @torch.no_grad()
     def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
@@ -74,7 +73,7 @@ class TorchBackend:
         if self.device == "cpu":
             heads = self._network(tensor)
             clock.lap(NETWORK)
-            found = decode(heads, size, **self._thresholds())
+            found = decode(heads, size, **_thresholds(self.artifact.decode))
             clock.lap(NMS_DCC)
             return _rows(found)
         torch.cuda.synchronize(self.device)
@@ -84,7 +83,7 @@ class TorchBackend:
         marks[0].record(stream)
         heads = self._network(tensor)
         marks[1].record(stream)
-        found = decode(heads, size, **self._thresholds())
+        found = decode(heads, size, **_thresholds(self.artifact.decode))
         marks[2].record(stream)
         torch.cuda.synchronize(self.device)
         clock.add(NETWORK, marks[0].elapsed_time(marks[1]))
@@ -93,6 +92,10 @@ class TorchBackend:
         rows = _rows(found)
         clock.lap(DOWNLOAD)
         return rows
+
+
+def _thresholds(decode: DecodeContract) -> dict[str, Any]:
+    return {"score_thr": decode.score_thr, "nms_thr": decode.nms_thr, "pre_topk": decode.pre_topk}
 
 
 def _rows(found: list[Detections]) -> dict[str, NDArray[np.float32]]:

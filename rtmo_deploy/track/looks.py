@@ -48,12 +48,11 @@ def looks_of(poses: Poses, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32
     x, y = np.clip(pixels[..., 0], 0, width - 1), np.clip(pixels[..., 1], 0, height - 1)
     sampled: Any = image[y, x]
     lab = cv2.cvtColor(sampled, cv2.COLOR_BGR2Lab).astype(np.float32) if sampled.size else sampled.astype(np.float32)
-    starts = np.cumsum([0, *counts[:-1]])
-    number = np.add.reduceat(inside, starts, axis=1)
-    total = np.add.reduceat(lab * inside[..., None], starts, axis=1)
-    share = number / np.array(counts)
-    colours = (total / np.maximum(number, 1)[..., None]).astype(np.float32)
-    return colours, (np.stack(seen, axis=1) * (share > 0.7)).astype(np.float32)
+    parts = np.cumsum(counts[:-1])
+    share = np.stack([part.mean(1) for part in np.split(inside, parts, axis=1)], axis=1)
+    # The median: an arm before the trunk does not count.
+    colours = np.stack([np.median(part, axis=1) for part in np.split(lab, parts, axis=1)], axis=1)
+    return colours.astype(np.float32), (np.stack(seen, axis=1) * (share > 0.7)).astype(np.float32)
 
 
 def _quad(poses: Poses, names: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

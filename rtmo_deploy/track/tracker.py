@@ -21,14 +21,22 @@ if TYPE_CHECKING:
 #: Sigma of the keypoints of a skeleton that has none.
 _SIGMA: Final = 0.08
 #: Motion is an Ornstein-Uhlenbeck process: velocity is forgotten with this time constant, in seconds, and has this
-#: standard deviation, in sizes of the person a second. A size is the square root of the box's area.
+#: standard deviation, in sizes of the person a second. A size is 0.6 of the box's longer side.
 _FORGET_S, _SPEED = 1.0, 1.0
 #: How well a detection tells a position, in sizes.
 _NOISE: Final = 0.06
 #: Standard deviations of what a person looks like: of the logarithm of the size, of a colour in Lab.
-_SIZE_SPREAD, _COLOUR_SPREAD = 0.15, 18.0
+_SIZE_SPREAD, _COLOUR_SPREAD = 0.15, 12.0
 #: No part of the cost counts for more than this.
 _CAP: Final = 8.0
+#: Whoever was not seen for longer was hidden, and must have the same colours.
+_HIDDEN_FROM_S: Final = 0.2
+#: As many keypoints the box counts for where positions are compared.
+_BOX_WEIGHT: Final = 3.0
+#: A track of fewer detections is new, and others are preferred to it.
+_NEW: Final = 5
+#: Two detections of a higher OKS are one person.
+_DOUBLE: Final = 0.75
 #: Costs up to which a detection belongs to a track: a confident one, a weak one.
 _GATE, _WEAK_GATE = 12.0, 6.0
 #: A person who comes back is known by colours: so far off at most, and others so much farther.
@@ -84,6 +92,8 @@ class Tracker:
         """
         self._check(poses, time_s)
         now = _observed(poses, time_s, image)
+        sigmas = np.array(poses.skeleton.sigmas or (_SIGMA,) * len(poses.skeleton))
+        now["shown"] *= _alone(now, now[:0])[:, None]
         first = self._tracks is None
         tracks = now[:0].copy() if self._tracks is None else self._tracks
         self._time = time_s
@@ -93,7 +103,6 @@ class Tracker:
         predicted = _predicted(tracks, time_s)
         reach = self._expected(predicted, time_s, poses, with_image=image is not None)
         sure = poses.scores >= self.score
-        sigmas = np.array(poses.skeleton.sigmas or (_SIGMA,) * len(poses.skeleton))
         cost = _costs(predicted, now, sigmas, time_s)
         for rows, gate in ((sure, _GATE), (~sure, _WEAK_GATE)):
             free = np.flatnonzero(reach)
@@ -101,14 +110,13 @@ class Tracker:
             for track, row in _assigned(cost[np.ix_(free, columns)], gate):
                 row_of[columns[row]], reach[free[track]] = free[track], False
         found = row_of >= 0
-        clean = _apart(poses.boxes)
-        tracks[row_of[found]] = _updated(predicted[row_of[found]], now[found], clean[found])
-        born = np.flatnonzero(sure & ~found)
+        unseen = predicted[reach & (predicted["id"] > 0)]
+        now["shown"] *= _alone(now, unseen)[:, None]
+        tracks[row_of[found]] = _updated(predicted[row_of[found]], now[found])
+        born = np.flatnonzero(sure & ~found & ~_doubled(now, poses.scores, found, sigmas))
         row_of[born] = len(tracks) + np.arange(len(born))
-        started = now[born]
-        started["shown"] *= clean[born, None]
-        tracks = np.concatenate([tracks, started])
-        tracks = self._named(tracks, time_s, first=first)
+        tracks = np.concatenate([tracks, now[born]])
+        tracks = self._named(tracks, time_s, first=first, looks=image is not None)
         known = row_of >= 0
         ids[known] = tracks["id"][row_of[known]]
         limit = np.where(tracks["id"] < 0, 0.1, self.memory_s if image is not None else self.hidden_s)
@@ -137,7 +145,7 @@ class Tracker:
         inside = ((predicted["centre"] > 0) & (predicted["centre"] < (width, height))).all(-1)
         return np.asarray(fresh & inside)
 
-    def _named(self, tracks: Array, time_s: float, *, first: bool) -> Array:
+    def _named(self, tracks: Array, time_s: float, *, first: bool, looks: bool) -> Array:
         """Tracks with the ids of those who are new, or known to be back; their old rows get id 0."""
         here = tracks["seen"] == time_s
         new = np.flatnonzero(here & (tracks["id"] < 0) & ((tracks["hits"] >= 2) | first))
@@ -148,7 +156,9 @@ class Tracker:
             if old is not None:
                 tracks["id"][row] = tracks["id"][away[old]]
                 tracks["id"][away[old]] = 0
-            elif not len(away) or not one["shown"].any() or time_s - one["born"][0] >= _DECIDE_S or one["hits"] >= 4:
+            elif not (
+                len(away) and looks and time_s - one["born"][0] < _DECIDE_S and (one["hits"] < 4 or one["shown"].sum() < 1)
+            ):
                 self._last_id += 1
                 tracks["id"][row] = self._last_id
         return tracks
@@ -176,7 +186,7 @@ def _observed(poses: Poses, time_s: float, image: NDArray[np.uint8] | None) -> A
     rows = np.zeros(
         count,
         dtype=[
-            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("centre", "f8", two),
+            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("centre", "f8", two), ("sides", "f8", two),
             ("velocity", "f8", two), ("covariance", "f8", (3,)), ("points", "f8", points), ("visible", "f8", (joints,)),
             ("colours", "f8", (PARTS, 3)), ("shown", "f8", (PARTS,)),
         ],
@@ -184,7 +194,8 @@ def _observed(poses: Poses, time_s: float, image: NDArray[np.uint8] | None) -> A
     boxes = poses.boxes.astype(np.float64)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
     rows["id"], rows["born"], rows["seen"], rows["hits"] = -1, time_s, time_s, 1
-    rows["size"] = np.sqrt(sides.prod(1))
+    rows["sides"] = sides
+    rows["size"] = 0.6 * sides.max(1)
     rows["centre"] = (boxes[:, :2] + boxes[:, 2:]) / 2
     rows["covariance"] = (_NOISE**2, 0.0, _SPEED**2)
     rows["points"], rows["visible"] = poses.keypoints, np.clip(poses.keypoint_scores, 0, 1)
@@ -218,23 +229,42 @@ def _predicted(tracks: Array, time_s: float) -> Array:
 
 def _costs(tracks: Array, now: Array, sigmas: Array, time_s: float) -> Array:
     """How badly each detection fits each track, ``(T, N)``: minus the logarithm of a likelihood, up to a constant."""
-    size2 = (tracks["size"] ** 2)[:, None]
     spread = tracks["covariance"][:, :1]
     variance = spread + _NOISE**2
-    away = ((tracks["centre"][:, None] - now["centre"]) ** 2).sum(-1) / size2
+    away = (_offsets(tracks, now) ** 2).sum(-1) / tracks["size"][:, None] ** 2
     place = np.minimum(away / (2 * variance), 2 * _CAP) + np.log(variance / _NOISE**2) / 2
     gap = (time_s - tracks["seen"])[:, None]
     growth = np.log(tracks["size"][:, None] / now["size"]) ** 2 / (2 * (_SIZE_SPREAD**2 + 0.1 * gap))
-    both = np.minimum(tracks["visible"][:, None], now["visible"])
-    off = ((tracks["points"][:, None] - now["points"]) ** 2).sum(-1) / size2[..., None]
-    kernel = np.exp(-off / (2 * ((2 * sigmas) ** 2 + spread[..., None])))
-    weight = both.sum(-1)
-    oks = (both * kernel).sum(-1) / np.maximum(weight, 1e-9)
+    oks, weight = _oks(tracks, now, sigmas, spread)
     pose = -np.log(np.maximum(oks, 1e-6)) * np.minimum(1.0, weight / 3)
     distance, sure = _colour_distance(tracks, now)
-    looks = distance**2 / (2 * _COLOUR_SPREAD**2) * np.minimum(1.0, sure)
-    cost = place + np.minimum(growth, _CAP) + np.minimum(pose, _CAP) + np.minimum(looks, _CAP)
+    looks = distance**2 / (2 * _COLOUR_SPREAD**2) * np.minimum(1.0, sure) * (gap > _HIDDEN_FROM_S)
+    cost = place + np.minimum(growth, _CAP) + np.minimum(pose, _CAP) + looks + (tracks["hits"][:, None] < _NEW)
     return np.asarray(cost)
+
+
+def _offsets(tracks: Array, now: Array) -> Array:
+    """How far each detection is from each track, ``(T, N, 2)`` pixels: keypoints that both see, and the box."""
+    both = np.minimum(tracks["visible"][:, None], now["visible"])[..., None]
+    points = (both * (now["points"] - tracks["points"][:, None])).sum(-2)
+    boxes = _BOX_WEIGHT * (now["centre"] - tracks["centre"][:, None])
+    return np.asarray((points + boxes) / (both.sum(-2) + _BOX_WEIGHT))
+
+
+def _oks(tracks: Array, now: Array, sigmas: Array, spread: Array) -> tuple[Array, Array]:
+    """OKS, with the variance of the position added, and the number of keypoints that both see; ``(T, N)`` each."""
+    both = np.minimum(tracks["visible"][:, None], now["visible"])
+    off = ((tracks["points"][:, None] - now["points"]) ** 2).sum(-1) / tracks["size"][:, None, None] ** 2
+    kernel = np.exp(-off / (2 * ((2 * sigmas) ** 2 + spread[..., None])))
+    weight = both.sum(-1)
+    return (both * kernel).sum(-1) / np.maximum(weight, 1e-9), weight
+
+
+def _doubled(now: Array, scores: Array, found: Array, sigmas: Array) -> Array:
+    """Which detections are somebody's second one: their keypoints are those of a better one, ``(N,)`` bool."""
+    oks, weight = _oks(now, now, sigmas, np.zeros((len(now), 1)))
+    rank = scores + 2 * found
+    return np.asarray(((oks > _DOUBLE) & (weight > 3) & (rank[:, None] < rank)).any(1))
 
 
 def _colour_distance(tracks: Array, now: Array) -> tuple[Array, Array]:
@@ -253,7 +283,7 @@ def _assigned(cost: Array, gate: float) -> list[tuple[int, int]]:
     return [(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True) if cost[r, c] < gate]
 
 
-def _updated(tracks: Array, now: Array, clean: Array) -> Array:
+def _updated(tracks: Array, now: Array) -> Array:
     """Predicted tracks after their detections."""
     new = now.copy()
     for name in ("id", "born"):
@@ -261,13 +291,16 @@ def _updated(tracks: Array, now: Array, clean: Array) -> Array:
     new["hits"] = tracks["hits"] + 1
     p, c, v = tracks["covariance"].T
     gain_p, gain_v = p / (p + _NOISE**2), c / (p + _NOISE**2)
-    off = now["centre"] - tracks["centre"]
-    new["centre"] = tracks["centre"] + gain_p[:, None] * off
+    pair = np.arange(len(now))
+    off = _offsets(tracks, now)[pair, pair]
+    # The state is the box's centre as the detections have it; the innovation is the keypoints'.
+    rest = (1 - gain_p)[:, None] * off
+    new["centre"] -= rest
+    new["points"] -= rest[:, None]
     new["velocity"] = tracks["velocity"] + gain_v[:, None] * off
     new["covariance"] = np.stack((p - gain_p * p, c - gain_p * c, v - gain_v * c), axis=-1)
     new["size"] = tracks["size"] ** 0.8 * now["size"] ** 0.2
-    # Colours change slowly, and not while somebody else is near.
-    shown = now["shown"] * clean[:, None]
+    shown = now["shown"]  # colours change slowly
     rate = shown * np.maximum(0.05, 1 / new["hits"])[:, None]
     rate = np.where(tracks["shown"] > 0, rate, shown > 0)
     new["colours"] = tracks["colours"] + rate[..., None] * (now["colours"] - tracks["colours"])
@@ -275,10 +308,10 @@ def _updated(tracks: Array, now: Array, clean: Array) -> Array:
     return new
 
 
-def _apart(boxes: Array) -> Array:
-    """Which boxes no other box covers by more than a tenth, ``(N,)`` bool."""
-    corners = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    common = np.maximum(corners[1] - corners[0], 0).prod(-1)
+def _alone(now: Array, others: Array) -> Array:
+    """Whose boxes no other detection's and no other track's covers by more than a tenth, ``(N,)`` bool."""
+    all_ = np.concatenate([now, others])
+    apart = np.abs(now["centre"][:, None] - all_["centre"])
+    common = np.clip((now["sides"][:, None] + all_["sides"]) / 2 - apart, 0, now["sides"][:, None]).prod(-1)
     np.fill_diagonal(common, 0)
-    area = np.maximum(boxes[:, 2:] - boxes[:, :2], 1).prod(-1)
-    return np.asarray(common.max(1, initial=0) < 0.1 * area)
+    return np.asarray(common.max(1, initial=0) < 0.1 * now["sides"].prod(-1))

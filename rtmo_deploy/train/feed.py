@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import RtmoDeployError, UsageError
-from rtmo_deploy.poses import mirror_of
+from rtmo_deploy.sides import mirror_of
 from rtmo_deploy.train.assign import collate
 from rtmo_deploy.train.augment import AffineOptions, Augmenter, AugmentOptions, WindowOptions
 from rtmo_deploy.train.sections import SyntheticSource

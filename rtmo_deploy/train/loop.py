@@ -21,7 +21,7 @@ from rtmo_deploy.measure.accuracy import evaluate_poses
 from rtmo_deploy.measure.accuracy.judge import require_people
 from rtmo_deploy.model.checkpoint import save_checkpoint
 from rtmo_deploy.poses import Poses
-from rtmo_deploy.runtime.estimator import poses_to_original
+from rtmo_deploy.runtime.decode import poses_to_original
 from rtmo_deploy.runtime.letterbox import letterbox, to_tensor
 from rtmo_deploy.train.assign import resize
 from rtmo_deploy.train.augment import random_size

@@ -80,7 +80,7 @@ WRONG = {
     "cast rtmo-s --fp16": (4, "rtmo-deploy export rtmo-s"),
     "predict rtmo-n nowhere.jpg": (3, "There is no such file or folder."),
     "predict rtmo-n ann.json": (3, "It is an annotation file (JSON), not an image."),
-    "predict rtmo-n clip.mp4 really.onnx": (3, "It is a PyTorch checkpoint, not an image."),
+    "predict rtmo-n recipe.yaml really.onnx": (3, "It is a PyTorch checkpoint, not an image."),
     "predict rtmo-n folder": (3, "There is no"),
     "predict rtmo-n photo.jpg --device gpu": (2, "There is no device 'gpu'."),
     "predict rtmo-n photo.jpg --backend nope": (2, "'nope'"),

@@ -15,9 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
-from rtmo_deploy.cli.predict import _target_names
+from rtmo_deploy.media.sources import Source
 from rtmo_deploy.runtime import PoseEstimator, read_image
 from rtmo_deploy.runtime.draw import draw_poses
+from rtmo_deploy.runtime.sinks import target_names
 
 
 def run(*arguments):
@@ -52,7 +53,8 @@ def folder(pictures, tmp_path):
 
 def test_the_json_document(onnx_n, pictures):
     document = document_of(run(onnx_n, pictures[0], pictures[1], "--json"))
-    assert set(document) == {"schema_version", "command", "model", "backend", "device", "skeleton", "images", "failed"}
+    found = {"images", "videos", "frames", "events", "failed"}
+    assert set(document) == {"schema_version", "command", "model", "backend", "device", "skeleton"} | found
     assert document["model"] == str(onnx_n)
     assert (document["backend"], document["device"], document["failed"]) == ("onnxruntime", "cpu", [])
     assert document["skeleton"]["name"] == "coco-17"
@@ -288,6 +290,6 @@ def test_a_folder_goes_on_after_files_that_are_no_images(onnx_n, folder):
 
 
 def test_thousands_of_images_of_one_name_take_no_time(tmp_path):
-    names = _target_names([tmp_path / str(number) / "x.jpg" for number in range(5000)])
+    names = target_names([Source(str(tmp_path / str(number) / "x.jpg"), "image") for number in range(5000)])
     assert len(set(names.values())) == 5000
     assert list(names.values())[:3] == ["x.jpg", "x_2.jpg", "x_3.jpg"]

@@ -30,7 +30,7 @@ from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import compare_people, structured_images, validate_model
 from rtmo_deploy.model import RTMO, NetworkSpec, initialise, save_checkpoint
 from rtmo_deploy.runtime import PoseEstimator
-from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
+from rtmo_deploy.runtime.decode import open_coordinates, outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox
 from rtmo_deploy.runtime.onnx_file import signature
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session

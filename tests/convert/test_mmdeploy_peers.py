@@ -17,7 +17,8 @@ from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.measure import compare_people, structured_images
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.runtime import PoseEstimator, read_image
-from rtmo_deploy.runtime.estimator import outputs_to_poses, read_artifact
+from rtmo_deploy.runtime.decode import outputs_to_poses
+from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityErro
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import compare_people, structured_images
-from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
+from rtmo_deploy.runtime.decode import open_coordinates, outputs_to_poses
 from rtmo_deploy.runtime.onnx_file import onnx_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, open_session, run_session
 from rtmo_deploy.runtime.openvino_file import openvino_artifact, weights_path

@@ -21,7 +21,8 @@ from rtmo_deploy.measure import Bounds, Case, Figures, compare_people, structure
 from rtmo_deploy.measure.bounds import CASTS
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime import PoseEstimator
-from rtmo_deploy.runtime.estimator import outputs_to_poses, read_artifact
+from rtmo_deploy.runtime.decode import outputs_to_poses
+from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 from rtmo_deploy.zoo import skeleton_for
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_lines_are_smooth() -> None:
     drawn = skeleton_only(np.zeros((200, 200, 3), np.uint8), person([[20, 90], [180, 101]], line))
     middle = drawn[:, 40:160, 0]
     cover = middle.sum(axis=0, dtype=int)
-    assert cover.std() < 0.015 * cover.mean()
+    assert cover.std() < 0.035 * cover.mean()
     assert len(np.unique(middle)) > 15
 
 
@@ -407,3 +408,37 @@ def test_a_skeleton_has_colours_of_its_own():
     assert drawn[40, 100].tolist() == [0, 0, 255]  # BGR
     assert drawn[100, 100].tolist() == [0, 255, 0]
     assert drawn[160, 40].tolist() == [255, 0, 0]
+
+
+def test_boxes_and_labels_follow_the_track_id():
+    image = backdrop(300, 400)
+    box = (100, 60, 250, 260)
+    one = person([[-900.0, -900], [-901, -900]], LIMB, box=box)
+    plain = draw_poses(image, one)
+    drawn = {number: draw_poses(image, replace(one, track_ids=np.array([number]))) for number in (-1, 1, 2, 8)}
+    np.testing.assert_array_equal(drawn[-1], plain)
+    line = {number: tuple(picture[160, 250].tolist()) for number, picture in drawn.items()}
+    assert len({line[1], line[2], line[-1]}) == 3
+    assert line[1] == line[8]
+    assert (drawn[1] != drawn[8]).any()  # the numbers
+    # The same id has its colour whatever else is in the frame.
+    many = together(person([[-900.0, -900], [-901, -900]], LIMB, box=(5, 60, 60, 200)), one)
+    assert tuple(draw_poses(image, replace(many, track_ids=np.array([9, 2])))[160, 250].tolist()) == line[2]
+
+
+def test_drawing_into_an_array():
+    image = backdrop(100, 120)
+    poses = person([[30, 30], [60, 60]], LIMB, box=(20, 30, 70, 80))
+    wanted = draw_poses(image, poses)
+    buffer = np.zeros_like(image)
+    assert draw_poses(image, poses, out=buffer) is buffer
+    np.testing.assert_array_equal(buffer, wanted)
+    assert draw_poses(image, poses, out=image) is image
+    np.testing.assert_array_equal(image, wanted)
+    for wrong in (
+        np.zeros((100, 121, 3), np.uint8),
+        np.zeros((100, 120, 3)),
+        np.zeros((100, 240, 3), np.uint8)[:, ::2],
+    ):
+        with pytest.raises(UsageError, match="array to draw into"):
+            draw_poses(image, poses, out=wrong)

@@ -20,7 +20,7 @@ from rtmo_deploy.measure import compare_people
 from rtmo_deploy.model import NetworkSpec, load_checkpoint, save_checkpoint
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.runtime import PoseEstimator, read_artifact
-from rtmo_deploy.runtime.estimator import outputs_to_poses
+from rtmo_deploy.runtime.decode import outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.runtime.estimator import open_coordinates
+from rtmo_deploy.runtime.decode import open_coordinates
 from rtmo_deploy.runtime.onnx_file import load_onnx
 
 if TYPE_CHECKING:

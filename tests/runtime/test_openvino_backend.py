@@ -16,7 +16,8 @@ from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputCont
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure import compare_people, structured_images
-from rtmo_deploy.runtime.estimator import outputs_to_poses, read_artifact
+from rtmo_deploy.runtime.decode import outputs_to_poses
+from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, open_session, run_session
 from rtmo_deploy.zoo import COCO_17
 

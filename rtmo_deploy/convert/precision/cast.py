@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
@@ -17,8 +18,8 @@ from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import Kind
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from rtmo_deploy.convert.precision.verify import CastReport
 
@@ -40,8 +41,8 @@ class CastResult:
 
 
 def cast_onnx(
-    source: Path,
-    output: Path,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     precision: str,
     *,
     verify: bool = True,
@@ -68,6 +69,8 @@ def cast_onnx(
         MissingDependencyError: ONNX Runtime is not installed.
         SetupError: The file cannot be written.
     """
+    source = Path(source)
+    output = Path(output)
     started = time.monotonic()
     if precision not in CAST_TYPES:
         raise UsageError(f"There is no precision '{precision}'.", remedy=f"Choose {' or '.join(CAST_TYPES)}.")

@@ -10,6 +10,7 @@ take one image at a time and fixed memory, whatever their number.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,8 +28,8 @@ from rtmo_deploy.runtime.letterbox import letterbox, to_tensor
 from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -50,7 +51,7 @@ def calibrate(
     images: CalibrationImages,
     *,
     method: Method = DEFAULT_METHOD,
-    cache: Path | None = None,
+    cache: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
@@ -70,6 +71,7 @@ def calibrate(
         InputDataError: None of the images can be used.
         ArtifactError: The model does not run on them, or puts out something that is not finite.
     """
+    cache = None if cache is None else Path(cache)
     contract = source.artifact.input
     about = Source(
         model_sha256=source.sha256,

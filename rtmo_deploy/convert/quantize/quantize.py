@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,8 +18,8 @@ from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.measure import validate_model
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Collection
-    from pathlib import Path
 
     import onnx
 
@@ -111,7 +112,7 @@ def build(
 def quantize_onnx(
     source: SourceModel,
     calibration: Calibration,
-    output: Path,
+    output: str | os.PathLike[str],
     *,
     max_ap_drop: float | None = None,
     bias_correction: bool = True,
@@ -139,6 +140,7 @@ def quantize_onnx(
             none; or a budget is given, and no average precision to lose.
         SetupError: The file cannot be written.
     """
+    output = Path(output)
     require_budget(max_ap_drop)
     if output.resolve() == source.path.resolve():
         raise UsageError("The output would replace the float32 model.", remedy="Give another -o.", where=output)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.convert.quantize.ranges import Method
@@ -19,8 +20,8 @@ from rtmo_deploy.files import atomic_write, reading
 from rtmo_deploy.plain import plain, read_json
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
-    from pathlib import Path
 
 #: Bytes of a calibration.
 MAX_BYTES: Final = 2**26
@@ -81,20 +82,22 @@ class Calibration:
         """JSON-ready form of the images that could not be read."""
         return [{"name": name, "reason": reason} for name, reason in self.skipped]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write it; a SetupError where that cannot be done."""
+        path = Path(path)
         document = {"schema_version": SCHEMA_VERSION, **plain(self)}
         document["sha256"] = _digest(document)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> Calibration:
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
         """Read it.
 
         Raises:
             InputDataError: It cannot be read, is no calibration, or is not as it was written.
         """
+        path = Path(path)
         with reading(path, InputDataError, remedy=_MEASURE_AGAIN, damaged="a calibration that can be used"):
             document = read_json(path, max_bytes=MAX_BYTES)
             if not isinstance(document, dict) or not {"thresholds", "source"} <= document.keys():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
@@ -19,8 +20,8 @@ from rtmo_deploy.files import sha256_of
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection, Iterable
-    from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
 
@@ -80,12 +81,13 @@ class SourceModel:
     macs: MacCount
 
 
-def open_source(path: Path) -> SourceModel:
+def open_source(path: str | os.PathLike[str]) -> SourceModel:
     """Read a model that is to be quantised.
 
     Raises:
         ArtifactError: It is no float32 ONNX model of this kind, is quantised already, or has nothing to quantise.
     """
+    path = Path(path)
     model = load_onnx(path)
     artifact = onnx_artifact(path, model)
     operators = {node.op_type for node in model.graph.node}

@@ -23,6 +23,7 @@ from rtmo_deploy.runtime.engine_file import AHEAD_OF_TIME, EngineRecord, sidecar
 from rtmo_deploy.runtime.plugins.kernel import PLUGIN_NAME, PLUGIN_NAMESPACE, PLUGIN_VERSION, kernel_record
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import onnx
@@ -49,11 +50,11 @@ class BuildResult:
 
 
 def build_engine(
-    source: Path,
-    output: Path | None,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None,
     options: BuildOptions,
     *,
-    reference: Path | None = None,
+    reference: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
     command: Sequence[str] | None = None,
 ) -> BuildResult:
@@ -74,6 +75,9 @@ def build_engine(
         UsageError: An option does not apply, or a profile lies outside the model.
         SetupError: This machine cannot build it, the build was ended from outside, or the file cannot be written.
     """
+    source = Path(source)
+    output = None if output is None else Path(output)
+    reference = None if reference is None else Path(reference)
     started = time.monotonic()
     plan = plan_build(source, output, options)
     assert plan.model is not None

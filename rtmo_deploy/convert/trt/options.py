@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - the command line reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rtmo_deploy.errors import UsageError
@@ -85,6 +85,8 @@ class BuildOptions:
             if not re.fullmatch(r"[0-9]{1,2}\.[0-9]", target):
                 raise UsageError(f"'{target}' is no compute capability.", remedy="Write it as in 8.6 or 12.0.")
         object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))
+        if self.timing_cache is not None:
+            object.__setattr__(self, "timing_cache", Path(self.timing_cache))
         if self.opt_level is not None and not 0 <= self.opt_level <= 5:
             raise UsageError(f"There is no optimisation level {self.opt_level}.", remedy="Choose 0 to 5.")
         for name, value in {"workspace": self.workspace, "timeout": self.timeout}.items():

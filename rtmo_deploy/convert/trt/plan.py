@@ -7,6 +7,7 @@ error of its optimiser, or a crash.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rtmo_deploy.artifact import DecodeMode
@@ -20,8 +21,8 @@ from rtmo_deploy.runtime.plugins.kernel import PLUGIN_NAME
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, choose_variant, gpu_problem, load_api
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import onnx
 
@@ -66,7 +67,9 @@ class BuildPlan:
         return [step for step, taken in steps.items() if taken]
 
 
-def plan_build(source: Path, output: Path | None, options: BuildOptions) -> BuildPlan:
+def plan_build(
+    source: str | os.PathLike[str], output: str | os.PathLike[str] | None, options: BuildOptions
+) -> BuildPlan:
     """Check the build of an ONNX model: the model, the options, the profiles, the operators, and this machine.
 
     ``output`` is the engine's file; named after what it is, beside the model, if not given.
@@ -75,6 +78,8 @@ def plan_build(source: Path, output: Path | None, options: BuildOptions) -> Buil
         ArtifactError: The model is damaged, is of another precision, or holds what the backend cannot build.
         UsageError: An option does not apply, or a profile lies outside the model.
     """
+    source = Path(source)
+    output = None if output is None else Path(output)
     model = load_onnx(source)
     artifact = onnx_artifact(source, model)
     variant, problems = settle_variant(options)

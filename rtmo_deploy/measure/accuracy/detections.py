@@ -6,6 +6,7 @@ import json
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,9 +17,9 @@ from rtmo_deploy.files import atomic_write, open_regular
 from rtmo_deploy.plain import parse_json, shorten
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from io import BufferedRandom
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -96,12 +97,13 @@ class Detections:
         )
 
 
-def save_results(path: Path, detections: Detections, truth: GroundTruth) -> None:
+def save_results(path: str | os.PathLike[str], detections: Detections, truth: GroundTruth) -> None:
     """Write a results file: a list of image_id, category_id, keypoints (x, y, score, ...), score, bbox (x, y, w, h).
 
     Raises:
         SetupError: It cannot be written.
     """
+    path = Path(path)
     ids = truth.image_ids.tolist()
     boxes = [None] * len(detections) if detections.boxes is None else detections.boxes.tolist()
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
@@ -120,7 +122,9 @@ def save_results(path: Path, detections: Detections, truth: GroundTruth) -> None
         stream.write("\n]\n")
 
 
-def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: Iterable[Any] = ()) -> Detections:
+def load_results(
+    path: str | os.PathLike[str], truth: GroundTruth, num_keypoints: int, *, known: Iterable[Any] = ()
+) -> Detections:
     """Read a results file in COCO's format.
 
     Entries of another category are passed over, as the COCO tools do, with a warning in the log. Equal ids are equal:
@@ -137,6 +141,7 @@ def load_results(path: Path, truth: GroundTruth, num_keypoints: int, *, known: I
         InputDataError: It cannot be read, or is no such file; faulty entries are listed; or all entries are of another
             category.
     """
+    path = Path(path)
     index = {one: number for number, one in enumerate(truth.image_ids.tolist())}
     every = {**dict.fromkeys(known), **index}
     rows: list[_Row] = []

@@ -8,6 +8,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
@@ -21,8 +22,8 @@ from rtmo_deploy.plain import shorten
 from rtmo_deploy.zoo.skeletons import CONVENTIONS, canonical_name
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -74,7 +75,7 @@ def evaluate_model(
     told: bool = False,
     score_thr: float = 0.1,
     batch: int = 8,
-    journal: Path | None = None,
+    journal: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
     finished: Callable[[Detections], None] | None = None,
 ) -> Evaluation:
@@ -100,6 +101,7 @@ def evaluate_model(
         UsageError: It has other keypoints than the dataset, or there are no sigmas.
         SetupError: The journal cannot be written.
     """
+    journal = None if journal is None else Path(journal)
     skeleton, remark = _common_skeleton(estimator.artifact.skeleton, dataset.skeleton, told=told)
     choose_sigmas(sigmas, skeleton)  # before hours of work, not after
     require_people(dataset.ground_truth())

@@ -22,7 +22,8 @@ from rtmo_deploy.measure.tensors import TensorError
 from rtmo_deploy.measure.verify import Run
 from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.backends import open_backend
-from rtmo_deploy.runtime.estimator import coordinates_of, read_artifact
+from rtmo_deploy.runtime.decode import coordinates_of
+from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 from rtmo_deploy.zoo.locate import locate_model
 

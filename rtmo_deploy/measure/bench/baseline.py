@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
@@ -18,8 +19,8 @@ from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.runtime.clock import DRAW
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from rtmo_deploy.measure.bench.options import BenchOptions
 
@@ -29,12 +30,13 @@ SAME_OPTIONS = ("protocol", "device", "images", "picture_hw", "spinning")
 SAME_CONTENDER = ("kind", "architecture", "precision", "backend", "device", "compiled", "input_hw")
 
 
-def load_baseline(path: Path) -> dict[str, Any]:
+def load_baseline(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what ``rtmo-deploy bench --json`` wrote.
 
     Raises:
         UsageError: It is missing, not such a file, damaged, or of a newer release.
     """
+    path = Path(path)
     write_one = "Write one with: rtmo-deploy bench MODEL --json"
     try:
         document = read_json(path, max_bytes=MAX_BYTES)

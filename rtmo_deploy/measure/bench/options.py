@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from pathlib import Path  # noqa: TC003 - the command line reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
@@ -211,6 +211,10 @@ class BenchOptions:
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "models", tuple(map(Path, self.models)))
+        for name in ("images", "reference"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else Path(given))
         for name, value in {"duration": self.seconds, "warm-up": self.warmup_s}.items():
             if not math.isfinite(value) or value < 0 or (name == "duration" and value == 0):
                 raise UsageError(f"A {name} of {value:g} s is not possible.", remedy="Give positive seconds.")

@@ -12,8 +12,9 @@ from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure.bench.options import spinning_entries
 from rtmo_deploy.runtime.backends import choose_backend, open_backend, parse_device
 from rtmo_deploy.runtime.clock import DECODE_FILE, DRAW, LETTERBOX, NMS_DCC, ROWS, UNLETTERBOX, Clock
+from rtmo_deploy.runtime.decode import outputs_to_poses, poses_to_original
 from rtmo_deploy.runtime.draw import draw_poses
-from rtmo_deploy.runtime.estimator import PoseEstimator, outputs_to_poses, poses_to_original, read_artifact
+from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
 from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 
 if TYPE_CHECKING:

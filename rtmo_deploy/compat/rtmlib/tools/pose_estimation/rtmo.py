@@ -14,7 +14,8 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.backends import BACKENDS, open_backend
-from rtmo_deploy.runtime.estimator import coordinates_of, outputs_to_poses, read_artifact
+from rtmo_deploy.runtime.decode import coordinates_of, outputs_to_poses
+from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.letterbox import Placement, letterbox
 from rtmo_deploy.zoo.download import fetch_onnx
 from rtmo_deploy.zoo.locate import locate_model

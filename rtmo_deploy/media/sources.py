@@ -1,0 +1,170 @@
+"""Finds what is meant by files, folders, patterns, lists, cameras and addresses, and opens each as frames.
+
+A file is an image or a video by its bytes. An animated GIF, WebP or PNG is an image: its first frame. An address is an
+image or a video by the suffix of its path, else a live stream; what a server then sends decides.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import urlsplit
+
+from rtmo_deploy.data.images import IMAGE_SUFFIXES, find_files, read_image, require_image
+from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.file_kind import Kind, kind_of
+from rtmo_deploy.files import read_bounded, reading
+from rtmo_deploy.media.frame import Event, Frame
+from rtmo_deploy.media.live import image_at, read_live
+from rtmo_deploy.media.video import VIDEO_SUFFIXES, read_video, title_of
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_ADDRESS: Final = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|rtp)://", re.IGNORECASE)
+_LIST_BYTES: Final = 2**24
+#: Kinds of files whose suffix decides: a rare video has no signature that is known here.
+_UNSURE: Final = {Kind.UNKNOWN, Kind.EMPTY, Kind.SPECIAL}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image, a video, or a live stream (a camera's index, an address)."""
+
+    name: str  #: Path, address or index, as it was given or found.
+    kind: Literal["image", "video", "live"]
+
+    @property
+    def title(self) -> str:
+        """The name without a password: what frames and messages call it."""
+        return title_of(self.name)
+
+
+def find_sources(
+    given: Sequence[str | os.PathLike[str]], *, recursive: bool = False
+) -> tuple[list[Source], list[InputDataError]]:
+    """What is meant, without duplicates, in the order given, folders and patterns sorted; and what cannot be used.
+
+    Args:
+        given: Files; folders and glob patterns (files in them with the suffix of an image or a video, hidden ones left
+            out); addresses (rtsp, rtmp, http(s), udp, tcp, srt, rtp); a camera's index (``0``) or ``/dev/video0``;
+            a ``.txt`` file with one of these on each line (``#`` begins a comment; paths start at the file's folder);
+            ``-`` for such lines on standard input.
+        recursive: Whether to search folders in folders. Links to folders are not followed.
+
+    Returns:
+        The sources, and for each that is missing or of another kind an error. Images and videos are not decoded:
+        :func:`open_source` finds the damaged ones.
+    """
+    found: dict[str, Source] = {}
+    failures: list[InputDataError] = []
+    for item in [given] if isinstance(given, str | os.PathLike) else given:
+        name = os.fspath(item)
+        try:
+            listed = _listed(name)
+        except InputDataError as error:
+            failures.append(error)
+            continue
+        for one in [name] if listed is None else listed:
+            try:
+                for source in _sources_of(one, failures, recursive=recursive):
+                    key = source.name if source.kind == "live" else os.path.abspath(source.name)  # noqa: PTH100
+                    found.setdefault(key, source)
+            except InputDataError as error:
+                failures.append(error)
+    return list(found.values()), failures
+
+
+def open_source(
+    source: Source,
+    *,
+    stride: int = 1,
+    hwaccel: str | None = None,
+    on_event: Callable[[Event], None],
+    stop: threading.Event,
+) -> Iterator[Frame]:
+    """The frames of a source, one after the other as they are decoded; waits for them where it is live.
+
+    Args:
+        source: From :func:`find_sources`.
+        stride: Every how many frames one is wanted. Those between are decoded where the codec needs them.
+        hwaccel: Hardware decoder of videos and streams, as FFmpeg calls it (``cuda``, ``vaapi``, ``videotoolbox``),
+            or ``auto`` for one that works, else the CPU. Which one is used is logged.
+        on_event: Called with every frame that cannot be decoded, and when a live source stops and comes back.
+        stop: Ends the frames soon after it is set, also while a live source is waited for.
+
+    Yields:
+        Frame: Without poses. A frame of a video or a stream has its time since the source's first frame, from its
+            timestamp; over a reconnect, from the clock.
+
+    Raises:
+        InputDataError: The source cannot be opened, or is no image and holds no frame.
+        MissingDependencyError: A video or an address needs PyAV, which is not installed.
+        SetupError: ``hwaccel`` does not work here.
+        UsageError: ``stride`` is less than 1.
+    """
+    if stride < 1:
+        raise UsageError(f"A stride of {stride} takes no frame.", remedy="Take 1 for every frame, 2 for every other.")
+    if source.kind == "image":
+        address = _ADDRESS.match(source.name)
+        image = image_at(source.name, source.title) if address else read_image(source.name)
+        yield Frame(image, source.title)
+    elif source.kind == "video":
+        yield from read_video(source.name, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)
+    else:
+        yield from read_live(source.name, source.title, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)
+
+
+def _listed(name: str) -> list[str] | None:
+    """The sources that a list names; None where it is no list."""
+    if name == "-":
+        return _lines(sys.stdin)
+    path = Path(name)
+    try:
+        if path.suffix.lower() != ".txt" or not path.is_file() or kind_of(path) is Kind.VIDEO or kind_of(path).is_image:
+            return None
+    except OSError:  # reading says why
+        pass
+    with reading(path, InputDataError, damaged="a list of sources: UTF-8 text, one on each line"):
+        lines = read_bounded(path, max_bytes=_LIST_BYTES).decode("utf-8-sig").splitlines()
+    return [line if _ADDRESS.match(line) or line.isdecimal() else str(path.parent / line) for line in _lines(lines)]
+
+
+def _lines(lines: Iterable[str]) -> list[str]:
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def _sources_of(name: str, failures: list[InputDataError], *, recursive: bool) -> Iterator[Source]:
+    if _ADDRESS.match(name):
+        suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
+        web = name[:4].lower() == "http"
+        kind: Literal["image", "video", "live"] = "live"
+        if web and suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES - {".ts", ".mjpg", ".mjpeg"}:
+            kind = "image" if suffix in IMAGE_SUFFIXES else "video"
+        yield Source(name, kind)
+        return
+    if name.startswith("/dev/video") or (name.isascii() and name.isdecimal() and not os.path.lexists(name)):
+        yield Source(name, "live")
+        return
+    wanted = {"suffixes": IMAGE_SUFFIXES | VIDEO_SUFFIXES, "what": "image or video"}
+    files = find_files(name, recursive=recursive, failures=failures, **wanted)  # type: ignore[arg-type]
+    for path in files:
+        source = _file(path)
+        if source.kind == "image" and str(path) == str(Path(name)):
+            require_image(path)  # what is named is refused before a model is opened
+        yield source
+
+
+def _file(path: Path) -> Source:
+    try:
+        kind = kind_of(path)
+    except OSError:
+        kind = Kind.UNKNOWN
+    video = kind is Kind.VIDEO or (kind in _UNSURE and path.suffix.lower() in VIDEO_SUFFIXES)
+    return Source(str(path), "video" if video else "image")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.poses import Side
+    from rtmo_deploy.sides import Side
 
 _Colour = tuple[int, int, int]
 _COLOURS: Final[dict[Side, _Colour]] = {"left": (0, 255, 0), "right": (255, 128, 0), "centre": (51, 153, 255)}

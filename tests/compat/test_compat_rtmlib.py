@@ -321,11 +321,11 @@ def test_body_says_what_it_runs_instead(
 def test_what_is_not_rtmo_is_refused() -> None:
     others = ("Wholebody", "Wholebody3d", "Hand", "BodyWithFeet", "Animal", "YOLOX", "RTMDet", "RTMPose", "ViTPose")
     for name in others:
-        with pytest.raises(UsageError, match=f"(?s){name}.*pip install rtmlib"):
+        with pytest.raises(UsageError, match=f"(?s){name}.*pip install --no-deps rtmlib"):
             getattr(compat, name)("model.onnx", mode="balanced")
-    with pytest.raises(UsageError, match="pip install rtmlib"):
+    with pytest.raises(UsageError, match="pip install --no-deps rtmlib"):
         compat.Body(pose="rtmpose-m.onnx")
-    with pytest.raises(UsageError, match="pip install rtmlib"):
+    with pytest.raises(UsageError, match="pip install --no-deps rtmlib"):
         compat.Body(det="yolox.onnx", pose="rtmo")
     with pytest.raises(UsageError, match="mode"):
         compat.Body(mode="fast")

@@ -102,7 +102,8 @@ def theirs(name: str) -> Update:
             class_id=np.zeros(len(poses), int),
             data={"row": np.arange(len(poses))},
         )
-        found = tracker.update(given, frame=image, timestamp=time_s)
+        frame = image if name == "BoTSORTTracker" else None  # the others do not use it
+        found = tracker.update(given, frame=frame, timestamp=time_s)
         ids = np.full(len(poses), -1)
         if len(found):
             ids[found.data["row"]] = found.tracker_id

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,8 @@ from rtmo_deploy.plain import counted
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rtmo_deploy.data.findings import CocoReport
 
 data_app = typer.Typer(
@@ -29,6 +32,20 @@ data_app = typer.Typer(
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _GENERATOR = "rtmo-deploy data synth"
+
+
+class _Video(StrEnum):
+    CROSS = "cross"
+    MEET = "meet"
+    HIDE = "hide"
+    LEAVE = "leave"
+    CROWD = "crowd"
+    ALL = "all"
+
+
+#: Options of synth that make images, and those that make videos.
+_OF_IMAGES = {"images", "people", "file_format"}
+_OF_VIDEOS = {"fps", "seconds", "variable_fps"}
 
 
 class _Format(StrEnum):
@@ -43,6 +60,7 @@ def _data() -> None:
 
 @data_app.command(cls=HelpCommand, short_help="Generate synthetic images with annotations.")
 def synth(
+    context: typer.Context,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write: images/ and annotations.json.")],
     images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed; the same one gives the same images.")] = 0,
@@ -56,10 +74,34 @@ def synth(
     file_format: Annotated[_Format, typer.Option("--format", help="jpg has quality 95; png loses nothing.")] = (
         _Format.JPG
     ),
+    video: Annotated[
+        _Video | None,
+        typer.Option(
+            metavar="SCENE",
+            help="Write OUT/SCENE/ with video.mp4, annotations.json and gt.txt instead: people who cross, meet, hide, "
+            "leave and come back, or a crowd of 3 to 10, each with an id; 'all' writes all five.",
+        ),
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second of a video.")] = 30.0,
+    seconds: Annotated[float, typer.Option(help="Length of a video.")] = 6.0,
+    variable_fps: Annotated[
+        bool, typer.Option("--variable-fps", help="Leave out a third of a video's frames, at random.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write into OUT even if there is something in it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate synthetic images of people with exact COCO keypoints, boxes and visibility."""
+    """Generate synthetic images of people with exact COCO keypoints, boxes and visibility, or videos with ids."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and parameter.name in (_OF_VIDEOS if video is None else _OF_IMAGES):
+            needs = "needs --video" if video is None else "does not apply to --video"
+            raise UsageError(f"{parameter.opts[-1]} {needs}.", remedy="Leave it away, or see --help.")
+    if video is not None:
+        scenes = [scene for scene in _Video if scene is not _Video.ALL] if video is _Video.ALL else [video]
+        how = {"seed": seed, "fps": fps, "seconds": seconds, "variable": variable_fps}
+        _synth_videos(out, scenes, how if size is None else {**how, "size": size}, force=force, as_json=as_json)
+        return
     numbers = _range(people)
     _check_folder(out, force=force)
 
@@ -104,6 +146,30 @@ def synth(
         "seed": f"{seed} (generator version {GENERATOR_VERSION})",
     }
     print_facts(facts)
+
+
+def _synth_videos(out: Path, scenes: list[_Video], how: dict[str, Any], *, force: bool, as_json: bool) -> None:
+    for scene in scenes:
+        _check_folder(out / scene, force=force)
+    from rtmo_deploy.data.synthetic.video import SyntheticVideo
+    from rtmo_deploy.media.synthetic import write_video
+
+    rows = []
+    with status() as say:
+        for scene in scenes:
+            video = SyntheticVideo(scene, **how)
+            progress = partial(_say_frames, say, f"writing {scene}", len(video))
+            written = write_video(out / scene, video, info={"generator": _GENERATOR}, progress=progress)
+            facts = {"path": str(out / scene), "annotations": str(written.path)}
+            rows.append({"scene": str(scene), **facts, "frames": written.images, "people": written.people})
+    if as_json:
+        print_json("data synth", videos=rows, **how)
+    else:
+        print_facts({row["scene"]: f"{row['frames']} frames in {row['path']}" for row in rows})
+
+
+def _say_frames(say: Callable[[Count], None], what: str, total: int, done: int) -> None:
+    say(Count(what, done, total))
 
 
 @data_app.command(cls=HelpCommand, short_help="Check an annotation file and its images.")

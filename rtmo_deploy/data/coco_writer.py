@@ -13,7 +13,7 @@ from rtmo_deploy.errors import SetupError
 from rtmo_deploy.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rtmo_deploy.data.sample import PoseDataset
@@ -36,12 +36,17 @@ class Written:
 
 
 def write_coco(
-    path: Path, samples: Iterable[Sample], skeleton: Skeleton, *, info: Mapping[str, Any] | None = None
+    path: Path,
+    samples: Iterable[Sample],
+    skeleton: Skeleton,
+    *,
+    info: Mapping[str, Any] | None = None,
+    more: Callable[[Sample], tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] | None = None,
 ) -> Written:
     """Write a COCO keypoint file; it appears whole or not at all.
 
     Annotations are numbered from 1 in the order of the samples. Coordinates have two decimals; ``bbox`` is x, y,
-    width, height.
+    width, height. ``more`` gives further keys of a sample's image and of each of its annotations.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -53,8 +58,10 @@ def write_coco(
             raise ValueError(f"{sample.name}: people do not have the {len(skeleton)} keypoints of {skeleton.name}")
         seen.add(sample.image_id)
         height, width = sample.image.shape[:2]
-        images.append({"id": sample.image_id, "file_name": sample.name, "width": width, "height": height})
-        annotations += _annotations(sample, first=len(annotations) + 1)
+        of_image, of_people = more(sample) if more else ({}, [{}] * len(sample.people))
+        images.append({"id": sample.image_id, "file_name": sample.name, "width": width, "height": height, **of_image})
+        rows = _annotations(sample, first=len(annotations) + 1)
+        annotations += [{**row, **facts} for row, facts in zip(rows, of_people, strict=True)]
     document = {
         "info": {"description": "Keypoint annotations in COCO's format", **(info or {})},
         "licenses": [],

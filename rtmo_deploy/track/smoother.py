@@ -35,7 +35,7 @@ class Smoother:
     """
 
     def __init__(
-        self, *, min_cutoff: float = 1.5, beta: float = 6.0, speed_cutoff: float = 1.0, visible: float = 0.3
+        self, *, min_cutoff: float = 1.0, beta: float = 5.0, speed_cutoff: float = 1.0, visible: float = 0.3
     ) -> None:
         if not (0 < min_cutoff < math.inf and 0 <= beta < math.inf and 0 < speed_cutoff < math.inf):
             raise UsageError(
@@ -81,7 +81,7 @@ class Smoother:
         if len(here):
             before = old[there]
             dt = (time_s - before["time"])[:, None, None]
-            on = (before["seen"] & seen[here])[..., None] & (dt > 0)
+            on = (before["seen"] & seen[here])[..., None] & (dt > 0) & (dt <= _GAP_S)
             size = np.sqrt(np.maximum(poses.boxes[here, 2:] - poses.boxes[here, :2], 1).prod(1))[:, None, None]
             step = np.where(dt > 0, points[here] - before["points"], 0)
             speed = step / np.maximum(dt, 1e-9)

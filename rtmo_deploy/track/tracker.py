@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.track.looks import PARTS, looks_of
+from rtmo_deploy.track.looks import BINS, PARTS, looks_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +25,10 @@ _SIGMA: Final = 0.08
 _FORGET_S, _SPEED = 1.0, 1.0
 #: How well a detection tells a position, in sizes.
 _NOISE: Final = 0.06
-#: Standard deviations of what a person looks like: of the logarithm of the size, of a colour in Lab.
-_SIZE_SPREAD, _COLOUR_SPREAD = 0.15, 12.0
+#: Standard deviations of what a person looks like: of the logarithm of the size, of a colour histogram's distance.
+_SIZE_SPREAD, _COLOUR_SPREAD = 0.08, 0.2
+#: Variance that the logarithm of the size gains in a second.
+_SIZE_DRIFT: Final = 0.02
 #: No part of the cost counts for more than this.
 _CAP: Final = 8.0
 #: Whoever was not seen for longer was hidden, and must have the same colours.
@@ -36,11 +38,17 @@ _BOX_WEIGHT: Final = 3.0
 #: A track of fewer detections is new, and others are preferred to it.
 _NEW: Final = 5
 #: Two detections of a higher OKS are one person.
-_DOUBLE: Final = 0.75
+_DOUBLE: Final = 0.7
+#: Detections from this share of the score that starts tracks are assigned first.
+_SURE: Final = 0.75
 #: Costs up to which a detection belongs to a track: a confident one, a weak one.
 _GATE, _WEAK_GATE = 12.0, 6.0
 #: A person who comes back is known by colours: so far off at most, and others so much farther.
-_SAME_COLOUR, _CLEARER = 14.0, 1.6
+_SAME_COLOUR, _CLEARER = 0.5, 0.15
+#: Nobody whose colours are farther off than this is the same.
+_OTHER_COLOUR: Final = 0.75
+#: Colours are known when they are seen this surely, of at most PARTS.
+_SEEN: Final = 0.5
 #: Nobody is faster than this, in sizes a second.
 _FASTEST: Final = 4.0
 #: How long a new person may wait for an id while somebody is away, until it is seen who it is.
@@ -60,7 +68,7 @@ class Tracker:
         memory_s: How long somebody is remembered by their colours, in seconds; needs images.
     """
 
-    def __init__(self, *, score: float = 0.4, hidden_s: float = 2.0, memory_s: float = 60.0) -> None:
+    def __init__(self, *, score: float = 0.65, hidden_s: float = 2.0, memory_s: float = 60.0) -> None:
         if not (0 <= score <= 1 and 0 < hidden_s <= memory_s < math.inf):
             raise UsageError(
                 f"A tracker cannot have score {score}, hidden_s {hidden_s} and memory_s {memory_s}.",
@@ -101,10 +109,18 @@ class Tracker:
         row_of = np.full(len(now), -1)
 
         predicted = _predicted(tracks, time_s)
-        reach = self._expected(predicted, time_s, poses, with_image=image is not None)
-        sure = poses.scores >= self.score
+        single = ~_doubled(now, poses.scores, sigmas)
+        sure = poses.scores >= _SURE * self.score
         cost = _costs(predicted, now, sigmas, time_s)
-        for rows, gate in ((sure, _GATE), (~sure, _WEAK_GATE)):
+        reach = time_s - tracks["seen"] <= self.hidden_s
+        hidden, left = time_s - tracks["seen"] > _HIDDEN_FROM_S, _left(predicted, poses.image_hw)
+        unknown = now["shown"].sum(1) < _SEEN
+        # Who has left is known again by colours only; of several who are hidden, somebody whose colours are not seen
+        # yet could be any.
+        cost[np.ix_(left & hidden, unknown)] = np.inf
+        several = ((cost < _GATE) & hidden[:, None]).sum(0) > 1
+        cost[np.ix_(hidden, unknown & several & (image is not None))] = np.inf
+        for rows, gate in ((sure, _GATE), (~sure & single, _WEAK_GATE)):
             free = np.flatnonzero(reach)
             columns = np.flatnonzero(rows)
             for track, row in _assigned(cost[np.ix_(free, columns)], gate):
@@ -113,10 +129,10 @@ class Tracker:
         unseen = predicted[reach & (predicted["id"] > 0)]
         now["shown"] *= _alone(now, unseen)[:, None]
         tracks[row_of[found]] = _updated(predicted[row_of[found]], now[found])
-        born = np.flatnonzero(sure & ~found & ~_doubled(now, poses.scores, found, sigmas))
+        born = np.flatnonzero((poses.scores >= self.score) & single & ~found)
         row_of[born] = len(tracks) + np.arange(len(born))
         tracks = np.concatenate([tracks, now[born]])
-        tracks = self._named(tracks, time_s, first=first, looks=image is not None)
+        tracks = self._named(tracks, sigmas, time_s, first=first, looks=image is not None, hw=poses.image_hw)
         known = row_of >= 0
         ids[known] = tracks["id"][row_of[known]]
         limit = np.where(tracks["id"] < 0, 0.1, self.memory_s if image is not None else self.hidden_s)
@@ -135,48 +151,54 @@ class Tracker:
         if finding:
             raise UsageError(finding, remedy="Give the frames of one video in order, and reset() before another one.")
 
-    def _expected(self, predicted: Array, time_s: float, poses: Poses, *, with_image: bool) -> Array:
-        """Which tracks may go on where they were going, ``(T,)`` bool."""
-        fresh = time_s - predicted["seen"] <= self.hidden_s
-        if poses.image_hw is None or with_image:
-            return np.asarray(fresh)
-        # Without colours, whoever enters where somebody has left cannot be told from them.
-        height, width = poses.image_hw
-        inside = ((predicted["centre"] > 0) & (predicted["centre"] < (width, height))).all(-1)
-        return np.asarray(fresh & inside)
-
-    def _named(self, tracks: Array, time_s: float, *, first: bool, looks: bool) -> Array:
+    def _named(
+        self, tracks: Array, sigmas: Array, time_s: float, *, first: bool, looks: bool, hw: tuple[int, int] | None
+    ) -> Array:
         """Tracks with the ids of those who are new, or known to be back; their old rows get id 0."""
         here = tracks["seen"] == time_s
-        new = np.flatnonzero(here & (tracks["id"] < 0) & ((tracks["hits"] >= 2) | first))
-        for row in new.tolist():
-            away = np.flatnonzero(~here & (tracks["id"] > 0))
+        for row in np.flatnonzero(here & (tracks["id"] < 0) & ((tracks["hits"] >= 2) | first)).tolist():
             one = tracks[row : row + 1]
-            old = self._back(tracks[away], one) if len(away) else None
-            if old is not None:
-                tracks["id"][row] = tracks["id"][away[old]]
-                tracks["id"][away[old]] = 0
-            elif not (
-                len(away) and looks and time_s - one["born"][0] < _DECIDE_S and (one["hits"] < 4 or one["shown"].sum() < 1)
-            ):
+            away = np.flatnonzero(~here & (tracks["id"] > 0) & (tracks["seen"] < one["born"]))
+            old = None
+            if len(away) and looks:
+                seen, late = one["shown"].sum() >= _SEEN, time_s - one["born"] >= _DECIDE_S
+                old = _back(tracks[away], one) if seen else _near(tracks[away], one, sigmas, self.hidden_s, hw)
+                other = seen and _colour_distance(tracks[away], one)[0].min() > _OTHER_COLOUR
+                if (old is None or one["hits"] < 4 or not seen) and not late and not other:
+                    continue
+            if old is None:
                 self._last_id += 1
                 tracks["id"][row] = self._last_id
+            else:
+                tracks["id"][row], tracks["id"][away[old]] = tracks["id"][away[old]], 0
         return tracks
 
-    def _back(self, away: Array, one: Array) -> int | None:
-        """Which of those who are away this is, by colours; None if nobody, or if it is not clear."""
-        distance, weight = _colour_distance(away, one)
-        gap = one["born"] - away["seen"]
-        size = one["size"]
-        far = np.hypot(*(one["centre"] - away["centre"]).T) / size
-        distance = np.where((weight[:, 0] >= 1.0) & (far <= 0.5 + _FASTEST * gap) & (gap >= 0), distance[:, 0], np.inf)
-        order = np.argsort(distance)
-        best = int(order[0])
-        if not distance[best] <= _SAME_COLOUR:
-            return None
-        if len(order) > 1 and distance[order[1]] < _CLEARER * max(distance[best], 5.0):
-            return None
-        return best
+
+def _back(away: Array, one: Array) -> int | None:
+    """Which of those who are away this is, by colours; None if nobody, or if it is not clear."""
+    distance, weight = (values[:, 0] for values in _colour_distance(away, one))
+    far = np.hypot(*(one["centre"] - away["centre"]).T) / one["size"]
+    possible = (weight >= _SEEN) & (far <= 0.5 + _FASTEST * (one["seen"] - away["seen"]))
+    distance = np.where(possible, distance, np.inf)
+    order = np.argsort(distance)
+    best = int(order[0])
+    if not distance[best] <= _SAME_COLOUR:
+        return None
+    if len(order) > 1 and distance[order[1]] < distance[best] + _CLEARER:
+        return None
+    return best
+
+
+def _near(away: Array, one: Array, sigmas: Array, hidden_s: float, hw: tuple[int, int] | None) -> int | None:
+    """Which of those who are away this is, by motion; None if nobody, or if it is not clear."""
+    time_s = float(one["seen"][0])
+    predicted = _predicted(away, time_s)
+    cost = _costs(predicted, one, sigmas, time_s)[:, 0]
+    cost[(time_s - away["seen"] > hidden_s) | _left(predicted, hw)] = np.inf
+    order = np.argsort(cost)
+    if cost[order[0]] >= _GATE or (len(order) > 1 and cost[order[1]] < cost[order[0]] + 3):
+        return None
+    return int(order[0])
 
 
 def _observed(poses: Poses, time_s: float, image: NDArray[np.uint8] | None) -> Array:
@@ -186,15 +208,16 @@ def _observed(poses: Poses, time_s: float, image: NDArray[np.uint8] | None) -> A
     rows = np.zeros(
         count,
         dtype=[
-            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("centre", "f8", two), ("sides", "f8", two),
-            ("velocity", "f8", two), ("covariance", "f8", (3,)), ("points", "f8", points), ("visible", "f8", (joints,)),
-            ("colours", "f8", (PARTS, 3)), ("shown", "f8", (PARTS,)),
+            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("score", "f8"),
+            ("centre", "f8", two),
+            ("sides", "f8", two), ("velocity", "f8", two), ("covariance", "f8", (3,)), ("points", "f8", points),
+            ("visible", "f8", (joints,)), ("colours", "f8", (PARTS, BINS)), ("shown", "f8", (PARTS,)),
         ],
     )  # fmt: skip
     boxes = poses.boxes.astype(np.float64)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
     rows["id"], rows["born"], rows["seen"], rows["hits"] = -1, time_s, time_s, 1
-    rows["sides"] = sides
+    rows["sides"], rows["score"] = sides, poses.scores
     rows["size"] = 0.6 * sides.max(1)
     rows["centre"] = (boxes[:, :2] + boxes[:, 2:]) / 2
     rows["covariance"] = (_NOISE**2, 0.0, _SPEED**2)
@@ -227,6 +250,14 @@ def _predicted(tracks: Array, time_s: float) -> Array:
     return new
 
 
+def _left(tracks: Array, hw: tuple[int, int] | None) -> Array:
+    """Who is expected to be a fifth or more outside of the image, ``(T,)`` bool."""
+    if hw is None:
+        return np.zeros(len(tracks), bool)
+    half = np.array(hw[::-1]) / 2
+    return np.asarray((np.abs(tracks["centre"] - half) + 0.3 * tracks["sides"] > half).any(-1))
+
+
 def _costs(tracks: Array, now: Array, sigmas: Array, time_s: float) -> Array:
     """How badly each detection fits each track, ``(T, N)``: minus the logarithm of a likelihood, up to a constant."""
     spread = tracks["covariance"][:, :1]
@@ -234,11 +265,11 @@ def _costs(tracks: Array, now: Array, sigmas: Array, time_s: float) -> Array:
     away = (_offsets(tracks, now) ** 2).sum(-1) / tracks["size"][:, None] ** 2
     place = np.minimum(away / (2 * variance), 2 * _CAP) + np.log(variance / _NOISE**2) / 2
     gap = (time_s - tracks["seen"])[:, None]
-    growth = np.log(tracks["size"][:, None] / now["size"]) ** 2 / (2 * (_SIZE_SPREAD**2 + 0.1 * gap))
+    growth = np.log(tracks["size"][:, None] / now["size"]) ** 2 / (2 * (_SIZE_SPREAD**2 + _SIZE_DRIFT * gap))
     oks, weight = _oks(tracks, now, sigmas, spread)
     pose = -np.log(np.maximum(oks, 1e-6)) * np.minimum(1.0, weight / 3)
     distance, sure = _colour_distance(tracks, now)
-    looks = distance**2 / (2 * _COLOUR_SPREAD**2) * np.minimum(1.0, sure) * (gap > _HIDDEN_FROM_S)
+    looks = distance**2 / (2 * _COLOUR_SPREAD**2) * np.minimum(1.0, sure / _SEEN) * (gap > _HIDDEN_FROM_S)
     cost = place + np.minimum(growth, _CAP) + np.minimum(pose, _CAP) + looks + (tracks["hits"][:, None] < _NEW)
     return np.asarray(cost)
 
@@ -260,23 +291,25 @@ def _oks(tracks: Array, now: Array, sigmas: Array, spread: Array) -> tuple[Array
     return (both * kernel).sum(-1) / np.maximum(weight, 1e-9), weight
 
 
-def _doubled(now: Array, scores: Array, found: Array, sigmas: Array) -> Array:
+def _doubled(now: Array, scores: Array, sigmas: Array) -> Array:
     """Which detections are somebody's second one: their keypoints are those of a better one, ``(N,)`` bool."""
     oks, weight = _oks(now, now, sigmas, np.zeros((len(now), 1)))
-    rank = scores + 2 * found
-    return np.asarray(((oks > _DOUBLE) & (weight > 3) & (rank[:, None] < rank)).any(1))
+    return np.asarray(((oks > _DOUBLE) & (weight > 3) & (scores[:, None] < scores)).any(1))
 
 
 def _colour_distance(tracks: Array, now: Array) -> tuple[Array, Array]:
-    """Mean distance of the colours in Lab and how surely it is known, up to PARTS; ``(T, N)`` each."""
+    """Hellinger distance of the colours, 0 to 1, and how surely it is known, up to PARTS; ``(T, N)`` each."""
     both = np.minimum(tracks["shown"][:, None], now["shown"])
-    apart = np.sqrt(((tracks["colours"][:, None] - now["colours"]) ** 2).sum(-1))
+    alike = np.einsum("tpb,npb->tnp", np.sqrt(tracks["colours"]), np.sqrt(now["colours"]))
     weight = both.sum(-1)
-    return (both * apart).sum(-1) / np.maximum(weight, 1e-9), weight
+    distance = np.sqrt(np.clip(1 - alike, 0, 1))
+    return (both * distance).sum(-1) / np.maximum(weight, 1e-9), weight
 
 
 def _assigned(cost: Array, gate: float) -> list[tuple[int, int]]:
     """Pairs of least total cost, where leaving a pair apart costs ``gate``."""
+    if not cost.size:
+        return []
     from scipy.optimize import linear_sum_assignment
 
     rows, columns = linear_sum_assignment(np.minimum(cost, gate))
@@ -300,8 +333,10 @@ def _updated(tracks: Array, now: Array) -> Array:
     new["velocity"] = tracks["velocity"] + gain_v[:, None] * off
     new["covariance"] = np.stack((p - gain_p * p, c - gain_p * c, v - gain_v * c), axis=-1)
     new["size"] = tracks["size"] ** 0.8 * now["size"] ** 0.2
-    shown = now["shown"]  # colours change slowly
-    rate = shown * np.maximum(0.05, 1 / new["hits"])[:, None]
+    # Colours change slowly. Whose score is far below their best is partly hidden.
+    new["score"] = np.maximum(tracks["score"], now["score"])
+    shown = now["shown"] * (now["score"] > 0.85 * new["score"])[:, None]
+    rate = shown * np.maximum(np.where(new["id"] < 0, 0.2, 0.03), 1 / new["hits"])[:, None]
     rate = np.where(tracks["shown"] > 0, rate, shown > 0)
     new["colours"] = tracks["colours"] + rate[..., None] * (now["colours"] - tracks["colours"])
     new["shown"] = np.maximum(tracks["shown"], shown)

@@ -202,9 +202,10 @@ def _cross(rng: Rng, video: SyntheticVideo) -> Plot:
     del video
     walkers = []
     for number in range(4):
-        start, end = rng.uniform(-0.02, 0.12), rng.uniform(0.88, 1.02)
-        path = (start, end) if number % 2 else (end, start)
-        walkers.append(Walker((rng.uniform(0, 0.15), rng.uniform(0.8, 1)), path, rng.uniform(0.5, 0.7)))
+        ahead = 0.17 * (number // 2)
+        start, end = ahead + rng.uniform(0, 0.06), ahead + rng.uniform(0.74, 0.8)
+        path = (start, end) if number % 2 else (1 - start, 1 - end)
+        walkers.append(Walker((rng.uniform(0, 0.04), rng.uniform(0.96, 1)), path, rng.uniform(0.45, 0.7)))
     return Plot(walkers)
 
 
@@ -228,7 +229,8 @@ def _hide(rng: Rng, video: SyntheticVideo) -> Plot:
     for number in range(3):
         tall = rng.uniform(0.45, 0.65)
         path = (rng.uniform(-0.02, 0.1), rng.uniform(0.9, 1.02))
-        begin, end = rng.uniform(0, 0.12), rng.uniform(0.88, 1)
+        later = 0.12 * (number // 2)
+        begin, end = later + rng.uniform(0, 0.06), later + rng.uniform(0.82, 0.88)
         speed = (path[1] - path[0]) / ((end - begin) * video.seconds)
         own = 0.5 * tall * video.size[0] / video.size[1]
         widths.append(own + speed * 13 / 30)
@@ -245,7 +247,11 @@ def _leave(rng: Rng, video: SyntheticVideo) -> Plot:
         out, back = 0.22 + 0.08 * number + rng.uniform(0, 0.04), 0.62 + 0.12 * number + rng.uniform(0, 0.04)
         times = (0.0, out, back, 1.0)
         walkers.append(
-            Walker(times, (rng.uniform(0.5, 0.7), 1.15, 1.15, rng.uniform(0.45, 0.75)), rng.uniform(0.45, 0.7))
+            Walker(
+                times,
+                (rng.uniform(0.4, 0.5) + 0.25 * number, 1.15, 1.15, rng.uniform(0.45, 0.75)),
+                rng.uniform(0.45, 0.7),
+            )
         )
         enters = 0.4 + 0.1 * number + rng.uniform(0, 0.04)
         walkers.append(Walker((0.0, enters, 1.0), (1.15, 1.15, rng.uniform(-0.2, 0.3)), rng.uniform(0.45, 0.7)))

@@ -223,6 +223,8 @@ class VideoWriter:
             require_av().open(f"file:{os.path.abspath(self.like.path)}", metadata_errors="replace")  # noqa: PTH100
         )
         stream: Any = source.streams.best("audio")
+        if stream is None or stream.codec_context is None:
+            raise ValueError("its codec is not known")
         if self.format == "mp4" and stream.codec_context.name.startswith("pcm"):
             raise ValueError("few players take PCM in MP4")
         target = output.add_stream_from_template(stream)
@@ -278,6 +280,6 @@ class VideoWriter:
         try:
             yield
         except require_av().FFmpegError as error:
-            remedy = "Check that the disk has space left."
+            remedy = "Check that the disk has space left, and that a player opens what was read."
             finding = f"The video could not be written: {reason_of(error)}."
             raise SetupError(finding, remedy=remedy, where=self.path) from error

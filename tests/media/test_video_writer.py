@@ -152,6 +152,15 @@ def test_uncompressed_sound(tmp_path, name, copied):
     assert video_info(tmp_path / name).has_audio == copied
 
 
+def test_sound_of_an_unknown_codec(tmp_path, caplog):
+    source = clip(tmp_path / "a.mkv", sound="pcm_s16le")
+    source.write_bytes(source.read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT"))
+    with VideoWriter(tmp_path / "b.mkv", video_info(source)) as writer:
+        writer.write(image(0), 0)
+    assert "sound is not copied (its codec is not known)" in caplog.text
+    assert len(read(tmp_path / "b.mkv")[0]) == 1
+
+
 def test_the_source_of_the_sound_is_gone(tmp_path, caplog):
     source = clip(tmp_path / "a.mp4", sound="aac")
     info = video_info(source)

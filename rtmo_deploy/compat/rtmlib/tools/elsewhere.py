@@ -11,7 +11,7 @@ def only_in_rtmlib(what: str) -> UsageError:
     """The error for what rtmlib has and this package has not."""
     return UsageError(
         f"{what} is not RTMO, and only RTMO runs here.",
-        remedy="Import it from rtmlib itself, which can be used side by side with this package: pip install --no-deps rtmlib tqdm",
+        remedy="Import it from rtmlib itself, which can be used beside this package: pip install --no-deps rtmlib tqdm",
     )
 
 

@@ -87,8 +87,8 @@ def report(model: RTMO, files: list[Path], batch: int, rounds: int) -> None:
     if not single:
         del work["network, one by one"], work["one by one"]
     times: dict[str, list[float]] = {name: [] for name in work}
-    for name in work:  # warm up
-        work[name]()
+    for one in work.values():  # warm up
+        one()
     for number in range(rounds):
         for name in list(work)[:: 1 if number % 2 == 0 else -1]:
             start = time.perf_counter()
@@ -123,8 +123,9 @@ def untrained(folder: Path) -> Path:
     """An rtmo-s without training, exported."""
     from rtmo_deploy.convert import export_onnx
     from rtmo_deploy.model import initial_checkpoint, load_checkpoint
+    from rtmo_deploy.zoo import architecture
 
-    initial_checkpoint(folder / "rtmo-s.pth", "s")
+    initial_checkpoint(folder / "rtmo-s.pth", architecture("s"), skeleton=COCO_17, seed=0)
     export_onnx(load_checkpoint(folder / "rtmo-s.pth"), folder / "rtmo-s.onnx", verify=False)
     return folder / "rtmo-s.onnx"
 

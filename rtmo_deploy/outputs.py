@@ -34,6 +34,12 @@ def require_free(
             continue
         if output.is_dir():
             raise UsageError("This is a folder.", remedy="Name a file.", where=output)
+        if output.exists() and not output.is_file():
+            raise UsageError(
+                "This is a device or a pipe, and files are made whole and renamed.",
+                remedy="Name a file; where a command can write to stdout, its name is -.",
+                where=output,
+            )
         inputs = list(inputs)  # only now: listing the files of a model reads it
         if output.exists() and _is_input(output, inputs):  # a broken link is none
             raise UsageError(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from numpy.typing import ArrayLike, NDArray
 
     from rtmo_deploy.sides import Side
@@ -157,8 +158,11 @@ class Poses:
     #: ``(N,)`` int64, who this is over the frames of a video, from 1; -1 where not known yet. None without tracking.
     track_ids: NDArray[np.int64] | None = field(default=None, kw_only=True)
     image_hw: tuple[int, int] | None = field(default=None, kw_only=True)  #: Height and width of the image, pixels.
-    #: The image that they were found in: its path, the bytes of its file, or its BGR pixels; None where not known.
-    source: str | os.PathLike[str] | bytes | NDArray[np.uint8] | None = field(default=None, kw_only=True, repr=False)
+    #: The image that they were found in: its path, the bytes of its file, or ``(H, W, 3)`` uint8 BGR; None where not
+    #: known.
+    source: str | os.PathLike[str] | bytes | NDArray[np.uint8] | torch.Tensor | None = field(
+        default=None, kw_only=True, repr=False
+    )
 
     def __post_init__(self) -> None:
         count, joints = len(self.scores), len(self.skeleton)

@@ -18,6 +18,7 @@ from rtmo_deploy.data.images import read_image
 from rtmo_deploy.media.video_writer import VideoWriter
 
 ROOT = Path(__file__).parent.parent
+PREDICT = ROOT / "docs" / "predict.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUP = typer.main.get_command(app)
 #: README's ``bash`` blocks are run by test_readme.py; of the ``console`` blocks these are run here, in this order.
@@ -134,6 +135,8 @@ def test_the_commands_run(checkpoint_n: Path, onnx_n: Path, tmp_path: Path, monk
         expected = {0, 5} if "--dry-run" in line else {0}
         assert done.exit_code in expected, f"{line}\n{done.output}"
         assert done.stdout.strip(), line
+    for example in re.findall(r"^```python\n(.*?)^```$", PREDICT.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+        exec(example, {})
 
 
 def test_the_places_that_architecture_names_are_there():

@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from rtmo_deploy.cli.app import app as cli
+from rtmo_deploy.media.video_writer import VideoWriter
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
@@ -56,6 +57,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.integers(0, 255, (360, 480, 3), dtype=np.uint8), (0, 0), 9)
     cv2.imwrite(str(path / "photo.jpg"), picture)
+    with VideoWriter(path / "walk.mp4") as writer:
+        for number in range(5):
+            writer.write(np.roll(picture, 8 * number, axis=1), number / 25)
     (path / "recipes").symlink_to(Path(__file__).parent.parent / "recipes")
     return path
 

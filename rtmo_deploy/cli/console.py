@@ -5,7 +5,9 @@ Commands import this module at their top: it loads Rich only when something is p
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from rtmo_deploy.cli.document import notes_so_far, put
 from rtmo_deploy.errors import RtmoDeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from rich.console import Console
@@ -79,6 +81,21 @@ def print_error(error: RtmoDeployError) -> None:
     console = stderr()
     console.print("Error:", style="bold red", end=" ")
     console.print(str(error))
+
+
+@contextlib.contextmanager
+def log_as_notes(name: str, level: int = logging.WARNING) -> Iterator[None]:
+    """While it lasts, what a logger is told from this level on is printed on stderr, as notes."""
+    logger, handler = logging.getLogger(name), logging.Handler(level)
+    handler.emit = lambda record: stderr().print(f"Note: {record.getMessage()}")  # type: ignore[method-assign]
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.level, logger.propagate = level, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
 
 
 def record_made(artifact: Artifact, *, command: str, source: Path | None = None) -> None:

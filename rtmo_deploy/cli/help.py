@@ -44,7 +44,7 @@ EXAMPLES: Final = {
     "predict": (
         "predict rtmo-s photo.jpg --vis-out-dir drawn",
         "predict model.onnx photos --json",
-        "predict rtmo-s walk.mp4 --track --save-video drawn.mp4 --csv ids.csv",
+        "predict rtmo-s walk.mp4 --track --save-video out.mp4 --csv ids.csv",
         "predict rtmo-s rtsp://camera/stream --policy newest --jsonl -",
     ),
     "parity": ("parity model.onnx model.fp16.onnx", "parity model.pth model.onnx --images photos --show differences"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
-from rtmo_deploy.cli.console import print_error, print_json, print_table, stderr
+from rtmo_deploy.cli.console import log_as_notes, print_error, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.interrupt import Interrupts
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
@@ -128,18 +129,28 @@ def predict(
     _require_one_stdout(outputs, as_json=as_json)
     found, failures = find_sources(sources, recursive=options.recursive)
     drawn = outputs.drawn(found) if found else {}
-    require_free(outputs.files(drawn), files_of(model, *(source.name for source in found)), force=force)
+    lists = [word for word in sources if os.path.isfile(word)]  # noqa: PTH113 - False for a name that no file can have
+    inputs = [*lists, *(source.name for source in found)]
+    require_free(outputs.files(drawn), files_of(model, *inputs), force=force)
     path = find_model(model, "predict", opening=options)
     if not found:
         _refuse_all(path, failures, as_json=as_json)
+    if (options.track or options.smooth) and all(source.kind == "image" for source in found):
+        stderr().print("Note: people are followed through videos and streams, and there are only images.")
     from rtmo_deploy.runtime.estimator import RTMO
     from rtmo_deploy.runtime.sinks import frames_in, open_sinks
+    from rtmo_deploy.runtime.thresholds import decode_for
 
     tally = Tally(found, outputs.draw_thr, total=frames_in(found, stride=options.stride), keep=as_json)
-    with status("opening the model") as progress, Interrupts() as interrupts:
+    level = logging.WARNING if options.hwaccel is None else logging.INFO  # which decoder is used
+    with (
+        status("opening the model") as progress,
+        log_as_notes("rtmo_deploy.media", level),
+        Interrupts() as interrupts,
+    ):
         opening = {name: getattr(options, name) for name in OpenOptions.__dataclass_fields__}
         estimator = RTMO.open(path, **opening)
-        _require_above_own(options.score_thr, estimator)
+        decode_for(estimator.artifact, score_thr=options.score_thr)  # refused before any output is opened
         skeleton = estimator.artifact.skeleton
         if skeleton.guessed:
             stderr().print(f"Note: the keypoints are {skeleton.label}.", soft_wrap=True)
@@ -147,8 +158,9 @@ def predict(
             frames = _frames(estimator, found, options, tally.event)
 
             def take(frame: Frame) -> bool:
+                go_on = write(frame)
                 tally.add(frame, drawn.get(frame.source, []))
-                return write(frame)
+                return go_on
 
             _consume(frames, take, interrupts, lambda frame: progress(tally.count(frame)))
             interrupts.hold()  # while files are finished
@@ -201,7 +213,8 @@ def _split(model: str | None, words: list[str]) -> tuple[str, list[str]]:
 
     if model is None and words:
         file = Path(words[0])
-        if kind_of_suffix(file, likely_kind(file)) in MODEL.kinds or (is_known(words[0]) and not file.is_file()):
+        named = is_known(words[0]) and not os.path.isfile(file)  # noqa: PTH113 - False for a name that no file can have
+        if named or kind_of_suffix(file, likely_kind(file)) in MODEL.kinds:
             model, words = words[0], words[1:]
     if not words:
         raise UsageError("There is nothing to find people in.", remedy="Name images, folders, videos or addresses.")
@@ -231,7 +244,7 @@ def _require_one_stdout(outputs: Outputs, *, as_json: bool) -> None:
 
 def _refuse_all(model: Path, failures: list[InputDataError], *, as_json: bool) -> NoReturn:
     if as_json:
-        print_json("predict", model=str(model), images=[], failed=_listed(failures))
+        print_json("predict", model=str(model), images=[], videos=[], frames=[], failed=_listed(failures))
     for failure in failures[:-1]:
         print_error(failure)
     raise failures[-1]
@@ -239,16 +252,6 @@ def _refuse_all(model: Path, failures: list[InputDataError], *, as_json: bool) -
 
 def _listed(failures: list[InputDataError]) -> list[dict[str, Any]]:
     return [{"path": failure.where, "error": str(failure)} for failure in failures]
-
-
-def _require_above_own(score_thr: float | None, estimator: RTMO) -> None:
-    """Refuse a threshold below the model's own: who is below that has been thrown away already."""
-    own = estimator.artifact.decode.score_thr
-    if score_thr is not None and score_thr < own:
-        raise UsageError(
-            f"--score-thr {score_thr:g} is below the model's own threshold, {own:g}: it finds nobody below that.",
-            remedy="Give a higher one, or export the model with another --score-thr.",
-        )
 
 
 def _why_nobody(estimator: RTMO, score_thr: float | None) -> str:
@@ -264,10 +267,13 @@ def _frames(
     from rtmo_deploy.track.frames import track_frames
 
     how = {name: getattr(options, name) for name in ("stride", "policy", "batch", "hwaccel")}
-    with closing(cast("Generator[Frame]", stream(estimator, sources, on_event=on_event, **how))) as frames:
+    own, asked = estimator.artifact.decode.score_thr, options.score_thr
+    least = own if asked is None else min(own, asked)  # weak detections help to follow people
+    frames = stream(estimator, sources, on_event=on_event, score_thr=least, **how)
+    with closing(cast("Generator[Frame]", frames)):
         tracking = options.track or options.smooth
         for frame in track_frames(frames, smooth=options.smooth) if tracking else frames:
             poses = frame.poses
-            if poses is not None and options.score_thr is not None:
-                poses = poses[poses.scores > options.score_thr]
+            if poses is not None and asked is not None:
+                poses = poses[poses.scores > asked]
             yield frame if poses is None else replace(frame, poses=poses[: options.max_people])

@@ -48,7 +48,10 @@ class Tally:
         self._done, self._started = 0, 0.0
 
     def event(self, event: Event) -> None:
-        """Count an event, from any thread; what is not an error in the end is noted at once."""
+        """Count an event, from any thread. The first broken frame of a source is noted at once, and skipped ones.
+
+        The reader of a live source says itself that it was lost and is back.
+        """
         with self._lock:
             first = not self._broken[event.source]
             self._events[event.kind] += max(1, event.frames)
@@ -59,7 +62,7 @@ class Tally:
                 self.failures.append(known)
             elif event.kind == "broken":
                 self._broken[event.source] += max(1, event.frames)
-        if event.kind != "failed" and (first or event.kind != "broken"):
+        if event.kind == "dropped" or (event.kind == "broken" and first):
             head = "" if event.message.startswith(event.source) else f"{event.source}: "
             stderr().print(f"Note: {head}{event.message}")
 

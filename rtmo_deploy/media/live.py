@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import queue
 import random
 import threading
@@ -35,8 +34,6 @@ _POLL_S: Final = 0.1
 _STEP_S: Final = 0.001  # between frames whose timestamps do not rise
 _IMAGES: Final = ("image2", "gif", "apng")  # FFmpeg's formats of one image, beside those that end in _pipe
 _UNTIMED: Final = ("mjpeg", "mpjpeg")  # formats without timestamps: the clock counts
-
-_log = logging.getLogger(__name__)
 
 
 def read_live(
@@ -74,7 +71,7 @@ def read_live(
         if so_far.index < 0:
             raise InputDataError(f"It gives no frame: {reason}.", remedy="See whether a player opens it.", where=shown)
         if not so_far.failures:
-            _tell(on_event, Event(shown, "lost", f"{shown}: The stream is lost ({reason}). It is opened again."))
+            on_event(Event(shown, "lost", f"The stream is lost ({reason}). It is opened again."))
         pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(so_far.failures, 10))
         so_far.failures += 1
         stop.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - many readers shall not come back at once
@@ -98,7 +95,7 @@ def _framed(taken: Iterator[Taken], shown: str, so_far: _SoFar, on_event: Callab
             so_far.began = so_far.began or time.monotonic()
             offset = time.monotonic() - so_far.began if before else 0.0
             if so_far.failures:
-                _tell(on_event, Event(shown, "reconnected", f"{shown}: It is connected again."))
+                on_event(Event(shown, "reconnected", "It is connected again."))
             so_far.failures = 0
         so_far.time_s = max(offset + seconds, so_far.time_s + _STEP_S) if so_far.index >= 0 else 0.0
         so_far.index = before + count
@@ -110,11 +107,6 @@ class _StillImageError(Exception):
     """What the server sends is one image."""
 
 
-def _tell(on_event: Callable[[Event], None], event: Event) -> None:
-    _log.warning("%s", event.message)
-    on_event(event)
-
-
 def _stream(
     name: str, shown: str, *, stride: int, hwaccel: str | None, on_event: Callable[[Event], None]
 ) -> Iterator[Taken]:
@@ -123,16 +115,22 @@ def _stream(
 
     def broken(reason: str) -> None:
         if seen:  # who joins in the middle cannot decode before the next key frame
-            on_event(Event(shown, "broken", f"{shown}: A frame is damaged: {reason}.", frames=1))
+            on_event(Event(shown, "broken", f"A frame is damaged: {reason}.", frames=1))
 
     with opened(name, hwaccel=hwaccel, live=True) as (container, stream):
         kind = container.format.name
         if kind.endswith("_pipe") or kind in _IMAGES:
             raise _StillImageError
         began = time.monotonic()
-        for count, seconds, image in frames_of(container, stream, stride=stride, broken=broken):
-            seen = True
-            yield count, time.monotonic() - began if kind in _UNTIMED else seconds, image
+        try:
+            for count, seconds, image in frames_of(container, stream, stride=stride, broken=broken):
+                seen = True
+                yield count, time.monotonic() - began if kind in _UNTIMED else seconds, image
+        except require_av().FFmpegError as error:
+            if container.duration is None or not seen:
+                raise
+            # A file: opened again, it would begin again.
+            on_event(Event(shown, "broken", f"It ends here: {reason_of(error)}.", error))
         if container.duration is None or not seen:
             raise ConnectionError("the server ended it")
 

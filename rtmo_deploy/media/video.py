@@ -123,7 +123,7 @@ def read_video(
     shown = title_of(path)
 
     def broken(reason: str) -> None:
-        on_event(Event(shown, "broken", f"{shown}: A frame is damaged: {reason}.", frames=1))
+        on_event(Event(shown, "broken", f"A frame is damaged: {reason}.", frames=1))
 
     count, time_s = -1, 0.0
     with opened(path, hwaccel=hwaccel) as (container, stream):
@@ -134,7 +134,7 @@ def read_video(
                 if image is not None:
                     yield Frame(image, shown, count, time_s)
         except require_av().FFmpegError as error:
-            on_event(Event(shown, "broken", f"{shown}: It is damaged and ends here: {reason_of(error)}.", error))
+            on_event(Event(shown, "broken", f"It is damaged and ends here: {reason_of(error)}.", error))
         if count >= 0:
             _tell_if_cut_off(shown, container, stream, count, time_s, on_event)
     if count < 0:
@@ -163,7 +163,7 @@ def frames_of(
     step = float(1 / rate) if rate else 0.04
     start: Fraction | None = None
     stamp: Fraction | None
-    time_s = -step
+    time_s, known, orientation = -step, None, (False, False, False)
     for number, frame in enumerate(_decoded(container, stream, lose)):
         count = number + lost
         stamp = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
@@ -177,7 +177,9 @@ def frames_of(
             continue
         if frame.is_corrupt:
             broken("parts of it were guessed")
-        yield count, time_s, _image(reformatter, frame) if count % stride == 0 else None
+        if known != (known := (frame.rotation, frame.width, frame.height)):
+            orientation = _orientation(frame)  # seldom: it leaves a cycle that holds the frame
+        yield count, time_s, _image(reformatter, frame, orientation) if count % stride == 0 else None
 
 
 def _decoded(container: InputContainer, stream: VideoStream, lose: Callable[[str], None]) -> Iterator[VideoFrame]:
@@ -201,10 +203,10 @@ def _decoded(container: InputContainer, stream: VideoStream, lose: Callable[[str
     raise failure
 
 
-def _image(reformatter: VideoReformatter, frame: VideoFrame) -> NDArray[np.uint8]:
+def _image(reformatter: VideoReformatter, frame: VideoFrame, orientation: tuple[bool, bool, bool]) -> NDArray[np.uint8]:
     scaled = reformatter.reformat(frame, format="bgr24", interpolation="BICUBIC", threads=1)
     image = np.asarray(scaled.to_ndarray(), np.uint8)
-    swap, flip_x, flip_y = _orientation(frame)
+    swap, flip_x, flip_y = orientation
     if swap:
         image = np.asarray(cv2.transpose(image), np.uint8)
     if flip_x or flip_y:
@@ -237,8 +239,9 @@ def opened(
     given, options = path, {"rtsp_transport": "tcp"}
     local = "://" not in path
     if local:
-        with reading(path, InputDataError), open_regular(Path(path)):
-            pass
+        with reading(path, InputDataError), open_regular(Path(path)) as file:
+            if not file.read(1):
+                raise InputDataError("The file is empty.", remedy=_AGAIN, where=shown)
         given = f"file:{os.path.abspath(path)}"  # noqa: PTH100 - a name with a colon is no address
         options = {"protocol_whitelist": "file"}  # a playlist in disguise opens nothing else
 
@@ -324,10 +327,10 @@ def _tell_if_cut_off(
     length = (container.duration or 0) / 1e6
     if missing:
         missing = max(missing, stream.frames - last - 1)  # the index of an AVI ends with the file
-        message = f"{shown}: The file is cut off: {missing} of {stream.frames} frames are missing."
+        message = f"The file is cut off: {missing} of {stream.frames} frames are missing."
         on_event(Event(shown, "broken", message, frames=missing))
     elif not stream.frames and length - last_s > max(_GAP_S, length / 20):
-        message = f"{shown}: The last frame is at {last_s:.1f} s of {length:.1f} s: the file may be cut off."
+        message = f"The last frame is at {last_s:.1f} s of {length:.1f} s: the file may be cut off."
         on_event(Event(shown, "broken", message))
 
 

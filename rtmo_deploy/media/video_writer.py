@@ -130,7 +130,7 @@ class VideoWriter:
                 image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
             seconds = float(self.frames / self.rate) if time_s is None else time_s
             self._last = self._stamps[self.frames] = max(round(seconds / self.time_base), self._last + 1)
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24").reformat(
+            frame = VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), format="bgr24").reformat(
                 format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG", interpolation="BICUBIC", threads=1
             )
             frame.pts, frame.time_base = self.frames, 1 / self.rate
@@ -223,6 +223,10 @@ class VideoWriter:
             require_av().open(f"file:{os.path.abspath(self.like.path)}", metadata_errors="replace")  # noqa: PTH100
         )
         stream: Any = source.streams.best("audio")
+        if stream is None or stream.codec_context is None:
+            raise ValueError("its codec is not known")
+        if self.format == "mp4" and stream.codec_context.name.startswith("pcm"):
+            raise ValueError("few players take PCM in MP4")
         target = output.add_stream_from_template(stream)
 
         def packets() -> Iterator[tuple[float, Packet[Any]]]:
@@ -240,12 +244,16 @@ class VideoWriter:
     def _copy_sound(self, until_s: float) -> None:
         assert self._container is not None
         assert self._sound is not None
-        while True:
-            self._waiting = self._waiting or next(self._sound, None)
-            if self._waiting is None or self._waiting[0] >= until_s:
-                return
-            self._container.mux(self._waiting[1])
-            self._waiting = None
+        try:
+            while True:
+                self._waiting = self._waiting or next(self._sound, None)
+                if self._waiting is None or self._waiting[0] >= until_s:
+                    return
+                packet, self._waiting = self._waiting[1], None
+                self._container.mux(packet)
+        except require_av().FFmpegError as error:  # damaged sound is no reason to lose the video
+            _log.warning("%s: The sound ends at %.1f s (%s).", self.path, until_s, reason_of(error))
+            self._sound = iter(())
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
         """Write encoded frames: the encoders here keep their order, so each has its own timestamp given back."""
@@ -272,6 +280,6 @@ class VideoWriter:
         try:
             yield
         except require_av().FFmpegError as error:
-            remedy = "Check that the disk has space left."
+            remedy = "Check that the disk has space left, and that a player opens what was read."
             finding = f"The video could not be written: {reason_of(error)}."
             raise SetupError(finding, remedy=remedy, where=self.path) from error

@@ -14,8 +14,8 @@ from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
 from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import coordinates_of, finished, outputs_to_poses
-from rtmo_deploy.runtime.inputs import kept_of, pixels_of
-from rtmo_deploy.runtime.letterbox import LetterboxTransform, Placement, letterbox, to_tensor
+from rtmo_deploy.runtime.inputs import is_tensor, kept_of, pixels_of
+from rtmo_deploy.runtime.letterbox import WARP_LIMIT, LetterboxTransform, Placement, letterbox, to_tensor
 from rtmo_deploy.runtime.thresholds import Thresholds, decode_for
 from rtmo_deploy.zoo.locate import locate_model
 
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.media.frame import Event, Frame
     from rtmo_deploy.poses import Poses
-    from rtmo_deploy.runtime.inputs import Color, ImageLike
+    from rtmo_deploy.runtime.inputs import Color, ImageLike, Kept
     from rtmo_deploy.runtime.stream import Policy
 
 _log = logging.getLogger("rtmo_deploy")
@@ -63,7 +64,7 @@ def read_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
 class Placed(NamedTuple):
     """A letterboxed image."""
 
-    canvas: NDArray[np.uint8]  #: ``(H, W, 3)`` uint8, BGR.
+    canvas: NDArray[np.uint8] | torch.Tensor  #: ``(H, W, 3)`` uint8, BGR; on a GPU ``(3, H, W)`` float32, 0 to 255.
     transform: LetterboxTransform
 
 
@@ -243,22 +244,35 @@ class RTMO:
         found: list[Poses] = []
         waiting = iter(images)
         while chunk := [kept_of(image, color) for image in islice(waiting, size)]:
-            placed = [self.place(pixels_of(image)) for image in chunk]
+            placed = [self._placed(image) for image in chunk]
             poses = self.detect(placed, **thresholds)
             found += [replace(one, source=image) for one, image in zip(poses, chunk, strict=True)]
         return found
+
+    def _placed(self, image: Kept) -> Placed:
+        """Letterbox an image; one on a GPU stays there where the runtime takes it."""
+        if self.backend.name != "torch" or not is_tensor(image) or max(image.shape) > WARP_LIMIT:
+            return self.place(pixels_of(image))
+        from rtmo_deploy.runtime.torch_letterbox import letterbox_tensor
+
+        return Placed(*letterbox_tensor(image, self.input_hw, Placement(self.artifact.input.placement)))
 
     def place(self, image: NDArray[np.uint8]) -> Placed:
         """Letterbox an image, ``(h, w, 3)`` uint8 BGR, as the model takes it."""
         return Placed(*letterbox(image, self.input_hw, Placement(self.artifact.input.placement)))
 
-    def tensor(self, placed: Sequence[Placed]) -> NDArray[np.float32]:
-        """The network's input for letterboxed images, ``(B, 3, H, W)`` float32.
+    def tensor(self, placed: Sequence[Placed]) -> NDArray[np.float32] | torch.Tensor:
+        """The network's input for letterboxed images, ``(B, 3, H, W)`` float32; on a GPU if all of them are.
 
         A model with a fixed batch size is fed its last image again to fill the batch.
         """
-        canvases = [one.canvas for one in placed]
-        return to_tensor(canvases + [canvases[-1]] * ((self.artifact.input.batch or 0) - len(canvases)))
+        canvases: list[Any] = [one.canvas for one in placed]
+        if all(map(is_tensor, canvases)):
+            import torch
+
+            return torch.stack(canvases)
+        arrays = [canvas.permute(1, 2, 0).byte().cpu().numpy() if is_tensor(canvas) else canvas for canvas in canvases]
+        return to_tensor(arrays + [arrays[-1]] * ((self.artifact.input.batch or 0) - len(arrays)))
 
     def detect(self, placed: Sequence[Placed], **thresholds: Unpack[Thresholds]) -> list[Poses]:
         """People in letterboxed images, at most as many as the model takes at a time; see :meth:`predict`."""

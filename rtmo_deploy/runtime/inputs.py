@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from PIL import Image
+    from typing_extensions import TypeIs
 
 Color = Literal["bgr", "rgb"]
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
@@ -31,8 +32,9 @@ class Readable(Protocol):
 ImageLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | Image.Image | NDArray[Any] | torch.Tensor"
 )
-#: An image that is at hand, or can be read again: a path, the bytes of a file, or a BGR array.
-Kept: TypeAlias = "str | os.PathLike[str] | bytes | NDArray[np.uint8]"
+#: An image that is at hand, or can be read again: a path, the bytes of a file, a BGR array, or ``(H, W, 3)`` uint8 BGR
+#: on a GPU.
+Kept: TypeAlias = "str | os.PathLike[str] | bytes | NDArray[np.uint8] | torch.Tensor"
 
 
 def to_bgr(image: ImageLike, color: Color | None = None) -> NDArray[np.uint8]:
@@ -46,7 +48,7 @@ def to_bgr(image: ImageLike, color: Color | None = None) -> NDArray[np.uint8]:
               :func:`rtmo_deploy.data.images.read_image`, by the same checks;
             * a Pillow image of any mode but ``F`` and ``I``: upright by its EXIF, alpha dropped, 16 bits to 8;
             * a uint8 array ``(H, W, 3)``, ``(H, W, 4)`` (alpha dropped), ``(H, W)`` or ``(H, W, 1)`` (grey);
-            * a torch tensor ``(3, H, W)`` or ``(1, H, W)``, uint8 or float from 0 to 1, on any device (one copy).
+            * a torch tensor ``(3, H, W)`` or ``(1, H, W)``, uint8 or float from 0 to 1, on any device.
 
         color: Order of the channels of an array or tensor, ``bgr`` or ``rgb``. By default arrays are BGR, as OpenCV
             reads them, and tensors RGB, as torchvision does.
@@ -72,7 +74,7 @@ def kept_of(image: ImageLike, color: Color | None = None) -> Kept:
         return bytes(image)
     if isinstance(image, np.ndarray):
         return _of_array(image, color or "bgr")
-    if "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
+    if is_tensor(image):
         return _of_tensor(image, color or "rgb")
     if "PIL.Image" in sys.modules and isinstance(image, sys.modules["PIL.Image"].Image):
         return pillow_pixels(image)
@@ -87,10 +89,17 @@ def kept_of(image: ImageLike, color: Color | None = None) -> Kept:
     )
 
 
+def is_tensor(image: object) -> TypeIs[torch.Tensor]:
+    """Whether it is a torch tensor; without loading torch."""
+    return "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor)
+
+
 def pixels_of(kept: Kept) -> NDArray[np.uint8]:
     """The BGR pixels of what :func:`kept_of` gave."""
     if isinstance(kept, np.ndarray):
         return kept
+    if is_tensor(kept):
+        return kept.cpu().numpy()
     if isinstance(kept, bytes):
         if len(kept) > MAX_BYTES:
             raise InputDataError(f"It has more than {MAX_BYTES >> 20} MiB.", remedy="Shrink it first.", where="image")
@@ -116,7 +125,7 @@ def _of_array(array: NDArray[Any], color: Color) -> NDArray[np.uint8]:
     return np.asarray(array)[..., 2::-1] if color == "rgb" else np.asarray(array)[..., :3]
 
 
-def _of_tensor(tensor: torch.Tensor, color: Color) -> NDArray[np.uint8]:
+def _of_tensor(tensor: torch.Tensor, color: Color) -> NDArray[np.uint8] | torch.Tensor:
     import torch
 
     if tensor.ndim != 3 or tensor.shape[0] not in {1, 3} or 0 in tensor.shape:
@@ -134,5 +143,7 @@ def _of_tensor(tensor: torch.Tensor, color: Color) -> NDArray[np.uint8]:
         tensor = (tensor.float() * 255).round().to(torch.uint8)
     if tensor.dtype != torch.uint8:
         raise UsageError(f"The tensor is {tensor.dtype}, and an image is uint8 or float from 0 to 1.")
-    # Converted on its device: what is copied are bytes.
-    return _of_array(tensor.permute(1, 2, 0).cpu().numpy(), color)
+    if not tensor.is_cuda:
+        return _of_array(tensor.permute(1, 2, 0).cpu().numpy(), color)
+    tensor = tensor.expand(3, -1, -1)
+    return (tensor.flip(0) if color == "rgb" else tensor).permute(1, 2, 0)

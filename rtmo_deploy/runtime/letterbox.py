@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Grey level of the padding, the same in all three channels.
 PAD_VALUE: Final = 114
 #: Longest side cv2.warpAffine takes: it keeps source coordinates in 16 bits (SHRT_MAX is refused).
-_WARP_LIMIT: Final = 32766
+WARP_LIMIT: Final = 32766
 
 
 class Placement(StrEnum):
@@ -109,20 +109,24 @@ def letterbox(
         )
     image = np.ascontiguousarray(image)
     rows, columns = image.shape[:2]
+    transform = transform_of((rows, columns), size_hw, placement)
     if placement is Placement.TOP_LEFT:
-        ratio = min(height / rows, width / columns)
-        transform = LetterboxTransform(ratio, (0.0, 0.0), (rows, columns), (height, width))
         # Truncated as rtmlib does; an image too thin to keep a row or column keeps one.
-        size = (max(1, int(columns * ratio)), max(1, int(rows * ratio)))
+        size = (max(1, int(columns * transform.scale)), max(1, int(rows * transform.scale)))
         top_left = np.full((height, width, 3), PAD_VALUE, np.uint8)
         top_left[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         return top_left, transform
-    scale = min(width / columns, height / rows)
-    offset = ((width - scale * columns) / 2, (height - scale * rows) / 2)
-    transform = LetterboxTransform(scale, offset, (rows, columns), (height, width))
-    image, matrix = _within_warp_limit(image, _reference_matrix(rows, columns, height, width))
+    image, matrix = _within_warp_limit(image, reference_matrix(rows, columns, height, width))
     canvas = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3)
     return np.asarray(canvas, np.uint8), transform
+
+
+def transform_of(image_hw: tuple[int, int], size_hw: tuple[int, int], placement: Placement) -> LetterboxTransform:
+    """How an image of this height and width is placed in a canvas of that."""
+    (rows, columns), (height, width) = image_hw, size_hw
+    scale = min(height / rows, width / columns)
+    free = (0.0, 0.0) if placement is Placement.TOP_LEFT else (width - scale * columns, height - scale * rows)
+    return LetterboxTransform(scale, (free[0] / 2, free[1] / 2), image_hw, size_hw)
 
 
 def to_tensor(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -154,7 +158,7 @@ def to_tensor(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return batch
 
 
-def _reference_matrix(rows: int, columns: int, height: int, width: int) -> NDArray[np.float64]:
+def reference_matrix(rows: int, columns: int, height: int, width: int) -> NDArray[np.float64]:
     """The 2x3 matrix original -> input.
 
     As in mmpose it is fitted to three float32 points, whose rounding moves some samples by 1/32 pixel.
@@ -174,7 +178,7 @@ def _within_warp_limit(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The image small enough for cv2.warpAffine, and the matrix that puts it where the original goes."""
     rows, columns = image.shape[:2]
-    factor = math.ceil(max(rows, columns) / _WARP_LIMIT)
+    factor = math.ceil(max(rows, columns) / WARP_LIMIT)
     if factor == 1:
         return image, matrix
     size = (max(1, round(columns / factor)), max(1, round(rows / factor)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mimetypes
+import os
 import re
 from collections import defaultdict
 from contextlib import AbstractContextManager, ExitStack
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 #: Suffixes that a drawn video keeps; others become .mp4.
 _VIDEO_SUFFIXES: Final = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+_MOST_OPENED: Final = 100  # videos that are opened only to know their lengths
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Outputs:
                 files[source.title].append(self.vis_out_dir / names[source.title])
         if self.save_video is not None:
             videos = [source.title for source in sources if source.kind != "image"]
-            kind = "" if self.save_video.is_dir() else mimetypes.guess_type(self.save_video.name)[0] or ""
-            one = kind.startswith(("video/", "image/"))
+            kind = mimetypes.guess_type(self.save_video.name)[0] or ""
+            one = kind.startswith(("video/", "image/")) and not os.path.isdir(self.save_video)  # noqa: PTH112 - any name
             if not videos or (one and len(videos) > 1):
                 what = f"{len(videos)} videos cannot be one file." if videos else "There is no video to draw in."
                 remedy = "Name a folder." if videos else "Draw images into a folder with --vis-out-dir."
@@ -117,9 +119,11 @@ def _stem_and_suffix(source: Source) -> tuple[str, str]:
 
 
 def frames_in(sources: Sequence[Source], *, stride: int = 1) -> int | None:
-    """How many frames sources say they have; None where one is live, or does not tell."""
+    """How many frames sources say they have; None where one does not, is elsewhere, or there are many to open."""
     from rtmo_deploy.media.video import video_info
 
+    if sum(source.kind == "video" for source in sources) > _MOST_OPENED or any("://" in one.name for one in sources):
+        return None
     count = 0
     for source in sources:
         frames: int | None = 1 if source.kind == "image" else None

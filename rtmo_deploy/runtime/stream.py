@@ -209,14 +209,15 @@ class _Reading:
                     for item in items():
                         self._put(lane, item)
                 except InputDataError as error:
-                    on_event(Event(source.name, "failed", str(error), error))
-                if lane.dropped:
-                    on_event(Event(source.name, "dropped", f"{lane.dropped} frames were skipped", frames=lane.dropped))
+                    on_event(Event(source.title, "failed", str(error), error))
         except _StoppedError:
             pass
         except BaseException as error:  # noqa: BLE001 - raised by take
             self._error = error
         finally:
+            if lane.dropped:
+                text = f"{lane.dropped} frames were skipped"
+                on_event(Event(lane.sources[0].title, "dropped", text, frames=lane.dropped))
             with self._changed:
                 lane.done = True
                 self._changed.notify_all()

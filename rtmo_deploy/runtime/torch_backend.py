@@ -57,12 +57,17 @@ class TorchBackend:
         self.facts["compiled"] = True
 
     def __call__(
-        self, images: NDArray[np.float32], decode: DecodeContract | None = None
+        self, images: NDArray[np.float32] | torch.Tensor, decode: DecodeContract | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """See :class:`rtmo_deploy.runtime.backends.Backend`; ``decode`` has other thresholds for this call."""
-        check_input(images, self.artifact)
+        """See :class:`rtmo_deploy.runtime.backends.Backend`; ``decode`` has other thresholds for this call.
+
+        Images may be a tensor too, on any device.
+        """
+        if not isinstance(images, torch.Tensor):
+            check_input(images, self.artifact)
+            images = torch.from_numpy(images)
         thresholds = _thresholds(decode or self.artifact.decode)
-        return _rows(self._model.predict(torch.from_numpy(images).to(self.device), **thresholds))
+        return _rows(self._model.predict(images.to(self.device), **thresholds))
 
     @torch.no_grad()
     def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:

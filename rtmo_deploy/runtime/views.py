@@ -121,7 +121,8 @@ def to_dataframe(poses: Poses, backend: str) -> Any:
             return pl.DataFrame(columns, schema_overrides={"image": pl.String, "track_id": pl.Int64})
         import pandas as pd  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingDependencyError(backend, purpose="A data frame", extra="table") from error
+        extra = "table" if backend == "polars" else "pandas"
+        raise MissingDependencyError(backend, purpose="A data frame", extra=extra) from error
     return pd.DataFrame(columns).astype({"image": object, "track_id": "Int64"})
 
 

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 #: Called with the bytes that are there so far and the bytes there will be (None where the server is silent).
 ProgressCallback = Callable[[int, int | None], None]
 
+#: Where the author of rtmlib keeps copies of OpenMMLab's ONNX exports.
+_ONNX_COPIES = "https://huggingface.co/Tau-J/RTMPose/resolve/main/rtmo/"
+
 _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 4
@@ -133,13 +136,34 @@ def fetch_onnx(url: str, *, progress: ProgressCallback | None = None) -> Path:
                 if not path.is_file():  # another process may have fetched it while this one waited
                     _log.info("Fetching %s.", shown)
                     part = path.with_name(f"{name.name}.part")
-                    source = mirrored(url) if url.startswith(BASE_URL) else url
-                    _Transfer(source, part, remedy=remedy, progress=progress).run()
+                    _transfer_first(_sources(url), part, remedy, progress)
                     _unpack(part, path, zipped=name.suffix.lower() == ".zip", where=shown, remedy=remedy)
         found = _sha256(path)
         require_trusted(path, found, pinned=None, what="The cached file")
         trust(path, found, shown)
     return path
+
+
+def _sources(url: str) -> list[str]:
+    """Where the file at an address is looked for, in this order."""
+    if not url.startswith(BASE_URL):
+        return [url]
+    source = mirrored(url)
+    return [source] if source != url else [url, _ONNX_COPIES + url.removeprefix(BASE_URL)]
+
+
+def _transfer_first(sources: list[str], part: Path, remedy: str, progress: ProgressCallback | None) -> None:
+    """Fetch from the first source that has the file."""
+    for number, source in enumerate(sources, start=1):
+        try:
+            _Transfer(source, part, remedy=remedy, progress=progress).run()
+        except DownloadError as error:
+            if number == len(sources):
+                raise
+            _log.warning("%s: %s Trying %s.", error.where, error.finding, sources[number])
+            part.unlink(missing_ok=True)
+        else:
+            return
 
 
 def _unpack(part: Path, path: Path, *, zipped: bool, where: str, remedy: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,7 @@ WRITERS = {
     "build-trt": ("build-trt m.onnx --fp32 -o {}", ".engine", ["m.onnx", "weights.onnx"]),
     "build-trt-calib": ("build-trt m.onnx --int8 --calib calib.json -o {}", ".engine", ["calib.json"]),
     "build-trt-cache": ("build-trt m.onnx --fp32 -o n.engine --timing-cache {}", ".cache", ["m.onnx", "weights.onnx"]),
+    "predict-csv": ("predict m.onnx images --csv {}", ".csv", ["m.onnx", "weights.onnx", "images/001.png"]),
     "models-pack": ("models pack m.pth -o {}", ".pth", ["m.pth"]),
 }  # fmt: skip
 #: Not of an image in a folder, for a hard link of another name goes without it; nor of weights, which onnx refuses.
@@ -163,6 +165,12 @@ def test_another_file_is_not_replaced_without_force(files: Path, line: str, outp
     before = contents(files)
     refused(line, "exists already")
     assert contents(files) == before
+
+
+def test_a_pipe_is_not_replaced(files: Path) -> None:
+    os.mkfifo(files / "pipe.csv")
+    refused("predict m.onnx images --csv pipe.csv --force", "a device or a pipe")
+    assert (files / "pipe.csv").is_fifo()
 
 
 def test_synthetic_data_is_not_written_among_other_files(files: Path) -> None:

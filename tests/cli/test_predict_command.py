@@ -68,7 +68,7 @@ def test_the_json_document(onnx_n, pictures):
         assert len(image["people"][0]["keypoints"]) == 17
 
 
-def test_people_below_a_threshold_are_left_out(onnx_n, pictures):
+def test_people_below_a_threshold_are_left_out(onnx_n, checkpoint_n, pictures):
     everybody = [entry["people"] for entry in document_of(run(onnx_n, *pictures, "--json"))["images"]]
     scores = sorted(person["score"] for people in everybody for person in people)
     threshold = scores[len(scores) // 2]
@@ -78,7 +78,9 @@ def test_people_below_a_threshold_are_left_out(onnx_n, pictures):
     ]
     result = run(onnx_n, *pictures, "--score-thr", 0.001)
     assert result.exit_code == 2
-    assert "below the model's own threshold" in " ".join(result.stderr.split())
+    assert "0.001 is below 0.1, the model's own" in " ".join(result.stderr.split())
+    weak = document_of(run(checkpoint_n, *pictures, "--score-thr", 0.001, "--json"))["images"]
+    assert sum(len(entry["people"]) for entry in weak) > len(scores)
 
 
 def test_the_table(checkpoint_n, pictures):

@@ -32,7 +32,7 @@ def clip(path, codec="mpeg4", frames=10, size=(64, 48), *, stamps=None, base=Fra
         stream.time_base = base
         if codec != "mpeg4":
             stream.codec_context.time_base = base
-        audio = container.add_stream(sound, rate=48000) if sound else None
+        audio = container.add_stream(sound, rate=48000, layout="stereo") if sound else None
         stamps = list(stamps or range(frames))
         for number in range(len(stamps)):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image(number, size)), format="bgr24")
@@ -40,7 +40,9 @@ def clip(path, codec="mpeg4", frames=10, size=(64, 48), *, stamps=None, base=Fra
             mux(container, stream, stream.encode(frame), stamps, base)
         mux(container, stream, stream.encode(None), stamps, base)
         for at in range(0, int(48000 * (stamps[-1] + 1) * base) if audio else 0, 1024):
-            silence = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+            planar = audio.format.is_planar
+            zeros = np.zeros((2, 1024) if planar else (1, 2048), np.float32 if planar else np.int16)
+            silence = av.AudioFrame.from_ndarray(zeros, format=audio.format.name, layout="stereo")
             silence.sample_rate, silence.pts, silence.time_base = 48000, at, Fraction(1, 48000)
             container.mux(audio.encode(silence))
         if audio:

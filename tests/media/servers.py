@@ -102,12 +102,13 @@ def play(connection, data, seconds):
         time.sleep(pause)
 
 
-def http(kind, parts, pause=0.0):
+def http(kind, parts, pause=0.0, *, length=None):
     """What an HTTP server does with a connection: sends ``parts`` of the content type ``kind``, and closes."""
+    more = "" if length is None else f"Content-Length: {length}\r\n"
 
     def serve(connection):
         read_request(connection.makefile("rb"))
-        connection.sendall(f"HTTP/1.0 200 OK\r\nContent-Type: {kind}\r\n\r\n".encode())
+        connection.sendall(f"HTTP/1.0 200 OK\r\nContent-Type: {kind}\r\n{more}\r\n".encode())
         for part in parts:
             connection.sendall(part)
             time.sleep(pause)

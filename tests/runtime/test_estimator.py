@@ -114,7 +114,7 @@ def test_what_cannot_be_read_says_so(ort_n, pictures, tmp_path):
     with pytest.raises(InputDataError, match=r"bad\.jpg"):
         ort_n.predict([pictures[0], tmp_path / "bad.jpg"])
     with pytest.raises(UsageError, match="uint8"):
-        ort_n(np.zeros((5, 5), np.uint8))
+        ort_n(np.zeros((5, 5), np.uint16))
 
 
 def test_output_that_is_no_number_is_an_error_and_not_a_pose(ort_n, pictures, monkeypatch):

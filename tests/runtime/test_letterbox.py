@@ -16,9 +16,9 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.runtime.letterbox import (
     LetterboxTransform,
     Placement,
-    _reference_matrix,
     _within_warp_limit,
     letterbox,
+    reference_matrix,
     to_tensor,
 )
 
@@ -60,7 +60,7 @@ def test_geometry_is_the_references(name: str) -> None:
     matrix = GOLDEN[f"{name}.warp_mat"]
     np.testing.assert_allclose([transform.scale] * 2, [matrix[0, 0], matrix[1, 1]], rtol=1e-12)
     np.testing.assert_allclose(transform.offset, matrix[:, 2], atol=1e-10)
-    np.testing.assert_allclose(_reference_matrix(rows, columns, 640, 640), matrix, atol=1e-10)
+    np.testing.assert_allclose(reference_matrix(rows, columns, 640, 640), matrix, atol=1e-10)
     inside, original = GOLDEN[f"{name}.kp_in"], GOLDEN[f"{name}.kp_out"]
     np.testing.assert_allclose(transform.to_original(inside), original, atol=1e-4)
     np.testing.assert_allclose(transform.to_input(original), inside, atol=1e-4)
@@ -88,7 +88,7 @@ def test_center_is_bilinear_sampling(height: int, width: int, size_hw: tuple[int
     assert np.abs(canvas - plain_center(image, size_hw)).max() <= 2.5
 
 
-def test_center_matches_the_reference_matrix_where_float32_shows() -> None:
+def test_center_matches_thereference_matrix_where_float32_shows() -> None:
     """A wide canvas: with the exact matrix 2 % of these pixels come out otherwise than the reference's."""
     image = noise(847, 1410)
     # The points of mmpose's get_warp_matrix for this size, in its float32.
@@ -211,7 +211,7 @@ def test_sides_beyond_warp_affine(shape: tuple[int, int], placement: Placement) 
 
 def test_the_factor_is_folded_into_the_matrix() -> None:
     image = np.zeros((4, 65_532, 3), np.uint8)
-    matrix = _reference_matrix(4, 65_532, 640, 640)
+    matrix = reference_matrix(4, 65_532, 640, 640)
     small, folded = _within_warp_limit(image, matrix)
     assert small.shape == (2, 32_766, 3)
     # Pixel (i, j) of the small image is the mean of original columns 2i, 2i + 1 and rows 2j, 2j + 1.

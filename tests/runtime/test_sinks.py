@@ -147,5 +147,6 @@ def test_how_many_frames_there_will_be(tmp_path: Path, pictures: list[Path]) -> 
     assert frames_in([video, image]) == 11
     assert frames_in([video, image], stride=3) == 5
     assert frames_in([image, Source("0", "live")]) is None
+    assert frames_in([image, Source("https://x.org/a.mp4", "video")]) is None
     (tmp_path / "bad.mp4").write_bytes(b"bad")
     assert frames_in([video, Source(str(tmp_path / "bad.mp4"), "video")]) == 10

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import importlib.util
 import json
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -327,7 +328,7 @@ def test_outputs_whose_size_depends_on_data_are_refused(bucket):
 def backend(monkeypatch, engine):
     """A backend without a GPU: its buckets echo what they were asked."""
     made = object.__new__(TensorRtBackend)
-    made.artifact, made.device = engine.artifact, "cuda:0"
+    made.artifact, made.device, made._lock = engine.artifact, "cuda:0", threading.Lock()
     made._profiles = (Profile(Shape(2, 64, 64), Shape(2, 64, 64), Shape(4, 128, 128)),)
     asked = []
 

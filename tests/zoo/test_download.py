@@ -5,12 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import http.server
+import io
 import json
 import logging
 import os
 import subprocess
 import sys
 import threading
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from rtmo_deploy.zoo.cache import (
     record_path,
     without_credentials,
 )
-from rtmo_deploy.zoo.download import fetch
+from rtmo_deploy.zoo.download import fetch, fetch_onnx
 from rtmo_deploy.zoo.locate import resolve_checkpoint
 from rtmo_deploy.zoo.records import published
 
@@ -658,3 +660,91 @@ class TestResolve:
     def test_a_path_that_cannot_be_looked_at(self):
         with pytest.raises(CheckpointError):
             resolve_checkpoint(5000 * "x")
+
+
+# ONNX files at an address
+
+
+@pytest.fixture
+def onnx_bytes(onnx_n):
+    return onnx_n.read_bytes()
+
+
+def zipped(**files):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/").replace("_", "."), content)
+    return packed.getvalue()
+
+
+def test_an_onnx_file_is_fetched_once(server, onnx_bytes, cache):
+    server.payload = onnx_bytes
+    path = fetch_onnx(f"{server.url}models/small.onnx")
+    assert path.name == "small.onnx"
+    assert path.is_relative_to(cache)
+    assert path.read_bytes() == onnx_bytes
+    assert fetch_onnx(f"{server.url}models/small.onnx") == path
+    assert server.paths() == ["/models/small.onnx"]
+    # Another model of the same name is another file.
+    assert fetch_onnx(f"{server.url}other/small.onnx") != path
+
+
+def test_the_model_inside_a_zip(server, onnx_bytes):
+    server.payload = zipped(sdk__detail_json=b"{}", sdk__other_onnx=b"other", sdk__end2end_onnx=onnx_bytes)
+    path = fetch_onnx(f"{server.url}rtmo.zip?version=2")
+    assert path.read_bytes() == onnx_bytes
+    assert sorted(one.suffix for one in path.parent.iterdir()) == [".json", ".lock", ".onnx"]
+
+
+@pytest.mark.parametrize(
+    "payload", [b"<html>Log in first</html>", zipped(readme_txt=b"no model"), zipped(a_onnx=b"x")[:60], zipped()]
+)
+@pytest.mark.parametrize("suffix", ["zip", "onnx"])
+def test_what_is_no_onnx_model_is_not_kept(server, onnx_bytes, payload, suffix):
+    server.payload = payload
+    with pytest.raises(DownloadError, match="no ONNX model"):
+        fetch_onnx(f"{server.url}m.{suffix}")
+    server.payload = zipped(a_onnx=onnx_bytes) if suffix == "zip" else onnx_bytes
+    assert fetch_onnx(f"{server.url}m.{suffix}").read_bytes() == onnx_bytes
+
+
+def test_a_changed_onnx_file_is_refused(server, onnx_bytes):
+    server.payload = onnx_bytes
+    path = fetch_onnx(f"{server.url}m.onnx")
+    path.write_bytes(onnx_bytes + b"\0")
+    with pytest.raises(DownloadError, match="has changed"):
+        fetch_onnx(f"{server.url}m.onnx")
+
+
+def test_an_address_offline_or_of_something_else(server, onnx_bytes, monkeypatch):
+    server.payload = onnx_bytes
+    with pytest.raises(DownloadError, match=r"\.onnx nor in \.zip"):
+        fetch_onnx(f"{server.url}m.pth")
+    path = fetch_onnx(f"{server.url}m.onnx")
+    monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "1")
+    assert fetch_onnx(f"{server.url}m.onnx") == path
+    with pytest.raises(DownloadError, match="forbids the network"):
+        fetch_onnx(f"http://user:secret@{server.url.removeprefix('http://')}n.onnx")
+    assert len(server.requests) == 1
+
+
+def test_openmmlabs_onnx_files_come_from_the_mirror(server, onnx_bytes, monkeypatch):
+    monkeypatch.setenv("RTMO_DEPLOY_MIRROR", f"{server.url}mirror")
+    server.payload = zipped(end2end_onnx=onnx_bytes)
+    record = published("rtmo-s")
+    assert fetch_onnx(record.onnx_url).read_bytes() == onnx_bytes
+    assert server.paths() == [f"/mirror/{Path(record.file_name).stem}.zip"]
+
+
+def test_the_copy_is_fetched_where_openmmlab_has_none(server, onnx_bytes, monkeypatch, caplog):
+    monkeypatch.setattr("rtmo_deploy.zoo.download.BASE_URL", f"{server.url}openmmlab/")
+    monkeypatch.setattr("rtmo_deploy.zoo.download._ONNX_COPIES", f"{server.url}copies/")
+    server.payload = zipped(end2end_onnx=onnx_bytes)
+    server.statuses = [404]
+    assert fetch_onnx(f"{server.url}openmmlab/onnx_sdk/m.zip").read_bytes() == onnx_bytes
+    assert server.paths() == ["/openmmlab/onnx_sdk/m.zip", "/copies/onnx_sdk/m.zip"]
+    assert "Trying" in caplog.text
+    server.statuses = [404, 403]
+    with pytest.raises(DownloadError, match="403"):
+        fetch_onnx(f"{server.url}openmmlab/onnx_sdk/n.zip")

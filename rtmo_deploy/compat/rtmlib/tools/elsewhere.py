@@ -11,7 +11,7 @@ def only_in_rtmlib(what: str) -> UsageError:
     """The error for what rtmlib has and this package has not."""
     return UsageError(
         f"{what} is not RTMO, and only RTMO runs here.",
-        remedy=f"For {what}, import it from rtmlib itself (pip install rtmlib); both can be used side by side.",
+        remedy="Import it from rtmlib itself, which can be used beside this package: pip install --no-deps rtmlib tqdm",
     )
 
 
@@ -25,5 +25,6 @@ _NAMES = (
     *("Wholebody", "Wholebody3d", "Hand", "BodyWithFeet", "Animal"),
 )
 YOLOX, RTMDet, RFDETR, RTMPose, RTMPose3d, ViTPose, Wholebody, Wholebody3d, Hand, BodyWithFeet, Animal = (
-    type(name, (_Elsewhere,), {"__module__": __name__}) for name in _NAMES
+    type(name, (_Elsewhere,), {"__module__": __name__, "__doc__": f"rtmlib's {name}: refused when it is made."})
+    for name in _NAMES
 )

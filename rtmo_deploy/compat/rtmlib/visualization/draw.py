@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rtmo_deploy.poses import Side
+    from rtmo_deploy.sides import Side
 
 _Colour = tuple[int, int, int]
 _COLOURS: Final[dict[Side, _Colour]] = {"left": (0, 255, 0), "right": (255, 128, 0), "centre": (51, 153, 255)}
@@ -118,7 +118,7 @@ def _draw_openpose(
             axes = (int(math.hypot(x, y) / 2), int(line_width * 2))
             centre = _pixel((points[first] + points[second]) / 2)
             angle = int(math.degrees(math.atan2(y, x)))
-            cv2.fillConvexPoly(img, cv2.ellipse2Poly(centre, axes, angle, 0, 360, 1), colour)
+            cv2.fillConvexPoly(img, np.asarray(cv2.ellipse2Poly(centre, axes, angle, 0, 360, 1)), colour)
     for index in np.flatnonzero(shown).tolist():
         cv2.circle(img, _pixel(points[index]), 4, _WHEEL[index][::-1], -1)
 

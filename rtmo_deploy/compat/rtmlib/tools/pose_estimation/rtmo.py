@@ -171,7 +171,7 @@ def _backend_for(artifact: Artifact, asked: str) -> str | None:
     if asked == "tensorrt" and artifact.kind is not Kind.ENGINE:
         raise UsageError(
             "TensorRT runs engines, and this is none.",
-            remedy="Build one with rtmo-deploy build-trt, on the machine that will run it, and give its path.",
+            remedy="Build one on the machine that will run it, and give its path: rtmo-deploy build-trt MODEL",
             where=artifact.path,
         )
     if asked == "onnxruntime" and asked not in own:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rtmo_deploy.poses import Poses
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,6 +36,11 @@ class OneStage:
     def bboxes(self) -> NDArray[np.float32]:
         """Boxes of the last call's detections: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the image."""
         return self.pose_model.bboxes
+
+    @property
+    def poses(self) -> Poses:
+        """The detections of the last call, with boxes and scores, in the model's own keypoints."""
+        return self.pose_model.poses
 
 
 class Body(OneStage):

@@ -31,6 +31,8 @@ RUN = [
     "rtmo-deploy predict rtmo-s walk.mp4 --track --save-video walk_drawn.mp4 --csv walk.csv",
     "rtmo-deploy predict rtmo-s.onnx photos/ walk.mp4 --coco people.json --jsonl people.jsonl",
     "rtmo-deploy predict rtmo-s walk.mp4 --jsonl -",
+    "rtmo-deploy predict rtmo-s walk.mp4 --track --smooth --save-video tracked.mp4 --jsonl tracked.jsonl",
+    "rtmo-deploy data synth scenes --video hide --seconds 1",
 ]
 GPU = "needs a GPU, or TensorRT"
 DATASET = "needs COCO, and days on a GPU"

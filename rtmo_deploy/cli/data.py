@@ -20,7 +20,7 @@ from rtmo_deploy.plain import counted
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rtmo_deploy.data.findings import CocoReport
 
@@ -148,13 +148,13 @@ def synth(
     print_facts(facts)
 
 
-def _synth_videos(out: Path, scenes: list[_Video], how: dict[str, Any], *, force: bool, as_json: bool) -> None:
+def _synth_videos(out: Path, scenes: Sequence[_Video], how: dict[str, Any], *, force: bool, as_json: bool) -> None:
     for scene in scenes:
         _check_folder(out / scene, force=force)
     from rtmo_deploy.data.synthetic.video import SyntheticVideo
     from rtmo_deploy.media.synthetic import write_video
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     with status() as say:
         for scene in scenes:
             video = SyntheticVideo(scene, **how)

@@ -44,7 +44,7 @@ def looks_of(poses: Poses, image: NDArray[np.uint8]) -> tuple[NDArray[Any], NDAr
     inside = ((places >= 0) & (places < (width, height))).all(-1)
     pixels: Any = image[np.minimum(places[..., 1], height - 1), np.minimum(places[..., 0], width - 1)]
     count = len(poses)
-    found = np.zeros((count * PARTS, BINS))
+    found: NDArray[Any] = np.zeros((count * PARTS, BINS))
     if count:
         lab = (
             cv2.cvtColor(pixels.reshape(1, -1, 3), cv2.COLOR_BGR2Lab).reshape(count * PARTS, -1, 1, 3).astype(np.int64)
@@ -54,7 +54,7 @@ def looks_of(poses: Poses, image: NDArray[np.uint8]) -> tuple[NDArray[Any], NDAr
         flat += np.arange(count * PARTS)[:, None, None] * BINS
         weights = np.repeat(inside.reshape(count * PARTS, -1, 1), 2, axis=2)
         found = np.bincount(flat.ravel(), weights.ravel(), count * PARTS * BINS).reshape(-1, BINS)
-        found /= np.maximum(found.sum(1, keepdims=True), 1)
+        found = found / np.maximum(found.sum(1, keepdims=True), 1)
     seen = np.stack([sure for _, sure in parts], axis=1) * (inside.mean(-1) > 0.7)
     return found.reshape(count, PARTS, BINS), seen
 

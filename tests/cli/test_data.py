@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -121,3 +122,34 @@ def test_a_data_set_of_somebody_else_is_not_replaced(tmp_path, name):
 def test_its_own_data_set_is_replaced(tmp_path):
     for _ in range(2):
         assert synth(tmp_path, "--images", 1, "--size", "64x64", "--force").exit_code == 0
+
+
+def test_videos_from_end_to_end(tmp_path):
+    out = tmp_path / "videos"
+    result = synth(out, "--video", "cross", "--seconds", 1, "--fps", 12, "--size", "96x160", "--variable-fps", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["videos"]
+    document = json.loads((out / "cross" / "annotations.json").read_text(encoding="utf-8"))
+    times = [image["time_s"] for image in document["images"]]
+    with av.open(str(out / "cross" / "video.mp4")) as container:
+        read = [frame.time for frame in container.decode(video=0)]
+    assert len(times) == row["frames"]
+    np.testing.assert_allclose(read, times, atol=1e-3)
+    assert times[0] == 0
+    assert times != sorted(np.arange(len(times)) / 12)
+    lines = (out / "cross" / "gt.txt").read_text().splitlines()
+    assert len(lines) == len(document["annotations"]) == row["people"]
+    for line, one in zip(lines, document["annotations"], strict=True):
+        values = [float(value) for value in line.split(",")]
+        assert values[:2] == [one["image_id"], one["track_id"]]
+        np.testing.assert_allclose(values[2:6], one["bbox"], atol=0.01)
+        assert values[8] == one["visible"] > 0.19
+    assert synth(out, "--video", "cross").exit_code == 2
+    assert synth(out, "--video", "meet", "--seconds", 0.1).exit_code == 0
+
+
+def test_options_of_images_and_videos_do_not_mix(tmp_path):
+    for arguments in (("--video", "all", "--people", "3"), ("--seconds", 3), ("--video", "hide", "--fps", 0)):
+        result = synth(tmp_path / "set", *arguments)
+        assert result.exit_code == 2
+        assert not list(tmp_path.iterdir())

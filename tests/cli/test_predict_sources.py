@@ -102,8 +102,10 @@ def test_every_output_of_a_video_and_an_image(onnx_n: Path, walk: Path, pictures
         assert (changed.max(axis=2) > 40).mean() > 0.01
     strong = [row for row in rows if float(row["score"]) > 0.5]
     assert len(list((tmp_path / "crops").rglob("*.jpg"))) == len(strong)
-    (named,) = {path.name for path in (tmp_path / "crops" / "walk").iterdir() if path.name.startswith("000003_id1.")}
-    assert named == "000003_id1.jpg"
+    named = {path.stem for path in (tmp_path / "crops" / "walk").iterdir() if path.name.startswith("000003_")}
+    shown = [person["track_id"] for person in frames[3]["people"] if person["score"] > 0.5]
+    wanted = {f"id{number}" if number is not None else f"{place}" for place, number in enumerate(shown, 1)}
+    assert named == {f"000003_{name}" for name in wanted}
     assert f"{everybody} people in 1 image and 8 frames, {len(strong)} with a score above 0.5." in result.stderr
 
 

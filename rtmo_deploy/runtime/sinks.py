@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mimetypes
 import os
 import re
 from collections import defaultdict
@@ -60,8 +59,7 @@ class Outputs:
                 files[source.title].append(self.vis_out_dir / names[source.title])
         if self.save_video is not None:
             videos = [source.title for source in sources if source.kind != "image"]
-            kind = mimetypes.guess_type(self.save_video.name)[0] or ""
-            one = kind.startswith(("video/", "image/")) and not os.path.isdir(self.save_video)  # noqa: PTH112 - any name
+            one = bool(self.save_video.suffix) and not os.path.isdir(self.save_video)  # noqa: PTH112 - any name
             if not videos or (one and len(videos) > 1):
                 what = f"{len(videos)} videos cannot be one file." if videos else "There is no video to draw in."
                 remedy = "Name a folder." if videos else "Draw images into a folder with --vis-out-dir."
@@ -88,17 +86,22 @@ class Outputs:
 
 def target_names(sources: Sequence[Source]) -> dict[str, str]:
     """A file name for each source's drawing, by its title; different ones for files of one name in two folders."""
+    pairs = {source.title: _stem_and_suffix(source) for source in sources}
+    return _distinct(pairs)
+
+
+def _distinct(pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Stem and suffix together, with a number behind a stem where another has that name already."""
     names: dict[str, str] = {}
     taken: set[str] = set()
     copies: dict[str, int] = {}
-    for source in sources:
-        stem, suffix = _stem_and_suffix(source)
+    for key, (stem, suffix) in pairs.items():
         name = first = f"{stem}{suffix}"
         while name.lower() in taken:
             copies[first] = copies.get(first, 1) + 1
             name = f"{stem}_{copies[first]}{suffix}"
         taken.add(name.lower())
-        names[source.title] = name
+        names[key] = name
     return names
 
 
@@ -157,7 +160,8 @@ def open_sinks(outputs: Outputs, sources: Sequence[Source], skeleton: Skeleton) 
         MissingDependencyError: A package for a kind of output is not installed.
     """
     kinds = {source.title: source.kind for source in sources}
-    drawn, names = outputs.drawn(sources), target_names(sources)
+    drawn = outputs.drawn(sources)
+    folders = _distinct({source.title: (_stem_and_suffix(source)[0], "") for source in sources})
     with ExitStack() as stack:
         results = [
             stack.enter_context(open_results(path, kind, skeleton, keypoint_thr=outputs.keypoint_thr))
@@ -178,7 +182,7 @@ def open_sinks(outputs: Outputs, sources: Sequence[Source], skeleton: Skeleton) 
             for put in results:
                 put(frame)
             if outputs.crops is not None:
-                _write_crops(outputs.crops / Path(names[frame.source]).stem, frame, strong, still=kind == "image")
+                _write_crops(outputs.crops / folders[frame.source], frame, strong, still=kind == "image")
             files = drawn.get(frame.source, [])
             if not files and window is None:
                 return True

@@ -77,6 +77,8 @@ def test_where_videos_go(tmp_path: Path) -> None:
         Outputs(save_video=tmp_path / "o.mp4").drawn([image])
     with pytest.raises(UsageError, match=r"written as '.gif'"):
         Outputs(save_video=tmp_path / "o.gif").drawn(videos[:1])
+    with pytest.raises(UsageError, match=r"written as '.mp44'"):
+        Outputs(save_video=tmp_path / "o.mp44").drawn(videos[:1])
     (tmp_path / "x.mp4").mkdir()
     assert Outputs(save_video=tmp_path / "x.mp4").drawn(videos)["b.mkv"] == [tmp_path / "x.mp4" / "b.mkv"]
 
@@ -94,6 +96,15 @@ def test_crops_are_the_people(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "crops/i/2.jpg")).shape == (20, 60, 3)
     with pytest.raises(UsageError, match="not empty"):
         outputs.files({})
+
+
+def test_crops_of_files_that_differ_in_their_suffix_alone(tmp_path: Path) -> None:
+    sources = [Source("good.jpg", "image"), Source("good.png", "image"), Source("other/good.jpg", "image")]
+    with open_sinks(Outputs(crops=tmp_path), sources, COCO_17) as write:
+        for source in sources:
+            write(frame_of(source.name, 0, still=True))
+    folders = {path.parent.name for path in tmp_path.rglob("*.jpg")}
+    assert folders == {"good", "good_2", "good_3"}
 
 
 def video_of(path: Path, frames: int = 10) -> str:

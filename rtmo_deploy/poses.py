@@ -144,7 +144,7 @@ def as_float32(record: object, **shapes: tuple[int, ...]) -> None:
         object.__setattr__(record, name, array)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Poses:
     """The detections of one image, best first; without any, ``N = 0``: there is never a made-up row."""
 
@@ -174,6 +174,11 @@ class Poses:
             if ids.shape != (count,):
                 raise ValueError(f"Poses.track_ids has shape {ids.shape}, expected {(count,)}")
             object.__setattr__(self, "track_ids", ids)
+
+    def __repr__(self) -> str:
+        best = f", best score {self.scores[0]:.2f}" if len(self) else ""
+        ids = "" if self.track_ids is None else f", track_ids {self.track_ids.tolist()}"
+        return f"<Poses: {len(self)} of {self.skeleton.name}{best}{ids}>"
 
     @classmethod
     def empty(cls, skeleton: Skeleton) -> Poses:
@@ -310,17 +315,21 @@ class Poses:
         _view("save")(self, path, image, how)
 
     def show(self, image: Any = None, **how: Any) -> None:
-        """Show the image with the detections: in a notebook, else in the system's image viewer; see :meth:`plot`."""
+        """Show the image with the detections: in a notebook, else in the system's image viewer; see :meth:`plot`.
+
+        Raises:
+            SetupError: There is no display.
+        """
         _view("show")(self, image, how)
 
-    def crop(self, margin: float = 0.1, image: Any = None) -> list[NDArray[np.uint8]]:
+    def crop(self, image: Any = None, *, margin: float = 0.1) -> list[NDArray[np.uint8]]:
         """A copy of each detection's box from the image, BGR, best first; of no pixels where the box is outside it.
 
         Args:
-            margin: Added on each side, as a share of the box's width and height.
             image: As for :meth:`plot`.
+            margin: Added on each side, as a share of the box's width and height.
         """
-        crops: list[NDArray[np.uint8]] = _view("crop")(self, margin, image)
+        crops: list[NDArray[np.uint8]] = _view("crop")(self, image, margin)
         return crops
 
     def _repr_png_(self) -> bytes | None:

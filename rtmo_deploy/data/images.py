@@ -77,7 +77,7 @@ _FOREIGN: Final = (
 )
 _AGAIN: Final = "Copy or download it again, or save it anew as JPEG or PNG."
 _CONVERT: Final = "Convert it to JPEG or PNG (8 bits a channel) first."
-_EXTRACT: Final = "Extract its frames as JPEG or PNG first."
+_EXTRACT: Final = "RTMO.stream and 'rtmo-deploy predict' read videos; for others extract its frames as JPEG or PNG."
 _SHRINK: Final = "Shrink it or cut it into pieces first."
 _RAISE: Final = f"Shrink it, or allow more with --max-pixels (or {MAX_PIXELS_VARIABLE})."
 _FORMATS: Final = "Use JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM, AVIF or JPEG 2000."

@@ -8,6 +8,7 @@ from typing import Final
 from rtmo_deploy.data.images import MAX_BYTES
 from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.zoo.cache import OFFLINE_VARIABLE, is_offline, without_credentials
+from rtmo_deploy.zoo.download import failure_of
 
 _WAIT_S: Final = 10.0  # for the connection, and between two parts
 _WHOLE_S: Final = 120.0
@@ -34,7 +35,10 @@ def fetch_image(address: str) -> bytes:
                 if len(data) > MAX_BYTES or time.monotonic() - started > _WHOLE_S:
                     finding = f"It has more than {MAX_BYTES >> 20} MiB, or takes more than {_WHOLE_S:g} s to come."
                     raise InputDataError(finding, remedy="Download it first.", where=shown)
+    except requests.HTTPError as error:
+        answered = f"the server answers {answer.status_code} {answer.reason}"
+        raise InputDataError(f"It cannot be fetched: {answered}.", remedy="Check the address.", where=shown) from error
     except (requests.RequestException, OSError, ValueError) as error:
-        reason = str(error).replace(address, shown)
+        reason = failure_of(error)
         raise InputDataError(f"It cannot be fetched: {reason}.", remedy="Check the address.", where=shown) from error
     return bytes(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,10 @@ class Frame:
     index: int = 0  #: Its number within the source, counted from 0 over all frames, skipped ones too.
     time_s: float | None = None  #: Seconds since the source's first frame; None for a still image.
     poses: Poses | None = None  #: The detections, in pixels of this image; None before the model has run.
+
+    def plot(self, **how: Any) -> NDArray[np.uint8]:
+        """A copy of the image with its detections drawn on it; ``how`` as for :meth:`rtmo_deploy.Poses.plot`."""
+        return self.image.copy() if self.poses is None else self.poses.plot(self.image, **how)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def read_live(
                 taken = _camera(int(name.removeprefix("/dev/video")), shown, stride=stride)
             yield from _framed(_pumped(taken, stop), shown, so_far, on_event)
         except _StillImageError:
-            yield Frame(image_at(name, shown), shown)
+            yield Frame(decode_image(fetch_image(name), where=shown), shown)
             return
         except InputDataError as error:
             if so_far.index < 0:
@@ -152,11 +152,6 @@ def _camera(index: int, shown: str, *, stride: int) -> Iterator[Taken]:
             yield count, time.monotonic() - began, None if image is None else np.asarray(image, np.uint8)
     finally:
         camera.release()
-
-
-def image_at(name: str, shown: str) -> NDArray[np.uint8]:
-    """The image at an address."""
-    return decode_image(fetch_image(name), where=shown)
 
 
 def _pumped(frames: Iterator[Taken], stop: threading.Event) -> Iterator[Taken]:

@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
-from rtmo_deploy.data.images import IMAGE_SUFFIXES, find_files, read_image, require_image
+from rtmo_deploy.data.images import IMAGE_SUFFIXES, decode_image, find_files, read_image, require_image
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import read_bounded, reading
+from rtmo_deploy.media.fetch import fetch_image
 from rtmo_deploy.media.frame import Event, Frame
-from rtmo_deploy.media.live import image_at, read_live
+from rtmo_deploy.media.live import read_live
 from rtmo_deploy.media.video import VIDEO_SUFFIXES, read_video, title_of
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def open_source(
         raise UsageError(f"A stride of {stride} takes no frame.", remedy="Take 1 for every frame, 2 for every other.")
     if source.kind == "image":
         address = _ADDRESS.match(source.name)
-        image = image_at(source.name, source.title) if address else read_image(source.name)
+        name = source.name
+        image = decode_image(fetch_image(name), where=source.title) if address else read_image(name)
         yield Frame(image, source.title)
     elif source.kind == "video":
         yield from read_video(source.name, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)

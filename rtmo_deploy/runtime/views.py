@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from rtmo_deploy.errors import MissingDependencyError, UsageError
+from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.draw import draw_poses, write_image
 from rtmo_deploy.runtime.inputs import pixels_of, to_bgr
@@ -59,11 +59,13 @@ def show(poses: Poses, image: Any, how: Mapping[str, Any]) -> None:
     """See :meth:`Poses.show`."""
     from PIL import Image
 
-    picture = Image.fromarray(plot(poses, image, **how)[..., ::-1])
+    shown = Image.fromarray(plot(poses, image, **how)[..., ::-1])
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
-        sys.modules["IPython"].display.display(picture)
-    else:
-        picture.show()
+        sys.modules["IPython"].display.display(shown)
+        return
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise SetupError("An image cannot be shown: there is no display.", remedy="Use save(), or a notebook.")
+    shown.show()
 
 
 def png(poses: Poses) -> bytes | None:
@@ -71,7 +73,7 @@ def png(poses: Poses) -> bytes | None:
     return None if poses.source is None else cv2.imencode(".png", plot(poses))[1].tobytes()
 
 
-def crop(poses: Poses, margin: float, image: Any) -> list[NDArray[np.uint8]]:
+def crop(poses: Poses, image: Any, margin: float) -> list[NDArray[np.uint8]]:
     """See :meth:`Poses.crop`."""
     pixels = _image(poses, image)
     size = np.tile(poses.boxes[:, 2:] - poses.boxes[:, :2], 2) * margin * [-1, -1, 1, 1]

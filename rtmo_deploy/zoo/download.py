@@ -308,7 +308,7 @@ class _Transfer:
             with session.get(self._url, headers=headers, stream=True, timeout=timeout) as answer:
                 return self._refusal(answer, start) or self._take(answer, start)
         except requests.RequestException as error:
-            return _reason(error)
+            return failure_of(error)
         except OSError:
             self._part.unlink(missing_ok=True)
             raise
@@ -364,7 +364,7 @@ class _Transfer:
         return DownloadError(finding, remedy=self._remedy, where=without_credentials(self._url))
 
 
-def _reason(error: requests.RequestException) -> str:
+def failure_of(error: Exception) -> str:
     """What a failed request comes down to. The exception's own text is long and may hold a password."""
     import requests
 

@@ -72,11 +72,13 @@ class TestImages:
 
     def test_crop(self):
         poses = some(source=IMAGE)
-        for piece, (x1, y1, x2, y2) in zip(poses.crop(0), np.rint(poses.boxes).astype(int), strict=True):
+        for piece, (x1, y1, x2, y2) in zip(poses.crop(margin=0), np.rint(poses.boxes).astype(int), strict=True):
             assert np.array_equal(piece, IMAGE[y1:y2, x1:x2])
             assert not np.shares_memory(piece, IMAGE)
-        assert all(large.size > small.size for large, small in zip(poses.crop(0.2), poses.crop(0), strict=True))
-        assert all(piece.shape == IMAGE.shape for piece in poses.crop(50))
+        assert all(
+            large.size > small.size for large, small in zip(poses.crop(margin=0.2), poses.crop(margin=0), strict=True)
+        )
+        assert all(piece.shape == IMAGE.shape for piece in poses.crop(margin=50))
         outside = replace(poses[0], boxes=np.array([[-50, -50, -20, -20]]))
         assert [piece.size for piece in outside.crop()] == [0]
         assert Poses.empty(COCO_17).crop(image=IMAGE) == []

@@ -251,11 +251,17 @@ class RTMO:
 
     def _placed(self, image: Kept) -> Placed:
         """Letterbox an image; one on a GPU stays there where the runtime takes it."""
-        if self.backend.name != "torch" or not is_tensor(image) or max(image.shape) > WARP_LIMIT:
+        if not is_tensor(image) or self._opened.name != "torch" or max(image.shape) > WARP_LIMIT:
             return self.place(pixels_of(image))
         from rtmo_deploy.runtime.torch_letterbox import letterbox_tensor
 
         return Placed(*letterbox_tensor(image, self.input_hw, Placement(self.artifact.input.placement)))
+
+    @property
+    def _opened(self) -> Backend:
+        if self._closed:
+            raise UsageError("The model is closed.", remedy="Open it again.", where=self.artifact.path.name)
+        return self.backend
 
     def place(self, image: NDArray[np.uint8]) -> Placed:
         """Letterbox an image, ``(h, w, 3)`` uint8 BGR, as the model takes it."""
@@ -276,11 +282,9 @@ class RTMO:
 
     def detect(self, placed: Sequence[Placed], **thresholds: Unpack[Thresholds]) -> list[Poses]:
         """People in letterboxed images, at most as many as the model takes at a time; see :meth:`predict`."""
-        if self._closed:
-            raise UsageError("The model is closed.", remedy="Open it again.", where=self.artifact.path.name)
+        run: Any = self._opened
         decode = decode_for(self.artifact, **thresholds)
         tensor = self.tensor(placed)
-        run: Any = self.backend
         own = self.artifact.kind is not Kind.CHECKPOINT or decode == self.artifact.decode
         outputs = run(tensor) if own else run(tensor, decode)
         artifact = replace(self.artifact, decode=decode)

@@ -51,7 +51,8 @@ def test_few_switches(scene, variable):
 
 
 @pytest.mark.parametrize(("scene", "variable"), RUNS)
-def test_fewer_switches_than_others(scene, variable):
+def test_no_more_switches_than_others(scene, variable):
     pytest.importorskip("trackers", reason="pip install --no-deps trackers")
-    best = min(switches(scene, variable, name) for name in ("SORT", "ByteTrack", "OC-SORT", "C-BIoU"))
-    assert switches(scene, variable, "this project") <= best
+    names = ("this project", "SORT", "ByteTrack", "OC-SORT", "C-BIoU")
+    ours, *others = (sum(switches(scene, variable, name, seed) for seed in (101, 102)) for name in names)
+    assert ours <= min(others)

@@ -1,7 +1,7 @@
 """Tracking: this project's tracker against those of the package trackers, on the same detections.
 
     pip install --no-deps trackers
-    python benchmarks/tracking.py --model rtmo-n --seeds 101-105 --cache /tmp/detections
+    python benchmarks/tracking.py --model rtmo-n --seeds 101-105 --cache detections
 
 Scenes are those of `rtmo-deploy data synth --video`. Detections are the model's, or without --model simulated: the
 truth with noise, misses, false alarms, and low scores where people are hidden. The frame and its time are given to

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from PIL import Image
-    from typing_extensions import TypeIs
 
 Color = Literal["bgr", "rgb"]
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
@@ -89,7 +88,7 @@ def kept_of(image: ImageLike, color: Color | None = None) -> Kept:
     )
 
 
-def is_tensor(image: object) -> TypeIs[torch.Tensor]:
+def is_tensor(image: object) -> TypeGuard[torch.Tensor]:
     """Whether it is a torch tensor; without loading torch."""
     return "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor)
 
@@ -98,13 +97,11 @@ def pixels_of(kept: Kept) -> NDArray[np.uint8]:
     """The BGR pixels of what :func:`kept_of` gave."""
     if isinstance(kept, np.ndarray):
         return kept
-    if is_tensor(kept):
-        return kept.cpu().numpy()
     if isinstance(kept, bytes):
         if len(kept) > MAX_BYTES:
             raise InputDataError(f"It has more than {MAX_BYTES >> 20} MiB.", remedy="Shrink it first.", where="image")
         return decode_image(kept)
-    return read_image(kept)
+    return read_image(kept) if isinstance(kept, str | os.PathLike) else kept.cpu().numpy()
 
 
 def _of_array(array: NDArray[Any], color: Color) -> NDArray[np.uint8]:

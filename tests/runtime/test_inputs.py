@@ -68,7 +68,8 @@ def test_every_form_has_the_same_pixels(tmp_path):
 def test_an_address(server, monkeypatch):
     assert np.array_equal(to_bgr(f"http://{server}/a.png"), BGR)
     assert kept_of(f"HTTP://{server}/a.png") == PNG  # what was seen can be drawn on, whatever the address shows next
-    with pytest.raises(InputDataError, match=r"http://127.*/b\.png: It cannot be fetched: 404") as error:
+    missing = r"http://127.*/b\.png: It cannot be fetched: the server answers 404"
+    with pytest.raises(InputDataError, match=missing) as error:
         to_bgr(f"http://me:secret@{server}/b.png")
     assert "secret" not in str(error.value)
     with pytest.raises(InputDataError, match="It cannot be fetched"):

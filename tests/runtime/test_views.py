@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtmo_deploy.data.images import read_image
-from rtmo_deploy.errors import InputDataError, MissingDependencyError, UsageError
+from rtmo_deploy.errors import InputDataError, MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.poses import Poses, Skeleton
 from rtmo_deploy.runtime import draw_poses
 from rtmo_deploy.zoo import COCO_17
@@ -85,9 +85,15 @@ class TestImages:
 
     def test_show(self, monkeypatch):
         shown = []
+        monkeypatch.setenv("DISPLAY", ":0")
         monkeypatch.setattr("PIL.Image.Image.show", lambda image: shown.append(np.asarray(image)))
         some(source=IMAGE).show(score_thr=0.6)
         assert np.array_equal(shown[0][..., ::-1], some().plot(IMAGE, score_thr=0.6))
+        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("sys.platform", "linux")
+        with pytest.raises(SetupError, match="no display"):
+            some(source=IMAGE).show()
 
 
 class TestForms:

@@ -25,8 +25,8 @@ def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: Op
 
     With ``opening``, also that a runtime can be had that opens it so.
     """
-    if opening is not None:
-        require_device(opening.device)
+    device = "cpu" if opening is None or opening.device == "auto" else opening.device
+    require_device(device)
     from rtmo_deploy.zoo.locate import locate_model
 
     with download_bar(os.fspath(text)) as fetched:
@@ -36,8 +36,7 @@ def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: Op
 
         kind = likely_kind(path)
         known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else kind
-        device, precision = opening.device, opening.precision
-        choose_backend(known, device, backend=opening.backend, precision=precision, what=path.name)
+        choose_backend(known, device, backend=opening.backend, precision=opening.precision, what=path.name)
     return path
 
 

@@ -40,6 +40,7 @@ _RESULTS = ("jsonl", "csv", "coco", "parquet")
 class PredictOptions(OpenOptions):
     """What is done with the frames."""
 
+    device: str = option("auto", "cpu, cuda, cuda:1, ...; auto is a GPU if the runtime can use one.")
     score_thr: float | None = option(
         None, "Leave out detections with a score not above this.", min=0, max=1, show_default=False
     )
@@ -149,7 +150,8 @@ def predict(
         Interrupts() as interrupts,
     ):
         opening = {name: getattr(options, name) for name in OpenOptions.__dataclass_fields__}
-        estimator = RTMO.open(path, **opening)
+        with log_as_notes("rtmo_deploy", logging.INFO if options.device == "auto" else logging.WARNING):
+            estimator = RTMO(path, **opening)
         decode_for(estimator.artifact, score_thr=options.score_thr)  # refused before any output is opened
         skeleton = estimator.artifact.skeleton
         if skeleton.guessed:

@@ -85,7 +85,7 @@ def open_backend(
     Args:
         artifact: What to run.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        backend: Name of the runtime; the first that runs this kind of artifact if not given.
+        backend: Name of the runtime; with ``auto``, or if not given, the first that runs this kind of artifact.
         threads: Threads a CPU runtime may use; its own choice if not given.
         precision: What to compute in, for a runtime that has a choice; what the graph says if not given.
 
@@ -106,7 +106,7 @@ def choose_backend(
     """The runtime that :func:`open_backend` takes, without importing it; ``what`` names the model in errors."""
     place = parse_device(device)
     fitting = [record for record in BACKENDS if kind in record.kinds]
-    if backend is not None:
+    if backend not in {None, "auto"}:
         fitting = [record for record in fitting if record.name == backend]
     if not fitting:
         names = ", ".join(record.name for record in BACKENDS if kind in record.kinds)

@@ -116,8 +116,7 @@ class RTMO:
         self._reopen: Callable[[], RTMO] | None = None
         self.backend: Backend
         if isinstance(model, str | os.PathLike):
-            how: dict[str, Any] = {"threads": threads, "precision": precision}
-            how["backend"] = None if backend == "auto" else backend
+            how: dict[str, Any] = {"backend": backend, "threads": threads, "precision": precision}
             self.backend = _open(read_artifact(locate_model(model), trust=trust), device, **how)
             self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, **how)
         else:
@@ -367,15 +366,16 @@ PoseEstimator = RTMO
 
 def _open(artifact: Artifact, device: str, **how: Any) -> Backend:
     """Open an artifact where the caller says, or on the first GPU if it can be used; the choice is logged."""
+    why = ""
     if device != "auto":
-        opened, why = open_backend(artifact, device, **how), "as asked"
+        opened = open_backend(artifact, device, **how)
     else:
         try:
-            opened, why = open_backend(artifact, "cuda:0", **how), "this GPU can be used"
+            opened = open_backend(artifact, "cuda:0", **how)
         except SetupError as error:
             if artifact.kind is Kind.ENGINE:
                 raise
-            opened, why = open_backend(artifact, "cpu", **how), error.finding
+            opened, why = open_backend(artifact, "cpu", **how), f" {error.finding}"
     precision = opened.facts.get("runtime_precision") or artifact.precision
-    _log.info("%s: %s on %s, %s (device: %s)", artifact.path.name, opened.name, opened.device, precision, why)
+    _log.info("%s: %s on %s, %s.%s", artifact.path.name, opened.name, opened.device, precision, why)
     return opened

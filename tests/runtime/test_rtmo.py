@@ -205,7 +205,7 @@ class TestDevice:
             model = RTMO(onnx_n)
             model(pictures[0])
         (record,) = (record for record in caplog.records if record.name == "rtmo_deploy")
-        assert record.getMessage().startswith(f"n.onnx: onnxruntime on {model.backend.device}, fp32 (device: ")
+        assert record.getMessage().startswith(f"n.onnx: onnxruntime on {model.backend.device}, fp32.")
         assert f"backend='onnxruntime', device='{model.backend.device}', precision='fp32'" in repr(model)
 
     def test_a_gpu_is_taken_if_it_can_be_used(self, onnx_n, monkeypatch):

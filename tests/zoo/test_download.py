@@ -698,7 +698,9 @@ def test_the_model_inside_a_zip(server, onnx_bytes):
 
 
 @pytest.mark.parametrize(
-    "payload", [b"<html>Log in first</html>", zipped(readme_txt=b"no model"), zipped(a_onnx=b"x")[:60], zipped()]
+    "payload",
+    [b"<html>Log in first</html>", zipped(readme_txt=b"no model"), zipped(a_onnx=b"x")[:60], zipped()],
+    ids=["page", "no model", "cut off", "empty"],
 )
 @pytest.mark.parametrize("suffix", ["zip", "onnx"])
 def test_what_is_no_onnx_model_is_not_kept(server, onnx_bytes, payload, suffix):

@@ -87,6 +87,16 @@ def test_rtmlib_end_to_end_says_what_it_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_throughput() -> None:
+    printed = run("throughput.py", "rtmo-n", "--images", "3", "--batch", "2", "--rounds", "2", "--size", "96", "128")
+    table = rows(printed)
+    assert len(table) == 5
+    for row in table[:3]:
+        assert_ratio(row[1])
+    assert all(float(row[1]) > 0 for row in table[3:])
+
+
+@pytest.mark.slow
 def test_rtmlib_end_to_end(tmp_path: Path) -> None:
     pytest.importorskip("rtmlib")
     tiny = ["--threads", "1", "--rounds", "2", "--seconds", "0.1", "--warm-up", "0", "--pictures", "2"]

@@ -87,6 +87,24 @@ def test_lists(folder, monkeypatch):
     assert found("image.txt") == [("image.txt", "image")]
 
 
+def test_lists_without_sources(folder, monkeypatch):
+    (folder / "none.txt").write_text("# nothing\n\n")
+    (folder / "outer.txt").write_text("none.txt\nb.jpg\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    sources, failures = find_sources(["none.txt", "-", "outer.txt"])
+    assert [source.name for source in sources] == ["b.jpg"]
+    assert [(failure.where, failure.finding) for failure in failures] == [
+        ("none.txt", "It names no source."),
+        ("standard input", "It names no source."),
+        ("none.txt", "A list in a list is not read."),
+    ]
+
+
+def test_a_camera_by_its_number(folder):
+    assert found(1) == found("1") == [("1", "live")]
+    assert find_sources(1) == ([Source("1", "live")], [])
+
+
 def test_what_is_missing_does_not_stop_the_others(folder):
     sources, failures = find_sources(["nothing.mp4", "b.jpg", "notes.md", "*.gif", "sub/none*", "a\0b"])
     assert [source.name for source in sources] == ["b.jpg"]

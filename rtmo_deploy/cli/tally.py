@@ -63,8 +63,7 @@ class Tally:
             elif event.kind == "broken":
                 self._broken[event.source] += max(1, event.frames)
         if event.kind == "dropped" or (event.kind == "broken" and first):
-            head = "" if event.message.startswith(event.source) else f"{event.source}: "
-            stderr().print(f"Note: {head}{event.message}")
+            stderr().print(f"Note: {event}")
 
     def add(self, frame: Frame, drawn: list[Path]) -> None:
         """Count a frame with its poses."""

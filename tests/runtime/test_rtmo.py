@@ -249,6 +249,17 @@ class TestSources:
         assert len(list(frames)) == 1
         assert [event.kind for event in events] == ["failed"]
 
+    @pytest.mark.parametrize("how", [{"batch": 0}, {"stride": 0}, {"policy": "latest"}, {"score_thr": 2}])
+    @pytest.mark.parametrize("name", ["stream", "track"])
+    def test_what_cannot_be_asked_for_is_refused_at_once(self, models, pictures, name, how):
+        with pytest.raises(UsageError, match=next(iter(how))):
+            getattr(models["onnx"], name)(pictures[0], **how)
+
+    def test_a_failure_names_its_source_once(self, models, pictures, tmp_path, caplog):
+        (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff" + bytes(99))
+        assert len(list(models["onnx"].stream([tmp_path / "a.jpg", pictures[0]]))) == 1
+        assert caplog.text.count("a.jpg") == 1
+
     def test_track(self, tmp_path):
         av = pytest.importorskip("av")
         model = RTMO("rtmo-n", device="cpu")
@@ -265,6 +276,10 @@ class TestSources:
             assert frame.poses.track_ids.shape == (len(frame.poses),)
             kept = frame.poses.scores > 0.4
             assert np.array_equal(few.poses.track_ids, frame.poses.track_ids[kept])
+        weak, best = (list(model.track(tmp_path / "v.mp4", **how)) for how in ({"score_thr": 0.01}, {"max_people": 1}))
+        assert max(len(frame.poses) for frame in weak) > max(len(frame.poses) for frame in whole)
+        for frame, one in zip(whole, best, strict=True):
+            assert np.array_equal(one.poses.track_ids, frame.poses.track_ids[:1])
         last, before = (set(frame.poses.track_ids.tolist()) - {-1} for frame in (whole[-1], whole[-2]))
         assert last
         assert last == before  # nothing moves

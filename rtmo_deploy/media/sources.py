@@ -159,7 +159,11 @@ def _lines(lines: Iterable[str]) -> list[str]:
 
 def _sources_of(name: str, failures: list[InputDataError], *, recursive: bool) -> Iterator[Source]:
     if _ADDRESS.match(name):
-        suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
+        try:
+            suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
+        except ValueError as error:
+            finding = f"The address cannot be understood: {error}."
+            raise InputDataError(finding, remedy="Check it.", where=title_of(name)) from error
         web = name[:4].lower() == "http"
         kind: Literal["image", "video", "live"] = "live"
         if web and suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES - {".ts", ".mjpg", ".mjpeg"}:

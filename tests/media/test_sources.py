@@ -71,7 +71,14 @@ def test_a_file_named_as_a_camera_is_a_file(folder):
 def test_no_password_in_titles():
     source = Source("rtsp://user:secret@host/live", "live")
     assert source.title == "rtsp://host/live"
+    assert Source("rtsp://host/live?user=a&password=b", "live").title == "rtsp://host/live?user=a&password=***"
     assert Source("a?b#", "image").title == "a?b#"
+
+
+def test_an_address_that_is_none(folder):
+    sources, failures = find_sources(["http://user:secret@[host/a.jpg", "b.jpg"])
+    assert [source.name for source in sources] == ["b.jpg"]
+    assert failures[0].where == "http://[host/a.jpg"
 
 
 def test_lists(folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -133,6 +134,15 @@ def _frames(
 
     done: Queue[list[Frame] | BaseException] = Queue(1)
     runner = threading.Thread(target=_run, args=(model, reading, done, thresholds), daemon=True)
+
+    def end() -> None:
+        reading.close()
+        while runner.is_alive():
+            with contextlib.suppress(Empty):
+                done.get(timeout=0.05)
+        atexit.unregister(end)
+
+    atexit.register(end)  # a thread that still runs the network at exit would abort Python
     count = 0
     try:
         reading.start(on_event or log, **how)
@@ -143,10 +153,7 @@ def _frames(
             count += len(frames)
             yield from frames
     finally:
-        reading.close()
-        while runner.is_alive():
-            with contextlib.suppress(Empty):
-                done.get(timeout=0.05)
+        end()
     if failures and not count and isinstance(failures[0].error, InputDataError):
         raise failures[0].error
 

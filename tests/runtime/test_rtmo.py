@@ -6,6 +6,9 @@ import copy
 import doctest
 import logging
 import pickle
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -259,6 +262,17 @@ class TestSources:
         (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff" + bytes(99))
         assert len(list(models["onnx"].stream([tmp_path / "a.jpg", pictures[0]]))) == 1
         assert caplog.text.count("a.jpg") == 1
+
+    def test_an_iterator_that_is_left_has_no_threads_at_exit(self, onnx_n, pictures, tmp_path):
+        for number in range(40):  # they would abort Python, now and then
+            shutil.copy(pictures[0], tmp_path / f"{number}.png")
+        code = (
+            "import atexit, sys, threading, rtmo_deploy; atexit.register(lambda: print(threading.active_count()))\n"
+            "frames = rtmo_deploy.RTMO(sys.argv[1], threads=1).stream(sys.argv[2]); print(next(frames).index)"
+        )
+        command = [sys.executable, "-c", code, str(onnx_n), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stdout) == (0, "0\n1\n"), done.stderr
 
     def test_track(self, tmp_path):
         av = pytest.importorskip("av")

@@ -121,11 +121,20 @@ class RTMO:
             how["backend"] = None if backend == "auto" else backend
             self.backend = _open(read_artifact(locate_model(model), trust=trust), device, **how)
             self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, **how)
-        else:
+        elif hasattr(model, "artifact"):
             self.backend = model
+        else:
+            raise UsageError(
+                f"A {type(model).__name__} is not a model.",
+                remedy="Give a file, the name of a published model, or a backend.",
+            )
         self.artifact = self.backend.artifact
         contract = self.artifact.input
         own = (contract.height, contract.width)
+        if input_hw is not None:
+            if not (isinstance(input_hw, list | tuple) and len(input_hw) == 2):
+                raise UsageError(f"input_hw is {input_hw!r}.", remedy="Give two numbers: (height, width).")
+            input_hw = (input_hw[0], input_hw[1])
         if input_hw not in {None, own} and not contract.dynamic_hw:
             raise UsageError(
                 f"{self.artifact.path.name} takes images of {own[0]}x{own[1]} only.",

@@ -234,6 +234,19 @@ class TestDevice:
             RTMO(onnx_n, device="cuda")
 
 
+@pytest.mark.parametrize("given", [None, 5, b"a.onnx"])
+def test_what_is_no_model(given):
+    with pytest.raises(UsageError, match="is not a model"):
+        RTMO(given)
+
+
+def test_sizes_of_other_types(onnx_n):
+    assert RTMO(onnx_n, input_hw=[64, 96]).input_hw == (64, 96)
+    for size in (64, (64,), "64"):
+        with pytest.raises(UsageError, match="input_hw is"):
+            RTMO(onnx_n, input_hw=size)
+
+
 class TestSources:
     def test_stream(self, models, pictures):
         folder = pictures[0].parent

@@ -6,9 +6,9 @@ import logging
 import os
 import sys
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -26,8 +26,7 @@ from rtmo_deploy.runtime.model_files import files_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from rtmo_deploy.media.frame import Event, Frame
-    from rtmo_deploy.media.sources import Source
+    from rtmo_deploy.media.frame import Frame
     from rtmo_deploy.runtime.estimator import RTMO
     from rtmo_deploy.runtime.sinks import Outputs
 
@@ -140,7 +139,7 @@ def predict(
         stderr().print("Note: people are followed through videos and streams, and there are only images.")
     from rtmo_deploy.runtime.estimator import RTMO
     from rtmo_deploy.runtime.sinks import frames_in, open_sinks
-    from rtmo_deploy.runtime.thresholds import decode_for
+    from rtmo_deploy.runtime.stream import stream
 
     tally = Tally(found, outputs.draw_thr, total=frames_in(found, stride=options.stride), keep=as_json)
     level = logging.WARNING if options.hwaccel is None else logging.INFO  # which decoder is used
@@ -152,12 +151,13 @@ def predict(
         opening = {name: getattr(options, name) for name in OpenOptions.__dataclass_fields__}
         with log_as_notes("rtmo_deploy", logging.INFO if options.device == "auto" else logging.WARNING):
             estimator = RTMO(path, **opening)
-        decode_for(estimator.artifact, score_thr=options.score_thr)  # refused before any output is opened
+        names = ("stride", "policy", "batch", "hwaccel", "track", "smooth", "score_thr", "max_people")
+        how: dict[str, Any] = {name: getattr(options, name) for name in names}
+        frames = stream(estimator, found, on_event=tally.event, **how)  # refused before any output is opened
         skeleton = estimator.artifact.skeleton
         if skeleton.guessed:
             stderr().print(f"Note: the keypoints are {skeleton.label}.", soft_wrap=True)
         with open_sinks(outputs, found, skeleton) as write:
-            frames = _frames(estimator, found, options, tally.event)
 
             def take(frame: Frame) -> bool:
                 go_on = write(frame)
@@ -259,23 +259,3 @@ def _listed(failures: list[InputDataError]) -> list[dict[str, Any]]:
 def _why_nobody(estimator: RTMO, score_thr: float | None) -> str:
     threshold = estimator.artifact.decode.score_thr if score_thr is None else score_thr
     return "the model is untrained" if estimator.artifact.untrained else f"no score is above {threshold:g}"
-
-
-def _frames(
-    estimator: RTMO, sources: list[Source], options: PredictOptions, on_event: Callable[[Event], None]
-) -> Generator[Frame]:
-    """The frames of all sources with the people that are asked for, tracked before any of them is left out."""
-    from rtmo_deploy.runtime.stream import stream
-    from rtmo_deploy.track.frames import track_frames
-
-    how = {name: getattr(options, name) for name in ("stride", "policy", "batch", "hwaccel")}
-    own, asked = estimator.artifact.decode.score_thr, options.score_thr
-    least = own if asked is None else min(own, asked)  # weak detections help to follow people
-    frames = stream(estimator, sources, on_event=on_event, score_thr=least, **how)
-    with closing(cast("Generator[Frame]", frames)):
-        tracking = options.track or options.smooth
-        for frame in track_frames(frames, smooth=options.smooth) if tracking else frames:
-            poses = frame.poses
-            if poses is not None and asked is not None:
-                poses = poses[poses.scores > asked]
-            yield frame if poses is None else replace(frame, poses=poses[: options.max_people])

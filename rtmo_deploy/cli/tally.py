@@ -48,10 +48,7 @@ class Tally:
         self._done, self._started = 0, 0.0
 
     def event(self, event: Event) -> None:
-        """Count an event, from any thread. The first broken frame of a source is noted at once, and skipped ones.
-
-        The reader of a live source says itself that it was lost and is back.
-        """
+        """Count an event, from any thread, and note it at once; of the broken frames of a source only the first."""
         with self._lock:
             first = not self._broken[event.source]
             self._events[event.kind] += max(1, event.frames)
@@ -62,9 +59,8 @@ class Tally:
                 self.failures.append(known)
             elif event.kind == "broken":
                 self._broken[event.source] += max(1, event.frames)
-        if event.kind == "dropped" or (event.kind == "broken" and first):
-            head = "" if event.message.startswith(event.source) else f"{event.source}: "
-            stderr().print(f"Note: {head}{event.message}")
+        if event.kind != "failed" and (event.kind != "broken" or first):
+            stderr().print(f"Note: {event}")
 
     def add(self, frame: Frame, drawn: list[Path]) -> None:
         """Count a frame with its poses."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Frame:
     """One image of a source, upright, and what was found in it."""
 
-    image: NDArray[np.uint8]  #: ``(h, w, 3)`` uint8, BGR.
+    image: NDArray[np.uint8] = field(repr=False)  #: ``(h, w, 3)`` uint8, BGR.
     source: str  #: The path, address or camera index that it comes from, as it was given or found.
     index: int = 0  #: Its number within the source, counted from 0 over all frames, skipped ones too.
     time_s: float | None = None  #: Seconds since the source's first frame; None for a still image.
@@ -38,3 +38,7 @@ class Event:
     message: str
     error: Exception | None = None
     frames: int = 0  #: Frames concerned.
+
+    def __str__(self) -> str:
+        """The message, with the source in front."""
+        return self.message if self.message.startswith(self.source) else f"{self.source}: {self.message}"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    Given = str | os.PathLike[str] | int  # an integer is a camera's index
+
 _ADDRESS: Final = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|rtp)://", re.IGNORECASE)
 _LIST_BYTES: Final = 2**24
 #: Kinds of files whose suffix decides: a rare video has no signature that is known here.
@@ -47,15 +49,15 @@ class Source:
 
 
 def find_sources(
-    given: Sequence[str | os.PathLike[str]], *, recursive: bool = False
+    given: Given | Sequence[Given], *, recursive: bool = False
 ) -> tuple[list[Source], list[InputDataError]]:
     """What is meant, without duplicates, in the order given, folders and patterns sorted; and what cannot be used.
 
     Args:
         given: Files; folders and glob patterns (files in them with the suffix of an image or a video, hidden ones left
             out); addresses (rtsp, rtmp, http(s), udp, tcp, srt, rtp); a camera's index (``0``) or ``/dev/video0``;
-            a ``.txt`` file with one of these on each line (``#`` begins a comment; paths start at the file's folder);
-            ``-`` for such lines on standard input.
+            a ``.txt`` file with one of these on each line (one that begins with ``#`` is a comment; paths start at the
+            file's folder); ``-`` for such lines on standard input.
         recursive: Whether to search folders in folders. Links to folders are not followed.
 
     Returns:
@@ -64,14 +66,21 @@ def find_sources(
     """
     found: dict[str, Source] = {}
     failures: list[InputDataError] = []
-    for item in [given] if isinstance(given, str | os.PathLike) else given:
-        name = os.fspath(item)
+    for item in [given] if isinstance(given, str | os.PathLike | int) else given:
+        name = str(item) if isinstance(item, int) else os.fspath(item)
         try:
             listed = _listed(name)
         except InputDataError as error:
             failures.append(error)
             continue
+        if listed == []:
+            where = "standard input" if name == "-" else name
+            failures.append(InputDataError("It names no source.", remedy="Write one on each line.", where=where))
         for one in [name] if listed is None else listed:
+            if listed is not None and _is_list(one):
+                remedy = "Name both lists."
+                failures.append(InputDataError("A list in a list is not read.", remedy=remedy, where=one))
+                continue
             try:
                 for source in _sources_of(one, failures, recursive=recursive):
                     key = source.name if source.kind == "live" else os.path.abspath(source.name)  # noqa: PTH100
@@ -126,15 +135,21 @@ def _listed(name: str) -> list[str] | None:
     """The sources that a list names; None where it is no list."""
     if name == "-":
         return _lines(sys.stdin)
+    if not _is_list(name):
+        return None
     path = Path(name)
-    try:
-        if path.suffix.lower() != ".txt" or not path.is_file() or kind_of(path) is Kind.VIDEO or kind_of(path).is_image:
-            return None
-    except OSError:  # reading says why
-        pass
     with reading(path, InputDataError, damaged="a list of sources: UTF-8 text, one on each line"):
         lines = read_bounded(path, max_bytes=_LIST_BYTES).decode("utf-8-sig").splitlines()
     return [line if _ADDRESS.match(line) or line.isdecimal() else str(path.parent / line) for line in _lines(lines)]
+
+
+def _is_list(name: str) -> bool:
+    path = Path(name)
+    try:
+        text = path.suffix.lower() == ".txt" and path.is_file()
+        return text and kind_of(path) is not Kind.VIDEO and not kind_of(path).is_image
+    except OSError:  # reading says why
+        return True
 
 
 def _lines(lines: Iterable[str]) -> list[str]:
@@ -144,7 +159,11 @@ def _lines(lines: Iterable[str]) -> list[str]:
 
 def _sources_of(name: str, failures: list[InputDataError], *, recursive: bool) -> Iterator[Source]:
     if _ADDRESS.match(name):
-        suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
+        try:
+            suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
+        except ValueError as error:
+            finding = f"The address cannot be understood: {error}."
+            raise InputDataError(finding, remedy="Check it.", where=title_of(name)) from error
         web = name[:4].lower() == "http"
         kind: Literal["image", "video", "live"] = "live"
         if web and suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES - {".ts", ".mjpg", ".mjpeg"}:

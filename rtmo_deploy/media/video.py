@@ -134,6 +134,8 @@ def read_video(
                 if image is not None:
                     yield Frame(image, shown, count, time_s)
         except require_av().FFmpegError as error:
+            if count < 0:
+                raise _empty(shown, f": {reason_of(error)}") from error
             on_event(Event(shown, "broken", f"It is damaged and ends here: {reason_of(error)}.", error))
         if count >= 0:
             _tell_if_cut_off(shown, container, stream, count, time_s, on_event)
@@ -258,7 +260,7 @@ def opened(
     try:
         container = _accelerated(attempt, hwaccel, shown) if hwaccel else attempt(None)
     except av.FFmpegError as error:
-        raise InputDataError(f"It cannot be opened: {reason_of(error)}.", remedy=_AGAIN, where=shown) from error
+        raise InputDataError(f"It cannot be opened: {reason_of(error)}.", remedy=_again(shown), where=shown) from error
     with container:
         stream = _best(container, shown)
         decoder = stream.codec_context
@@ -334,8 +336,12 @@ def _tell_if_cut_off(
         on_event(Event(shown, "broken", message))
 
 
-def _empty(where: str) -> InputDataError:
-    return InputDataError("It holds no frame that can be decoded.", remedy=_AGAIN, where=where)
+def _empty(where: str, why: str = "") -> InputDataError:
+    return InputDataError(f"It holds no frame that can be decoded{why}.", remedy=_again(where), where=where)
+
+
+def _again(where: str) -> str:
+    return _AGAIN if "://" not in where else "Check the address, or download the file and give that."
 
 
 def title_of(name: str) -> str:

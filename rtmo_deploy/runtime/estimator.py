@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.media.frame import Event, Frame
+    from rtmo_deploy.media.sources import Given, Source
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.inputs import Color, ImageLike, Kept
     from rtmo_deploy.runtime.stream import Policy
@@ -119,11 +120,20 @@ class RTMO:
             how: dict[str, Any] = {"backend": backend, "threads": threads, "precision": precision}
             self.backend = _open(read_artifact(locate_model(model), trust=trust), device, **how)
             self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, **how)
-        else:
+        elif hasattr(model, "artifact"):
             self.backend = model
+        else:
+            raise UsageError(
+                f"A {type(model).__name__} is not a model.",
+                remedy="Give a file, the name of a published model, or a backend.",
+            )
         self.artifact = self.backend.artifact
         contract = self.artifact.input
         own = (contract.height, contract.width)
+        if input_hw is not None:
+            if not (isinstance(input_hw, list | tuple) and len(input_hw) == 2):
+                raise UsageError(f"input_hw is {input_hw!r}.", remedy="Give two numbers: (height, width).")
+            input_hw = (input_hw[0], input_hw[1])
         if input_hw not in {None, own} and not contract.dynamic_hw:
             raise UsageError(
                 f"{self.artifact.path.name} takes images of {own[0]}x{own[1]} only.",
@@ -293,11 +303,12 @@ class RTMO:
 
     def stream(
         self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        source: Given | Sequence[Given],
         *,
         stride: int = 1,
         policy: Policy = "all",
         batch: int = 8,
+        hwaccel: str | None = None,
         recursive: bool = False,
         on_event: Callable[[Event], None] | None = None,
         **thresholds: Unpack[Thresholds],
@@ -311,6 +322,7 @@ class RTMO:
             policy: What happens to a live source that is faster than the network: ``all`` lets it wait, ``newest``
                 skips frames.
             batch: Most frames in one run of the network.
+            hwaccel: Hardware that decodes videos, such as ``cuda``; ``auto`` takes what there is, else the CPU.
             recursive: Whether to search folders in folders.
             on_event: Called from other threads with what cannot be read, lost streams and so on; logged if not given.
             **thresholds: See :class:`Thresholds`.
@@ -320,26 +332,20 @@ class RTMO:
 
         Raises:
             InputDataError: A source is missing, or nothing could be read, and no ``on_event`` was given.
+            UsageError: A number or a threshold is out of range or cannot be had.
         """
-        from rtmo_deploy.media.frame import Event
-        from rtmo_deploy.media.sources import find_sources
         from rtmo_deploy.runtime.stream import stream
 
-        sources, failures = find_sources(
-            [source] if isinstance(source, str | os.PathLike) else source, recursive=recursive
-        )
-        for error in failures:
-            if on_event is None:
-                raise error
-            on_event(Event(error.where or "", "failed", str(error), error))
-        return stream(self, sources, stride=stride, policy=policy, batch=batch, on_event=on_event, **thresholds)
+        how: dict[str, Any] = {"stride": stride, "policy": policy, "batch": batch, "hwaccel": hwaccel}
+        return stream(self, self._sources(source, recursive, on_event), on_event=on_event, **how, **thresholds)
 
     def track(
         self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        source: Given | Sequence[Given],
         *,
         smooth: bool = False,
-        score_thr: float | None = None,
+        recursive: bool = False,
+        on_event: Callable[[Event], None] | None = None,
         **options: Any,
     ) -> Iterator[Frame]:
         """As :meth:`stream`, with ``track_ids`` of the people in each video and stream; still images have none.
@@ -347,17 +353,29 @@ class RTMO:
         Args:
             source: As for :meth:`stream`.
             smooth: Whether to smooth keypoints and boxes over time.
-            score_thr: Detections with a score above this are given; weaker ones help to follow people.
-            **options: As for :meth:`stream`.
+            recursive: As for :meth:`stream`.
+            on_event: As for :meth:`stream`.
+            **options: As for :meth:`stream`. Detections that ``score_thr`` and ``max_people`` leave out help to follow
+                people.
         """
-        from rtmo_deploy.track.frames import track_frames
+        from rtmo_deploy.runtime.stream import stream
 
-        decode_for(self.artifact, score_thr=score_thr)
-        for frame in track_frames(self.stream(source, **options), smooth=smooth):
-            poses = frame.poses
-            if poses is not None and score_thr is not None:
-                poses = poses[poses.scores > score_thr]
-            yield replace(frame, poses=poses)
+        sources = self._sources(source, recursive, on_event)
+        return stream(self, sources, track=True, smooth=smooth, on_event=on_event, **options)
+
+    def _sources(
+        self, given: Given | Sequence[Given], recursive: bool, on_event: Callable[[Event], None] | None
+    ) -> list[Source]:
+        from rtmo_deploy.media.frame import Event
+        from rtmo_deploy.media.sources import find_sources
+
+        self._opened  # noqa: B018 - a closed model says so
+        sources, failures = find_sources(given, recursive=recursive)
+        for error in failures:
+            if on_event is None:
+                raise error
+            on_event(Event(error.where or "", "failed", str(error), error))
+        return sources
 
 
 #: The name in earlier releases.

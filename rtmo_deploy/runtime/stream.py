@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -11,14 +12,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Unpack, get_args
 
-from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.media.frame import Event, Frame
 from rtmo_deploy.media.sources import open_source
+from rtmo_deploy.runtime.thresholds import decode_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -60,8 +62,10 @@ def stream(
     batch: int = 8,
     hwaccel: str | None = None,
     on_event: Callable[[Event], None] | None = None,
+    track: bool = False,
+    smooth: bool = False,
     **thresholds: Unpack[Thresholds],
-) -> Iterator[Frame]:
+) -> Generator[Frame]:
     """Frames of sources with their poses, in order within each source.
 
     Images and videos are read one after the other, live sources at the same time. Batches are filled across all of
@@ -77,24 +81,71 @@ def stream(
         batch: Most frames in one run of the network.
         hwaccel: Hardware that decodes videos, as :func:`open_source` takes it.
         on_event: Told of what cannot be read, of lost streams and so on, from other threads; logged if not given.
-        thresholds: As in a call of the model.
+        track: Whether to give people ids that last over the frames of a source.
+        smooth: Whether to smooth keypoints and boxes over time; implies ``track``.
+        thresholds: As in a call of the model. With ``track``, detections that ``score_thr`` and ``max_people`` leave
+            out help to follow people.
 
     Raises:
         InputDataError: Nothing could be read, and no ``on_event`` was given.
+        UsageError: A number or a threshold is out of range or cannot be had.
     """
+    for name, number in {"stride": stride, "batch": batch}.items():
+        if number < 1:
+            raise UsageError(f"{name} is {number}.", remedy="It must be 1 or more.")
+    if policy not in get_args(Policy):
+        raise UsageError(f"There is no policy '{policy}'.", remedy="Use 'all' or 'newest'.")
+    decode_for(model.artifact, **thresholds)
+    reading = _Reading(model, sources, model.artifact.input.batch or batch, newest=policy == "newest")
+    how = {"stride": stride, "hwaccel": hwaccel}
+    if not (track or smooth):
+        return _frames(model, reading, on_event, how, thresholds)
+    asked, least = thresholds.get("score_thr"), model.artifact.decode.score_thr
+    limits: Thresholds = {**thresholds, "score_thr": least if asked is None else min(least, asked), "max_people": None}
+    frames = _frames(model, reading, on_event, how, limits)
+    return _tracked(frames, asked, thresholds.get("max_people"), smooth=smooth)
+
+
+def _tracked(frames: Generator[Frame], score_thr: float | None, most: int | None, *, smooth: bool) -> Generator[Frame]:
+    """Frames whose people are tracked before any of them is left out."""
+    from rtmo_deploy.track.frames import track_frames
+
+    with contextlib.closing(frames):
+        for frame in track_frames(frames, smooth=smooth):
+            poses = frame.poses
+            if poses is not None and score_thr is not None:
+                poses = poses[poses.scores > score_thr]
+            yield frame if poses is None else replace(frame, poses=poses[:most])
+
+
+def _frames(
+    model: Model,
+    reading: _Reading,
+    on_event: Callable[[Event], None] | None,
+    how: dict[str, Any],
+    thresholds: Thresholds,
+) -> Generator[Frame]:
     failures: list[Event] = []
 
     def log(event: Event) -> None:
-        _log.warning("%s: %s", event.source, event.message)
+        _log.warning("%s", event)
         if event.kind == "failed":
             failures.append(event)
 
-    reading = _Reading(model, sources, model.artifact.input.batch or batch, newest=policy == "newest")
     done: Queue[list[Frame] | BaseException] = Queue(1)
     runner = threading.Thread(target=_run, args=(model, reading, done, thresholds), daemon=True)
+
+    def end() -> None:
+        reading.close()
+        while runner.is_alive():
+            with contextlib.suppress(Empty):
+                done.get(timeout=0.05)
+        atexit.unregister(end)
+
+    atexit.register(end)  # a thread that still runs the network at exit would abort Python
     count = 0
     try:
-        reading.start(on_event or log, stride=stride, hwaccel=hwaccel)
+        reading.start(on_event or log, **how)
         runner.start()
         while frames := done.get():
             if isinstance(frames, BaseException):
@@ -102,10 +153,7 @@ def stream(
             count += len(frames)
             yield from frames
     finally:
-        reading.close()
-        while runner.is_alive():
-            with contextlib.suppress(Empty):
-                done.get(timeout=0.05)
+        end()
     if failures and not count and isinstance(failures[0].error, InputDataError):
         raise failures[0].error
 

@@ -21,12 +21,15 @@ import json
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from rtmo_deploy.errors import DownloadError, SetupError
 from rtmo_deploy.files import UnreadableError, atomic_write
 from rtmo_deploy.plain import read_json
 from rtmo_deploy.zoo.records import VARIANTS, Variant
+
+#: A secret in the query of an address, behind its name.
+_SECRET = re.compile("([?&][^=&#]*(?:pass|pwd|token|secret|key|sig|auth)[^=&#]*=)[^&#]+", re.IGNORECASE)
 
 CACHE_VARIABLE = "RTMO_DEPLOY_CACHE"
 OFFLINE_VARIABLE = "RTMO_DEPLOY_OFFLINE"
@@ -90,9 +93,8 @@ def mirrored(url: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """``https://user:secret@host/path`` -> ``https://host/path``, fit for a message or a log."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """``https://user:secret@host/path?token=secret`` -> ``https://host/path?token=***``, fit for a message or a log."""
+    return _SECRET.sub(r"\1***", re.sub("(?<=//)[^/?#]*@", "", url, count=1))
 
 
 def identify_published(sha256: str) -> Variant | None:

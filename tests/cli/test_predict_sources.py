@@ -22,8 +22,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.tally import Tally
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.media.frame import Event
+from rtmo_deploy.media.sources import Source
 from rtmo_deploy.media.video_writer import VideoWriter
 from rtmo_deploy.runtime import stream as streaming
 
@@ -213,6 +215,15 @@ def test_damaged_frames_are_counted(onnx_n: Path, walk: Path, monkeypatch: pytes
     assert "3 broken frames, 1 reconnect, 5 skipped frames." in result.stderr
     notes = [line for line in result.stderr.splitlines() if line.startswith("Note: ")]
     assert notes == [f"Note: {walk}: one", "Note: 0: 5 frames were skipped"]
+
+
+def test_events_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally([Source("7", "live")], 0.5, total=None, keep=False)
+    for kind in ("lost", "reconnected", "broken", "broken", "dropped"):
+        tally.event(Event("7", kind, f"{kind} now", frames=3))
+    notes = [f"Note: 7: {kind} now" for kind in ("lost", "reconnected", "broken", "dropped")]
+    assert capsys.readouterr().err.splitlines() == notes
+    assert tally.document()["events"] == {"broken": 6, "lost": 3, "reconnected": 3, "dropped": 3}
 
 
 def test_which_is_the_model(onnx_n: Path, checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:

@@ -238,6 +238,9 @@ def test_backends(
         ours = compat.RTMO(str(checkpoint_n), SIZE)
     assert "it runs in torch" in caplog.text
     assert (ours.backend, ours.device) == ("torch", "cpu")
+    for nothing, what in ((None, r"this is None\. Check its path"), ("a.jpg", "this is a str")):
+        with pytest.raises(UsageError, match=what):
+            ours(nothing)
     with pytest.raises(UsageError, match="uint8"):
         ours(images[0].astype(np.float32))
     with pytest.raises(UsageError, match="uint8"):

@@ -113,6 +113,17 @@ def test_an_address_that_answers_a_file_ends_with_it(tmp_path, kind, whole):
     assert [event.kind for event in events] == ([] if whole else ["broken"])
 
 
+def test_a_file_that_ends_before_its_first_frame_is_not_damaged_too(tmp_path):
+    data = clip(tmp_path / "a.mp4").read_bytes()  # its index is at the end, and this server cannot go there
+    events = []
+    with Server(http("video/mp4", [data[:900]], length=len(data))) as server:
+        source = Source(f"http://127.0.0.1:{server.port}/a.mp4", "video")
+        with pytest.raises(InputDataError, match=r"cannot be opened|no frame") as caught:
+            next(open_source(source, on_event=events.append, stop=threading.Event()))
+    assert not events
+    assert "download the file" in caught.value.remedy
+
+
 @pytest.mark.parametrize("kind", ["live", "video", "image"])
 def test_nobody_answers(kind):
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -120,6 +131,7 @@ def test_nobody_answers(kind):
     with pytest.raises(InputDataError, match=r"cannot be opened|cannot be fetched") as caught:
         next(open_source(Source(f"http://u:pw@127.0.0.1:{port}/a", kind), on_event=print, stop=threading.Event()))
     assert "pw" not in str(caught.value)
+    assert "Check the address" in caught.value.remedy
 
 
 def test_stop_does_not_wait_for_a_silent_server():

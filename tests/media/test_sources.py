@@ -71,7 +71,14 @@ def test_a_file_named_as_a_camera_is_a_file(folder):
 def test_no_password_in_titles():
     source = Source("rtsp://user:secret@host/live", "live")
     assert source.title == "rtsp://host/live"
+    assert Source("rtsp://host/live?user=a&password=b", "live").title == "rtsp://host/live?user=a&password=***"
     assert Source("a?b#", "image").title == "a?b#"
+
+
+def test_an_address_that_is_none(folder):
+    sources, failures = find_sources(["http://user:secret@[host/a.jpg", "b.jpg"])
+    assert [source.name for source in sources] == ["b.jpg"]
+    assert failures[0].where == "http://[host/a.jpg"
 
 
 def test_lists(folder, monkeypatch):
@@ -85,6 +92,24 @@ def test_lists(folder, monkeypatch):
     assert "not a list of sources" in str(find_sources(["bad.txt"])[1][0])
     (folder / "image.txt").write_bytes((folder / "b.jpg").read_bytes())
     assert found("image.txt") == [("image.txt", "image")]
+
+
+def test_lists_without_sources(folder, monkeypatch):
+    (folder / "none.txt").write_text("# nothing\n\n")
+    (folder / "outer.txt").write_text("none.txt\nb.jpg\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    sources, failures = find_sources(["none.txt", "-", "outer.txt"])
+    assert [source.name for source in sources] == ["b.jpg"]
+    assert [(failure.where, failure.finding) for failure in failures] == [
+        ("none.txt", "It names no source."),
+        ("standard input", "It names no source."),
+        ("none.txt", "A list in a list is not read."),
+    ]
+
+
+def test_a_camera_by_its_number(folder):
+    assert found(1) == found("1") == [("1", "live")]
+    assert find_sources(1) == ([Source("1", "live")], [])
 
 
 def test_what_is_missing_does_not_stop_the_others(folder):

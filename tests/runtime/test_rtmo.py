@@ -6,6 +6,9 @@ import copy
 import doctest
 import logging
 import pickle
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -231,6 +234,19 @@ class TestDevice:
             RTMO(onnx_n, device="cuda")
 
 
+@pytest.mark.parametrize("given", [None, 5, b"a.onnx"])
+def test_what_is_no_model(given):
+    with pytest.raises(UsageError, match="is not a model"):
+        RTMO(given)
+
+
+def test_sizes_of_other_types(onnx_n):
+    assert RTMO(onnx_n, input_hw=[64, 96]).input_hw == (64, 96)
+    for size in (64, (64,), "64"):
+        with pytest.raises(UsageError, match="input_hw is"):
+            RTMO(onnx_n, input_hw=size)
+
+
 class TestSources:
     def test_stream(self, models, pictures):
         folder = pictures[0].parent
@@ -249,6 +265,28 @@ class TestSources:
         assert len(list(frames)) == 1
         assert [event.kind for event in events] == ["failed"]
 
+    @pytest.mark.parametrize("how", [{"batch": 0}, {"stride": 0}, {"policy": "latest"}, {"score_thr": 2}])
+    @pytest.mark.parametrize("name", ["stream", "track"])
+    def test_what_cannot_be_asked_for_is_refused_at_once(self, models, pictures, name, how):
+        with pytest.raises(UsageError, match=next(iter(how))):
+            getattr(models["onnx"], name)(pictures[0], **how)
+
+    def test_a_failure_names_its_source_once(self, models, pictures, tmp_path, caplog):
+        (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff" + bytes(99))
+        assert len(list(models["onnx"].stream([tmp_path / "a.jpg", pictures[0]]))) == 1
+        assert caplog.text.count("a.jpg") == 1
+
+    def test_an_iterator_that_is_left_has_no_threads_at_exit(self, onnx_n, pictures, tmp_path):
+        for number in range(40):  # they would abort Python, now and then
+            shutil.copy(pictures[0], tmp_path / f"{number}.png")
+        code = (
+            "import atexit, sys, threading, rtmo_deploy; atexit.register(lambda: print(threading.active_count()))\n"
+            "frames = rtmo_deploy.RTMO(sys.argv[1], threads=1).stream(sys.argv[2]); print(next(frames).index)"
+        )
+        command = [sys.executable, "-c", code, str(onnx_n), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stdout) == (0, "0\n1\n"), done.stderr
+
     def test_track(self, tmp_path):
         av = pytest.importorskip("av")
         model = RTMO("rtmo-n", device="cpu")
@@ -265,6 +303,10 @@ class TestSources:
             assert frame.poses.track_ids.shape == (len(frame.poses),)
             kept = frame.poses.scores > 0.4
             assert np.array_equal(few.poses.track_ids, frame.poses.track_ids[kept])
+        weak, best = (list(model.track(tmp_path / "v.mp4", **how)) for how in ({"score_thr": 0.01}, {"max_people": 1}))
+        assert max(len(frame.poses) for frame in weak) > max(len(frame.poses) for frame in whole)
+        for frame, one in zip(whole, best, strict=True):
+            assert np.array_equal(one.poses.track_ids, frame.poses.track_ids[:1])
         last, before = (set(frame.poses.track_ids.tolist()) - {-1} for frame in (whole[-1], whole[-2]))
         assert last
         assert last == before  # nothing moves

@@ -419,6 +419,8 @@ def test_credentials_of_a_mirror_are_not_told(server, monkeypatch, caplog):
     assert "503" in caplog.text
     assert "hunter2" not in caplog.text
     assert without_credentials("https://a:b@host:1/x") == "https://host:1/x"
+    assert without_credentials("rtsp://a:b@host/x?cam=1&pwd=c%20d&q=e@f#g") == "rtsp://host/x?cam=1&pwd=***&q=e@f#g"
+    assert without_credentials("rtsp://a:b@[host/x") == "rtsp://[host/x"
 
 
 def test_a_cache_folder_that_cannot_be(server, monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -35,12 +36,20 @@ _CAP: Final = 8.0
 _HIDDEN_FROM_S: Final = 0.2
 #: As many keypoints the box counts for where positions are compared.
 _BOX_WEIGHT: Final = 3.0
+#: What a score of 0 costs: of two detections of a person, the better one is preferred.
+_UNSURE: Final = 1.0
 #: A track of fewer detections is new, and others are preferred to it.
 _NEW: Final = 5
 #: Two detections of a higher OKS are one person.
-_DOUBLE: Final = 0.7
+_DOUBLE: Final = 0.6
 #: Detections from this share of the score that starts tracks are assigned first.
 _SURE: Final = 0.75
+#: From this share of it a hidden person is found again.
+_BACK: Final = 0.6
+#: Of a box of which another covers more than the first share, the colours are not learned. If another track without a
+#: detection, last seen less than _MERGED_S ago, covers more than the second share, the detection may be both people's:
+#: it tells a position less well, in sizes.
+_COVERED, _MERGED, _MERGED_S, _MERGED_NOISE = 0.1, 0.5, 1.0, 0.12
 #: Costs up to which a detection belongs to a track: a confident one, a weak one.
 _GATE, _WEAK_GATE = 12.0, 6.0
 #: A person who comes back is known by colours: so far off at most, and others so much farther.
@@ -101,40 +110,44 @@ class Tracker:
         self._check(poses, time_s)
         now = _observed(poses, time_s, image)
         sigmas = np.array(poses.skeleton.sigmas or (_SIGMA,) * len(poses.skeleton))
-        now["shown"] *= _alone(now, now[:0])[:, None]
+        now["shown"] *= ((_covers(now, now) > _COVERED).sum(1) <= 1)[:, None]  # each covers itself
         first = self._tracks is None
-        tracks = now[:0].copy() if self._tracks is None else self._tracks
+        tracks = now[:0] if self._tracks is None else self._tracks
         self._time = time_s
-        ids = np.full(len(now), -1, np.int64)
         row_of = np.full(len(now), -1)
 
         predicted = _predicted(tracks, time_s)
         single = ~_doubled(now, poses.scores, sigmas)
         sure = poses.scores >= _SURE * self.score
-        cost = _costs(predicted, now, sigmas, time_s)
-        reach = time_s - tracks["seen"] <= self.hidden_s
-        hidden, left = time_s - tracks["seen"] > _HIDDEN_FROM_S, _left(predicted, poses.image_hw)
+        cost, offsets = _costs(predicted, now, sigmas, time_s)
+        gap = time_s - tracks["seen"]
+        reach, hidden = gap <= self.hidden_s, (gap > _HIDDEN_FROM_S)[:, None]
         unknown = now["shown"].sum(1) < _SEEN
-        # Who has left is known again by colours only; of several who are hidden, somebody whose colours are not seen
-        # yet could be any.
-        cost[np.ix_(left & hidden, unknown)] = np.inf
-        several = ((cost < _GATE) & hidden[:, None]).sum(0) > 1
-        cost[np.ix_(hidden, unknown & several & (image is not None))] = np.inf
-        for rows, gate in ((sure, _GATE), (~sure & single, _WEAK_GATE)):
-            free = np.flatnonzero(reach)
-            columns = np.flatnonzero(rows)
-            for track, row in _assigned(cost[np.ix_(free, columns)], gate):
+        # Nobody comes back as a weak or second detection of somebody. Who has left is known again by colours only; of
+        # several who are hidden, somebody whose colours are not seen yet could be any.
+        cost[hidden & (~single | (poses.scores < _BACK * self.score))] = np.inf
+        cost[hidden & _left(predicted, poses.image_hw)[:, None] & unknown] = np.inf
+        if image is not None:
+            cost[hidden & unknown & (((cost < _GATE) & hidden).sum(0) > 1)] = np.inf
+        for rows, gate in ((sure & single, _GATE), (sure ^ single, _WEAK_GATE)):
+            free, columns = np.flatnonzero(reach), np.flatnonzero(rows)
+            for track, row in _assigned(cost[free[:, None], columns], gate):
                 row_of[columns[row]], reach[free[track]] = free[track], False
-        found = row_of >= 0
+        found = np.flatnonzero(row_of >= 0)
+        pairs = row_of[found]
         unseen = predicted[reach & (predicted["id"] > 0)]
-        now["shown"] *= _alone(now, unseen)[:, None]
-        tracks[row_of[found]] = _updated(predicted[row_of[found]], now[found])
-        born = np.flatnonzero((poses.scores >= self.score) & single & ~found)
-        row_of[born] = len(tracks) + np.arange(len(born))
-        tracks = np.concatenate([tracks, now[born]])
+        cover = _covers(now, unseen)
+        now["shown"] *= (cover <= _COVERED).all(1)[:, None]
+        merged = ((cover > _MERGED) & (time_s - unseen["seen"] < _MERGED_S)).any(1)[found]
+        noise = np.where(merged, _MERGED_NOISE, _NOISE) ** 2
+        tracks = tracks.copy()
+        tracks[pairs] = _updated(predicted[pairs], now[found], offsets[pairs, found], noise)
+        born = np.flatnonzero((poses.scores >= self.score) & single & (row_of < 0))
+        if len(born):
+            row_of[born] = len(tracks) + np.arange(len(born))
+            tracks = np.concatenate([tracks, now[born]])
         tracks = self._named(tracks, sigmas, time_s, first=first, looks=image is not None, hw=poses.image_hw)
-        known = row_of >= 0
-        ids[known] = tracks["id"][row_of[known]]
+        ids = np.where(row_of < 0, -1, np.append(tracks["id"], -1)[row_of])
         limit = np.where(tracks["id"] < 0, 0.1, self.memory_s if image is not None else self.hidden_s)
         self._tracks = tracks[(time_s - tracks["seen"] <= limit) & (tracks["id"] != 0)]
         return replace(poses, track_ids=np.where(ids == 0, -1, ids))
@@ -193,7 +206,7 @@ def _near(away: Array, one: Array, sigmas: Array, hidden_s: float, hw: tuple[int
     """Which of those who are away this is, by motion; None if nobody, or if it is not clear."""
     time_s = float(one["seen"][0])
     predicted = _predicted(away, time_s)
-    cost = _costs(predicted, one, sigmas, time_s)[:, 0]
+    cost = _costs(predicted, one, sigmas, time_s)[0][:, 0]
     cost[(time_s - away["seen"] > hidden_s) | _left(predicted, hw)] = np.inf
     order = np.argsort(cost)
     if cost[order[0]] >= _GATE or (len(order) > 1 and cost[order[1]] < cost[order[0]] + 3):
@@ -201,19 +214,22 @@ def _near(away: Array, one: Array, sigmas: Array, hidden_s: float, hw: tuple[int
     return int(order[0])
 
 
+@cache
+def _dtype(joints: int) -> np.dtype[Any]:
+    two = (2,)
+    return np.dtype(
+        [
+            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("score", "f8"),
+            ("centre", "f8", two), ("sides", "f8", two), ("velocity", "f8", two), ("covariance", "f8", (3,)),
+            ("points", "f8", (joints, 2)), ("visible", "f8", (joints,)), ("colours", "f8", (PARTS, BINS)),
+            ("shown", "f8", (PARTS,)),
+        ]
+    )  # fmt: skip
+
+
 def _observed(poses: Poses, time_s: float, image: NDArray[np.uint8] | None) -> Array:
     """A row for each detection, as a track that is just born."""
-    count, joints = len(poses), len(poses.skeleton)
-    two, points = (2,), (joints, 2)
-    rows = np.zeros(
-        count,
-        dtype=[
-            ("id", "i8"), ("born", "f8"), ("seen", "f8"), ("hits", "i8"), ("size", "f8"), ("score", "f8"),
-            ("centre", "f8", two),
-            ("sides", "f8", two), ("velocity", "f8", two), ("covariance", "f8", (3,)), ("points", "f8", points),
-            ("visible", "f8", (joints,)), ("colours", "f8", (PARTS, BINS)), ("shown", "f8", (PARTS,)),
-        ],
-    )  # fmt: skip
+    rows = np.zeros(len(poses), _dtype(len(poses.skeleton)))
     boxes = poses.boxes.astype(np.float64)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
     rows["id"], rows["born"], rows["seen"], rows["hits"] = -1, time_s, time_s, 1
@@ -258,42 +274,46 @@ def _left(tracks: Array, hw: tuple[int, int] | None) -> Array:
     return np.asarray((np.abs(tracks["centre"] - half) + 0.3 * tracks["sides"] > half).any(-1))
 
 
-def _costs(tracks: Array, now: Array, sigmas: Array, time_s: float) -> Array:
-    """How badly each detection fits each track, ``(T, N)``: minus the logarithm of a likelihood, up to a constant."""
+def _costs(tracks: Array, now: Array, sigmas: Array, time_s: float) -> tuple[Array, Array]:
+    """How badly each detection fits each track, ``(T, N)``: minus the logarithm of a likelihood, up to a constant.
+
+    And how far it is from where the track is expected, by the box and the keypoints that both see, ``(T, N, 2)`` px.
+    """
     spread = tracks["covariance"][:, :1]
     variance = spread + _NOISE**2
-    away = (_offsets(tracks, now) ** 2).sum(-1) / tracks["size"][:, None] ** 2
+    oks, weight, apart = _oks(tracks, now, sigmas, spread)
+    offsets = apart + _BOX_WEIGHT * (now["centre"] - tracks["centre"][:, None])
+    offsets /= (weight + _BOX_WEIGHT)[..., None]
+    away = (offsets[..., 0] ** 2 + offsets[..., 1] ** 2) / tracks["size"][:, None] ** 2
     place = np.minimum(away / (2 * variance), 2 * _CAP) + np.log(variance / _NOISE**2) / 2
     gap = (time_s - tracks["seen"])[:, None]
     growth = np.log(tracks["size"][:, None] / now["size"]) ** 2 / (2 * (_SIZE_SPREAD**2 + _SIZE_DRIFT * gap))
-    oks, weight = _oks(tracks, now, sigmas, spread)
     pose = -np.log(np.maximum(oks, 1e-6)) * np.minimum(1.0, weight / 3)
-    distance, sure = _colour_distance(tracks, now)
-    looks = distance**2 / (2 * _COLOUR_SPREAD**2) * np.minimum(1.0, sure / _SEEN) * (gap > _HIDDEN_FROM_S)
-    cost = place + np.minimum(growth, _CAP) + np.minimum(pose, _CAP) + looks + (tracks["hits"][:, None] < _NEW)
-    return np.asarray(cost)
+    cost = place + np.minimum(growth, _CAP) + np.minimum(pose, _CAP) + (tracks["hits"][:, None] < _NEW)
+    cost += _UNSURE * (1 - now["score"])
+    if (gap > _HIDDEN_FROM_S).any():
+        distance, sure = _colour_distance(tracks, now)
+        cost += distance**2 / (2 * _COLOUR_SPREAD**2) * np.minimum(1.0, sure / _SEEN) * (gap > _HIDDEN_FROM_S)
+    return cost, offsets
 
 
-def _offsets(tracks: Array, now: Array) -> Array:
-    """How far each detection is from each track, ``(T, N, 2)`` pixels: keypoints that both see, and the box."""
-    both = np.minimum(tracks["visible"][:, None], now["visible"])[..., None]
-    points = (both * (now["points"] - tracks["points"][:, None])).sum(-2)
-    boxes = _BOX_WEIGHT * (now["centre"] - tracks["centre"][:, None])
-    return np.asarray((points + boxes) / (both.sum(-2) + _BOX_WEIGHT))
+def _oks(tracks: Array, now: Array, sigmas: Array, spread: Array) -> tuple[Array, Array, Array]:
+    """OKS, with the variance of the position added, and the number of keypoints that both see; ``(T, N)`` each.
 
-
-def _oks(tracks: Array, now: Array, sigmas: Array, spread: Array) -> tuple[Array, Array]:
-    """OKS, with the variance of the position added, and the number of keypoints that both see; ``(T, N)`` each."""
+    And the sum of the distances between these keypoints, ``(T, N, 2)`` pixels.
+    """
     both = np.minimum(tracks["visible"][:, None], now["visible"])
-    off = ((tracks["points"][:, None] - now["points"]) ** 2).sum(-1) / tracks["size"][:, None, None] ** 2
+    apart = now["points"] - tracks["points"][:, None]
+    off = (apart[..., 0] ** 2 + apart[..., 1] ** 2) / tracks["size"][:, None, None] ** 2
     kernel = np.exp(-off / (2 * ((2 * sigmas) ** 2 + spread[..., None])))
     weight = both.sum(-1)
-    return (both * kernel).sum(-1) / np.maximum(weight, 1e-9), weight
+    oks = np.einsum("tnk,tnk->tn", both, kernel) / np.maximum(weight, 1e-9)
+    return oks, weight, np.einsum("tnk,tnkc->tnc", both, apart)
 
 
 def _doubled(now: Array, scores: Array, sigmas: Array) -> Array:
     """Which detections are somebody's second one: their keypoints are those of a better one, ``(N,)`` bool."""
-    oks, weight = _oks(now, now, sigmas, np.zeros((len(now), 1)))
+    oks, weight, _ = _oks(now, now, sigmas, np.zeros((len(now), 1)))
     return np.asarray(((oks > _DOUBLE) & (weight > 3) & (scores[:, None] < scores)).any(1))
 
 
@@ -316,16 +336,14 @@ def _assigned(cost: Array, gate: float) -> list[tuple[int, int]]:
     return [(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True) if cost[r, c] < gate]
 
 
-def _updated(tracks: Array, now: Array) -> Array:
-    """Predicted tracks after their detections."""
+def _updated(tracks: Array, now: Array, off: Array, noise: Array) -> Array:
+    """Predicted tracks after their detections, which are ``off`` pixels away, with the variance ``noise``."""
     new = now.copy()
     for name in ("id", "born"):
         new[name] = tracks[name]
     new["hits"] = tracks["hits"] + 1
     p, c, v = tracks["covariance"].T
-    gain_p, gain_v = p / (p + _NOISE**2), c / (p + _NOISE**2)
-    pair = np.arange(len(now))
-    off = _offsets(tracks, now)[pair, pair]
+    gain_p, gain_v = p / (p + noise), c / (p + noise)
     # The state is the box's centre as the detections have it; the innovation is the keypoints'.
     rest = (1 - gain_p)[:, None] * off
     new["centre"] -= rest
@@ -343,10 +361,9 @@ def _updated(tracks: Array, now: Array) -> Array:
     return new
 
 
-def _alone(now: Array, others: Array) -> Array:
-    """Whose boxes no other detection's and no other track's covers by more than a tenth, ``(N,)`` bool."""
-    all_ = np.concatenate([now, others])
-    apart = np.abs(now["centre"][:, None] - all_["centre"])
-    common = np.clip((now["sides"][:, None] + all_["sides"]) / 2 - apart, 0, now["sides"][:, None]).prod(-1)
-    np.fill_diagonal(common, 0)
-    return np.asarray(common.max(1, initial=0) < 0.1 * now["sides"].prod(-1))
+def _covers(now: Array, others: Array) -> Array:
+    """Share of each detection's box that each of the others covers, ``(N, M)``."""
+    sides = now["sides"][:, None]
+    shares = ((sides + others["sides"]) / 2 - np.abs(now["centre"][:, None] - others["centre"])) / sides
+    shares = np.minimum(np.maximum(shares, 0), 1)
+    return np.asarray(shares[..., 0] * shares[..., 1])

@@ -196,8 +196,6 @@ def check_image(image: NDArray[np.uint8]) -> None:
     """Refuse, with a UsageError, what is not a ``(h, w, 3)`` uint8 array with at least one pixel."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if dtype != np.uint8 or shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        this = f"{dtype} {shape}" if dtype is not None else f"a {type(image).__name__}"
-        remedy = "Read it with read_image, or convert it first."
-        if image is None:
-            this, remedy = "None", "Check its path: cv2.imread gives None for what it cannot read."
+        this = f"{dtype} {shape}" if dtype is not None else type(image).__name__
+        remedy = "Read it with read_image, or convert it first; cv2.imread gives None for what it cannot read."
         raise UsageError(f"An image is a uint8 array (height, width, 3) in BGR order; this is {this}.", remedy=remedy)

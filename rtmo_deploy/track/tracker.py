@@ -137,8 +137,8 @@ class Tracker:
         pairs = row_of[found]
         unseen = predicted[reach & (predicted["id"] > 0)]
         cover = _covers(now, unseen)
-        now["shown"] *= (cover <= _COVERED).all(1)[:, None]
-        merged = ((cover > _MERGED) & (time_s - unseen["seen"] < _MERGED_S)).any(1)[found]
+        now["shown"] *= np.all(cover <= _COVERED, axis=1, keepdims=True)
+        merged = np.any((cover > _MERGED) & (time_s - unseen["seen"] < _MERGED_S), axis=1, keepdims=True)[found, 0]
         noise = np.where(merged, _MERGED_NOISE, _NOISE) ** 2
         tracks = tracks.copy()
         tracks[pairs] = _updated(predicted[pairs], now[found], offsets[pairs, found], noise)

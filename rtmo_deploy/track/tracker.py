@@ -136,7 +136,7 @@ class Tracker:
         found = np.flatnonzero(row_of >= 0)
         pairs = row_of[found]
         unseen = predicted[reach & (predicted["id"] > 0)]
-        cover: Array = _covers(now, unseen)
+        cover = _covers(now, unseen)
         now["shown"] *= np.all(cover <= _COVERED, axis=1, keepdims=True)
         merged = np.any((cover > _MERGED) & (time_s - unseen["seen"] < _MERGED_S), axis=1, keepdims=True)[found, 0]
         noise = np.where(merged, _MERGED_NOISE, _NOISE) ** 2

@@ -89,7 +89,7 @@ def frame_dict(frame: Frame) -> dict[str, Any]:
         for person, number in zip(people, poses.track_ids.tolist(), strict=True):
             person["track_id"] = number if number >= 0 else None
     height, width = frame.image.shape[:2]
-    place = {"source": frame.source, "frame": frame.index, "time_s": frame.time_s}
+    place = {"source": _text(frame.source), "frame": frame.index, "time_s": frame.time_s}
     return {**place, "width": width, "height": height, "people": people}
 
 

@@ -232,7 +232,8 @@ def test_any_name(tmp_path: Path, name: str) -> None:
     for kind in KINDS:
         write(tmp_path / kind, kind, [frame])
     wanted = name.replace("\udcff", "\\udcff")
-    assert json.loads((tmp_path / "jsonl").read_text("utf-8"))["source"] == name
+    assert pl.read_ndjson(tmp_path / "jsonl")["source"].to_list() == [wanted]
+    assert json.loads((tmp_path / "jsonl").read_text("utf-8"))["source"] == wanted
     assert pl.read_csv(tmp_path / "csv")["source"].to_list() == [wanted]
     assert pl.read_parquet(tmp_path / "parquet")["source"].to_list() == [wanted]
     assert json.loads((tmp_path / "coco").read_text("utf-8"))["images"][0]["file_name"] == wanted

@@ -156,7 +156,7 @@ class RTMO:
     def __repr__(self) -> str:
         if self._closed:
             return f"RTMO({self.artifact.path.name!r}, closed)"
-        precision = self.backend.facts.get("runtime_precision") or self.artifact.precision
+        precision = _precision(self.backend)
         return (
             f"RTMO({self.artifact.path.name!r}, backend={self.backend.name!r}, device={self.backend.device!r}, "
             f"{precision=}, input_hw={self.input_hw})"
@@ -394,6 +394,10 @@ def _open(artifact: Artifact, device: str, **how: Any) -> Backend:
             if artifact.kind is Kind.ENGINE:
                 raise
             opened, why = open_backend(artifact, "cpu", **how), f" {error.finding}"
-    precision = opened.facts.get("runtime_precision") or artifact.precision
-    _log.info("%s: %s on %s, %s.%s", artifact.path.name, opened.name, opened.device, precision, why)
+    _log.info("%s: %s on %s, %s.%s", artifact.path.name, opened.name, opened.device, _precision(opened), why)
     return opened
+
+
+def _precision(backend: Backend) -> str:
+    """What a backend computes in; a backend without facts computes what its artifact says."""
+    return str(getattr(backend, "facts", {}).get("runtime_precision") or backend.artifact.precision)

@@ -103,7 +103,7 @@ def test_without_its_config_a_variant_finds_others(detections: dict[str, Any], t
 def test_an_export_keeps_it(name: str, detections: dict[str, Any], tmp_path: Path) -> None:
     from rtmo_deploy.convert import export_onnx
     from rtmo_deploy.runtime.backends import open_backend
-    from rtmo_deploy.runtime.estimator import outputs_to_poses
+    from rtmo_deploy.runtime.decode import outputs_to_poses
 
     result = export_onnx(load_checkpoint(written(name, tmp_path / "v.pth")), tmp_path / "v.onnx", verify=False)
     artifact = read_artifact(result.artifact.path)
@@ -134,7 +134,7 @@ def test_fp16_and_int8_keep_input_normalisation_thresholds_and_skeleton(
     from rtmo_deploy.convert.precision import cast_onnx
     from rtmo_deploy.convert.quantize import calibrate, open_source, quantize_onnx
     from rtmo_deploy.runtime.backends import open_backend
-    from rtmo_deploy.runtime.estimator import outputs_to_poses
+    from rtmo_deploy.runtime.decode import outputs_to_poses
 
     text = CONFIGS["normalised"].replace("nms_thr=0.65", "nms_thr=0.6, nms_pre=250")
     loaded = load_checkpoint(written("normalised", tmp_path / "v.pth", text))
@@ -156,7 +156,7 @@ def test_fp16_and_int8_keep_input_normalisation_thresholds_and_skeleton(
 def test_other_decoders_keep_thresholds_and_candidates(mode: str, detections: dict[str, Any], tmp_path: Path) -> None:
     from rtmo_deploy.convert import ExportOptions, export_onnx
     from rtmo_deploy.runtime.backends import open_backend
-    from rtmo_deploy.runtime.estimator import open_coordinates, outputs_to_poses
+    from rtmo_deploy.runtime.decode import open_coordinates, outputs_to_poses
 
     loaded = load_checkpoint(written("thresholds", tmp_path / "v.pth"))
     artifact = export_onnx(loaded, tmp_path / "v.onnx", ExportOptions(decode=mode), verify=False).artifact

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from rtmo_deploy.errors import ArtifactError, SetupError
+from rtmo_deploy.machine import usable_cores
 from rtmo_deploy.runtime.clock import DOWNLOAD, UPLOAD, graph_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -103,10 +106,16 @@ class OnnxRuntimeBackend:
             _log.info("%s: INT8 is computed in float32, rounded as in 8 bits.", artifact.path)
         self._session = open_session(artifact.path, device=device, threads=threads, where=artifact.path, config=config)
         self.facts = {"providers": list(self._session.get_providers()), "threads": threads, "config": config}
+        # Calls of several threads hinder each other where one alone keeps all cores busy.
+        cores = usable_cores()
+        self._turns: AbstractContextManager[Any] = (
+            threading.Semaphore(max(1, cores // (threads or cores))) if device == "cpu" else contextlib.nullcontext()
+        )
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
-        return run_session(self._session, {self._session.get_inputs()[0].name: images}, where=self.artifact.path)
+        with self._turns:
+            return run_session(self._session, {self._session.get_inputs()[0].name: images}, where=self.artifact.path)
 
     def timed(self, images: NDArray[np.float32], clock: Clock) -> Mapping[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`. The GPU part has not been run: there was no GPU."""

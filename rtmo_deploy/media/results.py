@@ -205,9 +205,17 @@ def _annotations(poses: Poses, keypoint_thr: float) -> Iterator[dict[str, Any]]:
 
 def columns_of(skeleton: Skeleton) -> dict[str, str]:
     """Columns of CSV and Parquet with polars' types: one row a person, and three columns a keypoint."""
+    return {**_COLUMNS, **dict.fromkeys(keypoint_columns(skeleton), "Float32")}
+
+
+def keypoint_columns(skeleton: Skeleton) -> list[str]:
+    """Columns of a table's keypoints, three a keypoint: ``NAME_x``, ``NAME_y``, ``NAME_score``.
+
+    Keypoints of one name are told apart by their index, as in ``NAME_0_x``.
+    """
     times = Counter(skeleton.keypoints)
     names = [name if times[name] == 1 else f"{name}_{index}" for index, name in enumerate(skeleton.keypoints)]
-    return {**_COLUMNS, **{f"{name}_{part}": "Float32" for name in names for part in ("x", "y", "score")}}
+    return [f"{name}_{part}" for name in names for part in ("x", "y", "score")]
 
 
 def _rows(frame: Frame) -> Iterator[list[Any]]:

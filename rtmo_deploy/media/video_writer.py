@@ -256,7 +256,7 @@ class VideoWriter:
             self._sound = iter(())
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
-        """Write encoded frames: the encoders here keep their order, so each has its own timestamp given back."""
+        """Write encoded frames: the encoders here keep their order, so each packet takes its frame's timestamp."""
         assert self._container is not None
         for packet in packets:
             assert packet.pts is not None

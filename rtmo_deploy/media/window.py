@@ -60,9 +60,9 @@ class Window:
         """
         from PIL import Image, ImageTk
 
-        picture = Image.fromarray(image[..., ::-1])
-        picture.thumbnail((int(self._root.winfo_screenwidth() * 0.9), int(self._root.winfo_screenheight() * 0.85)))
-        photo = ImageTk.PhotoImage(picture, master=self._root)
+        resized = Image.fromarray(image[..., ::-1])
+        resized.thumbnail((int(self._root.winfo_screenwidth() * 0.9), int(self._root.winfo_screenheight() * 0.85)))
+        photo = ImageTk.PhotoImage(resized, master=self._root)
         self._label.configure(image=photo)
         self._label.image = photo  # type: ignore[attr-defined]  # Tk keeps no reference of its own
         self._root.title(title)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
+from rtmo_deploy.media.results import keypoint_columns
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.draw import draw_poses, write_image
 from rtmo_deploy.runtime.inputs import pixels_of, to_bgr
@@ -102,7 +102,6 @@ def to_dataframe(poses: Poses, backend: str) -> Any:
     """See :meth:`Poses.to_dataframe`."""
     if backend not in {"polars", "pandas"}:
         raise UsageError(f"There is no data frame of '{backend}'.", remedy="Use 'polars' or 'pandas'.")
-    times = Counter(poses.skeleton.keypoints)
     points = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], axis=-1)
     known = isinstance(poses.source, str | os.PathLike)
     ids = [-1] * len(poses) if poses.track_ids is None else poses.track_ids.tolist()
@@ -113,9 +112,8 @@ def to_dataframe(poses: Poses, backend: str) -> Any:
         "score": poses.scores,
         **{name: poses.boxes[:, side] for side, name in enumerate(("x1", "y1", "x2", "y2"))},
     }
-    for index, name in enumerate(poses.skeleton.keypoints):
-        name = name if times[name] == 1 else f"{name}_{index}"
-        columns |= {f"{name}_{part}": points[:, index, at] for at, part in enumerate(("x", "y", "score"))}
+    flat = points.reshape(len(poses), 3 * len(poses.skeleton))
+    columns |= dict(zip(keypoint_columns(poses.skeleton), flat.T, strict=True))
     try:
         if backend == "polars":
             import polars as pl

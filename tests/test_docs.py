@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from rtmo_deploy.data.images import read_image
 from rtmo_deploy.media.video_writer import VideoWriter
 
 ROOT = Path(__file__).parent.parent
-PREDICT = ROOT / "docs" / "predict.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUP = typer.main.get_command(app)
 #: README's ``bash`` blocks are run by test_readme.py; of the ``console`` blocks these are run here, in this order.
@@ -34,6 +34,13 @@ RUN = [
     "rtmo-deploy predict rtmo-s walk.mp4 --track --smooth --save-video tracked.mp4 --jsonl tracked.jsonl",
     "rtmo-deploy data synth scenes --video hide --seconds 1",
 ]
+#: Python examples of the docs that do not run here, by page and first line; all others do.
+PYTHON_NOT_RUN = {
+    "doctor.md: def _conda(facts: Facts) -> Told | None:": "a rule, to be written into the file that is named there",
+    "plugin.md: import tensorrt as trt": "needs TensorRT",
+    "tensorrt.md: from pathlib import Path": "needs an engine",
+    "tensorrt.md: # torch": "needs an engine and a GPU",
+}
 GPU = "needs a GPU, or TensorRT"
 DATASET = "needs COCO, and days on a GPU"
 NOT_RUN = {
@@ -82,6 +89,15 @@ def fenced(kind: str) -> list[str]:
 def inline() -> list[str]:
     """Commands in running text: a command's name, perhaps with some of its arguments."""
     return [found for page in PAGES for found in re.findall(r"`(rtmo-deploy [a-z][^`]*)`", page.read_text("utf-8"))]
+
+
+def examples() -> list[tuple[str, str]]:
+    """Page and first line of each Python block of the docs, and the block. README's run in test_readme.py."""
+    found = []
+    for page in PAGES[1:]:
+        blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        found += [(f"{page.name}: {block.partition(chr(10))[0]}", block) for block in blocks]
+    return found
 
 
 def command_of(words: list[str]) -> tuple[object, list[str]]:
@@ -135,8 +151,20 @@ def test_the_commands_run(checkpoint_n: Path, onnx_n: Path, tmp_path: Path, monk
         expected = {0, 5} if "--dry-run" in line else {0}
         assert done.exit_code in expected, f"{line}\n{done.output}"
         assert done.stdout.strip(), line
-    for example in re.findall(r"^```python\n(.*?)^```$", PREDICT.read_text("utf-8"), re.DOTALL | re.MULTILINE):
-        exec(example, {})
+    shutil.copy("walk.mp4", "video.mp4")
+    shutil.copy("rtmo-s.onnx", "model.onnx")
+    shutil.copy(next(Path("photos").iterdir()), "photo.jpg")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rtmlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    for start, example in examples():
+        if start not in PYTHON_NOT_RUN:
+            exec(compile(example, start, "exec"), {})
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rtmlib"]:
+        del sys.modules[name]  # a page shows how to put a module in its place
+
+
+def test_python_examples_that_do_not_run_are_there() -> None:
+    assert {start for start, _ in examples()} >= set(PYTHON_NOT_RUN)
 
 
 def test_the_places_that_architecture_names_are_there():

@@ -6,7 +6,17 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Entry point of the ``rtmo-deploy`` command."""
-    from rtmo_deploy.cli.app import app
+    """Entry point of the ``rtmo-deploy`` command; Ctrl-C and SIGTERM end it with 130 and 143, from its start on."""
+    import signal
+    import sys
 
-    app()
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        from rtmo_deploy.cli.app import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)

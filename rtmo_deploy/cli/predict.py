@@ -157,7 +157,7 @@ def predict(
         skeleton = estimator.artifact.skeleton
         if skeleton.guessed:
             stderr().print(f"Note: the keypoints are {skeleton.label}.", soft_wrap=True)
-        with open_sinks(outputs, found, skeleton) as write:
+        with open_sinks(outputs, found, skeleton, stride=options.stride) as write:
 
             def take(frame: Frame) -> bool:
                 go_on = write(frame)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
@@ -25,7 +27,7 @@ from rtmo_deploy.media.video import VIDEO_SUFFIXES, read_video, title_of
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Given = str | os.PathLike[str] | int  # an integer is a camera's index
 
@@ -41,11 +43,12 @@ class Source:
 
     name: str  #: Path, address or index, as it was given or found.
     kind: Literal["image", "video", "live"]
+    number: int = 1  #: Among sources whose names differ in what a title does not show.
 
     @property
     def title(self) -> str:
         """The name without a password: what frames and messages call it."""
-        return title_of(self.name)
+        return title_of(self.name) + (f" ({self.number})" if self.number > 1 else "")
 
 
 def find_sources(
@@ -63,11 +66,15 @@ def find_sources(
     Returns:
         The sources, and for each that is missing or of another kind an error. Images and videos are not decoded:
         :func:`open_source` finds the damaged ones.
+
+    Raises:
+        UsageError: Something is neither a name nor an index.
     """
     found: dict[str, Source] = {}
     failures: list[InputDataError] = []
-    for item in [given] if isinstance(given, str | os.PathLike | int) else given:
-        name = str(item) if isinstance(item, int) else os.fspath(item)
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    for item in given if several else [given]:  # type: ignore[union-attr]
+        name = _name(item)
         try:
             listed = _listed(name)
         except InputDataError as error:
@@ -87,6 +94,10 @@ def find_sources(
                     found.setdefault(key, source)
             except InputDataError as error:
                 failures.append(error)
+    titles: Counter[str] = Counter()
+    for key, source in found.items():
+        titles[source.title] += 1
+        found[key] = replace(source, number=titles[source.title])
     return list(found.values()), failures
 
 
@@ -126,7 +137,7 @@ def open_source(
         image = decode_image(fetch_image(name), where=source.title) if address else read_image(name)
         yield Frame(image, source.title)
     elif source.kind == "video":
-        yield from read_video(source.name, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)
+        yield from read_video(source.name, source.title, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)
     else:
         yield from read_live(source.name, source.title, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)
 
@@ -138,9 +149,19 @@ def _listed(name: str) -> list[str] | None:
     if not _is_list(name):
         return None
     path = Path(name)
-    with reading(path, InputDataError, damaged="a list of sources: UTF-8 text, one on each line"):
+    damaged, remedy = "a list of sources: UTF-8 text, one on each line", "Check its permissions, and that it is text."
+    with reading(path, InputDataError, damaged=damaged, remedy=remedy):
         lines = read_bounded(path, max_bytes=_LIST_BYTES).decode("utf-8-sig").splitlines()
     return [line if _ADDRESS.match(line) or line.isdecimal() else str(path.parent / line) for line in _lines(lines)]
+
+
+def _name(given: object) -> str:
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    if isinstance(given, str | os.PathLike) and isinstance(name := os.fspath(given), str):
+        return name
+    remedy = "Give paths, patterns, addresses or the index of a camera; call the model with images that are at hand."
+    raise UsageError(f"A {type(given).__name__} is not a source.", remedy=remedy)
 
 
 def _is_list(name: str) -> bool:

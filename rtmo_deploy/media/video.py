@@ -113,6 +113,7 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
 
 def read_video(
     path: str,
+    shown: str,
     *,
     stride: int = 1,
     hwaccel: str | None = None,
@@ -120,7 +121,6 @@ def read_video(
     stop: threading.Event,
 ) -> Iterator[Frame]:
     """The frames of a video file, every ``stride``-th; see :func:`rtmo_deploy.media.sources.open_source`."""
-    shown = title_of(path)
 
     def broken(reason: str) -> None:
         on_event(Event(shown, "broken", f"A frame is damaged: {reason}.", frames=1))

@@ -112,7 +112,7 @@ class LoadedCheckpoint:
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], *, ema: bool = False, ignore_cfg: bool | None = None
+    path: str | os.PathLike[str], *, ema: bool = False, ignore_cfg: bool | None = None, tell: bool = True
 ) -> LoadedCheckpoint:
     """Read a checkpoint and build the network it belongs to. No code in the file is run.
 
@@ -122,6 +122,7 @@ def load_checkpoint(
             on which of the two holds the averaged weights.
         ignore_cfg: Do not follow the config in the file's ``meta``: the published models' settings are taken. By
             default, what the environment variable ``RTMO_DEPLOY_IGNORE_CFG`` says (1: yes).
+        tell: Log what a user must know of the model; False for a file that was read before.
 
     Raises:
         CheckpointError: The file is damaged, unsafe, incomplete, of another model, or its config asks for what the
@@ -129,7 +130,7 @@ def load_checkpoint(
     """
     path = Path(path)
     with located(path):
-        return _built(path, read_checkpoint(path, ema=ema), sha256_of(path), ignore_cfg)
+        return _built(path, read_checkpoint(path, ema=ema), sha256_of(path), ignore_cfg, tell=tell)
 
 
 def load_training(path: Path, names: tuple[str, ...]) -> tuple[LoadedCheckpoint, LoadedCheckpoint, dict[str, Any]]:
@@ -144,7 +145,9 @@ def load_training(path: Path, names: tuple[str, ...]) -> tuple[LoadedCheckpoint,
         return _built(path, raw, sha256, None), _built(path, averaged, sha256, None), entries
 
 
-def _built(path: Path, contents: CheckpointContents, sha256: str, ignore_cfg: bool | None) -> LoadedCheckpoint:
+def _built(
+    path: Path, contents: CheckpointContents, sha256: str, ignore_cfg: bool | None, *, tell: bool = True
+) -> LoadedCheckpoint:
     contents = replace(contents, tensors=_unwrapped(contents.tensors))
     spec = recognise({key: tuple(tensor.shape) for key, tensor in contents.tensors.items()})
     variant = identify_published(sha256)
@@ -156,13 +159,14 @@ def _built(path: Path, contents: CheckpointContents, sha256: str, ignore_cfg: bo
     if contents.stored_dtype not in {"float32", "float64"}:
         _restore_constants(model)
     skeleton = _skeleton(contents, variant, model, known=_SIGMAS not in absent)
-    if absent:
+    if absent and tell:
         MODEL_LOG.warning(
             f"{path}: {len(absent)} tensors that only training uses are absent, {absent[0]} the first. "
             "Inference does not need them; a training that starts from this file starts them untrained."
         )
     loaded = LoadedCheckpoint(path, sha256, model.eval(), skeleton, variant, taken, contents, tuple(absent))
-    loaded.artifact().log_note()
+    if tell:
+        loaded.artifact().log_note()
     return loaded
 
 

@@ -129,6 +129,7 @@ def choose_backend(
 
 def parse_device(device: str) -> str:
     """``cpu`` or ``cuda:N``; ``cuda`` means the first GPU. UsageError for anything else."""
+    device = str(device)
     name, _, index = device.lower().partition(":")
     if name == "cpu" and not index:
         return "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -16,11 +17,11 @@ from rtmo_deploy.runtime.backends import Backend, open_backend
 from rtmo_deploy.runtime.decode import coordinates_of, finished, outputs_to_poses
 from rtmo_deploy.runtime.inputs import is_tensor, kept_of, pixels_of
 from rtmo_deploy.runtime.letterbox import WARP_LIMIT, LetterboxTransform, Placement, letterbox, to_tensor
-from rtmo_deploy.runtime.thresholds import Thresholds, decode_for
+from rtmo_deploy.runtime.thresholds import Thresholds, decode_for, require_count
 from rtmo_deploy.zoo.locate import locate_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     import torch
@@ -113,6 +114,8 @@ class RTMO:
         precision: str | None = None,
         trust: bool = False,
     ) -> None:
+        if threads is not None:
+            require_count(threads=threads)
         self._closed = False
         self._reopen: Callable[[], RTMO] | None = None
         self.backend: Backend
@@ -131,8 +134,8 @@ class RTMO:
         contract = self.artifact.input
         own = (contract.height, contract.width)
         if input_hw is not None:
-            if not (isinstance(input_hw, list | tuple) and len(input_hw) == 2):
-                raise UsageError(f"input_hw is {input_hw!r}.", remedy="Give two numbers: (height, width).")
+            if not (isinstance(input_hw, list | tuple) and len(input_hw) == 2 and {*map(type, input_hw)} == {int}):
+                raise UsageError(f"input_hw is {input_hw!r}.", remedy="Give two whole numbers: (height, width).")
             input_hw = (input_hw[0], input_hw[1])
         if input_hw not in {None, own} and not contract.dynamic_hw:
             raise UsageError(
@@ -233,7 +236,8 @@ class RTMO:
         applied to the detections that the graph has kept.
 
         Args:
-            images: As for a call, of any kinds and sizes.
+            images: As for a call, of any kinds and sizes. A result keeps its image, to draw it: the path of one that
+                was read, else the pixels; :meth:`stream` keeps none.
             batch: Images that are read and run at a time; a model with a fixed batch size takes that many.
             color: As for a call.
             **thresholds: See :class:`Thresholds`.
@@ -244,10 +248,10 @@ class RTMO:
             UsageError: ``batch`` is not positive, a threshold is out of range or cannot be had, or something is no
                 image.
         """
-        if isinstance(images, str | os.PathLike | bytes) or getattr(images, "ndim", 4) != 4:
+        one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Mapping)
+        if one or not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
             raise UsageError("predict takes several images.", remedy="Give a list, or call the model with the image.")
-        if batch < 1:
-            raise UsageError(f"A batch of {batch} images is not possible.", remedy="Give a positive number.")
+        require_count(batch=batch)
         decode_for(self.artifact, **thresholds)
         size = self.artifact.input.batch or batch
         found: list[Poses] = []

@@ -78,7 +78,10 @@ def kept_of(image: ImageLike, color: Color | None = None) -> Kept:
     if "PIL.Image" in sys.modules and isinstance(image, sys.modules["PIL.Image"].Image):
         return pillow_pixels(image)
     if hasattr(image, "read"):
-        data: object = image.read(MAX_BYTES + 1)
+        try:
+            data: object = image.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            raise InputDataError(f"The file cannot be read: {error}.", remedy="Open it again.") from error
         if not isinstance(data, bytes):
             raise UsageError("The file is open for text.", remedy="Open it in binary mode: open(path, 'rb').")
         return data
@@ -131,13 +134,17 @@ def _of_tensor(tensor: torch.Tensor, color: Color) -> NDArray[np.uint8] | torch.
             remedy="From (H, W, 3): tensor.permute(2, 0, 1).",
         )
     tensor = tensor.detach()
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        kind = "on the meta device" if tensor.is_meta else str(tensor.layout)
+        raise UsageError(f"The tensor is {kind}, and an image is a dense one.", remedy="Give its values: .to_dense().")
     if tensor.is_floating_point():
+        tensor = tensor.float()
         if not (tensor.min() >= 0 and tensor.max() <= 1):
             raise UsageError(
                 "The tensor has floats outside 0 to 1, or that are not numbers.",
                 remedy="Scale it to 0..1, or from 0..255: tensor.round().to(torch.uint8).",
             )
-        tensor = (tensor.float() * 255).round().to(torch.uint8)
+        tensor = (tensor * 255).round().to(torch.uint8)
     if tensor.dtype != torch.uint8:
         raise UsageError(f"The tensor is {tensor.dtype}, and an image is uint8 or float from 0 to 1.")
     if not tensor.is_cuda:

@@ -143,7 +143,9 @@ def frames_in(sources: Sequence[Source], *, stride: int = 1) -> int | None:
 
 
 @contextlib.contextmanager
-def open_sinks(outputs: Outputs, sources: Sequence[Source], skeleton: Skeleton) -> Iterator[Callable[[Frame], bool]]:
+def open_sinks(
+    outputs: Outputs, sources: Sequence[Source], skeleton: Skeleton, *, stride: int = 1
+) -> Iterator[Callable[[Frame], bool]]:
     """Open the outputs; gives a function that takes the next frame with its poses, and tells whether to go on.
 
     Result files and videos are whole when the block ends without an error. Videos of files are closed when the next
@@ -153,6 +155,7 @@ def open_sinks(outputs: Outputs, sources: Sequence[Source], skeleton: Skeleton) 
         outputs: What to make.
         sources: All that frames may come from.
         skeleton: What the keypoints are.
+        stride: Of the frames of a video, every how many come.
 
     Raises:
         UsageError: As of :meth:`Outputs.drawn`; an image is too large for its format.
@@ -172,7 +175,7 @@ def open_sinks(outputs: Outputs, sources: Sequence[Source], skeleton: Skeleton) 
             from rtmo_deploy.media.window import Window
 
             window = stack.enter_context(Window())
-        videos = stack.enter_context(_Videos(drawn, sources))
+        videos = stack.enter_context(_Videos(drawn, sources, stride))
 
         def write(frame: Frame) -> bool:
             poses = frame.poses
@@ -200,8 +203,8 @@ def open_sinks(outputs: Outputs, sources: Sequence[Source], skeleton: Skeleton) 
 class _Videos(AbstractContextManager["_Videos"]):
     """Drawn videos: one file at a time, and all live sources at once."""
 
-    def __init__(self, files: Mapping[str, list[Path]], sources: Sequence[Source]) -> None:
-        self._files = files
+    def __init__(self, files: Mapping[str, list[Path]], sources: Sequence[Source], stride: int) -> None:
+        self._files, self._stride = files, stride
         self._sources = {source.title: source for source in sources}
         self._open: dict[str, tuple[ExitStack, list[VideoWriter]]] = {}
 
@@ -221,7 +224,8 @@ class _Videos(AbstractContextManager["_Videos"]):
 
         like = video_info(source.name) if source.kind == "video" else None
         stack = ExitStack()
-        return stack, [stack.enter_context(VideoWriter(path, like)) for path in self._files[source.title]]
+        fps = like.fps / self._stride if like and like.fps else None
+        return stack, [stack.enter_context(VideoWriter(path, like, fps=fps)) for path in self._files[source.title]]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Unpack, get_arg
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.media.frame import Event, Frame
 from rtmo_deploy.media.sources import open_source
-from rtmo_deploy.runtime.thresholds import decode_for
+from rtmo_deploy.runtime.thresholds import decode_for, require_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -90,9 +90,7 @@ def stream(
         InputDataError: Nothing could be read, and no ``on_event`` was given.
         UsageError: A number or a threshold is out of range or cannot be had.
     """
-    for name, number in {"stride": stride, "batch": batch}.items():
-        if number < 1:
-            raise UsageError(f"{name} is {number}.", remedy="It must be 1 or more.")
+    require_count(stride=stride, batch=batch)
     if policy not in get_args(Policy):
         raise UsageError(f"There is no policy '{policy}'.", remedy="Use 'all' or 'newest'.")
     decode_for(model.artifact, **thresholds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypedDict
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import UsageError
@@ -21,6 +22,13 @@ class Thresholds(TypedDict, total=False):
     max_people: int | None  #: At most so many detections, the best.
 
 
+def require_count(**numbers: Any) -> None:
+    """UsageError unless each is a whole number from 1 on."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < 1:
+            raise UsageError(f"{name} is {number!r}.", remedy="It must be a whole number, 1 or more.")
+
+
 def decode_for(
     artifact: Artifact,
     *,
@@ -34,11 +42,12 @@ def decode_for(
     Raises:
         UsageError: A value is out of range, or the model's graph has decided already.
     """
-    for name, value in {"score_thr": score_thr, "nms_thr": nms_thr, "kpt_thr": kpt_thr}.items():
-        if value is not None and not 0 <= value <= 1:
-            raise UsageError(f"{name} is {value}.", remedy="It must be from 0 to 1.")
-    if max_people is not None and max_people < 1:
-        raise UsageError(f"max_people is {max_people}.", remedy="It must be 1 or more.")
+    shares: dict[str, Any] = {"score_thr": score_thr, "nms_thr": nms_thr, "kpt_thr": kpt_thr}
+    for name, value in shares.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1):
+            raise UsageError(f"{name} is {value!r}.", remedy="It must be a number from 0 to 1.")
+    if max_people is not None:
+        require_count(max_people=max_people)
     own = artifact.decode
     asked = {"score_thr": score_thr, "nms_thr": nms_thr, "max_dets": max_people}
     decode = replace(own, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]

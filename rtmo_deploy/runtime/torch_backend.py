@@ -34,7 +34,7 @@ def load(artifact: Artifact, device: str, threads: int | None) -> TorchBackend:
         )
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchBackend(artifact, load_checkpoint(artifact.path).model, device)
+    return TorchBackend(artifact, load_checkpoint(artifact.path, tell=False).model, device)
 
 
 class TorchBackend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -166,6 +167,20 @@ def test_an_error_is_one_paragraph_on_stderr(tmp_path, arguments, code):
     assert last.startswith("Error: ")
     assert all(line.endswith(" ...") for line in before)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_commands_are_loaded(number):
+    script = f"""
+import os, sys, types
+loading = types.ModuleType("rtmo_deploy.cli.app")
+loading.__getattr__ = lambda name: os.kill(os.getpid(), {int(number)})
+sys.modules["rtmo_deploy.cli.app"] = loading
+from rtmo_deploy.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "")
 
 
 def test_a_real_run(onnx_n, pictures, tmp_path):

@@ -26,6 +26,7 @@ from rtmo_deploy.cli.tally import Tally
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.media.frame import Event
 from rtmo_deploy.media.sources import Source
+from rtmo_deploy.media.video import video_info
 from rtmo_deploy.media.video_writer import VideoWriter
 from rtmo_deploy.runtime import stream as streaming
 
@@ -118,6 +119,18 @@ def test_the_table_and_stride_and_most_people(onnx_n: Path, walk: Path, pictures
     assert rows[0][:4] == [str(walk), "256x256", "3", "3"]
     assert rows[1][:4] == [str(pictures[3]), "160x120", "1", "1"]
     assert "detecting: 1 of 4 (" in result.stderr
+
+
+def test_a_written_video_has_the_rate_of_the_frames_taken(
+    onnx_n: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    even = video_of(tmp_path / "even.mp4", pictures[3], [index / 30 for index in range(12)])
+    result = run(onnx_n, even, "--stride", 3, "--save-video", "o.mp4")
+    assert result.exit_code == 0, result.output
+    info = video_info("o.mp4")
+    assert (info.frames, info.fps) == (4, 10)
+    assert [frame.time for frame in frames_in(Path("o.mp4"))] == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])

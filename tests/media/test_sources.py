@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from clips import clip, read
 
-from rtmo_deploy.errors import InputDataError
+from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.media import Source, find_sources, open_source
 
 
@@ -75,6 +75,24 @@ def test_no_password_in_titles():
     assert Source("a?b#", "image").title == "a?b#"
 
 
+def test_every_source_has_a_title_of_its_own(folder):
+    names = ["http://one@host/a.mp4", "http://two@host/a.mp4", "rtsp://host/?password=a", "rtsp://host/?password=b"]
+    sources, _ = find_sources([*names, "a.mp4"])
+    assert [source.name for source in sources] == [*names, "a.mp4"]
+    titles = [source.title for source in sources]
+    assert titles[:2] == ["http://host/a.mp4", "http://host/a.mp4 (2)"]
+    assert len(set(titles)) == 5
+    renamed = Source("a.mp4", "video", number=2)
+    frames = list(open_source(renamed, on_event=print, stop=threading.Event()))
+    assert {frame.source for frame in frames} == {"a.mp4 (2)"}
+
+
+@pytest.mark.parametrize("given", [None, 1.5, True, b"b.jpg", np.zeros((4, 6, 3), np.uint8), {"b.jpg": 1}, [["b.jpg"]]])
+def test_what_is_no_source(given):
+    with pytest.raises(UsageError, match="is not a source"):
+        find_sources(given)
+
+
 def test_an_address_that_is_none(folder):
     sources, failures = find_sources(["http://user:secret@[host/a.jpg", "b.jpg"])
     assert [source.name for source in sources] == ["b.jpg"]
@@ -90,6 +108,7 @@ def test_lists(folder, monkeypatch):
     assert found("-") == [("a.mp4", "video"), ("b.jpg", "image")]
     (folder / "bad.txt").write_bytes(b"\xff\xfe\x00")
     assert "not a list of sources" in str(find_sources(["bad.txt"])[1][0])
+    assert "that it is text" in str(find_sources(["bad.txt"])[1][0])
     (folder / "image.txt").write_bytes((folder / "b.jpg").read_bytes())
     assert found("image.txt") == [("image.txt", "image")]
 

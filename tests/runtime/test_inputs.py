@@ -155,6 +155,10 @@ def test_pillow_images_that_are_not_read(what, monkeypatch):
         (None, "NoneType is not an image"),
         (3, "int is not an image"),
         ([BGR], "list is not an image"),
+        (tensor().to_sparse(), "torch.sparse_coo"),
+        (tensor().to("meta"), "on the meta device"),
+        (tensor().to(torch.complex64), "complex64"),
+        ((tensor() / 255).to(torch.bfloat16) + 1, "floats outside 0 to 1"),
     ],
 )
 def test_what_is_no_image(given, says):
@@ -166,6 +170,20 @@ def test_what_is_no_image(given, says):
 def test_bytes_that_are_no_image(given):
     with pytest.raises(InputDataError):
         to_bgr(given)
+
+
+def test_a_closed_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    with (tmp_path / "a.png").open("rb") as file:
+        pass
+    with pytest.raises(InputDataError, match="closed"):
+        to_bgr(file)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
+def test_floats_of_other_widths(kind):
+    half = torch.full((3, 2, 2), 0.5, dtype=kind)
+    assert np.array_equal(to_bgr(half), np.full((2, 2, 3), 128, np.uint8))
 
 
 def test_an_order_that_is_none():

@@ -151,7 +151,18 @@ class TestThresholds:
 
     @pytest.mark.parametrize(
         "asked",
-        [{"score_thr": -0.1}, {"nms_thr": 1.1}, {"kpt_thr": float("nan")}, {"max_people": 0}, {"score_thr": 50}],
+        [
+            {"score_thr": -0.1},
+            {"nms_thr": 1.1},
+            {"kpt_thr": float("nan")},
+            {"max_people": 0},
+            {"score_thr": 50},
+            {"max_people": 1.5},
+            {"max_people": True},
+            {"score_thr": "0.5"},
+            {"nms_thr": True},
+            {"kpt_thr": [0.5]},
+        ],
     )
     def test_out_of_range(self, models, asked):
         with pytest.raises(UsageError, match="It must be"):
@@ -234,15 +245,40 @@ class TestDevice:
             RTMO(onnx_n, device="cuda")
 
 
+@pytest.mark.parametrize("given", [None, 5, {}, {"a": 1}, "a.jpg", b"", Image.new("RGB", (2, 2))])
+def test_what_is_not_several_images(models, given):
+    with pytest.raises(UsageError, match="several images"):
+        models["onnx"].predict(given)
+
+
+@pytest.mark.parametrize("batch", [0, 2.0, True, "8"])
+def test_a_batch_that_is_none(models, batch):
+    with pytest.raises(UsageError, match="batch is"):
+        models["onnx"].predict([], batch=batch)
+
+
 @pytest.mark.parametrize("given", [None, 5, b"a.onnx"])
 def test_what_is_no_model(given):
     with pytest.raises(UsageError, match="is not a model"):
         RTMO(given)
 
 
+@pytest.mark.parametrize("how", [{"threads": 0}, {"threads": "2"}, {"device": 0}, {"device": None}])
+def test_options_of_other_types(onnx_n, how):
+    with pytest.raises(UsageError):
+        RTMO(onnx_n, **how)
+
+
+def test_what_is_to_be_known_of_a_model_is_said_once(caplog):
+    RTMO("rtmo-n", device="cpu")
+    assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "rtmo_deploy.model_notes"
+    ]
+
+
 def test_sizes_of_other_types(onnx_n):
     assert RTMO(onnx_n, input_hw=[64, 96]).input_hw == (64, 96)
-    for size in (64, (64,), "64"):
+    for size in (64, (64,), "64", (64.0, 64), ("64", 64), (True, 64)):
         with pytest.raises(UsageError, match="input_hw is"):
             RTMO(onnx_n, input_hw=size)
 
@@ -265,7 +301,7 @@ class TestSources:
         assert len(list(frames)) == 1
         assert [event.kind for event in events] == ["failed"]
 
-    @pytest.mark.parametrize("how", [{"batch": 0}, {"stride": 0}, {"policy": "latest"}, {"score_thr": 2}])
+    @pytest.mark.parametrize("how", [{"batch": 0}, {"stride": 1.5}, {"policy": "latest"}, {"score_thr": 2}])
     @pytest.mark.parametrize("name", ["stream", "track"])
     def test_what_cannot_be_asked_for_is_refused_at_once(self, models, pictures, name, how):
         with pytest.raises(UsageError, match=next(iter(how))):

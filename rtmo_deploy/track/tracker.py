@@ -51,7 +51,7 @@ _BACK: Final = 0.6
 #: it tells a position less well, in sizes.
 _COVERED, _MERGED, _MERGED_S, _MERGED_NOISE = 0.1, 0.5, 1.0, 0.12
 #: Costs up to which a detection belongs to a track: a confident one, a weak one.
-_GATE, _WEAK_GATE = 12.0, 6.0
+_GATE, _WEAK_GATE = 12.0, 3.0
 #: A person who comes back is known by colours: so far off at most, and others so much farther.
 _SAME_COLOUR, _CLEARER = 0.5, 0.15
 #: Nobody whose colours are farther off than this is the same.

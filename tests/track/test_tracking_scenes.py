@@ -19,6 +19,8 @@ tracking = importlib.util.module_from_spec(_SPEC)
 sys.modules[_SPEC.name] = tracking
 _SPEC.loader.exec_module(tracking)
 
+#: Seeds that nothing was tuned on.
+SEEDS = [201, 202]
 RUNS = [("cross", False), ("meet", False), ("hide", False), ("leave", False), ("crowd", False), ("crowd", True)]
 
 
@@ -28,7 +30,7 @@ def video(scene, variable, seed):
     return frames, tracking.detections(frames, seed, scene, None, None)
 
 
-def switches(scene, variable, name, seed=101):
+def switches(scene, variable, name, seed):
     """How often the id of somebody changes: pairs by OKS of at least 0.5, those of the last frame first."""
     count, last = 0, {}
     frames, found = video(scene, variable, seed)
@@ -45,14 +47,16 @@ def switches(scene, variable, name, seed=101):
     return count
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("scene", "variable"), RUNS)
-def test_few_switches(scene, variable):
-    assert switches(scene, variable, "this project") <= {"crowd": 6, "leave": 2}.get(scene, 0)
+def test_few_switches(scene, variable, seed):
+    assert switches(scene, variable, "this project", seed) <= {"crowd": 3, "leave": 4, "hide": 3}.get(scene, 0)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("scene", "variable"), RUNS)
-def test_no_more_switches_than_others(scene, variable):
+def test_no_more_switches_than_others(scene, variable, seed):
     pytest.importorskip("trackers", reason="pip install --no-deps trackers")
     names = ("this project", "SORT", "ByteTrack")
-    ours, *others = (switches(scene, variable, name) for name in names)
-    assert ours <= min(others)
+    ours, *others = (switches(scene, variable, name, seed) for name in names)
+    assert ours < min(others) or ours == 0

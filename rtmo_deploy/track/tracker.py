@@ -33,7 +33,7 @@ _SIZE_DRIFT: Final = 0.02
 #: No part of the cost counts for more than this.
 _CAP: Final = 8.0
 #: Whoever was not seen for longer was hidden, and must have the same colours.
-_HIDDEN_FROM_S: Final = 0.2
+_HIDDEN_FROM_S: Final = 0.4
 #: As many keypoints the box counts for where positions are compared.
 _BOX_WEIGHT: Final = 3.0
 #: What a score of 0 costs: of two detections of a person, the better one is preferred.
@@ -49,7 +49,7 @@ _BACK: Final = 0.6
 #: Of a box of which another covers more than the first share, the colours are not learned. If another track without a
 #: detection, last seen less than _MERGED_S ago, covers more than the second share, the detection may be both people's:
 #: it tells a position less well, in sizes.
-_COVERED, _MERGED, _MERGED_S, _MERGED_NOISE = 0.1, 0.5, 1.0, 0.12
+_COVERED, _MERGED, _MERGED_S, _MERGED_NOISE = 0.25, 0.5, 1.0, 0.12
 #: Costs up to which a detection belongs to a track: a confident one, a weak one.
 _GATE, _WEAK_GATE = 12.0, 3.0
 #: A person who comes back is known by colours: so far off at most, and others so much farther.

@@ -1,7 +1,7 @@
 """Tracking: this project's tracker against those of the package trackers, on the same detections.
 
     pip install --no-deps trackers
-    python benchmarks/tracking.py --model rtmo-n --seeds 201-205 --cache detections
+    python benchmarks/tracking.py --model rtmo-n --seeds 301-305 --cache detections
 
 Scenes are those of `rtmo-deploy data synth --video`. Detections are the model's, or without --model simulated: the
 truth with noise, misses, false alarms, and low scores where people are hidden. The frame and its time are given to
@@ -178,7 +178,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="model that finds the people; simulated detections if not given")
-    parser.add_argument("--seeds", default="201-205")
+    parser.add_argument("--seeds", default="301-305")
     parser.add_argument("--scenes", default=",".join(SCENES))
     parser.add_argument("--trackers", default=",".join(COMPARED))
     parser.add_argument("--seconds", type=float, default=6.0)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rtmo_deploy.convert.onnx_ops import arange, reshape, reshape_like, split
 from rtmo_deploy.model.backbone import Focus
 from rtmo_deploy.model.layers import ConvModule
-from rtmo_deploy.model.neck import RepVGGBlock
+from rtmo_deploy.model.neck import RepVGGBlock, upsampled
 from rtmo_deploy.model.spec import STRIDES
 
 if TYPE_CHECKING:
@@ -209,20 +209,66 @@ class Grid(nn.Module):
 
 
 class ExportNeck(nn.Module):
-    """The neck with its encoder replaced."""
+    """The neck with its encoder and its top-down blocks replaced."""
 
     def __init__(self, neck: HybridEncoder) -> None:
         super().__init__()
         self.fused = neck
         self.encoder = ExportEncoder(neck)
+        self.fpn_blocks = nn.ModuleList(
+            TopDownBlock(block, projection)
+            for block, projection in zip(neck.fpn_blocks, list(neck.input_proj)[-2::-1], strict=True)
+        )
         self.projector = SplitProjector(neck.projector)
 
     def forward(self, features: Sequence[Tensor], grid: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
         """Backbone features, and the grid of the coarsest level, to a pair of head inputs a level."""
-        projected = self.fused.project(features)
-        projected[-1] = self.encoder(projected[-1], grid)
-        pairs: tuple[tuple[Tensor, Tensor], ...] = self.projector(self.fused.merge(projected))
+        inner = [self.encoder(self.fused.input_proj[-1](features[-1]), grid)]
+        for lateral, block, fine in zip(self.fused.lateral_convs, self.fpn_blocks, features[-2::-1], strict=True):
+            inner[0] = lateral(inner[0])
+            inner.insert(0, block(inner[0], fine))
+        pairs: tuple[tuple[Tensor, Tensor], ...] = self.projector(self.fused.bottom_up(inner))
         return pairs
+
+
+class TopDownBlock(nn.Module):
+    """A block of the top-down pass with the projection of its finer input, in fewer operations.
+
+    The block begins with two 1x1 convolutions of upsampled coarse features beside projected fine ones. A 1x1
+    convolution of upsampled features is the upsampled convolution of the coarse ones, for a quarter of the cells; and a
+    projection is one with the convolution behind it, since no activation is in between. Exact in real arithmetic: 8 to
+    9 % of the network's multiply-accumulates less, and no concatenation.
+    """
+
+    def __init__(self, block: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        conv = projection.get_submodule("conv")
+        self.conv1, self.conv2 = (_SplitConv(block.get_submodule(name), conv) for name in ("conv1", "conv2"))
+        self.bottlenecks, self.conv3 = block.get_submodule("bottlenecks"), block.get_submodule("conv3")
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """``(B, C, H, W)`` and not yet projected ``(B, D, 2H, 2W)`` to ``(B, C, 2H, 2W)``."""
+        short = self.conv2(coarse, fine)  # first: quantisers take the later branch's convolution to hold the sum
+        result: Tensor = self.conv3(self.bottlenecks(self.conv1(coarse, fine)) + short)
+        return result
+
+
+class _SplitConv(nn.Module):
+    def __init__(self, entry: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        (weight, bias), (before, before_bias) = (
+            [part.double() for part in _weights(conv)] for conv in (entry.get_submodule("conv"), projection)
+        )
+        coarse, fine = split(weight.flatten(1), [len(before), weight.shape[1] - len(before)], dim=1)
+        # The coarse part has no bias: it would be added for every fine cell again.
+        self.coarse = nn.Conv2d(coarse.shape[1], len(coarse), 1, bias=False)
+        self.coarse.weight = nn.Parameter(coarse[:, :, None, None].float().contiguous(), requires_grad=False)
+        self.fine = _pointwise((fine @ before.flatten(1))[:, :, None, None], fine @ before_bias + bias)
+        self.act = entry.get_submodule("act")
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        result: Tensor = self.act(upsampled(self.coarse(coarse)) + self.fine(fine))
+        return result
 
 
 @dataclass(frozen=True)

@@ -179,10 +179,18 @@ class HybridEncoder(nn.Module):
         for i, low in enumerate(reversed(projected[:-1])):
             # The lateral convolution's output feeds both the upsampling and, later, the bottom-up pass.
             inner[0] = self.lateral_convs[i](inner[0])
-            upsampled = F.interpolate(inner[0], scale_factor=2.0, mode="nearest")
-            inner.insert(0, self.fpn_blocks[i](torch.cat([upsampled, low], dim=1)))
+            inner.insert(0, self.fpn_blocks[i](torch.cat([upsampled(inner[0]), low], dim=1)))
+        return self.bottom_up(inner)
+
+    def bottom_up(self, inner: Sequence[Tensor]) -> list[Tensor]:
+        """The second pass over what the first leaves of each level; strides 16 and 32 of what comes out."""
         outs = [inner[0]]
         for i, high in enumerate(inner[1:]):
             downsampled = self.downsample_convs[i](outs[-1])
             outs.append(self.pan_blocks[i](torch.cat([downsampled, high], dim=1)))
         return outs[1:]
+
+
+def upsampled(x: Tensor) -> Tensor:
+    """``(B, C, H, W)`` to ``(B, C, 2H, 2W)``, each cell four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -63,6 +63,18 @@ _UNTRAINED = (
 _DOMAINS = {"synthetic": "The model was trained on synthetic people only. It is not meant for photographs."}
 
 
+class Target(StrEnum):
+    """The runtime that 8-bit numbers were chosen for; each has other kernels.
+
+    ``tensorrt`` takes signed activations without a zero point. ``openvino`` takes unsigned ones with a zero point.
+    ``onnxruntime`` takes these too, and activation functions and sums in 8 bits.
+    """
+
+    TENSORRT = "tensorrt"
+    OPENVINO = "openvino"
+    ONNXRUNTIME = "onnxruntime"
+
+
 class DecodeMode(StrEnum):
     """Where the head outputs are decoded to detections, and so what the graph puts out.
 
@@ -126,6 +138,7 @@ class Artifact:
     input: InputContract  #: What it takes.
     decode: DecodeContract  #: How it decodes.
     precision: str = "fp32"  #: ``fp32``, ``fp16`` and so on.
+    target: Target | None = None  #: Runtime that its 8-bit numbers are for; None where it has none.
     variant: str | None = None  #: Name of the published checkpoint it comes from, if it does.
     #: A second file it needs: of a ``raw`` graph the one that turns pose vectors into keypoints; it lies in the same
     #: folder.
@@ -149,6 +162,14 @@ class Artifact:
         """Log :attr:`note` as a warning, if there is one."""
         if self.note is not None:
             MODEL_LOG.warning(self.note)
+
+    def log_emulation(self, runtime: str) -> None:
+        """Log as a warning that a runtime computes this INT8 model in float32, which was quantised for another one."""
+        MODEL_LOG.warning(
+            "%s was quantised for %s: %s computes it in float32, rounded as in 8 bits. For INT8 there use 'quantize "
+            "--target %s'.",
+            *(self.path.name, self.target, runtime, runtime.lower().replace(" ", "")),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of everything but the path and ``corrected``."""
@@ -199,6 +220,8 @@ class Artifact:
                 input=InputContract(**data["input"]),
                 decode=DecodeContract(**{**data["decode"], "mode": DecodeMode(data["decode"]["mode"])}),
                 precision=data["precision"],
+                # Files of earlier releases do not say; they were made for TensorRT.
+                target=_target(data),
                 variant=data["variant"],
                 companion=Parent(**data["companion"]) if data["companion"] else None,
                 parents=tuple(Parent(**parent) for parent in data["parents"]),
@@ -234,6 +257,11 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 def made_with(*packages: str) -> dict[str, str]:
     """What an artifact that is made now records as its versions: this project, Python, and of the packages each one."""
     return {"rtmo-deploy": __version__, "python": platform.python_version(), **installed_versions(packages)}
+
+
+def _target(data: Mapping[str, Any]) -> Target | None:
+    named = data.get("target", Target.TENSORRT if data["precision"].startswith("int8") else None)
+    return None if named is None else Target(named)
 
 
 def _parse(value: str) -> Any:

@@ -206,7 +206,7 @@ def _make(
             "Note: INT8 is calibrated with synthetic images. Images like those that the engine will see (--calib DIR) "
             "cost less accuracy."
         )
-    chosen = QuantizeOptions(calib or "synthetic")
+    chosen = QuantizeOptions(calib=calib or "synthetic")
     with _scratch() as folder:
         model, quantised = make_onnx(
             plan,

@@ -17,9 +17,11 @@ from rtmo_deploy.outputs import require_free, require_suffix
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
+    from rtmo_deploy.artifact import Target
     from rtmo_deploy.convert.quantize import Calibration
 
 
+TargetName = Literal["tensorrt", "openvino", "onnxruntime"]
 MethodName = Literal["mse", "percentile", "minmax", "entropy"]
 METHODS = (
     "How ranges are chosen. mse: least squared error. percentile: 99.99 % of the values. minmax: all of them. "
@@ -41,6 +43,7 @@ def calibrate(
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help=IMAGES)] = None,
     method: Annotated[MethodName, typer.Option(help=METHODS)] = "mse",
+    target: Annotated[TargetName | None, typer.Option(help="Runtime, as for quantize.")] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. [default: MODEL.<set>-<method>.calibration.json, beside]"),
@@ -71,10 +74,19 @@ def calibrate(
         else:
             assert images is not None
             chosen = folder_images(images, count)
-        made = measure(open_source(model), chosen, method=Method(method), threads=threads, progress=progress)
+        made = measure(
+            open_source(model, target_of(target)), chosen, method=Method(method), threads=threads, progress=progress
+        )
         made.save(path)
     report_skipped(made)
     _show(model, path, made, as_json=as_json)
+
+
+def target_of(name: TargetName | None) -> Target | None:
+    """The runtime of that name."""
+    from rtmo_deploy.artifact import Target
+
+    return None if name is None else Target(name)
 
 
 def report_skipped(made: Calibration) -> None:
@@ -96,7 +108,8 @@ def _show(model: Path, path: Path, made: Calibration, *, as_json: bool) -> None:
             method=made.source.method.value,
             used=made.used,
             skipped=made.skipped_dicts(),
-            tensors=len(made.thresholds),
+            target=made.source.target.value,
+            tensors=len(made.ranges),
             worst_layers=[{"layer": layer, "snr_db": ratio} for layer, ratio in worst],
         )
         return
@@ -105,7 +118,8 @@ def _show(model: Path, path: Path, made: Calibration, *, as_json: bool) -> None:
         "model": f"{model} (SHA-256 {made.source.model_sha256[:12]}...)",
         "images": f"{made.used} of '{made.source.pictures['name']}' used, {len(made.skipped)} skipped",
         "method": made.source.method.value,
-        "tensors": str(len(made.thresholds)),
+        "for": made.source.target.value,
+        "tensors": str(len(made.ranges)),
         "noisiest layers": "; ".join(f"{layer} {ratio:.1f} dB" for layer, ratio in worst),
     }
     print_facts(facts)

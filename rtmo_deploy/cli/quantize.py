@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.calibrate import IMAGES, METHODS, MethodName, report_skipped
+from rtmo_deploy.cli.calibrate import IMAGES, METHODS, MethodName, TargetName, report_skipped, target_of
 from rtmo_deploy.cli.console import print_facts, print_json, print_table
 from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, options_of
@@ -38,6 +38,9 @@ _JUDGE_COUNT = 200
 class QuantizeOptions:
     """What is calibrated with and judged by."""
 
+    target: TargetName | None = option(
+        None, "Runtime it is for. [default: tensorrt for --decode fixed models, else openvino]"
+    )
     calib: str = option(
         "synthetic", "Images to calibrate with, or what calibrate has written.", metavar="SET|DIR|FILE.json"
     )
@@ -96,7 +99,7 @@ def quantize(
             from rtmo_deploy.convert.quantize.search import require_matplotlib
 
             require_matplotlib()
-        source = open_source(model)
+        source = open_source(model, target_of(options.target))
         calibration = open_calibration(source, options, progress)
         result = quantize_onnx(
             source,
@@ -149,7 +152,7 @@ def open_calibration(source: SourceModel, options: QuantizeOptions, progress: Ca
     path = Path(calib)
     if path.suffix.lower() == ".json":
         given = Calibration.load(path)
-        given.require_model(source.sha256, path)
+        given.require_model(source.sha256, source.placement.target, path)
         measured = given.source
         for name, value, there in (
             ("count", count, measured.pictures.get("count")),
@@ -179,7 +182,7 @@ def open_judge(source: SourceModel, options: QuantizeOptions, progress: Callable
 
         count = options.max_images or _JUDGE_COUNT
         dataset = SyntheticPeople(count, seed=_JUDGE_SEED, options=SyntheticOptions(people=(1, 6)))
-    return Judge(source.artifact, dataset, threads=options.threads, progress=progress)
+    return Judge(source.artifact, dataset, source.placement.target, threads=options.threads, progress=progress)
 
 
 def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
@@ -190,6 +193,7 @@ def _show(model: Path, result: QuantizeResult, *, as_json: bool) -> None:
     used = result.calibration
     facts = {
         "file": "nothing was written" if written is None else f"{written} ({human_size(result.size)})",
+        "for": f"{used.source.target}",
         "INT8": f"{100 * result.of_network:.1f} % of the network's multiply-accumulates, {result.layers} convolutions "
         f"({100 * result.of_graph:.1f} % of the graph's)",
         "Q/DQ pairs": str(result.pairs),
@@ -211,6 +215,9 @@ def judged(result: QuantizeResult) -> dict[str, str]:
     if result.baseline.ap is not None and result.verdict.ap is not None:
         ap = f"{result.baseline.ap:.4f} in float32, {result.verdict.ap:.4f} in INT8"
     return {
+        "judged in": f"{result.judged_in}. {result.calibration.source.target}'s own AP is not measured."
+        if not result.native
+        else str(result.judged_in),
         "AP": ap,
         "people": f"{figures.matched} of the float32 model's found again, {figures.missed} missed, "
         f"{figures.extra} extra" + ("" if figures.oks is None else f"; mean OKS {figures.oks:.4f}"),

@@ -40,7 +40,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "source": Action(make.source, ("torch",)),
     "export": Action(make.export, ("torch", "onnx", "onnxsim", *_ORT)),
     "cast": Action(make.cast, ("onnx", *_ORT)),
-    "quantize": Action(make.quantize, ("onnx", *_IMAGES, *_ORT)),
+    "quantize": Action(make.quantize, ("onnx", "openvino", *_IMAGES, *_ORT), revision=2, on_machine=True),
     "engine": Action(make.engine, ("onnx", *_TRT), on_machine=True),
     "openvino": Action(make.openvino, ("openvino", "onnx", *_ORT)),
     "draw": Action(make.draw, _IMAGES),

@@ -73,11 +73,12 @@ def cast(job: Job) -> Outcome:
 
 def quantize(job: Job) -> Outcome:
     """ONNX to INT8, judged where a budget is given."""
+    from rtmo_deploy.artifact import Target
     from rtmo_deploy.convert.quantize import Judge, Method, calibrate, open_source, quantize_onnx
     from rtmo_deploy.data.calibration import folder_images, open_set
 
     options = job.options
-    model = open_source(job.model())
+    model = open_source(job.model(), None if options["target"] is None else Target(options["target"]))
     if "calibration" in job.files:
         images = folder_images(job.files["calibration"], options["count"])
     else:
@@ -85,7 +86,7 @@ def quantize(job: Job) -> Outcome:
     calibration = calibrate(model, images, method=Method(options["method"]), progress=job.progress)
     judge = None
     if "judge" in job.inputs:
-        judge = Judge(model.artifact, dataset_of(job.inputs["judge"]), progress=job.progress)
+        judge = Judge(model.artifact, dataset_of(job.inputs["judge"]), model.placement.target, progress=job.progress)
     output = job.folder / f"{options['file_stem']}.onnx"
     result = quantize_onnx(
         model,

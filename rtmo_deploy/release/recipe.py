@@ -113,6 +113,7 @@ class QuantizeArtifact(_Made):
     """``quantize``: a float32 ONNX model becomes an INT8 one."""
 
     make: Literal["quantize"]
+    target: Literal["tensorrt", "openvino", "onnxruntime"] | None = None
     calibration: str = Field("synthetic", min_length=1)
     count: Count | None = None
     method: Literal["entropy", "percentile", "minmax", "mse"] = "mse"

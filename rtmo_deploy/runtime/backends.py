@@ -7,6 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from rtmo_deploy.file_kind import Kind
 
@@ -32,7 +33,10 @@ class Backend(Protocol):
     #: What a result should say of it besides artifact and device: threads, settings, the GPU's name. JSON-ready.
     facts: Mapping[str, Any]
 
-    def __call__(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+    #: Whether it takes letterboxed images as they are, ``(B, H, W, 3)`` uint8, too.
+    takes_pixels: bool = False
+
+    def __call__(self, images: NDArray[Any]) -> Mapping[str, NDArray[np.float32]]:
         """Run the network.
 
         Args:
@@ -43,7 +47,7 @@ class Backend(Protocol):
         """
         ...
 
-    def timed(self, images: NDArray[np.float32], clock: Clock) -> Mapping[str, NDArray[np.float32]]:
+    def timed(self, images: NDArray[Any], clock: Clock) -> Mapping[str, NDArray[np.float32]]:
         """Run the network as a call does; the copies and the network are laps of the clock, on a GPU by CUDA events."""
         ...
 
@@ -94,17 +98,31 @@ def open_backend(
         MissingDependencyError: Its package is not installed.
         SetupError: The device cannot be used. A CPU is never taken in silence in a GPU's place.
     """
-    record = choose_backend(artifact.kind, device, backend=backend, precision=precision, what=artifact.path.name)
+    record = choose_backend(
+        artifact.kind, device, backend=backend, precision=precision, target=artifact.target, what=artifact.path.name
+    )
     chosen = () if precision is None else (precision,)
     opened: Backend = importlib.import_module(record.module).load(artifact, parse_device(device), threads, *chosen)
     return opened
 
 
 def choose_backend(
-    kind: Kind, device: str = "cpu", *, backend: str | None = None, precision: str | None = None, what: str = ""
+    kind: Kind,
+    device: str = "cpu",
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    target: Target | None = None,
+    what: str = "",
 ) -> BackendRecord:
-    """The runtime that :func:`open_backend` takes, without importing it; ``what`` names the model in errors."""
+    """The runtime that :func:`open_backend` takes, without importing it; ``what`` names the model in errors.
+
+    A model that was quantised for OpenVINO runs there where it is installed.
+    """
     place = parse_device(device)
+    for_openvino = target is Target.OPENVINO and place == "cpu" and backend in {None, "auto"}
+    if for_openvino and importlib.util.find_spec("openvino") is not None:
+        backend = "openvino"
     fitting = [record for record in BACKENDS if kind in record.kinds]
     if backend not in {None, "auto"}:
         fitting = [record for record in fitting if record.name == backend]
@@ -138,11 +156,18 @@ def parse_device(device: str) -> str:
     raise UsageError(f"There is no device '{device}'.", remedy="Devices are called cpu, cuda:0, cuda:1, ...")
 
 
-def check_input(images: NDArray[np.float32], artifact: Artifact) -> None:
-    """Refuse, with an ArtifactError, what a runtime would cast, or answer with no rows or a message of its own."""
+def check_input(images: NDArray[Any], artifact: Artifact, *, pixels: bool = False) -> None:
+    """Refuse, with an ArtifactError, what a runtime would cast, or answer with no rows or a message of its own.
+
+    ``pixels``: the runtime takes ``(B, H, W, 3)`` uint8 too.
+    """
     multiple = artifact.input.multiple
-    float32 = images.dtype == "float32" and images.ndim == 4 and images.shape[1] == 3 and images.size
-    if not float32 or any(side % multiple for side in images.shape[2:]):
+    known = images.ndim == 4 and images.size > 0
+    if pixels and known and images.dtype == "uint8":
+        known, sides = images.shape[3] == 3, images.shape[1:3]
+    else:
+        known, sides = known and images.dtype == "float32" and images.shape[1] == 3, images.shape[2:]
+    if not known or any(side % multiple for side in sides):
         raise ArtifactError(
             f"It does not run on {images.dtype} {images.shape}: it takes float32 (images, 3, height, width), both "
             f"sides multiples of {multiple}.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.machine import usable_cores
 from rtmo_deploy.runtime.clock import DOWNLOAD, UPLOAD, graph_stage
@@ -82,8 +83,8 @@ _log = logging.getLogger(__name__)
 class OnnxRuntimeBackend:
     """A session and where it runs.
 
-    With ``emulated`` an INT8 graph is computed in float32, rounded as in 8 bits, because this CPU's 8-bit arithmetic
-    loses what does not fit.
+    With ``emulated`` an INT8 graph is computed in float32, rounded as in 8 bits: because it was quantised for another
+    runtime, or because this CPU's 8-bit arithmetic loses what does not fit.
 
     Args:
         artifact: An ONNX model.
@@ -103,6 +104,8 @@ class OnnxRuntimeBackend:
         config = {**(config or {}), **exact}
         self.emulated = bool(exact)
         if self.emulated:
+            if artifact.target is not Target.ONNXRUNTIME:
+                artifact.log_emulation("ONNX Runtime")
             _log.info("%s: INT8 is computed in float32, rounded as in 8 bits.", artifact.path)
         self._session = open_session(artifact.path, device=device, threads=threads, where=artifact.path, config=config)
         self.facts = {"providers": list(self._session.get_providers()), "threads": threads, "config": config}
@@ -154,7 +157,7 @@ def exact_entries(artifact: Artifact, device: str) -> dict[str, str]:
     if eight_bit != "int8" or device != "cpu":
         return {}
     # Pairs with FP16 scales: ONNX Runtime 1.31 fuses them into operators that it then does not take.
-    return dict(EXACT) if mixed or saturates() else {}
+    return dict(EXACT) if mixed or artifact.target is not Target.ONNXRUNTIME or saturates() else {}
 
 
 def open_session(

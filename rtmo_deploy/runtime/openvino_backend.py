@@ -8,21 +8,23 @@ without a word; each would be a precision that nobody asked for.
 from __future__ import annotations
 
 import os
+import queue
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtmo_deploy.artifact import DecodeMode
+from rtmo_deploy.artifact import DecodeMode, Target
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.runtime.backends import check_input
 from rtmo_deploy.runtime.clock import graph_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Largest magnitude of weights that cannot saturate.
 NARROW = 64
+#: Sizes of input that a model is kept compiled for.
+_SIZES = 4
 #: Layers that hold the arithmetic.
 _HEAVY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 _NAMES = {"u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -91,15 +95,19 @@ _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 class OpenvinoBackend:
-    """A compiled model. One call at a time: it holds the memory of one run.
+    """A model compiled for each size of input that comes, the sizes being constants for the compiler.
+
+    One image runs on all threads. Several images run side by side, each on its share of the threads. One call at a
+    time.
 
     Args:
-        artifact: An ONNX or OpenVINO model.
+        artifact: An ONNX or OpenVINO model. One that was quantised for another runtime is computed in float32, rounded
+            as in 8 bits, and a warning says so.
         device: ``cpu``.
         threads: Threads to use; OpenVINO's own choice if not given.
         precision: None: float32 tensors in float32, 16-bit ones in 16 bits or in float32 as this CPU has it (see
-            ``layers``), quantised ones in 8 bits. ``bf16``: floats in bfloat16. ``fp32``: as None, but
-            what is quantised is rounded in the same way and computed in float32, and therefore not faster.
+            ``layers``), quantised ones in 8 bits. ``bf16``: floats in bfloat16, the decoding in float32. ``fp32``: as
+            None, but what is quantised is rounded in the same way and computed in float32, and therefore not faster.
 
     Attributes:
         threads: Threads it really uses.
@@ -108,6 +116,7 @@ class OpenvinoBackend:
     """
 
     name = "openvino"
+    takes_pixels = True
 
     def __init__(self, artifact: Artifact, device: str, threads: int | None, precision: str | None = None) -> None:
         if device != "cpu":
@@ -118,12 +127,17 @@ class OpenvinoBackend:
         if artifact.kind not in {Kind.ONNX, Kind.OPENVINO}:
             raise UsageError(f"OpenVINO does not run an artifact of kind {artifact.kind}.", where=artifact.path)
         require_no_plugin(artifact)
-        model = parse_model(str(artifact.path), where=artifact.path)
-        self._outputs = [output.get_any_name() for output in model.outputs]
-        self._compiled = compile_model(model, precision=precision, threads=threads, where=artifact.path)
-        self._request, self._lock = self._compiled.create_infer_request(), threading.Lock()
-        self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
-        self.layers = layer_precisions(self._compiled)
+        if precision is None and artifact.target not in {None, Target.OPENVINO}:
+            artifact.log_emulation("OpenVINO")
+            precision = "fp32"
+        self._model = parse_model(str(artifact.path), where=artifact.path)
+        self._how: dict[str, Any] = {"precision": precision, "threads": threads, "where": artifact.path}
+        self._compiled: OrderedDict[tuple[Any, ...], _Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+        contract = artifact.input
+        first = self._for((contract.batch or 1, contract.height, contract.width), pixels=True)
+        self.threads = int(first.network.get_property("INFERENCE_NUM_THREADS"))
+        self.layers = first.layers()
         known = ["int8", "bf16", "fp16", "fp32"]
         self.precision = "+".join(sorted(self.layers, key=lambda name: known.index(name) if name in known else 9))
         self.facts = {"runtime_threads": self.threads, "runtime_precision": self.precision}
@@ -134,25 +148,158 @@ class OpenvinoBackend:
                 where=artifact.path,
             )
 
-    def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
-        check_input(images, self.artifact)
+        check_input(images, self.artifact, pixels=True)
+        pixels = images.dtype == np.uint8
+        count, *size = (images if pixels else images.transpose(0, 2, 3, 1)).shape[:3]
+        alone = count == 1 or self.artifact.input.batch is not None
         try:
-            with self._lock:  # one stream: requests of several threads would wait for each other all the same
-                results = self._request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
+            with self._lock:
+                compiled = self._for((count if alone else 1, *size), pixels=pixels, several=not alone)
+                if alone:
+                    return compiled.run(images)
+                return _together(compiled.run_each(images))
         except RuntimeError as error:
             raise ArtifactError(
                 f"It does not run on {images.dtype} {images.shape}: {_reason(error)}",
                 remedy="'rtmo-deploy inspect' tells what input it takes.",
                 where=self.artifact.path,
             ) from error
-        return {name: results[at] for at, name in enumerate(self._outputs)}
 
-    def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
+    def timed(self, images: NDArray[Any], clock: Clock) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
         outputs = self(images)
         clock.lap(graph_stage(self.artifact))
         return outputs
+
+    def _for(self, size: tuple[int, ...], *, pixels: bool, several: bool = False) -> _Compiled:
+        """The model for one size of input ``(B, H, W)``; the least recently used of more than ``_SIZES`` are dropped.
+
+        ``several`` runs a request on each thread instead of one on all.
+        """
+        key = (*size, pixels, several)
+        if key not in self._compiled:
+            self._compiled[key] = _Compiled(
+                self._model, size, pixels=pixels, streams=self.threads if several else 1, **self._how
+            )
+            if len(self._compiled) > _SIZES:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(key)
+        return self._compiled[key]
+
+
+class _Compiled:
+    """A model compiled for one size of input: its network, and after it its decoding where that is computed apart."""
+
+    def __init__(
+        self,
+        model: Any,
+        size: tuple[int, ...],
+        *,
+        pixels: bool,
+        streams: int,
+        precision: str | None,
+        threads: int | None,
+        where: object,
+    ) -> None:
+        sized = _sized(model, size)
+        self._names = [output.get_any_name() for output in sized.outputs]
+        parts = _apart(sized) if precision == "bf16" else [sized]
+        if pixels:
+            parts[0] = _from_pixels(parts[0])
+        how: dict[str, Any] = {"threads": threads, "streams": streams, "where": where}
+        self.network = compile_model(parts[0], precision=precision, **how)
+        # Angles and pixels: bfloat16 has 8 bits for them.
+        self.decoding = compile_model(parts[1], precision="fp32", **how) if len(parts) > 1 else None
+        self._free: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        for _ in range(streams):
+            request = self.network.create_infer_request()
+            second = None if self.decoding is None else self.decoding.create_infer_request()
+            if second is not None:
+                second.set_input_tensor(0, request.get_output_tensor(0))
+            self._free.put((request, second))
+        self._streams = streams
+
+    def layers(self) -> Mapping[str, int]:
+        counts = Counter(layer_precisions(self.network))
+        if self.decoding is not None:
+            counts.update(layer_precisions(self.decoding))
+        return dict(counts)
+
+    def run(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """The outputs by name, which later runs leave alone."""
+        request, second = pair = self._free.get()
+        try:
+            results = request.infer({0: np.ascontiguousarray(images)}, share_inputs=True, share_outputs=True)
+            if second is not None:
+                results = second.infer({}, share_outputs=True)
+            return {name: np.array(results[at]) for at, name in enumerate(self._names)}
+        finally:
+            self._free.put(pair)
+
+    def run_each(self, images: NDArray[Any]) -> list[dict[str, NDArray[np.float32]]]:
+        """The outputs of each image, computed side by side."""
+        with ThreadPoolExecutor(self._streams) as pool:
+            return list(pool.map(self.run, images[:, None]))
+
+
+def _sized(model: Any, size: tuple[int, ...]) -> Any:
+    """A copy for one size of input; as it was where its graph does not take one (it is compiled for any size then)."""
+    copy, (batch, height, width) = model.clone(), size
+    try:
+        copy.reshape([batch, 3, height, width])
+    except RuntimeError:
+        return model.clone()
+    return copy
+
+
+def _from_pixels(model: Any) -> Any:
+    """The model with ``(B, H, W, 3)`` uint8 in the place of its ``(B, 3, H, W)`` float32 input."""
+    import openvino as ov
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    steps.input(0).tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    steps.input(0).model().set_layout(ov.Layout("NCHW"))
+    return steps.build()
+
+
+def _apart(model: Any) -> list[Any]:
+    """Network and decoding of a model of this project as two, of which the second reads the first's only output."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    def decoding(port: Any) -> bool:
+        node = port.get_node()
+        return bool(node.get_friendly_name().startswith("/decode/") and node.get_type_name() != "ShapeOf")
+
+    def maps(of: Any) -> list[Any]:
+        nodes = [node for node in of.get_ordered_ops() if node.get_friendly_name().startswith("/head/")]
+        return [one for node in nodes for one in node.outputs() if any(map(decoding, one.get_target_inputs()))]
+
+    first, second = model.clone(), model.clone()
+    if len(maps(second)) != 1 or maps(second)[0].get_partial_shape().is_dynamic:
+        return [model]
+    source = maps(second)[0]
+    entry = ops.parameter(source.get_shape(), np.float32)
+    for port in filter(decoding, list(source.get_target_inputs())):
+        port.replace_source_output(entry.output(0))
+    network = ov.Model([ops.result(maps(first)[0])], first.get_parameters())
+    return [network, ov.Model(second.get_results(), [entry, *second.get_parameters()])]
+
+
+def _together(found: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
+    """Outputs of single images as those of a batch, with rows of zeros where one has fewer."""
+    outputs = {}
+    for name in found[0]:
+        parts = [one[name] for one in found]
+        rows = max(part.shape[1] for part in parts)
+        whole = np.zeros((len(parts), rows, *parts[0].shape[2:]), parts[0].dtype)
+        for slot, part in zip(whole, parts, strict=True):
+            slot[: part.shape[1]] = part[0]
+        outputs[name] = whole
+    return outputs
 
 
 #: What :func:`rtmo_deploy.runtime.backends.open_backend` calls.
@@ -197,11 +344,15 @@ def parse_model(source: str | bytes, weights: bytes | None = None, *, where: obj
         ) from error
 
 
-def compile_model(model: Any, *, precision: str | None = None, threads: int | None = None, where: object) -> Any:
-    """An ``openvino.CompiledModel`` for the CPU, or SetupError where this CPU cannot compute without loss."""
+def compile_model(
+    model: Any, *, precision: str | None = None, threads: int | None = None, streams: int = 1, where: object
+) -> Any:
+    """An ``openvino.CompiledModel`` for the CPU, or SetupError where this CPU cannot compute without loss.
+
+    ``streams`` is how many requests share the threads at a time.
+    """
     hint = _hint(precision)
-    # A request at a time, as fast as can be: one stream.
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": streams}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     if precision == "fp32":

@@ -1,9 +1,9 @@
 """Quantises a float32 ONNX model to INT8 by Q/DQ pairs in the graph: calibrated, judged, and within a budget.
 
-The precision is in the graph: whatever builds or runs it, TensorRT, OpenVINO or ONNX Runtime, sees the same 8-bit
-tensors with the same scales. :func:`open_source` reads the model, :func:`calibrate` measures it on images,
-:func:`quantize_onnx` makes the INT8 model; :mod:`~rtmo_deploy.convert.quantize.placement` says what is
-quantised and why.
+The precision is in the graph. Which 8-bit numbers are fast and right differs between TensorRT, OpenVINO and ONNX
+Runtime, so a model is quantised for one of them, its target. :func:`open_source` reads the model, :func:`calibrate`
+measures it on images, :func:`quantize_onnx` makes the INT8 model; :mod:`~rtmo_deploy.convert.quantize.placement` says
+what is quantised and why.
 """
 
 from rtmo_deploy.convert.quantize.calibrate import DEFAULT_METHOD, calibrate

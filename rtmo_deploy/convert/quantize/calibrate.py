@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.convert.graph import GraphView, with_outputs
 from rtmo_deploy.convert.quantize.insert import Additions
-from rtmo_deploy.convert.quantize.ranges import PERCENTILE, Histogram, Method, threshold_of
+from rtmo_deploy.convert.quantize.ranges import PERCENTILE, Histogram, Method, Range, range_of
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.errors import ArtifactError, InputDataError, RtmoDeployError
 from rtmo_deploy.plain import shorten
@@ -29,7 +30,7 @@ from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_ses
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -79,21 +80,22 @@ def calibrate(
         input_hw=(contract.height, contract.width),
         placement=contract.placement,
         method=method,
+        target=source.placement.target,
         percentile=PERCENTILE if method is Method.PERCENTILE else 0.0,
     )
     path = None if cache is None else cache / f"{about.key()}.json"
     if path is not None and path.is_file():
         with contextlib.suppress(RtmoDeployError):  # damaged
             known = Calibration.load(path)
-            if known.source.key() == about.key() and known.thresholds.keys() >= source.placement.edges.keys():
+            if known.source.key() == about.key() and known.ranges.keys() >= source.placement.edges.keys():
                 return known
     skipped: list[tuple[str, str]] = []
     inputs = network_inputs(images, contract, skipped, "measuring ranges", progress)
     histograms = measure_histograms(source.model, source.placement, inputs, where=source.path, threads=threads)
-    thresholds = thresholds_of(histograms, source.placement, method)
+    ranges = ranges_of(histograms, source.placement, method, pixels=source.view.inputs)
     again = network_inputs(images, contract, [], "measuring what 8 bits do to each layer", progress)
-    shifts, noise = local_errors(source.model, source.placement, thresholds, again, where=source.path, threads=threads)
-    made = Calibration(about, len(images.names) - len(skipped), tuple(skipped), thresholds, shifts, noise)
+    shifts, noise = local_errors(source.model, source.placement, ranges, again, where=source.path, threads=threads)
+    made = Calibration(about, len(images.names) - len(skipped), tuple(skipped), ranges, shifts, noise)
     if path is not None:
         made.save(path)
     return made
@@ -147,26 +149,30 @@ def measure_histograms(
     return histograms
 
 
-def thresholds_of(histograms: Mapping[str, Histogram], placement: Placement, method: Method) -> dict[str, float]:
-    """The magnitude that becomes 127, for each tensor with a Q/DQ pair; the same for all that share a scale.
+def ranges_of(
+    histograms: Mapping[str, Histogram], placement: Placement, method: Method, *, pixels: Collection[str] = ()
+) -> dict[str, Range]:
+    """The range of each tensor with a Q/DQ pair; the same for all that share a scale.
 
     Of tensors that share one, the method sees the sum of their histograms, which is the histogram of what they are
-    concatenated to.
+    concatenated to. The network's inputs, ``pixels``, are unsigned 8-bit numbers already and stay what they are.
     """
-    found: dict[tuple[str, ...], float] = {}
+    found: dict[tuple[str, ...], Range] = {}
+    if placement.target is not Target.TENSORRT:
+        found = {(name,): Range(0.0, 255.0) for name in pixels}
     for sources in placement.sources.values():
         if sources not in found:
             together = Histogram()
             for source in sources:
                 together.merge(histograms[source])
-            found[sources] = threshold_of(together, method)
+            found[sources] = range_of(together, method, placement.target)
     return {name: found[sources] for name, sources in placement.sources.items()}
 
 
 def local_errors(
     model: onnx.ModelProto,
     placement: Placement,
-    thresholds: Mapping[str, float],
+    ranges: Mapping[str, Range],
     inputs: Inputs,
     *,
     where: object,
@@ -177,7 +183,7 @@ def local_errors(
     Two tables by the convolution's name: what to add to its bias, one number an output channel (mean of the float32
     output minus mean of the 8-bit one); and its signal-to-noise ratio in dB.
     """
-    probe, outputs = _probe(model, placement, thresholds)
+    probe, outputs = _probe(model, placement, ranges)
     session = open_session(probe.SerializeToString(), threads=threads, where=where, config=EXACT)
     entry = session.get_inputs()[0].name
     totals: dict[str, NDArray[np.float64]] = {}
@@ -205,11 +211,11 @@ def _decibel(signal: float, error: float) -> float:
 
 
 def _probe(
-    model: onnx.ModelProto, placement: Placement, thresholds: Mapping[str, float]
+    model: onnx.ModelProto, placement: Placement, ranges: Mapping[str, Range]
 ) -> tuple[onnx.ModelProto, dict[str, tuple[str, str, str]]]:
     """The model with every 8-bit convolution beside its float32 one; by name, its outputs: shift, error, signal."""
     view = GraphView(model.graph)
-    added = Additions(view)
+    added = Additions(view, placement.target)
     nodes: list[onnx.NodeProto] = []
     rounded: dict[str, str] = {}
     outputs: dict[str, tuple[str, str, str]] = {}
@@ -217,7 +223,7 @@ def _probe(
         conv = view.nodes[at]
         entry, exact = conv.input[0], conv.output[0]
         if entry not in rounded:
-            nodes += added.pair(entry, thresholds[entry])
+            nodes += added.pair(entry, ranges[entry])
             rounded[entry] = nodes[-1].output[0]
         weight = added.weight(at)
         twin = onnx.NodeProto()

@@ -2,7 +2,8 @@
 
 A pair is one QuantizeLinear and one DequantizeLinear on a tensor, which all its 8-bit consumers share; the others keep
 reading the tensor itself. Weights are stored in 8 bits with a DequantizeLinear. Biases stay float32: TensorRT's ONNX
-parser takes no 32-bit DequantizeLinear (onnx-tensorrt issue 850), and its INT8 convolutions take a float bias.
+parser takes no 32-bit DequantizeLinear (onnx-tensorrt issue 850), and its INT8 convolutions take a float bias; the
+other runtimes quantise it themselves.
 """
 
 from __future__ import annotations
@@ -14,24 +15,25 @@ import onnx
 from onnx import numpy_helper
 
 from rtmo_deploy.convert.graph import GraphView, copy_of, rebuild, unique
-from rtmo_deploy.convert.quantize.ranges import quantize_weight, scale_of
+from rtmo_deploy.convert.quantize.ranges import quantize_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from rtmo_deploy.artifact import Target
     from rtmo_deploy.convert.quantize.placement import Placement
+    from rtmo_deploy.convert.quantize.ranges import Range
 
 
 class Additions:
     """New Q/DQ nodes and weights for a graph, under names that are free in it; the graph itself is not touched."""
 
-    def __init__(self, view: GraphView) -> None:
-        self.view = view
+    def __init__(self, view: GraphView, target: Target) -> None:
+        self.view, self.target = view, target
         self.weights: list[onnx.TensorProto] = []
         self._taken = {name for node in view.nodes for name in (node.name, *node.output)} | set(view.weights)
-        self._zero = self.store("quantize_zero_point", np.zeros((), np.int8))
 
     def store(self, name: str, values: NDArray[np.generic]) -> str:
         """Keep a weight; its name is ``name``, or that with a number."""
@@ -39,12 +41,12 @@ class Additions:
         self.weights.append(numpy_helper.from_array(np.asarray(values), free))
         return free
 
-    def pair(self, tensor: str, threshold: float) -> tuple[onnx.NodeProto, onnx.NodeProto]:
-        """A Q/DQ pair on a tensor; ``threshold`` is the magnitude that becomes 127."""
-        scale = self.store(f"{tensor}_scale", scale_of(threshold))
+    def pair(self, tensor: str, values: Range) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+        """A Q/DQ pair on a tensor, for values in this range."""
+        scale, zero = map(self.store, (f"{tensor}_scale", f"{tensor}_zero_point"), values.numbers(self.target))
         stem = tensor if tensor.startswith("/") else f"/{tensor}"
-        quantize = self._node("QuantizeLinear", [tensor, scale, self._zero], f"{tensor}_int8", stem)
-        given = [quantize.output[0], scale, self._zero]
+        quantize = self._node("QuantizeLinear", [tensor, scale, zero], f"{tensor}_int8", stem)
+        given = [quantize.output[0], scale, zero]
         return quantize, self._node("DequantizeLinear", given, f"{tensor}_dequantized", stem)
 
     def weight(self, at: int) -> onnx.NodeProto:
@@ -68,16 +70,16 @@ class Additions:
 def insert(
     model: onnx.ModelProto,
     placement: Placement,
-    thresholds: Mapping[str, float],
+    ranges: Mapping[str, Range],
     shifts: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> onnx.ModelProto:
     """A copy of a model with Q/DQ pairs in it; ``shifts`` are added to the convolutions' biases, ``(O,)`` by name."""
     result = copy_of(model)
     view = GraphView(result.graph)
-    added = Additions(view)
+    added = Additions(view, placement.target)
     before: dict[int, list[onnx.NodeProto]] = {}
     for name, edges in placement.edges.items():
-        pair = added.pair(name, thresholds[name])
+        pair = added.pair(name, ranges[name])
         before.setdefault(view.producer.get(name, -1) + 1, []).extend(pair)
         for at, slot in edges:
             view.nodes[at].input[slot] = pair[-1].output[0]

@@ -8,11 +8,14 @@ their OKS and the ratio of their scores are reported as well.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rtmo_deploy.artifact import read_companion, write_companion
+from rtmo_deploy.artifact import Target, read_companion, write_companion
+from rtmo_deploy.convert.graph import copy_of
+from rtmo_deploy.convert.step import write_metadata
 from rtmo_deploy.errors import ModelError, UsageError
 from rtmo_deploy.measure.accuracy import Detections, judge
 from rtmo_deploy.measure.comparison import compare_people, sigmas_of
@@ -53,11 +56,15 @@ class Verdict:
 
 
 class Judge:
-    """Judges models that differ in their precision only, on the same images, by ONNX Runtime on the CPU.
+    """Judges models that differ in their precision only, on the same images, on the CPU.
+
+    An INT8 model runs in the runtime that it is for, in 8 bits, where that can be had. Elsewhere it is computed in
+    float32 and rounded as in 8 bits, which the runtime's own 8 bits may differ from.
 
     Args:
         artifact: The float32 model; its companion, if it has one, lies beside it.
         dataset: The images.
+        target: Runtime that the models are for.
         threads: Threads an operator may use.
         progress: Told how many images the float32 model has done.
 
@@ -69,6 +76,7 @@ class Judge:
         self,
         artifact: Artifact,
         dataset: PoseDataset,
+        target: Target,
         *,
         threads: int | None = None,
         progress: Callable[[str], None] = lambda _: None,
@@ -76,6 +84,9 @@ class Judge:
         if not len(dataset):
             raise UsageError("There is no image to judge by.", remedy="Judge by one or more.")
         self.artifact, self.dataset, self.threads = artifact, dataset, threads
+        self._target = target
+        #: Runtime, how it computes 8 bits, and whether these are the target's own.
+        self.how, self.native = _judged_in(target)
         self._fits = _same_keypoints(dataset.skeleton, artifact.skeleton)
         self._truth: GroundTruth | None = None
         self._reference = self._people(artifact.path, "judging the float32 model", progress)
@@ -89,7 +100,9 @@ class Judge:
         """
         with tempfile.TemporaryDirectory(prefix="rtmo-deploy-") as folder:
             path = Path(folder) / self.artifact.path.name
-            path.write_bytes(model.SerializeToString())
+            marked = copy_of(model)
+            write_metadata(marked, replace(self.artifact, path=path, precision="int8", target=self._target))
+            path.write_bytes(marked.SerializeToString())
             write_companion(self.artifact, read_companion(self.artifact), path)
             try:
                 people = self._people(path, "judging the INT8 model", progress)
@@ -102,7 +115,10 @@ class Judge:
         return self._verdict(people)
 
     def _people(self, path: Path, what: str, progress: Callable[[str], None]) -> list[Poses]:
-        estimator = PoseEstimator.open(path, device="cpu", backend="onnxruntime", threads=self.threads)
+        backend, precision = "onnxruntime", None
+        if path != self.artifact.path and self._target is Target.OPENVINO and find_spec("openvino") is not None:
+            backend, precision = "openvino", None if self.native else "fp32"
+        estimator = PoseEstimator.open(path, device="cpu", backend=backend, threads=self.threads, precision=precision)
         found, truth = [], []
         collects = self._truth is None and self._fits
         annotated = getattr(self.dataset, "ground_truth", None)
@@ -129,6 +145,24 @@ class Judge:
             report = judge(self._truth, detections, self.artifact.skeleton, sigmas=sigmas_of(self.artifact.skeleton))
             ap = report.metrics["AP"]
         return Verdict(ap, compare_people(self._reference, people, boxes=False))
+
+
+def _judged_in(target: Target) -> tuple[str, bool]:
+    """Where INT8 models for a runtime are judged on this machine, in words, and whether in its own 8 bits."""
+    emulated = "in float32, rounded as in 8 bits"
+    if target is Target.TENSORRT:
+        return f"ONNX Runtime, {emulated}", False
+    if target is Target.OPENVINO:
+        if find_spec("openvino") is None:
+            return f"ONNX Runtime, {emulated}: OpenVINO is not installed", False
+        from rtmo_deploy.runtime.openvino_backend import saturates
+
+        name = "OpenVINO"
+    else:
+        from rtmo_deploy.runtime.onnxruntime_backend import saturates
+
+        name = "ONNX Runtime"
+    return (f"{name}, {emulated}: this CPU has no VNNI", False) if saturates() else (f"{name}, in 8 bits", True)
 
 
 def _same_keypoints(one: Skeleton, two: Skeleton) -> bool:

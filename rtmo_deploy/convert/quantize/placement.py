@@ -4,6 +4,10 @@ The first rule that matches decides. Names are those of this project's exports (
 patterns also fit the ones that MMDeploy's exports have. What a pattern does not match by name is still safe: only
 convolutions are quantised.
 
+OpenVINO and TensorRT fuse an activation function into the convolution before it, and a sum too. ONNX Runtime fuses
+neither: what is not in 8 bits there is computed in float32 between conversions, so SiLU and both sides of a sum get
+pairs as well.
+
 The placement looks at the graph only; numbers come later. The scales' groups are those of the whole graph quantised,
 whatever part of it is: reverting a layer to FP32 moves no other layer's scale.
 """
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import onnx
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.convert.graph import attribute
 
 if TYPE_CHECKING:
@@ -75,13 +80,14 @@ RULES: Final = (
     Rule(
         "residual sums",
         "residual",
-        "TensorRT fuses the sum into the convolution before it, to 8-bit output, if the skip branch comes in 8 bits",
+        "the sum is fused into the convolution before it, to 8-bit output, if the skip branch comes in 8 bits",
         ("Add",),
     ),
     Rule(
         "activations",
         "keep",
-        "SiLU (Sigmoid, Mul) is fused into the convolution before it; Q/DQ in between would keep it from that",
+        "SiLU (Sigmoid, Mul) is fused into the convolution before it; Q/DQ in between would keep it from that (ONNX "
+        "Runtime does not, and gets them)",
         ("Sigmoid", "Mul", "Relu", "HardSwish"),
     ),
     Rule(
@@ -111,6 +117,7 @@ def role_of(node: onnx.NodeProto) -> Role:
 class Placement:
     """Where Q/DQ pairs go."""
 
+    target: Target
     layers: tuple[int, ...]  #: Positions of the convolutions that become 8-bit, ascending.
     #: The tensors that get a Q/DQ pair, and the inputs (position of a node, number of its input) that read the pair's
     #: output instead of the tensor.
@@ -132,8 +139,11 @@ def candidates(view: GraphView) -> tuple[int, ...]:
     return tuple(found)
 
 
-def place(view: GraphView, layers: Collection[int], *, of: Placement | None = None) -> Placement:
+def place(
+    view: GraphView, layers: Collection[int], target: Target = Target.TENSORRT, *, of: Placement | None = None
+) -> Placement:
     """Place Q/DQ pairs for some convolutions; ``of`` is the whole graph's placement, whose scales' groups are kept."""
+    target = target if of is None else of.target
     edges: dict[str, set[tuple[int, int]]] = {}
     todo: list[str] = []
 
@@ -150,21 +160,40 @@ def place(view: GraphView, layers: Collection[int], *, of: Placement | None = No
         made = view.producer.get(name)
         if made is None:
             continue
-        node = view.nodes[made]
-        role = role_of(node)
-        if role == "pass":
-            for slot in _data_slots(node):
-                if view.is_activation(node.input[slot]):
-                    joined.append((name, node.input[slot]))
-                    need(node.input[slot], (made, slot))
-        elif role == "residual":
-            skip = _skip_branch(view, node)
-            if skip is not None:
-                need(node.input[skip], (made, skip))
+        passes = role_of(view.nodes[made]) == "pass"
+        for source, edge in _before(view, made, target):
+            if passes:
+                joined.append((name, source))
+            need(source, edge)
     sources = _sources(view, edges, joined) if of is None else {name: of.sources[name] for name in edges}
     return Placement(
-        tuple(sorted(layers)), {name: tuple(sorted(found)) for name, found in sorted(edges.items())}, sources
+        target, tuple(sorted(layers)), {name: tuple(sorted(found)) for name, found in sorted(edges.items())}, sources
     )
+
+
+def _before(view: GraphView, at: int, target: Target) -> list[tuple[str, tuple[int, int]]]:
+    """The tensors that need a pair if a node's output has one, and where they are read."""
+    node, role = view.nodes[at], role_of(view.nodes[at])
+    if role == "pass":
+        slots = [slot for slot in _data_slots(node) if view.is_activation(node.input[slot])]
+    elif role == "residual" and (skip := _skip_branch(view, node)) is not None:
+        slots = [0, 1] if target is Target.ONNXRUNTIME else [skip]
+    else:
+        return _silu(view, at) if target is Target.ONNXRUNTIME else []
+    return [(node.input[slot], (at, slot)) for slot in slots]
+
+
+def _silu(view: GraphView, at: int) -> list[tuple[str, tuple[int, int]]]:
+    """What reads what in the SiLU that ends in a node: its input, and the output of its Sigmoid; nothing for others."""
+    node = view.nodes[at]
+    if node.op_type != "Mul":
+        return []
+    for slot, name in enumerate(node.input):
+        gate = view.producer.get(name)
+        if gate is not None and view.nodes[gate].op_type == "Sigmoid" and view.nodes[gate].input[0] in node.input:
+            source = view.nodes[gate].input[0]
+            return [(source, (gate, 0)), (source, (at, 1 - slot)), (name, (at, slot))]
+    return []
 
 
 def _data_slots(node: onnx.NodeProto) -> range:

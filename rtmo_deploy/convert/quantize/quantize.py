@@ -44,6 +44,8 @@ class QuantizeResult:
     calibration: Calibration
     baseline: Verdict | None  #: The float32 model on the judge's images; None if nobody judged.
     verdict: Verdict | None  #: The quantised one.
+    judged_in: str | None  #: The judge's runtime, and how it computes 8 bits; None if nobody judged.
+    native: bool | None  #: Whether it computes them as the target does on a CPU with VNNI.
     search: SearchResult | None  #: How the budget was searched for; None if there was none.
     size: int = 0  #: Bytes of the file, 0 if there is none.
 
@@ -61,6 +63,7 @@ class QuantizeResult:
         """JSON-ready form of all but the artifact."""
         source = self.calibration.source
         return {
+            "target": source.target.value,
             "calibration": {
                 "pictures": dict(source.pictures),
                 "method": source.method.value,
@@ -79,6 +82,8 @@ class QuantizeResult:
             "kept_in_float32": list(self.kept),
             "fp32": None if self.baseline is None else {"ap": self.baseline.ap},
             "int8": None if self.verdict is None else self.verdict.to_dict(),
+            "judged_in": self.judged_in,
+            "native": self.native,
             "search": None if self.search is None else self.search.to_dict(self.macs.network),
         }
 
@@ -96,9 +101,9 @@ def build(
     source: SourceModel, calibration: Calibration, layers: Collection[int], *, bias_correction: bool
 ) -> onnx.ModelProto:
     """The model with these convolutions in 8 bits."""
-    calibration.require_model(source.sha256, source.path)
+    calibration.require_model(source.sha256, source.placement.target, source.path)
     placement = place(source.view, layers, of=source.placement)
-    missing = sorted(placement.edges.keys() - calibration.thresholds.keys())
+    missing = sorted(placement.edges.keys() - calibration.ranges.keys())
     if missing:
         raise ArtifactError(
             f"The calibration has no range for {len(missing)} tensors of it, {missing[0]} for one.",
@@ -106,7 +111,7 @@ def build(
             where=source.path,
         )
     shifts = {name: np.array(values, np.float32) for name, values in calibration.shifts.items()}
-    return insert(source.model, placement, calibration.thresholds, shifts if bias_correction else None)
+    return insert(source.model, placement, calibration.ranges, shifts if bias_correction else None)
 
 
 def quantize_onnx(
@@ -175,6 +180,8 @@ def quantize_onnx(
         calibration=calibration,
         baseline=None if judge is None else judge.baseline,
         verdict=verdict,
+        judged_in=None if judge is None else judge.how,
+        native=None if judge is None else judge.native,
         search=found,
     )
     if found is not None and not found.met:
@@ -205,6 +212,7 @@ def _finish(
                 where=output,
             )
     artifact = derived(source.artifact, output, "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", precision="int8")
+    artifact = replace(artifact, target=source.placement.target)
     artifact = replace(artifact, verified={"validation": report.to_dict(), "quantization": result.to_dict()})
     write_metadata(model, artifact)
     return artifact

@@ -1,24 +1,28 @@
 """The 8-bit numbers of a quantised graph: scales, weights, and the ranges that scales are made from.
 
-One scale a tensor for activations, one a channel for weights; the zero point is always 0, as TensorRT requires. Weights
-stay within -127..127, so that a weight and its negative round alike; activations may use -128, as ONNX's
-QuantizeLinear, TensorRT and OpenVINO all do.
+One scale a tensor for activations, one a channel for weights. Weights are signed and stay within -127..127, so that a
+weight and its negative round alike. Activations are signed with a zero point of 0 for TensorRT, which takes no other;
+there they may use -128, as ONNX's QuantizeLinear does. For CPUs they are unsigned with a zero point: after SiLU nearly
+half of the signed numbers would stand for values that never occur.
 """
 
 from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIMIT: Final = 127
+#: Steps between the least and the greatest of the unsigned numbers.
+STEPS: Final = 255
 #: Where a tensor or channel is zero everywhere, any scale will do; a scale of 0 is refused by TensorRT.
 _LEAST: Final = np.float32(1e-12)
 #: Bins between 0 and the range: at least half as many lie below the greatest magnitude, so that each of the 127 steps
@@ -36,6 +40,21 @@ def scale_of(threshold: float | NDArray[Any]) -> NDArray[np.float32]:
     """The scale that maps ``threshold`` to 127; positive even for 0."""
     scale: NDArray[np.float32] = np.maximum(np.asarray(threshold, np.float32) / np.float32(LIMIT), _LEAST)
     return scale
+
+
+class Range(NamedTuple):
+    """What the 8-bit numbers of a tensor reach from and to; what lies beyond is clipped."""
+
+    low: float
+    high: float
+
+    def numbers(self, target: Target) -> tuple[NDArray[np.float32], NDArray[np.int8] | NDArray[np.uint8]]:
+        """Scale and zero point, both ``()``."""
+        if target is Target.TENSORRT:
+            return scale_of(max(-self.low, self.high)), np.zeros((), np.int8)
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        scale = np.maximum(np.asarray((high - low) / STEPS, np.float32), _LEAST)
+        return scale, np.asarray(np.clip(np.rint(-low / scale), 0, STEPS), np.uint8)
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -114,7 +133,7 @@ def _folded(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
 
 
 class Method(StrEnum):
-    """How the magnitude that becomes 127 is chosen; what lies above is clipped.
+    """How the magnitude that becomes the largest number is chosen; what lies above is clipped.
 
     ``minmax`` clips nothing. ``percentile`` clips the share above ``PERCENTILE`` percent. ``mse`` takes the threshold
     with the least expected squared error of rounding and clipping together. ``entropy`` takes the one whose quantised
@@ -131,8 +150,23 @@ class Method(StrEnum):
     MSE = "mse"
 
 
-def threshold_of(histogram: Histogram, method: Method, *, percentile: float = PERCENTILE) -> float:
-    """The magnitude that becomes 127; 0 where a tensor was zero everywhere."""
+def range_of(histogram: Histogram, method: Method, target: Target) -> Range:
+    """The range of a tensor's 8-bit numbers; 0 to 0 where it was zero everywhere."""
+    if target is Target.TENSORRT:
+        threshold = threshold_of(histogram, method)
+        return Range(-threshold, threshold)
+    least = min(histogram.low, 0.0)
+    threshold = threshold_of(histogram, method, least=-least)
+    return Range(max(least, -threshold), min(max(histogram.high, 0.0), threshold))
+
+
+def threshold_of(
+    histogram: Histogram, method: Method, *, percentile: float = PERCENTILE, least: float | None = None
+) -> float:
+    """The magnitude that becomes the largest number; 0 where a tensor was zero everywhere.
+
+    ``least`` is the magnitude of the least value where numbers are unsigned; they reach no further down.
+    """
     greatest = histogram.greatest
     if greatest == 0 or not histogram.counts[1:].any():
         return greatest
@@ -142,7 +176,10 @@ def threshold_of(histogram: Histogram, method: Method, *, percentile: float = PE
         return min(_percentile(histogram, percentile), greatest)
     last = int(np.flatnonzero(histogram.counts)[-1]) + 1
     bins = np.unique(np.append(np.arange(LEVELS, last, STEP), last))
-    losses = _mse(histogram, bins) if method is Method.MSE else _entropy(histogram.counts, bins)
+    if method is Method.MSE:
+        losses = _mse(histogram, bins, None if least is None else least / histogram.width)
+    else:
+        losses = _entropy(histogram.counts, bins)
     return min(float(bins[int(np.argmin(losses))]) * histogram.width, greatest)
 
 
@@ -154,14 +191,14 @@ def _percentile(histogram: Histogram, percentile: float) -> float:
     return float(np.searchsorted(below, wanted) + 1) * histogram.width
 
 
-def _mse(histogram: Histogram, bins: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Mean squared error of quantising the bins' centres, for each threshold given in bins."""
+def _mse(histogram: Histogram, bins: NDArray[np.intp], least: float | None = None) -> NDArray[np.float64]:
+    """Mean squared error of quantising the bins' centres, for each threshold given in bins, as ``least`` is."""
     used = np.flatnonzero(histogram.counts)
     centres, weights = used + 0.5, histogram.counts[used].astype(np.float64)
     losses = np.empty(len(bins))
     for place, threshold in enumerate(bins.tolist()):
-        scale = threshold / LIMIT
-        error = centres - np.minimum(np.rint(centres / scale), LIMIT) * scale
+        scale = threshold / LIMIT if least is None else (threshold + min(least, threshold)) / STEPS
+        error = centres - np.minimum(np.rint(centres / scale), np.rint(threshold / scale)) * scale
         losses[place] = float(weights @ np.square(error))
     return np.asarray(losses / weights.sum())
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rtmo_deploy.convert.quantize.ranges import Method
+from rtmo_deploy.artifact import Target
+from rtmo_deploy.convert.quantize.ranges import Method, Range
 from rtmo_deploy.errors import ArtifactError, InputDataError
 from rtmo_deploy.files import atomic_write, reading
 from rtmo_deploy.plain import plain, read_json
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 #: Bytes of a calibration.
 MAX_BYTES: Final = 2**26
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 #: Changes whenever the same model and images give other numbers.
-CODE_VERSION: Final = 1
+CODE_VERSION: Final = 2
 _MEASURE_AGAIN: Final = "Make it again with 'rtmo-deploy calibrate'."
 
 
@@ -40,6 +41,7 @@ class Source:
     input_hw: tuple[int, int]  #: Height and width that the images were letterboxed to.
     placement: str  #: Where the letterbox put them.
     method: Method
+    target: Target  #: Runtime that the ranges are for.
     percentile: float = 0.0  #: For ``percentile``; 0 otherwise.
     code_version: int = CODE_VERSION
 
@@ -55,19 +57,25 @@ class Calibration:
     source: Source
     used: int  #: Images that were.
     skipped: tuple[tuple[str, str], ...]  #: Names of those that could not be read, and why.
-    thresholds: Mapping[str, float]  #: For each tensor that may get a Q/DQ pair the magnitude that becomes 127.
+    ranges: Mapping[str, Range]  #: Of each tensor that may get a Q/DQ pair.
     #: For each convolution, by name, what 8 bits take from the mean of each of its outputs.
     shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     #: For each convolution, by name, the signal-to-noise ratio that 8 bits leave it alone, in dB.
     noise_db: Mapping[str, float] = field(default_factory=dict)
 
-    def require_model(self, sha256: str, where: object) -> None:
-        """Raise an ArtifactError if it was measured on another model, or by another version of the code."""
+    def require_model(self, sha256: str, target: Target, where: object) -> None:
+        """Raise an ArtifactError if it is of another model, for another runtime, or by another version of the code."""
         if self.source.model_sha256 != sha256:
             raise ArtifactError(
                 f"This calibration was measured on another model (SHA-256 {self.source.model_sha256[:12]}..., "
                 f"this one's is {sha256[:12]}...).",
                 remedy=_MEASURE_AGAIN,
+                where=where,
+            )
+        if self.source.target is not target:
+            raise ArtifactError(
+                f"This calibration is for {self.source.target}, and the model is quantised for {target}.",
+                remedy=f"{_MEASURE_AGAIN[:-1]} --target {target}.",
                 where=where,
             )
         if self.source.code_version != CODE_VERSION:
@@ -100,7 +108,7 @@ class Calibration:
         path = Path(path)
         with reading(path, InputDataError, remedy=_MEASURE_AGAIN, damaged="a calibration that can be used"):
             document = read_json(path, max_bytes=MAX_BYTES)
-            if not isinstance(document, dict) or not {"thresholds", "source"} <= document.keys():
+            if not isinstance(document, dict) or not {"ranges", "source"} <= document.keys():
                 raise ValueError("it is no calibration")
             if document.get("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"its schema version is {document.get('schema_version')!r}, not {SCHEMA_VERSION}")
@@ -112,16 +120,17 @@ class Calibration:
 def _parsed(document: dict[str, Any]) -> Calibration:
     source = dict(document["source"])
     height, width = source["input_hw"]
-    source |= {"input_hw": (int(height), int(width)), "method": Method(source["method"])}
-    thresholds = {str(name): float(value) for name, value in document["thresholds"].items()}
-    for name, value in thresholds.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"the range of {name} is {value}")
+    kinds = {"method": Method(source["method"]), "target": Target(source["target"])}
+    source |= {"input_hw": (int(height), int(width)), **kinds}
+    ranges = {str(name): Range(float(low), float(high)) for name, (low, high) in document["ranges"].items()}
+    for name, (low, high) in ranges.items():
+        if not (math.isfinite(low) and math.isfinite(high) and low <= 0 <= high):
+            raise ValueError(f"the range of {name} is {low} to {high}")
     return Calibration(
         source=Source(**source),
         used=int(document["used"]),
         skipped=tuple((str(name), str(reason)) for name, reason in document["skipped"]),
-        thresholds=thresholds,
+        ranges=ranges,
         shifts={str(name): tuple(map(float, values)) for name, values in document["shifts"].items()},
         noise_db={str(name): float(value) for name, value in document["noise_db"].items()},
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from rtmo_deploy.artifact import DecodeMode, Target
 from rtmo_deploy.convert.graph import GraphView, attribute, copy_of
 from rtmo_deploy.convert.quantize.placement import RULES, Placement, candidates, place, rule_of
 from rtmo_deploy.errors import ArtifactError
@@ -81,8 +82,13 @@ class SourceModel:
     macs: MacCount
 
 
-def open_source(path: str | os.PathLike[str]) -> SourceModel:
-    """Read a model that is to be quantised.
+def default_target(artifact: Artifact) -> Target:
+    """What a model is quantised for unless told: TensorRT if it decodes in fixed shapes, else a CPU, by OpenVINO."""
+    return Target.TENSORRT if artifact.decode.mode in {DecodeMode.FIXED, DecodeMode.PLUGIN} else Target.OPENVINO
+
+
+def open_source(path: str | os.PathLike[str], target: Target | None = None) -> SourceModel:
+    """Read a model that is to be quantised for a runtime, :func:`default_target` if not given.
 
     Raises:
         ArtifactError: It is no float32 ONNX model of this kind, is quantised already, or has nothing to quantise.
@@ -121,7 +127,9 @@ def open_source(path: str | os.PathLike[str]) -> SourceModel:
             remedy="Give a model exported by 'rtmo-deploy export'.",
             where=path,
         )
-    return SourceModel(path, sha256_of(path), model, artifact, view, place(view, layers), macs)
+    return SourceModel(
+        path, sha256_of(path), model, artifact, view, place(view, layers, target or default_target(artifact)), macs
+    )
 
 
 def blocks_of(view: GraphView, layers: Collection[int], macs: MacCount) -> tuple[Block, ...]:

@@ -74,10 +74,11 @@ def _quantize(
     judge: Callable[[SourceModel], Judge] | None,
     progress: Callable[[str], None],
 ) -> tuple[Path, QuantizeResult]:
+    from rtmo_deploy.artifact import Target
     from rtmo_deploy.convert.quantize import open_source, quantize_onnx
 
     progress("quantising")
-    model = open_source(source)
+    model = open_source(source, Target.TENSORRT)
     judging = None if judge is None else judge(model)
     target = folder / f"{source.stem}.int8.onnx"
     result = quantize_onnx(model, calibrate(model), target, judge=judging, progress=progress)

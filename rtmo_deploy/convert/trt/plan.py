@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rtmo_deploy.artifact import DecodeMode
+from rtmo_deploy.artifact import DecodeMode, Target
 from rtmo_deploy.convert.options import MAX_TOPK
 from rtmo_deploy.convert.trt.options import make_profiles
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
@@ -82,6 +82,12 @@ def plan_build(
     output = None if output is None else Path(output)
     model = load_onnx(source)
     artifact = onnx_artifact(source, model)
+    if artifact.target not in {None, Target.TENSORRT}:
+        raise ArtifactError(
+            f"It was quantised for {artifact.target}; TensorRT takes signed 8-bit numbers without a zero point only.",
+            remedy="Quantise the float32 model with --target tensorrt.",
+            where=source,
+        )
     variant, problems = settle_variant(options)
     precision = _precision(artifact, options.precision)
     profiles = make_profiles(options, artifact.input)

@@ -15,7 +15,6 @@ from rtmo_deploy.runtime.clock import DECODE_FILE, DRAW, LETTERBOX, NMS_DCC, ROW
 from rtmo_deploy.runtime.decode import outputs_to_poses, poses_to_original
 from rtmo_deploy.runtime.draw import draw_poses
 from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
-from rtmo_deploy.runtime.letterbox import Placement, letterbox, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +51,9 @@ def contender_artifact(contender: Contender) -> Artifact:
 def open_pipeline(contender: Contender, artifact: Artifact) -> Pipeline:
     """Open a contender's model in its runtime."""
     device, threads = parse_device(contender.device), contender.threads
-    record = choose_backend(artifact.kind, device, backend=contender.backend, what=artifact.path.name)
+    record = choose_backend(
+        artifact.kind, device, backend=contender.backend, target=artifact.target, what=artifact.path.name
+    )
     if contender.compiled and record.name != "torch":
         raise UsageError("Only PyTorch compiles a network.", remedy="Leave --compile away.", where=artifact.path)
     backend: Any
@@ -75,9 +76,8 @@ class Pipeline:
 
     def __init__(self, name: str, backend: Backend, input_hw: tuple[int, int] | None) -> None:
         self.name, self.backend = name, backend
-        estimator = PoseEstimator(backend, input_hw=input_hw)
-        self.input_hw, self._coordinates = estimator.input_hw, estimator.coordinates
-        self._placement = Placement(backend.artifact.input.placement)
+        self._model = PoseEstimator(backend, input_hw=input_hw)
+        self.input_hw, self._coordinates = self._model.input_hw, self._model.coordinates
         #: The host has the whole decoding of a raw graph left to do, of others rows only.
         self._host_stage = ROWS if self._coordinates is None else NMS_DCC
 
@@ -116,10 +116,10 @@ class Pipeline:
         size = list(self.input_hw)
         return {"backend": self.name, "device": self.backend.device, "input_hw": size, **self.backend.facts}
 
-    def _letterbox(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], list[LetterboxTransform]]:
-        pairs = [letterbox(image, self.input_hw, self._placement) for image in images]
-        return to_tensor([canvas for canvas, _ in pairs]), [transform for _, transform in pairs]
+    def _letterbox(self, images: Sequence[NDArray[np.uint8]]) -> tuple[Any, list[LetterboxTransform]]:
+        placed = [self._model.place(image) for image in images]
+        return self._model.tensor(placed), [one.transform for one in placed]
 
-    def _run(self, tensor: NDArray[np.float32], clock: Clock) -> list[Poses]:
+    def _run(self, tensor: Any, clock: Clock) -> list[Poses]:
         outputs = self.backend.timed(tensor, clock)
         return outputs_to_poses(outputs, self.input_hw, self.backend.artifact, self._coordinates)

@@ -73,7 +73,11 @@ class LetterboxTransform:
 
 
 def letterbox(
-    image: NDArray[np.uint8], size_hw: tuple[int, int], placement: Placement = Placement.CENTER
+    image: NDArray[np.uint8],
+    size_hw: tuple[int, int],
+    placement: Placement = Placement.CENTER,
+    *,
+    out: NDArray[np.uint8] | None = None,
 ) -> tuple[NDArray[np.uint8], LetterboxTransform]:
     """Scale an image into the canvas with its aspect kept (up as well as down), and pad with 114.
 
@@ -91,12 +95,13 @@ def letterbox(
         image: ``(h, w, 3)`` uint8, BGR.
         size_hw: Height and width of the network input, multiples of 32.
         placement: Where the image stands in the canvas.
+        out: ``(H, W, 3)`` uint8, contiguous, to write into; it shares no memory with the image.
 
     Returns:
-        ``(H, W, 3)`` uint8 BGR, a new array; and the transform between the two frames.
+        ``(H, W, 3)`` uint8 BGR, ``out`` or a new array; and the transform between the two frames.
 
     Raises:
-        UsageError: The image is not such an array, or a size is not a multiple of 32.
+        UsageError: The image is not such an array, a size is not a multiple of 32, or ``out`` is not as it must be.
     """
     check_image(image)
     height, width = size_hw
@@ -110,15 +115,19 @@ def letterbox(
     image = np.ascontiguousarray(image)
     rows, columns = image.shape[:2]
     transform = transform_of((rows, columns), size_hw, placement)
+    canvas = _written((height, width, 3), np.uint8, out)
+    if np.may_share_memory(canvas, image):
+        raise UsageError("out shares memory with the image.", remedy="Give another array.")
     if placement is Placement.TOP_LEFT:
         # Truncated as rtmlib does; an image too thin to keep a row or column keeps one.
         size = (max(1, int(columns * transform.scale)), max(1, int(rows * transform.scale)))
-        top_left = np.full((height, width, 3), PAD_VALUE, np.uint8)
-        top_left[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-        return top_left, transform
+        cv2.resize(image, size, dst=canvas[: size[1], : size[0]], interpolation=cv2.INTER_LINEAR)
+        canvas[: size[1], size[0] :] = PAD_VALUE
+        canvas[size[1] :] = PAD_VALUE
+        return canvas, transform
     image, matrix = _within_warp_limit(image, reference_matrix(rows, columns, height, width))
-    canvas = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3)
-    return np.asarray(canvas, np.uint8), transform
+    cv2.warpAffine(image, matrix, (width, height), canvas, flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3)
+    return canvas, transform
 
 
 def transform_of(image_hw: tuple[int, int], size_hw: tuple[int, int], placement: Placement) -> LetterboxTransform:
@@ -129,17 +138,19 @@ def transform_of(image_hw: tuple[int, int], size_hw: tuple[int, int], placement:
     return LetterboxTransform(scale, (free[0] / 2, free[1] / 2), image_hw, size_hw)
 
 
-def to_tensor(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def to_tensor(images: Sequence[NDArray[np.uint8]], *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Letterboxed images as one network input.
 
     Args:
         images: One or more ``(H, W, 3)`` uint8 BGR images of one size.
+        out: ``(B, 3, H, W)`` float32, contiguous, to write into.
 
     Returns:
-        ``(B, 3, H, W)`` float32, contiguous, BGR, 0 to 255: the values are not scaled or normalised.
+        ``(B, 3, H, W)`` float32, contiguous, BGR, 0 to 255: the values are not scaled or normalised. ``out``, or a new
+        array.
 
     Raises:
-        UsageError: There is no image, or the sizes differ.
+        UsageError: There is no image, the sizes differ, or ``out`` is not as it must be.
     """
     if not len(images):
         raise UsageError("A batch needs at least one image.", remedy="Pass one or more.")
@@ -152,10 +163,21 @@ def to_tensor(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
             remedy="Letterbox them to one size first.",
         )
     height, width = images[0].shape[:2]
-    batch = np.empty((len(images), 3, height, width), np.float32)
+    batch = _written((len(images), 3, height, width), np.float32, out)
+    planes = np.empty((3, height, width), np.uint8)
     for slot, image in zip(batch, images, strict=True):
-        slot[...] = image.transpose(2, 0, 1)
+        cv2.split(image, list(planes))  # 2.3 times as fast as to convert a transposed view
+        slot[...] = planes
     return batch
+
+
+def _written(shape: tuple[int, ...], dtype: type[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+    """``out``, or a new array where there is none."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or (out.shape, out.dtype) != (shape, np.dtype(dtype)) or not out.flags.carray:
+        raise UsageError(f"out is not a contiguous {np.dtype(dtype)} array {shape}.", remedy="Leave it away.")
+    return out
 
 
 def reference_matrix(rows: int, columns: int, height: int, width: int) -> NDArray[np.float64]:

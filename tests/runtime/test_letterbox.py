@@ -281,6 +281,32 @@ def test_to_tensor() -> None:
             np.testing.assert_array_equal(batch[index, channel], image[..., channel])
 
 
+@pytest.mark.parametrize("placement", Placement)
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (64, 96), (1, 900), (900, 1), (301, 203)])
+def test_into_arrays_that_were_used_before(shape: tuple[int, int], placement: Placement) -> None:
+    canvas, batch = np.full((64, 96, 3), 7, np.uint8), np.full((2, 3, 64, 96), 7, np.float32)
+    expected, transform = letterbox(noise(*shape), (64, 96), placement)
+    written, same = letterbox(noise(*shape), (64, 96), placement, out=canvas)
+    assert written is canvas
+    assert same == transform
+    np.testing.assert_array_equal(canvas, expected)
+    pair = [canvas, canvas[::-1]]
+    assert to_tensor(pair, out=batch) is batch
+    np.testing.assert_array_equal(batch, np.stack(pair).transpose(0, 3, 1, 2).astype(np.float32))
+
+
+def test_other_arrays_to_write_into_are_refused() -> None:
+    image = noise(64, 64)
+    large = np.zeros((128, 64, 3), np.uint8)
+    for out in (noise(32, 64), image.astype(np.float32), large[::2], large[:64].tolist()):
+        with pytest.raises(UsageError, match="out is not a contiguous uint8 array"):
+            letterbox(image, (64, 64), out=out)
+    with pytest.raises(UsageError, match="shares memory"):
+        letterbox(large[32:96], (64, 64), out=large[:64])
+    with pytest.raises(UsageError, match="out is not a contiguous float32 array"):
+        to_tensor([image], out=np.zeros((1, 3, 64, 64)))  # type: ignore[arg-type]
+
+
 def test_to_tensor_refuses() -> None:
     with pytest.raises(UsageError, match="at least one"):
         to_tensor([])

@@ -69,7 +69,7 @@ class Tally:
         poses = frame.poses
         if poses is None:
             return
-        height, width = frame.image.shape[:2]
+        height, width = frame.image_hw
         row = self._rows.setdefault(frame.source, _Row(f"{width}x{height}", drawn))
         row.frames += 1
         row.people += len(poses)

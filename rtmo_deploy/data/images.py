@@ -28,7 +28,7 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -101,10 +101,24 @@ _PHOTOMETRIC: Final = 262
 _TILE_WIDTH: Final = 322
 _TILE_HEIGHT: Final = 323
 _PILLOW_LOCK: Final = threading.Lock()  # warnings.catch_warnings changes the whole process
+#: By how much libjpeg can shrink while it decodes.
+_REDUCED: Final = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 
 class TooManyPixelsError(InputDataError):
     """An image has more pixels than are read."""
+
+
+class Decoded(NamedTuple):
+    """An image, or a smaller one that was decoded instead.
+
+    Pixel i of the smaller one is the mean of pixels ``factor * i`` to ``factor * i + factor - 1``, fewer at the right
+    and lower edge.
+    """
+
+    pixels: NDArray[np.uint8]  #: ``(h, w, 3)`` uint8, BGR, upright, contiguous.
+    factor: int  #: 1, 2, 4 or 8.
+    image_hw: tuple[int, int]  #: Height and width of the whole image, upright.
 
 
 def max_pixels_allowed() -> int:
@@ -136,39 +150,85 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
     Raises:
         InputDataError: The file is missing, unreadable, empty, cut off, damaged, too large or no image.
     """
+    return decode_image(_contents(path), where=path, max_pixels=max_pixels)
+
+
+def _contents(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file."""
     try:
         with open_regular(Path(path)) as stream:
             _recognise(stream.read(_HEAD_BYTES), path, Path(path))  # before a large file of another kind is read whole
             if stream.seek(0, os.SEEK_END) > MAX_BYTES:
                 raise _bad(f"The file has more than {MAX_BYTES >> 20} MiB.", path, _SHRINK)
             stream.seek(0)
-            data = stream.read(MAX_BYTES)
+            return stream.read(MAX_BYTES)
     except (OSError, ValueError) as error:
         if os.path.isdir(path):  # noqa: PTH112 - False for a name that no file can have
             raise _bad("This is a folder.", path, "Name an image in it.") from error
         reason = getattr(error, "strerror", None) or error
         raise _bad(f"The file cannot be opened: {reason}.", path, "Check the name and the permissions.") from error
-    return decode_image(data, where=path, max_pixels=max_pixels)
 
 
 def decode_image(data: bytes, *, where: object = "image", max_pixels: int | None = None) -> NDArray[np.uint8]:
     """The pixels of an image file's bytes; as :func:`read_image`, with ``where`` as its name in errors."""
+    return _decode(data, where, max_pixels, None).pixels
+
+
+def read_to_fit(
+    source: str | os.PathLike[str] | bytes, fit_hw: tuple[int, int] | None, *, where: object = "image"
+) -> Decoded:
+    """An image, but of a large JPEG one of 1/2, 1/4 or 1/8 of the size, which is faster to decode.
+
+    Args:
+        source: An image file, or its bytes; read and checked as by :func:`read_image`.
+        fit_hw: Height and width of the box that the image is to fill, its aspect kept: what is decoded is no smaller
+            than that. None to decode all of every image. A JPEG that EXIF may turn is decoded smaller only where the
+            factor divides both sides.
+        where: Name of the bytes in errors.
+
+    Raises:
+        InputDataError: As of :func:`read_image`.
+    """
+    if isinstance(source, bytes):
+        return _decode(source, where, None, fit_hw)
+    return _decode(_contents(source), source, None, fit_hw)
+
+
+def _decode(data: bytes, where: object, max_pixels: int | None, fit_hw: tuple[int, int] | None) -> Decoded:
+    if len(data) > MAX_BYTES:
+        raise _bad(f"It has more than {MAX_BYTES >> 20} MiB.", where, _SHRINK)
     if max_pixels is None:
         max_pixels = max_pixels_allowed()
     kind = _recognise(data[:_HEAD_BYTES], where)
     if kind not in ("JPEG", "PNG"):
-        return _decode_with_pillow(data, kind, where, max_pixels)
+        image = _decode_with_pillow(data, kind, where, max_pixels)
+        return Decoded(image, 1, (image.shape[0], image.shape[1]))
     data, height, width = _whole_jpeg(data, where) if kind == "JPEG" else _whole_png(data, where)
     _require_size(width, height, kind, where, max_pixels)
     if kind == "PNG":
         _require_no_more_data(data, height, width, where)
+    factor = _factor(data, height, width, fit_hw) if kind == "JPEG" and fit_hw and height and width else 1
     try:
-        image = cast("NDArray[np.uint8] | None", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+        how = _REDUCED.get(factor, cv2.IMREAD_COLOR)
+        image = cast("NDArray[np.uint8]", cv2.imdecode(np.frombuffer(data, np.uint8), how))
     except (cv2.error, MemoryError) as error:
         raise _bad(f"This {kind} cannot be decoded: {getattr(error, 'err', error)}.", where) from error
     if image is None:
         raise _bad(f"This {kind} is damaged or of a rare kind.", where)
-    return image
+    if factor == 1:
+        return Decoded(image, 1, (image.shape[0], image.shape[1]))
+    turned = image.shape[0] != -(-height // factor)
+    return Decoded(image, factor, (width, height) if turned else (height, width))
+
+
+def _factor(data: bytes, height: int, width: int, fit_hw: tuple[int, int]) -> int:
+    """The greatest factor by which a JPEG can be decoded smaller and still be no smaller than it is to become."""
+    scale = min(fit_hw[0] / height, fit_hw[1] / width)
+    exif = b"\xff\xe1" in data
+    if exif:  # It may be turned, which OpenCV does not tell. A block that is cut off at the edge may then be the first.
+        scale = max(scale, min(fit_hw[0] / width, fit_hw[1] / height))
+    wanted = [factor for factor in _REDUCED if factor * scale <= 1]
+    return next((factor for factor in wanted if not (exif and (height % factor or width % factor))), 1)
 
 
 def _require_size(width: int, height: int, kind: str, where: object, max_pixels: int) -> None:

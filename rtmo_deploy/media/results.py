@@ -88,7 +88,7 @@ def frame_dict(frame: Frame) -> dict[str, Any]:
     if poses.track_ids is not None:
         for person, number in zip(people, poses.track_ids.tolist(), strict=True):
             person["track_id"] = number if number >= 0 else None
-    height, width = frame.image.shape[:2]
+    height, width = frame.image_hw
     place = {"source": _text(frame.source), "frame": frame.index, "time_s": frame.time_s}
     return {**place, "width": width, "height": height, "people": people}
 
@@ -161,7 +161,7 @@ def _coco(path: Path, skeleton: Skeleton, keypoint_thr: float) -> Iterator[Write
         def write(frame: Frame) -> None:
             nonlocal images, annotations
             images += 1
-            source, (height, width) = _text(frame.source), frame.image.shape[:2]
+            source, (height, width) = _text(frame.source), frame.image_hw
             image = {"id": images, "file_name": source, "width": width, "height": height}
             if frame.time_s is not None:
                 video = videos.setdefault(source, len(videos) + 1)
@@ -220,7 +220,7 @@ def keypoint_columns(skeleton: Skeleton) -> list[str]:
 
 def _rows(frame: Frame) -> Iterator[list[Any]]:
     poses = _poses_of(frame)
-    height, width = frame.image.shape[:2]
+    height, width = frame.image_hw
     time_s = "" if frame.time_s is None else frame.time_s
     ids = [-1] * len(poses) if poses.track_ids is None else poses.track_ids.tolist()
     points = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], axis=-1)

@@ -16,12 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
-from rtmo_deploy.data.images import IMAGE_SUFFIXES, decode_image, find_files, read_image, require_image
+from rtmo_deploy.data.images import IMAGE_SUFFIXES, find_files, read_to_fit, require_image
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import read_bounded, reading
 from rtmo_deploy.media.fetch import fetch_image
-from rtmo_deploy.media.frame import Event, Frame
+from rtmo_deploy.media.frame import Event, Frame, ReducedFrame
 from rtmo_deploy.media.live import read_live
 from rtmo_deploy.media.video import VIDEO_SUFFIXES, read_video, title_of
 
@@ -106,6 +106,7 @@ def open_source(
     *,
     stride: int = 1,
     hwaccel: str | None = None,
+    fit_hw: tuple[int, int] | None = None,
     on_event: Callable[[Event], None],
     stop: threading.Event,
 ) -> Iterator[Frame]:
@@ -116,6 +117,8 @@ def open_source(
         stride: Every how many frames one is wanted. Those between are decoded where the codec needs them.
         hwaccel: Hardware decoder of videos and streams, as FFmpeg calls it (``cuda``, ``vaapi``, ``videotoolbox``),
             or ``auto`` for one that works, else the CPU. Which one is used is logged.
+        fit_hw: Height and width that images are letterboxed to; a large JPEG is then decoded at a reduced scale and
+            comes as a :class:`ReducedFrame`. None to decode all of every image.
         on_event: Called with every frame that cannot be decoded, and when a live source stops and comes back.
         stop: Ends the frames soon after it is set, also while a live source is waited for.
 
@@ -132,10 +135,9 @@ def open_source(
     if stride < 1:
         raise UsageError(f"A stride of {stride} takes no frame.", remedy="Take 1 for every frame, 2 for every other.")
     if source.kind == "image":
-        address = _ADDRESS.match(source.name)
-        name = source.name
-        image = decode_image(fetch_image(name), where=source.title) if address else read_image(name)
-        yield Frame(image, source.title)
+        file = fetch_image(source.name) if _ADDRESS.match(source.name) else source.name
+        decoded, title = read_to_fit(file, fit_hw, where=source.title), source.title
+        yield Frame(decoded.pixels, title) if decoded.factor == 1 else ReducedFrame.of(file, decoded, title)
     elif source.kind == "video":
         yield from read_video(source.name, source.title, stride=stride, hwaccel=hwaccel, on_event=on_event, stop=stop)
     else:

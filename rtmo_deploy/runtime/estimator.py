@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, overload
 
 import numpy as np
 
+from rtmo_deploy.data.images import read_to_fit
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
 from rtmo_deploy.runtime.backends import Backend, open_backend
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.data.images import Decoded
     from rtmo_deploy.media.frame import Event, Frame
     from rtmo_deploy.media.sources import Given, Source
     from rtmo_deploy.poses import Poses
@@ -89,7 +91,7 @@ class RTMO:
 
     Args:
         model: A file (checkpoint, ONNX model, OpenVINO ``.xml``, TensorRT engine), or a name such as ``rtmo-s``, whose
-            checkpoint is fetched if need be; or an opened backend, to which only ``input_hw`` applies.
+            checkpoint is fetched if need be; or an opened backend, to which only ``input_hw`` and ``reduce`` apply.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes cuda:0 where the runtime can use it, else cpu. The
             choice and its reason are logged (``rtmo_deploy``, INFO).
         backend: ``torch``, ``onnxruntime``, ``openvino`` or ``tensorrt``; ``auto`` takes what fits the file.
@@ -97,6 +99,8 @@ class RTMO:
         threads: Threads a CPU runtime may use; its own choice if not given.
         precision: What floats are computed in, where the runtime has a choice; see :func:`open_backend`.
         trust: Load an engine, which is code, even if its record is missing or belongs to other bytes.
+        reduce: Decode JPEG files at 1/2, 1/4 or 1/8 of their size where that is still as large as what is letterboxed.
+            It is faster, and results differ slightly; they are in pixels of the whole image all the same.
 
     Raises:
         ModelError: The file cannot be used.
@@ -114,6 +118,7 @@ class RTMO:
         threads: int | None = None,
         precision: str | None = None,
         trust: bool = False,
+        reduce: bool = False,
     ) -> None:
         if threads is not None:
             require_count(threads=threads)
@@ -123,7 +128,7 @@ class RTMO:
         if isinstance(model, str | os.PathLike):
             how: dict[str, Any] = {"backend": backend, "threads": threads, "precision": precision}
             self.backend = _open(read_artifact(locate_model(model), trust=trust), device, **how)
-            self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, **how)
+            self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, reduce=reduce, **how)
         elif hasattr(model, "artifact"):
             self.backend = model
         else:
@@ -149,6 +154,8 @@ class RTMO:
                 f"Images cannot be letterboxed to {self.input_hw[0]}x{self.input_hw[1]} (height x width).",
                 remedy=f"Both must be positive multiples of {contract.multiple}.",
             )
+        #: The size that JPEG files may be decoded for; None where they are decoded whole.
+        self.fit_hw = self.input_hw if reduce else None
         #: The classifier that a ``raw`` graph leaves to the host; None for other graphs.
         self.coordinates = coordinates_of(self.artifact)
 
@@ -265,6 +272,8 @@ class RTMO:
 
     def _placed(self, image: Kept) -> Placed:
         """Letterbox an image; one on a GPU stays there where the runtime takes it."""
+        if self.fit_hw is not None and isinstance(image, str | os.PathLike | bytes):
+            return self.place(read_to_fit(image, self.fit_hw))
         if not is_tensor(image) or self._opened.name != "torch" or max(image.shape) > WARP_LIMIT:
             return self.place(pixels_of(image))
         from rtmo_deploy.runtime.torch_letterbox import letterbox_tensor
@@ -277,8 +286,8 @@ class RTMO:
             raise UsageError("The model is closed.", remedy="Open it again.", where=self.artifact.path.name)
         return self.backend
 
-    def place(self, image: NDArray[np.uint8]) -> Placed:
-        """Letterbox an image, ``(h, w, 3)`` uint8 BGR, as the model takes it."""
+    def place(self, image: NDArray[np.uint8] | Decoded) -> Placed:
+        """Letterbox an image, ``(h, w, 3)`` uint8 BGR, as the model takes it; or one decoded at a reduced scale."""
         return Placed(*letterbox(image, self.input_hw, Placement(self.artifact.input.placement)))
 
     def tensor(self, placed: Sequence[Placed]) -> NDArray[Any] | torch.Tensor:
@@ -346,6 +355,7 @@ class RTMO:
         from rtmo_deploy.runtime.stream import stream
 
         how: dict[str, Any] = {"stride": stride, "policy": policy, "batch": batch, "hwaccel": hwaccel}
+        how["fit_hw"] = self.fit_hw
         return stream(self, self._sources(source, recursive, on_event), on_event=on_event, **how, **thresholds)
 
     def track(
@@ -369,8 +379,8 @@ class RTMO:
         """
         from rtmo_deploy.runtime.stream import stream
 
-        sources = self._sources(source, recursive, on_event)
-        return stream(self, sources, track=True, smooth=smooth, on_event=on_event, **options)
+        how: dict[str, Any] = {"smooth": smooth, "fit_hw": self.fit_hw, **options}
+        return stream(self, self._sources(source, recursive, on_event), track=True, on_event=on_event, **how)
 
     def _sources(
         self, given: Given | Sequence[Given], recursive: bool, on_event: Callable[[Event], None] | None

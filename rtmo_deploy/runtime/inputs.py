@@ -101,8 +101,6 @@ def pixels_of(kept: Kept) -> NDArray[np.uint8]:
     if isinstance(kept, np.ndarray):
         return kept
     if isinstance(kept, bytes):
-        if len(kept) > MAX_BYTES:
-            raise InputDataError(f"It has more than {MAX_BYTES >> 20} MiB.", remedy="Shrink it first.", where="image")
         return decode_image(kept)
     return read_image(kept) if isinstance(kept, str | os.PathLike) else kept.cpu().numpy()
 

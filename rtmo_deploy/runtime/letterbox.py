@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cv2
 import numpy as np
 
+from rtmo_deploy.data.images import Decoded
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
@@ -73,7 +74,7 @@ class LetterboxTransform:
 
 
 def letterbox(
-    image: NDArray[np.uint8],
+    image: NDArray[np.uint8] | Decoded,
     size_hw: tuple[int, int],
     placement: Placement = Placement.CENTER,
     *,
@@ -92,7 +93,8 @@ def letterbox(
     makes up for it, so the transform is the one that any image of that size has.
 
     Args:
-        image: ``(h, w, 3)`` uint8, BGR.
+        image: ``(h, w, 3)`` uint8, BGR; or one that was decoded at a reduced scale, whose transform and place in the
+            canvas are those of the whole image.
         size_hw: Height and width of the network input, multiples of 32.
         placement: Where the image stands in the canvas.
         out: ``(H, W, 3)`` uint8, contiguous, to write into; it shares no memory with the image.
@@ -103,7 +105,11 @@ def letterbox(
     Raises:
         UsageError: The image is not such an array, a size is not a multiple of 32, or ``out`` is not as it must be.
     """
-    check_image(image)
+    if isinstance(image, Decoded):
+        pixels, factor, (rows, columns) = image
+    else:
+        check_image(image)
+        pixels, factor, (rows, columns) = image, 1, image.shape[:2]
     height, width = size_hw
     if any(side <= 0 or side % INPUT_MULTIPLE for side in size_hw):
         nearest = "x".join(str(max(1, math.ceil(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in size_hw)
@@ -112,22 +118,47 @@ def letterbox(
             f"{INPUT_MULTIPLE}.",
             remedy=f"The nearest above is {nearest}.",
         )
-    image = np.ascontiguousarray(image)
-    rows, columns = image.shape[:2]
+    pixels = np.ascontiguousarray(pixels)
     transform = transform_of((rows, columns), size_hw, placement)
     canvas = _written((height, width, 3), np.uint8, out)
-    if np.may_share_memory(canvas, image):
+    if np.may_share_memory(canvas, pixels):
         raise UsageError("out shares memory with the image.", remedy="Give another array.")
     if placement is Placement.TOP_LEFT:
         # Truncated as rtmlib does; an image too thin to keep a row or column keeps one.
         size = (max(1, int(columns * transform.scale)), max(1, int(rows * transform.scale)))
-        cv2.resize(image, size, dst=canvas[: size[1], : size[0]], interpolation=cv2.INTER_LINEAR)
+        if factor == 1:
+            cv2.resize(pixels, size, dst=canvas[: size[1], : size[0]], interpolation=cv2.INTER_LINEAR)
+        else:
+            x, y = size[0] / columns, size[1] / rows
+            resizing = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])  # as cv2.resize maps the whole image
+            _warp_reduced(pixels, resizing @ _enlarging(factor, factor), canvas, (0, 0), size)
         canvas[: size[1], size[0] :] = PAD_VALUE
         canvas[size[1] :] = PAD_VALUE
         return canvas, transform
-    image, matrix = _within_warp_limit(image, reference_matrix(rows, columns, height, width))
-    cv2.warpAffine(image, matrix, (width, height), canvas, flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3)
+    matrix = reference_matrix(rows, columns, height, width)
+    if factor > 1:
+        # Pixels whose centre is in the image.
+        low = np.ceil(np.array(transform.offset) - transform.scale / 2).astype(int)
+        high = np.ceil(np.add(transform.offset, transform.scale * (np.array([columns, rows]) - 0.5))).astype(int)
+        canvas[...] = PAD_VALUE
+        _warp_reduced(pixels, matrix @ _enlarging(factor, factor), canvas, low, np.maximum(high, low + 1))
+        return canvas, transform
+    pixels, matrix = _within_warp_limit(pixels, matrix)
+    cv2.warpAffine(pixels, matrix, (width, height), canvas, flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3)
     return canvas, transform
+
+
+def _warp_reduced(
+    pixels: NDArray[np.uint8], matrix: NDArray[np.float64], canvas: NDArray[np.uint8], low: Any, high: Any
+) -> None:
+    """Warp an image into the part of a canvas from pixel ``low`` to before ``high`` (x, y).
+
+    At the border its own pixels go on: they stand for so many that a blend with the padding would show.
+    """
+    (left, top), (right, bottom) = low, high
+    pixels, matrix = _within_warp_limit(pixels, matrix - [[0, 0, left], [0, 0, top]])
+    content, size = canvas[top:bottom, left:right], (int(right - left), int(bottom - top))
+    cv2.warpAffine(pixels, matrix, size, content, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def transform_of(image_hw: tuple[int, int], size_hw: tuple[int, int], placement: Placement) -> LetterboxTransform:
@@ -204,10 +235,16 @@ def _within_warp_limit(
     if factor == 1:
         return image, matrix
     size = (max(1, round(columns / factor)), max(1, round(rows / factor)))
-    # Pixel i of the small image averages original pixels; their middle is step * i + (step - 1) / 2.
-    step = np.array([columns / size[0], rows / size[1]])
-    back = np.vstack([np.column_stack([np.diag(step), (step - 1) / 2]), [0, 0, 1]])
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), matrix @ back
+    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return small, matrix @ _enlarging(columns / size[0], rows / size[1])
+
+
+def _enlarging(x: float, y: float) -> NDArray[np.float64]:
+    """The 3x3 matrix from an image in which a pixel is the mean of ``x`` times ``y`` pixels back to theirs.
+
+    The middle of those that pixel i stands for is ``x * i + (x - 1) / 2``.
+    """
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
 def _as_input_dtype(result: NDArray[np.float64], points: NDArray[Any]) -> NDArray[Any]:

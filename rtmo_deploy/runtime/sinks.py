@@ -236,7 +236,7 @@ class _Videos(AbstractContextManager["_Videos"]):
 
 def _write_crops(folder: Path, frame: Frame, people: Poses, *, still: bool) -> None:
     """Cut people out of a frame; a file is named by the frame and the track id, else the place in the results."""
-    height, width = frame.image.shape[:2]
+    height, width = frame.image_hw
     low, high = np.floor(people.boxes[:, :2]), np.ceil(people.boxes[:, 2:])
     corners = np.clip(np.concatenate([low, high], axis=1), 0, [width, height] * 2).astype(int).tolist()
     for row, (left, top, right, bottom) in enumerate(corners):

@@ -9,13 +9,12 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Unpack, get_args
 
 from rtmo_deploy.errors import InputDataError, UsageError
-from rtmo_deploy.media.frame import Event, Frame
+from rtmo_deploy.media.frame import Event, Frame, ReducedFrame
 from rtmo_deploy.media.sources import open_source
 from rtmo_deploy.runtime.thresholds import decode_for, require_count
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
+    from rtmo_deploy.data.images import Decoded
     from rtmo_deploy.media.sources import Source
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.thresholds import Thresholds
@@ -38,8 +38,8 @@ class Model(Protocol):
 
     artifact: Artifact
 
-    def place(self, image: NDArray[np.uint8], /) -> Any:
-        """Letterbox an image; called in the readers' threads."""
+    def place(self, image: NDArray[np.uint8] | Decoded, /) -> Any:
+        """Letterbox an image, with ``fit_hw`` one decoded at a reduced scale too; called in the readers' threads."""
 
     def detect(self, placed: Sequence[Any], /, **thresholds: Unpack[Thresholds]) -> list[Poses]:
         """Poses in letterboxed images; called in one thread."""
@@ -61,6 +61,7 @@ def stream(
     policy: Policy = "all",
     batch: int = 8,
     hwaccel: str | None = None,
+    fit_hw: tuple[int, int] | None = None,
     on_event: Callable[[Event], None] | None = None,
     track: bool = False,
     smooth: bool = False,
@@ -80,6 +81,7 @@ def stream(
             frames.
         batch: Most frames in one run of the network.
         hwaccel: Hardware that decodes videos, as :func:`open_source` takes it.
+        fit_hw: As :func:`open_source` takes it.
         on_event: Told of what cannot be read, of lost streams and so on, from other threads; logged if not given.
         track: Whether to give people ids that last over the frames of a source.
         smooth: Whether to smooth keypoints and boxes over time; implies ``track``.
@@ -95,7 +97,7 @@ def stream(
         raise UsageError(f"There is no policy '{policy}'.", remedy="Use 'all' or 'newest'.")
     decode_for(model.artifact, **thresholds)
     reading = _Reading(model, sources, model.artifact.input.batch or batch, newest=policy == "newest")
-    how = {"stride": stride, "hwaccel": hwaccel}
+    how = {"stride": stride, "hwaccel": hwaccel, "fit_hw": fit_hw}
     if not (track or smooth):
         return _frames(model, reading, on_event, how, thresholds)
     asked, least = thresholds.get("score_thr"), model.artifact.decode.score_thr
@@ -113,7 +115,7 @@ def _tracked(frames: Generator[Frame], score_thr: float | None, most: int | None
             poses = frame.poses
             if poses is not None and score_thr is not None:
                 poses = poses[poses.scores > score_thr]
-            yield frame if poses is None else replace(frame, poses=poses[:most])
+            yield frame if poses is None else frame.with_poses(poses[:most])
 
 
 def _frames(
@@ -161,7 +163,7 @@ def _run(model: Model, reading: _Reading, done: Queue[list[Frame] | BaseExceptio
     try:
         while items := reading.take():
             found = model.detect([placed for _, placed in items], **thresholds)
-            done.put([replace(frame, poses=poses) for (frame, _), poses in zip(items, found, strict=True)])
+            done.put([frame.with_poses(poses) for (frame, _), poses in zip(items, found, strict=True)])
         done.put([])
     except BaseException as error:  # noqa: BLE001 - raised by the consumer
         done.put(error)
@@ -184,7 +186,7 @@ class _Lane:
 
     @property
     def full(self) -> bool:
-        pixels = sum(frame.image.shape[0] * frame.image.shape[1] for frame, _ in self.waiting)
+        pixels = sum(frame.image_hw[0] * frame.image_hw[1] for frame, _ in self.waiting)
         return len(self.waiting) >= self.most or pixels >= _WAITING_PIXELS
 
 
@@ -247,7 +249,8 @@ class _Reading:
     def _read(self, lane: _Lane, on_event: Callable[[Event], None], how: dict[str, Any]) -> None:
         def frames(source: Source) -> Iterator[Item]:
             for frame in open_source(source, on_event=on_event, stop=self._stop, **how):
-                yield frame, self._model.place(frame.image)
+                decoded = frame.reduced if isinstance(frame, ReducedFrame) else None
+                yield frame, self._model.place(frame.image if decoded is None else decoded)
 
         try:
             for source, items in _opened(lane.sources, frames):

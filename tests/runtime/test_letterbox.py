@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from rtmo_deploy.data.images import Decoded
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.runtime.letterbox import (
     LetterboxTransform,
@@ -293,6 +294,38 @@ def test_into_arrays_that_were_used_before(shape: tuple[int, int], placement: Pl
     pair = [canvas, canvas[::-1]]
     assert to_tensor(pair, out=batch) is batch
     np.testing.assert_array_equal(batch, np.stack(pair).transpose(0, 3, 1, 2).astype(np.float32))
+
+
+@pytest.mark.parametrize("placement", Placement)
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(960, 1280), (1080, 800), (999, 1003)])
+def test_a_reduced_image_lies_where_the_whole_one_does(
+    shape: tuple[int, int], factor: int, placement: Placement
+) -> None:
+    y, x = np.mgrid[: shape[0] + factor, : shape[1] + factor]
+    wave = np.stack([np.sin(x / 60), np.cos(y / 50), np.sin((x - y) / 70)], axis=-1) * 100 + 120
+    image = wave[: shape[0], : shape[1]].round().astype(np.uint8)
+    height, width = (-(-side // factor) for side in shape)
+    blocks = wave[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    reduced = Decoded(blocks.mean(axis=(1, 3)).round().astype(np.uint8), factor, shape)
+    expected, transform = letterbox(image, (96, 128), placement)
+    canvas, same = letterbox(reduced, (96, 128), placement)
+    assert same == transform
+    corners = transform.to_input(np.array([[0, 0], [shape[1] - 1, shape[0] - 1]]))
+    (left, top), (right, bottom) = np.ceil(corners[0]).astype(int), np.floor(corners[1]).astype(int) + 1
+    apart = np.abs(canvas - expected.astype(float))
+    # Where 8 pixels' mean is taken for the first of them, it is some 6 levels off.
+    assert apart[top:bottom, left:right].mean() < 0.7
+    assert np.percentile(apart[top:bottom, left:right], 99) < 3
+    outside = np.ones((96, 128), bool)
+    outside[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = False
+    assert (canvas[outside] == 114).all()
+
+
+def test_a_thin_reduced_image() -> None:
+    for placement in Placement:
+        canvas, _ = letterbox(Decoded(np.zeros((1, 250, 3), np.uint8), 8, (1, 2000)), (64, 96), placement)
+        assert 0 < (canvas != 114).any(axis=(1, 2)).sum() <= 2
 
 
 def test_other_arrays_to_write_into_are_refused() -> None:

@@ -87,8 +87,8 @@ _HEAD_BYTES: Final = 64
 _KNOWN: Final = ".jpg .jpeg .jpe .png .webp .bmp .dib .gif .tif .tiff .avif .pbm .pgm .ppm .pnm .jp2 .j2k .heic .heif"
 IMAGE_SUFFIXES: Final = frozenset(_KNOWN.split())
 
-# A JPEG marker that is none of: stuffed zero, restart marker, fill byte.
-_JPEG_MARKER: Final = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+# A JPEG marker that is none of: stuffed zero, restart marker, fill byte. Such a pattern is searched by memchr.
+_JPEG_MARKER: Final = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_ESSENTIAL: Final = frozenset([b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"])
 
@@ -203,11 +203,16 @@ def _decode(data: bytes, where: object, max_pixels: int | None, fit_hw: tuple[in
     if kind not in ("JPEG", "PNG"):
         image = _decode_with_pillow(data, kind, where, max_pixels)
         return Decoded(image, 1, (image.shape[0], image.shape[1]))
-    data, height, width = _whole_jpeg(data, where) if kind == "JPEG" else _whole_png(data, where)
-    _require_size(width, height, kind, where, max_pixels)
-    if kind == "PNG":
+    factor = 1
+    if kind == "JPEG":
+        height, width, turns = _whole_jpeg(data, where)
+        _require_size(width, height, kind, where, max_pixels)
+        if fit_hw and height and width:
+            factor = _factor(height, width, fit_hw, turns=turns)
+    else:
+        data, height, width = _whole_png(data, where)
+        _require_size(width, height, kind, where, max_pixels)
         _require_no_more_data(data, height, width, where)
-    factor = _factor(data, height, width, fit_hw) if kind == "JPEG" and fit_hw and height and width else 1
     try:
         how = _REDUCED.get(factor, cv2.IMREAD_COLOR)
         image = cast("NDArray[np.uint8]", cv2.imdecode(np.frombuffer(data, np.uint8), how))
@@ -221,14 +226,16 @@ def _decode(data: bytes, where: object, max_pixels: int | None, fit_hw: tuple[in
     return Decoded(image, factor, (width, height) if turned else (height, width))
 
 
-def _factor(data: bytes, height: int, width: int, fit_hw: tuple[int, int]) -> int:
-    """The greatest factor by which a JPEG can be decoded smaller and still be no smaller than it is to become."""
+def _factor(height: int, width: int, fit_hw: tuple[int, int], *, turns: bool) -> int:
+    """The greatest factor by which a JPEG can be decoded smaller and still be no smaller than it is to become.
+
+    OpenCV does not tell whether EXIF turns it. If it may, the blocks that are cut off at an edge may be the first ones.
+    """
     scale = min(fit_hw[0] / height, fit_hw[1] / width)
-    exif = b"\xff\xe1" in data
-    if exif:  # It may be turned, which OpenCV does not tell. A block that is cut off at the edge may then be the first.
+    if turns:
         scale = max(scale, min(fit_hw[0] / width, fit_hw[1] / height))
     wanted = [factor for factor in _REDUCED if factor * scale <= 1]
-    return next((factor for factor in wanted if not (exif and (height % factor or width % factor))), 1)
+    return next((factor for factor in wanted if not (turns and (height % factor or width % factor))), 1)
 
 
 def _require_size(width: int, height: int, kind: str, where: object, max_pixels: int) -> None:
@@ -266,9 +273,9 @@ def _recognise(head: bytes, where: object, path: Path | None = None) -> str:
     raise _bad("This is not an image in a format that can be read here.", where, _FORMATS)
 
 
-def _whole_jpeg(data: bytes, where: object) -> tuple[bytes, int, int]:
-    """The bytes, height and width of a JPEG that has its end-of-image marker."""
-    at, height, width, scans, parts = 2, 0, 0, 0, 0
+def _whole_jpeg(data: bytes, where: object) -> tuple[int, int, bool]:
+    """Height and width of a JPEG that has its end-of-image marker, and whether it has a segment that EXIF may be in."""
+    at, height, width, scans, parts, exif = 2, 0, 0, 0, 0, False
     while marker := _JPEG_MARKER.search(data, at):
         code, at = marker[1][0], marker.end()
         parts += 1
@@ -276,7 +283,8 @@ def _whole_jpeg(data: bytes, where: object) -> tuple[bytes, int, int]:
         if parts > _MAX_PARTS or scans > MAX_SCANS or (scans > 20 and scans * height * width > _MAX_SCANNED):
             raise _bad(f"This JPEG has {scans} or more scans of {width}x{height} pixels: it takes too long.", where)
         if code == 0xD9:
-            return data, height, width
+            return height, width, exif
+        exif |= code == 0xE1
         if code in _JPEG_FRAMES:
             height, width = int.from_bytes(data[at + 3 : at + 5]), int.from_bytes(data[at + 5 : at + 7])
         if code not in (0x01, 0xD8):  # the two that carry no length

@@ -79,6 +79,15 @@ def test_the_same_people_are_found(whole: RTMO, reducing: RTMO, photos: list[Pat
     assert np.percentile(off, 90) < 3
 
 
+def test_photographs(whole: RTMO, reducing: RTMO, shared: Path) -> None:
+    off = []
+    for path in sorted((shared / "data").glob("*/*.jpg")):
+        large = cv2.resize(read_image(path), HW[::-1], interpolation=cv2.INTER_CUBIC)
+        data = cv2.imencode(".jpg", large, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+        off.append(apart(whole(data), reducing(data)))
+    assert np.median(np.concatenate(off)) < 3  # the model was not trained on photographs
+
+
 def test_bytes_and_arrays(whole: RTMO, reducing: RTMO, photos: list[Path]) -> None:
     by_path, by_bytes, by_array, small = reducing([photos[0], photos[0].read_bytes(), read_image(photos[0]), photos[5]])
     assert same(by_bytes, by_path)

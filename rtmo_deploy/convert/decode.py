@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Logit of a bin that is not there; within FP16's range, and the reference clamps logits to it too.
 MASKED = -5e4
+#: Bins whose angles are reckoned from the first one's.
+RUN = 16
 
 
 class ExportCoordinates(nn.Module):
@@ -52,6 +54,8 @@ class ExportCoordinates(nn.Module):
       to it, ``c cos(A + B) + s sin(A + B) = (c cos A + s sin A) cos B + (s cos A - c sin A) sin B``. The keypoint's
       coefficients are turned by ``A`` once, and a bin at ``-B`` shares cosine and sine with the one at ``B``: half the
       trigonometry and half the multiplications.
+    * Bins are equally far apart. ``B`` is the angle of the first of ``RUN`` bins and the distance from it, and the
+      coefficients are turned by the first one as by ``A``: cosines and sines of a quarter of the angles.
     """
 
     def __init__(self, dcc: DCC) -> None:
@@ -82,10 +86,13 @@ class ExportCoordinates(nn.Module):
         self.frequencies = _parameter(frequencies)
         # x has fewer bins than y: it is padded, and the padding masked out of the softmax.
         bins = [_positive_half(dcc.x_bins), _positive_half(dcc.y_bins)]
-        count = max(len(values) for values in bins)
-        padded = torch.stack([F.pad(values, (0, count - len(values))) for values in bins])
-        mask = torch.stack([torch.arange(count) >= len(values) for values in bins]) * MASKED
-        self.angles = _parameter(frequencies[:, None] * padded[:, None].double() * dcc.bbox_padding)
+        self.runs = -(-max(map(len, bins)) // RUN)
+        padded = torch.stack([F.pad(values, (0, self.runs * RUN - len(values))) for values in bins])
+        mask = torch.stack([torch.arange(self.runs * RUN) >= len(values) for values in bins]) * MASKED
+        # Angles of a box one pixel wide, (2, runs, 64) and (2, 64, RUN).
+        steps = torch.tensor([_step(values) for values in bins], dtype=torch.float64)[:, None, None] * dcc.bbox_padding
+        self.firsts = _parameter(steps * (torch.arange(self.runs)[:, None] * RUN + 0.5) * frequencies)
+        self.distances = _parameter(steps * frequencies[:, None] * torch.arange(RUN))
         self.values = _parameter(torch.cat([padded, -padded], dim=1)[:, None] * dcc.bbox_padding)
         self.mask = _parameter(torch.cat([mask, mask], dim=1)[:, None]) if mask.any() else None
 
@@ -102,15 +109,32 @@ class ExportCoordinates(nn.Module):
         turn = reshape(offset, (-1, 2, 1, 1)) * self.frequencies
         cosine, sine = turn.cos(), turn.sin()
         centre, size = split(reshape(boxes, (-1, 4, 1, 1)), [2, 2], dim=1)
-        angle = size * self.angles  # (N, 2, 64, bins / 2)
-        even = (c * cosine + s * sine) @ angle.cos()
-        odd = (s * cosine - c * sine) @ angle.sin()
+        even, odd = self._bins(c * cosine + s * sine, s * cosine - c * sine, size)
         logits = torch.cat([even + odd, even - odd], dim=3)
         if self.mask is not None:
             logits = logits + self.mask
         # Not a matrix product: ONNX Runtime's cannot broadcast over no rows (N = 0).
         xy = (torch.softmax(logits, dim=3) * self.values).sum(dim=3, keepdim=True) * size + centre
         return reshape(xy, (-1, 2, joints)).transpose(1, 2)
+
+    def _bins(self, c: Tensor, s: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """``c cos B`` and ``s sin B`` summed over the frequencies, ``(N, 2, K, bins / 2)``.
+
+        Of coefficients ``(N, 2, K, 64)`` and the boxes' sizes ``(N, 2, 1, 1)``.
+        """
+        joints, frequencies = self.num_keypoints, len(self.frequencies)
+        first, distance = size * self.firsts, size * self.distances
+        cos_first, sin_first = (reshape(x, (-1, 2, 1, self.runs, frequencies)) for x in (first.cos(), first.sin()))
+        cos, sin = distance.cos(), distance.sin()
+        c, s = (reshape(x, (-1, 2, joints, 1, frequencies)) for x in (c, s))
+
+        def turned(coefficients: Tensor, by: Tensor) -> Tensor:
+            return reshape(coefficients * by, (-1, 2, joints * self.runs, frequencies))
+
+        even = turned(c, cos_first) @ cos - turned(c, sin_first) @ sin
+        odd = turned(s, sin_first) @ cos + turned(s, cos_first) @ sin
+        shape = (-1, 2, joints, self.runs * RUN)
+        return reshape(even, shape), reshape(odd, shape)
 
     def _attend(self, x: Tensor) -> Tensor:
         """The gated attention unit, ``(N, K, C)`` to the same shape."""
@@ -131,6 +155,14 @@ def _positive_half(bins: Tensor) -> Tensor:
     if not torch.allclose(bins.detach(), torch.cat([-half.flip(0), half]), atol=1e-6):
         raise ValueError("the bins are not symmetric around the box centre")
     return half
+
+
+def _step(bins: Tensor) -> float:
+    """The distance between bins that begin half of it from the centre."""
+    step = float(bins[-1]) / (len(bins) - 0.5)
+    if not torch.allclose(bins, step * (torch.arange(len(bins)) + 0.5), atol=1e-6):
+        raise ValueError("the bins are not equally far apart")
+    return step
 
 
 class GridPriors(nn.Module):

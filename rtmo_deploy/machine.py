@@ -156,13 +156,12 @@ class MachineWatch:
 
 def read_machine(root: Path = Path("/")) -> Machine:
     """Look at this machine; ``proc`` and ``sys`` are in ``root``."""
-    cpuinfo = first_pairs(root / "proc/cpuinfo")
-    flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
+    cpu, flags = read_cpu(root)
     memory = first_pairs(root / "proc/meminfo").get("MemTotal", "").partition(" ")[0]  # KiB
     gpus = read_gpus()
     return Machine(
-        cpu=cpuinfo.get("model name") or platform.processor() or platform.machine() or "unknown",
-        flags=tuple(sorted(flag for flag in set(flags) if flag.startswith(_KERNEL_FLAGS))),
+        cpu=cpu,
+        flags=flags,
         cores=usable_cores(),
         cores_total=os.cpu_count() or 1,
         memory=int(memory) * 1024 if memory.isdecimal() else None,
@@ -172,6 +171,14 @@ def read_machine(root: Path = Path("/")) -> Machine:
         gpu_driver=gpus[0].driver if gpus else None,
         environment={name: os.environ[name] for name in _VARIABLES if name in os.environ},
     )
+
+
+def read_cpu(root: Path = Path("/")) -> tuple[str, tuple[str, ...]]:
+    """The processor's name, and those of its flags that decide which kernels run on it, sorted."""
+    cpuinfo = first_pairs(root / "proc/cpuinfo")
+    flags = set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
+    name = cpuinfo.get("model name") or platform.processor() or platform.machine() or "unknown"
+    return name, tuple(sorted(flag for flag in flags if flag.startswith(_KERNEL_FLAGS)))
 
 
 def usable_cores() -> int:

@@ -16,7 +16,8 @@ import numpy as np
 from rtmo_deploy.data.images import read_to_fit
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
-from rtmo_deploy.runtime.backends import Backend, open_backend
+from rtmo_deploy.runtime.backends import Backend, open_backend, parse_device
+from rtmo_deploy.runtime.choice import choose, is_measured
 from rtmo_deploy.runtime.decode import coordinates_of, finished, outputs_to_poses
 from rtmo_deploy.runtime.inputs import is_tensor, kept_of, pixels_of
 from rtmo_deploy.runtime.letterbox import WARP_LIMIT, LetterboxTransform, Placement, letterbox, to_tensor
@@ -94,10 +95,15 @@ class RTMO:
             checkpoint is fetched if need be; or an opened backend, to which only ``input_hw`` and ``reduce`` apply.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes cuda:0 where the runtime can use it, else cpu. The
             choice and its reason are logged (``rtmo_deploy``, INFO).
-        backend: ``torch``, ``onnxruntime``, ``openvino`` or ``tensorrt``; ``auto`` takes what fits the file.
+        backend: ``torch``, ``onnxruntime``, ``openvino`` or ``tensorrt``; ``auto`` takes what fits the file, or with a
+            ``precision`` what is fastest.
         input_hw: Height and width that images are letterboxed to, multiples of 32; the model's own if not given.
         threads: Threads a CPU runtime may use; its own choice if not given.
-        precision: What floats are computed in, where the runtime has a choice; see :func:`open_backend`.
+        precision: What floats are computed in, where the runtime has a choice; see :func:`open_backend`. On the CPU
+            ``auto`` takes the fastest runtime and precision that find the same people, or the fastest precision of the
+            ``backend`` that is named; that is measured once for each model and machine (``rtmo-deploy tune``), and an
+            INT8 file beside the model may run in its place. The choice is logged. Checkpoints, engines and models on
+            a GPU run as without it.
         trust: Load an engine, which is code, even if its record is missing or belongs to other bytes.
         reduce: Decode JPEG files at 1/2, 1/4 or 1/8 of their size where that is still as large as what is letterboxed.
             It is faster, and results differ slightly; they are in pixels of the whole image all the same.
@@ -127,7 +133,8 @@ class RTMO:
         self.backend: Backend
         if isinstance(model, str | os.PathLike):
             how: dict[str, Any] = {"backend": backend, "threads": threads, "precision": precision}
-            self.backend = _open(read_artifact(locate_model(model), trust=trust), device, **how)
+            artifact = read_artifact(locate_model(model), trust=trust)
+            self.backend = open_model(artifact, device, input_hw=input_hw, **how)
             self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, reduce=reduce, **how)
         elif hasattr(model, "artifact"):
             self.backend = model
@@ -401,18 +408,39 @@ class RTMO:
 PoseEstimator = RTMO
 
 
-def _open(artifact: Artifact, device: str, **how: Any) -> Backend:
-    """Open an artifact where the caller says, or on the first GPU if it can be used; the choice is logged."""
-    why = ""
-    if device != "auto":
-        opened = open_backend(artifact, device, **how)
-    else:
+def open_model(
+    artifact: Artifact,
+    device: str = "auto",
+    *,
+    backend: str | None = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+    input_hw: tuple[int, int] | None = None,
+) -> Backend:
+    """Open an artifact as :class:`RTMO` does with the same arguments; what runs, and why there, is logged."""
+    how: dict[str, Any] = {"backend": backend, "threads": threads}
+    why, opened = "", None
+    measured = is_measured(artifact.kind, backend, precision)
+    given = None if precision == "auto" else precision
+    if device == "auto" and measured and given is not None:
+        device = "cpu"  # no runtime of a GPU has a choice of precisions
+    if device == "auto":
         try:
-            opened = open_backend(artifact, "cuda:0", **how)
+            opened = open_backend(artifact, "cuda:0", precision=given, **how)
         except SetupError as error:
             if artifact.kind is Kind.ENGINE:
                 raise
-            opened, why = open_backend(artifact, "cpu", **how), f" {error.finding}"
+            device, why = "cpu", f" {error.finding}"
+    if opened is None and measured and parse_device(device) == "cpu":
+        choice = choose(artifact, precision=precision, input_hw=input_hw, **how)
+        chosen = artifact if choice.path == artifact.path else read_artifact(choice.path)
+        opened = open_backend(
+            chosen, "cpu", backend=choice.backend, threads=threads, precision=choice.precision
+        )
+        _log.info("%s%s", choice.sentence, why)
+        return opened
+    if opened is None:
+        opened = open_backend(artifact, device, precision=given, **how)
     _log.info("%s: %s on %s, %s.%s", artifact.path.name, opened.name, opened.device, _precision(opened), why)
     return opened
 

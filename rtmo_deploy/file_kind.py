@@ -288,6 +288,7 @@ ANNOTATIONS = Wanted(
 )
 CALIBRATION = Wanted("a calibration file (JSON)", frozenset({Kind.JSON, Kind.UNKNOWN, Kind.TEXT}), InputDataError)
 OPENVINO = Wanted("an OpenVINO model (.xml)", frozenset({Kind.OPENVINO}), ArtifactError, _EXPORT + " --format openvino")
+GRAPH = Wanted("an ONNX or OpenVINO (.xml) model", frozenset({Kind.ONNX, Kind.OPENVINO}), ArtifactError, _EXPORT)
 RECIPE = Wanted(
     "a recipe (YAML)",
     frozenset({Kind.RECIPE, Kind.YAML, Kind.TEXT, Kind.JSON, Kind.UNKNOWN}),

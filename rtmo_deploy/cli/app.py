@@ -41,6 +41,7 @@ _SECTIONS: Final = {
         "predict": ("predict", "predict", "Detect people and keypoints in images, videos and streams."),
         "eval": ("eval", "evaluate", "Measure average precision (AP)."),
         "bench": ("bench", "bench", "Measure latency, models side by side."),
+        "tune": ("tune", "tune", "Find the fastest runtime and precision on this CPU."),
         "parity": ("parity", "parity", "Compare the detections of two models."),
         "inspect": ("inspect", "inspect", "Show what a checkpoint or a model is."),
         "validate": ("validate", "validate", "Check an exported model."),

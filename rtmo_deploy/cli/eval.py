@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtmo_deploy.cli.console import print_facts, print_json, print_table, stderr
+from rtmo_deploy.cli.console import log_as_notes, print_facts, print_json, print_table, stderr
 from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
 from rtmo_deploy.cli.progress import status
@@ -115,14 +116,15 @@ def evaluate(
             choose_sigmas(options.sigma, data.skeleton)
     journal = _journal(save, options.journal_dir)
     from rtmo_deploy.measure.accuracy import published_figures, with_score_threshold
-    from rtmo_deploy.runtime.backends import open_backend
-    from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
+    from rtmo_deploy.runtime.estimator import PoseEstimator, open_model, read_artifact
 
     with status("opening the model"):
         threshold = 0.1 if options.score_thr is None else options.score_thr
         artifact = with_score_threshold(read_artifact(path, trust=options.trust), threshold)
-        chosen = {name: getattr(options, name) for name in ("backend", "threads", "precision")}
-        estimator = PoseEstimator(open_backend(artifact, options.device, **chosen), input_hw=options.input_hw)
+        chosen = {name: getattr(options, name) for name in ("backend", "threads", "precision", "input_hw")}
+        with log_as_notes("rtmo_deploy", logging.WARNING if options.precision is None else logging.INFO):
+            estimator = PoseEstimator(open_model(artifact, options.device, **chosen), input_hw=options.input_hw)
+    path = estimator.artifact.path  # of the file that runs
     done = _run(estimator, data, options, threshold, journal)
     facts = {
         "model": str(path),

@@ -33,10 +33,13 @@ def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: Op
         path = locate_model(text, wanted=wanted, by=by, progress=fetched)
     if opening is not None:
         from rtmo_deploy.runtime.backends import choose_backend
+        from rtmo_deploy.runtime.choice import is_measured
 
         kind = likely_kind(path)
         known = Kind.CHECKPOINT if kind in CHECKPOINT.kinds else kind
-        choose_backend(known, device, backend=opening.backend, precision=opening.precision, what=path.name)
+        measured = opening.precision == "auto" or is_measured(known, opening.backend, opening.precision)
+        precision = None if measured else opening.precision
+        choose_backend(known, device, backend=opening.backend, precision=precision, what=path.name)
     return path
 
 

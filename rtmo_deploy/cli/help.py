@@ -49,6 +49,7 @@ EXAMPLES: Final = {
     ),
     "parity": ("parity model.onnx model.fp16.onnx", "parity model.pth model.onnx --images photos --show differences"),
     "bench": ("bench model.onnx model.int8.onnx", "bench model.onnx --json", "bench model.onnx --baseline before.json"),
+    "tune": ("tune model.onnx", "tune model.onnx --images photos --threads 4"),
     "release": ("release recipe.yaml --dry-run", "release recipe.yaml"),
     "verify": ("verify releases/NAME",),
     "train": (

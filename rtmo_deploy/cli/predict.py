@@ -152,7 +152,8 @@ def predict(
         Interrupts() as interrupts,
     ):
         opening = {name: getattr(options, name) for name in OpenOptions.__dataclass_fields__}
-        with log_as_notes("rtmo_deploy", logging.INFO if options.device == "auto" else logging.WARNING):
+        told = options.device == "auto" or options.precision is not None
+        with log_as_notes("rtmo_deploy", logging.INFO if told else logging.WARNING):
             estimator = RTMO(path, reduce=options.reduce_jpeg, **opening)
         names = ("stride", "policy", "batch", "hwaccel", "track", "smooth", "score_thr", "max_people")
         how: dict[str, Any] = {name: getattr(options, name) for name in names} | {"fit_hw": estimator.fit_hw}
@@ -174,7 +175,7 @@ def predict(
     if as_json:
         print_json(
             "predict",
-            model=str(path),
+            model=str(estimator.artifact.path),
             backend=estimator.backend.name,
             device=estimator.backend.device,
             skeleton=skeleton.to_dict(),

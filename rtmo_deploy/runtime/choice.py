@@ -97,8 +97,10 @@ class Trial:
         texts = [values[name] for name in ("backend", "precision", "file", "verdict", "reason")]
         if not all(isinstance(text, str) for text in texts) or Path(values["file"]).name != values["file"]:
             raise ValueError("a trial is not told in words")
-        if values["ms"] is not None and not 0 < float(values["ms"]):
-            raise ValueError(f"a time is {values['ms']}")
+        if values["ms"] is not None:
+            values["ms"] = float(values["ms"])
+            if not values["ms"] > 0:
+                raise ValueError(f"a time is {values['ms']}")
         return cls(**values)
 
 
@@ -250,18 +252,24 @@ def read_decisions(key: Mapping[str, Any]) -> list[Decision]:
     """The decisions of a key, the newest last; none where there are none, or, which is logged, the file is damaged."""
     path = decision_file(key)
     try:
-        content = read_json(path, max_bytes=_MAX_BYTES)
-        if content["schema_version"] != SCHEMA_VERSION or content["key"] != dict(key):
-            raise ValueError("it is of another version or model")
-        return [
-            Decision(str(one["samples"]), tuple(map(Trial.from_dict, one["trials"])), dict(one["facts"]))
-            for one in content["decisions"]
-        ]
+        return _parsed(read_json(path, max_bytes=_MAX_BYTES), key)
     except FileNotFoundError:
         return []
     except (UnreadableError, KeyError, TypeError, ValueError, AttributeError) as error:
         _log.warning("%s is damaged (%s); the model is tuned again.", path, error)
         return []
+
+
+def _parsed(content: Any, key: Mapping[str, Any]) -> list[Decision]:
+    if content["schema_version"] != SCHEMA_VERSION or content["key"] != dict(key):
+        raise ValueError("it is of another version or model")
+    decisions = [
+        Decision(str(one["samples"]), tuple(map(Trial.from_dict, one["trials"])), dict(one["facts"]))
+        for one in content["decisions"]
+    ]
+    if not decisions or not all(one.trials for one in decisions):
+        raise ValueError("it decides nothing")
+    return decisions
 
 
 def keep_decision(key: Mapping[str, Any], decision: Decision) -> None:

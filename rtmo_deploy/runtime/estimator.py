@@ -434,9 +434,7 @@ def open_model(
     if opened is None and measured and parse_device(device) == "cpu":
         choice = choose(artifact, precision=precision, input_hw=input_hw, **how)
         chosen = artifact if choice.path == artifact.path else read_artifact(choice.path)
-        opened = open_backend(
-            chosen, "cpu", backend=choice.backend, threads=threads, precision=choice.precision
-        )
+        opened = open_backend(chosen, "cpu", backend=choice.backend, threads=threads, precision=choice.precision)
         _log.info("%s%s", choice.sentence, why)
         return opened
     if opened is None:

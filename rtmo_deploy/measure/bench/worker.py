@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rtmo_deploy.artifact import made_with
 from rtmo_deploy.child import Child, error_message, exit_name, open_answers, python_command, revived
@@ -202,7 +202,15 @@ def peak_memory() -> int | None:
     return None if usage is None else int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
-def serve(worker: Worker, commands: Iterable[str], tell: Callable[..., None]) -> None:
+class Answerer(Protocol):
+    """What carries commands out in a child."""
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Carry one out."""
+        ...
+
+
+def serve(worker: Answerer, commands: Iterable[str], tell: Callable[..., None]) -> None:
     """Answer each line until there are no more."""
     for line in commands:
         try:

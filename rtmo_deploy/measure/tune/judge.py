@@ -41,8 +41,8 @@ class Bound:
 #: By precision; docs/tune.md has the same table.
 BOUNDS: Final = {
     "fp32": Bound(0.99, 0.05, 0.05),
-    "bf16": Bound(0.97, 0.25, 1.0),
-    "int8": Bound(0.90, 0.25, 2.0),
+    "bf16": Bound(0.97, 0.25, 0.5),
+    "int8": Bound(0.90, 0.25, 1.25),
 }
 
 

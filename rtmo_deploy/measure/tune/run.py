@@ -18,7 +18,7 @@ from rtmo_deploy.files import sha256_of
 from rtmo_deploy.machine import MachineWatch, read_cpu, read_machine, warnings_of
 from rtmo_deploy.measure.bench.options import Contender
 from rtmo_deploy.measure.bench.worker import WorkerProcess
-from rtmo_deploy.measure.tune.judge import MARGIN, SCORE, compare, poses_of
+from rtmo_deploy.measure.tune.judge import SCORE, compare, poses_of
 from rtmo_deploy.measure.tune.worker import COMMAND
 from rtmo_deploy.plain import counted, plain
 from rtmo_deploy.progress import Count
@@ -139,12 +139,10 @@ def _synthetic(folder: Path) -> list[Path]:
 
     from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 
-    paths = []
-    for index, sample in enumerate(SyntheticPeople(COUNT, seed=SEED, options=SyntheticOptions(people=PEOPLE))):
-        paths.append(folder / f"{index:02d}.png")
-        paths[-1].write_bytes(cv2.imencode(".png", sample.image)[1].tobytes())
-        if len(paths) == COUNT:
-            break
+    people = SyntheticPeople(COUNT, seed=SEED, options=SyntheticOptions(people=PEOPLE))
+    paths = [folder / f"{index:02d}.png" for index in range(COUNT)]
+    for index, path in enumerate(paths):
+        path.write_bytes(cv2.imencode(".png", people[index].image)[1].tobytes())
     return paths
 
 
@@ -239,7 +237,9 @@ def _measure(
         seat.timeout_s = options.reference_s
         progress(f"finding people: {first}, the reference")
         began = time.monotonic()
-        reference = poses_of(seat.ask(_finding(artifact, first, options, images, exact=exact))["people"], artifact.skeleton)
+        reference = poses_of(
+            seat.ask(_finding(artifact, first, options, images, exact=exact))["people"], artifact.skeleton
+        )
         limit = max(options.timeout_s, 10 * (time.monotonic() - began))
         for place, trial in enumerate(trials):
             if trial.verdict:

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from rtmo_deploy.child import open_answers, python_command
 from rtmo_deploy.measure.bench.worker import serve
@@ -64,7 +64,8 @@ class Worker:
         if command["exact"] and command["backend"] == "onnxruntime":
             from rtmo_deploy.runtime.onnxruntime_backend import EXACT, OnnxRuntimeBackend
 
-            return OnnxRuntimeBackend(artifact, "cpu", threads, EXACT)
+            backend: Any = OnnxRuntimeBackend(artifact, "cpu", threads, EXACT)
+            return cast("Backend", backend)
         precision = "fp32" if command["exact"] else command["precision"]
         return open_backend(artifact, "cpu", backend=command["backend"], threads=threads, precision=precision)
 
@@ -72,7 +73,7 @@ class Worker:
         """Median milliseconds of calls with one image, for a time."""
         if self._model is None or self._tensor is None:
             raise RuntimeError("nothing has been opened")
-        run, times = self._model.backend, []
+        run, times = self._model.backend, list[float]()
         for _ in range(WARMUP):
             run(self._tensor)
         started = time.perf_counter()

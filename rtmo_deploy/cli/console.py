@@ -90,12 +90,14 @@ def log_as_notes(name: str, level: int = logging.WARNING) -> Iterator[None]:
     handler.emit = lambda record: stderr().print(f"Note: {record.getMessage()}")  # type: ignore[method-assign]
     before = logger.level, logger.propagate
     logger.addHandler(handler)
-    logger.level, logger.propagate = level, False
+    logger.setLevel(level)  # which also forgets what was not logged before
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def record_made(artifact: Artifact, *, command: str, source: Path | None = None) -> None:

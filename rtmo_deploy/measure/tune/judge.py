@@ -74,11 +74,11 @@ class Comparison:
             return f"{self.missed} missed and {self.extra} extra of {self.people} people, more than {UNMATCHED:.0%}"
         if self.oks is None or self.shift_px is None or self.distance_px is None:
             return "it finds none of the people"
-        if not self.oks >= bound.oks:
-            return f"mean OKS {self.oks:.3f}, below {bound.oks:g}"
         shift = max(map(abs, self.shift_px), key=lambda value: (np.isnan(value), value))
         if not shift <= bound.shift_px:
             return f"keypoints shifted by {shift:.2f} px, more than {bound.shift_px:g}"
+        if not self.oks >= bound.oks:
+            return f"mean OKS {self.oks:.3f}, below {bound.oks:g}"
         if not self.distance_px <= bound.distance_px:
             return f"keypoints {self.distance_px:.2f} px away, more than {bound.distance_px:g}"
         return ""

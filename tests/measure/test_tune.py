@@ -20,7 +20,7 @@ from rtmo_deploy.errors import ArtifactError, RtmoDeployError
 from rtmo_deploy.measure.bench.options import Contender
 from rtmo_deploy.measure.bench.worker import WorkerProcess
 from rtmo_deploy.measure.tune import run
-from rtmo_deploy.measure.tune.judge import BOUNDS, LEAST_PEOPLE, compare, poses_of
+from rtmo_deploy.measure.tune.judge import BOUNDS, LEAST_PEOPLE, UNMATCHED, compare, poses_of
 from rtmo_deploy.measure.tune.run import TuneOptions, plan, tune, verdict_of
 from rtmo_deploy.runtime import choice
 from rtmo_deploy.runtime.choice import Trial, fastest, fits, key_of, read_decisions, tuning_alone
@@ -382,6 +382,12 @@ def test_people_near_the_threshold_are_neither_missed_nor_extra(before, after, c
     assert (figures.people, figures.matched, figures.missed, figures.extra) == counts
 
 
+def test_the_table_of_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "tune.md").read_text(encoding="utf-8")
+    for name, bound in BOUNDS.items():
+        assert f"| {name} | {UNMATCHED:.0%} | {bound.oks:g} | {bound.shift_px:g} | {bound.distance_px:g} |" in page
+
+
 def test_a_model_that_is_no_graph(checkpoint_n):
-    with pytest.raises((ArtifactError, AttributeError)):
-        tune(Path(checkpoint_n).with_name("nothing.onnx"), QUICK)
+    with pytest.raises(ArtifactError, match="There is no such file"):
+        tune(checkpoint_n.with_name("nothing.onnx"), QUICK)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 
+import onnxruntime
 import pytest
 from int8_files import stamped_int8
 
@@ -114,15 +116,13 @@ def test_it_is_measured_once(model, monkeypatch):
 
 
 def test_a_tuning_that_fails_is_an_error(model, monkeypatch):
-    monkeypatch.setattr(choice, "_tune", lambda *_: None)
-    with pytest.raises(SetupError, match="the decision was not found"):
-        RTMO(model, **AUTO)
-    monkeypatch.undo()
-    monkeypatch.setattr(choice, "python_command", lambda *_: choice.sys_command)
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "_tune", lambda *_: None)
+        with pytest.raises(SetupError, match="the decision was not found"):
+            RTMO(model, **AUTO)
     for code, kind in ((4, ArtifactError), (1, SetupError)):
         script = f"import sys; sys.stderr.write('getting ready ...\\nError: it is broken.'); sys.exit({code})"
-        command = (__import__("sys").executable, "-c", script)
-        monkeypatch.setattr(choice, "sys_command", command, raising=False)
+        monkeypatch.setattr(choice, "python_command", lambda *_, script=script: (sys.executable, "-c", script))
         with pytest.raises(kind, match=r"It could not be tuned: it is broken\."):
             RTMO(model, **AUTO)
 
@@ -140,7 +140,7 @@ def test_what_is_not_measured(model, checkpoint_n, monkeypatch):
     assert not is_measured(Kind.ONNX, "auto", None)
     assert not is_measured(Kind.ONNX, None, "bf16")
     assert is_measured(Kind.OPENVINO, None, "auto")
-    if "CUDAExecutionProvider" not in __import__("onnxruntime").get_available_providers():
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(SetupError, match="cuda:0 cannot be used"):
             RTMO(model, device="cuda:0", precision="auto")
 

@@ -78,8 +78,8 @@ def _show(path: Path, decision: Decision) -> None:
         )
     headings = ("runtime", "file", "ms", "times as fast", "people", "OKS", "shift px", "px", "verdict")
     caption = (
-        "People: matched/missed/extra. Shift: mean signed displacement in x, y; px: median distance of keypoints, in "
-        "pixels of the network input."
+        "Times as fast: as the first. People: matched/missed/extra. Shift: mean signed displacement in x, y; px: "
+        "median distance of keypoints; both in pixels of the network input."
     )
     print_table(Table(str(path), headings, rows, caption, numbers=False))
     facts, load = decision.facts, decision.facts.get("load", {})

@@ -121,9 +121,12 @@ class Decision:
         return fastest(self.trials)
 
     def speedup(self, trial: Trial) -> float | None:
-        """How many times as fast as the model's own float graph in ONNX Runtime; None where one was not timed."""
+        """How many times as fast as the first trial, which is FP32 in ONNX Runtime unless the model is OpenVINO's.
+
+        None where one was not timed, or the model is INT8 itself.
+        """
         first = self.trials[0]
-        if trial.ms is None or first.ms is None or first.backend != "onnxruntime" or first.precision[:4] == "int8":
+        if trial.ms is None or first.ms is None or first.precision.startswith("int8"):
             return None
         return first.ms / trial.ms
 
@@ -192,14 +195,19 @@ def int8_beside(model: Artifact, sha256: str) -> list[Int8File]:
     path = model.path
     named = {f"{path.stem}.int8.onnx", f"{path.stem}.openvino.int8.onnx"}
     shas = {sha256} | {parent.sha256 for parent in model.parents if model.kind is Kind.OPENVINO}
-    found = []
-    with contextlib.suppress(OSError):
-        for file in sorted(path.parent.glob("*.onnx")):
-            if file.name == path.name or not file.is_file():
-                continue
+    found: list[Int8File | None] = []
+    for file in sorted(path.parent.glob("*.onnx")):
+        if file.name == path.name:
+            continue
+        try:
             content = read_bounded(file, max_bytes=_MAX_MODEL)
-            if file.name in named or any(sha.encode() in content for sha in shas):
-                found.append(_int8_file(file, content, shas, told=file.name in named))
+        except OSError as error:
+            if file.name in named:
+                problem = f"it cannot be read: {error.strerror or error}"
+                found.append(Int8File(file, "", "int8", "onnxruntime", problem))
+            continue
+        if file.name in named or any(sha.encode() in content for sha in shas):
+            found.append(_int8_file(file, content, shas, told=file.name in named))
     return [one for one in found if one is not None]
 
 
@@ -225,11 +233,16 @@ def _int8_file(file: Path, content: bytes, shas: set[str], *, told: bool) -> Int
 
 def key_of(artifact: Artifact, *, threads: int | None, input_hw: tuple[int, int] | None) -> dict[str, Any]:
     """What a decision depends on besides the sample images, JSON-ready; ``int8`` is each INT8 file by name."""
+    from rtmo_deploy.runtime.onnx_check import external_files
+    from rtmo_deploy.runtime.onnx_file import read_graph
+
     cpu, flags = read_cpu()
     sha256 = sha256_of(artifact.path)
     files = [] if artifact.precision.startswith("int8") else int8_beside(artifact, sha256)
+    weights = set(external_files(read_graph(artifact.path))) if artifact.kind is Kind.ONNX else ()
     return {
         "model": sha256,
+        "weights": {name: sha256_of(artifact.path.parent / name) for name in sorted(weights)},
         "name": artifact.path.name,
         "int8": {one.path.name: one.sha256 for one in files},
         "cpu": cpu,

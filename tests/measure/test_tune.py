@@ -22,6 +22,7 @@ from rtmo_deploy.measure.bench.worker import WorkerProcess
 from rtmo_deploy.measure.tune import run
 from rtmo_deploy.measure.tune.judge import BOUNDS, LEAST_PEOPLE, UNMATCHED, compare, poses_of
 from rtmo_deploy.measure.tune.run import TuneOptions, plan, tune, verdict_of
+from rtmo_deploy.measure.tune.worker import Worker
 from rtmo_deploy.runtime import choice
 from rtmo_deploy.runtime.choice import Trial, fastest, fits, key_of, read_decisions, tuning_alone
 from rtmo_deploy.runtime.estimator import read_artifact
@@ -238,6 +239,58 @@ def test_one_waits_for_the_other(tuned, caplog):
     assert "Another process is tuning" in caplog.text
 
 
+# The worker
+
+
+class Faulty:
+    """A backend whose graph answers otherwise than the model."""
+
+    def __init__(self, backend, fault):
+        self.artifact, self.name, self.device, self._run, self._fault = backend.artifact, "fake", "cpu", backend, fault
+
+    def __call__(self, images):
+        outputs = {name: value.copy() for name, value in self._run(images).items()}
+        if self._fault == "shifts":
+            outputs["keypoints"][..., :2] += 3
+        elif self._fault == "drops":
+            outputs = {name: value[:, ::2] for name, value in outputs.items()}
+        elif self._fault == "nan":
+            outputs["keypoints"][:] = np.nan
+        return outputs
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("none", ""), ("shifts", "shifted by 3.00"), ("drops", "missed")])
+def test_a_backend_that_is_wrong(onnx_n, pictures, fault, reason):
+    artifact, options = read_artifact(onnx_n), TuneOptions(threads=1, input_hw=(256, 256))
+    command = run._finding(artifact, replace(FP32, file=onnx_n.name), options, pictures)
+    worker, right = FaultyWorker(fault), Worker()
+    reference, other = (
+        poses_of(json.loads(json.dumps(one.answer(command)))["people"], COCO_17) for one in (right, worker)
+    )
+    figures = compare(reference, other)
+    assert figures.people > 10
+    assert reason in figures.problem("int8")
+    assert bool(figures.problem("int8")) == bool(reason)
+    answer = worker.answer({"command": "time", "seconds": 0})
+    assert answer["ms"] > 0
+    assert answer["calls"] >= 5
+
+
+def test_a_backend_that_gives_no_numbers(onnx_n, pictures):
+    command = run._finding(read_artifact(onnx_n), replace(FP32, file=onnx_n.name), QUICK, pictures[:1])
+    with pytest.raises(ArtifactError, match="not finite"):
+        FaultyWorker("nan").answer(command)
+
+
+class FaultyWorker(Worker):
+    def __init__(self, fault):
+        super().__init__()
+        self._fault = fault
+
+    def open(self, command):
+        return Faulty(super().open(command), self._fault)
+
+
 # The plan
 
 
@@ -264,9 +317,15 @@ def test_int8_files_that_are_not_of_the_model(onnx_n, tmp_path):
     model.write_bytes(onnx_n.read_bytes())
     (tmp_path / "n.openvino.int8.onnx").write_bytes(b"\x08\x08damaged")
     stamped_int8(model, tmp_path / "n.int8.onnx", parent=tmp_path / "n.openvino.int8.onnx")
+    (tmp_path / "folder.onnx").mkdir()
     trials = plan(read_artifact(model), ["avx_vnni"])
     reasons = {trial.file: trial.reason for trial in trials if trial.precision == "int8"}
     assert reasons == {"n.int8.onnx": "it was not made from this model", "n.openvino.int8.onnx": "it is damaged"}
+    (tmp_path / "n.int8.onnx").unlink()
+    (tmp_path / "n.int8.onnx").mkdir()
+    assert "cannot be read" in next(
+        one.reason for one in plan(read_artifact(model), ["avx_vnni"]) if one.file == "n.int8.onnx"
+    )
 
 
 @pytest.mark.parametrize(

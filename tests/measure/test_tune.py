@@ -28,7 +28,7 @@ from rtmo_deploy.runtime.choice import Trial, fastest, fits, key_of, read_decisi
 from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.zoo import COCO_17
 
-QUICK = TuneOptions(timeout_s=20, reference_s=20)
+QUICK = TuneOptions(timeout_s=120, reference_s=120)
 FP32 = Trial("onnxruntime", "fp32", "n.onnx")
 FAST = Trial("openvino", "fp32", "n.onnx")
 LOSSY = Trial("openvino", "bf16", "n.onnx", "bf16")
@@ -114,8 +114,8 @@ def tuned(tmp_path, onnx_n, monkeypatch):
         ("nan", "shifted by nan px"),
         ("crashes", "Its process ended during 'find' (exit code 3)"),
         ("crashes later", "Its process ended during 'time' (exit code 3)"),
-        ("hangs", "did not answer 'find' within 2 s"),
-        ("hangs later", "did not answer 'time' within 2 s"),
+        ("hangs", "did not answer 'find' within"),
+        ("hangs later", "did not answer 'time' within"),
         ("nonsense", "answered nonsense"),
     ],
 )
@@ -123,7 +123,7 @@ def tuned(tmp_path, onnx_n, monkeypatch):
 def test_a_fault_is_refused_and_a_slower_candidate_taken(tuned, fault, reason, precision):
     fast = Trial("openvino", precision, "n.onnx")
     told = {FP32: ("none", 10.0), fast: (fault, 0.1), LOSSY: ("none", 5.0)}
-    decision = tuned(told, options=replace(QUICK, timeout_s=2.0))
+    decision = tuned(told, options=replace(QUICK, timeout_s=4.0 if "hangs" in fault else 120.0))
     wrong = decision.trials[1]
     assert (wrong.verdict, wrong.ms) == ("refused", None)
     assert reason in wrong.reason

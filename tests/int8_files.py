@@ -19,8 +19,9 @@ def stamped_int8(source: Path, output: Path, *, parent: Path, target: str | None
     said = {entry.key: entry.value for entry in model.metadata_props}
     said["rtmo_deploy.precision"] = json.dumps("int8")
     said["rtmo_deploy.parents"] = json.dumps([{"name": parent.name, "sha256": sha256_of(parent)}])
-    quantization = {} if target is None else {"target": target}
-    said["rtmo_deploy.verified"] = json.dumps({"quantization": quantization})
+    del said["rtmo_deploy.target"]  # as files of earlier releases
+    if target is not None:
+        said["rtmo_deploy.target"] = json.dumps(target)
     onnx.helper.set_model_props(model, said)
     onnx.save(model, output)
     return output

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from rtmo_deploy.artifact import PREFIX, Artifact, made_with
+from rtmo_deploy.artifact import PREFIX, Artifact, Target, made_with
 from rtmo_deploy.child import Child, python_command
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError
 from rtmo_deploy.file_kind import Kind
@@ -40,8 +40,6 @@ _PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino")
 #: Variables that hide part of a CPU from OpenVINO.
 _VARIABLES: Final = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _MAX_BYTES, _MAX_MODEL = 2**20, 2**31 - 1
-#: Which runtimes an INT8 file is right in, by the one that it was made for.
-_RUNTIMES: Final = {"tensorrt": "onnxruntime", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -174,20 +172,9 @@ class Int8File(NamedTuple):
     path: Path
     sha256: str
     precision: str
-    #: The runtime that it is right in.
-    backend: str
+    backend: str  #: The runtime that it is for.
     #: Why it is not one of this model; empty if it is.
     problem: str = ""
-
-
-def target_of(artifact: Artifact) -> str:
-    """The runtime that an INT8 model is right in; of a file that does not say, ONNX Runtime."""
-    return _runtime((artifact.verified or {}).get("quantization"))
-
-
-def _runtime(quantization: Any) -> str:
-    target = quantization.get("target") if isinstance(quantization, dict) else None
-    return _RUNTIMES.get(str(target), "onnxruntime")
 
 
 def int8_beside(model: Artifact, sha256: str) -> list[Int8File]:
@@ -218,8 +205,8 @@ def _int8_file(file: Path, content: bytes, shas: set[str], *, told: bool) -> Int
     digest = hashlib.sha256(content).hexdigest()
     try:
         said = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-        precision, parents, verified = (
-            parse_json(said.get(PREFIX + key, "null")) for key in ("precision", "parents", "verified")
+        precision, parents, target = (
+            parse_json(said.get(PREFIX + key, "null")) for key in ("precision", "parents", "target")
         )
         hashes = {parent["sha256"] for parent in parents or ()}
     except (DecodeError, ValueError, KeyError, TypeError):
@@ -227,8 +214,10 @@ def _int8_file(file: Path, content: bytes, shas: set[str], *, told: bool) -> Int
     if not str(precision).startswith("int8") or (not told and not hashes & shas):
         return None
     problem = "" if hashes & shas else "it was not made from this model"
-    quantization = verified.get("quantization") if isinstance(verified, dict) else None
-    return Int8File(file, digest, str(precision), _runtime(quantization), problem)
+    runtime = target if target in {Target.OPENVINO, Target.ONNXRUNTIME} else Target.TENSORRT
+    if runtime == Target.TENSORRT:
+        problem = problem or "it was quantised for TensorRT"
+    return Int8File(file, digest, str(precision), str(runtime), problem)
 
 
 def key_of(artifact: Artifact, *, threads: int | None, input_hw: tuple[int, int] | None) -> dict[str, Any]:

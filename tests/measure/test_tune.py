@@ -305,9 +305,10 @@ def test_int8_files_beside_a_model(onnx_n, tmp_path):
     found = [(trial.backend, trial.file, trial.verdict) for trial in trials if trial.precision == "int8"]
     assert found == [
         ("onnxruntime", "another_name.onnx", ""),
-        ("onnxruntime", "n.int8.onnx", ""),
+        ("tensorrt", "n.int8.onnx", "not available"),
         ("openvino", "n.openvino.int8.onnx", ""),
     ]
+    assert [trial.file for trial in trials if trial.precision == "int8+bf16"] == ["n.openvino.int8.onnx"]
     trials = plan(read_artifact(model), ["avx2"])
     assert {trial.reason for trial in trials if trial.precision == "int8"} == {"this CPU has no VNNI"}
 
@@ -333,7 +334,8 @@ def test_int8_files_that_are_not_of_the_model(onnx_n, tmp_path):
 )
 def test_an_int8_model_has_itself_only(onnx_n, tmp_path, target, backend):
     model = stamped_int8(onnx_n, tmp_path / "m.onnx", parent=onnx_n, target=target)
-    (trial,) = plan(read_artifact(model), ["avx512_vnni"])
+    trial, *more = plan(read_artifact(model), ["avx512_vnni"])
+    assert [one.asked for one in more] == (["bf16"] if target == "openvino" else [])
     assert (trial.backend, trial.precision, trial.file) == (backend, "int8", "m.onnx")
     reference, exact, candidate = run._reference(read_artifact(model), [trial])
     assert (reference.backend, reference.file, exact, candidate) == ("onnxruntime", "m.onnx", True, False)

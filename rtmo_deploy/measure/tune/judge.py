@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Score from which a detection of the reference counts, and how near to it one may come or go.
 SCORE, MARGIN = 0.3, 0.1
+#: Pixels that a keypoint's displacement counts as at most in the mean shift: a left foot taken for a right one is no
+#: shift.
+FAR: Final = 4.0
 #: Share of the reference's detections that may be missed or extra.
 UNMATCHED: Final = 0.05
 #: Detections of the reference below which nothing lossy is accepted.
@@ -29,7 +32,8 @@ class Bound:
 
     Attributes:
         oks: Least mean OKS.
-        shift_px: Greatest mean signed displacement of the keypoints, in x and in y. A shift hides in OKS.
+        shift_px: Greatest mean signed displacement of the keypoints, in x and in y, each displacement counted as
+            :data:`FAR` at most. A shift hides in OKS.
         distance_px: Greatest median distance of the keypoints.
     """
 
@@ -127,7 +131,7 @@ def compare(reference: Sequence[Poses], other: Sequence[Poses], *, score_thr: fl
     if not alike:
         return Comparison(people, 0, missed, extra, None, None, None)
     move = np.concatenate(moves)
-    shift = move.mean(axis=0)
+    shift = np.clip(move, -FAR, FAR).mean(axis=0)  # NaN stays NaN
     return Comparison(
         people,
         len(alike),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.errors import RtmoDeployError, SetupError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
@@ -30,7 +31,6 @@ from rtmo_deploy.runtime.choice import (
     keep_decision,
     key_of,
     read_decisions,
-    target_of,
     tuning_alone,
 )
 from rtmo_deploy.runtime.estimator import read_artifact
@@ -149,25 +149,28 @@ def _synthetic(folder: Path) -> list[Path]:
 def plan(artifact: Artifact, flags: Sequence[str]) -> list[Trial]:
     """The candidates of a model on a CPU with these flags; what cannot be had says why.
 
-    An INT8 model has one, itself in the runtime that it was made for.
+    An INT8 model has itself only, in the runtime that it was made for, or as it is written.
     """
     name, precision = artifact.path.name, artifact.precision
-    int8 = precision.startswith("int8")
+    int8, for_openvino = precision.startswith("int8"), artifact.target is Target.OPENVINO
     missing = "" if importlib.util.find_spec("openvino") else "OpenVINO is not installed"
     trials = []
-    if artifact.kind is Kind.ONNX and (not int8 or target_of(artifact) == "onnxruntime"):
+    if artifact.kind is Kind.ONNX and not for_openvino:
         trials.append(Trial("onnxruntime", precision, name))
-    if not int8 or artifact.kind is Kind.OPENVINO or target_of(artifact) == "openvino":
+    if not int8 or artifact.kind is Kind.OPENVINO or for_openvino:
         trials.append(_had(Trial("openvino", precision, name), missing))
     if precision == "fp32":
         trials.append(_had(Trial("openvino", "bf16", name, "bf16"), missing))
     if int8:
-        return trials
+        return [*trials, _had(Trial("openvino", "int8+bf16", name, "bf16"), missing)] if for_openvino else trials
     slow = "" if VNNI & set(flags) else "this CPU has no VNNI"
     files = int8_beside(artifact, sha256_of(artifact.path))
     for one in files:
         absent = missing if one.backend == "openvino" else ""
         trials.append(_had(Trial(one.backend, one.precision, one.path.name), slow or one.problem or absent))
+        if one.backend == "openvino":
+            mixed = Trial(one.backend, f"{one.precision}+bf16", one.path.name, "bf16")
+            trials.append(_had(mixed, slow or one.problem or absent))
     if not files:
         trials.append(_had(Trial("any", "int8"), slow or "there is no INT8 file of it beside it"))
     return trials

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rtmo_deploy.artifact import Target
     from rtmo_deploy.convert import ExportOptions
     from rtmo_deploy.model import LoadedCheckpoint
 
@@ -45,11 +46,13 @@ def export_mmdeploy_shape(checkpoint: LoadedCheckpoint, output: Path, input_hw: 
     return output
 
 
-def quantise(model: Path, output: Path, pictures: int, threads: int | None = None) -> Path:
+def quantise(
+    model: Path, output: Path, pictures: int, threads: int | None = None, target: Target | None = None
+) -> Path:
     """It in INT8, calibrated with synthetic images. Not judged: what it costs is ``rtmo-deploy quantize``'s to say."""
     from rtmo_deploy.convert.quantize import calibrate, open_source, quantize_onnx
     from rtmo_deploy.data.calibration import open_set
 
-    source = open_source(model)
+    source = open_source(model, target)
     quantize_onnx(source, calibrate(source, open_set("synthetic", pictures), threads=threads), output)
     return output

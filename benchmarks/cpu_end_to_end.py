@@ -1,11 +1,12 @@
 """From an image to its poses on the CPU: rtmlib with MMDeploy's graph against this package, in every precision.
 
 The same weights, images, thresholds and cores. rtmlib runs ONNX Runtime at rtmlib's own settings; its suppression is
-put out of the way, for the graph has done it; and both put the image into the upper left corner, as rtmlib does. Each contender lives in a process of its own, and they take turns, round
-by round, every second round backwards. ``one image`` is a call with an image array; ``folder`` is JPEG files to poses
-(rtmlib one by one, as its users do, this package by ``stream``). What is reported is the ratio of rtmlib's time to the
-contender's within a round: the geometric mean of the rounds, and its 95 % interval (Student's t). Above 1: faster. A
-contender that cannot run here is named with the reason; none is replaced by another.
+put out of the way, for the graph has done it; and both put the image into the upper left corner, as rtmlib does. Each
+contender lives in a process of its own, and they take turns, round by round, every second round backwards. ``one
+image`` is a call with an image array; ``folder`` is JPEG files to poses (rtmlib one by one, as its users do, this
+package by ``stream``). What is reported is the ratio of rtmlib's time to the contender's within a round: the geometric
+mean of the rounds, and its 95 % interval (Student's t). Above 1: faster. A contender that cannot run here is named with
+the reason; none is replaced by another.
 
     python benchmarks/cpu_end_to_end.py
     python benchmarks/cpu_end_to_end.py --model rtmo-t.pth --mmdeploy rtmo-t.mmdeploy.onnx --noise

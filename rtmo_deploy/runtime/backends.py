@@ -33,10 +33,7 @@ class Backend(Protocol):
     #: What a result should say of it besides artifact and device: threads, settings, the GPU's name. JSON-ready.
     facts: Mapping[str, Any]
 
-    #: Whether it takes letterboxed images as they are, ``(B, H, W, 3)`` uint8, too.
-    takes_pixels: bool = False
-
-    def __call__(self, images: NDArray[Any]) -> Mapping[str, NDArray[np.float32]]:
+    def __call__(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         """Run the network.
 
         Args:
@@ -47,7 +44,7 @@ class Backend(Protocol):
         """
         ...
 
-    def timed(self, images: NDArray[Any], clock: Clock) -> Mapping[str, NDArray[np.float32]]:
+    def timed(self, images: NDArray[np.float32], clock: Clock) -> Mapping[str, NDArray[np.float32]]:
         """Run the network as a call does; the copies and the network are laps of the clock, on a GPU by CUDA events."""
         ...
 
@@ -156,18 +153,11 @@ def parse_device(device: str) -> str:
     raise UsageError(f"There is no device '{device}'.", remedy="Devices are called cpu, cuda:0, cuda:1, ...")
 
 
-def check_input(images: NDArray[Any], artifact: Artifact, *, pixels: bool = False) -> None:
-    """Refuse, with an ArtifactError, what a runtime would cast, or answer with no rows or a message of its own.
-
-    ``pixels``: the runtime takes ``(B, H, W, 3)`` uint8 too.
-    """
+def check_input(images: NDArray[np.float32], artifact: Artifact) -> None:
+    """Refuse, with an ArtifactError, what a runtime would cast, or answer with no rows or a message of its own."""
     multiple = artifact.input.multiple
-    known = images.ndim == 4 and images.size > 0
-    if pixels and known and images.dtype == "uint8":
-        known, sides = images.shape[3] == 3, images.shape[1:3]
-    else:
-        known, sides = known and images.dtype == "float32" and images.shape[1] == 3, images.shape[2:]
-    if not known or any(side % multiple for side in sides):
+    float32 = images.dtype == "float32" and images.ndim == 4 and images.shape[1] == 3 and images.size
+    if not float32 or any(side % multiple for side in images.shape[2:]):
         raise ArtifactError(
             f"It does not run on {images.dtype} {images.shape}: it takes float32 (images, 3, height, width), both "
             f"sides multiples of {multiple}.",

@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, overload
 
-import numpy as np
-
 from rtmo_deploy.data.images import read_to_fit
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
@@ -27,6 +25,7 @@ from rtmo_deploy.zoo.locate import locate_model
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -297,16 +296,12 @@ class RTMO:
         """Letterbox an image, ``(h, w, 3)`` uint8 BGR, as the model takes it; or one decoded at a reduced scale."""
         return Placed(*letterbox(image, self.input_hw, Placement(self.artifact.input.placement)))
 
-    def tensor(self, placed: Sequence[Placed]) -> NDArray[Any] | torch.Tensor:
+    def tensor(self, placed: Sequence[Placed]) -> NDArray[np.float32] | torch.Tensor:
         """The network's input for letterboxed images, ``(B, 3, H, W)`` float32; on a GPU if all of them are.
-
-        ``(B, H, W, 3)`` uint8 for a runtime that takes it.
 
         A model with a fixed batch size is fed its last image again to fill the batch.
         """
         canvases: list[Any] = [one.canvas for one in placed]
-        if getattr(self._opened, "takes_pixels", False) and not any(map(is_tensor, canvases)):
-            return np.stack(canvases + [canvases[-1]] * ((self.artifact.input.batch or 0) - len(canvases)))
         if all(map(is_tensor, canvases)):
             import torch
 

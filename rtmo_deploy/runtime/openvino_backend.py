@@ -116,7 +116,6 @@ class OpenvinoBackend:
     """
 
     name = "openvino"
-    takes_pixels = True
 
     def __init__(self, artifact: Artifact, device: str, threads: int | None, precision: str | None = None) -> None:
         if device != "cpu":
@@ -135,7 +134,7 @@ class OpenvinoBackend:
         self._compiled: OrderedDict[tuple[Any, ...], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
         contract = artifact.input
-        first = self._for((contract.batch or 1, contract.height, contract.width), pixels=True)
+        first = self._for((contract.batch or 1, contract.height, contract.width))
         self.threads = int(first.network.get_property("INFERENCE_NUM_THREADS"))
         self.layers = first.layers()
         known = ["int8", "bf16", "fp16", "fp32"]
@@ -148,15 +147,14 @@ class OpenvinoBackend:
                 where=artifact.path,
             )
 
-    def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
-        check_input(images, self.artifact, pixels=True)
-        pixels = images.dtype == np.uint8
-        count, *size = (images if pixels else images.transpose(0, 2, 3, 1)).shape[:3]
+        check_input(images, self.artifact)
+        count, _, *size = images.shape
         alone = count == 1 or self.artifact.input.batch is not None
         try:
             with self._lock:
-                compiled = self._for((count if alone else 1, *size), pixels=pixels, several=not alone)
+                compiled = self._for((count if alone else 1, *size), several=not alone)
                 if alone:
                     return compiled.run(images)
                 return _together(compiled.run_each(images))
@@ -167,22 +165,20 @@ class OpenvinoBackend:
                 where=self.artifact.path,
             ) from error
 
-    def timed(self, images: NDArray[Any], clock: Clock) -> dict[str, NDArray[np.float32]]:
+    def timed(self, images: NDArray[np.float32], clock: Clock) -> dict[str, NDArray[np.float32]]:
         """See :class:`rtmo_deploy.runtime.backends.Backend`."""
         outputs = self(images)
         clock.lap(graph_stage(self.artifact))
         return outputs
 
-    def _for(self, size: tuple[int, ...], *, pixels: bool, several: bool = False) -> _Compiled:
+    def _for(self, size: tuple[int, ...], *, several: bool = False) -> _Compiled:
         """The model for one size of input ``(B, H, W)``; the least recently used of more than ``_SIZES`` are dropped.
 
         ``several`` runs a request on each thread instead of one on all.
         """
-        key = (*size, pixels, several)
+        key = (*size, several)
         if key not in self._compiled:
-            self._compiled[key] = _Compiled(
-                self._model, size, pixels=pixels, streams=self.threads if several else 1, **self._how
-            )
+            self._compiled[key] = _Compiled(self._model, size, streams=self.threads if several else 1, **self._how)
             if len(self._compiled) > _SIZES:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
@@ -197,7 +193,6 @@ class _Compiled:
         model: Any,
         size: tuple[int, ...],
         *,
-        pixels: bool,
         streams: int,
         precision: str | None,
         threads: int | None,
@@ -206,8 +201,6 @@ class _Compiled:
         sized = _sized(model, size)
         self._names = [output.get_any_name() for output in sized.outputs]
         parts = _apart(sized) if precision == "bf16" else [sized]
-        if pixels:
-            parts[0] = _from_pixels(parts[0])
         how: dict[str, Any] = {"threads": threads, "streams": streams, "where": where}
         self.network = compile_model(parts[0], precision=precision, **how)
         # Angles and pixels: bfloat16 has 8 bits for them.
@@ -227,7 +220,7 @@ class _Compiled:
             counts.update(layer_precisions(self.decoding))
         return dict(counts)
 
-    def run(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The outputs by name, which later runs leave alone."""
         request, second = pair = self._free.get()
         try:
@@ -238,7 +231,7 @@ class _Compiled:
         finally:
             self._free.put(pair)
 
-    def run_each(self, images: NDArray[Any]) -> list[dict[str, NDArray[np.float32]]]:
+    def run_each(self, images: NDArray[np.float32]) -> list[dict[str, NDArray[np.float32]]]:
         """The outputs of each image, computed side by side."""
         with ThreadPoolExecutor(self._streams) as pool:
             return list(pool.map(self.run, images[:, None]))
@@ -252,17 +245,6 @@ def _sized(model: Any, size: tuple[int, ...]) -> Any:
     except RuntimeError:
         return model.clone()
     return copy
-
-
-def _from_pixels(model: Any) -> Any:
-    """The model with ``(B, H, W, 3)`` uint8 in the place of its ``(B, 3, H, W)`` float32 input."""
-    import openvino as ov
-    from openvino.preprocess import PrePostProcessor
-
-    steps = PrePostProcessor(model)
-    steps.input(0).tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-    steps.input(0).model().set_layout(ov.Layout("NCHW"))
-    return steps.build()
 
 
 def _apart(model: Any) -> list[Any]:

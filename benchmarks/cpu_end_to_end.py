@@ -145,6 +145,11 @@ def contenders(args: argparse.Namespace, folder: Path) -> list[Contender]:
     ]
 
 
+def checkpoint_name(model: str) -> str:
+    """The network's name."""
+    return load(model).artifact().architecture
+
+
 def pictures(args: argparse.Namespace, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
     """Images of noise at the network's size, or of drawn people."""
     if args.noise:
@@ -202,6 +207,7 @@ def report(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     packages = installed_versions(("rtmlib", "onnxruntime", "openvino", "torch"))
     facts = {
         "model": args.model,
+        "name": checkpoint_name(args.model),
         "input": f"{size[0]}x{size[1]}",
         "graph": "MMDeploy's file" if args.mmdeploy else "a graph of MMDeploy's shape, made here",
         "cpu": f"{cpu or platform.machine()}, {args.threads} cores",
@@ -225,6 +231,34 @@ def report(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {**facts, "rows": rows, "refused": refused}
 
 
+def draw(results: list[Path], output: Path) -> None:
+    """A PNG: times as fast as rtmlib of each contender, a panel for each result that ``--json`` wrote."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(results), 3.6), layout="constrained")
+    for place, path in enumerate(results, 1):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = {row["contender"]: row["seconds"] for row in found["rows"]}
+        ratios = [paired_ratio(rows[RTMLIB], times) for times in rows.values()]
+        axes = figure.add_subplot(1, len(results), place)
+        values = [ratio.value for ratio in ratios]
+        errors = [
+            [value - (ratio.low or value) for ratio, value in zip(ratios, values, strict=True)],
+            [(ratio.high or value) - value for ratio, value in zip(ratios, values, strict=True)],
+        ]
+        bars = axes.barh(list(rows), values, xerr=errors, color="#4c78a8", ecolor="#222222")
+        bars[0].set_color("#b0b0b0")
+        axes.bar_label(bars, fmt="%.2f", padding=4)
+        axes.invert_yaxis()
+        axes.set_xlim(0, max(values) * 1.18)
+        axes.set_xlabel("times as fast (longer is better)")
+        axes.set_title(f"{found['name']}, {found['input']}")
+        if place > 1:
+            axes.set_yticklabels([])
+    with atomic_write(output) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
 def main() -> None:
     """Parse, make the models, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -239,7 +273,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--calibration", type=int, default=64, help="synthetic images that INT8 is calibrated with")
     parser.add_argument("--json", type=Path, help="write all times here")
+    parser.add_argument("--draw", type=Path, nargs="+", metavar="JSON", help="measure nothing, draw these results")
+    parser.add_argument("--plot", type=Path, default=Path("cpu.png"), help="the drawing [default: %(default)s]")
     args = parser.parse_args()
+    if args.draw is not None:
+        draw(args.draw, args.plot)
+        return
     if importlib.util.find_spec("rtmlib") is None:
         raise SystemExit("rtmlib is not installed: pip install --no-deps rtmlib")
     with tempfile.TemporaryDirectory(prefix="cpu-end-to-end-") as folder:

@@ -92,6 +92,8 @@ def saturates() -> bool:
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 #: Variables that hide part of a CPU from OpenVINO.
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+#: Words in their values that leave it bfloat16.
+_WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10", "AVX2_VNNI_2", "ALL", "DEFAULT")
 
 
 class OpenvinoBackend:
@@ -366,6 +368,12 @@ def _hint(precision: str | None) -> str:
         raise SetupError(
             f"This CPU has no {name} arithmetic; OpenVINO would run in float32 instead and say nothing.",
             remedy=f"Leave {name} away, or use a CPU with AVX512_BF16 or AMX.",
+        )
+    limit = next((os.environ[one].upper() for one in _ISA_LIMITS if os.environ.get(one)), "DEFAULT")
+    if name == "bf16" and not any(word in limit for word in _WITH_BF16):
+        raise SetupError(
+            f"Under {limit} OpenVINO emulates bf16, several times slower than float32, and says nothing.",
+            remedy=f"Unset {' and '.join(_ISA_LIMITS)}, or leave bf16 away.",
         )
     return _HINTS[name]
 

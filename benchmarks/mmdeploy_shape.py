@@ -6,7 +6,7 @@ the 2000 best cells into NonMaxSuppression (200 out), one row that is nobody, 50
 classifier that encodes every bin of every person anew and puts each through a linear layer. Two things differ. The
 batch size is 1 and baked in; by that it lacks most of MMDeploy's arithmetic on shapes, so a ratio against it says
 rather too little than too much. And the opset is 14, not 11, in which today's exporter cannot write the attention.
-``onnx_vs_mmdeploy.py`` and ``rtmlib_end_to_end.py`` take a file of MMDeploy's own where there is one.
+``onnx_vs_mmdeploy.py`` and ``cpu_end_to_end.py`` take a file of MMDeploy's own where there is one.
 """
 
 from __future__ import annotations

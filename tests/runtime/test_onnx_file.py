@@ -118,8 +118,8 @@ class TestDamaged:
     def test_a_piece_of_metadata_is_missing(self, tmp_path, onnx_n):
         model = load_onnx(onnx_n)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-        # Files of earlier releases do not have the last two.
-        optional = {f"rtmo_deploy.{field}" for field in ("schema_version", "domain", "untrained")}
+        # Files of earlier releases do not have the last three.
+        optional = {f"rtmo_deploy.{field}" for field in ("schema_version", "domain", "untrained", "target")}
         for key in [key for key in metadata if key.startswith("rtmo_deploy.") and key not in optional]:
             onnx.helper.set_model_props(model, {k: v for k, v in metadata.items() if k != key})
             with pytest.raises(ArtifactError, match="metadata is damaged"):

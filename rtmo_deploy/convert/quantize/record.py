@@ -75,7 +75,7 @@ class Calibration:
         if self.source.target is not target:
             raise ArtifactError(
                 f"This calibration is for {self.source.target}, and the model is quantised for {target}.",
-                remedy=f"{_MEASURE_AGAIN[:-1]} --target {target}.",
+                remedy=f"Make it again with 'rtmo-deploy calibrate --target {target}'.",
                 where=where,
             )
         if self.source.code_version != CODE_VERSION:

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.convert.quantize.ranges import (
     BINS,
     LEVELS,
     STEP,
     Histogram,
     Method,
+    Range,
     quantize_weight,
+    range_of,
     scale_of,
     threshold_of,
 )
@@ -28,12 +31,17 @@ VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 ARRAYS = hnp.arrays(np.float32, st.integers(1, 60), elements=VALUES)
 
 
-def quantize(values, scale):
-    return np.clip(np.rint(np.asarray(values, np.float32) / scale), -128, 127).astype(np.int8)
+CPUS = [target for target in Target if target is not Target.TENSORRT]
 
 
-def dequantize(values, scale):
-    return (values.astype(np.float32) * scale).astype(np.float32)
+def quantize(values, scale, zero=np.int8(0)):
+    limits = np.iinfo(zero.dtype)
+    rounded = np.rint(np.asarray(values, np.float32) / scale) + np.float32(zero)
+    return np.clip(rounded, limits.min, limits.max).astype(zero.dtype)
+
+
+def dequantize(values, scale, zero=np.int8(0)):
+    return ((values.astype(np.int32) - np.int32(zero)).astype(np.float32) * scale).astype(np.float32)
 
 
 def histogram_of(*arrays):
@@ -52,27 +60,86 @@ def test_known_numbers():
     assert dequantize(np.array([127, -128, 3], np.int8), np.float32(0.5)).tolist() == [63.5, -64.0, 1.5]
 
 
-@given(ARRAYS, st.floats(0.0625, 1e6, width=32))
-@settings(deadline=None, max_examples=50)
-def test_what_onnx_computes(values, threshold):
+@pytest.mark.parametrize("target", Target)
+@given(values=ARRAYS, low=st.floats(-1e6, 0, width=32), high=st.floats(0.125, 1e6, width=32))
+@settings(deadline=None, max_examples=40)
+def test_what_onnx_computes(target, values, low, high):
     ort = pytest.importorskip("onnxruntime")
-    scale = scale_of(threshold)
-    weights = [numpy_helper.from_array(np.asarray(scale), "s"), numpy_helper.from_array(np.zeros((), np.int8), "z")]
+    scale, zero = Range(low, high).numbers(target)
+    weights = [numpy_helper.from_array(np.asarray(scale), "s"), numpy_helper.from_array(zero, "z")]
     nodes = [
         onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
     ]
     entry = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None])
     outputs = [
-        onnx.helper.make_tensor_value_info("q", onnx.TensorProto.INT8, [None]),
+        onnx.helper.make_tensor_value_info("q", weights[1].data_type, [None]),
         onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None]),
     ]
     graph = onnx.helper.make_graph(nodes, "pair", [entry], outputs, weights)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     small, large = session.run(None, {"x": values})
-    np.testing.assert_array_equal(quantize(values, scale), small)
-    np.testing.assert_array_equal(dequantize(small, scale), large)
+    np.testing.assert_array_equal(quantize(values, scale, zero), small)
+    np.testing.assert_array_equal(dequantize(small, scale, zero), large)
+
+
+#: One side only, one value only, nothing but zeros, too small for a scale, and nearly all that float32 holds.
+EXTREMES = [
+    (0, 0),
+    (0, 3),
+    (-3, 0),
+    (1, 2),
+    (-2, -1),
+    (-0.25, 6),
+    (-1e-40, 1e-30),
+    (-1e-12, 1e-12),
+    (-3e38, 3e38),
+    (0, 3.4e38),
+    (-1e-6, 1e6),
+]
+
+
+def check_numbers(low, high, target):
+    """Scale and zero point against what 8-bit numbers of a range must do, in float64."""
+    scale, zero = Range(low, high).numbers(target)
+    signed = target is Target.TENSORRT
+    assert (scale.shape, scale.dtype, zero.shape, zero.dtype) == ((), np.float32, (), np.int8 if signed else np.uint8)
+    assert 0 < scale < np.inf
+    below, above = min(low, 0), max(high, 0)
+    if signed:
+        above = max(-low, high)
+        below = -above
+    exact = above / 127 if signed else (above - below) / 255
+    assert scale == pytest.approx(max(exact, 1e-12), rel=1e-6)
+    assert not signed or zero == 0
+    assert dequantize(quantize([0.0], scale, zero), scale, zero) == 0
+    values = np.linspace(below, above, 1001)
+    step = np.float64(scale)
+    limits = np.iinfo(zero.dtype)
+    error = np.clip(np.rint(values / step) + int(zero), limits.min, limits.max) - int(zero) - values / step
+    # Rounding the zero point moves the ends by up to half a step.
+    assert np.abs(error).max() < 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize(("low", "high"), EXTREMES)
+def test_numbers_at_the_extremes(low, high, target):
+    check_numbers(low, high, target)
+
+
+@pytest.mark.parametrize("target", Target)
+@given(low=VALUES, high=VALUES)
+def test_numbers_reach_all_of_a_range(target, low, high):
+    check_numbers(min(low, high), max(low, high), target)
+
+
+def test_numbers_that_are_known():
+    scale, zero = Range(-0.28, 5).numbers(Target.OPENVINO)
+    assert scale == np.float32(5.28 / 255)
+    assert zero == 14
+    # The network's input keeps its values.
+    assert [float(one) for one in Range(0, 255).numbers(Target.ONNXRUNTIME)] == [1, 0]
 
 
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 3), st.just(2), st.just(2)), elements=VALUES))
@@ -216,3 +283,55 @@ def test_entropy_clips_an_outlier_and_minmax_does_not():
     assert threshold_of(made, Method.MINMAX) == 60
     for method in (Method.ENTROPY, Method.PERCENTILE, Method.MSE):
         assert 2.5 < threshold_of(made, method) < 45
+
+
+@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("target", Target)
+@given(values=ARRAYS)
+def test_a_range_lies_within_the_values_and_holds_most(target, method, values):
+    made = histogram_of(values)
+    low, high = range_of(made, method, target)
+    least, most = min(values.min(), 0), max(values.max(), 0)
+    if target is Target.TENSORRT:
+        assert -low == high == threshold_of(made, method)
+        return
+    assert least <= low <= 0 <= high <= most
+    assert method is not Method.MINMAX or (low, high) == (least, most)
+    assert max(-low, high) > 0.03 * max(-least, most) or max(-least, most) == 0  # 128 of 4096 bins at least
+
+
+@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("target", CPUS)
+def test_ranges_of_one_side_or_value(method, target):
+    assert range_of(Histogram(), method, target) == range_of(histogram_of(np.zeros(9)), method, target) == (0, 0)
+    assert range_of(histogram_of([3.0] * 10), method, target) == pytest.approx((0, 3), rel=0.1)
+    assert range_of(histogram_of([-3.0] * 10), method, target) == pytest.approx((-3, 0), rel=0.1)
+    assert range_of(histogram_of([-1e-35, 1e-36]), method, target) == pytest.approx((-1e-35, 1e-36))
+    low, high = range_of(histogram_of([-1e38, 3e38]), method, target)
+    assert (low, high) == pytest.approx((-1e38, 3e38), rel=0.1)
+
+
+def squared_error(values, low, high, target):
+    scale, zero = Range(low, high).numbers(target)
+    return np.square(dequantize(quantize(values, scale, zero), scale, zero).astype(np.float64) - values).mean()
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize(
+    "shape", [silu, lambda x: x, lambda x: -silu(x), lambda x: np.minimum(x, 0.3)], ids=["silu", "both", "low", "cut"]
+)
+def test_mse_is_the_least_of_all_ranges(target, shape):
+    values = shape(2 * np.random.default_rng(5).standard_t(3, 20000)).astype(np.float32)
+    made = histogram_of(values)
+    found = squared_error(values, *range_of(made, Method.MSE, target), target)
+    signed, low, high = target is Target.TENSORRT, float(values.min()), float(values.max())
+    tried = np.append(np.arange(LEVELS, BINS + 1, STEP) * made.width, made.greatest)
+    errors = [
+        squared_error(values, -one if signed else max(low, -one), one if signed else min(high, one), target)
+        for one in tried[tried <= made.greatest]
+    ]
+    assert found <= 1.01 * min(errors)

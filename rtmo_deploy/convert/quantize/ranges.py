@@ -155,17 +155,17 @@ def range_of(histogram: Histogram, method: Method, target: Target) -> Range:
     if target is Target.TENSORRT:
         threshold = threshold_of(histogram, method)
         return Range(-threshold, threshold)
-    least = min(histogram.low, 0.0)
-    threshold = threshold_of(histogram, method, least=-least)
-    return Range(max(least, -threshold), min(max(histogram.high, 0.0), threshold))
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    threshold = threshold_of(histogram, method, lesser=min(-low, high))
+    return Range(max(low, -threshold), min(high, threshold))
 
 
 def threshold_of(
-    histogram: Histogram, method: Method, *, percentile: float = PERCENTILE, least: float | None = None
+    histogram: Histogram, method: Method, *, percentile: float = PERCENTILE, lesser: float | None = None
 ) -> float:
     """The magnitude that becomes the largest number; 0 where a tensor was zero everywhere.
 
-    ``least`` is the magnitude of the least value where numbers are unsigned; they reach no further down.
+    ``lesser`` is the magnitude of the extreme nearer to 0 where numbers are unsigned; they reach no further there.
     """
     greatest = histogram.greatest
     if greatest == 0 or not histogram.counts[1:].any():
@@ -177,7 +177,7 @@ def threshold_of(
     last = int(np.flatnonzero(histogram.counts)[-1]) + 1
     bins = np.unique(np.append(np.arange(LEVELS, last, STEP), last))
     if method is Method.MSE:
-        losses = _mse(histogram, bins, None if least is None else least / histogram.width)
+        losses = _mse(histogram, bins, None if lesser is None else lesser / histogram.width)
     else:
         losses = _entropy(histogram.counts, bins)
     return min(float(bins[int(np.argmin(losses))]) * histogram.width, greatest)
@@ -191,13 +191,13 @@ def _percentile(histogram: Histogram, percentile: float) -> float:
     return float(np.searchsorted(below, wanted) + 1) * histogram.width
 
 
-def _mse(histogram: Histogram, bins: NDArray[np.intp], least: float | None = None) -> NDArray[np.float64]:
-    """Mean squared error of quantising the bins' centres, for each threshold given in bins, as ``least`` is."""
+def _mse(histogram: Histogram, bins: NDArray[np.intp], lesser: float | None = None) -> NDArray[np.float64]:
+    """Mean squared error of quantising the bins' centres, for each threshold given in bins, as ``lesser`` is."""
     used = np.flatnonzero(histogram.counts)
     centres, weights = used + 0.5, histogram.counts[used].astype(np.float64)
     losses = np.empty(len(bins))
     for place, threshold in enumerate(bins.tolist()):
-        scale = threshold / LIMIT if least is None else (threshold + min(least, threshold)) / STEPS
+        scale = threshold / LIMIT if lesser is None else (threshold + min(lesser, threshold)) / STEPS
         error = centres - np.minimum(np.rint(centres / scale), np.rint(threshold / scale)) * scale
         losses[place] = float(weights @ np.square(error))
     return np.asarray(losses / weights.sum())

@@ -182,7 +182,7 @@ def test_int8_is_quantised_judged_cast_and_built(given, checkpoint_n, raw, pictu
     made = "int8+fp16" if rest == "fp16" else "int8"
     assert document["record"]["artifact"]["precision"] == made
     counts = document["record"]["precision"]["engine"]["convolutions"]
-    assert counts["int8"] == document["quantization"]["layers"] == 74
+    assert counts["int8"] == document["quantization"]["layers"] == 76
     assert not any("mixed" in kind for kind in counts)
     assert document["quantization"]["int8"]["against_fp32"]["matched"] > 0
     assert "synthetic images" not in result.stderr

@@ -70,6 +70,7 @@ class PretendedJudge:
 
     def __init__(self, *_, **__):
         self.baseline = Verdict(0.5, figures(1.0, 1.0, 0.0))
+        self.how, self.native = "a pretended runtime", True
 
     def __call__(self, made):
         lost = sum(node.op_type == "QuantizeLinear" for node in made.graph.node) / 10
@@ -151,12 +152,15 @@ def test_models_and_sets_that_are_none(model, tmp_path):
 
 def test_a_calibration_file_that_is_given_is_of_this_model_or_refused(model, tmp_path, monkeypatch):
     from rtmo_deploy.convert.quantize import Method, open_source
+    from rtmo_deploy.convert.quantize.ranges import Range
     from rtmo_deploy.convert.quantize.record import Calibration, Source
 
     source = open_source(model)
-    about = Source(source.sha256, {"name": "made up", "count": 3}, (192, 192), "center", Method.MINMAX)
+    about = Source(
+        source.sha256, {"name": "made up", "count": 3}, (192, 192), "center", Method.MINMAX, source.placement.target
+    )
     path, target = tmp_path / "c.json", tmp_path / "x.onnx"
-    Calibration(about, 3, (), dict.fromkeys(source.placement.edges, 8.0)).save(path)
+    Calibration(about, 3, (), dict.fromkeys(source.placement.edges, Range(-1, 8))).save(path)
     result = run(model, "--calib", path, "--no-judge", "-o", target)
     assert result.exit_code == 0, result.output
     assert "3 images of 'made up'" in result.stdout
@@ -171,7 +175,7 @@ def test_a_calibration_file_that_is_given_is_of_this_model_or_refused(model, tmp
     assert refused.exit_code == 4
     assert "another model" in refused.stderr
     document = json.loads(path.read_text())
-    document["thresholds"][next(iter(document["thresholds"]))] = 1.0
+    document["ranges"][next(iter(document["ranges"]))] = [0.0, 1.0]
     path.write_text(json.dumps(document))
     refused = run(model, "--calib", path, "--no-judge", "-o", target)
     assert refused.exit_code == 3

@@ -15,7 +15,7 @@ from toy_networks import describe, toy
 
 pytest.importorskip("onnxruntime")
 
-from rtmo_deploy.artifact import DecodeMode
+from rtmo_deploy.artifact import DecodeMode, Target
 from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
@@ -23,6 +23,7 @@ from rtmo_deploy.convert.precision.graph import half_pairs, hold_scales, is_quan
 from rtmo_deploy.convert.precision.rules import CAST_TYPES, fp32_block_of
 from rtmo_deploy.convert.precision.verify import changed_weights, emulated
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
+from rtmo_deploy.convert.quantize.ranges import Range
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.files import sha256_of
@@ -222,9 +223,11 @@ def int8_file(exported, tmp_path_factory):
 
     def make(mode):
         if mode not in made:
-            source = open_source(exported(ExportOptions(decode=mode, imgsz=(128, 128))).path)
-            about = Source(source.sha256, {"name": "made up"}, (128, 128), "center", Method.MINMAX)
-            ranges = dict.fromkeys(source.placement.edges, 16.0) | {"input": 255.0}
+            source = open_source(exported(ExportOptions(decode=mode, imgsz=(128, 128))).path, Target.TENSORRT)
+            about = Source(
+                source.sha256, {"name": "made up"}, (128, 128), "center", Method.MINMAX, source.placement.target
+            )
+            ranges = dict.fromkeys(source.placement.edges, Range(-16, 16)) | {"input": Range(-255, 255)}
             output = tmp_path_factory.mktemp(f"int8_{mode}") / f"{mode}.int8.onnx"
             quantize_onnx(source, Calibration(about, 1, (), ranges), output)
             made[mode] = output

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from rtmo_deploy.convert.graph import GraphView
 from rtmo_deploy.convert.quantize.insert import insert
 from rtmo_deploy.convert.quantize.placement import RULES, candidates, place, role_of, rule_of
+from rtmo_deploy.convert.quantize.ranges import Range
 from rtmo_deploy.convert.quantize.source_model import MacCount, blocks_of, count_macs
 
 CHANNELS = 4
@@ -78,7 +79,7 @@ def test_a_tensor_has_one_pair_for_all_its_readers_and_others_keep_the_tensor():
     model = net.model(*outputs)
     view, placement = placed(model)
     assert readers(view, placement, first) == {"/two", "/three"}
-    done = insert(model, placement, dict.fromkeys(placement.edges, 1.0))
+    done = insert(model, placement, dict.fromkeys(placement.edges, Range(-1, 1)))
     assert sum(node.op_type == "QuantizeLinear" for node in done.graph.node) == 2
     relu = next(node for node in done.graph.node if node.name == "other")
     assert relu.input[0] == first
@@ -219,7 +220,7 @@ def test_the_graph_computes_what_the_numbers_say():
     model = net.model(net.conv("/one", "input"))
     _, placement = placed(model)
     image = np.random.default_rng(1).normal(size=(1, CHANNELS, 8, 8)).astype(np.float32)
-    done = insert(model, placement, {"input": 2.0}, {"/one": np.arange(CHANNELS, dtype=np.float32)})
+    done = insert(model, placement, {"input": Range(-2, 2)}, {"/one": np.arange(CHANNELS, dtype=np.float32)})
     onnx.checker.check_model(done, full_check=True)
     weight, bias = (numpy_helper.to_array(tensor).astype(np.float64) for tensor in model.graph.initializer)
     scales = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
@@ -235,7 +236,7 @@ def test_the_original_is_untouched_and_names_are_unique_and_telling():
     before = model.SerializeToString()
     _, placement = placed(model)
     shifts = {"/one": np.ones(CHANNELS, np.float32)}
-    done = insert(model, placement, dict.fromkeys(placement.edges, 1.0), shifts)
+    done = insert(model, placement, dict.fromkeys(placement.edges, Range(-1, 1)), shifts)
     assert model.SerializeToString() == before
     onnx.checker.check_model(done, full_check=True)
     names = [node.name for node in done.graph.node]
@@ -254,7 +255,7 @@ def test_a_shared_weight_stays_shared_and_float_where_a_layer_is_kept():
     kept = net.conv("/head/out_cls.0", two, weight="/one.w")
     model = net.model(kept)
     _, placement = placed(model)
-    done = insert(model, placement, dict.fromkeys(placement.edges, 1.0))
+    done = insert(model, placement, dict.fromkeys(placement.edges, Range(-1, 1)))
     stored = [tensor.name for tensor in done.graph.initializer]
     assert stored.count("/one.w_int8") == 1
     assert "/one.w" in stored
@@ -268,7 +269,7 @@ def test_dead_channels_and_tensors_have_a_positive_scale():
     net.weight("w", np.zeros((CHANNELS, CHANNELS, 1, 1)))
     model = net.model(net.conv("/one", "input", weight="w"))
     _, placement = placed(model)
-    done = insert(model, placement, {"input": 0.0})
+    done = insert(model, placement, {"input": Range(0, 0)})
     scales = [numpy_helper.to_array(t) for t in done.graph.initializer if t.name.endswith("_scale")]
     assert len(scales) == 2
     assert all((scale > 0).all() for scale in scales)

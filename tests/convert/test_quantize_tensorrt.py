@@ -13,6 +13,7 @@ pytest.importorskip("onnxruntime")
 
 from rtmo_deploy.convert import ExportOptions
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
+from rtmo_deploy.convert.quantize.ranges import Range
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 
 pytestmark = pytest.mark.slow
@@ -67,9 +68,9 @@ def build(path):
 
 def test_the_int8_graph_builds_strongly_typed(exported, tmp_path):
     source = open_source(exported(ExportOptions(decode="fixed", imgsz=(128, 128))).path)
-    about = Source(source.sha256, {"name": "made up"}, (128, 128), "center", Method.MINMAX)
+    about = Source(source.sha256, {"name": "made up"}, (128, 128), "center", Method.MINMAX, source.placement.target)
     # What the ranges are does not matter to a builder.
-    made_up = Calibration(about, 1, (), dict.fromkeys(source.placement.edges, 8.0))
+    made_up = Calibration(about, 1, (), dict.fromkeys(source.placement.edges, Range(-8, 8)))
     output = tmp_path / "n.int8.onnx"
     result = quantize_onnx(source, made_up, output)
     built = build(output)

@@ -8,10 +8,12 @@ import onnx
 import pytest
 from golden import CLS_BIAS, golden_model
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.convert.graph import element_types
 from rtmo_deploy.convert.precision import cast_onnx
 from rtmo_deploy.convert.quantize import Method, open_source, quantize_onnx
+from rtmo_deploy.convert.quantize.ranges import Range
 from rtmo_deploy.convert.quantize.record import Calibration, Source
 from rtmo_deploy.convert.trt import BuildOptions, build_engine
 from rtmo_deploy.errors import ArtifactError
@@ -58,9 +60,11 @@ def model_file(float32_file):
     def quantised(path):
         output = path.with_suffix(".int8.onnx")
         if not output.exists():
-            source = open_source(path)
-            about = Source(source.sha256, {"name": "made up"}, (SIDE, SIDE), "center", Method.MINMAX)
-            ranges = dict.fromkeys(source.placement.edges, 16.0)
+            source = open_source(path, Target.TENSORRT)
+            about = Source(
+                source.sha256, {"name": "made up"}, (SIDE, SIDE), "center", Method.MINMAX, source.placement.target
+            )
+            ranges = dict.fromkeys(source.placement.edges, Range(-16, 16))
             quantize_onnx(source, Calibration(about, 1, (), ranges), output)
         return output
 

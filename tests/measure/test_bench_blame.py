@@ -21,11 +21,11 @@ WORKER = f"""
 import sys, time
 from rtmo_deploy.child import open_answers
 from rtmo_deploy.measure.bench import pipeline, worker
-from rtmo_deploy.runtime import onnxruntime_backend
+from rtmo_deploy.runtime import estimator, onnxruntime_backend
 
 places = {{
     "network": (onnxruntime_backend, "run_session"),
-    "letterbox": (pipeline, "letterbox"),
+    "letterbox": (estimator, "letterbox"),
     "draw": (pipeline, "draw_poses"),
 }}
 pipeline.draw_poses = lambda image, _: image

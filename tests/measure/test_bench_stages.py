@@ -19,6 +19,7 @@ from rtmo_deploy.measure.bench import BenchOptions, Contender, Spinning, pipelin
 from rtmo_deploy.measure.bench.options import spinning_entries
 from rtmo_deploy.measure.bench.pipeline import Pipeline, contender_artifact, open_pipeline
 from rtmo_deploy.measure.bench.plan import image_sets
+from rtmo_deploy.runtime import estimator
 from rtmo_deploy.runtime.backends import open_backend
 from rtmo_deploy.runtime.clock import STAGES, Clock, graph_stage
 from rtmo_deploy.runtime.estimator import read_artifact
@@ -71,20 +72,20 @@ def slowed(monkeypatch):
     def make(stage):
         monkeypatch.setattr(pipeline, "draw_poses", lambda image, _: image)
         names = {
-            "decode file": "read_image",
-            "letterbox": "letterbox",
-            "rows to people": "outputs_to_poses",
-            "un-letterbox": "poses_to_original",
-            "draw": "draw_poses",
+            "decode file": (pipeline, "read_image"),
+            "letterbox": (estimator, "letterbox"),
+            "rows to people": (pipeline, "outputs_to_poses"),
+            "un-letterbox": (pipeline, "poses_to_original"),
+            "draw": (pipeline, "draw_poses"),
         }
         if stage in names:
-            original = getattr(pipeline, names[stage])
+            original = getattr(*names[stage])
 
             def napping(*arguments):
                 time.sleep(NAP)
                 return original(*arguments)
 
-            monkeypatch.setattr(pipeline, names[stage], napping)
+            monkeypatch.setattr(*names[stage], napping)
         return Pipeline("fake", Backend(stage), None)
 
     return make

@@ -31,16 +31,18 @@ VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 ARRAYS = hnp.arrays(np.float32, st.integers(1, 60), elements=VALUES)
 
 
+#: The zero point of signed numbers.
+SIGNED = np.zeros((), np.int8)
 CPUS = [target for target in Target if target is not Target.TENSORRT]
 
 
-def quantize(values, scale, zero=np.int8(0)):
+def quantize(values, scale, zero=SIGNED):
     limits = np.iinfo(zero.dtype)
     rounded = np.rint(np.asarray(values, np.float32) / scale) + np.float32(zero)
     return np.clip(rounded, limits.min, limits.max).astype(zero.dtype)
 
 
-def dequantize(values, scale, zero=np.int8(0)):
+def dequantize(values, scale, zero=SIGNED):
     return ((values.astype(np.int32) - np.int32(zero)).astype(np.float32) * scale).astype(np.float32)
 
 

@@ -7,11 +7,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.convert.graph import GraphView
 from rtmo_deploy.convert.quantize.insert import insert
 from rtmo_deploy.convert.quantize.placement import RULES, candidates, place, role_of, rule_of
 from rtmo_deploy.convert.quantize.ranges import Range
 from rtmo_deploy.convert.quantize.source_model import MacCount, blocks_of, count_macs
+from rtmo_deploy.runtime.onnxruntime_backend import EXACT
 
 CHANNELS = 4
 
@@ -50,10 +52,10 @@ class Net:
         return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-def placed(model, leave=()):
+def placed(model, leave=(), target=Target.TENSORRT):
     view = GraphView(model.graph)
     layers = candidates(view)
-    whole = place(view, layers)
+    whole = place(view, layers, target)
     return view, place(view, [at for at in layers if view.label(at) not in leave], of=whole)
 
 
@@ -209,10 +211,156 @@ def test_giving_a_layer_back_moves_no_scale_of_another():
     assert part.sources[two] == whole.sources[two] == tuple(sorted((one, two)))
 
 
+FUSING = [Target.TENSORRT, Target.OPENVINO]
+
+
+@pytest.mark.parametrize("target", FUSING)
+def test_runtimes_that_fuse_get_no_pair_in_a_silu_and_one_in_a_sum(target):
+    model, names = residual_net()
+    _, placement = placed(model, target=target)
+    assert placement.target is target
+    assert set(placement.edges) == {"input", names["skip"], names["sum"]}
+
+
+def test_onnx_runtime_gets_pairs_around_silu_and_on_both_sides_of_a_sum():
+    model, names = residual_net()
+    view, placement = placed(model, target=Target.ONNXRUNTIME)
+    assert placement.edges.keys() == {"input", *names.values()}
+    at = {node.name: number for number, node in enumerate(view.nodes)}
+    for conv, silu in (("one", "act"), ("two", "act2")):
+        gate, product = at[f"{silu}/Sigmoid"], at[f"{silu}/Mul"]
+        assert placement.edges[names[conv]] == ((gate, 0), (product, 0))
+        assert placement.edges[names[f"{conv} gate"]] == ((product, 1),)
+    assert placement.edges[names["skip"]] == ((at["/two"], 0), (at["/sum"], 1))
+    assert placement.edges[names["branch"]] == ((at["/sum"], 0),)
+    assert placement.edges[names["sum"]] == ((at["/three"], 0),)
+    assert all(placement.sources[name] == (name,) for name in placement.edges)
+
+
+def residual_net():
+    """A block of the backbone, and its tensors."""
+    net = Net()
+    one = net.conv("/one", "input")
+    skip = net.silu("act", one)
+    two = net.conv("/two", skip)
+    branch = net.silu("act2", two)
+    total = net.node("Add", "/sum", branch, skip)
+    names = {"one": one, "one gate": "act/Sigmoid:0", "skip": skip, "two": two, "two gate": "act2/Sigmoid:0"}
+    return net.model(net.conv("/three", total)), names | {"branch": branch, "sum": total}
+
+
+@pytest.mark.parametrize("other", ["Relu", "product", "gate of another"])
+def test_what_is_no_silu_gets_no_pairs_inside(other):
+    net = Net()
+    first = net.conv("/one", "input")
+    second = net.conv("/two", "input")
+    made = {
+        "Relu": lambda: net.node("Relu", "act", first),
+        "product": lambda: net.node("Mul", "act", first, second),
+        "gate of another": lambda: net.node("Mul", "act", first, net.node("Sigmoid", "gate", second)),
+    }[other]()
+    _, placement = placed(net.model(net.conv("/three", made)), target=Target.ONNXRUNTIME)
+    assert placement.edges.keys() == {"input", made}
+
+
+@pytest.mark.parametrize("target", Target)
+def test_silus_that_are_joined_and_enlarged_share_one_scale(target):
+    model, parts, joined = joined_net()
+    _, placement = placed(model, target=target)
+    assert {*parts, *joined} <= placement.edges.keys()
+    sources = {placement.sources[name] for name in (*parts, *joined)}
+    assert sources == {tuple(sorted(parts))}
+    inside = {name for name in placement.edges if "Sigmoid" in name}
+    assert bool(inside) is (target is Target.ONNXRUNTIME)
+    assert all(placement.sources[name] == (name,) for name in inside)
+    # A layer that reverts to FP32 takes no other layer's scale with it, and the target stays.
+    _, part = placed(model, leave={"/last"}, target=target)
+    assert part.target is target
+    assert part.edges.keys() == {"input"}
+
+
+def joined_net():
+    """Two activations, one of them pooled and enlarged, that are joined for a convolution; the parts, what is moved."""
+    net = Net()
+    one, two = (net.silu(name, net.conv(f"/{name}", "input")) for name in ("one", "two"))
+    pool = net.node("MaxPool", "/pool", two, kernel_shape=[2, 2], strides=[2, 2])
+    scales = net.weight("scales", [1, 1, 2, 2])
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    larger = net.node("Resize", "/larger", pool, "", scales, mode="nearest", **how)
+    joined = net.node("Concat", "/join", one, larger, axis=1)
+    return net.model(net.conv("/last", joined, outof=2 * CHANNELS)), (one, two), (pool, larger, joined)
+
+
 def run(model, **feeds):
     ort = pytest.importorskip("onnxruntime")
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    for key, value in EXACT.items():
+        options.add_session_config_entry(key, value)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, feeds)
+
+
+def rounded(values, low, high, target):
+    """Values as 8 bits hold them, in float64."""
+    if target is Target.TENSORRT:
+        scale, zero, least, most = max(-low, high) / 127, 0, -128, 127
+    else:
+        scale = (high - low) / 255
+        zero, least, most = np.rint(-low / scale), 0, 255
+    return (np.clip(np.rint(values / scale) + zero, least, most) - zero) * scale
+
+
+def emulate(model, image, target, ranges, edges):
+    """The float32 graph in NumPy, in float64, with what the edges say rounded, and weights."""
+    known = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in model.graph.initializer}
+    known["input"] = image.astype(np.float64)
+    for at, node in enumerate(model.graph.node):
+        inputs = [
+            rounded(known[name], *ranges[name], target) if (at, slot) in edges.get(name, ()) else known.get(name)
+            for slot, name in enumerate(node.input)
+        ]
+        if node.op_type == "Conv":
+            weight = inputs[1][:, :, 0, 0]
+            scale = np.abs(weight).max(axis=1, keepdims=True) / 127
+            value = np.einsum("oi,bihw->bohw", np.rint(weight / scale) * scale, inputs[0]) + inputs[2][:, None, None]
+        elif node.op_type == "MaxPool":
+            value = inputs[0].reshape(1, CHANNELS, 4, 2, 4, 2).max(axis=(3, 5))
+        elif node.op_type == "Resize":
+            value = inputs[0].repeat(2, axis=2).repeat(2, axis=3)
+        elif node.op_type == "Concat":
+            value = np.concatenate(inputs, axis=1)
+        elif node.op_type == "Sigmoid":
+            value = 1 / (1 + np.exp(-inputs[0]))
+        else:
+            value = inputs[0] * inputs[1] if node.op_type == "Mul" else inputs[0] + inputs[1]
+        known[node.output[0]] = value
+    return known
+
+
+@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize("net", [lambda: residual_net()[0], lambda: joined_net()[0]], ids=["residual", "joined"])
+def test_each_targets_graph_computes_what_its_numbers_say(net, target):
+    model, image = net(), np.random.default_rng(2).normal(size=(1, CHANNELS, 8, 8)).astype(np.float32)
+    _, placement = placed(model, target=target)
+    exact = emulate(model, image, target, {}, {})
+    shared = {name: [exact[one] for one in sources if one in exact] for name, sources in placement.sources.items()}
+    # A tenth is clipped at each end, so that a wrong end shows.
+    ranges = {
+        name: Range(min(0.9 * float(min(map(np.min, values))), 0), max(0.9 * float(max(map(np.max, values))), 0))
+        for name, values in shared.items()
+    }
+    done = insert(model, placement, ranges)
+    onnx.checker.check_model(done, full_check=True)
+    kinds = {np.int8 if target is Target.TENSORRT else np.uint8}
+    zeros = [tensor for tensor in done.graph.initializer if tensor.name.endswith("zero_point") and not tensor.dims]
+    assert {numpy_helper.to_array(tensor).dtype.type for tensor in zeros} == kinds
+    output = model.graph.output[0].name
+    expected = emulate(model, image, target, ranges, placement.edges)[output]
+    found = run(done, input=image)[0]
+    # A value on the border between two steps may fall to either side.
+    assert np.mean(np.abs(found - expected) < 1e-4) > 0.95
+    assert np.abs(expected - exact[output]).max() > 10 * np.median(np.abs(found - expected))
+    assert np.abs(found - expected).max() < 0.1 * np.abs(exact[output]).max()
 
 
 def test_the_graph_computes_what_the_numbers_say():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Parent, Target
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.file_kind import FORMATS, Kind
 from rtmo_deploy.zoo import COCO_17, CROWDPOSE_14
@@ -62,6 +62,7 @@ artifacts = st.builds(
         st.integers(0, 50),
         st.booleans(),
     ),
+    target=st.none() | st.sampled_from(Target),
     variant=st.none() | st.text(),
     versions=st.dictionaries(st.text(), st.text(), max_size=3),
     verified=st.none() | st.dictionaries(st.text(), st.integers() | st.booleans(), max_size=3),
@@ -78,6 +79,20 @@ def test_any_artifact_survives_metadata(artifact):
     metadata = artifact.to_metadata()
     assert all(type(key) is str and type(value) is str for key, value in metadata.items())
     assert Artifact.from_metadata(PATH, metadata) == artifact
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
+def test_a_file_of_an_earlier_release_was_quantised_for_tensorrt(precision):
+    metadata = replace(BARE, precision=precision).to_metadata()
+    assert json.loads(metadata.pop("rtmo_deploy.target")) is None
+    known = Artifact.from_metadata(PATH, metadata)
+    assert known.target is (Target.TENSORRT if precision.startswith("int8") else None)
+    for target in Target:
+        metadata["rtmo_deploy.target"] = json.dumps(target)
+        assert Artifact.from_metadata(PATH, metadata).target is target
+    metadata["rtmo_deploy.target"] = '"coreml"'
+    with pytest.raises(ArtifactError):
+        Artifact.from_metadata(PATH, metadata)
 
 
 def test_values_are_json_and_the_path_is_not_written():

@@ -341,6 +341,7 @@ def compile_model(
         options["INFERENCE_NUM_THREADS"] = threads
     if precision == "fp32":
         options["LP_TRANSFORMS_MODE"] = "NO"  # 8-bit layers stay what they are in the graph: rounding around floats
+        model = _without_8_bit_weights(model)
     try:
         compiled = _core().compile_model(model, "CPU", options)
     except RuntimeError as error:
@@ -358,6 +359,16 @@ def compile_model(
         ) from error
     _audit(model, compiled, precision, where)
     return compiled
+
+
+def _without_8_bit_weights(model: Any) -> Any:
+    """A copy with 8-bit weights multiplied by their scales; some layers would read them in 8 bits in float32 too."""
+    from openvino.passes import ConstantFolding, Manager
+
+    copy, steps = model.clone(), Manager()
+    steps.register_pass(ConstantFolding())
+    steps.run_passes(copy)
+    return copy
 
 
 def _hint(precision: str | None) -> str:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.convert.quantize.judge import Verdict
 from rtmo_deploy.measure import Figures
+from rtmo_deploy.runtime.estimator import read_artifact
 
 pytest.importorskip("onnxruntime")
 
@@ -59,6 +60,23 @@ def test_beside_the_model_and_the_json_document(model, cache):
     assert "measuring" not in again.stderr
     assert "not judged" in again.stdout
     assert "97." in again.stdout or "96." in again.stdout
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+def test_each_target_with_and_without_its_runtime(model, tmp_path, monkeypatch, target):
+    from rtmo_deploy.convert.quantize import judge
+
+    output = tmp_path / "x.onnx"
+    options = (model, "--target", target, "--count", 1, "--max-images", 1, "--threads", 1, "-o", output, "--force")
+    document = json.loads(run(*options, "--json").stdout)
+    assert document["target"] == target
+    assert document["judged_in"].startswith("OpenVINO" if target == "openvino" else "ONNX Runtime")
+    assert isinstance(document["native"], bool)
+    assert read_artifact(output).target == target
+    monkeypatch.setattr(judge, "find_spec", lambda _: None)
+    missing = " ".join(run(*options).stdout.split())
+    assert (f"{target}'s own AP is not measured." in missing) is (target != "onnxruntime" or not document["native"])
+    assert ("OpenVINO is not installed" in missing) is (target == "openvino")
 
 
 def figures(oks, ratio, px):
@@ -118,6 +136,7 @@ def test_a_budget_that_cannot_be_met(model, tmp_path, pretended):
         (("--plot", "x.jpg", "--max-ap-drop", "0.01"), "suffix .png"),
         (("-o", "x.engine"), "suffix .onnx"),
         (("--method", "guess"), "guess"),
+        (("--target", "coreml"), "coreml"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_read(arguments, words, tmp_path, monkeypatch):
@@ -165,6 +184,10 @@ def test_a_calibration_file_that_is_given_is_of_this_model_or_refused(model, tmp
     assert result.exit_code == 0, result.output
     assert "3 images of 'made up'" in result.stdout
     target.unlink()
+    for target_name in ("tensorrt", "onnxruntime"):
+        refused = run(model, "--calib", path, "--no-judge", "-o", target, "--target", target_name)
+        assert refused.exit_code == 4
+        assert f"is for openvino, and the model is quantised for {target_name}" in refused.stderr
     for arguments in (("--method", "mse"), ("--count", 5)):
         refused = run(model, "--calib", path, "--no-judge", "-o", target, *arguments)
         assert refused.exit_code == 2

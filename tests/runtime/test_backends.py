@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure import structured_images
-from rtmo_deploy.runtime.backends import BACKENDS, open_backend, parse_device
+from rtmo_deploy.runtime.backends import BACKENDS, choose_backend, open_backend, parse_device
 from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import open_session
 
@@ -32,6 +34,22 @@ def test_each_artifact_finds_its_backend(artifacts, opened):
         assert backend.device == "cpu"
         assert backend.artifact is artifacts[name]
         assert type(backend).__module__ == next(record.module for record in BACKENDS if record.name == name)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("target", [None, *Target])
+def test_what_was_quantised_for_openvino_runs_there_where_it_is(monkeypatch, target, installed):
+    def find_spec(name):
+        return None if name == "openvino" and not installed else name
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+
+    def chosen(device="cpu", backend=None):
+        return choose_backend(Kind.ONNX, device, backend=backend, target=target).name
+
+    expected = "openvino" if target is Target.OPENVINO and installed else "onnxruntime"
+    assert chosen() == chosen(backend="auto") == expected
+    assert chosen("cuda:0") == chosen(backend="onnxruntime") == "onnxruntime"
 
 
 @pytest.mark.parametrize("shape", [(1, 256, 256), (3, 96, 192), (2, 32, 32)])

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 DEFAULT_METHOD = Method.MSE
 #: Signal-to-noise ratio of a layer that 8 bits leave exactly as it is, in dB.
 NO_NOISE_DB = 200.0
+#: Of the network's input. From 0 to 255, OpenVINO would drop the pair and compute the first layer in float32.
+_PIXELS = Range(0.0, 255.02)
 
 
 def calibrate(
@@ -159,7 +161,7 @@ def ranges_of(
     """
     found: dict[tuple[str, ...], Range] = {}
     if placement.target is not Target.TENSORRT:
-        found = {(name,): Range(0.0, 255.0) for name in pixels}
+        found = {(name,): _PIXELS for name in pixels}
     for sources in placement.sources.values():
         if sources not in found:
             together = Histogram()

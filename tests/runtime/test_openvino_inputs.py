@@ -1,4 +1,4 @@
-"""OpenVINO's backend per kind of input: pixels, batches, sizes, threads; and bfloat16 with its decoding apart."""
+"""OpenVINO's backend per kind of input: batches, sizes, threads; and bfloat16 with its decoding apart."""
 
 from __future__ import annotations
 
@@ -68,18 +68,15 @@ def same(one: Any, two: Any) -> None:
         np.testing.assert_allclose(one[name], two[name], rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("decode", ["onnx", "fixed", "raw"])
-@pytest.mark.parametrize("count", [1, 3])
-def test_pixels_are_computed_as_float32_is(
-    exported: Callable[..., Path], pixels: NDArray[np.uint8], decode: str, count: int
-) -> None:
-    backend = load(read_artifact(exported(decode=decode)), "cpu", 1)
-    assert backend.takes_pixels
-    found = backend(pixels[:count])
-    same(found, backend(to_tensor(list(pixels[:count]))))
-    assert all(len(value) == count for value in found.values())
-    # A view that does not lie row by row.
-    same(found, backend(np.asfortranarray(pixels[:count])))
+def run(backend: Any, pixels: NDArray[np.uint8]) -> Any:
+    """What a backend puts out for letterboxed images."""
+    return backend(to_tensor(list(pixels)))
+
+
+def test_any_layout_in_memory(exported: Callable[..., Path], pixels: NDArray[np.uint8]) -> None:
+    backend = load(read_artifact(exported()), "cpu", 1)
+    tensor = to_tensor(list(pixels[:2]))
+    same(backend(tensor), backend(np.asfortranarray(tensor)))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -87,31 +84,31 @@ def test_a_batch_has_the_rows_of_single_images(
     exported: Callable[..., Path], pixels: NDArray[np.uint8], threads: int
 ) -> None:
     backend = load(read_artifact(exported()), "cpu", threads)
-    single = [backend(image[None]) for image in pixels]
+    single = [run(backend, image[None]) for image in pixels]
     people = [one["dets"].shape[1] for one in single]
     assert people[2] == 0
     assert len(set(people)) > 2
     for count in (1, 2, 5):
-        found = backend(pixels[:count])
+        found = run(backend, pixels[:count])
         assert found["dets"].shape == (count, max(people[:count]), 5)
         assert found["keypoints"].shape == (count, max(people[:count]), 17, 3)
         for index, rows in enumerate(people[:count]):
             same({name: value[index : index + 1, :rows] for name, value in found.items()}, single[index])
             assert not any(value[index, rows:].any() for value in found.values())
-    assert [value.shape[1] for value in backend(pixels[[2, 2]]).values()] == [0, 0]
+    assert [value.shape[1] for value in run(backend, pixels[[2, 2]]).values()] == [0, 0]
 
 
 def test_a_fixed_batch_runs_as_one(exported: Callable[..., Path], pixels: NDArray[np.uint8]) -> None:
     path = exported(decode="fixed", static=True, batch=2, imgsz=(SIDE, SIDE))
     backend = load(read_artifact(path), "cpu", 1)
     alone = load(read_artifact(exported(decode="fixed", imgsz=(SIDE, SIDE))), "cpu", 1)
-    found, first, second = backend(pixels[:2]), alone(pixels[:1]), alone(pixels[1:2])
+    found, first, second = run(backend, pixels[:2]), run(alone, pixels[:1]), run(alone, pixels[1:2])
     same(found, {name: np.concatenate([first[name], second[name]]) for name in found})
-    for wrong in (pixels[:1], pixels[:3], to_tensor(list(pixels[:3])), pixels[:2, :128, :128]):
+    for wrong in (pixels[:1], pixels[:3], pixels[:2, :128, :128]):
         with pytest.raises(ArtifactError, match="does not run on") as caught:
-            backend(wrong)
+            run(backend, wrong)
         assert "\n" not in str(caught.value)
-    same(backend(pixels[:2]), found)
+    same(run(backend, pixels[:2]), found)
 
 
 def test_a_raw_graph_and_its_companion(exported: Callable[..., Path], pixels: NDArray[np.uint8]) -> None:
@@ -129,25 +126,20 @@ def test_sizes_come_and_go(exported: Callable[..., Path], pixels: NDArray[np.uin
     backend = load(read_artifact(path), "cpu", 1)
     path.unlink()  # what is compiled later is what was opened
     sizes = [(SIDE, SIDE), (64, 96), (96, 64), (128, 128), (32, 32), (160, 96)]
-    first = {size: backend(pixels[:1, : size[0], : size[1]]) for size in sizes}
+    first = {size: run(backend, pixels[:1, : size[0], : size[1]]) for size in sizes}
     assert len(backend._compiled) == openvino_backend._SIZES < len(sizes)
     for size in [*reversed(sizes), *sizes]:
-        same(backend(pixels[:1, : size[0], : size[1]]), first[size])
+        same(run(backend, pixels[:1, : size[0], : size[1]]), first[size])
         assert len(backend._compiled) <= openvino_backend._SIZES
     # The latest stays when another size comes: nothing is compiled twice in a row.
     kept = backend._compiled[next(reversed(backend._compiled))]
-    backend(pixels[:1, : sizes[-1][0], : sizes[-1][1]])
+    run(backend, pixels[:1, : sizes[-1][0], : sizes[-1][1]])
     assert backend._compiled[next(reversed(backend._compiled))] is kept
 
 
 def test_threads_that_call_at_once(exported: Callable[..., Path], pixels: NDArray[np.uint8]) -> None:
     backend = load(read_artifact(exported()), "cpu", 2)
-    inputs: list[Any] = [
-        pixels[:1],
-        pixels[:3],
-        to_tensor(list(pixels[3:])),
-        pixels[4:, :128, :96],
-    ]
+    inputs = [to_tensor(list(one)) for one in (pixels[:1], pixels[:3], pixels[3:], pixels[4:, :128, :96])]
     expected = [backend(images) for images in inputs]
     with ThreadPoolExecutor(4) as pool:
         for found in [pool.submit(lambda: [backend(images) for images in inputs]) for _ in range(4)]:
@@ -167,31 +159,28 @@ def test_a_closed_model(exported: Callable[..., Path], pixels: NDArray[np.uint8]
 def test_a_graph_that_refuses_the_size(exported: Callable[..., Path], pixels: NDArray[np.uint8], batch: int) -> None:
     path = exported(static=True, imgsz=(SIDE, SIDE), batch=1)
     backend = load(read_artifact(path), "cpu", 1)
-    small = pixels[:batch, :128, :128]
-    for images in (small, to_tensor(list(small))):
-        with pytest.raises(ArtifactError, match="does not run on") as caught:
-            backend(images)
-        assert caught.value.where == str(path)
-        assert "\n" not in str(caught.value)
-    assert backend(pixels[:1])["dets"].shape[1] > 0
+    with pytest.raises(ArtifactError, match="does not run on") as caught:
+        run(backend, pixels[:batch, :128, :128])
+    assert caught.value.where == str(path)
+    assert "\n" not in str(caught.value)
+    assert run(backend, pixels[:1])["dets"].shape[1] > 0
 
 
 @pytest.mark.parametrize(
     "images",
     [
         np.zeros((1, 3, 128, 128), np.uint8),
-        np.zeros((1, 128, 128, 4), np.uint8),
-        np.zeros((1, 128, 100, 3), np.uint8),
-        np.zeros((128, 128, 3), np.uint8),
-        np.zeros((0, 128, 128, 3), np.uint8),
-        np.zeros((1, 0, 128, 3), np.uint8),
-        np.zeros((1, 128, 128, 3), np.int8),
+        np.zeros((1, 3, 128, 128), np.float64),
+        np.zeros((1, 4, 128, 128), np.float32),
+        np.zeros((1, 3, 128, 100), np.float32),
+        np.zeros((3, 128, 128), np.float32),
+        np.zeros((0, 3, 128, 128), np.float32),
+        np.zeros((1, 3, 0, 128), np.float32),
         np.zeros((1, 128, 128, 3), np.float32),
-        np.zeros((1, 128, 128, 3), np.uint16),
     ],
     ids=lambda value: f"{value.dtype}-{value.shape}",
 )
-def test_wrong_pixels_are_refused(exported: Callable[..., Path], images: NDArray[Any]) -> None:
+def test_wrong_input_is_refused(exported: Callable[..., Path], images: NDArray[Any]) -> None:
     backend = load(read_artifact(exported()), "cpu", 1)
     with pytest.raises(ArtifactError, match="does not run on"):
         backend(images)
@@ -203,7 +192,7 @@ def has_bf16() -> bool:
 
 def people_of(path: Path, pixels: NDArray[np.uint8], precision: str | None) -> tuple[list[Any], Any]:
     backend = load(read_artifact(path), "cpu", 1, precision)
-    return outputs_to_poses(backend(pixels), (SIDE, SIDE), backend.artifact), backend
+    return outputs_to_poses(run(backend, pixels), (SIDE, SIDE), backend.artifact), backend
 
 
 def test_bfloat16_decodes_in_float32(
@@ -216,7 +205,6 @@ def test_bfloat16_decodes_in_float32(
     assert set(backend.layers) == {"bf16", "fp32"}
     assert backend.precision == "bf16+fp32"
     assert backend.layers["bf16"] > 50
-    same(backend(pixels), backend(to_tensor(list(pixels))))
     monkeypatch.setattr(openvino_backend, "_apart", lambda model: [model])
     whole, _ = people_of(exported(), pixels, "bf16")
     near, far = (compare_people(exact, found) for found in (apart, whole))

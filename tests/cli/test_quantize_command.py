@@ -68,8 +68,10 @@ def test_each_target_with_and_without_its_runtime(model, tmp_path, monkeypatch, 
 
     output = tmp_path / "x.onnx"
     options = (model, "--target", target, "--count", 1, "--max-images", 1, "--threads", 1, "-o", output, "--force")
-    document = json.loads(run(*options, "--json").stdout)
+    first = run(*options, "--json")
+    document = json.loads(first.stdout)
     assert document["target"] == target
+    assert "was quantised for" not in first.stderr  # of the file that is judged: judged_in says it
     assert document["judged_in"].startswith("OpenVINO" if target == "openvino" else "ONNX Runtime")
     assert isinstance(document["native"], bool)
     assert read_artifact(output).target == target

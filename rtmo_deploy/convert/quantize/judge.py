@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rtmo_deploy.artifact import Target, read_companion, write_companion
+from rtmo_deploy.artifact import MODEL_LOG, Target, read_companion, write_companion
 from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.convert.step import write_metadata
 from rtmo_deploy.errors import ModelError, UsageError
@@ -104,6 +104,7 @@ class Judge:
             write_metadata(marked, replace(self.artifact, path=path, precision="int8", target=self._target))
             path.write_bytes(marked.SerializeToString())
             write_companion(self.artifact, read_companion(self.artifact), path)
+            MODEL_LOG.addFilter(_silent)  # the float32 model's notes are said, and ``how`` says what is emulated
             try:
                 people = self._people(path, "judging the INT8 model", progress)
             except ModelError as error:
@@ -112,6 +113,8 @@ class Judge:
                     remedy="Calibrate with other images or another --method.",
                     where=self.artifact.path,
                 ) from error
+            finally:
+                MODEL_LOG.removeFilter(_silent)
         return self._verdict(people)
 
     def _people(self, path: Path, what: str, progress: Callable[[str], None]) -> list[Poses]:
@@ -145,6 +148,10 @@ class Judge:
             report = judge(self._truth, detections, self.artifact.skeleton, sigmas=sigmas_of(self.artifact.skeleton))
             ap = report.metrics["AP"]
         return Verdict(ap, compare_people(self._reference, people, boxes=False))
+
+
+def _silent(_: object) -> bool:
+    return False
 
 
 def _judged_in(target: Target) -> tuple[str, bool]:

@@ -169,7 +169,7 @@ def failures(checks: Iterable[Check]) -> list[str]:
 #: Of a conversion that keeps float32. Float noise of the reference itself, measured against float64, is 1e-3 to 5e-3 px
 #: on keypoints.
 EXACT: Final = Bounds(keypoint_max_px=0.05, box_px=0.05, score=1e-4, keypoint_score=1e-4, in_order=True, tensor=1e-3)
-#: Where one side rounds and the other does not, or rounds elsewhere: 16-bit weights, 8 and 16 bit graphs in OpenVINO.
+#: Where one side rounds and the other does not, or rounds elsewhere: 16-bit weights, 16-bit graphs in OpenVINO.
 #: It is there to find a broken graph; what a precision costs in accuracy is for ``rtmo-deploy eval`` to tell.
 ROUNDED: Final = Bounds(
     keypoint_max_px=8.0,

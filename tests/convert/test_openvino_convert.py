@@ -18,6 +18,7 @@ from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityErro
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import compare_people, structured_images
+from rtmo_deploy.measure.bounds import CASTS
 from rtmo_deploy.runtime.decode import open_coordinates, outputs_to_poses
 from rtmo_deploy.runtime.onnx_file import onnx_artifact
 from rtmo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, open_session, run_session
@@ -243,7 +244,7 @@ def test_a_quantised_model(exported, tmp_path):
     result = convert_openvino(source, tmp_path / "int8.xml")
     assert result.artifact.precision == "int8"
     assert all(case.people.matched >= 5 for case in result.verification.cases)
-    assert result.verification.bounds.keypoint_max_px == 8.0
+    assert result.verification.bounds == CASTS["int8+fp16"]
     read = openvino_artifact(result.artifact.path)
     emulated = load(read, "cpu", 1, "fp32")
     assert "int8" not in emulated.layers

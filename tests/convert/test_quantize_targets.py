@@ -16,6 +16,7 @@ pytest.importorskip("onnxruntime")
 
 from rtmo_deploy.artifact import Target
 from rtmo_deploy.convert import export_onnx
+from rtmo_deploy.convert.openvino import convert_openvino
 from rtmo_deploy.convert.quantize import Judge, calibrate, judge, open_source, quantize_onnx
 from rtmo_deploy.data.calibration import open_set
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
@@ -154,6 +155,21 @@ def test_openvino_runs_its_own_in_8_bits_or_refuses(made: Callable[[Target], Mad
     # The first one too, though it reads pixels, which are 8-bit numbers without a scale.
     assert openvino_backend.load(artifact, "cpu", 1).layers["int8"] == made(Target.OPENVINO).result.layers
     assert set(openvino_backend.load(artifact, "cpu", 1, "fp32").layers) == {"fp32"}
+
+
+@needs_openvino
+@pytest.mark.parametrize("target", Target)
+def test_converted_to_openvino_it_stays_for_its_runtime(
+    target: Target, made: Callable[[Target], Made], tmp_path: Path, openvino_compiles: None
+) -> None:
+    output = tmp_path / "n.xml"
+    convert_openvino(made(target).path, output)
+    artifact = read_artifact(output)
+    assert (artifact.precision, artifact.target) == ("int8", target)
+    if target is not Target.OPENVINO:
+        assert set(openvino_backend.load(artifact, "cpu", 1).layers) == {"fp32"}
+    elif not openvino_backend.saturates():
+        assert openvino_backend.load(artifact, "cpu", 1).layers["int8"] == made(target).result.layers
 
 
 #: Judges in a process of its own, on the CPU that ONEDNN_MAX_CPU_ISA makes of this one.

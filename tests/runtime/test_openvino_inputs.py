@@ -236,14 +236,14 @@ def test_graphs_with_other_names_run_in_bfloat16_as_one(
 
 def joined(path: Path, kind: type[np.signedinteger[Any] | np.unsignedinteger[Any]]) -> Path:
     """Two 8-bit convolutions whose outputs get a pair each, then a Concat, a pair and a third one."""
-    rng, zero = np.random.default_rng(1), 0 if kind is np.int8 else 14
+    rng, zero = np.random.default_rng(1), 0 if kind is np.int8 else 6
     weights: dict[str, Any] = {
         "scale": np.float32(255 / 127 if kind is np.int8 else 1.0001),
         "zero": kind(0),
-        "mid_scale": np.float32(2.0),
+        "mid_scale": np.float32(0.05),
         "mid_zero": kind(zero),
         "zeros": np.zeros(16, np.int8),
-        "scales": rng.uniform(2e-4, 3e-4, 16).astype(np.float32),
+        "scales": rng.uniform(2e-5, 3e-5, 16).astype(np.float32),
         # Narrow: they do not saturate on any CPU.
         **{
             f"w{n}": rng.integers(-64, 65, (16, channels, 3, 3)).astype(np.int8)
@@ -286,9 +286,9 @@ def joined(path: Path, kind: type[np.signedinteger[Any] | np.unsignedinteger[Any
 def test_8_bit_concatenation(kind: Any, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
     """Unsigned pairs in front of a Concat come out as written.
 
-    In whole networks signed ones do not with OpenVINO 2026.4: values come out rounded to multiples of 32 steps, and a
-    symmetric sample model finds people with an OKS of 0.93 of those that its graph says (unsigned 0.998). This small
-    graph does not show it. So files for other runtimes are emulated, and OpenVINO's own are unsigned.
+    Signed ones do not with OpenVINO 2026.4: values are rounded to whole numbers, as with a scale of 1. In a network
+    whose scales are some hundredths that leaves three bits. So files for other runtimes are emulated, and OpenVINO's
+    own are unsigned.
     """
     path = joined(tmp_path / "joined.onnx", kind)
     images = to_tensor(list(pixels[:2, :64, :64]))
@@ -305,5 +305,5 @@ def test_8_bit_concatenation(kind: Any, tmp_path: Path, pixels: NDArray[np.uint8
 
     assert snr_db("fp32") > 40
     found = snr_db(None)
-    print(f"{kind.__name__}: {found:.1f} dB")
+    print(f"{kind.__name__}: {found:.1f} dB; signed pairs had 5.4 dB with OpenVINO 2026.4")
     assert kind is np.int8 or found > 40

@@ -162,6 +162,7 @@ def _exported(artifact: Artifact) -> dict[str, Any]:
         "dynamic_hw": artifact.input.dynamic_hw,
         "letterbox": artifact.input.placement,
         "precision": artifact.precision,
+        "target": artifact.target,
         "companion": artifact.companion.name if artifact.companion else None,
         "parents": [vars(parent) for parent in artifact.parents],
         "versions": dict(artifact.versions),

@@ -106,7 +106,8 @@ class OnnxRuntimeBackend:
         if self.emulated:
             if artifact.target is not Target.ONNXRUNTIME:
                 artifact.log_emulation("ONNX Runtime")
-            _log.info("%s: INT8 is computed in float32, rounded as in 8 bits.", artifact.path)
+            else:
+                _log.info("%s: INT8 is computed in float32, rounded as in 8 bits.", artifact.path)
         self._session = open_session(artifact.path, device=device, threads=threads, where=artifact.path, config=config)
         self.facts = {"providers": list(self._session.get_providers()), "threads": threads, "config": config}
         # Calls of several threads hinder each other where one alone keeps all cores busy.

@@ -366,8 +366,8 @@ def test_rtmo_s_is_a_small_graph_that_decodes_survivors_only(
     path = tmp_path / "s.onnx"
     result = export_onnx(as_checkpoint(network.eval()), path, verify=False)
     nodes = list(onnx.load(path).graph.node)
-    # 60 % of what is left of MMDeploy's graph after onnxsim, 673.
-    assert result.nodes == len(nodes) <= 405
+    # 64 % of what is left of MMDeploy's graph after onnxsim, 673.
+    assert result.nodes == len(nodes) <= 426
     order = [node.op_type for node in nodes]
     suppression = order.index("NonMaxSuppression")
     names = [node.name for node in nodes]

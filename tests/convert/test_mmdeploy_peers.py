@@ -102,7 +102,7 @@ def test_fewer_nodes(peers: Peers) -> None:
         simplified = onnxsim.simplify(onnx.load(peers.theirs))[0]
     theirs = len(simplified.graph.node)
     assert theirs > 500
-    assert peers.nodes <= 0.61 * theirs
+    assert peers.nodes <= 0.64 * theirs
 
 
 @pytest.mark.slow

@@ -170,7 +170,8 @@ def assert_trained_as_one(tmp_path, folder, values):
     for number, state in one["optimizer"]["state"].items():
         mine, theirs = two["optimizer"]["state"][number]["exp_avg"], state["exp_avg"]
         if theirs.norm() > 1e-8:  # the rest is rounding: biases that a norm takes away
-            assert (mine - theirs).norm() < 0.06 * theirs.norm(), number
+            # Rounding differs between CPUs; small ones hold most of it.
+            assert (mine - theirs).norm() < 0.06 * theirs.norm() + 1e-7, number
             compared += 1
     assert compared > 200
     assert (folder / "final.pth").is_file()

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 NARROW = 64
 #: Sizes of input that a model is kept compiled for.
 _SIZES = 4
+#: Most images that are computed side by side; more hold memory and gain nothing where a batch has eight.
+_STREAMS = 8
 #: Layers that hold the arithmetic.
 _HEAVY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 _NAMES = {"u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -176,11 +178,13 @@ class OpenvinoBackend:
     def _for(self, size: tuple[int, ...], *, several: bool = False) -> _Compiled:
         """The model for one size of input ``(B, H, W)``; the least recently used of more than ``_SIZES`` are dropped.
 
-        ``several`` runs a request on each thread instead of one on all.
+        ``several`` runs up to ``_STREAMS`` requests on their shares of the threads instead of one on all.
         """
         key = (*size, several)
         if key not in self._compiled:
-            self._compiled[key] = _Compiled(self._model, size, streams=self.threads if several else 1, **self._how)
+            self._compiled[key] = _Compiled(
+                self._model, size, streams=min(self.threads, _STREAMS) if several else 1, **self._how
+            )
             if len(self._compiled) > _SIZES:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)

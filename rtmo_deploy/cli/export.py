@@ -241,9 +241,15 @@ def _print(
 def _print_parity(report: VerificationReport) -> None:
     """Print what was compared, one row an input."""
     bounds = report.bounds
-    caption = (
-        f"Bounds: {bounds.keypoint_max_px:g} px, scores {bounds.score:g}, tensors {bounds.tensor:g} of their size."
-    )
+    limits = {
+        "keypoints {:g} px on average": bounds.keypoint_mean_px,
+        "{:g} px": bounds.keypoint_max_px,
+        "scores {:g}": bounds.score,
+        "of keypoints {:g}": None if bounds.keypoint_score == bounds.score else bounds.keypoint_score,
+        "tensors {:g} of their size": bounds.tensor,
+        "{:.0%} of people unmatched": bounds.unmatched or None,
+    }
+    caption = f"Bounds: {', '.join(form.format(value) for form, value in limits.items() if value is not None)}."
     headings = ["input", "people", "missed", "extra", "box px", "keypoint px", "score", "tensors"]
     rounding = any(case.noise_px is not None for case in report.cases)
     if rounding:

@@ -113,6 +113,9 @@ class OpenvinoBackend:
             ``layers``), quantised ones in 8 bits. ``bf16``: floats in bfloat16, the decoding in float32. ``fp32``: as
             None, but what is quantised is rounded in the same way and computed in float32, and therefore not faster.
 
+    Raises:
+        UsageError: ``bf16`` for a model that was quantised for another runtime, or a precision that is not known.
+
     Attributes:
         threads: Threads it really uses.
         layers: How many convolutions and matrix products run in which precision, as OpenVINO reports them.
@@ -130,7 +133,13 @@ class OpenvinoBackend:
         if artifact.kind not in {Kind.ONNX, Kind.OPENVINO}:
             raise UsageError(f"OpenVINO does not run an artifact of kind {artifact.kind}.", where=artifact.path)
         require_no_plugin(artifact)
-        if precision is None and artifact.target not in {None, Target.OPENVINO}:
+        if precision != "fp32" and artifact.target not in {None, Target.OPENVINO}:
+            if precision is not None:
+                raise UsageError(
+                    f"It was quantised for {artifact.target}; OpenVINO has no {precision} around those 8 bits.",
+                    remedy="Leave the precision away (float32, rounded as in 8 bits), or 'quantize --target openvino'.",
+                    where=artifact.path,
+                )
             artifact.log_emulation("OpenVINO")
             precision = "fp32"
         self._model = parse_model(str(artifact.path), where=artifact.path)
@@ -293,6 +302,8 @@ def _together(found: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, N
 #: What :func:`rtmo_deploy.runtime.backends.open_backend` calls.
 load = OpenvinoBackend
 
+_STARTING = threading.Lock()
+
 
 def import_openvino(purpose: str) -> ModuleType:
     """The package, or MissingDependencyError."""
@@ -304,9 +315,21 @@ def import_openvino(purpose: str) -> ModuleType:
     return package
 
 
-@lru_cache(maxsize=1)
 def _core() -> Any:
-    return import_openvino("Running a model").Core()
+    with _STARTING:
+        return _started()
+
+
+@lru_cache(maxsize=1)
+def _started() -> Any:
+    """OpenVINO's core, after a first inference: its Python bindings deadlock if two threads make a process's first."""
+    ov = import_openvino("Running a model")
+    from openvino import opset13 as ops
+
+    core, source = ov.Core(), ops.parameter([1], np.float32)
+    compiled = core.compile_model(ov.Model([ops.relu(source)], [source], "first"), "CPU", {"INFERENCE_NUM_THREADS": 1})
+    compiled.create_infer_request().infer({0: np.zeros(1, np.float32)}, share_inputs=True, share_outputs=True)
+    return core
 
 
 def require_no_plugin(artifact: Artifact) -> None:

@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 
 from rtmo_deploy.artifact import Artifact
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.export import _print_parity
+from rtmo_deploy.measure.bounds import CASTS, EXACT, ROUNDED
+from rtmo_deploy.measure.verify import VerificationReport
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.zoo import VARIANTS
 
@@ -269,3 +272,19 @@ def test_without_onnx_runtime(checkpoint_n, tmp_path, monkeypatch):
     assert "pip install 'rtmo-deploy[cpu]'" in result.stderr
     assert "tracing" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        (EXACT, "0.05 px, scores 0.0001, tensors 0.001 of their size."),
+        (ROUNDED, "8 px, scores 0.02, tensors 0.05 of their size, 5% of people unmatched."),
+        (
+            CASTS["int8+fp16"],
+            "keypoints 25 px on average, 200 px, scores 0.15, of keypoints 1, 40% of people unmatched.",
+        ),
+    ],
+)
+def test_the_bounds_of_every_conversion_are_printed(bounds, said, capsys):
+    _print_parity(VerificationReport("ONNX Runtime", (), bounds, ()))
+    assert f"Bounds: {said}" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract
+from rtmo_deploy.artifact import Artifact, DecodeContract, DecodeMode, InputContract, Target
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.measure import compare_people, structured_images
@@ -159,6 +160,44 @@ def test_a_quantised_graph_can_be_emulated_in_float32(tmp_path):
     backend = load(little_artifact(path, precision="int8"), "cpu", 1, "fp32")
     assert (backend.precision, dict(backend.layers)) == ("fp32", {"fp32": 2})
     assert difference(path, backend) < 1e-3
+
+
+@pytest.mark.parametrize("target", [Target.TENSORRT, Target.ONNXRUNTIME])
+def test_bf16_of_what_was_quantised_for_another_runtime_is_refused(tmp_path, target):
+    path = quantised(tmp_path / "narrow.onnx", 64)
+    artifact = replace(little_artifact(path, precision="int8"), target=target)
+    with pytest.raises(UsageError, match=f"quantised for {target}; OpenVINO has no bf16 around those 8 bits"):
+        load(artifact, "cpu", 1, "bf16")
+    assert load(artifact, "cpu", 1).precision == load(artifact, "cpu", 1, "fp32").precision == "fp32"
+
+
+FIRST_CALLS = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from rtmo_deploy.runtime.openvino_backend import load
+from test_openvino_backend import little_artifact
+
+backends = [load(little_artifact(Path(sys.argv[1])), "cpu", 1) for _ in range(4)]
+sys.setswitchinterval(1e-6)
+barrier = threading.Barrier(4)
+
+def call(backend):
+    barrier.wait()
+    backend(np.zeros((1, 3, 32, 32), np.float32))
+
+threads = [threading.Thread(target=call, args=(one,)) for one in backends]
+for act in (threading.Thread.start, threading.Thread.join):
+    for one in threads:
+        act(one)
+"""
+
+
+def test_the_first_calls_of_a_process_may_come_from_several_threads(little):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    for _ in range(3):
+        command = [sys.executable, "-c", FIRST_CALLS, str(little.path)]
+        subprocess.run(command, env=environment, check=True, timeout=120)
 
 
 def test_where_8_bits_saturate_they_are_refused(tmp_path, monkeypatch):

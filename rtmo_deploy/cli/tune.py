@@ -51,7 +51,7 @@ def tune(
         stderr().print(f"Note: {note}")
     if decision.chosen is None:
         raise ArtifactError(
-            "Nothing was accepted: no candidate finds the same people as the reference.",
+            "Nothing was accepted: no candidate runs here and finds the same people as the reference.",
             remedy="Look at the reasons in the table.",
             where=path,
         )

@@ -97,6 +97,7 @@ def test_an_onnx_model(onnx_n, checkpoint_n):
         "dynamic_hw": True,
         "letterbox": "center",
         "precision": "fp32",
+        "target": None,
         "companion": None,
         "parents": [{"name": "n.pth", "sha256": hashlib.sha256(checkpoint_n.read_bytes()).hexdigest()}],
         "verified": None,

@@ -71,9 +71,9 @@ class Comparison:
         """Why it is not accepted in this precision; empty if it is. What is not a number passes no bound."""
         bound = bound_of(precision)
         if precision != "fp32" and self.people < LEAST_PEOPLE:
-            return f"the samples show {self.people or 'nobody'}, too few to judge it by; give --images"
+            return f"the samples show {self.people or 'nobody'}, too few to judge it by; give --images with people"
         if not self.people:
-            return "the samples show nobody to judge it by; give --images"
+            return "the samples show nobody to judge it by; give --images with people"
         if self.missed + self.extra > UNMATCHED * self.people:
             return f"{self.missed} missed and {self.extra} extra of {self.people} people, more than {UNMATCHED:.0%}"
         if self.oks is None or self.shift_px is None or self.distance_px is None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Interrupts:
     """Within the block, both signals raise KeyboardInterrupt, but not before the end of a :meth:`held` block.
 
-    The second signal waits for nothing.
+    The second signal waits for nothing. A KeyboardInterrupt that leaves the block is SystemExit 143 if SIGTERM came.
     """
 
     def __init__(self) -> None:
@@ -27,9 +27,11 @@ class Interrupts:
             self._before = {one: signal.signal(one, self._take) for one in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for one, handler in self._before.items():
             signal.signal(one, handler)
+        if kind is KeyboardInterrupt and self.number == signal.SIGTERM:
+            raise SystemExit(128 + self.number)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -95,6 +95,7 @@ def _show(path: Path, decision: Decision) -> None:
             "input": f"{height}x{width}, one image",
             "samples": str(facts.get("images")),
             "reference": str(facts.get("reference")),
+            "measured": str(facts.get("measured")),
         }
     )
 

@@ -22,6 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.interrupt import Interrupts
 from rtmo_deploy.cli.tally import Tally
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.media.frame import Event
@@ -321,6 +322,13 @@ def test_a_window_that_is_closed_ends_the_run(onnx_n: Path, walk: Path, monkeypa
     assert result.exit_code == 0, result.output
     assert shown == [str(walk)] * 3
     assert "3 frames" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_while_the_model_opens(number, ended):
+    with pytest.raises(ended) as caught, Interrupts():
+        signal.raise_signal(number)
+    assert ended is KeyboardInterrupt or caught.value.code == 143
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -51,6 +51,7 @@ def test_it_measures_and_the_others_take_it(
     shown = call("tune", model, *SIZE, "--images", samples).stdout
     assert "chosen" in shown
     assert "2 images" in shown
+    assert document["measured"] in shown
     chosen = document["chosen"]
     result = call("predict", model, pictures[0], *SIZE, "--precision", "auto", "--json")
     assert json.loads(result.stdout)["backend"] == chosen["backend"]

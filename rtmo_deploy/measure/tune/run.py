@@ -9,6 +9,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -254,10 +255,10 @@ def _measure(
         notes = _time([one for one in seats if one is not None], options, progress)
     load = watch.load()
     notes += warnings_of(machine, load, "cpu")
-    threads = options.threads
+    threads, when = options.threads, datetime.now(UTC).isoformat(timespec="seconds")
     measured = tuple(trial if one is None else one.trial for trial, one in zip(trials, seats, strict=True))
     facts = {"reference": f"{first} ({first.file})", "cores": machine.cores, "threads": threads, "load": load}
-    return measured, {**facts, "notes": notes}
+    return measured, {**facts, "measured": when, "notes": notes}
 
 
 def _finding(

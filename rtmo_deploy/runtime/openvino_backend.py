@@ -114,6 +114,7 @@ class OpenvinoBackend:
             None, but what is quantised is rounded in the same way and computed in float32, and therefore not faster.
 
     Raises:
+        ArtifactError: OpenVINO does not take the graph, or is known to compute it wrongly.
         UsageError: ``bf16`` for a model that was quantised for another runtime, or a precision that is not known.
 
     Attributes:
@@ -133,6 +134,12 @@ class OpenvinoBackend:
         if artifact.kind not in {Kind.ONNX, Kind.OPENVINO}:
             raise UsageError(f"OpenVINO does not run an artifact of kind {artifact.kind}.", where=artifact.path)
         require_no_plugin(artifact)
+        if artifact.precision == "int8+bf16":
+            raise ArtifactError(
+                "OpenVINO computes 8 bits wrongly in a graph whose other numbers are BF16.",
+                remedy="Open the INT8 model that it was cast from, in OpenVINO with precision bf16.",
+                where=artifact.path,
+            )
         if precision != "fp32" and artifact.target not in {None, Target.OPENVINO}:
             if precision is not None:
                 raise UsageError(

@@ -171,6 +171,13 @@ def test_bf16_of_what_was_quantised_for_another_runtime_is_refused(tmp_path, tar
     assert load(artifact, "cpu", 1).precision == load(artifact, "cpu", 1, "fp32").precision == "fp32"
 
 
+def test_8_bits_in_a_bf16_graph_are_refused(tmp_path):
+    path = quantised(tmp_path / "narrow.onnx", 64)
+    with pytest.raises(ArtifactError, match="computes 8 bits wrongly") as caught:
+        load(little_artifact(path, precision="int8+bf16"), "cpu", 1)
+    assert "precision bf16" in caught.value.remedy
+
+
 FIRST_CALLS = """
 import sys, threading
 from pathlib import Path

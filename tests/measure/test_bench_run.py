@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from bench_results import ARTIFACT
+from bench_results import ARTIFACT, entry, opened
 
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.measure.bench import BenchOptions, Case, Contender, Protocol, Spinning, run
 from rtmo_deploy.measure.bench.interference import Interference
 from rtmo_deploy.measure.bench.options import parse_counts, parse_share, unique_labels
 from rtmo_deploy.measure.bench.plan import ImageSet
+from rtmo_deploy.measure.bench.run import _notes
 from rtmo_deploy.plain import plain
 
 ARTIFACTS = {"A": {**ARTIFACT, "kind": "checkpoint"}, "B": ARTIFACT}
@@ -260,3 +261,14 @@ def test_without_a_model_nothing_starts():
 
 def test_labels_are_unique():
     assert unique_labels(["a", "b", "a", "a"]) == ["a", "b", "a #2", "a #3"]
+
+
+def test_8_bits_of_another_runtime_are_told():
+    case = Case()
+    own, other = (
+        entry(opened(f"{target}.onnx", precision="int8", target=target), case, [[5.0]])
+        for target in ("onnxruntime", "tensorrt")
+    )
+    notes = _notes([own, other], [], BenchOptions(models=()))
+    assert "tensorrt.onnx was quantised for tensorrt: its 8 bits are computed in float32." in notes
+    assert not any(note.startswith("onnxruntime.onnx") for note in notes)

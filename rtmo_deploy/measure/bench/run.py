@@ -203,6 +203,12 @@ def _device_used(device: str) -> int | None:
     return None if gpu is None else gpu.memory_used
 
 
+def _is_emulated(entry: Entry) -> bool:
+    artifact, facts = entry.opened.artifact, entry.opened.facts
+    on_cpu = facts["backend"] in {"onnxruntime", "openvino"} and facts["device"] == "cpu"
+    return on_cpu and artifact.get("target") not in {None, facts["backend"]}
+
+
 def _notes(entries: Sequence[Entry], sets: Sequence[ImageSet], options: BenchOptions) -> list[str]:
     few = [one for one in sets if options.images is None and len(one.paths) < options.pictures]
     notes = [f"Only {len(one.paths)} images with {one.people} people could be made." for one in few]
@@ -221,6 +227,10 @@ def _notes(entries: Sequence[Entry], sets: Sequence[ImageSet], options: BenchOpt
                 f"The machine was busy ({case}): {'; '.join(reasons)}. The times are those of a busy machine, and no "
                 "ratio is given. Measure again when nothing else runs."
             )
+    told = {one.label: one.opened.artifact["target"] for one in entries if _is_emulated(one)}
+    notes += [
+        f"{name} was quantised for {runtime}: its 8 bits are computed in float32." for name, runtime in told.items()
+    ]
     if any(entry.interference.others is None for entry in entries):
         notes.append(
             "What other processes used was not measured: the system does not tell, or the turns were too short. Only a "

@@ -37,8 +37,6 @@ TIE: Final = 0.03
 _RANKS: Final = ("fp32", "fp16", "bf16", "int8")
 #: Packages whose versions decide how fast and how right a runtime is.
 _PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino")
-#: Variables that hide part of a CPU from OpenVINO.
-_VARIABLES: Final = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _MAX_BYTES, _MAX_MODEL = 2**20, 2**31 - 1
 
 
@@ -224,6 +222,7 @@ def key_of(artifact: Artifact, *, threads: int | None, input_hw: tuple[int, int]
     """What a decision depends on besides the sample images, JSON-ready; ``int8`` is each INT8 file by name."""
     from rtmo_deploy.runtime.onnx_check import external_files
     from rtmo_deploy.runtime.onnx_file import read_graph
+    from rtmo_deploy.runtime.openvino_backend import ISA_LIMITS
 
     cpu, flags = read_cpu()
     sha256 = sha256_of(artifact.path)
@@ -237,7 +236,7 @@ def key_of(artifact: Artifact, *, threads: int | None, input_hw: tuple[int, int]
         "cpu": cpu,
         "flags": list(flags),
         "cores": usable_cores(),
-        "limits": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "limits": {name: os.environ[name] for name in ISA_LIMITS if name in os.environ},
         "versions": made_with(*_PACKAGES),
         "threads": threads,
         "input_hw": list(input_hw or (artifact.input.height, artifact.input.width)),

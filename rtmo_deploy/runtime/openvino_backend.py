@@ -85,7 +85,7 @@ def saturates() -> bool:
     result = ops.convolution(quantised, scaled, [1, 1], [0, 0], [0, 0], [1, 1])
     model = ov.Model([result], [source], "saturation")
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = ov.Core().compile_model(model, "CPU", options)
+    compiled = _core().compile_model(model, "CPU", options)
     found = compiled(np.full((1, channels, 1, 8), largest, np.float32))[0]
     return not np.allclose(found, channels * largest * weight, rtol=1e-3)
 
@@ -93,7 +93,7 @@ def saturates() -> bool:
 #: OpenVINO's names of what may be asked for.
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 #: Variables that hide part of a CPU from OpenVINO.
-_ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 #: Words in their values that leave it bfloat16.
 _WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10", "AVX2_VNNI_2", "ALL", "DEFAULT")
 
@@ -270,7 +270,10 @@ def _sized(model: Any, size: tuple[int, ...]) -> Any:
 
 
 def _apart(model: Any) -> list[Any]:
-    """Network and decoding of a model of this project as two, of which the second reads the first's only output."""
+    """Network and decoding of a model of this project as two, of which the second reads the first's only output.
+
+    The model itself becomes the second; one that cannot be taken apart is left as it is.
+    """
     import openvino as ov
     from openvino import opset13 as ops
 
@@ -282,15 +285,15 @@ def _apart(model: Any) -> list[Any]:
         nodes = [node for node in of.get_ordered_ops() if node.get_friendly_name().startswith("/head/")]
         return [one for node in nodes for one in node.outputs() if any(map(decoding, one.get_target_inputs()))]
 
-    first, second = model.clone(), model.clone()
-    if len(maps(second)) != 1 or maps(second)[0].get_partial_shape().is_dynamic:
+    found = maps(model)
+    if len(found) != 1 or found[0].get_partial_shape().is_dynamic:
         return [model]
-    source = maps(second)[0]
-    entry = ops.parameter(source.get_shape(), np.float32)
-    for port in filter(decoding, list(source.get_target_inputs())):
+    copy = model.clone()
+    entry = ops.parameter(found[0].get_shape(), np.float32)
+    for port in filter(decoding, list(found[0].get_target_inputs())):
         port.replace_source_output(entry.output(0))
-    network = ov.Model([ops.result(maps(first)[0])], first.get_parameters())
-    return [network, ov.Model(second.get_results(), [entry, *second.get_parameters()])]
+    network = ov.Model([ops.result(maps(copy)[0])], copy.get_parameters())
+    return [network, ov.Model(model.get_results(), [entry, *model.get_parameters()])]
 
 
 def _together(found: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
@@ -379,7 +382,7 @@ def compile_model(
     try:
         compiled = _core().compile_model(model, "CPU", options)
     except RuntimeError as error:
-        limit = next((name for name in _ISA_LIMITS if os.environ.get(name)), None)
+        limit = next((name for name in ISA_LIMITS if os.environ.get(name)), None)
         if limit is not None:
             raise SetupError(
                 f"OpenVINO cannot run it under {limit}={os.environ[limit]}: {_reason(error)}.",
@@ -414,11 +417,11 @@ def _hint(precision: str | None) -> str:
             f"This CPU has no {name} arithmetic; OpenVINO would run in float32 instead and say nothing.",
             remedy=f"Leave {name} away, or use a CPU with AVX512_BF16 or AMX.",
         )
-    limit = next((os.environ[one].upper() for one in _ISA_LIMITS if os.environ.get(one)), "DEFAULT")
+    limit = next((os.environ[one].upper() for one in ISA_LIMITS if os.environ.get(one)), "DEFAULT")
     if name == "bf16" and not any(word in limit for word in _WITH_BF16):
         raise SetupError(
             f"Under {limit} OpenVINO emulates bf16, several times slower than float32, and says nothing.",
-            remedy=f"Unset {' and '.join(_ISA_LIMITS)}, or leave bf16 away.",
+            remedy=f"Unset {' and '.join(ISA_LIMITS)}, or leave bf16 away.",
         )
     return _HINTS[name]
 

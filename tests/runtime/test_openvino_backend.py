@@ -309,7 +309,7 @@ def test_bf16_is_what_was_asked_for_or_an_error(little):
     import openvino
 
     known = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    limited = any(map(os.environ.get, openvino_backend._ISA_LIMITS))
+    limited = any(map(os.environ.get, openvino_backend.ISA_LIMITS))
     try:
         found = load(little, "cpu", 1, "bf16").precision
     except SetupError as error:

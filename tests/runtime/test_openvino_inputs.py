@@ -189,7 +189,7 @@ def test_wrong_input_is_refused(exported: Callable[..., Path], images: NDArray[A
 
 def has_bf16() -> bool:
     """Whether this CPU computes in bfloat16; OpenVINO says so even where a variable hides that from it."""
-    limited = any(map(os.environ.get, openvino_backend._ISA_LIMITS))
+    limited = any(map(os.environ.get, openvino_backend.ISA_LIMITS))
     return not limited and "BF16" in openvino_backend._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -17,7 +17,6 @@ from rtmo_deploy.outputs import require_free, require_suffix
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from rtmo_deploy.artifact import Target
     from rtmo_deploy.convert.quantize import Calibration
 
 
@@ -74,19 +73,10 @@ def calibrate(
         else:
             assert images is not None
             chosen = folder_images(images, count)
-        made = measure(
-            open_source(model, target_of(target)), chosen, method=Method(method), threads=threads, progress=progress
-        )
+        made = measure(open_source(model, target), chosen, method=Method(method), threads=threads, progress=progress)
         made.save(path)
     report_skipped(made)
     _show(model, path, made, as_json=as_json)
-
-
-def target_of(name: TargetName | None) -> Target | None:
-    """The runtime of that name."""
-    from rtmo_deploy.artifact import Target
-
-    return None if name is None else Target(name)
 
 
 def report_skipped(made: Calibration) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.calibrate import IMAGES, METHODS, MethodName, TargetName, report_skipped, target_of
+from rtmo_deploy.cli.calibrate import IMAGES, METHODS, MethodName, TargetName, report_skipped
 from rtmo_deploy.cli.console import print_facts, print_json, print_table
 from rtmo_deploy.cli.given import find_model, require_data
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, options_of
@@ -99,7 +99,7 @@ def quantize(
             from rtmo_deploy.convert.quantize.search import require_matplotlib
 
             require_matplotlib()
-        source = open_source(model, target_of(options.target))
+        source = open_source(model, options.target)
         calibration = open_calibration(source, options, progress)
         result = quantize_onnx(
             source,

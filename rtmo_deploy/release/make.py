@@ -73,12 +73,11 @@ def cast(job: Job) -> Outcome:
 
 def quantize(job: Job) -> Outcome:
     """ONNX to INT8, judged where a budget is given."""
-    from rtmo_deploy.artifact import Target
     from rtmo_deploy.convert.quantize import Judge, Method, calibrate, open_source, quantize_onnx
     from rtmo_deploy.data.calibration import folder_images, open_set
 
     options = job.options
-    model = open_source(job.model(), None if options["target"] is None else Target(options["target"]))
+    model = open_source(job.model(), options["target"])
     if "calibration" in job.files:
         images = folder_images(job.files["calibration"], options["count"])
     else:

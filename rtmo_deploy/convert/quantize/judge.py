@@ -23,7 +23,7 @@ from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.estimator import PoseEstimator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx
 
@@ -86,10 +86,11 @@ class Judge:
         self.artifact, self.dataset, self.threads = artifact, dataset, threads
         self._target = target
         #: Runtime, how it computes 8 bits, and whether these are the target's own.
-        self.how, self.native = _judged_in(target)
+        self.how, self.native, self._opening = _judged_in(target)
         self._fits = _same_keypoints(dataset.skeleton, artifact.skeleton)
         self._truth: GroundTruth | None = None
-        self._reference = self._people(artifact.path, "judging the float32 model", progress)
+        reference = {"backend": "onnxruntime"}
+        self._reference = self._people(artifact.path, reference, "judging the float32 model", progress)
         self.baseline = self._verdict(self._reference)
 
     def __call__(self, model: onnx.ModelProto, *, progress: Callable[[str], None] = lambda _: None) -> Verdict:
@@ -106,7 +107,7 @@ class Judge:
             write_companion(self.artifact, read_companion(self.artifact), path)
             MODEL_LOG.addFilter(_silent)  # the float32 model's notes are said, and ``how`` says what is emulated
             try:
-                people = self._people(path, "judging the INT8 model", progress)
+                people = self._people(path, self._opening, "judging the INT8 model", progress)
             except ModelError as error:
                 raise type(error)(
                     f"Quantised, it does not work: {error.finding}",
@@ -117,11 +118,10 @@ class Judge:
                 MODEL_LOG.removeFilter(_silent)
         return self._verdict(people)
 
-    def _people(self, path: Path, what: str, progress: Callable[[str], None]) -> list[Poses]:
-        backend, precision = "onnxruntime", None
-        if path != self.artifact.path and self._target is Target.OPENVINO and find_spec("openvino") is not None:
-            backend, precision = "openvino", None if self.native else "fp32"
-        estimator = PoseEstimator.open(path, device="cpu", backend=backend, threads=self.threads, precision=precision)
+    def _people(
+        self, path: Path, opening: Mapping[str, str], what: str, progress: Callable[[str], None]
+    ) -> list[Poses]:
+        estimator = PoseEstimator.open(path, device="cpu", threads=self.threads, **opening)
         found, truth = [], []
         collects = self._truth is None and self._fits
         annotated = getattr(self.dataset, "ground_truth", None)
@@ -154,22 +154,24 @@ def _silent(_: object) -> bool:
     return False
 
 
-def _judged_in(target: Target) -> tuple[str, bool]:
-    """Where INT8 models for a runtime are judged on this machine, in words, and whether in its own 8 bits."""
-    emulated = "in float32, rounded as in 8 bits"
+def _judged_in(target: Target) -> tuple[str, bool, Mapping[str, str]]:
+    """Where INT8 models for a runtime are judged on this machine, in words; whether in its own 8 bits; how it opens."""
+    emulated, here = "in float32, rounded as in 8 bits", {"backend": "onnxruntime"}
     if target is Target.TENSORRT:
-        return f"ONNX Runtime, {emulated}", False
+        return f"ONNX Runtime, {emulated}", False, here
     if target is Target.OPENVINO:
         if find_spec("openvino") is None:
-            return f"ONNX Runtime, {emulated}: OpenVINO is not installed", False
+            return f"ONNX Runtime, {emulated}: OpenVINO is not installed", False, here
         from rtmo_deploy.runtime.openvino_backend import saturates
 
-        name = "OpenVINO"
+        name, here, otherwise = "OpenVINO", {"backend": "openvino"}, {"precision": "fp32"}
     else:
         from rtmo_deploy.runtime.onnxruntime_backend import saturates
 
-        name = "ONNX Runtime"
-    return (f"{name}, {emulated}: this CPU has no VNNI", False) if saturates() else (f"{name}, in 8 bits", True)
+        name, otherwise = "ONNX Runtime", {}  # which emulates by itself
+    if saturates():
+        return f"{name}, {emulated}: this CPU has no VNNI", False, {**here, **otherwise}
+    return f"{name}, in 8 bits", True, here
 
 
 def _same_keypoints(one: Skeleton, two: Skeleton) -> bool:

@@ -211,8 +211,8 @@ def _finish(
                 remedy="Nothing was written. Check the float32 model with 'rtmo-deploy validate'; calibrate it again.",
                 where=output,
             )
-    artifact = derived(source.artifact, output, "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", precision="int8")
-    artifact = replace(artifact, target=source.placement.target)
+    packages = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
+    artifact = derived(source.artifact, output, *packages, precision="int8", target=source.placement.target)
     artifact = replace(artifact, verified={"validation": report.to_dict(), "quantization": result.to_dict()})
     write_metadata(model, artifact)
     return artifact

@@ -87,8 +87,8 @@ def default_target(artifact: Artifact) -> Target:
     return Target.TENSORRT if artifact.decode.mode in {DecodeMode.FIXED, DecodeMode.PLUGIN} else Target.OPENVINO
 
 
-def open_source(path: str | os.PathLike[str], target: Target | None = None) -> SourceModel:
-    """Read a model that is to be quantised for a runtime, :func:`default_target` if not given.
+def open_source(path: str | os.PathLike[str], target: str | None = None) -> SourceModel:
+    """Read a model that is to be quantised for a runtime, a :class:`Target`; :func:`default_target` if not given.
 
     Raises:
         ArtifactError: It is no float32 ONNX model of this kind, is quantised already, or has nothing to quantise.
@@ -127,9 +127,8 @@ def open_source(path: str | os.PathLike[str], target: Target | None = None) -> S
             remedy="Give a model exported by 'rtmo-deploy export'.",
             where=path,
         )
-    return SourceModel(
-        path, sha256_of(path), model, artifact, view, place(view, layers, target or default_target(artifact)), macs
-    )
+    placement = place(view, layers, default_target(artifact) if target is None else Target(target))
+    return SourceModel(path, sha256_of(path), model, artifact, view, placement, macs)
 
 
 def blocks_of(view: GraphView, layers: Collection[int], macs: MacCount) -> tuple[Block, ...]:

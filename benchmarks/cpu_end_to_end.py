@@ -145,11 +145,6 @@ def contenders(args: argparse.Namespace, folder: Path) -> list[Contender]:
     ]
 
 
-def checkpoint_name(model: str) -> str:
-    """The network's name."""
-    return load(model).artifact().architecture
-
-
 def pictures(args: argparse.Namespace, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
     """Images of noise at the network's size, or of drawn people."""
     if args.noise:
@@ -207,7 +202,7 @@ def report(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     packages = installed_versions(("rtmlib", "onnxruntime", "openvino", "torch"))
     facts = {
         "model": args.model,
-        "name": checkpoint_name(args.model),
+        "name": artifact.architecture,
         "input": f"{size[0]}x{size[1]}",
         "graph": "MMDeploy's file" if args.mmdeploy else "a graph of MMDeploy's shape, made here",
         "cpu": f"{cpu or platform.machine()}, {args.threads} cores",

@@ -12,7 +12,10 @@ import rtmo_deploy
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
 #: Import names of the optional packages; those of other tools must never be needed at all.
-OPTIONAL = ("onnxruntime", "tensorrt_rtx", "tensorrt", "cuda", "openvino", "matplotlib", "pynvml", "rtmlib")
+OPTIONAL = (
+    *("onnxruntime", "tensorrt_rtx", "tensorrt", "cuda", "openvino", "matplotlib", "pynvml", "rtmlib"),
+    *("fastapi", "starlette", "uvicorn", "websockets", "multipart", "prometheus_client", "ray", "pyarrow"),
+)
 #: Required ones that take long to import: only the work itself may do so.
 LAZY = ("supervision", "onnxsim", "requests", "platformdirs", "filelock", "rich.progress", "PIL")
 

@@ -12,7 +12,7 @@ import rtmo_deploy
 PACKAGE = Path(rtmo_deploy.__file__).parent
 #: From the roof down.
 FLOORS = (
-    *("cli", "release", "doctor", "train", "convert", "measure", "report"),
+    *("cli", "release", "doctor", "train", "serve", "bulk", "package", "convert", "measure", "web", "report"),
     *("compat", "runtime", "track", "media", "data", "model", "zoo"),
 )
 #: Single files that every floor may use and that use no floor.

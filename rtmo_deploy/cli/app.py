@@ -50,6 +50,10 @@ _SECTIONS: Final = {
         "release": ("release", "release", "Build, measure and judge what a recipe asks for."),
         "verify": ("release", "verify", "Compare a release with its manifest, file by file."),
     },
+    "Deploy": {
+        "serve": ("serve", "serve", "Serve a model over HTTP, with a page for the browser."),
+        "package": ("package", "package_app", "Write what Triton, DeepStream or a C++ program needs."),
+    },
     "Train": {
         "train": ("train", "train", "Train or fine-tune a model."),
         "data": ("data", "data_app", "Generate and check data sets."),

@@ -32,6 +32,8 @@ EXTRAS = {
     "video": "videos, cameras and network streams",
     "table": "data frames of polars, Parquet files",
     "pandas": "data frames of pandas",
+    "serve": "the HTTP server",
+    "ray": "many images on one machine or a cluster",
     "train": "curves and TensorBoard in trainings",
     "test": "this project's tests",
     "dev": "changing this project",

@@ -1,0 +1,1 @@
+"""Many images with Ray, on one machine or a cluster."""

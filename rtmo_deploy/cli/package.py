@@ -1,0 +1,16 @@
+"""``rtmo-deploy package``: folders that other programs run a model from."""
+
+from __future__ import annotations
+
+import typer
+
+package_app = typer.Typer(
+    help="Write what Triton, DeepStream or a C++ program needs to run a model.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+
+@package_app.callback()
+def _package() -> None:
+    pass

@@ -1,0 +1,1 @@
+"""``rtmo-deploy serve``: a model over HTTP."""

@@ -1,0 +1,1 @@
+"""What runs in a browser: pages, their scripts and styles."""

@@ -81,16 +81,21 @@ def open_results(path: Path, kind: str, skeleton: Skeleton, *, keypoint_thr: flo
 def frame_dict(frame: Frame) -> dict[str, Any]:
     """JSON-ready form of a frame with its poses: ``source``, ``frame``, ``time_s``, ``width``, ``height``, ``people``.
 
-    People are as of :meth:`Poses.to_dict`, with ``track_id`` (None where not known yet) if they were tracked.
+    People are as of :func:`people_of`.
     """
-    poses = _poses_of(frame)
+    people = people_of(_poses_of(frame))
+    height, width = frame.image_hw
+    place = {"source": _text(frame.source), "frame": frame.index, "time_s": frame.time_s}
+    return {**place, "width": width, "height": height, "people": people}
+
+
+def people_of(poses: Poses) -> list[dict[str, Any]]:
+    """As :meth:`Poses.to_dict`, with ``track_id`` (None where not known yet) if they were tracked."""
     people = poses.to_dict()
     if poses.track_ids is not None:
         for person, number in zip(people, poses.track_ids.tolist(), strict=True):
             person["track_id"] = number if number >= 0 else None
-    height, width = frame.image_hw
-    place = {"source": _text(frame.source), "frame": frame.index, "time_s": frame.time_s}
-    return {**place, "width": width, "height": height, "people": people}
+    return people
 
 
 def _poses_of(frame: Frame) -> Poses:

@@ -1,0 +1,276 @@
+"""Runs the server: the socket, uvicorn, signals, and an end at which nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from rtmo_deploy.data.images import MAX_PIXELS as IMAGES_MAX_PIXELS
+from rtmo_deploy.environment import MAX_PIXELS_VARIABLE, variable
+from rtmo_deploy.errors import MissingDependencyError, SetupError
+from rtmo_deploy.files import read_bounded
+from rtmo_deploy.serve.options import API_KEY_VARIABLE, MAX_CONNECTIONS, MAX_PIXELS, ServeOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from uvicorn import Server as _Server
+
+    from rtmo_deploy.runtime.estimator import RTMO
+    from rtmo_deploy.serve.service import Service
+else:
+    _Server = object
+
+#: Seconds after SIGTERM in which new connections are still taken: clients learn from answers that it ends.
+_LINGER_S: Final = 0.5
+#: Seconds in which the head of a request must arrive.
+_HEAD_S: Final = 10.0
+#: Seconds that a connection may stay idle.
+_IDLE_S: Final = 20
+_BACKLOG: Final = 1024
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+LOG: Final = logging.getLogger("rtmo_deploy.serve")
+
+
+def bind(options: ServeOptions) -> socket.socket:
+    """A socket at the server's address, not listening yet.
+
+    Raises:
+        SetupError: The address is not there or in use.
+    """
+    where = f"{options.host}:{options.port}"
+    try:
+        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        remedy = "Give an address of this machine, as 127.0.0.1 or 0.0.0.0."
+        raise SetupError(f"There is no such address: {error}.", remedy=remedy, where=where) from error
+    family, kind, number, _, address = found[0]
+    sock = socket.socket(family, kind, number)
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or error
+        raise SetupError(
+            f"It cannot be listened on: {reason}.", remedy="Choose another --port.", where=where
+        ) from error
+    return sock
+
+
+def serve(
+    model: RTMO,
+    options: ServeOptions | None = None,
+    *,
+    sock: socket.socket | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a model until SIGINT or SIGTERM; then answer what was accepted, and return.
+
+    Args:
+        model: Opened; it stays the caller's.
+        options: How to serve it.
+        sock: From :func:`bind`; bound here if not given.
+        on_ready: Called with the server's address as soon as it takes requests.
+
+    Raises:
+        MissingDependencyError: A package of the extra ``serve`` is missing.
+        SetupError: The address is in use, or a file of the key or the certificate cannot be read.
+    """
+    try:
+        import uvicorn  # noqa: F401
+        import websockets  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "uvicorn", purpose="Serving a model", extra="serve") from error
+    options = options or ServeOptions()
+    key = _key(options)
+    context = _tls(options)
+    sock = sock or bind(options)
+    pixels = os.environ.get(MAX_PIXELS_VARIABLE) or str(min(MAX_PIXELS, IMAGES_MAX_PIXELS))
+    with contextlib.closing(sock), variable(MAX_PIXELS_VARIABLE, pixels), _logging(options):
+        if key is None and options.host not in _LOOPBACK:
+            LOG.warning("whoever reaches %s can use the model: there is no API key", options.host)
+        asyncio.run(_serve(model, options, sock, key, context, on_ready))
+
+
+async def _serve(
+    model: RTMO,
+    options: ServeOptions,
+    sock: socket.socket,
+    key: str | None,
+    context: ssl.SSLContext | None,
+    on_ready: Callable[[str], None] | None,
+) -> None:
+    import uvicorn
+
+    from rtmo_deploy.serve.app import make_app
+    from rtmo_deploy.serve.connection import connection_class
+    from rtmo_deploy.serve.service import Service
+
+    service = Service(model, options)
+    service.warm_up()
+    connection = connection_class(head_s=_HEAD_S, grace_s=_LINGER_S, most=MAX_CONNECTIONS)
+    config = uvicorn.Config(
+        make_app(service, options, key),
+        http=connection,
+        ws="websockets-sansio",
+        ws_max_size=options.max_bytes,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_IDLE_S,
+        timeout_graceful_shutdown=max(1, round(options.drain_s)),
+    )
+    config.load()
+    config.ssl = context
+    scheme = "http" if context is None else "https"
+    host, port = sock.getsockname()[:2]
+    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    await _server(config, service, connection, lambda: on_ready and on_ready(address)).serve(sockets=[sock])
+
+
+def _server(config: Any, service: Service, connection: Any, started: Callable[[], object]) -> Any:
+    import uvicorn
+
+    return type("Server", (_Ending, uvicorn.Server), {"service": service, "connection": connection, "told": started})(
+        config
+    )
+
+
+class _Ending(_Server):
+    """What comes before uvicorn's ``Server``: it first says that it ends, and takes what is already on its way."""
+
+    service: Service
+    connection: Any
+    told: Callable[[], object]
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def stop(number: int, _frame: object) -> None:
+            if self.service.draining:
+                self.force_exit = self.should_exit = True
+                return
+            self.service.draining = True
+            LOG.info("stopping: %s", signal.Signals(number).name)
+            loop.call_soon_threadsafe(loop.call_later, _LINGER_S, self._end)
+
+        before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        type(self).told()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        waiting = []
+        for sock in sockets or ():  # connections that nobody has taken yet would be reset
+            with contextlib.suppress(OSError):
+                while True:
+                    waiting.append(sock.accept()[0])
+        for server in self.servers:
+            server.close()
+        for one in waiting:
+            one.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, one, ssl=self.config.ssl)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> Any:
+        return self.connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _key(options: ServeOptions) -> str | None:
+    """The API key; None for none."""
+    where: object = API_KEY_VARIABLE
+    text = os.environ.get(API_KEY_VARIABLE)
+    if options.api_key_file is not None:
+        where = options.api_key_file
+        try:
+            text = read_bounded(options.api_key_file, max_bytes=4096).decode()
+        except (OSError, ValueError) as error:
+            raise SetupError(f"The API key cannot be read: {error}.", remedy="Check the file.", where=where) from error
+    if text is None:
+        return None
+    key = text.strip()
+    if not (key and key.isascii() and key.isprintable() and " " not in key):
+        raise SetupError("It holds no API key.", remedy="Write one line of letters and digits.", where=where)
+    return key
+
+
+def _tls(options: ServeOptions) -> ssl.SSLContext | None:
+    if options.tls_cert is None or options.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        finding = f"The certificate or its key cannot be used: {error}."
+        raise SetupError(
+            finding, remedy="Both are PEM files, the key without a password.", where=options.tls_cert
+        ) from error
+    return context
+
+
+class _Lines(logging.Formatter):
+    """One line for each record: JSON, or words."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        told = getattr(record, "told", {})
+        error = self.formatException(record.exc_info) if record.exc_info else None
+        if self._as_json:
+            head = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
+            return json.dumps({**head, **told, **({"error": error} if error else {})}, default=str)
+        words = [f"{name}={_word(value)}" for name, value in told.items()]
+        return " ".join([when, record.levelname.lower(), record.getMessage(), *words]) + (f"\n{error}" if error else "")
+
+
+def _word(value: object) -> str:
+    return ",".join(f"{name}:{one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
+
+
+@contextlib.contextmanager
+def _logging(options: ServeOptions) -> Iterator[None]:
+    """While it lasts, the server's log goes to stderr."""
+    as_json = options.log_format == "json" or (options.log_format == "auto" and not sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines(as_json=as_json))
+    loggers = [LOG, logging.getLogger("uvicorn"), logging.getLogger("asyncio")]
+    before = [(one.level, one.propagate) for one in loggers]
+    for one, level in zip(loggers, (logging.INFO, logging.ERROR, logging.ERROR), strict=True):
+        one.addHandler(handler)
+        one.setLevel(level)
+        one.propagate = False
+    try:
+        yield
+    finally:
+        for one, (level, propagate) in zip(loggers, before, strict=True):
+            one.removeHandler(handler)
+            one.setLevel(level)
+            one.propagate = propagate

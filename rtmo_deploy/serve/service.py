@@ -164,7 +164,6 @@ class Service:
         done = await self.batcher.submit(slot, ("images", wanted.key), placed)
         timings = {"decode": read - start, "queue": done.queue_s, "inference": done.run_s}
         timings_ms = {name: round(seconds * 1000, 3) for name, seconds in timings.items()}
-        self.metrics.batches.observe(done.batch)
         return Found(done.value, decoded, done.batch, timings_ms)
 
     async def run(self, slot: Slot, tensor: NDArray[np.float32]) -> tuple[Mapping[str, NDArray[np.float32]], Any]:
@@ -178,7 +177,6 @@ class Service:
         # Rows that are no detections come with every batch size in another number: such graphs run alone.
         alone = id(slot) if self.artifact.decode.junk_rows else None
         done = await self.batcher.submit(slot, ("tensors", tensor.shape[2:], alone), tensor, len(tensor))
-        self.metrics.batches.observe(done.batch)
         return done.value, done
 
     def document(self, poses: Poses, image_hw: tuple[int, int], **more: Any) -> dict[str, Any]:
@@ -209,6 +207,7 @@ class Service:
 
     def _run(self, key: tuple[Any, ...], payloads: Sequence[Any]) -> Sequence[Any]:
         """A batch, in the network's thread."""
+        self.metrics.batches.observe(sum(map(len, payloads)) if key[0] == "tensors" else len(payloads))
         if key[0] == "images":
             return self.model.detect(payloads, **dict(key[1]))
         backend = self.model.backend

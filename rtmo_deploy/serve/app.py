@@ -19,7 +19,7 @@ from rtmo_deploy.files import UnreadableError
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.serve.batcher import BusyError
 from rtmo_deploy.serve.gate import LOG, Gate
-from rtmo_deploy.serve.models import VERSION, TensorModel
+from rtmo_deploy.serve.models import VERSION, Pipeline, TensorModel
 from rtmo_deploy.serve.options import MAX_JSON_BYTES, ServeOptions
 from rtmo_deploy.serve.protocol import EXTENSIONS, LENGTH_HEADER, answer, parse_inference
 from rtmo_deploy.serve.refusals import RefusedError, refusal_of
@@ -133,10 +133,10 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
     """The Open Inference Protocol, version 2."""
     from fastapi import Request, Response
 
-    models = {options.name: TensorModel(service)}
+    models = {options.name: TensorModel(service), f"{options.name}_pipeline": Pipeline(service)}
     places = ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"]
 
-    def find(model: str, version: str) -> TensorModel:
+    def find(model: str, version: str) -> TensorModel | Pipeline:
         if model not in models:
             raise RefusedError(
                 404, f"There is no model called '{model[:100]}'.", f"It is called {options.name}.", kind="NotFoundError"
@@ -171,8 +171,7 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
             length = request.headers.get(LENGTH_HEADER)
             spec = (served.inputs, served.outputs)
             inference = await service.aside(parse_inference, body, length, *spec, max_json=MAX_JSON_BYTES)
-            outputs, done = await served.infer(slot, inference.inputs)
-            request.state.told["batch"] = done.batch
+            outputs, request.state.told["batch"] = await served.infer(slot, inference.inputs)
             content, headers = await service.aside(answer, inference, outputs, model=model, version=VERSION)
         return Response(content, headers=headers)
 
@@ -184,7 +183,7 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
     for place in places:
         app.add_api_route(place, metadata, summary="Inputs and outputs of the model")
         app.add_api_route(f"{place}/ready", model_ready, summary="Whether the model takes work")
-        app.add_api_route(f"{place}/infer", infer, methods=["POST"], summary="Run the network on a tensor", **body)
+        app.add_api_route(f"{place}/infer", infer, methods=["POST"], summary="Run a model on tensors", **body)
 
 
 def _add_images(app: Any, service: Service) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import math
 from dataclasses import dataclass
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 LENGTH_HEADER: Final = "inference-header-content-length"
 EXTENSIONS: Final = ("binary_tensor_data",)
 _MAX_ELEMENTS: Final = 2**27
-_TYPES: Final[dict[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
+_TYPES: Final[dict[str, np.dtype[Any]]] = {
+    "FP32": np.dtype("<f4"),
+    "INT32": np.dtype("<i4"),
+    "UINT8": np.dtype("u1"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,9 @@ class Tensor:
     """An input or an output of a model."""
 
     name: str
-    datatype: str  #: ``FP32``, ``UINT8`` or ``BYTES``.
+    datatype: str  #: ``FP32``, ``INT32``, ``UINT8`` or ``BYTES``, whose elements are base64 in JSON.
     shape: tuple[int, ...]  #: -1 for any.
+    optional: bool = False  #: Whether a request may leave it out.
 
     def to_dict(self) -> dict[str, Any]:
         """Its entry in a model's metadata."""
@@ -89,8 +96,9 @@ def parse_inference(
         if name in found:
             raise UsageError(f"The input {name} is there twice.")
         found[name], rest = _tensor(entry, known[name], rest)
-    if missing := known.keys() - found.keys():
-        raise UsageError(f"The input {min(missing)} is missing.")
+    for one in inputs:
+        if one.name not in found and not one.optional:
+            raise UsageError(f"The input {one.name} is missing.")
     if len(rest):
         raise UsageError(f"{len(rest)} bytes of the body belong to no input.")
     return Inference(identity, found, _wanted(document, parameters, {one.name for one in outputs}))
@@ -103,21 +111,19 @@ def answer(
 
     Args:
         inference: The request.
-        outputs: Every output of the model: float32, or for BYTES an object array of bytes.
+        outputs: Every output of the model, float32 or int32.
         model: Its name.
         version: Its version.
     """
     entries, blobs = [], []
     for name, binary in inference.outputs.items():
         array = outputs[name]
-        datatype = "BYTES" if array.dtype == object else "FP32"
+        datatype = "INT32" if array.dtype.kind == "i" else "FP32"
         entry: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype}
         if binary:
-            blob = _packed(array)
+            blob = np.ascontiguousarray(array, _TYPES[datatype]).tobytes()
             entry["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
-        elif datatype == "BYTES":
-            entry["data"] = [one.decode("utf-8", "replace") for one in array.ravel()]
         else:
             entry["data"] = array.ravel().tolist()
         entries.append(entry)
@@ -193,7 +199,10 @@ def _of_json(data: object, tensor: Tensor, shape: list[int]) -> NDArray[Any]:
     if tensor.datatype == "BYTES":
         if len(values) != math.prod(shape) or not all(isinstance(one, str) for one in values):
             raise UsageError(f"The data of {tensor.name} must be a list of {math.prod(shape)} texts.")
-        return _objects([one.encode("utf-8", "surrogatepass") for one in values], shape)
+        try:
+            return _objects([base64.b64decode(one, validate=True) for one in values], shape)
+        except (binascii.Error, ValueError) as error:
+            raise UsageError(f"The data of {tensor.name} must be in base64: {error}.") from error
     try:
         array = np.asarray(values)
     except ValueError:
@@ -202,6 +211,8 @@ def _of_json(data: object, tensor: Tensor, shape: list[int]) -> NDArray[Any]:
         raise UsageError(
             f"The data of {tensor.name} must be {math.prod(shape)} numbers, as a flat list or in its shape."
         )
+    if tensor.datatype == "UINT8" and (array.dtype.kind == "f" or array.min() < 0 or array.max() > 255):
+        raise UsageError(f"The data of {tensor.name} must be whole numbers from 0 to 255.")
     with np.errstate(over="ignore"):  # what is too large is not finite then, and refused
         converted: NDArray[Any] = array.reshape(shape).astype(_TYPES[tensor.datatype])
     return converted
@@ -225,9 +236,3 @@ def _unpacked(data: memoryview, count: int, name: str) -> list[bytes]:
     if len(data) or len(values) != count:
         raise UsageError(f"The bytes of {name} are not {count} elements with their lengths.")
     return values
-
-
-def _packed(array: NDArray[Any]) -> bytes:
-    if array.dtype != object:
-        return np.ascontiguousarray(array, "<f4").tobytes()
-    return b"".join(len(one).to_bytes(4, "little") + one for one in array.ravel())

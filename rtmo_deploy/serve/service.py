@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.data.images import max_pixels_allowed, read_to_fit
+from rtmo_deploy.data.images import Decoded, max_pixels_allowed, read_to_fit
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.media.results import SCHEMA_VERSION, people_of
 from rtmo_deploy.runtime.thresholds import decode_for
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtmo_deploy.artifact import Artifact
-    from rtmo_deploy.data.images import Decoded
     from rtmo_deploy.poses import Poses
     from rtmo_deploy.runtime.estimator import RTMO, Placed
     from rtmo_deploy.runtime.thresholds import Thresholds
@@ -151,8 +150,8 @@ class Service:
         """Do something that takes a processor for a while in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, partial(work, *arguments, **named))
 
-    async def find(self, slot: Slot, data: bytes, wanted: Wanted) -> Found:
-        """Find the people in the bytes of an image file.
+    async def find(self, slot: Slot, data: bytes | NDArray[np.uint8], wanted: Wanted) -> Found:
+        """Find the people in the bytes of an image file, or in pixels ``(h, w, 3)``, BGR.
 
         Raises:
             InputDataError: It is no image, damaged or too large.
@@ -186,8 +185,11 @@ class Service:
         head = {"schema_version": SCHEMA_VERSION, "model": self.options.name, "skeleton": poses.skeleton.name}
         return {**head, "width": width, "height": height, "people": people_of(poses), **more}
 
-    def _read(self, data: bytes) -> tuple[Decoded, Placed]:
-        decoded = read_to_fit(data, self.model.fit_hw)
+    def _read(self, data: bytes | NDArray[np.uint8]) -> tuple[Decoded, Placed]:
+        if isinstance(data, bytes):
+            decoded = read_to_fit(data, self.model.fit_hw)
+        else:
+            decoded = Decoded(data, 1, (data.shape[0], data.shape[1]))
         return decoded, self.model.place(decoded.pixels if decoded.factor == 1 else decoded)
 
     def _require(self, tensor: NDArray[np.float32]) -> None:

@@ -133,7 +133,8 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
     """The Open Inference Protocol, version 2."""
     from fastapi import Request, Response
 
-    models = {options.name: TensorModel(service), f"{options.name}_pipeline": Pipeline(service)}
+    models: dict[str, TensorModel | Pipeline] = {options.name: TensorModel(service)}
+    models[f"{options.name}_pipeline"] = Pipeline(service)
     places = ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"]
 
     def find(model: str, version: str) -> TensorModel | Pipeline:

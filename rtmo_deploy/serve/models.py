@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -84,10 +85,10 @@ class Pipeline(_Model):
         if len(given) > self._service.batcher.most:
             raise UsageError(f"A request has at most {self._service.batcher.most} images, not {len(given)}.")
         images = list(given.ravel()) if given.dtype == object else list(given)
-        found = [await self._service.find(slot, image, Wanted()) for image in images]
+        found = await asyncio.gather(*(self._service.find(slot, image, Wanted()) for image in images))
         poses = [one.poses for one in found]
         most = max(map(len, poses))
-        outputs = {"num_people": np.array([[len(one)] for one in poses], np.int32)}
+        outputs: dict[str, NDArray[Any]] = {"num_people": np.array([[len(one)] for one in poses], np.int32)}
         outputs |= {one.name: _rows(poses, one.name, most) for one in self.outputs[1:]}
         return outputs, found[-1].batch
 

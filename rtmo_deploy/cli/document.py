@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Version of every ``--json`` document; it changes when a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
 #: Commands that have commands of their own.
-_GROUPS = {"data", "models"}
+_GROUPS = {"data", "models", "package"}
 _open: list[dict[str, Any]] = []
 
 

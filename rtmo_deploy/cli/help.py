@@ -68,6 +68,8 @@ EXAMPLES: Final = {
     "models path": ("models path rtmo-s",),
     "models init": ("models init rtmo-t -o untrained.pth --keypoints 6",),
     "models pack": ("models pack runs/mine/best.pth -o mine.pth --half",),
+    "package cpp": ("package cpp model.onnx people", "package cpp model.engine people"),
+    "package deepstream": ("package deepstream model.onnx pipeline",),
     "data synth": ("data synth people --images 100 --seed 7 --people 1-4",),
     "data check": ("data check --ann train.json --images train",),
 }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from rtmo_deploy.cli.help import HelpCommand
+from rtmo_deploy.cli.package_cpp import cpp
+
 package_app = typer.Typer(
     help="Write what Triton, DeepStream or a C++ program needs to run a model.",
     rich_markup_mode=None,
@@ -14,3 +17,6 @@ package_app = typer.Typer(
 @package_app.callback()
 def _package() -> None:
     pass
+
+
+package_app.command(cls=HelpCommand, short_help="Write a C++ program that runs a model.")(cpp)

@@ -1,0 +1,73 @@
+"""``rtmo-deploy package cpp``: a C++ program that runs a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rtmo_deploy.cli.console import print_facts, print_json, stderr
+from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.options import ForceOption, JsonOption
+from rtmo_deploy.cli.progress import status
+from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind, Wanted
+
+if TYPE_CHECKING:
+    from rtmo_deploy.package.source_folder import SourceFolder
+
+#: What is packaged as source code.
+RUNNABLE = Wanted(
+    "an ONNX model or a TensorRT engine",
+    frozenset({Kind.ONNX, Kind.ENGINE}),
+    ArtifactError,
+    "Make one with: rtmo-deploy export CKPT --decode fixed",
+)
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="An ONNX model or a TensorRT engine. [default: the newest that was made in this directory]",
+    ),
+]
+FolderArgument = Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder to write.")]
+
+
+def cpp(model: ModelArgument, folder: FolderArgument = None, force: ForceOption = False, as_json: JsonOption = False) -> None:
+    """Write a C++ program that finds people with a model, and the model.
+
+    The folder is a CMake project. With an ONNX model it uses ONNX Runtime, with an engine TensorRT. It letterboxes,
+    decodes and prints as 'predict --jsonl' does.
+    """
+    path, target = model_and_folder(model, folder, "package cpp")
+    with status("writing"):
+        from rtmo_deploy.package.cpp import package_cpp
+
+        made = package_cpp(path, target, force=force)
+    print_made("package cpp", made, {"build": f"cmake -S {target} -B {target / 'build'}; see {target / 'README.md'}"}, as_json)
+
+
+def model_and_folder(model: str, folder: Path | None, by: str) -> tuple[Path, Path]:
+    """The model's file and the folder to write; with one argument it is the folder, and the model the newest made."""
+    if folder is not None:
+        return find_model(model, by, RUNNABLE), folder
+    from rtmo_deploy.cli.workspace import Workspace
+
+    path, entry = Workspace().last(RUNNABLE.kinds)
+    stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
+    return path, Path(model)
+
+
+def print_made(command: str, made: SourceFolder, more: dict[str, str], as_json: bool) -> None:
+    """Print what was written."""
+    if as_json:
+        print_json(command, **made.to_dict())
+        return
+    artifact = made.artifact
+    facts = {
+        "folder": f"{made.path} ({len(made.files)} files, {made.size})",
+        "model": f"{artifact.path.name}: {artifact.architecture}, {artifact.skeleton.label}, {artifact.precision}",
+        "runtime": made.runtime,
+    }
+    print_facts(facts | more)

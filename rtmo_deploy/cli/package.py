@@ -6,6 +6,7 @@ import typer
 
 from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.package_cpp import cpp
+from rtmo_deploy.cli.package_deepstream import deepstream
 
 package_app = typer.Typer(
     help="Write what Triton, DeepStream or a C++ program needs to run a model.",
@@ -20,3 +21,4 @@ def _package() -> None:
 
 
 package_app.command(cls=HelpCommand, short_help="Write a C++ program that runs a model.")(cpp)
+package_app.command(cls=HelpCommand, short_help="Write what NVIDIA DeepStream needs to run a model.")(deepstream)

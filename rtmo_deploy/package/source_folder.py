@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -62,23 +63,19 @@ def rendered(package: str, values: Mapping[str, Any]) -> dict[str, bytes]:
     return found
 
 
-def require_decoded(artifact: Artifact, what: str, modes: Iterable[DecodeMode]) -> None:
+def require_decoded(artifact: Artifact, what: str, modes: Iterable[DecodeMode], *options: str) -> None:
     """ArtifactError, with the command that makes a fitting model, unless its graph decodes in one of these modes."""
     modes = tuple(modes)
-    decode, problem = artifact.decode, None
-    if artifact.producer != "rtmo-deploy":
-        problem = f"It was not exported by rtmo-deploy but by {artifact.producer}"
-    elif decode.junk_rows:
-        problem = "Its graph appends rows that are no detections, as MMDeploy's do"
+    decode = artifact.decode
+    if artifact.producer != "rtmo-deploy" or decode.junk_rows:
+        finding = f"It was exported by MMDeploy, and {what} runs what rtmo-deploy exported."
     elif decode.mode not in modes:
-        problem = f"Its outputs are of mode '{decode.mode}'"
-    if problem is None:
+        wanted = " or ".join(f"'{mode}'" for mode in modes)
+        finding = f"Its outputs are of mode '{decode.mode}', and {what} takes those of mode {wanted}."
+    else:
         return
-    wanted = " or ".join(f"'{mode}'" for mode in modes)
     raise ArtifactError(
-        f"{problem}, and {what} takes outputs of mode {wanted}.",
-        remedy=f"Export the checkpoint with: {export_command(artifact)}",
-        where=artifact.path,
+        finding, remedy=f"Export the checkpoint with: {export_command(artifact, *options)}", where=artifact.path
     )
 
 
@@ -86,7 +83,7 @@ def export_command(artifact: Artifact, *options: str) -> str:
     """The command that makes a model of fixed outputs from the checkpoint that this one comes from."""
     suffixes = (".pth", ".safetensors")
     source = next((parent.name for parent in artifact.parents if parent.name.endswith(suffixes)), "CKPT")
-    return " ".join(["rtmo-deploy export", source, "--decode fixed", *options])
+    return " ".join(["rtmo-deploy export", shlex.quote(source), "--decode fixed", *options])
 
 
 def require_built(artifact: Artifact, record: EngineRecord, what: str) -> None:
@@ -94,7 +91,7 @@ def require_built(artifact: Artifact, record: EngineRecord, what: str) -> None:
     if record.plugin is not None:
         raise ArtifactError(
             f"It has the decode plugin in it, whose creator is Python: {what} cannot load it.",
-            remedy=f"Make one without it: {export_command(artifact)}, then 'rtmo-deploy build-trt' of that.",
+            remedy=f"Export with '{export_command(artifact)}' and build that with 'rtmo-deploy build-trt'.",
             where=artifact.path,
         )
 

@@ -34,7 +34,9 @@ ModelArgument = Annotated[
 FolderArgument = Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder to write.")]
 
 
-def cpp(model: ModelArgument, folder: FolderArgument = None, force: ForceOption = False, as_json: JsonOption = False) -> None:
+def cpp(
+    model: ModelArgument, folder: FolderArgument = None, force: ForceOption = False, as_json: JsonOption = False
+) -> None:
     """Write a C++ program that finds people with a model, and the model.
 
     The folder is a CMake project. With an ONNX model it uses ONNX Runtime, with an engine TensorRT. It letterboxes,
@@ -45,7 +47,9 @@ def cpp(model: ModelArgument, folder: FolderArgument = None, force: ForceOption 
         from rtmo_deploy.package.cpp import package_cpp
 
         made = package_cpp(path, target, force=force)
-    print_made("package cpp", made, {"build": f"cmake -S {target} -B {target / 'build'}; see {target / 'README.md'}"}, as_json)
+    print_made(
+        "package cpp", made, {"build": f"cmake -S {target} -B {target / 'build'}; see {target / 'README.md'}"}, as_json
+    )
 
 
 def model_and_folder(model: str, folder: Path | None, by: str) -> tuple[Path, Path]:

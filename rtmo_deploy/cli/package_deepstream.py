@@ -30,4 +30,4 @@ def deepstream(
         from rtmo_deploy.package.deepstream import package_deepstream
 
         made = package_deepstream(path, target, batch=batch, force=force)
-    print_made("package deepstream", made, {"build": f"make -C {target}; see {target / 'README.md'}"}, as_json)
+    print_made("package deepstream", made, {"build": f"see {target / 'README.md'}"}, as_json)

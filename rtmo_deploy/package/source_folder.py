@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import tempfile
@@ -11,7 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmo_deploy.artifact import Artifact, DecodeMode
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.file_kind import FORMATS, Kind
 from rtmo_deploy.files import human_size, sha256_of
@@ -20,6 +18,7 @@ from rtmo_deploy.outputs import require_free
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from rtmo_deploy.artifact import Artifact, DecodeMode
     from rtmo_deploy.runtime.engine_file import EngineRecord
 
 _TEMPLATE = ".j2"
@@ -46,7 +45,7 @@ class SourceFolder:
 
 
 def rendered(package: str, values: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files in ``sources`` of a package by name; those that end in ``.j2`` are templates, filled with ``values``."""
+    """The files in ``sources`` of a package by name; names in ``.j2`` are templates, filled with ``values``."""
     import jinja2
 
     environment = jinja2.Environment(  # noqa: S701 - no HTML
@@ -97,7 +96,7 @@ def require_built(artifact: Artifact, record: EngineRecord, what: str) -> None:
 
 
 def model_content(artifact: Artifact) -> bytes:
-    """An ONNX model as one file: its own bytes, unless its weights lie elsewhere or its graph corrected its metadata."""
+    """An ONNX model as one file: its own bytes, unless weights lie elsewhere or its graph corrected its metadata."""
     from rtmo_deploy.runtime.onnx_check import external_files
     from rtmo_deploy.runtime.onnx_file import load_onnx, read_graph
 
@@ -111,7 +110,9 @@ def model_content(artifact: Artifact) -> bytes:
     return content
 
 
-def write_source_folder(folder: Path, content: Mapping[str, bytes | Path], inputs: Iterable[Path], *, force: bool) -> None:
+def write_source_folder(
+    folder: Path, content: Mapping[str, bytes | Path], inputs: Iterable[Path], *, force: bool
+) -> None:
     """Write files, given by their content or as copies, into a new folder or over the same ones in an old one.
 
     Args:
@@ -146,7 +147,7 @@ def write_source_folder(folder: Path, content: Mapping[str, bytes | Path], input
                     (staged / file).write_bytes(data)
             if folder.exists():
                 for file in content:
-                    os.replace(staged / file, folder / file)
+                    (staged / file).replace(folder / file)
             else:
                 staged.rename(folder)
     except OSError as error:

@@ -29,6 +29,10 @@ Settings read_settings(const std::function<std::optional<Json>(const std::string
     found.multiple = input.at("multiple").whole(32, 1024);
     found.height = input.at("height").whole(found.multiple, kMost);
     found.width = input.at("width").whole(found.multiple, kMost);
+    if (found.height % found.multiple != 0 || found.width % found.multiple != 0) {
+        throw Error(Exit::model, "The model's input has sides that are not multiples of " +
+                                     std::to_string(found.multiple) + ".");
+    }
     found.any_size = input.at("dynamic_hw").boolean();
     found.batch = input.at("batch").is_null() ? 0 : input.at("batch").whole(1, kMostBatch);
     const std::string placement = input.at("placement").text();

@@ -135,6 +135,16 @@ def test_precision_sensitivity() -> None:
     assert all(len(row) == 9 for row in table)
 
 
+def test_deepstream_letterbox() -> None:
+    table = rows(run("deepstream_letterbox.py", "--images", "3"))
+    assert [row[0] for row in table] == [
+        *("center, rtmo-deploy", "center, nvinfer", "center, nvinfer"),
+        *("top-left, rtmo-deploy", "top-left, nvinfer", "top-left, nvinfer"),
+    ]
+    assert all(0 <= float(row[2]) <= 1 for row in table)
+    assert all(0 <= float(row[3]) < 5 for row in table if row[3] != "-")
+
+
 def test_every_part_of_the_network_has_nodes(onnx_n: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     from precision_sensitivity import GROUPS

@@ -33,6 +33,9 @@ RUN = [
     "rtmo-deploy predict rtmo-s walk.mp4 --jsonl -",
     "rtmo-deploy predict rtmo-s walk.mp4 --track --smooth --save-video tracked.mp4 --jsonl tracked.jsonl",
     "rtmo-deploy data synth scenes --video hide --seconds 1",
+    "rtmo-deploy package cpp rtmo-s.onnx people",
+    "rtmo-deploy export rtmo-s.pth --decode fixed --static -o static.onnx",
+    "rtmo-deploy package deepstream static.onnx pipeline",
 ]
 #: Python examples of the docs that do not run here, by page and first line; all others do.
 PYTHON_NOT_RUN = {

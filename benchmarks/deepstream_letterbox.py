@@ -89,7 +89,7 @@ def main() -> None:
     data = SyntheticPeople(options.images, seed=SEED, options=SyntheticOptions(people=(1, 6)))
     images = [data[index].image for index in range(len(data))]
     print("| placement | padding | AP | keypoints moved, median px | 95 % below px | people not found again |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    print("|---|---|---:|---:|---:|---:|")
     with RTMO(options.model, device="cpu") as model:
         for placement in Placement:
             symmetric = placement is Placement.CENTER

@@ -155,7 +155,13 @@ def test_the_wheel(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert f"rtmo_deploy-{rtmo_deploy.__version__}-py3-none-any.whl" == wheel.name
     expected = {path.relative_to(ROOT).as_posix() for path in modules()} | {"rtmo_deploy/py.typed"}
-    for data in ("data/calibration_sets/*.json", "report/templates/*", "*/plugins/rtmo_decode.*", "zoo/weights/*"):
+    for data in (
+        "data/calibration_sets/*.json",
+        "report/templates/*",
+        "*/plugins/rtmo_decode.*",
+        "zoo/weights/*",
+        "package/*/sources/*",
+    ):
         expected |= {path.relative_to(ROOT).as_posix() for path in PACKAGE.glob(data)}
     assert {name for name in names if name.startswith("rtmo_deploy/")} == expected
     others = {name for name in names - expected if ".dist-info/" not in name}

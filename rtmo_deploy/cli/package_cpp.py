@@ -11,7 +11,7 @@ from rtmo_deploy.cli.console import print_facts, print_json, stderr
 from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.options import ForceOption, JsonOption
 from rtmo_deploy.cli.progress import status
-from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import Kind, Wanted
 
 if TYPE_CHECKING:
@@ -25,17 +25,23 @@ RUNNABLE = Wanted(
     "Make one with: rtmo-deploy export CKPT --decode fixed",
 )
 ModelArgument = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
+        show_default=False,
         help="An ONNX model or a TensorRT engine. [default: the newest that was made in this directory]",
     ),
 ]
-FolderArgument = Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder to write.")]
+FolderArgument = Annotated[
+    Path | None, typer.Argument(metavar="DIR", show_default=False, help="Folder to write; always the last argument.")
+]
 
 
 def cpp(
-    model: ModelArgument, folder: FolderArgument = None, force: ForceOption = False, as_json: JsonOption = False
+    model: ModelArgument = None,
+    folder: FolderArgument = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a C++ program that finds people with a model, and the model.
 
@@ -52,8 +58,12 @@ def cpp(
     )
 
 
-def model_and_folder(model: str, folder: Path | None, by: str) -> tuple[Path, Path]:
+def model_and_folder(model: str | None, folder: Path | None, by: str) -> tuple[Path, Path]:
     """The model's file and the folder to write; with one argument it is the folder, and the model the newest made."""
+    if model is None or (folder is None and Path(model).is_file()):
+        raise UsageError(
+            "The folder to write is missing.", remedy=f"Name it after the model: rtmo-deploy {by} MODEL DIR"
+        )
     if folder is not None:
         return find_model(model, by, RUNNABLE), folder
     from rtmo_deploy.cli.workspace import Workspace

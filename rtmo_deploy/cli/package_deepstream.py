@@ -12,7 +12,7 @@ from rtmo_deploy.cli.progress import status
 
 
 def deepstream(
-    model: ModelArgument,
+    model: ModelArgument = None,
     folder: FolderArgument = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Frames that nvinfer runs at a time. [default: the model's, or 1]")

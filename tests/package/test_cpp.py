@@ -351,6 +351,9 @@ def test_the_newest_model_is_taken(onnx_n: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app, ["package", "cpp", "out"]).exit_code == 2
+    for words in ([], [str(onnx_n)]):
+        done = CliRunner().invoke(app, ["package", "cpp", *words])
+        assert (done.exit_code, "folder to write is missing" in done.stderr) == (2, True)
     Workspace().record(read_artifact(onnx_n), command="export")
     done = CliRunner().invoke(app, ["package", "cpp", "out"])
     assert done.exit_code == 0, done.output

@@ -37,9 +37,9 @@ HEADERS = "RTMO_DEPLOY_ONNXRUNTIME_HEADERS"
 ROWS = 3
 
 
-def stand_in_engine(path: Path, *, plugin: bool = False, **changes: object) -> EngineRecord:
+def stand_in_engine(path: Path, *, plugin: bool = False, fewest: int = 1, **changes: object) -> EngineRecord:
     """A plan that the stand-in loads, with two profiles, and its record."""
-    path.write_text(f"stand-in {ROWS} 17 -1 3 -1 -1  1 3 64 64 2 3 128 128  1 3 160 160 1 3 320 320")
+    path.write_text(f"stand-in {ROWS} 17 -1 3 -1 -1  {fewest} 3 64 64 2 3 128 128  {fewest} 3 160 160 2 3 320 320")
     artifact = Artifact(
         path,
         Kind.ENGINE,
@@ -157,6 +157,13 @@ def test_a_fixed_batch_is_filled(program: Path, image: Path, tmp_path: Path) -> 
     assert (tmp_path / "input.bin").read_bytes() == to_tensor([canvas, canvas]).tobytes()
 
 
+def test_the_fewest_images_of_an_engine_are_fed(program: Path, image: Path, tmp_path: Path) -> None:
+    stand_in_engine(tmp_path / "m.engine", fewest=2)
+    variables = outputs(tmp_path, *some_outputs(2))
+    assert len(lines_of(run(program, tmp_path / "m.engine", image, **variables))[0]["people"]) == 2
+    assert (tmp_path / "input.bin").stat().st_size == 2 * 3 * 96 * 128 * 4
+
+
 def test_nobody_and_the_options(program: Path, folder: Path, image: Path, tmp_path: Path) -> None:
     model = folder / "model.engine"
     dets, keypoints = some_outputs()
@@ -189,6 +196,7 @@ def test_nobody_and_the_options(program: Path, folder: Path, image: Path, tmp_pa
         (["--score-thr", "nan", "{model}", "{image}"], 2, "from 0 to 1"),
         (["--max-people", "-3", "{model}", "{image}"], 2, "whole number"),
         (["{model}", "{image}", "--threads"], 2, "needs a value"),
+        (["--threads", "2", "{model}", "{image}"], 2, "for ONNX Runtime"),
         (["{image}", "{image}"], 4, "no such file"),
         (["nothing.engine", "{image}"], 4, "no such file"),
         (["{model}", "nothing.ppm"], 3, "no such image"),
@@ -323,6 +331,17 @@ def test_weights_in_another_file_come_along(onnx_n: Path, tmp_path: Path) -> Non
     assert (
         len(RTMO(made.artifact.path, device="cpu", backend="onnxruntime")(np.zeros((64, 64, 3), np.uint8)).scores) >= 0
     )
+
+
+def test_sizes_that_the_graph_has_are_written_into_the_copy(onnx_n: Path, tmp_path: Path) -> None:
+    model = onnx.load(onnx_n)
+    for dim, side in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (128, 160), strict=True):
+        dim.dim_value = side
+    onnx.save(model, tmp_path / "m.onnx")
+    assert read_artifact(tmp_path / "m.onnx").corrected
+    copy = read_artifact(package_cpp(tmp_path / "m.onnx", tmp_path / "out").artifact.path)
+    assert not copy.corrected
+    assert (copy.input.height, copy.input.width, copy.input.dynamic_hw) == (128, 160, False)
 
 
 def test_models_that_the_program_cannot_run(checkpoint_n: Path, onnx_n: Path, tmp_path: Path) -> None:

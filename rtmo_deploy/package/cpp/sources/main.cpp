@@ -20,7 +20,7 @@ constexpr const char* kHelp =
     "  --score-thr X    only people with a score above X, not below the model's own\n"
     "  --max-people N   only the N best people of each image\n"
     "  --imgsz HxW      letterbox to this size, multiples of 32; for models of dynamic size\n"
-    "  --threads N      threads of the runtime\n"
+    "  --threads N      threads of ONNX Runtime\n"
     "\n"
     "Exit codes: 0 all done, 2 wrong use, 3 an image cannot be read, 4 the model cannot be used, 5 the library does\n"
     "not fit.\n";

@@ -6,6 +6,7 @@
 #include <array>
 #include <fstream>
 #include <iostream>
+#include <limits>
 #include <sstream>
 
 #include "runner.h"
@@ -86,6 +87,7 @@ public:
         if (!context_) throw Error(Exit::setup, "There is no memory for the engine: " + logger_.last);
         check(cudaStreamCreate(&stream_));
         follow_graph(settings_, sides_of(engine_->getTensorShape(input_.c_str())));
+        if (settings_.batch == 0) settings_.batch = fewest_images();
     }
 
     ~TrtRunner() override { cudaStreamDestroy(stream_); }
@@ -143,6 +145,15 @@ private:
         }
     }
 
+    int fewest_images() const {
+        std::int64_t fewest = std::numeric_limits<int>::max();
+        for (int i = 0; i < engine_->getNbOptimizationProfiles(); ++i) {
+            const auto least = engine_->getProfileShape(input_.c_str(), i, nvinfer1::OptProfileSelector::kMIN);
+            fewest = std::min<std::int64_t>(fewest, least.d[0]);
+        }
+        return static_cast<int>(fewest);
+    }
+
     // Sets the optimization profile that takes a shape, unless the one in use does.
     void choose_profile(const std::int64_t (&wanted)[4]) {
         const auto takes = [&](int profile) {
@@ -178,6 +189,9 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Runner> open_runner(const std::string& model, int) { return std::make_unique<TrtRunner>(model); }
+std::unique_ptr<Runner> open_runner(const std::string& model, int threads) {
+    if (threads > 0) throw Error(Exit::usage, "--threads is for ONNX Runtime.");
+    return std::make_unique<TrtRunner>(model);
+}
 
 }  // namespace rtmo

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 #: The program must pass these; the sanitizers end it with a report.
-CHECKED = "-O1 -g -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
+CHECKED = "-O1 -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
 STAND_IN = Path(__file__).parent / "tensorrt_stand_in"
 
 

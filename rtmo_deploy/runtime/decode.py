@@ -15,6 +15,7 @@ import numpy as np
 from rtmo_deploy.artifact import DecodeMode, read_companion
 from rtmo_deploy.errors import ArtifactError
 from rtmo_deploy.poses import Poses
+from rtmo_deploy.runtime.rows import clipped, greedy_nms, kept_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,31 +60,6 @@ def decode_boxes(bbox_preds: Array, priors: Array) -> Array:
     with np.errstate(over="ignore"):
         half = np.exp(bbox_preds[..., 2:]) * stride / 2
     return np.concatenate([centre - half, centre + half], axis=-1).astype(np.float32)
-
-
-def iou(box: Array, boxes: Array) -> Array:
-    """Intersection over union of one box ``(4,)`` and others ``(N, 4)``: ``(N,)``."""
-    with np.errstate(invalid="ignore", over="ignore"):  # a size may be infinite; its overlaps are NaN, as in PyTorch
-        sides = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0)
-        intersection = sides[:, 0] * sides[:, 1]
-        area = (box[2] - box[0]) * (box[3] - box[1])
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        overlap: Array = (intersection / np.maximum(area + areas - intersection, 1e-6)).astype(np.float32)
-    return overlap
-
-
-def greedy_nms(boxes: Array, scores: Array, iou_thr: float) -> NDArray[np.intp]:
-    """Indices of the boxes ``(N, 4)`` that survive, best score first; equal scores keep their order.
-
-    A box is dropped when a better survivor overlaps it by more than ``iou_thr``.
-    """
-    order = np.argsort(-scores, kind="stable")
-    kept: list[int] = []
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(int(best))
-        order = order[~(iou(boxes[best], boxes[order]) > iou_thr)]
-    return np.array(kept, dtype=np.intp)
 
 
 def outputs_to_poses(
@@ -150,7 +126,7 @@ def decode_raw(
             continue
         keypoints = coordinates(outputs["pose_vecs"][i, keep], boxes[keep], priors[keep, :2])
         keypoint_scores = sigmoid(outputs["kpt_vis"][i, keep])
-        found.append(Poses(_clipped(boxes[keep], input_hw), scores[keep], keypoints, keypoint_scores, skeleton))
+        found.append(Poses(clipped(boxes[keep], input_hw), scores[keep], keypoints, keypoint_scores, skeleton))
     return found
 
 
@@ -169,20 +145,10 @@ def rows_to_poses(
     """
     found = []
     for rows, points in zip(dets, keypoints, strict=True):
-        keep = np.flatnonzero(rows[:, 4] > contract.score_thr)
-        keep = keep[np.argsort(-rows[keep, 4], kind="stable")]
-        if contract.junk_rows and len(keep):
-            _, first = np.unique(rows[keep], axis=0, return_index=True)
-            keep = keep[np.sort(first)]
-            keep = keep[greedy_nms(rows[keep, :4], rows[keep, 4], contract.nms_thr)]
-        boxes = _clipped(rows[keep, :4], input_hw)
+        keep = kept_rows(rows, contract.score_thr, contract.nms_thr, junk_rows=contract.junk_rows)
+        boxes = clipped(rows[keep, :4], input_hw)
         found.append(Poses(boxes, rows[keep, 4], points[keep, :, :2], points[keep, :, 2], skeleton))
     return found
-
-
-def _clipped(boxes: Array, input_hw: tuple[int, int]) -> Array:
-    height, width = input_hw
-    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
 def finished(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtmo_deploy.model.head import box_iou, non_maximum_suppression
-from rtmo_deploy.runtime.decode import greedy_nms, iou
+from rtmo_deploy.runtime.rows import greedy_nms, iou
 
 
 @st.composite

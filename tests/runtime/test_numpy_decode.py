@@ -16,7 +16,8 @@ from rtmo_deploy.model import head as torch_head
 from rtmo_deploy.model.dcc import boxes_to_center_scale
 from rtmo_deploy.model.head import box_iou, non_maximum_suppression
 from rtmo_deploy.poses import Skeleton
-from rtmo_deploy.runtime.decode import decode_boxes, decode_raw, greedy_nms, grid_priors, iou, rows_to_poses, sigmoid
+from rtmo_deploy.runtime.decode import decode_boxes, decode_raw, grid_priors, rows_to_poses, sigmoid
+from rtmo_deploy.runtime.rows import greedy_nms, iou
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
 
 ONNX = DecodeContract(DecodeMode.ONNX)

@@ -7,6 +7,7 @@ import typer
 from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.package_cpp import cpp
 from rtmo_deploy.cli.package_deepstream import deepstream
+from rtmo_deploy.cli.package_triton import triton
 
 package_app = typer.Typer(
     help="Write what Triton, DeepStream or a C++ program needs to run a model.",
@@ -22,3 +23,4 @@ def _package() -> None:
 
 package_app.command(cls=HelpCommand, short_help="Write a C++ program that runs a model.")(cpp)
 package_app.command(cls=HelpCommand, short_help="Write what NVIDIA DeepStream needs to run a model.")(deepstream)
+package_app.command(cls=HelpCommand, short_help="Write a model repository for NVIDIA Triton.")(triton)

@@ -1,0 +1,79 @@
+"""``rtmo-deploy package triton``: a model repository for NVIDIA Triton."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rtmo_deploy.cli.console import print_facts, print_json, stderr
+from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.options import ForceOption, InputSizeOption, JsonOption, MaxPixelsOption, options_of
+from rtmo_deploy.cli.progress import status
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import EXPORTED, FORMATS
+from rtmo_deploy.package.triton.options import TritonOptions
+
+if TYPE_CHECKING:
+    from rtmo_deploy.package.triton import TritonRepository
+
+
+@options_of(TritonOptions, imgsz=InputSizeOption)
+def triton(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] DIR",
+            help="An ONNX model, an OpenVINO model (.xml) or a TensorRT engine, by default the newest that was made "
+            "here; and the folder to write.",
+        ),
+    ],
+    *,
+    options: TritonOptions,
+    max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model repository for NVIDIA Triton: the network, its pre- and postprocessing, and a pipeline of them.
+
+    The pipeline takes image files or pixels and finds what 'predict' finds. DIR/README.md says how to run it.
+    """
+    model, folder = _split(words)
+    with status("writing"):
+        from rtmo_deploy.package.triton import write_triton
+
+        made = write_triton(model, folder, options, force=force)
+    if as_json:
+        print_json("package triton", **made.to_dict())
+    else:
+        _print(made)
+
+
+def _split(words: list[str]) -> tuple[Path, Path]:
+    if len(words) > 2:
+        raise UsageError(f"There are {len(words)} arguments.", remedy="Give a model and a folder.")
+    if len(words) == 2:
+        return find_model(words[0], "package triton", EXPORTED), Path(words[1])
+    from rtmo_deploy.cli.workspace import Workspace
+
+    path, entry = Workspace().last(list(FORMATS))
+    stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
+    return path, Path(words[0])
+
+
+def _print(made: TritonRepository) -> None:
+    plan = made.plan
+    batches = f"up to {plan.max_batch}, preferred {', '.join(map(str, plan.preferred))}" if plan.max_batch else "none"
+    print_facts(
+        {
+            "folder": str(made.folder),
+            "network": f"{plan.artifact.path.name}, {plan.artifact.precision}, Triton's {plan.backend} backend",
+            "device": "cpu" if plan.gpu is None else f"cuda:{plan.gpu}",
+            "input": f"{plan.height}x{plan.width}",
+            "batches": batches,
+            "models": "rtmo_pipeline (image in, people out), rtmo_preprocess, rtmo, rtmo_postprocess",
+            "run": f"tritonserver --model-repository {shlex.quote(str(made.folder))}; see README.md there",
+        }
+    )

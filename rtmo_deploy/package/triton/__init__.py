@@ -1,0 +1,17 @@
+"""A model repository for NVIDIA Triton: the network, its pre- and postprocessing, and a pipeline that joins them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from rtmo_deploy.package.triton.options import TritonOptions
+    from rtmo_deploy.package.triton.repository import TritonRepository, write_triton
+
+__all__ = ["TritonOptions", "TritonRepository", "write_triton"]
+
+_HOME = {"TritonOptions": "options", "TritonRepository": "repository", "write_triton": "repository"}
+
+__getattr__ = lazy_exports("rtmo_deploy.package.triton", _HOME)

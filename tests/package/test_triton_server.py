@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -282,3 +283,34 @@ def test_the_client(server: Server, repository: Path, model: RTMO, pictures: lis
         assert len(first["people"]) == len(model(pictures[1])) > 0
         assert next(iter(first["people"][0]["keypoints"])) == "nose"
         assert all("not an image" in one["error"] for one in rest)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_the_pipeline_of_other_backends(static: bool, checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """The server lacks those backends: their configuration runs with the network in the Python backend.
+
+    Without it Triton reads the configuration and misses the backend alone.
+    """
+    path = exported(checkpoint_n, tmp_path, static=static)
+    folder = tmp_path / "models"
+    write_triton(path, folder, TritonOptions(threads=1, timeout_ms=60_000))
+    alone = RTMO(path, device="cpu", threads=1)
+    with serving(Path(VENV), folder, tmp_path / "native", "--model-control-mode=explicit", ready=False) as running:
+        for name in ("rtmo_preprocess", "rtmo_postprocess"):
+            running.load(name)
+        with pytest.raises(AssertionError, match="unable to find backend library for backend 'onnxruntime'"):
+            running.load("rtmo")
+    config = folder / "rtmo" / "config.pbtxt"
+    other = tmp_path / "python"
+    write_triton(path, other, TritonOptions(backend="python", threads=1))
+    wanted = [line for line in (other / "rtmo/config.pbtxt").read_text().splitlines() if line.startswith("parameters")]
+    text = config.read_text()
+    config.write_text(text.replace('backend: "onnxruntime"', 'backend: "python"') + "\n".join(wanted))
+    shutil.copy(other / "rtmo/1/model.py", folder / "rtmo/1/model.py")
+    with serving(Path(VENV), folder, tmp_path / "server") as running:
+        assert running.get("models/rtmo_pipeline/config")["max_batch_size"] == (0 if static else 8)
+        for picture in pictures:
+            check(ask(running, of_files(picture.read_bytes())), alone(picture))
+            check(ask(running, cv2.imread(str(picture))[None]), alone(picture))
+        with pytest.raises(InferenceServerException, match="not an image"):
+            ask(running, of_files(b"nothing"))

@@ -32,6 +32,15 @@ class Server(NamedTuple):
         with urllib.request.urlopen(f"http://{self.http}/v2/{path}", timeout=10) as answer:
             return json.load(answer)
 
+    def load(self, model: str) -> None:
+        """Load a model; AssertionError with what the server says where it cannot."""
+        url = f"http://{self.http}/v2/repository/models/{model}/load"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, b"{}"), timeout=60):
+                pass
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+
     def status(self, path: str) -> int:
         """HTTP status of a path."""
         try:

@@ -14,6 +14,8 @@ from rtmo_deploy.runtime.engine_file import Shape, choose_profile, read_record
 from rtmo_deploy.runtime.thresholds import decode_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rtmo_deploy.artifact import Artifact, DecodeContract
     from rtmo_deploy.package.triton.options import TritonOptions
     from rtmo_deploy.runtime.contract import TensorSpec
@@ -140,8 +142,9 @@ def plan_for(artifact: Artifact, options: TritonOptions) -> Plan:
             where=artifact.path,
         )
     height, width = _size(artifact, options.imgsz)
-    profile = None if record is None or not record.profiles else choose_profile(record.profiles, _one(height, width))
-    limits = None if record is None or profile is None else record.profiles[profile]
+    profiles = () if record is None else record.profiles
+    profile = _profile(profiles, height, width) if profiles else None
+    limits = None if profile is None else profiles[profile]
     most = _max_batch(artifact, backend, options.max_batch, limits)
     source, rows = _tensors(artifact, record)
     kept = {name: getattr(options, name) for name in ("score_thr", "nms_thr", "kpt_thr", "max_people")}
@@ -162,12 +165,14 @@ def plan_for(artifact: Artifact, options: TritonOptions) -> Plan:
         exact=exact,
         max_pixels=max_pixels_allowed(),
         record=record,
-        profile=profile if record is not None and len(record.profiles) > 1 else None,
+        profile=profile if len(profiles) > 1 else None,
     )
 
 
-def _one(height: int, width: int) -> Shape:
-    return Shape(1, height, width)
+def _profile(profiles: Sequence[Profile], height: int, width: int) -> int:
+    """Index of the profile for images of this size, with the smallest batch that any takes."""
+    fewest = min((profile.min.batch for profile in profiles if profile.holds(height, width)), default=1)
+    return choose_profile(profiles, Shape(fewest, height, width))
 
 
 def _backend(artifact: Artifact, wanted: str) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import SetupError, UsageError
+from rtmo_deploy.file_kind import FORMATS
 from rtmo_deploy.files import reading, sha256_of
 from rtmo_deploy.package.triton.options import TritonOptions
 from rtmo_deploy.package.triton.plan import Plan, facts, plan_for
@@ -166,10 +167,11 @@ def _write(folder: Path, plan: Plan, sources: list[Path]) -> None:
     (folder / "rtmo_pipeline" / "1").mkdir()  # Triton wants a version of every model
     _put(folder / "rtmo_pipeline" / "1" / "ensemble.txt", "The steps are in config.pbtxt.\n")
     model = plan.artifact.path
-    named = {model: plan.file_name, model.with_suffix(".bin"): "model.bin"}  # Triton's names; other files keep theirs
+    # The model and what belongs to it get Triton's names; other files keep theirs.
+    known, renamed = FORMATS[plan.artifact.kind], version / plan.file_name
+    named = {model: renamed, **dict(zip(known.files_beside(model), known.files_beside(renamed), strict=True))}
     for path in dict.fromkeys(sources):
-        name = named.get(path) or path.relative_to(model.parent).as_posix()
-        target = version / name
+        target = named.get(path) or version / path.relative_to(model.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     for place, modules in _HOST.items():

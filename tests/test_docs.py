@@ -25,6 +25,7 @@ GROUP = typer.main.get_command(app)
 RUN = [
     "rtmo-deploy export rtmo-s.pth --decode fixed",
     "rtmo-deploy build-trt rtmo-s.onnx --dry-run",
+    "rtmo-deploy package triton rtmo-s.onnx models",
     "rtmo-deploy eval ckpt.onnx --ann person_keypoints_val2017.json --images val2017/ --save found.json",
     "rtmo-deploy eval --predictions found.json --ann person_keypoints_val2017.json",
     "rtmo-deploy predict rtmo-s photos/ --vis-out-dir drawn",

@@ -161,6 +161,7 @@ def test_the_wheel(tmp_path):
         "*/plugins/rtmo_decode.*",
         "zoo/weights/*",
         "package/*/sources/*",
+        "package/triton/templates/*",
     ):
         expected |= {path.relative_to(ROOT).as_posix() for path in PACKAGE.glob(data)}
     assert {name for name in names if name.startswith("rtmo_deploy/")} == expected

@@ -21,15 +21,21 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from google.protobuf import json_format, text_format
 from PIL import Image
 from triton_server import Server, serving
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
 from rtmo_deploy import RTMO
 from rtmo_deploy.convert import ExportOptions, export_onnx
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.package.triton import TritonOptions, write_triton
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
+from model_files import write_engine, write_openvino
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +140,6 @@ def test_a_thousand_requests_of_several_threads(server: Server, model: RTMO, pic
 
 
 def test_by_grpc(server: Server, model: RTMO, pictures: list[Path]) -> None:
-    triton_grpc = pytest.importorskip("tritonclient.grpc")
     client = triton_grpc.InferenceServerClient(server.grpc)
     for path in pictures:
         check(client.infer("rtmo_pipeline", [given(triton_grpc, of_files(path.read_bytes()))]), model(path))
@@ -285,32 +290,58 @@ def test_the_client(server: Server, repository: Path, model: RTMO, pictures: lis
         assert all("not an image" in one["error"] for one in rest)
 
 
-@pytest.mark.parametrize("static", [True, False])
-def test_the_pipeline_of_other_backends(static: bool, checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:
-    """The server lacks those backends: their configuration runs with the network in the Python backend.
-
-    Without it Triton reads the configuration and misses the backend alone.
-    """
-    path = exported(checkpoint_n, tmp_path, static=static)
+def test_triton_takes_the_configurations_of_other_backends(onnx_n: Path, checkpoint_n: Path, tmp_path: Path) -> None:
+    """This server lacks those backends: it reads the configuration, and misses the backend alone."""
     folder = tmp_path / "models"
+    write_engine(tmp_path / "m.engine", backend="tensorrt", targets=(), compute_capability="8.9")
+    write_openvino(tmp_path / "m.xml")
+    models = {
+        "onnxruntime": (onnx_n, exported(checkpoint_n, tmp_path, static=True)),
+        "openvino": (tmp_path / "m.xml",),
+        "tensorrt": (tmp_path / "m.engine",),
+    }
+    write_triton(onnx_n, folder)
+    with serving(Path(VENV), folder, tmp_path / "server", "--model-control-mode=explicit", ready=False) as running:
+        for backend, paths in models.items():
+            for path in paths:
+                write_triton(path, folder, force=True)
+                with pytest.raises(AssertionError, match=f"unable to find backend library for backend '{backend}'"):
+                    running.load("rtmo")
+
+
+def test_a_pipeline_that_is_not_batched(checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """The configuration of a static graph for the ONNX Runtime backend, with the network in the Python backend."""
+    path = exported(checkpoint_n, tmp_path, static=True)
+    folder, other = tmp_path / "models", tmp_path / "python"
     write_triton(path, folder, TritonOptions(threads=1, timeout_ms=60_000))
-    alone = RTMO(path, device="cpu", threads=1)
-    with serving(Path(VENV), folder, tmp_path / "native", "--model-control-mode=explicit", ready=False) as running:
-        for name in ("rtmo_preprocess", "rtmo_postprocess"):
-            running.load(name)
-        with pytest.raises(AssertionError, match="unable to find backend library for backend 'onnxruntime'"):
-            running.load("rtmo")
-    config = folder / "rtmo" / "config.pbtxt"
-    other = tmp_path / "python"
     write_triton(path, other, TritonOptions(backend="python", threads=1))
+    config = folder / "rtmo" / "config.pbtxt"
     wanted = [line for line in (other / "rtmo/config.pbtxt").read_text().splitlines() if line.startswith("parameters")]
-    text = config.read_text()
-    config.write_text(text.replace('backend: "onnxruntime"', 'backend: "python"') + "\n".join(wanted))
+    config.write_text(config.read_text().replace('"onnxruntime"', '"python"') + "\n".join(wanted))
     shutil.copy(other / "rtmo/1/model.py", folder / "rtmo/1/model.py")
+    alone = RTMO(path, device="cpu", threads=1)
     with serving(Path(VENV), folder, tmp_path / "server") as running:
-        assert running.get("models/rtmo_pipeline/config")["max_batch_size"] == (0 if static else 8)
+        assert running.get("models/rtmo_pipeline/config")["max_batch_size"] == 0
         for picture in pictures:
             check(ask(running, of_files(picture.read_bytes())), alone(picture))
             check(ask(running, cv2.imread(str(picture))[None]), alone(picture))
         with pytest.raises(InferenceServerException, match="not an image"):
             ask(running, of_files(b"nothing"))
+
+
+def test_triton_completes_nothing(server: Server, repository: Path) -> None:
+    """The configuration that the server works by is the one that was written, beside defaults."""
+    for path in repository.glob("*/config.pbtxt"):
+        completed = json_format.ParseDict(server.get(f"models/{path.parent.name}/config"), ModelConfig())
+        written = text_format.Parse(path.read_text(), ModelConfig())
+        for field, value in written.ListFields():
+            found = getattr(completed, field.name)
+            if field.name == "instance_group":
+                found, value = ([(one.count, one.kind) for one in group] for group in (found, value))
+            if field.name == "dynamic_batching":
+                assert found.preferred_batch_size == value.preferred_batch_size
+                assert found.max_queue_delay_microseconds == value.max_queue_delay_microseconds
+                found, value = found.default_queue_policy, value.default_queue_policy
+            assert found == value, (path.parent.name, field.name)
+        added = {field.name for field, _ in completed.ListFields()} - {field.name for field, _ in written.ListFields()}
+        assert added <= {"version_policy", "optimization", "model_transaction_policy"}, added

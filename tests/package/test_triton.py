@@ -147,14 +147,39 @@ def test_a_static_graph_is_not_batched(static: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_shapes_are_those_that_a_foreign_graph_declares(onnx_n: Path, tmp_path: Path) -> None:
+    model, path = onnx.load(onnx_n), tmp_path / "foreign.onnx"
+    del model.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[len(value.type.tensor_type.shape.dim) - 1].dim_param = f"last of {value.name}"
+        if value.name == "input":
+            value.name = 'a "named"\ninput'
+    for node in model.graph.node:
+        node.input[:] = ['a "named"\ninput' if name == "input" else name for name in node.input]
+    model.graph.output[1].type.tensor_type.shape.dim[3].dim_value = 3
+    onnx.save(model, path)
+    write_triton(path, tmp_path / "models")
+    found = check_repository(tmp_path / "models")
+    check_like_graph(found["rtmo"], path)
+    assert found["rtmo_postprocess"].parameters["junk_rows"].string_value == "1"
+    graph = onnx.load(onnx_n)
+    for value in graph.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    onnx.save(graph, path)
+    with pytest.raises(ArtifactError, match="does not declare the shapes"):
+        write_triton(path, tmp_path / "other")
+    write_triton(path, tmp_path / "other", TritonOptions(backend="python"))
+    assert tensors(check_repository(tmp_path / "other")["rtmo"].output)["keypoints"][1] == [-1, 17, 3]
+
+
 def test_an_openvino_model(tmp_path: Path) -> None:
     path = tmp_path / "m.xml"
     write_openvino(path)
     write_triton(path, tmp_path / "models", TritonOptions(instances=3))
     network = check_repository(tmp_path / "models")["rtmo"]
     assert (network.backend, network.max_batch_size) == ("openvino", 0)
-    assert tensors(network.input)["input"][1] == [1, 3, -1, -1]
-    assert tensors(network.output)["dets"][1] == [1, 2, 5]
+    assert tensors(network.input)["input"][1] == [-1, 3, -1, -1]
+    assert tensors(network.output)["dets"][1] == [-1, 2, 5]
     assert network.parameters["NUM_STREAMS"].string_value == "3"
     written = read_artifact(tmp_path / "models/rtmo/1/model.xml")  # with its weights, by their SHA-256
     assert written.skeleton == read_artifact(path).skeleton

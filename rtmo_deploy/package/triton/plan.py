@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtmo_deploy.artifact import DecodeMode, Target
@@ -49,7 +49,8 @@ class Plan:
     options: TritonOptions
     backend: str  #: Key of :data:`BACKENDS`.
     gpu: int | None  #: Index of the GPU; None for the CPU.
-    input: str  #: Name of the network's input.
+    inputs: list[Entry]  #: The network's tensors, exactly as its graph declares them: backends compare them.
+    outputs: list[Entry]
     height: int  #: Pixels that images are letterboxed to.
     width: int
     max_batch: int  #: Most images in a run; 0 where Triton does not batch for this network.
@@ -64,16 +65,9 @@ class Plan:
     preprocessors: int = 2  #: Instances: one decodes while the other letterboxes.
 
     @property
-    def network_inputs(self) -> list[Entry]:
-        """What the network takes; -1 where the graph takes any height and width."""
-        sides = [-1, -1] if self.artifact.input.dynamic_hw else [self.height, self.width]
-        return [Entry(self.input, "FP32", [3, *sides])]
-
-    @property
-    def network_outputs(self) -> list[Entry]:
-        """What the network puts out."""
-        rows, joints = self.rows or -1, len(self.artifact.skeleton)
-        return [Entry("dets", "FP32", [rows, 5]), Entry("keypoints", "FP32", [rows, joints, 3])]
+    def input(self) -> str:
+        """Name of the network's input."""
+        return self.inputs[0].name
 
     @property
     def images(self) -> list[Entry]:
@@ -146,7 +140,7 @@ def plan_for(artifact: Artifact, options: TritonOptions) -> Plan:
     profile = _profile(profiles, height, width) if profiles else None
     limits = None if profile is None else profiles[profile]
     most = _max_batch(artifact, backend, options.max_batch, limits)
-    source, rows = _tensors(artifact, record)
+    source, outputs = _tensors(artifact, record, backend)
     kept = {name: getattr(options, name) for name in ("score_thr", "nms_thr", "kpt_thr", "max_people")}
     tuned = () if limits is None else (limits.opt.batch,)
     return Plan(
@@ -154,13 +148,14 @@ def plan_for(artifact: Artifact, options: TritonOptions) -> Plan:
         options=options,
         backend=backend,
         gpu=gpu,
-        input=source,
+        inputs=[_entry(source, batched=most > 0)],
+        outputs=[_entry(spec, batched=most > 0) for spec in outputs],
         height=height,
         width=width,
         max_batch=most,
         preferred=sorted({size for size in (most // 2, most, *tuned) if 0 < size <= most}),
         lead=[] if most else [1],
-        rows=rows,
+        rows=outputs[0].fixed[1],
         decode=decode_for(artifact, **kept),
         exact=exact,
         max_pixels=max_pixels_allowed(),
@@ -252,8 +247,10 @@ def _max_batch(artifact: Artifact, backend: str, wanted: int | None, limits: Pro
     return wanted or (most if fixed else min(DEFAULT_BATCH, most or DEFAULT_BATCH))
 
 
-def _tensors(artifact: Artifact, record: EngineRecord | None) -> tuple[str, int | None]:
-    """The name of the graph's input, and the rows of its output where they are fixed."""
+def _tensors(
+    artifact: Artifact, record: EngineRecord | None, backend: str
+) -> tuple[TensorSpec, tuple[TensorSpec, TensorSpec]]:
+    """The graph's input, and its outputs ``dets`` and ``keypoints``."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     if record is not None:
@@ -268,8 +265,22 @@ def _tensors(artifact: Artifact, record: EngineRecord | None) -> tuple[str, int 
 
         graph = signature(read_graph(artifact.path))
         inputs, outputs = graph.inputs, graph.outputs
-    rows = next((spec.fixed[1] for spec in outputs if spec.name == "dets" and len(spec.shape) == 3), None)
-    return inputs[0].name, rows
+    joints = len(artifact.skeleton)
+    found = {spec.name: spec for spec in outputs}
+    if backend != "python" and not all(found[name].shape for name in ("dets", "keypoints")):
+        raise ArtifactError(
+            "Its graph does not declare the shapes of its outputs, which Triton compares with the configuration.",
+            remedy="Export it again, or use --backend python.",
+            where=artifact.path,
+        )
+    any_shape = {"dets": (None, None, 5), "keypoints": (None, None, joints, 3)}
+    dets, keypoints = (replace(found[name], shape=found[name].shape or shape) for name, shape in any_shape.items())
+    return inputs[0], (dets, keypoints)
+
+
+def _entry(spec: TensorSpec, *, batched: bool) -> Entry:
+    sides = [-1 if side is None else side for side in spec.fixed]
+    return Entry(spec.name, "FP32", sides[1:] if batched else sides)
 
 
 def facts(plan: Plan) -> dict[str, Any]:

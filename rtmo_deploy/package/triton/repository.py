@@ -200,7 +200,7 @@ def _put(path: Path, text: str) -> None:
 def _environment() -> jinja2.Environment:
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rtmo_deploy.package.triton"),
         autoescape=False,  # noqa: S701 - no markup
         undefined=jinja2.StrictUndefined,
@@ -208,3 +208,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["quoted"] = json.dumps  # as text format of protobuf, too, writes a string
+    environment.filters["line"] = lambda text: " ".join(str(text).split())
+    return environment

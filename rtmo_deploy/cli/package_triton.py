@@ -56,6 +56,8 @@ def _split(words: list[str]) -> tuple[Path, Path]:
         raise UsageError(f"There are {len(words)} arguments.", remedy="Give a model and a folder.")
     if len(words) == 2:
         return find_model(words[0], "package triton", EXPORTED), Path(words[1])
+    if Path(words[0]).is_file():
+        raise UsageError("This is a file, and no folder is named.", remedy="Name the folder to write.", where=words[0])
     from rtmo_deploy.cli.workspace import Workspace
 
     path, entry = Workspace().last(list(FORMATS))

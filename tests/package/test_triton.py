@@ -173,6 +173,7 @@ def test_shapes_are_those_that_a_foreign_graph_declares(onnx_n: Path, tmp_path: 
 
 
 def test_an_openvino_model(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
     path = tmp_path / "m.xml"
     write_openvino(path)
     write_triton(path, tmp_path / "models", TritonOptions(instances=3))
@@ -377,3 +378,4 @@ def test_the_command(onnx_n: Path, checkpoint_n: Path, tmp_path: Path, monkeypat
     assert "MODEL is n.onnx" in done.stderr
     Path("file").write_text("")
     assert run(onnx_n, "file").exit_code == 2
+    assert "no folder is named" in run(onnx_n).stderr

@@ -31,6 +31,7 @@ from tritonclient.utils import InferenceServerException
 
 from rtmo_deploy import RTMO
 from rtmo_deploy.convert import ExportOptions, export_onnx
+from rtmo_deploy.convert.openvino import convert_openvino
 from rtmo_deploy.model import load_checkpoint
 from rtmo_deploy.package.triton import TritonOptions, write_triton
 
@@ -294,6 +295,7 @@ def test_triton_takes_the_configurations_of_other_backends(onnx_n: Path, checkpo
     """This server lacks those backends: it reads the configuration, and misses the backend alone."""
     folder = tmp_path / "models"
     write_engine(tmp_path / "m.engine", backend="tensorrt", targets=(), compute_capability="8.9")
+    pytest.importorskip("openvino", reason="needs openvino")
     write_openvino(tmp_path / "m.xml")
     models = {
         "onnxruntime": (onnx_n, exported(checkpoint_n, tmp_path, static=True)),
@@ -309,17 +311,19 @@ def test_triton_takes_the_configurations_of_other_backends(onnx_n: Path, checkpo
                     running.load("rtmo")
 
 
-def test_a_pipeline_that_is_not_batched(checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:
-    """The configuration of a static graph for the ONNX Runtime backend, with the network in the Python backend."""
-    path = exported(checkpoint_n, tmp_path, static=True)
+def test_a_pipeline_that_is_not_batched(onnx_n: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """The repository of an OpenVINO model, with the network in the Python backend, as this server has no other."""
+    pytest.importorskip("openvino", reason="needs openvino")
     folder, other = tmp_path / "models", tmp_path / "python"
-    write_triton(path, folder, TritonOptions(threads=1, timeout_ms=60_000))
-    write_triton(path, other, TritonOptions(backend="python", threads=1))
+    convert_openvino(onnx_n, tmp_path / "m.xml", verify=False)
+    write_triton(tmp_path / "m.xml", folder, TritonOptions(timeout_ms=60_000, imgsz=SIZE))
+    write_triton(onnx_n, other, TritonOptions(backend="python", threads=1))
     config = folder / "rtmo" / "config.pbtxt"
     wanted = [line for line in (other / "rtmo/config.pbtxt").read_text().splitlines() if line.startswith("parameters")]
-    config.write_text(config.read_text().replace('"onnxruntime"', '"python"') + "\n".join(wanted))
-    shutil.copy(other / "rtmo/1/model.py", folder / "rtmo/1/model.py")
-    alone = RTMO(path, device="cpu", threads=1)
+    config.write_text(config.read_text().replace('"openvino"', '"python"') + "\n".join(wanted))
+    for name in ("model.py", "model.onnx"):
+        shutil.copy(other / "rtmo/1" / name, folder / "rtmo/1" / name)
+    alone = RTMO(onnx_n, device="cpu", threads=1, input_hw=SIZE)
     with serving(Path(VENV), folder, tmp_path / "server") as running:
         assert running.get("models/rtmo_pipeline/config")["max_batch_size"] == 0
         for picture in pictures:
@@ -344,4 +348,6 @@ def test_triton_completes_nothing(server: Server, repository: Path) -> None:
                 found, value = found.default_queue_policy, value.default_queue_policy
             assert found == value, (path.parent.name, field.name)
         added = {field.name for field, _ in completed.ListFields()} - {field.name for field, _ in written.ListFields()}
-        assert added <= {"version_policy", "optimization", "model_transaction_policy"}, added
+        assert added <= {*("version_policy", "optimization", "model_transaction_policy", "default_model_filename")}, (
+            added
+        )

@@ -266,7 +266,7 @@ def test_a_full_queue_answers_unavailable(onnx_n: Path, model: RTMO, pictures: l
 
 
 def test_a_fixed_batch_is_filled(checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:
-    path = exported(checkpoint_n, tmp_path, static=True, batch=4)
+    path = exported(checkpoint_n, tmp_path, static=True, batch=4, imgsz=SIZE)
     write_triton(path, tmp_path / "models", TritonOptions(backend="python", threads=1, max_people=3, kpt_thr=0.4))
     alone = RTMO(path, device="cpu", threads=1)
     with serving(Path(VENV), tmp_path / "models", tmp_path / "server") as running:

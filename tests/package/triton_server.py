@@ -77,6 +77,8 @@ def serving(venv: Path, repository: Path, folder: Path, *options: str, ready: bo
     command = [
         *(str(server / "bin" / "tritonserver"), f"--model-repository={repository}"),
         *(f"--backend-directory={backend.parent}", "--allow-metrics=false", "--http-address=127.0.0.1"),
+        # Regions of shared memory that have to grow crash this server now and then.
+        "--backend-config=python,shm-default-byte-size=134217728",
         *(f"--http-port={http}", f"--grpc-port={grpc}", "--grpc-address=127.0.0.1", *options),
     ]
     log = folder / "server.log"

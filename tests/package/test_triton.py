@@ -318,6 +318,15 @@ def test_numbers_that_are_not_finite_are_an_error(onnx_n: Path, tmp_path: Path, 
     assert str(found["0.error"]) == "internal: The network's keypoints are not finite on this image."
 
 
+def test_a_numpy_that_triton_does_not_take_is_refused(
+    onnx_n: Path, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_triton(onnx_n, tmp_path / "models", TritonOptions(backend="python"))
+    monkeypatch.setenv("WRONG", "0")
+    with pytest.raises(AssertionError, match=f"does not take NumPy {np.__version__}. Install numpy<2"):
+        run_scripts(tmp_path / "models", tmp_path / "found.npz", [pictures[0]])
+
+
 def test_weights_in_other_files_come_along(onnx_n: Path, pictures: list[Path], tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     path = tmp_path / "from" / "m.onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,12 +24,16 @@ from rtmo_deploy.report.table import Table
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from rtmo_deploy.convert.step import ExportResult
     from rtmo_deploy.measure.verify import VerificationReport
     from rtmo_deploy.model import LoadedCheckpoint
 
 #: What a checkpoint can be exported to; all but ONNX are made of the ONNX model.
 _FORMATS = {kind: known for kind, known in FORMATS.items() if known.exporter or kind is Kind.ONNX}
+#: The name of a folder that runs a model in a browser.
+WEB = "web"
 #: Options that still mean something where the ONNX model is there already.
 _NOT_OF_ONNX = {"checkpoint", "format_name", "output", "no_verify", "force", "as_json"}
 
@@ -45,7 +50,7 @@ def export(
     ],
     *,
     format_name: Annotated[
-        str, typer.Option("--format", metavar="|".join(_FORMATS), help="What to write.")
+        str, typer.Option("--format", metavar="|".join([*_FORMATS, WEB]), help="What to write; web is a folder.")
     ] = Kind.ONNX.value,
     options: ExportOptions,
     output: Annotated[
@@ -59,6 +64,20 @@ def export(
     dump_info: Annotated[
         bool, typer.Option("--dump-info", help="Also write deploy.json, pipeline.json and detail.json.")
     ] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="web: also write an FP16 model, for GPUs in browsers that have shader-f16.")
+    ] = False,
+    no_page: Annotated[
+        bool, typer.Option("--no-page", help="web: only the models and their configs, without a page.")
+    ] = False,
+    ort: Annotated[
+        Path | None,
+        typer.Option(
+            "--ort",
+            metavar="TGZ|DIR",
+            help="web: ONNX Runtime Web, as 'npm pack' gives it or unpacked. [default: npm gets it]",
+        ),
+    ] = None,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not check the model nor compare it with PyTorch.")
     ] = False,
@@ -70,6 +89,24 @@ def export(
 
     --format openvino goes on from there: the ONNX model stays beside the .xml and .bin files made of it.
     """
+    if format_name.lower() == WEB:
+        asked = _given(context)
+        _refuse(asked, {"dump_info": "which MMDeploy's SDK does not read"}, WEB)
+        _web(
+            checkpoint,
+            output,
+            options,
+            asked,
+            ema=ema,
+            fp16=fp16,
+            page=not no_page,
+            ort=ort,
+            verify=not no_verify,
+            force=force,
+            as_json=as_json,
+        )
+        return
+    _refuse(_given(context), dict.fromkeys(("fp16", "no_page", "ort"), "which is no folder for browsers"), format_name)
     kind = _format(format_name, checkpoint, output)
     _check_names(_FORMATS[kind], output, options, dump_info=dump_info)
     if kind is not Kind.ONNX and likely_kind(Path(checkpoint)) is Kind.ONNX:
@@ -107,7 +144,9 @@ def _format(name: str, checkpoint: str, output: Path | None) -> Kind:
         if name.lower() == kind.value:
             return kind
     raise UsageError(
-        f"'{name}' is not a format that can be written.", remedy=f"Choose {' or '.join(_FORMATS)}.", where="--format"
+        f"'{name}' is not a format that can be written.",
+        remedy=f"Choose {', '.join(_FORMATS)} or {WEB}.",
+        where="--format",
     )
 
 
@@ -129,13 +168,75 @@ def _check_names(wanted: Format, output: Path | None, options: ExportOptions, *,
 
 def _require_no_onnx_options(context: typer.Context) -> None:
     """Refuse options that shape the ONNX model, where there is one already."""
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if source is not None and source.name == "COMMANDLINE" and parameter.name not in _NOT_OF_ONNX:
+    for name, option in _given(context).items():
+        if name not in _NOT_OF_ONNX:
             raise UsageError(
-                f"{parameter.opts[-1]} does not apply where the ONNX model is there already.",
+                f"{option} does not apply where the ONNX model is there already.",
                 remedy="Leave it away, or export the checkpoint.",
             )
+
+
+def _given(context: typer.Context) -> dict[str, str]:
+    """The parameters that stand on the command line: their names, and how they are written there."""
+    found = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            found[parameter.name or ""] = parameter.opts[-1]
+    return found
+
+
+def _refuse(given: Mapping[str, str], foreign: Mapping[str, str], kind: str) -> None:
+    for name, why in foreign.items():
+        if name in given:
+            raise UsageError(f"{given[name]} does not apply to --format {kind}, {why}.", remedy="Leave it away.")
+
+
+def _web(
+    checkpoint: str,
+    output: Path | None,
+    options: ExportOptions,
+    asked: Collection[str],
+    *,
+    ema: bool,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Export to a folder for browsers, and print what came of it."""
+    from rtmo_deploy.package.web import export_web, require_free_folder, web_options
+
+    chosen = web_options(options, asked=asked)
+    named = Path(checkpoint)
+    folder = output or (named.with_suffix(".web") if named.is_file() else Path(f"{checkpoint}.web"))
+    require_free_folder(folder, force=how["force"])
+    path = find_model(checkpoint, "export", CHECKPOINT)
+    with status("reading the checkpoint") as progress:
+        from rtmo_deploy.model import load_checkpoint
+
+        loaded = load_checkpoint(path, ema=ema)
+        made = export_web(loaded, folder, chosen, **how, progress=progress)
+    for note in loaded.taken.notes:
+        stderr().print(f"cfg: {note}", markup=False)
+    record_made(made.export.artifact, command="export", source=path)
+    fields = {
+        "path": str(folder),
+        "files": [path.as_posix() for path in made.files],
+        "onnx": str(made.export.artifact.path),
+        "fp16": None if made.half is None else str(made.half.artifact.path),
+    }
+    artifact = made.export.artifact
+    facts = {
+        "folder": f"{folder} ({human_size(made.size)}, {len(made.files)} files)",
+        "model": f"{artifact.architecture}, {artifact.skeleton.label}",
+        "input": f"{artifact.input.height}x{artifact.input.width} only; batch 1",
+        "decode": f"fixed; score_thr {artifact.decode.score_thr:g}, nms_thr {artifact.decode.nms_thr:g}",
+    }
+    if made.half is not None:
+        facts["fp16"] = str(made.half.artifact.path)
+    if (folder / "serve.py").is_file():
+        facts["look at it"] = f"python {shlex.quote(str(folder / 'serve.py'))}"
+    result = replace(made.export, size=made.size, seconds=made.seconds)
+    _print(result, facts, fields, companion="", as_json=as_json)
 
 
 def _outputs(target: Path, kind: Kind, options: ExportOptions, *, dump_info: bool) -> list[Path]:

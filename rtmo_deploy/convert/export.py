@@ -42,6 +42,7 @@ def export_onnx(
     *,
     verify: bool = True,
     progress: Callable[[str], None] = lambda _: None,
+    rewrite: Callable[[onnx.ModelProto], None] = lambda _: None,
 ) -> ExportResult:
     """Export a checkpoint to ONNX, verify it, and only then write it.
 
@@ -51,6 +52,7 @@ def export_onnx(
         options: What is asked for.
         verify: Check the model and compare it with PyTorch (needs ONNX Runtime).
         progress: Told of each step.
+        rewrite: Changes the traced model in place, before it is verified.
 
     Raises:
         UsageError: The input, batch or number of detections is larger than any command reads.
@@ -67,6 +69,7 @@ def export_onnx(
     artifact = _describe(checkpoint, output, options)
     progress("tracing and simplifying")
     model = trace_network(checkpoint.model, artifact, options.opset)
+    rewrite(model)
     files, companion = [output], None
     if artifact.decode.mode is DecodeMode.RAW:
         progress("tracing the coordinate classifier")

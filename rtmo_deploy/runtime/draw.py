@@ -178,12 +178,15 @@ class _Ink(NamedTuple):
 
     @classmethod
     def of(cls, skeleton: Skeleton) -> _Ink:
-        joints = range(len(skeleton))
-        return cls(
-            np.array(skeleton.edges, np.intp).reshape(-1, 2),
-            [*map(_bgr, skeleton.edge_colours or [_COLOURS[skeleton.edge_side(edge)] for edge in skeleton.edges])],
-            [*map(_bgr, skeleton.keypoint_colours or [_COLOURS[skeleton.side(index)] for index in joints])],
-        )
+        keypoints, edges = drawn_colours(skeleton)
+        return cls(np.array(skeleton.edges, np.intp).reshape(-1, 2), [*map(_bgr, edges)], [*map(_bgr, keypoints)])
+
+
+def drawn_colours(skeleton: Skeleton) -> tuple[list[str], list[str]]:
+    """Colours of the keypoints and of the edges as ``#rrggbb``: the skeleton's own, or those of the body's sides."""
+    keypoints = skeleton.keypoint_colours or [_COLOURS[skeleton.side(index)] for index in range(len(skeleton))]
+    edges = skeleton.edge_colours or [_COLOURS[skeleton.edge_side(edge)] for edge in skeleton.edges]
+    return [*keypoints], [*edges]
 
 
 def _bgr(colour: str) -> _Colour:

@@ -15,6 +15,7 @@ from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.files import UnreadableError, read_bounded
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
 PACKAGE: Final = "onnxruntime-web"
@@ -36,7 +37,7 @@ _SPEC = f"{PACKAGE}@{VERSION}"
 _BY_HAND = f"Run 'npm pack {_SPEC}' on a machine with npm, and name its file with --ort; or choose --no-page."
 
 
-def read_runtime(source: Path | None, *, progress: Callable[[str], None] = lambda _: None) -> dict[str, bytes]:
+def read_runtime(source: str | os.PathLike[str] | None, *, progress: Callable[[str], None] = lambda _: None) -> dict[str, bytes]:
     """The files that a page loads, by name; each is checked against its SHA-256.
 
     Args:
@@ -48,10 +49,9 @@ def read_runtime(source: Path | None, *, progress: Callable[[str], None] = lambd
         UsageError: The source is another version, damaged, or no such package.
         SetupError: npm is not installed or cannot get the package.
     """
-    if source is not None and source.is_dir():
-        return _checked(_from_folder(source), source)
     if source is not None:
-        return _checked(_from_package(source), source)
+        source = Path(source)
+        return _checked(_from_folder(source) if source.is_dir() else _from_package(source), source)
     progress(f"getting {_SPEC} with npm")
     with tempfile.TemporaryDirectory() as folder:
         package = _packed_by_npm(Path(folder))

@@ -25,6 +25,7 @@ from rtmo_deploy.runtime.draw import drawn_colours
 from rtmo_deploy.web.pages import asset
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Collection, Iterator
 
     from rtmo_deploy.artifact import Artifact
@@ -104,12 +105,12 @@ def require_free_folder(folder: Path, *, force: bool) -> None:
 
 def export_web(
     checkpoint: LoadedCheckpoint,
-    folder: Path,
+    folder: str | os.PathLike[str],
     options: ExportOptions | None = None,
     *,
     fp16: bool = False,
     page: bool = True,
-    ort: Path | None = None,
+    ort: str | os.PathLike[str] | None = None,
     verify: bool = True,
     force: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -136,6 +137,7 @@ def export_web(
         SetupError: The runtime cannot be had, or the folder cannot be written.
     """
     started = time.monotonic()
+    folder = Path(folder)
     options = web_options(options or ExportOptions())
     require_free_folder(folder, force=force)
     scripts = read_runtime(ort, progress=progress) if page else {}

@@ -44,7 +44,7 @@ def page(name: Literal["serve", "web"], setup: Mapping[str, Any] | None = None, 
     data = None
     if setup is not None:
         data = Markup(json.dumps(setup, allow_nan=False).replace("<", "\\u003c"))  # noqa: S704 - "</script>" cannot be in it
-    return _template().render(
+    html = _template().render(
         title=title,
         lead=lead,
         tracks=name == "serve",
@@ -52,6 +52,11 @@ def page(name: Literal["serve", "web"], setup: Mapping[str, Any] | None = None, 
         style=Markup(asset("style.css")),  # noqa: S704 - our own file
         script=Markup("\n".join(map(asset, scripts))),  # noqa: S704 - our own files
     )
+    if setup is None:
+        return html
+    # A folder is served by anybody: the page brings its policy along.
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{content_security_policy(html)}">'
+    return html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{policy}', 1)
 
 
 def script_hashes(html: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ function threadCount() {
 }
 
 async function openSession(provider, file) {
-  const options = { executionProviders: [provider], graphOptimizationLevel: "all" };
+  const options = { executionProviders: [provider], graphOptimizationLevel: "all", logSeverityLevel: 3 };
   return ort.InferenceSession.create(new URL(file, document.baseURI).href, options);
 }
 

@@ -37,7 +37,9 @@ _SPEC = f"{PACKAGE}@{VERSION}"
 _BY_HAND = f"Run 'npm pack {_SPEC}' on a machine with npm, and name its file with --ort; or choose --no-page."
 
 
-def read_runtime(source: str | os.PathLike[str] | None, *, progress: Callable[[str], None] = lambda _: None) -> dict[str, bytes]:
+def read_runtime(
+    source: str | os.PathLike[str] | None, *, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, bytes]:
     """The files that a page loads, by name; each is checked against its SHA-256.
 
     Args:

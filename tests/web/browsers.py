@@ -28,27 +28,25 @@ needs_runtime = pytest.mark.skipif(
 
 
 @contextmanager
-def chromium(folder, *, frames=(), flags=(), **how):
+def chromium(playwright, folder, *, frames=(), flags=(), **how):
     """A browser with an empty profile; its webcam shows these images, over and over."""
-    api = pytest.importorskip("playwright.sync_api")
     given = [*FLAGS, *flags]
     if frames:
         video = Path(folder) / "webcam.mjpeg"
         # JPEG as webcams send it: the fake one reads 4:2:0 only.
         video.write_bytes(b"".join(cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames))
         given.append(f"--use-file-for-fake-video-capture={video}")
-    with api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            Path(folder) / "profile", executable_path=CHROMIUM, args=given, **how
-        )
-        context.set_default_timeout(30_000)
-        context.add_init_script(
-            "window.found = []; document.addEventListener('people', event => window.found.push(event.detail));"
-        )
-        try:
-            yield context
-        finally:
-            context.close()
+    context = playwright.chromium.launch_persistent_context(
+        Path(folder) / "profile", executable_path=CHROMIUM, args=given, **how
+    )
+    context.set_default_timeout(30_000)
+    context.add_init_script(
+        "window.found = []; document.addEventListener('people', event => window.found.push(event.detail));"
+    )
+    try:
+        yield context
+    finally:
+        context.close()
 
 
 class Opened:
@@ -81,7 +79,9 @@ class Opened:
 
     def results(self, count, seconds=60):
         """The results from the last call on, at least so many."""
-        self.wait(lambda: self.page.evaluate("found.length") >= count, seconds, lambda: f"{self.status} {self.problems}")
+        self.wait(
+            lambda: self.page.evaluate("found.length") >= count, seconds, lambda: f"{self.status} {self.problems}"
+        )
         return self.page.evaluate("found.splice(0)")
 
     def choose(self, path, seconds=60):

@@ -44,9 +44,11 @@ def model(folder):
 
 
 @pytest.fixture(scope="module")
-def browser(pictures, tmp_path_factory):
+def browser(playwright, pictures, tmp_path_factory):
     frames = [cv2.resize(cv2.imread(str(pictures[1])), (640, 400))] * 4
-    with chromium(tmp_path_factory.mktemp("browser"), frames=frames, viewport={"width": 1000, "height": 900}) as context:
+    with chromium(
+        playwright, tmp_path_factory.mktemp("browser"), frames=frames, viewport={"width": 1000, "height": 900}
+    ) as context:
         yield context
 
 
@@ -171,8 +173,9 @@ def test_the_webcam(opened, model, pictures):
     assert opened.page.locator("#webcam").get_attribute("aria-pressed") == "false"
 
 
-def test_the_keyboard(opened):
+def test_the_keyboard(opened, pictures):
     page = opened.page
+    opened.choose(pictures[0])
     page.locator(".skip").focus()
     stops = []
     for _ in range(7):
@@ -234,15 +237,15 @@ def test_a_page_that_was_opened_as_a_file(folder, browser):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
-def test_webgpu(checkpoint_n, pictures, model, tmp_path, monkeypatch, right):
+def test_webgpu(playwright, checkpoint_n, pictures, model, tmp_path, monkeypatch, right):
     """A GPU that a CPU plays; with the groups that its kernel mixes up, the page must see that and go back."""
-    monkeypatch.setattr(web, "align_groups", web.align_groups if right else lambda model: None)
+    monkeypatch.setattr(web, "align_groups", web.align_groups if right else lambda _: None)
     made = tmp_path / "made"
     export_web(load_checkpoint(checkpoint_n), made, ExportOptions(imgsz=(128, 128)), ort=RUNTIME, verify=False)
     command = [sys.executable, str(made / "serve.py"), "0"]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server,
-        chromium(tmp_path, flags=WEBGPU) as browser,
+        chromium(playwright, tmp_path, flags=WEBGPU) as browser,
     ):
         opened = Opened(browser, server.stdout.readline().strip())
         facts = opened.page.locator("#model")

@@ -73,13 +73,14 @@ function facts(list, rows) {
 
 /** Draws a result and tells of it; a camera's are told when the number of people changes. */
 function show(result, image, { live = false } = {}) {
-  const before = shown?.result.people.length;
   shown = { result, image };
   render();
   const now = performance.now();
-  if (!live || (before !== result.people.length && now - announced > ANNOUNCE_MS)) {
+  const found = `${count(result.people)} found`;
+  const text = live ? `${found}.` : `${found} in ${Math.round(result.timings_ms.total)} ms.`;
+  if (!live || (text !== $("status").textContent && now - announced > ANNOUNCE_MS)) {
     announced = now;
-    say(live ? `${count(result.people)}.` : `${count(result.people)} found in ${Math.round(result.timings_ms.total)} ms.`);
+    say(text);
   }
   document.dispatchEvent(new CustomEvent("people", { detail: result }));
 }
@@ -180,6 +181,7 @@ async function startCamera() {
   $("webcam").setAttribute("aria-pressed", "true");
   $("webcam").textContent = "Stop webcam";
   say("Opening the webcam ...");
+  announced = -ANNOUNCE_MS;
   try {
     if (!navigator.mediaDevices) throw new Error("A browser gives a webcam to pages from https or localhost only.");
     mine.media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } }, audio: false });

@@ -61,6 +61,7 @@ NOT_RUN = {
     "rtmo-deploy train --init rtmo-s --ann people/annotations.json --images people/images --epochs 30": (
         "needs the network, and takes minutes; tests/cli/test_train.py fine-tunes rtmo-n"
     ),
+    "rtmo-deploy export rtmo-s.pth --format web -o web/": "needs npm; tests/package/test_web_export.py exports",
     "rtmo-deploy predict rtmo-s rtsp://camera/stream --policy newest --jsonl -": "needs a camera",
     "rtmo-deploy predict rtmo-s 0 --show": "needs a camera and a display",
     "rtmo-deploy doctor": "tests/cli/test_doctor_command.py runs it",

@@ -162,6 +162,7 @@ def test_the_wheel(tmp_path):
         "zoo/weights/*",
         "package/*/sources/*",
         "package/triton/templates/*",
+        "web/assets/*",
     ):
         expected |= {path.relative_to(ROOT).as_posix() for path in PACKAGE.glob(data)}
     assert {name for name in names if name.startswith("rtmo_deploy/")} == expected

@@ -224,6 +224,7 @@ def _preprocessor(artifact: Artifact) -> dict[str, Any]:
     """What Transformers.js makes of an image: its longest side fitted, at the top left, padded black, BGR, 0 to 255."""
     size = {"width": artifact.input.width, "height": artifact.input.height}
     return {
+        "image_processor_type": "ImageFeatureExtractor",  # the base class
         "do_resize": True,
         "size": {"longest_edge": min(size.values())},
         "resample": 2,

@@ -40,6 +40,7 @@ async function load() {
   ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = new URL("runtime/", document.baseURI).href;
   ort.env.wasm.numThreads = threadCount();
+  ort.env.wasm.proxy = provider === "wasm"; // in a worker: the page stays responsive
   const half = setup.files.fp16 && adapter?.features.has("shader-f16");
   const file = half ? setup.files.fp16 : setup.files.fp32;
   session = await openSession(provider, file);

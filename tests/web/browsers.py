@@ -85,6 +85,7 @@ class Opened:
         return self.page.evaluate("found.splice(0)")
 
     def choose(self, path, seconds=60):
+        self.page.evaluate("found.length = 0")  # what a webcam has left
         self.page.set_input_files("#file", path)
         return self.results(1, seconds)[-1]
 

@@ -115,6 +115,7 @@ def test_the_score_threshold(opened, model, pictures):
 
 
 def dropped(opened, path, kind, mime):
+    opened.page.evaluate("found.length = 0")
     opened.page.evaluate(
         """([bytes, name, kind, mime]) => {
             const data = new DataTransfer();

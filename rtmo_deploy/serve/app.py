@@ -25,7 +25,7 @@ from rtmo_deploy.serve.protocol import EXTENSIONS, LENGTH_HEADER, answer, parse_
 from rtmo_deploy.serve.refusals import RefusedError, refusal_of
 from rtmo_deploy.serve.service import Found, Service, Wanted
 from rtmo_deploy.serve.stream import follow
-from rtmo_deploy.web import content_policy, page
+from rtmo_deploy.web import content_security_policy, page
 
 #: Who is drawn unless asked otherwise: a model's own threshold of 0.1 is for measuring AP.
 _DRAW_THR: Final = 0.5
@@ -255,7 +255,7 @@ def _add_page(app: Any, service: Service, *, auth: bool) -> None:
 
     app.state.metrics = service.metrics
     html = page("serve")
-    policy = {"content-security-policy": content_policy(html), "referrer-policy": "no-referrer"}
+    policy = {"content-security-policy": content_security_policy(html), "referrer-policy": "no-referrer"}
 
     async def home() -> Response:
         return Response(html, media_type="text/html; charset=utf-8", headers=policy)

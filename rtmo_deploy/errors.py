@@ -23,10 +23,11 @@ reaches the command line is a bug in this project.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import copyreg
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class RtmoDeployError(Exception):
@@ -44,6 +45,9 @@ class RtmoDeployError(Exception):
         self.where = None if where is None else str(where)
         head = f"{self.where}: " if self.where else ""
         super().__init__(f"{head}{self.finding} {remedy}".strip())
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

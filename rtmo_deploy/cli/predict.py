@@ -16,6 +16,7 @@ from rtmo_deploy.cli.console import log_as_notes, print_error, print_json, print
 from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.interrupt import Interrupts
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
+from rtmo_deploy.cli.predict_ray import EngineOptions, predict_ray, require_applying
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.cli.tally import Tally
 from rtmo_deploy.errors import InputDataError, UsageError
@@ -36,7 +37,7 @@ _RESULTS = ("jsonl", "csv", "coco", "parquet")
 
 
 @dataclass(frozen=True)
-class PredictOptions(OpenOptions):
+class PredictOptions(EngineOptions):
     """What is done with the frames."""
 
     device: str = option("auto", "cpu, cuda, cuda:1, ...; auto is a GPU if the runtime can use one.")
@@ -72,7 +73,7 @@ class PredictOptions(OpenOptions):
     jsonl: Path | None = option(None, "JSON lines, one a frame; - is stdout.", metavar="FILE")
     csv: Path | None = option(None, "CSV, one row a person; - is stdout.", metavar="FILE")
     coco: Path | None = option(None, "Annotations and results in COCO's format.", metavar="FILE")
-    parquet: Path | None = option(None, "As --csv, as Parquet.", metavar="FILE")
+    parquet: Path | None = option(None, "As --csv, as Parquet; with --engine ray a folder.", metavar="FILE|DIR")
     show: bool = option(False, "Show the drawn frames in a window.")
 
     def outputs(self) -> Outputs:
@@ -129,6 +130,10 @@ def predict(
 
     model, sources = _split(named, [word for word in (model, *(sources or ())) if word is not None])
     outputs = options.outputs()
+    require_applying(options)
+    if options.engine == "ray":
+        predict_ray(model, sources, options, outputs.draw_thr, force=force, as_json=as_json)
+        return
     _require_one_stdout(outputs, as_json=as_json)
     found, failures = find_sources(sources, recursive=options.recursive)
     drawn = outputs.drawn(found) if found else {}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Given = str | os.PathLike[str] | int  # an integer is a camera's index
 
-_ADDRESS: Final = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|rtp)://", re.IGNORECASE)
+ADDRESS: Final = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|rtp)://", re.IGNORECASE)
 _LIST_BYTES: Final = 2**24
 #: Kinds of files whose suffix decides: a rare video has no signature that is known here.
 _UNSURE: Final = {Kind.UNKNOWN, Kind.EMPTY, Kind.SPECIAL}
@@ -135,7 +135,7 @@ def open_source(
     if stride < 1:
         raise UsageError(f"A stride of {stride} takes no frame.", remedy="Take 1 for every frame, 2 for every other.")
     if source.kind == "image":
-        file = fetch_image(source.name) if _ADDRESS.match(source.name) else source.name
+        file = fetch_image(source.name) if ADDRESS.match(source.name) else source.name
         decoded, title = read_to_fit(file, fit_hw, where=source.title), source.title
         yield Frame(decoded.pixels, title) if decoded.factor == 1 else ReducedFrame.of(file, decoded, title)
     elif source.kind == "video":
@@ -154,7 +154,7 @@ def _listed(name: str) -> list[str] | None:
     damaged, remedy = "a list of sources: UTF-8 text, one on each line", "Check its permissions, and that it is text."
     with reading(path, InputDataError, damaged=damaged, remedy=remedy):
         lines = read_bounded(path, max_bytes=_LIST_BYTES).decode("utf-8-sig").splitlines()
-    return [line if _ADDRESS.match(line) or line.isdecimal() else str(path.parent / line) for line in _lines(lines)]
+    return [line if ADDRESS.match(line) or line.isdecimal() else str(path.parent / line) for line in _lines(lines)]
 
 
 def _name(given: object) -> str:
@@ -181,7 +181,7 @@ def _lines(lines: Iterable[str]) -> list[str]:
 
 
 def _sources_of(name: str, failures: list[InputDataError], *, recursive: bool) -> Iterator[Source]:
-    if _ADDRESS.match(name):
+    if ADDRESS.match(name):
         try:
             suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
         except ValueError as error:

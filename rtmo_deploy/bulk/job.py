@@ -48,7 +48,8 @@ class Job:
         """What decides the results; device, batch and threads change the last digits at most."""
         options = {name: value for name, value in self.opening.items() if name in {"backend", "input_hw", "precision"}}
         thresholds = {"score_thr": self.score_thr, "max_people": self.max_people}
-        asked = {**options, **thresholds, "reduce_jpeg": self.reduce, **self.environment}
+        read = {"reduce_jpeg": self.reduce, "max_pixels": self.environment.get(MAX_PIXELS_VARIABLE)}
+        asked = {**options, **thresholds, **read, "ignore_cfg": self.environment.get(IGNORE_CFG) == "1"}
         return {"model": sorted(self.files.values()), **{name: _plain(value) for name, value in asked.items()}}
 
 

@@ -80,7 +80,8 @@ def _manifest(path: Path) -> pa.Table:
     remedy = "Write a Parquet file with the columns id (text or whole numbers, unique) and path."
     try:
         with open_regular(path) as stream:
-            table = pq.read_table(stream, columns=["id", "path"])
+            opened = pq.ParquetFile(stream)
+            table = opened.read(columns=[name for name in ("id", "path") if name in opened.schema_arrow.names])
     except (UnreadableError, OSError, pa.ArrowException) as error:
         text = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise InputDataError(f"It cannot be read as a manifest: {text}.", remedy=remedy, where=path) from error

@@ -18,6 +18,7 @@ _GROUPS: Final = {
     "Output": "output out force as_json vis_out_dir save show csv_file html_file md_file plot journal_dir dump_info "
     "keep_onnx tensorboard save_video crops jsonl csv coco parquet",
     "Videos and streams": "stride policy track smooth hwaccel",
+    "Many images": "engine ray_address gpus_per_worker rows_per_file",
 }
 _GROUP_OF: Final = {name: group for group, names in _GROUPS.items() for name in names.split()}
 #: Options that are not worth groups.
@@ -46,6 +47,7 @@ EXAMPLES: Final = {
         "predict model.onnx photos --json",
         "predict rtmo-s walk.mp4 --track --save-video out.mp4 --csv ids.csv",
         "predict rtmo-s rtsp://camera/stream --policy newest --jsonl -",
+        "predict rtmo-s photos --engine ray --parquet people",
     ),
     "parity": ("parity model.onnx model.fp16.onnx", "parity model.pth model.onnx --images photos --show differences"),
     "bench": ("bench model.onnx model.int8.onnx", "bench model.onnx --json", "bench model.onnx --baseline before.json"),

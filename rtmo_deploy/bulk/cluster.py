@@ -7,6 +7,7 @@ import io
 import logging
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.bulk.manifest import import_pyarrow
+from rtmo_deploy.environment import variable
 from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.plain import counted
 
@@ -87,8 +89,10 @@ def connected(address: str | None, *, num_cpus: int, on_note: Callable[[str], No
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     with contextlib.redirect_stdout(_Said(on_note)), contextlib.ExitStack() as stack:
         if address is None:
-            folder = stack.enter_context(_temporary())
-            own = {"include_dashboard": False, "object_store_memory": _STORE_BYTES, "_temp_dir": str(folder)}
+            for name, value in (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", secrets.token_hex(32))):
+                stack.enter_context(variable(name, value))  # else Ray keeps a token in the home folder
+            place = {"_temp_dir": str(stack.enter_context(_temporary())), "_node_ip_address": "127.0.0.1"}
+            own = {"include_dashboard": False, "object_store_memory": _STORE_BYTES, **place}
             quiet |= {"address": "local", "num_cpus": num_cpus, **own}
         else:
             quiet["address"] = address
@@ -98,9 +102,9 @@ def connected(address: str | None, *, num_cpus: int, on_note: Callable[[str], No
         except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError) as error:
             where = None if address is None else "--ray-address"
             text = str(error).strip().split("\n")[0].rstrip(".")
-            remedy = (
-                "Check that Ray runs there, in the same version." if address else "See that memory and disk are free."
-            )
+            remedy = "See that memory and disk are free."
+            if address is not None:
+                remedy = "Check that Ray runs there, in the same version, and that RAY_AUTH_MODE and the token fit."
             raise SetupError(f"Ray cannot be used: {text}.", remedy=remedy, where=where) from error
         try:
             yield

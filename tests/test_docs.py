@@ -40,6 +40,7 @@ RUN = [
 ]
 #: Python examples of the docs that do not run here, by page and first line; all others do.
 PYTHON_NOT_RUN = {
+    "bulk.md: import polars as pl": "tests/bulk/test_worker.py runs it",
     "doctor.md: def _conda(facts: Facts) -> Told | None:": "a rule, to be written into the file that is named there",
     "plugin.md: import tensorrt as trt": "needs TensorRT",
     "tensorrt.md: from pathlib import Path": "needs an engine",
@@ -64,6 +65,11 @@ NOT_RUN = {
     "rtmo-deploy export rtmo-s.pth --format web -o web/": "needs npm; tests/package/test_web_export.py exports",
     "rtmo-deploy predict rtmo-s rtsp://camera/stream --policy newest --jsonl -": "needs a camera",
     "rtmo-deploy predict rtmo-s 0 --show": "needs a camera and a display",
+    "pip install 'rtmo-deploy[cpu,ray]'": "needs the network",
+    "rtmo-deploy predict rtmo-s photos/ --engine ray --parquet people": "tests/bulk/test_ray.py runs it",
+    "rtmo-deploy predict /nfs/rtmo-s.onnx /nfs/photos --engine ray --parquet /nfs/people --ray-address auto": (
+        "tests/bulk/test_ray.py runs it on a cluster"
+    ),
     "rtmo-deploy doctor": "tests/cli/test_doctor_command.py runs it",
     "rtmo-deploy doctor --json > machine.json": "tests/cli/test_doctor_command.py runs it",
     "rtmo-deploy doctor --timeout 300": "tests/cli/test_doctor_command.py runs it",

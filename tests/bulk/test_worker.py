@@ -175,3 +175,18 @@ def test_folders_that_are_something_else(job, tmp_path):
     below = RunFolder(tmp_path / "file" / "out")
     with pytest.raises(SetupError, match="could not be written"), below.opened(job.asked(), {}):
         pass
+
+
+def test_the_example_of_the_docs(job, images, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "bulk.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(Path("people"))
+    with folder.opened(job.asked(), {}):
+        filled(folder, job, images)
+    scope: dict = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], scope)
+    assert len(scope["found"]) == len(images)
+    assert scope["bad"]["source"].str.ends_with("cut.png").any()
+    strong = sum(person["score"] > 0.5 for people in scope["found"]["people"].drop_nulls() for person in people)
+    assert len(scope["people"]) == strong > 0
+    assert len(scope["people"]["nose"][0]) == 3

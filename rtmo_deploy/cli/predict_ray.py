@@ -17,7 +17,7 @@ from rtmo_deploy.cli.given import find_model
 from rtmo_deploy.cli.interrupt import Interrupts
 from rtmo_deploy.cli.options import OpenOptions
 from rtmo_deploy.cli.progress import status
-from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.errors import InputDataError, RtmoDeployError, UsageError
 from rtmo_deploy.option import option
 from rtmo_deploy.plain import counted
 from rtmo_deploy.progress import Count
@@ -82,8 +82,8 @@ def predict_ray(
 
     if options.parquet is None or options.parquet == Path("-"):
         raise UsageError("--engine ray writes a folder.", remedy="Name it: --parquet DIR.", where="--parquet")
-    device = options.device if options.device == "auto" else parse_device(options.device)
-    if device not in {"auto", "cpu"} and options.device != "cuda":
+    if options.device not in {"auto", "cpu", "cuda"}:
+        parse_device(options.device)
         raise UsageError("Ray chooses the GPU.", remedy="Use --device cuda.", where="--device")
     started = time.monotonic()
     import_ray()
@@ -94,14 +94,14 @@ def predict_ray(
     if not len(images):
         for failure in failures[:-1]:
             print_error(failure)
-        raise failures[-1]
+        raise failures[-1] if failures else InputDataError("It names no image.", where=sources[0])
     skeleton = artifact.skeleton
     if skeleton.guessed:
         stderr().print(f"Note: the keypoints are {skeleton.label}.", soft_wrap=True)
     job = Job.of(
         path,
         opening={name: getattr(options, name) for name in OpenOptions.__dataclass_fields__ if name != "device"},
-        device=device,
+        device=options.device,
         **{name: getattr(options, name) for name in ("score_thr", "max_people", "batch")},
         reduce=options.reduce_jpeg,
     )
@@ -117,6 +117,9 @@ def predict_ray(
             number = _run(folder, job, options, left=len(left), total=len(images))
         found = folder.found(draw_thr)
         counts = {"images": found.images, "people": found.people, "failed": len(found.failures)}
+        if not number and found.images != len(images):
+            finding = f"The results have {found.images} rows for {counted(len(images), 'image')}."
+            raise RtmoDeployError(finding, remedy="Start anew with --force, and report this.", where=folder.path)
         if not number:
             folder.finish(asked, {**facts, **counts})
     seconds = time.monotonic() - started

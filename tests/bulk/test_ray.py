@@ -13,13 +13,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from rtmo_deploy import RTMO
 from rtmo_deploy.bulk import cluster as module
+from rtmo_deploy.cli.app import app
+from rtmo_deploy.errors import SetupError
 
 pytest.importorskip("ray", reason="needs the package ray")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ends processes by Linux's signals")
@@ -229,3 +233,53 @@ def test_sockets_have_short_names(monkeypatch, tmp_path):
             assert len(str(folder)) <= module._LONGEST
             (folder / "socket").touch()
         assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "expected"),
+    [
+        ({"CPU": 3}, {}, (2, 2, 1, 0)),
+        ({"CPU": 9}, {"threads": 4}, (2, 2, 4, 0)),
+        ({"CPU": 9}, {"most": 3}, (3, 3, 1, 0)),
+        ({"CPU": 9}, {"own": False}, (1, 8, 1, 0)),
+        ({"CPU": 2}, {"own": False, "most": 30}, (1, 30, 1, 0)),
+        ({"CPU": 9, "GPU": 2}, {"device": "auto"}, (2, 2, 1, 1)),
+        ({"CPU": 9, "GPU": 2}, {"device": "cuda", "gpus_each": 0.5}, (4, 4, 1, 0.5)),
+        ({"CPU": 9, "GPU": 2}, {}, (8, 8, 1, 0)),
+    ],
+)
+def test_how_many_workers(monkeypatch, there, asked, expected):
+    monkeypatch.setattr(module, "import_ray", lambda: SimpleNamespace(cluster_resources=lambda: there))
+    given = {"threads": 1, "device": "cpu", "gpus_each": 1.0, "most": None, "own": True, **asked}
+    assert module.workers_for(**given) == module.Workers(*expected)
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"), [({"CPU": 1}, {}), ({"CPU": 4}, {"threads": 4}), ({"CPU": 4}, {"device": "cuda"})]
+)
+def test_no_room_for_a_worker(monkeypatch, there, asked):
+    monkeypatch.setattr(module, "import_ray", lambda: SimpleNamespace(cluster_resources=lambda: there))
+    with pytest.raises(SetupError, match="one CPU for reading and writing"):
+        module.workers_for(**{"threads": 1, "device": "cpu", "gpus_each": 1.0, "most": None, "own": True, **asked})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--parquet", "out", "--stride", "2"), "--stride: It does not apply with --engine ray"),
+        (("--parquet", "out", "--jsonl", "x"), "--jsonl: It does not apply with --engine ray"),
+        (("--parquet", "out", "--device", "cuda:1"), "Ray chooses the GPU"),
+        ((), "writes a folder"),
+        (("--parquet", "-"), "writes a folder"),
+        (("--parquet", "out", "--ray-address", "ray://host:1"), "Ray Client is not used"),
+        (("--parquet", "out", "--score-thr", "0.001"), "below 0.1"),
+        (("--parquet", "s3://bucket/x"), "not to addresses"),
+    ],
+)
+def test_what_makes_no_sense(onnx_n, pictures, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["predict", str(onnx_n), str(pictures[0]), "--engine", "ray", *words])
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.stderr.split())
+    result = CliRunner().invoke(app, ["predict", str(onnx_n), str(pictures[0]), "--workers", "2"])
+    assert "does not apply with --engine process" in " ".join(result.stderr.split())

@@ -17,6 +17,7 @@ from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.data.images import Decoded, max_pixels_allowed, read_to_fit
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.media.results import SCHEMA_VERSION, people_of
+from rtmo_deploy.runtime.draw import drawn_colours
 from rtmo_deploy.runtime.thresholds import decode_for
 from rtmo_deploy.serve.batcher import Batcher
 from rtmo_deploy.serve.metrics import Metrics
@@ -111,13 +112,16 @@ class Service:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What ``GET /model`` answers."""
+        """What ``GET /model`` answers; the skeleton has colours, so that pages draw like ``predict``."""
+        skeleton = self.artifact.skeleton
+        points, edges = drawn_colours(skeleton)
+        colours = {"keypoint_colours": points, "edge_colours": edges}
         return {
             "schema_version": SCHEMA_VERSION,
             "name": self.options.name,
             **self.facts(self.model),
             "input_hw": list(self.model.input_hw),
-            "skeleton": self.artifact.skeleton.to_dict(),
+            "skeleton": {**skeleton.to_dict(), **colours},
             "score_thr": self.artifact.decode.score_thr,
             "limits": {
                 "max_bytes": self.options.max_bytes,

@@ -83,6 +83,15 @@ def test_five_images(opened, model, pictures):
     }  # nothing from elsewhere
 
 
+def test_an_image_that_is_given_while_the_model_loads(opened, model, pictures):
+    early = Opened(opened.page.context, opened.page.url, ready=None)
+    early.page.set_input_files("#file", pictures[0])
+    assert "Loading the model, then looking at" in early.status
+    assert_same_people(early.results(1)[0], best(model, pictures[0]))
+    assert "people found" in early.status
+    early.page.close()
+
+
 def test_what_is_drawn(opened, pictures):
     opened.choose(pictures[0])
     drawn = opened.page.evaluate(

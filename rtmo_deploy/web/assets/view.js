@@ -12,6 +12,7 @@ let camera = null;
 let turn = 0;
 let announced = 0;
 let lastFile = null;
+let ready = Promise.resolve(false);
 
 const options = () => ({
   scoreThr: Number($("score").value),
@@ -145,8 +146,10 @@ async function open(file) {
   stopCamera();
   const mine = ++turn;
   $("main").setAttribute("aria-busy", "true");
-  say(`Looking at ${file.name || "the image"} ...`);
+  const name = file.name || "the image";
+  say(model ? `Looking at ${name} ...` : `Loading the model, then looking at ${name} ...`);
   try {
+    if (!(await ready)) return;
     const image = await decoded(file);
     const result = await authorised(() => engine.find(file, image, options(), model));
     if (mine !== turn) return;
@@ -282,17 +285,29 @@ function listen() {
   });
 }
 
-/** Opens the model; the controls work from then on. */
+/** Opens the model; an image that is given meanwhile waits for it. */
 async function start(given) {
   engine = given;
+  // On a phone the image comes first.
+  $("settings").open = !matchMedia("(max-width: 700px)").matches;
   say("Loading the model ...");
+  ready = openModel();
+  listen();
+  if ((await ready) && !turn) say("Ready. Choose, drop or paste an image, or start the webcam.");
+}
+
+/** Whether the model could be opened. */
+async function openModel() {
   try {
     showModel(await authorised(() => engine.open()));
-    $("score").min = Math.min(model.score_thr, 0.3);
-    listen();
-    for (const control of document.querySelectorAll("#controls [disabled]")) control.disabled = control.id === "save";
-    say("Ready. Choose, drop or paste an image, or start the webcam.");
   } catch (failure) {
+    turn++;
+    $("file").disabled = true;
     say(failure.message, { bad: true });
+    $("main").setAttribute("aria-busy", "false");
+    return false;
   }
+  $("score").min = Math.min(model.score_thr, 0.3);
+  for (const control of document.querySelectorAll("#controls [disabled]")) control.disabled = control.id === "save";
+  return true;
 }

@@ -3,13 +3,14 @@
 Annotations are values here, not text: FastAPI reads them, and what they name exists inside the functions only.
 """
 
+import asyncio
 import base64
 import binascii
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import cv2
 
@@ -26,6 +27,9 @@ from rtmo_deploy.serve.refusals import RefusedError, refusal_of
 from rtmo_deploy.serve.service import Found, Service, Wanted
 from rtmo_deploy.serve.stream import follow
 from rtmo_deploy.web import content_security_policy, page
+
+if TYPE_CHECKING:
+    from fastapi import Response
 
 #: Who is drawn unless asked otherwise: a model's own threshold of 0.1 is for measuring AP.
 _DRAW_THR: Final = 0.5
@@ -73,9 +77,11 @@ def make_app(service: Service, options: ServeOptions, key: str | None) -> Gate:
         async with service.working():
             yield
 
-    nowhere: Any = {"docs_url": None, "redoc_url": None}  # they load scripts from elsewhere
+    # Pages of documentation load scripts from elsewhere; redirects repeat whatever host a client names.
+    nowhere: Any = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
     app = FastAPI(title="rtmo-deploy", version=__version__, lifespan=working, responses=_REFUSALS, **nowhere)
     _add_errors(app)
+    _add_health(app, service)
     _add_protocol(app, service, options)
     _add_images(app, service)
     _add_page(app, service, auth=key is not None)
@@ -85,35 +91,39 @@ def make_app(service: Service, options: ServeOptions, key: str | None) -> Gate:
 def _add_errors(app: Any) -> None:
     """Every error becomes a JSON document; what was not expected is logged."""
     from fastapi import Request, Response
-    from fastapi.exceptions import RequestValidationError
+    from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
 
-    def respond(request: Request, refused: RefusedError) -> Response:
-        body = refused.body(request.url.path)
-        return Response(body, refused.status, headers=refused.headers, media_type="application/json")
+    async def respond(request: Any, refused: RefusedError) -> Response | None:
+        body = refused.body(request.scope["path"])
+        response = Response(body, refused.status, headers=refused.headers, media_type="application/json")
+        if request.scope["type"] == "http":
+            return response
+        await request.send_denial_response(response)
+        return None
 
-    async def known(request: Request, error: Exception) -> Response:
+    async def known(request: Any, error: Exception) -> Response | None:
         if isinstance(error, BusyError):
             request.app.state.metrics.rejected.labels(error.reason).inc()
-        return respond(request, refusal_of(error))
+        return await respond(request, refusal_of(error))
 
-    async def unknown(request: Request, error: Exception) -> Response:
+    async def unknown(request: Request, error: Exception) -> Response | None:
         LOG.error("%s", error, exc_info=error)
-        return respond(request, refusal_of(error))
+        return await respond(request, refusal_of(error))
 
-    async def http(request: Request, error: Exception) -> Response:
+    async def http(request: Any, error: Exception) -> Response | None:
         assert isinstance(error, HTTPException)
         kind = {404: "NotFoundError", 405: "MethodError"}.get(error.status_code, "UsageError")
-        finding = f"{error.detail}: {request.method} {request.url.path[:200]}."
+        finding = f"{error.detail}: {request.scope.get('method', 'WebSocket')} {request.scope['path'][:200]}."
         refused = RefusedError(error.status_code, finding, kind=kind)
         refused.headers.update(error.headers or {})
-        return respond(request, refused)
+        return await respond(request, refused)
 
-    async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
+    async def invalid(request: Any, error: Exception) -> Response | None:
+        assert isinstance(error, RequestValidationError | WebSocketRequestValidationError)
         first = error.errors()[0]
-        return respond(request, RefusedError(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}."))
+        return await respond(request, RefusedError(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}."))
 
     async def gone(_: Request, __: Exception) -> Response:
         return Response(status_code=499)
@@ -124,7 +134,8 @@ def _add_errors(app: Any) -> None:
         RtmoDeployError: known,
         HTTPException: http,
     }
-    handlers |= {RequestValidationError: invalid, ClientDisconnect: gone, Exception: unknown}
+    handlers |= {RequestValidationError: invalid, WebSocketRequestValidationError: invalid}
+    handlers |= {ClientDisconnect: gone, Exception: unknown}
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
 
@@ -148,13 +159,6 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
             )
         return models[model]
 
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    async def ready() -> Response:
-        status = 503 if service.draining else 200
-        return Response(json.dumps({"ready": not service.draining}), status, media_type="application/json")
-
     async def server() -> dict[str, Any]:
         return {"name": "rtmo-deploy", "version": __version__, "extensions": list(EXTENSIONS)}
 
@@ -163,7 +167,7 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
 
     async def model_ready(model: str, version: str = VERSION) -> Response:
         find(model, version)
-        return await ready()
+        return _state("ready", yes=service.ready)
 
     async def infer(request: Request, model: str, version: str = VERSION) -> Response:
         served = find(model, version)
@@ -176,8 +180,6 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
             content, headers = await service.aside(answer, inference, outputs, model=model, version=VERSION)
         return Response(content, headers=headers)
 
-    app.add_api_route("/v2/health/live", live, summary="Whether the server answers")
-    app.add_api_route("/v2/health/ready", ready, summary="Whether it takes work")
     for place in ("/v2", "/v2/"):
         app.add_api_route(place, server, summary="What the server is", include_in_schema=place == "/v2")
     body = {"openapi_extra": _body(application__json={"type": "object"}, application__octet_stream=_FILE)}
@@ -185,6 +187,26 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
         app.add_api_route(place, metadata, summary="Inputs and outputs of the model")
         app.add_api_route(f"{place}/ready", model_ready, summary="Whether the model takes work")
         app.add_api_route(f"{place}/infer", infer, methods=["POST"], summary="Run a model on tensors", **body)
+
+
+def _state(name: str, *, yes: bool) -> "Response":
+    from fastapi import Response
+
+    return Response(json.dumps({name: yes}), 200 if yes else 503, media_type="application/json")
+
+
+def _add_health(app: Any, service: Service) -> None:
+    """What an orchestrator asks."""
+    from fastapi import Response
+
+    async def live() -> Response:
+        return _state("live", yes=service.alive)
+
+    async def ready() -> Response:
+        return _state("ready", yes=service.ready)
+
+    app.add_api_route("/v2/health/live", live, summary="Whether the server works")
+    app.add_api_route("/v2/health/ready", ready, summary="Whether it takes work")
 
 
 def _add_images(app: Any, service: Service) -> None:
@@ -207,11 +229,13 @@ def _add_images(app: Any, service: Service) -> None:
         if not draw:
             thresholds["kpt_thr"] = kpt_thr
         wanted = Wanted.of(service.artifact, thresholds)
-        data = await _image_of(request)
+        body = await request.body()
         received = time.perf_counter()
         with service.batcher.slot() as slot:
+            data = await service.aside(_image_of, body, request.headers)
             found = await service.find(slot, data, wanted)
             poses = wanted.choose(found.poses)
+            service.metrics.people.inc(len(poses))
             timings = {"receive": round((received - start) * 1000, 3), **found.timings_ms}
             content = b""
             if draw:
@@ -225,7 +249,7 @@ def _add_images(app: Any, service: Service) -> None:
         request.state.told.update(people=len(poses), batch=found.batch, timings_ms=timings)
         if draw:
             return Response(content, media_type="image/png")
-        document = service.document(poses, found.decoded.image_hw, timings_ms=timings, batch=found.batch)
+        document = service.document(poses, found.image_hw, timings_ms=timings, batch=found.batch)
         return Response(json.dumps(document, separators=(",", ":"), allow_nan=False), media_type="application/json")
 
     png: Any = {200: {"content": {"application/json": {}, "image/png": {}}, "description": "People, or a drawn image."}}
@@ -272,26 +296,11 @@ def _add_page(app: Any, service: Service, *, auth: bool) -> None:
     app.add_api_route("/metrics", metrics, summary="Figures for Prometheus")
 
 
-async def _image_of(request: Any) -> bytes:
-    """The bytes of the image file in a request: raw, in a form, or in JSON as base64."""
-    from starlette.datastructures import UploadFile
-    from starlette.formparsers import MultiPartException, MultiPartParser
-
-    body: bytes = await request.body()
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def _image_of(body: bytes, headers: Any) -> bytes:
+    """The bytes of the image file in a request: raw, in a form, or in JSON as base64. It may take a while."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        parser = MultiPartParser(
-            request.headers, request.stream(), max_files=1, max_fields=_PARTS, max_part_size=_PART_BYTES
-        )
-        parser.spool_max_size = len(body) + 1  # nothing is written to disk
-        try:
-            form = await parser.parse()
-        except (MultiPartException, KeyError, ValueError) as error:
-            raise RefusedError(400, f"The form cannot be read: {error}.") from error
-        files = [value for value in form.values() if isinstance(value, UploadFile)]
-        if len(files) != 1:
-            raise RefusedError(400, f"The form has {len(files)} files.", "Send one image as a file.")
-        return await files[0].read()
+        return asyncio.run(_file_in(body, headers))
     if kind != "application/json":
         return body
     if len(body) > MAX_JSON_BYTES:
@@ -310,9 +319,30 @@ async def _image_of(request: Any) -> bytes:
         raise RefusedError(400, f"The image is not in base64: {error}.") from error
 
 
+async def _file_in(body: bytes, headers: Any) -> bytes:
+    """The file in a form."""
+    from starlette.datastructures import UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        for start in range(0, len(body), _PART_BYTES):  # the parser remembers every find in a piece
+            yield body[start : start + _PART_BYTES]
+
+    parser = MultiPartParser(headers, pieces(), max_files=1, max_fields=_PARTS, max_part_size=_PART_BYTES)
+    parser.spool_max_size = len(body) + 1  # nothing is written to disk
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise RefusedError(400, f"The form cannot be read: {error}.") from error
+    files = [value for value in form.values() if isinstance(value, UploadFile)]
+    if len(files) != 1:
+        raise RefusedError(400, f"The form has {len(files)} files.", "Send one image as a file.")
+    return await files[0].read()
+
+
 def _drawn(found: Found, poses: Any, data: bytes, how: dict[str, float]) -> bytes:
     """The image with the people drawn on it, as PNG."""
-    image = found.decoded.pixels if found.decoded.factor == 1 else data
+    image = data if found.pixels is None else found.pixels
     done, png = cv2.imencode(".png", poses.plot(image, **how), (cv2.IMWRITE_PNG_COMPRESSION, 1))
     if not done:
         raise UsageError("The image cannot be written as PNG.")

@@ -8,10 +8,14 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
+
+
+#: Seconds after which a batch that still runs counts as stuck.
+STUCK_S: Final = 120.0
 
 
 class BusyError(Exception):
@@ -36,6 +40,7 @@ class Done(NamedTuple):
 class Slot:
     """A place in the queue; before it is used, somebody is on their way."""
 
+    since: float  #: When it was taken, by the event loop's clock.
     coming: bool = True
 
 
@@ -46,6 +51,10 @@ class _Item:
     size: int
     since: float
     future: asyncio.Future[Done] = field(repr=False)
+
+
+class _FailedError(RuntimeError):
+    """In place of an exception that a future cannot hold, or that would end the event loop."""
 
 
 class Batcher:
@@ -59,7 +68,7 @@ class Batcher:
         most: Sizes of a batch together, at most.
         delay_s: Seconds that an item waits for others.
         slots: Items on their way, waiting or running, at most.
-        timeout_s: Seconds after which an item that still waits is given up.
+        timeout_s: Seconds after its slot was taken after which an item that still waits is given up.
     """
 
     def __init__(
@@ -77,6 +86,7 @@ class Batcher:
         self._taken: set[Slot] = set()
         self._changed = asyncio.Event()
         self._each_s = 0.05  # seconds of one item, a moving mean
+        self._since: float | None = None  # when the batch that runs was started
 
     @property
     def taken(self) -> int:
@@ -88,12 +98,17 @@ class Batcher:
         """Items that wait."""
         return len(self._waiting)
 
+    @property
+    def stuck(self) -> bool:
+        """Whether a batch has run for so long that it will hardly end."""
+        return self._since is not None and asyncio.get_running_loop().time() - self._since > STUCK_S
+
     @contextmanager
     def slot(self) -> Iterator[Slot]:
         """A place for one item, kept until the block ends; BusyError where there is none."""
         if len(self._taken) >= self.slots:
             raise BusyError("queue", self._each_s * len(self._taken))
-        slot = Slot()
+        slot = Slot(asyncio.get_running_loop().time())
         self._taken.add(slot)
         try:
             yield slot
@@ -115,7 +130,7 @@ class Batcher:
         self._waiting.append(item)
         slot.coming = False
         self._changed.set()
-        timer = loop.call_later(self.timeout_s, self._give_up, item)
+        timer = loop.call_at(slot.since + self.timeout_s, self._give_up, item)
         try:
             return await item.future
         finally:
@@ -124,7 +139,7 @@ class Batcher:
                 self._waiting.remove(item)
 
     def _give_up(self, item: _Item) -> None:
-        if item in self._waiting:
+        if item in self._waiting and not item.future.done():
             self._waiting.remove(item)
             item.future.set_exception(BusyError("timeout", self._each_s * len(self._taken)))
 
@@ -139,22 +154,23 @@ class Batcher:
                 items = self._take()
                 if not items:
                     continue
-                started = loop.time()
+                self._since = started = loop.time()
                 payloads = [item.payload for item in items]
                 values = await loop.run_in_executor(self._pool, self._run_all, items[0].key, payloads)
+                self._since = None
                 seconds = loop.time() - started
                 self._each_s += 0.1 * (seconds / len(items) - self._each_s)
                 for item, value in zip(items, values, strict=True):
                     if item.future.done():
                         continue
-                    if isinstance(value, Exception):
+                    if isinstance(value, BaseException):
                         item.future.set_exception(value)
                     else:
                         item.future.set_result(Done(value, started - item.since, seconds, len(items)))
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Let the thread end; nothing may be submitted any more."""
-        self._pool.shutdown(wait=True)
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
     async def _fill(self) -> None:
         """Wait until the first item has company, or there is no point in waiting."""
@@ -188,8 +204,16 @@ class Batcher:
     def _run_all(self, key: Any, payloads: list[Any]) -> Sequence[Any]:
         """Results; where a batch fails, each item alone, so that one cannot spoil the others."""
         try:
-            return self._run(key, payloads)
-        except Exception as error:  # noqa: BLE001 - raised in whoever submitted
+            values = self._run(key, payloads)
+            if len(values) != len(payloads):
+                raise RuntimeError(f"{len(payloads)} payloads had {len(values)} results")  # noqa: TRY301
+        except BaseException as error:  # noqa: BLE001 - raised in whoever submitted; the worker goes on
             if len(payloads) == 1:
-                return [error]
+                return [
+                    error
+                    if isinstance(error, Exception) and not isinstance(error, StopIteration)
+                    else _FailedError(error)
+                ]
+        else:
+            return values
         return [self._run_all(key, [payload])[0] for payload in payloads]

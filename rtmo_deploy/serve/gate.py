@@ -7,6 +7,7 @@ import base64
 import binascii
 import contextlib
 import hmac
+import ipaddress
 import logging
 import re
 import time
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from rtmo_deploy.serve.batcher import BusyError
-from rtmo_deploy.serve.refusals import RefusedError
+from rtmo_deploy.serve.options import LOOPBACK
+from rtmo_deploy.serve.refusals import RefusedError, refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
     from rtmo_deploy.serve.options import ServeOptions
     from rtmo_deploy.serve.service import Service
@@ -39,8 +41,13 @@ _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SLOWEST: Final = 64 * 1024
 #: Seconds and bytes for which the rest of a refused body is read, so that the client reads the answer.
 _DISCARD_S, _DISCARD_BYTES = 1.0, 16 * 2**20
-#: Seconds a client may take to read a piece of an answer.
-_SEND_S: Final = 30.0
+#: What pages of other sites may read and send, where they are allowed.
+_SHARED: Final = [(b"access-control-expose-headers", b"inference-header-content-length, retry-after, x-request-id")]
+_PREFLIGHT: Final = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"authorization, content-type, inference-header-content-length, x-request-id"),
+    (b"access-control-max-age", b"600"),
+]
 #: Protocol of /stream, and the prefix of the one that carries the key: a browser can send no header there.
 SUBPROTOCOL, _KEY_PREFIX = "rtmo", "key."
 
@@ -50,41 +57,38 @@ class Gate:
 
     def __init__(self, app: App, service: Service, options: ServeOptions, key: str | None) -> None:
         self._app, self._service, self._options, self._key = app, service, options, key
-        self._held = 0  # bytes of the bodies of all requests
+        self._held = 0  # bytes of the bodies and answers of all requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or connection."""
         if scope["type"] == "http":
             await self._request(scope, receive, send)
-        elif scope["type"] == "websocket" and not self._welcome(scope):
-            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: status 403
+        elif scope["type"] == "websocket" and (refused := self._refusal(scope)) is not None:
+            await _send(refused, scope, send)
         else:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> RefusedError | None:
         """Why a request is not even looked at."""
         headers = dict(scope["headers"])
+        socket = scope["type"] == "websocket"
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             return RefusedError(415, "Compressed requests are not read.", "Send the body as it is.")
         if not self._same_origin(headers):
-            return RefusedError(403, "Another web page asks.", "Allow it with --allow-origin.", kind="ForbiddenError")
-        if scope["method"] == "OPTIONS" or self._key is None or _OPEN.fullmatch(scope["path"]):
+            remedy = "Allow it with --allow-origin and its address, as https://example.com."
+            return RefusedError(403, "Another web page asks.", remedy, kind="ForbiddenError")
+        if not socket and (scope["method"] == "OPTIONS" or _OPEN.fullmatch(scope["path"])):
             return None
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key.encode()):
-            return None
-        remedy = "Send the header 'Authorization: Bearer KEY'."
-        return RefusedError(401, "The API key is missing or wrong.", remedy, kind="UnauthorizedError")
+        if self._key is not None and not self._has_key(headers, scope.get("subprotocols", ())):
+            remedy = "Send the header 'Authorization: Bearer KEY'."
+            return RefusedError(401, "The API key is missing or wrong.", remedy, kind="UnauthorizedError")
+        return refusal_of(BusyError("drain", 5)) if socket and self._service.draining else None
 
-    def _welcome(self, scope: Scope) -> bool:
-        headers = dict(scope["headers"])
-        if self._service.draining or not self._same_origin(headers):
-            return False
-        if self._key is None:
-            return True
+    def _has_key(self, headers: dict[bytes, bytes], subprotocols: Iterable[str]) -> bool:
+        assert self._key is not None
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         keys = [given.strip()] if scheme.lower() == b"bearer" else []
-        for protocol in scope.get("subprotocols", ()):
+        for protocol in subprotocols:
             if protocol.startswith(_KEY_PREFIX):
                 text = protocol.removeprefix(_KEY_PREFIX)
                 with contextlib.suppress(binascii.Error, ValueError):
@@ -92,24 +96,52 @@ class Gate:
         return any(hmac.compare_digest(one, self._key.encode()) for one in keys)
 
     def _same_origin(self, headers: dict[bytes, bytes]) -> bool:
-        """A page of another site may not use somebody's server through their browser."""
+        """A page of another site may not use somebody's server through their browser.
+
+        A server without a key on the machine itself is known by addresses and as localhost only: any other name may
+        belong to a page whose site now says that it is this machine.
+        """
         origin = headers.get(b"origin", b"").decode("latin-1")
         if not origin or origin in self._options.allow_origin:
             return True
         try:
-            return urlsplit(origin).netloc.encode() == headers.get(b"host")
+            parts = urlsplit(origin)
+            own = parts.netloc.lower() == headers.get(b"host", b"").decode("latin-1").lower()
+            return own and (self._key is not None or self._options.host not in LOOPBACK or _local(parts.hostname or ""))
         except ValueError:
             return False
 
+    def _sharing(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        """What lets the pages of --allow-origin read answers."""
+        origin = headers.get(b"origin", b"")
+        if origin.decode("latin-1") not in self._options.allow_origin:
+            return []
+        return [(b"access-control-allow-origin", origin), (b"vary", b"origin"), *_SHARED]
+
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
         name = given if _ID.fullmatch(given) else uuid.uuid4().hex
         body = _Body(self, scope, receive)
         told = scope.setdefault("state", {}).setdefault("told", {})
         status = 499  # the client went away before an answer
+        answered = False  # in place of the application, whose answer does not fit
 
         async def answer(message: Message) -> None:
+            nonlocal status, answered
+            if message["type"] == "http.response.start":
+                size = dict(message.get("headers", ())).get(b"content-length", b"0")
+                try:
+                    body.hold(int(size))
+                except BusyError as error:
+                    self._service.metrics.rejected.labels(error.reason).inc()
+                    await _send(refusal_of(error), scope, forward)
+                    answered = True
+            if not answered:
+                await forward(message)
+
+        async def forward(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -117,24 +149,23 @@ class Gate:
                 more = [(b"x-request-id", name.encode()), (b"x-content-type-options", b"nosniff")]
                 if self._service.draining or not complete:
                     more.append((b"connection", b"close"))
-                message = {**message, "headers": [*message.get("headers", ()), *more]}
-            async with asyncio.timeout(_SEND_S):
-                await send(message)
+                message = {**message, "headers": [*message.get("headers", ()), *more, *self._sharing(headers)]}
+            await send(message)
 
         try:
             refused = self._refusal(scope)
-            if refused is None:
-                await self._app(scope, body.receive, answer)
+            if refused is not None:
+                await _send(refused, scope, forward)
+            elif scope["method"] == "OPTIONS" and self._sharing(headers):
+                await forward({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT})
+                await forward({"type": "http.response.body"})
             else:
-                await _send(refused, scope, answer)
-        except TimeoutError:
-            status = 499
-            raise
+                await self._app(scope, body.receive, answer)
         except Exception:
             status = 500
             raise
         finally:
-            self._held -= body.size
+            self._held -= body.held
             route = getattr(scope.get("route"), "path", "other")
             milliseconds = (time.perf_counter() - start) * 1000
             self._service.metrics.requests.labels(route, status).inc()
@@ -144,7 +175,7 @@ class Gate:
                 LOG.info("request", extra={"told": {**facts, "bytes": body.size, "ms": round(milliseconds, 1), **told}})
 
     def hold(self, size: int) -> None:
-        """Count bytes of a body; BusyError where all bodies together are too many."""
+        """Count bytes of a body or an answer; BusyError where all together are too many."""
         if self._held + size > self._options.memory:
             raise BusyError("memory", 1)
         self._held += size
@@ -160,8 +191,16 @@ async def _send(refused: RefusedError, scope: Scope, send: Send) -> None:
     if refused.status == 401:
         headers["www-authenticate"] = "Bearer"
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+    kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
+    await send({"type": f"{kind}.start", "status": refused.status, "headers": pairs})
+    await send({"type": f"{kind}.body", "body": body})
+
+
+def _local(host: str) -> bool:
+    """Whether only this machine can go by that name, or it is an address."""
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return host == "localhost" or host.endswith(".localhost")
 
 
 class _Body:
@@ -176,6 +215,7 @@ class _Body:
         self._asked = headers.get(b"expect", b"").lower() == b"100-continue"  # and nothing was sent yet
         self._start = time.perf_counter()
         self.size = 0  #: Bytes so far.
+        self.held = 0  #: Bytes of it and of its answer.
 
     async def receive(self) -> Message:
         """The next piece; RefusedError or BusyError where it is too large or too late."""
@@ -196,10 +236,15 @@ class _Body:
             size = len(message.get("body", b""))
             if self.size + size > options.max_bytes:
                 raise self._too_large()
-            self._gate.hold(size)
+            self.hold(size)
             self.size += size
             self._whole = not message.get("more_body", False)
         return message
+
+    def hold(self, size: int) -> None:
+        """Count bytes for this request; BusyError where all requests have too many."""
+        self._gate.hold(size)
+        self.held += size
 
     def _too_large(self) -> RefusedError:
         finding = f"The request is larger than {self._gate.options.max_bytes:,} bytes."

@@ -35,7 +35,7 @@ class Metrics:
         Info("rtmo_model", "What is served.", **more).info(dict(model))
         for stage in STAGES:
             self.seconds.labels(stage)
-        for reason in ("queue", "timeout", "memory", "streams", "drain"):
+        for reason in ("queue", "timeout", "memory", "connections", "streams", "drain"):
             self.rejected.labels(reason)
 
     def timed(self, timings_ms: Mapping[str, float]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the command line reads the types
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.option import option
@@ -17,6 +18,7 @@ MAX_JSON_BYTES: Final = 16 * 2**20
 MAX_PIXELS: Final = 2**25
 #: Connections that are open at a time, at most.
 MAX_CONNECTIONS: Final = 1000
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _MIB: Final = 2**20
 
 
@@ -56,10 +58,20 @@ class ServeOptions:
                 remedy="Use letters, digits, '-', '_' and '.'.",
                 where="--name",
             )
+        for origin in self.allow_origin:
+            parts = urlsplit(origin)
+            if origin != f"{parts.scheme}://{parts.netloc}".lower() or not (parts.scheme and parts.netloc):
+                remedy = "Give scheme, host and port as browsers do: https://example.com."
+                raise UsageError(f"'{origin}' is not the origin of a web page.", remedy=remedy, where="--allow-origin")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("A certificate and its key go together.", remedy="Give --tls-cert and --tls-key.")
 
     @property
+    def frame_bytes(self) -> int:
+        """Bytes that a frame of a stream may have: all streams together have no more than :attr:`memory`."""
+        return min(self.max_bytes, max(_MIB, self.memory // max(1, self.max_streams)))
+
+    @property
     def memory(self) -> int:
-        """Bytes that all requests that are just arriving may have together."""
+        """Bytes that all requests and their answers may have together."""
         return max(256 * _MIB, 4 * self.max_bytes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import json
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -28,6 +29,12 @@ _TYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "INT32": np.dtype("<i4"),
     "UINT8": np.dtype("u1"),
+}
+#: Types of elements in JSON, and what they are.
+_ELEMENTS: Final[dict[str, tuple[set[type], str]]] = {
+    "FP32": ({int, float}, "numbers"),
+    "UINT8": ({int}, "whole numbers from 0 to 255"),
+    "BYTES": ({str}, "texts in base64"),
 }
 
 
@@ -71,7 +78,8 @@ def parse_inference(
     """
     length = len(body)
     if json_length is not None:
-        if not (json_length.isascii() and json_length.isdigit() and int(json_length[:20]) <= len(body)):
+        digits = json_length.isascii() and json_length.isdigit() and len(json_length) <= 20
+        if not (digits and int(json_length) <= len(body)):
             raise UsageError(f"{LENGTH_HEADER} is '{json_length[:20]}', and the body has {len(body)} bytes.")
         length = int(json_length)
     if length > max_json:
@@ -114,6 +122,9 @@ def answer(
         outputs: Every output of the model, float32 or int32.
         model: Its name.
         version: Its version.
+
+    Raises:
+        UsageError: An output that JSON cannot hold.
     """
     entries, blobs = [], []
     for name, binary in inference.outputs.items():
@@ -124,8 +135,12 @@ def answer(
             blob = np.ascontiguousarray(array, _TYPES[datatype]).tobytes()
             entry["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
-        else:
+        elif datatype == "INT32" or np.isfinite(array).all():
             entry["data"] = array.ravel().tolist()
+        else:
+            raise UsageError(
+                f"The output {name} holds numbers that are not finite.", remedy="The input's values are from 0 to 255."
+            )
         entries.append(entry)
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
     if inference.id is not None:
@@ -144,7 +159,7 @@ def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], known: s
     wanted = {}
     for entry in _expect(asked, list, "outputs"):
         name = _named(entry, known, "output")
-        wanted[name] = _expect(entry.get("parameters", {}), dict, "parameters").get("binary_data", default) is True
+        wanted[name] = _parameters(entry).get("binary_data", default) is True
     return wanted
 
 
@@ -155,6 +170,14 @@ def _named(entry: object, known: Mapping[str, Any] | set[str], what: str) -> str
             f"There is no {what} called {str(name)[:100]!r}.", remedy=f"It has: {', '.join(sorted(known))}."
         )
     return name
+
+
+def _parameters(entry: Mapping[str, Any]) -> dict[str, Any]:
+    parameters: dict[str, Any] = _expect(entry.get("parameters", {}), dict, "parameters")
+    for name in ("shared_memory_region", "classification"):
+        if name in parameters:
+            raise UsageError(f"The parameter {name} of {entry['name']} is not supported.")
+    return parameters
 
 
 def _expect(value: object, kind: type, what: str) -> Any:
@@ -174,7 +197,7 @@ def _tensor(entry: Mapping[str, Any], tensor: Tensor, rest: memoryview) -> tuple
     count = math.prod(shape)
     if count > _MAX_ELEMENTS or any(want not in {-1, side} for want, side in zip(tensor.shape, shape, strict=True)):
         raise UsageError(f"The shape of {name} is {str(shape)[:100]}.", remedy=f"It has the form {list(tensor.shape)}.")
-    size = _expect(entry.get("parameters", {}), dict, "parameters").get("binary_data_size")
+    size = _parameters(entry).get("binary_data_size")
     if size is None:
         return _of_json(entry.get("data"), tensor, shape), rest
     if "data" in entry:
@@ -195,27 +218,29 @@ def _of_bytes(data: memoryview, tensor: Tensor, shape: list[int]) -> NDArray[Any
 
 
 def _of_json(data: object, tensor: Tensor, shape: list[int]) -> NDArray[Any]:
-    values = _expect(data, list, f"The data of {tensor.name}")
-    if tensor.datatype == "BYTES":
-        if len(values) != math.prod(shape) or not all(isinstance(one, str) for one in values):
-            raise UsageError(f"The data of {tensor.name} must be a list of {math.prod(shape)} texts.")
-        try:
-            return _objects([base64.b64decode(one, validate=True) for one in values], shape)
-        except (binascii.Error, ValueError) as error:
-            raise UsageError(f"The data of {tensor.name} must be in base64: {error}.") from error
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        array = np.empty(0, object)
-    if array.dtype.kind not in "iuf" or array.size != math.prod(shape):
-        raise UsageError(
-            f"The data of {tensor.name} must be {math.prod(shape)} numbers, as a flat list or in its shape."
-        )
-    if tensor.datatype == "UINT8" and (array.dtype.kind == "f" or array.min() < 0 or array.max() > 255):
-        raise UsageError(f"The data of {tensor.name} must be whole numbers from 0 to 255.")
-    with np.errstate(over="ignore"):  # what is too large is not finite then, and refused
-        converted: NDArray[Any] = array.reshape(shape).astype(_TYPES[tensor.datatype])
-    return converted
+    values = _flat(_expect(data, list, f"The data of {tensor.name}"), shape)
+    types, what = _ELEMENTS[tensor.datatype]
+    # NumPy would make text of a list with one text in it: each element as long as the longest.
+    if values is not None and set(map(type, values)) <= types:
+        with contextlib.suppress(OverflowError, ValueError), np.errstate(over="ignore"):
+            if tensor.datatype == "BYTES":
+                return _objects([base64.b64decode(one, validate=True) for one in values], shape)
+            if tensor.datatype == "UINT8":
+                return np.frombuffer(bytes(values), np.uint8).reshape(shape)
+            return np.array(values, np.float64).astype("<f4").reshape(shape)  # what is not finite then is refused
+    raise UsageError(f"The data of {tensor.name} must be {math.prod(shape)} {what}, as a flat list or in its shape.")
+
+
+def _flat(values: list[Any], shape: Sequence[int]) -> list[Any] | None:
+    """The elements of a flat list, or of lists in lists of this shape; None of others."""
+    if len(values) == math.prod(shape) and type(values[0]) is not list:
+        return values
+    rows = [values]
+    for side in shape:
+        if not all(type(row) is list and len(row) == side for row in rows):
+            return None
+        rows = list(chain.from_iterable(rows))
+    return rows
 
 
 def _objects(values: list[bytes], shape: list[int]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ _BUSY = {
     "queue": "The queue is full.",
     "timeout": "The request waited too long.",
     "memory": "Too many bytes arrive at the same time.",
+    "connections": "There are too many connections.",
     "streams": "There are as many cameras as are allowed.",
     "drain": "The server is about to stop.",
 }

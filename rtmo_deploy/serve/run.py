@@ -11,14 +11,16 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from rtmo_deploy.data.images import MAX_PIXELS as IMAGES_MAX_PIXELS
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE, variable
 from rtmo_deploy.errors import MissingDependencyError, SetupError
 from rtmo_deploy.files import read_bounded
-from rtmo_deploy.serve.options import API_KEY_VARIABLE, MAX_CONNECTIONS, MAX_PIXELS, ServeOptions
+from rtmo_deploy.serve.options import API_KEY_VARIABLE, LOOPBACK, MAX_CONNECTIONS, MAX_PIXELS, ServeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,16 +39,17 @@ _HEAD_S: Final = 10.0
 #: Seconds that a connection may stay idle.
 _IDLE_S: Final = 20
 _BACKLOG: Final = 1024
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 LOG: Final = logging.getLogger("rtmo_deploy.serve")
 
 
 def bind(options: ServeOptions) -> socket.socket:
-    """A socket at the server's address, not listening yet.
+    """A socket at the server's address, not listening yet; what else a server needs is checked as well.
 
     Raises:
-        SetupError: The address is not there or in use.
+        MissingDependencyError: A package of the extra ``serve`` is missing.
+        SetupError: The address is not there or in use, or a file of the key or the certificate cannot be read.
     """
+    _prepare(options)
     where = f"{options.host}:{options.port}"
     try:
         found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -61,11 +64,13 @@ def bind(options: ServeOptions) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
-        reason = error.strerror or error
-        raise SetupError(
-            f"It cannot be listened on: {reason}.", remedy="Choose another --port.", where=where
-        ) from error
+        raise _taken(error, where) from error
     return sock
+
+
+def _taken(error: OSError, where: str) -> SetupError:
+    reason = error.strerror or error
+    return SetupError(f"It cannot be listened on: {reason}.", remedy="Choose another --port.", where=where)
 
 
 def serve(
@@ -87,20 +92,25 @@ def serve(
         MissingDependencyError: A package of the extra ``serve`` is missing.
         SetupError: The address is in use, or a file of the key or the certificate cannot be read.
     """
-    try:
-        import uvicorn  # noqa: F401
-        import websockets  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(error.name or "uvicorn", purpose="Serving a model", extra="serve") from error
     options = options or ServeOptions()
-    key = _key(options)
-    context = _tls(options)
+    key, context = _prepare(options)
     sock = sock or bind(options)
     pixels = os.environ.get(MAX_PIXELS_VARIABLE) or str(min(MAX_PIXELS, IMAGES_MAX_PIXELS))
     with contextlib.closing(sock), variable(MAX_PIXELS_VARIABLE, pixels), _logging(options):
-        if key is None and options.host not in _LOOPBACK:
+        if key is None and options.host not in LOOPBACK:
             LOG.warning("whoever reaches %s can use the model: there is no API key", options.host)
         asyncio.run(_serve(model, options, sock, key, context, on_ready))
+
+
+def _prepare(options: ServeOptions) -> tuple[str | None, ssl.SSLContext | None]:
+    """The API key and the certificate, after a look for the packages."""
+    for package in ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            name = package.replace("_", "-")
+            raise MissingDependencyError(name, purpose="Serving a model", extra="serve") from error
+    return _key(options), _tls(options)
 
 
 async def _serve(
@@ -114,17 +124,22 @@ async def _serve(
     import uvicorn
 
     from rtmo_deploy.serve.app import make_app
-    from rtmo_deploy.serve.connection import connection_class
+    from rtmo_deploy.serve.connection import connection_classes
     from rtmo_deploy.serve.service import Service
 
     service = Service(model, options)
     service.warm_up()
-    connection = connection_class(head_s=_HEAD_S, grace_s=_LINGER_S, most=MAX_CONNECTIONS)
+    connection, stream = connection_classes(
+        head_s=_HEAD_S,
+        grace_s=_LINGER_S,
+        most=_connections(),
+        refused=lambda status: service.metrics.requests.labels("other", status).inc(),
+    )
     config = uvicorn.Config(
         make_app(service, options, key),
         http=connection,
-        ws="websockets-sansio",
-        ws_max_size=options.max_bytes,
+        ws=stream,
+        ws_max_size=options.frame_bytes,
         ws_per_message_deflate=False,
         lifespan="on",
         access_log=False,
@@ -140,6 +155,22 @@ async def _serve(
     host, port = sock.getsockname()[:2]
     address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     await _server(config, service, connection, lambda: on_ready and on_ready(address)).serve(sockets=[sock])
+
+
+def _connections() -> int:
+    """Connections at a time: what the process may open, less what else it opens."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return MAX_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft // 2))
 
 
 def _server(config: Any, service: Service, connection: Any, started: Callable[[], object]) -> Any:
@@ -163,10 +194,12 @@ class _Ending(_Server):
 
         def stop(number: int, _frame: object) -> None:
             if self.service.draining:
-                self.force_exit = self.should_exit = True
+                self.service.forced = self.force_exit = self.should_exit = True
+                loop.call_soon_threadsafe(self._abort)
                 return
             self.service.draining = True
             LOG.info("stopping: %s", signal.Signals(number).name)
+            loop.call_soon_threadsafe(self.service.stopping.set)
             loop.call_soon_threadsafe(loop.call_later, _LINGER_S, self._end)
 
         before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
@@ -179,8 +212,16 @@ class _Ending(_Server):
     def _end(self) -> None:
         self.should_exit = True
 
+    def _abort(self) -> None:
+        for one in list(self.server_state.connections):
+            one.transport.abort()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another process was faster
+            await self.lifespan.shutdown()
+            raise _taken(error, "{}:{}".format(*(sockets or [])[0].getsockname()[:2])) from error
         type(self).told()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -248,29 +289,64 @@ class _Lines(logging.Formatter):
             head = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
             return json.dumps({**head, **told, **({"error": error} if error else {})}, default=str)
         words = [f"{name}={_word(value)}" for name, value in told.items()]
-        return " ".join([when, record.levelname.lower(), record.getMessage(), *words]) + (f"\n{error}" if error else "")
+        message = record.getMessage().strip().replace("\r", " ").replace("\n", " ")
+        more = f"\n{error}".replace("\n", "\n    ") if error else ""
+        return " ".join([when, record.levelname.lower(), message, *words]) + more
 
 
 def _word(value: object) -> str:
-    return ",".join(f"{name}:{one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
+    """A value in one word, whatever a client sent."""
+    text = ",".join(f"{name}:{one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
+    return text if text.isprintable() and " " not in text else json.dumps(text)
 
 
 @contextlib.contextmanager
 def _logging(options: ServeOptions) -> Iterator[None]:
-    """While it lasts, the server's log goes to stderr."""
+    """While it lasts, the server's log goes to stderr, and so do warnings of every package."""
     as_json = options.log_format == "json" or (options.log_format == "auto" and not sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines(as_json=as_json))
-    loggers = [LOG, logging.getLogger("uvicorn"), logging.getLogger("asyncio")]
-    before = [(one.level, one.propagate) for one in loggers]
-    for one, level in zip(loggers, (logging.INFO, logging.ERROR, logging.ERROR), strict=True):
-        one.addHandler(handler)
-        one.setLevel(level)
-        one.propagate = False
-    try:
-        yield
-    finally:
-        for one, (level, propagate) in zip(loggers, before, strict=True):
-            one.removeHandler(handler)
+    with _lines_of_libraries() if as_json else contextlib.nullcontext(sys.stderr) as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(_Lines(as_json=as_json))
+        levels = {LOG: logging.INFO, logging.getLogger(): logging.WARNING}
+        levels |= {logging.getLogger(name): logging.ERROR for name in ("uvicorn", "asyncio", "python_multipart")}
+        before = [(one, one.level, one.propagate) for one in levels]
+        for one, level in levels.items():
             one.setLevel(level)
-            one.propagate = propagate
+            one.propagate = False
+            one.addHandler(handler)
+        try:
+            yield
+        finally:
+            for one, level, propagate in before:
+                one.removeHandler(handler)
+                one.setLevel(level)
+                one.propagate = propagate
+
+
+@contextlib.contextmanager
+def _lines_of_libraries() -> Iterator[TextIO]:
+    """A stream to stderr; what libraries print there themselves meanwhile (libjpeg does) is logged instead."""
+    try:
+        number = sys.stderr.fileno()
+    except (OSError, ValueError):
+        yield sys.stderr
+        return
+    sys.stderr.flush()
+    reader, writer = os.pipe()
+    with os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace", buffering=1) as stream:
+        os.dup2(writer, number)
+        os.close(writer)
+
+        def pump() -> None:
+            with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    logging.getLogger("stderr").warning("%s", line.rstrip())
+
+        thread = threading.Thread(target=pump, daemon=True)
+        thread.start()
+        try:
+            yield stream
+        finally:
+            sys.stderr.flush()
+            os.dup2(stream.fileno(), number)
+            thread.join(1)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -64,12 +64,17 @@ class Wanted:
         return replace(poses, keypoint_scores=np.where(poses.keypoint_scores >= self.kpt_thr, poses.keypoint_scores, 0))
 
 
+#: Pixels of a decoded image that is kept until the network has run, which may be long: a larger one is decoded again.
+_KEPT_PIXELS: Final = 2**22
+
+
 @dataclass(frozen=True)
 class Found:
     """What was found in an image."""
 
     poses: Poses  #: In pixels of the image; before :meth:`Wanted.choose`.
-    decoded: Decoded  #: The image.
+    image_hw: tuple[int, int]
+    pixels: NDArray[np.uint8] | None  #: The image, if it is small and was decoded whole.
     batch: int  #: How many images ran together.
     timings_ms: dict[str, float]
 
@@ -85,6 +90,8 @@ class Service:
     def __init__(self, model: RTMO, options: ServeOptions) -> None:
         self.model, self.options, self.artifact = model, options, model.artifact
         self.draining = False  #: No more work is taken soon.
+        self.stopping = asyncio.Event()  #: Set after it: streams end.
+        self.forced = False  #: Nothing is waited for any more.
         self.cameras = 0  #: Streams that are open.
         own = self.artifact.input.batch
         self.batcher = Batcher(
@@ -97,6 +104,7 @@ class Service:
         self.metrics = Metrics(
             depth=lambda: self.batcher.depth, taken=lambda: self.batcher.taken, model=self.facts(model)
         )
+        self._work: asyncio.Task[None] | None = None
         self._readers = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)), "reader")
 
     @staticmethod
@@ -142,13 +150,23 @@ class Service:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Within the block, batches run; the threads end with it."""
-        work = asyncio.create_task(self.batcher.work())
+        self._work = asyncio.create_task(self.batcher.work())
         try:
             yield
         finally:
-            work.cancel()
-            self.batcher.close()
-            self._readers.shutdown(wait=True, cancel_futures=True)
+            self._work.cancel()
+            self.batcher.close(wait=not self.forced)
+            self._readers.shutdown(wait=not self.forced, cancel_futures=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network's worker still works."""
+        return self._work is not None and not self._work.done() and not self.batcher.stuck
+
+    @property
+    def ready(self) -> bool:
+        """Whether more work is taken."""
+        return self.alive and not self.draining
 
     async def aside(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Do something that takes a processor for a while in a thread."""
@@ -162,12 +180,12 @@ class Service:
             BusyError: It waited too long.
         """
         start = time.perf_counter()
-        decoded, placed = await self.aside(self._read, data)
+        image_hw, pixels, placed = await self.aside(self._read, data)
         read = time.perf_counter()
         done = await self.batcher.submit(slot, ("images", wanted.key), placed)
         timings = {"decode": read - start, "queue": done.queue_s, "inference": done.run_s}
         timings_ms = {name: round(seconds * 1000, 3) for name, seconds in timings.items()}
-        return Found(done.value, decoded, done.batch, timings_ms)
+        return Found(done.value, image_hw, pixels, done.batch, timings_ms)
 
     async def run(self, slot: Slot, tensor: NDArray[np.float32]) -> tuple[Mapping[str, NDArray[np.float32]], Any]:
         """The network's outputs for a tensor ``(B, 3, H, W)``, as if it ran alone; and how it ran.
@@ -176,25 +194,30 @@ class Service:
             UsageError: The network does not take it.
             BusyError: It waited too long.
         """
-        self._require(tensor)
+        await self.aside(self._require, tensor)
         # Rows that are no detections come with every batch size in another number: such graphs run alone.
         alone = id(slot) if self.artifact.decode.junk_rows else None
         done = await self.batcher.submit(slot, ("tensors", tensor.shape[2:], alone), tensor, len(tensor))
+        self.metrics.timed({"queue": done.queue_s * 1000, "inference": done.run_s * 1000})
         return done.value, done
 
     def document(self, poses: Poses, image_hw: tuple[int, int], **more: Any) -> dict[str, Any]:
         """The JSON answer for an image."""
-        self.metrics.people.inc(len(poses))
         height, width = image_hw
         head = {"schema_version": SCHEMA_VERSION, "model": self.options.name, "skeleton": poses.skeleton.name}
         return {**head, "width": width, "height": height, "people": people_of(poses), **more}
 
-    def _read(self, data: bytes | NDArray[np.uint8]) -> tuple[Decoded, Placed]:
+    def _read(
+        self, data: bytes | NDArray[np.uint8]
+    ) -> tuple[tuple[int, int], NDArray[np.uint8] | None, Placed]:
         if isinstance(data, bytes):
             decoded = read_to_fit(data, self.model.fit_hw)
         else:
             decoded = Decoded(data, 1, (data.shape[0], data.shape[1]))
-        return decoded, self.model.place(decoded.pixels if decoded.factor == 1 else decoded)
+        whole = decoded.pixels if decoded.factor == 1 else None
+        placed = self.model.place(decoded if whole is None else whole)
+        kept = whole if whole is not None and whole.shape[0] * whole.shape[1] <= _KEPT_PIXELS else None
+        return decoded.image_hw, kept, placed
 
     def _require(self, tensor: NDArray[np.float32]) -> None:
         contract, sides = self.artifact.input, tensor.shape[2:]

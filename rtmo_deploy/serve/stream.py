@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.data.images import decode_image
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.serve.batcher import BusyError
 from rtmo_deploy.serve.gate import LOG, SUBPROTOCOL
@@ -52,18 +53,31 @@ async def follow(socket: Any, service: Service, score_thr: float | None, *, trac
     camera = _Camera(service, wanted, track=track, smooth=smooth)
     try:
         with suppress(WebSocketDisconnect):
-            while True:
-                async with asyncio.timeout(_IDLE_S):
-                    message = await socket.receive()
+            while (message := await _next(socket, service)) is not None:
                 if message["type"] == "websocket.disconnect":
                     return
-                await socket.send_text(_text(await camera.answer(message.get("bytes"))))
-    except TimeoutError:
-        await socket.close(1001)
+                answer = _text(await camera.answer(message.get("bytes")))
+                async with asyncio.timeout(_IDLE_S):
+                    await socket.send_text(answer)
+            await socket.close(1012 if service.stopping.is_set() else 1001)
+    except TimeoutError:  # nobody reads: the connection ends itself
+        pass
     finally:
         service.cameras -= 1
         gauge.dec()
         LOG.info("stream", extra={"told": {"route": "/stream", "frames": camera.frames, "unused": camera.unused}})
+
+
+async def _next(socket: Any, service: Service) -> dict[str, Any] | None:
+    """The next message; None after a while without one, and at the server's end when there is none yet."""
+    receive: asyncio.Task[Any] = asyncio.create_task(socket.receive())
+    stop: asyncio.Task[Any] = asyncio.create_task(service.stopping.wait())
+    try:
+        await asyncio.wait({receive, stop}, timeout=_IDLE_S, return_when=asyncio.FIRST_COMPLETED)
+        return receive.result() if receive.done() else None
+    finally:
+        receive.cancel()
+        stop.cancel()
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -89,17 +103,20 @@ class _Camera:
                 found = await self._service.find(slot, data, self._wanted)
                 poses = found.poses
                 if self._tracker is not None:
-                    poses = await self._service.aside(self._followed, self._tracker, found)
+                    poses = await self._service.aside(self._followed, self._tracker, found, data)
         except Exception as error:  # noqa: BLE001 - told to the client, who goes on
             return self._unused(frame, error)
         timings = {**found.timings_ms, "total": round((time.perf_counter() - start) * 1000, 3)}
         self._service.metrics.timed(timings)
+        poses = self._wanted.choose(poses)
+        self._service.metrics.people.inc(len(poses))
         more = {"frame": frame, "timings_ms": timings, "batch": found.batch}
-        return self._service.document(self._wanted.choose(poses), found.decoded.image_hw, **more)
+        return self._service.document(poses, found.image_hw, **more)
 
-    def _followed(self, tracker: Tracker, found: Found) -> Poses:
+    def _followed(self, tracker: Tracker, found: Found, data: bytes) -> Poses:
         seconds = time.monotonic() - self._start
-        poses = tracker.update(found.poses, seconds, found.decoded.pixels if found.decoded.factor == 1 else None)
+        pixels = decode_image(data) if found.pixels is None and self._service.model.fit_hw is None else found.pixels
+        poses = tracker.update(found.poses, seconds, pixels)
         return poses if self._smoother is None else self._smoother.smooth(poses, seconds)
 
     def _unused(self, frame: int, error: Exception) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _READ_S: Final = 30.0
 #: Headers of a WebSocket's request, and bytes of one, at most.
 _SOCKET_HEADERS, _SOCKET_LINE = 100, 8000
 #: Seconds for which what a refused client still sends is thrown away, so that it reads the answer.
-_DEAF_S: Final = 0.5
+_DEAF_S: Final = 1.0
 
 
 def connection_classes(*, head_s: float, grace_s: float, most: int, refused: Callable[[int], None]) -> tuple[Any, Any]:
@@ -178,6 +178,20 @@ class _Limited(_Read, _Protocol):
 
 class _Stream(_Read, _Socket):
     """What comes before the methods of uvicorn's WebSocket protocol."""
+
+    _deaf = False
+
+    def data_received(self, data: bytes) -> None:
+        if not self._deaf:
+            super().data_received(data)
+
+    def handle_parser_exception(self) -> None:
+        """Say why it ends, and let the client read that while it still sends."""
+        self._deaf = self.close_sent = True
+        sent = self.conn.close_sent
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006 if sent is None else sent.code})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.loop.call_later(_DEAF_S, self.transport.close)
 
     def pause_writing(self) -> None:
         """Answers to pings wait for nobody: read no more until they are read."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the command line reads the types
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.option import option
@@ -59,8 +59,7 @@ class ServeOptions:
                 where="--name",
             )
         for origin in self.allow_origin:
-            parts = urlsplit(origin)
-            if origin != f"{parts.scheme}://{parts.netloc}".lower() or not (parts.scheme and parts.netloc):
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d+)?", origin):
                 remedy = "Give scheme, host and port as browsers do: https://example.com."
                 raise UsageError(f"'{origin}' is not the origin of a web page.", remedy=remedy, where="--allow-origin")
         if (self.tls_cert is None) != (self.tls_key is None):

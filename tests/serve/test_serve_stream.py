@@ -1,0 +1,258 @@
+"""``/stream``: a camera's frames over a WebSocket."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+from golden import golden_model
+from serving import PATIENCE_S, Served, run_server, status_of
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from rtmo_deploy.media.results import people_of
+from rtmo_deploy.model import NetworkSpec, save_checkpoint
+from rtmo_deploy.runtime.estimator import RTMO
+from rtmo_deploy.track import Tracker
+from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def opened(served: Served, query: str = "", **more: Any) -> ClientConnection:
+    return connect(f"ws://127.0.0.1:{served.port}/stream{query}", max_size=None, compression=None, **more)
+
+
+def ask(socket: ClientConnection, frame: bytes | str) -> dict[str, Any]:
+    socket.send(frame)
+    return json.loads(socket.recv(PATIENCE_S))
+
+
+def frames(image: bytes, count: int) -> list[bytes]:
+    """A camera that moves to the right."""
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    return [cv2.imencode(".png", np.roll(pixels, 2 * number, axis=1))[1].tobytes() for number in range(count)]
+
+
+def test_answers_are_those_of_the_library_in_order(server: Served, estimator: RTMO, images: list[bytes]) -> None:
+    with opened(server, "?score_thr=0.3") as socket:
+        for image in images * 2:
+            socket.send(image)
+        answers = [json.loads(socket.recv(PATIENCE_S)) for _ in images * 2]
+    assert [answer["frame"] for answer in answers] == list(range(10))
+    for answer, image in zip(answers, images * 2, strict=True):
+        assert answer["people"] == json.loads(json.dumps(people_of(estimator(image, score_thr=0.3))))
+
+
+def test_ids_are_those_of_the_tracker(images: list[bytes], tmp_path: Path) -> None:
+    """The same frames, a twentieth of a second apart, by a model that is sure enough to give ids."""
+    path = tmp_path / "sure.pth"
+    model = golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17), bias=(1, 2))
+    save_checkpoint(path, model, skeleton=COCO_17, input_hw=(256, 256))
+    sent, tracker, wanted = frames(images[4], 12), Tracker(), []
+    with RTMO(path, device="cpu") as estimator:
+        for number, frame in enumerate(sent):
+            pixels = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
+            wanted.append(people_of(tracker.update(estimator(frame), number / 20, pixels)))
+    with run_server(path, tmp_path) as server, opened(server, "?track=1") as socket:
+        answers = []
+        for frame in sent:
+            start = time.monotonic()
+            answers.append(ask(socket, frame)["people"])
+            time.sleep(max(0, 0.05 - (time.monotonic() - start)))
+    ids = [[person.get("track_id") for person in people] for people in answers]
+    assert ids == [[person.get("track_id") for person in people] for people in wanted]
+    assert len({one for people in ids for one in people if one is not None}) > 2
+
+
+def test_smooth_is_smoother(server: Served, images: list[bytes]) -> None:
+    sent = [images[0]] * 4
+    with opened(server, "?smooth=1") as smooth, opened(server, "?track=1") as plain:
+        for frame in sent:
+            one, other = ask(smooth, frame), ask(plain, frame)
+        assert [person["track_id"] for person in one["people"]] == [person["track_id"] for person in other["people"]]
+
+
+def test_bad_frames_do_not_end_a_stream(server: Served, images: list[bytes]) -> None:
+    with opened(server, "?track=1") as socket:
+        bad = [b"", b"no image", images[0][:-30], "text", json.dumps({"image": 1}), b"\x89PNG\r\n\x1a\n"]
+        for number, frame in enumerate(bad):
+            answer = ask(socket, frame)
+            assert (answer["frame"], bool(answer["error"]["message"])) == (number, True)
+        answer = ask(socket, images[0])
+        assert answer["frame"] == len(bad)
+        assert answer["people"]
+    server.is_well(images[0])
+
+
+def test_messages_larger_than_allowed_end_it(server: Served, images: list[bytes]) -> None:
+    with opened(server) as socket, pytest.raises(ConnectionClosed) as caught:
+        ask(socket, b"x" * 2**25)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1009
+    with opened(server) as socket, pytest.raises(ConnectionClosed):  # the same in pieces
+        socket.send([b"x" * 2**20] * 32)
+        socket.recv(PATIENCE_S)
+    server.is_well(images[0])
+    assert server.metric("rtmo_streams") == 0
+
+
+def test_pings_without_a_reader_take_no_memory(server: Served, images: list[bytes]) -> None:
+    """A client that sends pings and reads no answer: the server reads no more of it."""
+    import socket
+
+    before = server.rss()
+    handshake = (
+        b"GET /stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(handshake)
+        sock.settimeout(3)
+        assert status_of(sock.recv(1000)) == 101
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            for _ in range(400):
+                sock.sendall((b"\x89\xfd\0\0\0\0" + b"x" * 125) * 1000)
+                sent += 1
+        assert sent < 400
+        assert server.post("/predict", images[0]).status_code == 200
+        assert server.rss() - before < 30 * 2**20
+
+
+def test_too_many_streams(onnx_n: Path, images: list[bytes], tmp_path: Path) -> None:
+    with run_server(onnx_n, tmp_path, "--max-streams", "1") as served:
+        with opened(served) as first, opened(served) as second:
+            answer = json.loads(second.recv(PATIENCE_S))
+            assert answer["error"]["type"] == "BusyError"
+            with pytest.raises(ConnectionClosed) as caught:
+                second.recv(PATIENCE_S)
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1013
+            assert ask(first, images[0])["people"]
+        deadline = time.monotonic() + 10
+        while served.metric("rtmo_streams") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with opened(served) as again:
+            assert ask(again, images[0])["people"]
+        assert served.metric("rtmo_rejections_total", reason="streams") == 1
+
+
+def test_end_of_the_server(onnx_n: Path, images: list[bytes], tmp_path: Path) -> None:
+    """Frames that came are answered, then it is said; an idle stream is closed too."""
+    answers: list[dict[str, Any]] = []
+    codes: list[int] = []
+
+    def run(served: Served, *, busy: bool) -> None:
+        with opened(served) as socket:
+            sent = 0
+            try:
+                while True:
+                    if busy:
+                        socket.send(images[0])
+                        sent += 1
+                    answers.append(json.loads(socket.recv(PATIENCE_S)))
+            except ConnectionClosed as closed:
+                assert closed.rcvd is not None
+                codes.append(closed.rcvd.code)
+
+    with run_server(onnx_n, tmp_path) as served:
+        threads = [threading.Thread(target=run, args=(served,), kwargs={"busy": number < 3}) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(answers) < 6:
+            time.sleep(0.05)
+        start = time.monotonic()
+        assert served.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - start < 10
+        for thread in threads:
+            thread.join()
+    assert codes == [1012] * 4
+    assert all("people" in answer for answer in answers)
+    assert "Traceback" not in served.log()
+
+
+def test_key_and_origin(onnx_n: Path, images: list[bytes], tmp_path: Path) -> None:
+    key = "k3y_4f9a/+"
+    (tmp_path / "key").write_text(key)
+    coded = base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+    arguments = ("--api-key-file", str(tmp_path / "key"), "--allow-origin", "https://page.example")
+    with run_server(onnx_n, tmp_path, *arguments) as served:
+        for more in (
+            {},
+            {"subprotocols": ["rtmo", "key.QUJD"]},
+            {"subprotocols": ["key.!"]},
+            {"subprotocols": ["key."]},
+        ):
+            with pytest.raises(InvalidStatus) as caught, opened(served, **more):
+                pass
+            assert caught.value.response.status_code == 401
+        good: dict[str, Any] = {"subprotocols": ["rtmo", f"key.{coded}"]}
+        with opened(served, **good) as socket:
+            assert socket.subprotocol == "rtmo"
+            assert ask(socket, images[0])["people"]
+        with opened(served, additional_headers={"Authorization": f"Bearer {key}"}) as socket:
+            assert ask(socket, images[0])["people"]
+        with opened(served, origin="https://page.example", **good) as socket:  # type: ignore[arg-type]
+            assert ask(socket, images[0])["people"]
+        for origin in (
+            "https://evil.example",
+            "http://page.example",
+            "null",
+            f"http://localhost:{served.port}",
+            "http://[",
+        ):
+            with pytest.raises(InvalidStatus) as caught, opened(served, origin=origin, **good):  # type: ignore[arg-type]
+                pass
+            assert caught.value.response.status_code == 403
+
+        bearer = {"authorization": f"Bearer {key}"}
+        asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        page = {"origin": "https://page.example"}
+        preflight = served.client.options(f"{served.url}/predict", headers={**page, **asked})
+        assert preflight.status_code == 204
+        assert "authorization" in preflight.headers["access-control-allow-headers"]
+        answer = served.post("/predict", images[0], headers={**bearer, **page})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://page.example"
+        refused = served.post("/predict", images[0], headers=page)
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, page["origin"])
+        evil = {"origin": "https://evil.example"}
+        assert served.post("/predict", images[0], headers={**bearer, **evil}).status_code == 403
+        assert (
+            "access-control-allow-origin"
+            not in served.client.options(f"{served.url}/predict", headers={**evil, **asked}).headers
+        )
+        # Behind a proxy that keeps the host, the public name is the server's own.
+        own = {"origin": "https://pose.example", "host": "pose.example"}
+        assert served.post("/predict", images[0], headers={**bearer, **own}).status_code == 200
+        assert served.stop() == 0
+        assert key not in served.log()
+        assert coded not in served.log()
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://localhost:8000", "localhost:8000", 200),
+        ("http://127.0.0.1:8000", "127.0.0.1:8000", 200),
+        ("http://[::1]:8000", "[::1]:8000", 200),
+        ("http://page.localhost:8000", "page.localhost:8000", 200),
+        ("http://rebound.example:8000", "rebound.example:8000", 403),
+        ("http://localhost:8000", "localhost:8001", 403),
+        ("http://localhost.example", "localhost.example", 403),
+        ("null", "localhost", 403),
+    ],
+)
+def test_origins_without_a_key(server: Served, images: list[bytes], origin: str, host: str, status: int) -> None:
+    """A name that somebody pointed at this machine is not this machine's."""
+    assert server.post("/predict", images[0], headers={"origin": origin, "host": host}).status_code == status

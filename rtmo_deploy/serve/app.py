@@ -45,6 +45,10 @@ def _body(**kinds: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def _answers(words: str, *kinds: str) -> Any:
+    return {200: {"content": {kind: {} for kind in kinds}, "description": words}}
+
+
 _IMAGE_BODY: Final = _body(
     application__octet_stream=_FILE,
     multipart__form_data={"type": "object", "required": ["image"], "properties": {"image": _FILE}},
@@ -54,6 +58,8 @@ _REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     400: {"description": "The request or the image cannot be used."},
     401: {"description": "The API key is missing or wrong."},
     403: {"description": "A web page of another site asks."},
+    404: {"description": "There is no such path, model or version."},
+    405: {"description": "The path takes another method."},
     408: {"description": "The request did not arrive in time."},
     413: {"description": "The request or the image is too large."},
     415: {"description": "The request is compressed."},
@@ -182,7 +188,8 @@ def _add_protocol(app: Any, service: Service, options: ServeOptions) -> None:
 
     for place in ("/v2", "/v2/"):
         app.add_api_route(place, server, summary="What the server is", include_in_schema=place == "/v2")
-    body = {"openapi_extra": _body(application__json={"type": "object"}, application__octet_stream=_FILE)}
+    body: Any = {"openapi_extra": _body(application__json={"type": "object"}, application__octet_stream=_FILE)}
+    body["responses"] = _answers("The outputs.", "application/json", "application/octet-stream")
     for place in places:
         app.add_api_route(place, metadata, summary="Inputs and outputs of the model")
         app.add_api_route(f"{place}/ready", model_ready, summary="Whether the model takes work")
@@ -252,14 +259,13 @@ def _add_images(app: Any, service: Service) -> None:
         document = service.document(poses, found.image_hw, timings_ms=timings, batch=found.batch)
         return Response(json.dumps(document, separators=(",", ":"), allow_nan=False), media_type="application/json")
 
-    png: Any = {200: {"content": {"application/json": {}, "image/png": {}}, "description": "People, or a drawn image."}}
     app.add_api_route(
         "/predict",
         predict,
         methods=["POST"],
         summary="Find the people in an image",
         openapi_extra=_IMAGE_BODY,
-        responses=png,
+        responses=_answers("People, or a drawn image.", "application/json", "image/png"),
     )
 
     async def stream(
@@ -276,6 +282,7 @@ def _add_images(app: Any, service: Service) -> None:
 def _add_page(app: Any, service: Service, *, auth: bool) -> None:
     """What people and other programs look at: the page, the model's description, metrics."""
     from fastapi import Response
+    from fastapi.responses import PlainTextResponse
 
     app.state.metrics = service.metrics
     html = page("serve")
@@ -293,7 +300,8 @@ def _add_page(app: Any, service: Service, *, auth: bool) -> None:
 
     app.add_api_route("/", home, include_in_schema=False)
     app.add_api_route("/model", model, summary="The model, its keypoints and limits")
-    app.add_api_route("/metrics", metrics, summary="Figures for Prometheus")
+    text: Any = {"response_class": PlainTextResponse}
+    app.add_api_route("/metrics", metrics, summary="Figures for Prometheus", **text)
 
 
 def _image_of(body: bytes, headers: Any) -> bytes:

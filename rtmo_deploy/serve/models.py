@@ -9,6 +9,7 @@ import numpy as np
 
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.serve.protocol import Tensor
 from rtmo_deploy.serve.service import Wanted
 
@@ -52,7 +53,7 @@ class TensorModel(_Model):
         sides = (-1, -1) if contract.dynamic_hw else (contract.height, contract.width)
         self.inputs = (Tensor("input", "FP32", (-1, 3, *sides)),)
         shapes: dict[str, tuple[int, ...]] = {"dets": (5,), "keypoints": (joints, 3)}
-        if service.artifact.decode.mode is DecodeMode.RAW:
+        if service.artifact.decode.mode is DecodeMode.RAW and service.artifact.kind is not Kind.CHECKPOINT:
             shapes = {"cls_scores": (1,), "bbox_preds": (4,), "kpt_vis": (joints,), "pose_vecs": (-1,)}
         self.outputs = tuple(Tensor(name, "FP32", (-1, -1, *shape)) for name, shape in shapes.items())
 

@@ -16,6 +16,7 @@ import numpy as np
 from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.data.images import Decoded, max_pixels_allowed, read_to_fit
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.media.results import SCHEMA_VERSION, people_of
 from rtmo_deploy.runtime.draw import drawn_colours
 from rtmo_deploy.runtime.thresholds import decode_for
@@ -248,7 +249,8 @@ class Service:
             {name: output[end - len(one) : end] for name, output in outputs.items()}
             for one, end in zip(payloads, ends, strict=True)
         ]
-        if self.artifact.decode.mode is DecodeMode.ONNX and len(payloads) > 1:
+        grows = self.artifact.decode.mode is DecodeMode.ONNX or self.artifact.kind is Kind.CHECKPOINT
+        if grows and len(payloads) > 1:
             return [self._trimmed(part) for part in parts]
         return parts
 

@@ -125,7 +125,7 @@ def run_server(model: Path, folder: Path, *arguments: str, **environment: str) -
             line = process.stdout.readline()
             assert line, (folder / "stderr").read_text()
             url = json.loads(line)["url"] if line.startswith("{") else line.strip()
-            with httpx.Client(timeout=PATIENCE_S, verify=False) as client:  # noqa: S501 - no https
+            with httpx.Client(timeout=PATIENCE_S, verify=False) as client:
                 yield Served(process, url, folder, line, client)
         finally:
             if process.poll() is None:

@@ -132,9 +132,8 @@ def test_time_on_the_way_counts() -> None:
         runs.gate.set()
         with batcher.slot() as slot:
             await asyncio.sleep(0.3)
-            with batcher.slot():
-                with pytest.raises(BusyError) as caught:
-                    await batcher.submit(slot, "a", 1)
+            with batcher.slot(), pytest.raises(BusyError) as caught:
+                await batcher.submit(slot, "a", 1)
             assert caught.value.reason == "timeout"
 
     batching(work, timeout_s=0.2, delay_s=PATIENCE_S)

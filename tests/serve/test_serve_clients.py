@@ -64,7 +64,7 @@ def test_triton_in_bytes_and_json(
     triton: Any,
     estimator: RTMO,
     binary_input: bool,
-    binary_outputs: tuple[bool, bool],  # noqa: FBT001
+    binary_outputs: tuple[bool, bool],
 ) -> None:
     from tritonclient.http import InferRequestedOutput
 

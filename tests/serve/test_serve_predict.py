@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import pytest
 from PIL import Image
 from serving import PATIENCE_S, Served, in_loop
 
@@ -20,7 +19,8 @@ from rtmo_deploy.serve.batcher import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    import pytest
 
     from rtmo_deploy.runtime.estimator import RTMO
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import struct
 from typing import Any
 
@@ -118,13 +118,10 @@ def test_nothing_but_usage_errors(data: st.DataObject) -> None:
             at = at[key]
     body = json.dumps(request).encode() + data.draw(st.binary(max_size=8))
     length = data.draw(st.none() | st.integers(-2, len(body) + 2).map(str) | st.text(max_size=4))
-    try:
+    with contextlib.suppress(UsageError):
         found = parse_inference(body, length, [Tensor("in", "FP32", (-1, 2))], OUTPUTS, max_json=MAX)
-    except UsageError as error:
-        assert error.finding
-    else:
         assert found.inputs["in"].dtype == np.float32
-        assert math.prod(found.inputs["in"].shape) == found.inputs["in"].size
+        assert found.inputs["in"].shape[1:] == (2,)
         assert set(found.outputs) <= {"scores", "names"}
 
 
@@ -138,7 +135,7 @@ def test_nothing_but_usage_errors(data: st.DataObject) -> None:
     st.booleans(),
     st.booleans(),
 )
-def test_tritonclient_reads_what_is_answered(scores: Any, names: list[bytes], one: bool, other: bool) -> None:  # noqa: FBT001
+def test_tritonclient_reads_what_is_answered(scores: Any, names: list[bytes], one: bool, other: bool) -> None:
     from tritonclient.http import InferResult
 
     texts = np.array([*names, None], object)[:-1]

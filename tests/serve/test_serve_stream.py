@@ -99,9 +99,11 @@ def test_messages_larger_than_allowed_end_it(server: Served, images: list[bytes]
         ask(socket, b"x" * 2**25)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1009
-    with opened(server) as socket, pytest.raises(ConnectionClosed):  # the same in pieces
-        socket.send([b"x" * 2**20] * 32)
-        socket.recv(PATIENCE_S)
+    with opened(server) as socket:  # the same in pieces
+        with contextlib.suppress(ConnectionClosed):
+            socket.send([b"x" * 2**20] * 32)
+        with pytest.raises(ConnectionClosed):
+            socket.recv(PATIENCE_S)
     server.is_well(images[0])
     assert server.metric("rtmo_streams") == 0
 
@@ -150,20 +152,16 @@ def test_too_many_streams(onnx_n: Path, images: list[bytes], tmp_path: Path) -> 
 def test_end_of_the_server(onnx_n: Path, images: list[bytes], tmp_path: Path) -> None:
     """Frames that came are answered, then it is said; an idle stream is closed too."""
     answers: list[dict[str, Any]] = []
-    codes: list[int] = []
+    codes: list[int | None] = []
 
     def run(served: Served, *, busy: bool) -> None:
         with opened(served) as socket:
-            sent = 0
-            try:
+            with contextlib.suppress(ConnectionClosed):
                 while True:
                     if busy:
                         socket.send(images[0])
-                        sent += 1
                     answers.append(json.loads(socket.recv(PATIENCE_S)))
-            except ConnectionClosed as closed:
-                assert closed.rcvd is not None
-                codes.append(closed.rcvd.code)
+            codes.append(socket.protocol.close_code)
 
     with run_server(onnx_n, tmp_path) as served:
         threads = [threading.Thread(target=run, args=(served,), kwargs={"busy": number < 3}) for number in range(4)]

@@ -177,22 +177,22 @@ def test_kserve_client(server: Served, estimator: RTMO, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.array(told[binary]["dets"], np.float32).reshape(wanted.shape), wanted)
 
 
-def check(schema: str, url: str, *arguments: str) -> int:
-    """Run schemathesis on a description of the server; how many requests it made."""
+def check(schema: str, url: str, folder: Path, *arguments: str) -> int:
+    """Run schemathesis on a description of the server, from a folder; how many requests it made."""
     pytest.importorskip("schemathesis")
     program = str(Path(sys.executable).with_name("schemathesis"))
     command = [program, "run", schema, "--url", url, "--no-color", "--generation-deterministic",
                "--request-timeout", "30", *arguments]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
     selected, tested, cases = re.findall(r"Selected: (\d+)/|Tested: (\d+)|(\d+) generated", done.stdout)
     assert selected[0] == tested[1]
     return int(cases[2])
 
 
-def test_schemathesis_with_our_own_description(server: Served, images: list[bytes]) -> None:
+def test_schemathesis_with_our_own_description(server: Served, images: list[bytes], tmp_path: Path) -> None:
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance"
-    assert check(f"{server.url}/openapi.json", server.url, "--max-examples", "15", "--checks", checks) > 100
+    assert check(f"{server.url}/openapi.json", server.url, tmp_path, "--max-examples", "15", "--checks", checks) > 100
     server.is_well(images[0])
 
 
@@ -207,7 +207,7 @@ def test_schemathesis_with_the_official_description(
     filled = tmp_path / "spec.yaml"
     filled.write_text(without_path_parameters(text))
     checks = "not_a_server_error,response_schema_conformance,content_type_conformance"
-    assert check(str(filled), server.url, "--max-examples", "25", "--checks", checks) > 30
+    assert check(str(filled), server.url, tmp_path, "--max-examples", "25", "--checks", checks) > 30
     server.is_well(images[0])
 
 

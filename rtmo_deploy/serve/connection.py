@@ -20,8 +20,9 @@ else:
 _READ_S: Final = 30.0
 #: Headers of a WebSocket's request, and bytes of one, at most.
 _SOCKET_HEADERS, _SOCKET_LINE = 100, 8000
-#: Seconds for which what a refused client still sends is thrown away, so that it reads the answer.
-_DEAF_S: Final = 1.0
+#: What a refused client still sends is thrown away, so that it reads the answer: until it is silent for so many
+#: seconds, and no longer than so many.
+_SILENT_S, _DEAF_S = 0.5, 5.0
 
 
 def connection_classes(*, head_s: float, grace_s: float, most: int, refused: Callable[[int], None]) -> tuple[Any, Any]:
@@ -48,6 +49,8 @@ class _Read:
     _check: asyncio.TimerHandle | None = None
     _paused = False
     _unread = 0  # bytes at the last look, while nothing is added to them
+    _deaf = False
+    _heard = _deaf_until = 0.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)  # type: ignore[misc]
@@ -65,6 +68,22 @@ class _Read:
     def resume_writing(self) -> None:
         super().resume_writing()  # type: ignore[misc]
         self._paused = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._heard = self.loop.time()
+        else:
+            super().data_received(data)  # type: ignore[misc]
+
+    def _close_when_silent(self) -> None:
+        """Close the connection when the client has sent what it was about to send."""
+        now = self.loop.time()
+        if not self._deaf:
+            self._deaf, self._heard, self._deaf_until = True, now, now + _DEAF_S
+        if now - self._heard >= _SILENT_S or now >= self._deaf_until:
+            self.transport.close()
+        else:
+            self.loop.call_later(_SILENT_S / 2, self._close_when_silent)
 
     def _look(self) -> None:
         held_by: object = self.transport.get_protocol()  # HTTP hands it to a WebSocket
@@ -85,7 +104,7 @@ class _Limited(_Read, _Protocol):
     most: int
     refused: Callable[[int], None]
     _late: Any = None  # the timer of a head that is not there yet
-    _full = _deaf = False
+    _full = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -99,12 +118,11 @@ class _Limited(_Read, _Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._full and not self._deaf:
+            self._refuse(refusal_of(BusyError("connections", 1)))
+        super().data_received(data)
         if self._deaf:
             return
-        if self._full:
-            self._refuse(refusal_of(BusyError("connections", 1)))
-            return
-        super().data_received(data)
         if self.transport.get_protocol() is not self or not self._idle():
             self._unwatch()
         elif self._late is None:
@@ -144,7 +162,6 @@ class _Limited(_Read, _Protocol):
 
     def _refuse(self, refused: RefusedError) -> None:
         self.refused(refused.status)
-        self._deaf = True
         if self.cycle is not None:  # its application learns that nobody listens
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -158,7 +175,7 @@ class _Limited(_Read, _Protocol):
         reason = {400: "Bad Request", 503: "Service Unavailable"}[refused.status]
         lines = [f"HTTP/1.1 {refused.status} {reason}", *(f"{name}: {value}" for name, value in head.items()), "", ""]
         self.transport.write("\r\n".join(lines).encode() + body)
-        self.loop.call_later(_DEAF_S, self.transport.close)
+        self._close_when_silent()
 
     def _idle(self) -> bool:
         return self.cycle is None or bool(self.cycle.response_complete)
@@ -179,19 +196,14 @@ class _Limited(_Read, _Protocol):
 class _Stream(_Read, _Socket):
     """What comes before the methods of uvicorn's WebSocket protocol."""
 
-    _deaf = False
-
-    def data_received(self, data: bytes) -> None:
-        if not self._deaf:
-            super().data_received(data)
-
     def handle_parser_exception(self) -> None:
         """Say why it ends, and let the client read that while it still sends."""
-        self._deaf = self.close_sent = True
+        self.close_sent = True
         sent = self.conn.close_sent
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006 if sent is None else sent.code})
         self.transport.write(b"".join(self.conn.data_to_send()))
-        self.loop.call_later(_DEAF_S, self.transport.close)
+        self.close_timer = self.loop.call_later(_DEAF_S, self.transport.close)  # without one it is closed at once
+        self._close_when_silent()
 
     def pause_writing(self) -> None:
         """Answers to pings wait for nobody: read no more until they are read."""

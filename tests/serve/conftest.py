@@ -55,9 +55,9 @@ def within(estimator: RTMO) -> Callable[..., contextlib.AbstractAsyncContextMana
     from rtmo_deploy.serve.service import Service
 
     @contextlib.asynccontextmanager
-    async def opened(*, key: str | None = None, **options: Any) -> AsyncIterator[Within]:
+    async def opened(*, key: str | None = None, model: RTMO = estimator, **options: Any) -> AsyncIterator[Within]:
         chosen = ServeOptions(**options)
-        service = Service(estimator, chosen)
+        service = Service(model, chosen)
         transport = httpx.ASGITransport(make_app(service, chosen, key), raise_app_exceptions=False)
         async with service.working(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield Within(service, client)

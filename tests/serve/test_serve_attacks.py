@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -10,13 +11,16 @@ import struct
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
-from serving import Served, read_answer, status_of
+from serving import Served, read_answer, run_server, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 INFER = "/v2/models/rtmo/infer"
 JSON = {"content-type": "application/json"}
@@ -256,6 +260,46 @@ def test_what_is_no_image(server: Served, data: bytes) -> None:
 @pytest.mark.parametrize(("width", "height"), [(1001, 1000), (999_999, 2), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
 def test_pixel_bombs(server: Served, width: int, height: int) -> None:
     assert server.post("/predict", png(width, height, zlib.compress(b"\0" * 1000))).status_code in {400, 413}
+
+
+def test_many_large_images_at_once(onnx_n: Path, images: list[bytes], tmp_path: Path) -> None:
+    """Images of as many pixels as are read are not kept while they wait: 24 of them would be 2.4 GB."""
+    data, peak = png(8192, 4090), []
+    with run_server(onnx_n, tmp_path, "--timeout-s", "60") as served, ThreadPoolExecutor(24) as pool:
+        before = served.rss()
+        answers = [pool.submit(served.post, "/predict", data) for _ in range(24)]
+        while not all(answer.done() for answer in answers):
+            peak.append(served.rss())
+            time.sleep(0.02)
+        assert {answer.result().status_code for answer in answers} == {200}
+        assert max(peak) - before < 800 * 2**20
+        assert max(peak) - before > 2**25  # it was seen
+
+
+def test_who_reads_nothing_is_let_go() -> None:
+    """Only where nothing went out for a whole time limit, and something waits that nobody adds to."""
+    from rtmo_deploy.serve.connection import _Read
+
+    class Connection(_Read, asyncio.Protocol):
+        pass
+
+    def aborted(*looks: int, paused: bool = True, closing: bool = False) -> bool:
+        connection = Connection()
+        connection.transport, connection.loop = Mock(), Mock()
+        connection.transport.get_protocol.return_value = connection
+        connection.transport.is_closing.return_value = closing
+        if paused:
+            connection.pause_writing()
+        for waiting in looks:
+            connection.transport.get_write_buffer_size.return_value = waiting
+            connection._look()
+        return bool(connection.transport.abort.called)
+
+    assert aborted(900_000, 900_000)
+    assert aborted(10, 10, paused=False, closing=True)
+    assert not aborted(900_000, 800_000, 700_000)
+    assert not aborted(10, 10, 10, paused=False)
+    assert not aborted(0, 0, closing=True)
 
 
 def test_zip_bomb_in_a_png(server: Served) -> None:

@@ -15,14 +15,14 @@ from PIL import Image
 from serving import PATIENCE_S, Served, in_loop
 
 from rtmo_deploy.media.results import people_of
+from rtmo_deploy.runtime.estimator import RTMO
 from rtmo_deploy.serve.batcher import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import pytest
-
-    from rtmo_deploy.runtime.estimator import RTMO
 
 INFER = "/v2/models/rtmo/infer"
 
@@ -118,6 +118,37 @@ def tensor_of(shape: tuple[int, ...], seed: int) -> np.ndarray[Any, np.dtype[np.
 
     batch, _, height, width = shape
     return np.ascontiguousarray(structured_images(batch, height, width, seed=seed), np.float32)
+
+
+def test_tensors_of_a_checkpoint(within: Callable[..., Any], checkpoint_n: Path) -> None:
+    """PyTorch's last bits depend on the size of a batch; the number of rows does not."""
+    tensors = [tensor_of((batch, 3, 128, 128), batch) for batch in (1, 2, 1, 3)]
+    with RTMO(checkpoint_n, device="cpu", threads=1) as model:
+        wanted = [model.backend(tensor) for tensor in tensors]
+        assert len({one["dets"].shape[1] for one in wanted}) > 1
+
+        async def ask() -> list[Any]:
+            async with within(model=model, max_delay_ms=500, timeout_s=60) as here:
+                outputs = (await here.client.get("/v2/models/rtmo")).json()["outputs"]
+                assert {one["name"] for one in outputs} == {"dets", "keypoints"}
+                sent = []
+                for tensor in tensors:
+                    entry = {
+                        "name": "input",
+                        "datatype": "FP32",
+                        "shape": tensor.shape,
+                        "data": tensor.ravel().tolist(),
+                    }
+                    sent.append(here.client.post(INFER, json={"inputs": [entry]}, timeout=PATIENCE_S))
+                answers = await asyncio.gather(*sent)
+                assert here.service.metrics.batches._sum.get() == 7
+                return answers
+
+        for answer, one in zip(in_loop(ask()), wanted, strict=True):
+            for entry in answer.json()["outputs"]:
+                assert tuple(entry["shape"]) == one[entry["name"]].shape
+                got = np.array(entry["data"], np.float32).reshape(entry["shape"])
+                np.testing.assert_allclose(got, one[entry["name"]], atol=1e-2)
 
 
 def test_tensors_of_many_sizes_at_once(within: Callable[..., Any], estimator: RTMO) -> None:

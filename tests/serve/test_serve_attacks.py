@@ -124,7 +124,7 @@ def test_length_that_promises_less(server: Served, images: list[bytes]) -> None:
     assert status_of(answer) == 400
 
 
-@pytest.mark.parametrize("length", [2**26 + 1, 2**40, 10**19])
+@pytest.mark.parametrize("length", [2**26 + 1, 10**19])
 @pytest.mark.parametrize("more", [b"", b"Expect: 100-continue\r\n"])
 def test_huge_length_is_refused_before_a_byte_is_read(server: Served, length: int, more: bytes) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\n" + more + b"Content-Length: %d\r\n\r\n" % length

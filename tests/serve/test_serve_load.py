@@ -92,7 +92,7 @@ def judge(served: Served, image: bytes, clients: int, seconds: float, queue: int
 
 def test_short_load(onnx_n: Path, images: list[bytes], tmp_path: Path) -> None:
     with run_server(onnx_n, tmp_path, "--queue", "8", "--max-batch", "4") as served:
-        judge(served, images[0], 16, 6, 8)
+        judge(served, images[0], 16, 4, 8)
 
 
 @pytest.mark.long
@@ -139,7 +139,7 @@ def fuzz(served: Served, good: bytes, count: int) -> str:
 
 
 def test_damaged_images(server: Served, images: list[bytes]) -> None:
-    fuzz(server, images[0], 300)
+    fuzz(server, images[0], 200)
 
 
 @pytest.mark.long

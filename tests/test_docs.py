@@ -40,6 +40,8 @@ RUN = [
 ]
 #: Python examples of the docs that do not run here, by page and first line; all others do.
 PYTHON_NOT_RUN = {
+    "serve.md: from pathlib import Path": "needs a server; tests/serve has this client",
+    "serve.md: from rtmo_deploy import RTMO": "serves until it is stopped; tests/serve do",
     "bulk.md: import polars as pl": "tests/bulk/test_worker.py runs it",
     "doctor.md: def _conda(facts: Facts) -> Told | None:": "a rule, to be written into the file that is named there",
     "plugin.md: import tensorrt as trt": "needs TensorRT",
@@ -66,6 +68,8 @@ NOT_RUN = {
     "rtmo-deploy predict rtmo-s rtsp://camera/stream --policy newest --jsonl -": "needs a camera",
     "rtmo-deploy predict rtmo-s 0 --show": "needs a camera and a display",
     "pip install 'rtmo-deploy[cpu,ray]'": "needs the network",
+    'pip install "rtmo-deploy[cpu,serve]"': "needs the network",
+    "rtmo-deploy serve rtmo-s.onnx": "serves until it is stopped; tests/serve run it",
     "rtmo-deploy predict rtmo-s photos/ --engine ray --parquet people": "tests/bulk/test_ray.py runs it",
     "rtmo-deploy predict /nfs/rtmo-s.onnx /nfs/photos --engine ray --parquet /nfs/people --ray-address auto": (
         "tests/bulk/test_ray.py runs it on a cluster"

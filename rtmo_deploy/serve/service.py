@@ -208,9 +208,7 @@ class Service:
         head = {"schema_version": SCHEMA_VERSION, "model": self.options.name, "skeleton": poses.skeleton.name}
         return {**head, "width": width, "height": height, "people": people_of(poses), **more}
 
-    def _read(
-        self, data: bytes | NDArray[np.uint8]
-    ) -> tuple[tuple[int, int], NDArray[np.uint8] | None, Placed]:
+    def _read(self, data: bytes | NDArray[np.uint8]) -> tuple[tuple[int, int], NDArray[np.uint8] | None, Placed]:
         if isinstance(data, bytes):
             decoded = read_to_fit(data, self.model.fit_hw)
         else:

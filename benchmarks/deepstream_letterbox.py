@@ -18,8 +18,9 @@ import numpy as np
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.measure.accuracy import evaluate_poses
 from rtmo_deploy.runtime import RTMO
-from rtmo_deploy.runtime.decode import iou, outputs_to_poses
+from rtmo_deploy.runtime.decode import outputs_to_poses
 from rtmo_deploy.runtime.letterbox import PAD_VALUE, Placement, letterbox, to_tensor
+from rtmo_deploy.runtime.rows import iou
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

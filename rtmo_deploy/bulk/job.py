@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.zoo.locate import IGNORE_CFG
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,13 @@ class Job:
     )
 
     @classmethod
-    def of(cls, model: Path, **how: Any) -> Job:
+    def of(cls, model: str | os.PathLike[str], **how: Any) -> Job:
         """A job with a model's file, whose bytes every worker checks."""
         from rtmo_deploy.runtime.model_files import files_of
 
-        model = model.absolute()
-        files = {str(one): sha256_of(one) for one in files_of(model) if one.is_file()}
-        return cls(model, files=files, **how)
+        path = Path(model).absolute()
+        files = {str(one): sha256_of(one) for one in files_of(path) if one.is_file()}
+        return cls(path, files=files, **how)
 
     def asked(self) -> dict[str, Any]:
         """What decides the results; device, batch and threads change the last digits at most."""

@@ -18,6 +18,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import SetupError, UsageError
@@ -25,8 +26,8 @@ from rtmo_deploy.files import atomic_write, reading
 from rtmo_deploy.plain import counted, read_json
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection, Iterator
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -49,8 +50,8 @@ class Found:
 class RunFolder:
     """The folder of a bulk run."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path = Path(path)
         self.results = path / "results"
         self.marks = path / ".work" / "marks"
         self.attempts = (path / ".work" / "attempts").absolute()
@@ -136,7 +137,7 @@ class RunFolder:
         """The files of results, sorted."""
         return sorted(self.results.glob("*.parquet"))
 
-    def clean(self, keep: str | None = None, before: Collection[Path] = ()) -> None:
+    def clean(self, keep: str | None = None, before: Collection[str | os.PathLike[str]] = ()) -> None:
         """Remove what is not whole: files with a pending mark.
 
         Args:

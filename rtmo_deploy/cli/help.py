@@ -70,6 +70,8 @@ EXAMPLES: Final = {
     "models path": ("models path rtmo-s",),
     "models init": ("models init rtmo-t -o untrained.pth --keypoints 6",),
     "models pack": ("models pack runs/mine/best.pth -o mine.pth --half",),
+    "serve": ("serve rtmo-s", "serve model.onnx --port 0 --queue 32", "serve model.onnx --host :: --api-key-file key"),
+    "package triton": ("package triton model.onnx models", "package triton model.onnx models --backend python"),
     "package cpp": ("package cpp model.onnx people", "package cpp model.engine people"),
     "package deepstream": ("package deepstream model.onnx pipeline",),
     "data synth": ("data synth people --images 100 --seed 7 --people 1-4",),

@@ -172,9 +172,9 @@ def test_an_error_is_one_paragraph_on_stderr(tmp_path, arguments, code):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_commands_are_loaded(number):
     script = f"""
-import os, sys, types
+import os, sys, time, types
 loading = types.ModuleType("rtmo_deploy.cli.app")
-loading.__getattr__ = lambda name: os.kill(os.getpid(), {int(number)})
+loading.__getattr__ = lambda name: (os.kill(os.getpid(), {int(number)}), time.sleep(30))
 sys.modules["rtmo_deploy.cli.app"] = loading
 from rtmo_deploy.cli import main
 main()

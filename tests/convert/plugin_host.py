@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rtmo_deploy.convert.plugins.kernel_build import SOURCE_PATH
-from rtmo_deploy.runtime.decode import greedy_nms
+from rtmo_deploy.runtime.rows import greedy_nms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,7 +22,8 @@ from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.comparison import compare_people
 from rtmo_deploy.model.dcc import boxes_to_center_scale
-from rtmo_deploy.runtime.decode import decode_raw, grid_priors, iou, rows_to_poses, sigmoid
+from rtmo_deploy.runtime.decode import decode_raw, grid_priors, rows_to_poses, sigmoid
+from rtmo_deploy.runtime.rows import iou
 from rtmo_deploy.zoo import skeleton_for
 
 if TYPE_CHECKING:

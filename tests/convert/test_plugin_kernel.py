@@ -19,8 +19,9 @@ from plugin_host import (
     select,
 )
 
-from rtmo_deploy.runtime.decode import decode_boxes, iou, sigmoid
+from rtmo_deploy.runtime.decode import decode_boxes, sigmoid
 from rtmo_deploy.runtime.plugins.kernel import DecodeFields
+from rtmo_deploy.runtime.rows import iou
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

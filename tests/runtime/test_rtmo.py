@@ -25,7 +25,7 @@ from rtmo_deploy.data.images import read_image
 from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 from rtmo_deploy.errors import InputDataError, SetupError, UsageError
 from rtmo_deploy.model import load_checkpoint
-from rtmo_deploy.runtime.decode import greedy_nms
+from rtmo_deploy.runtime.rows import greedy_nms
 
 FIELDS = ("boxes", "scores", "keypoints", "keypoint_scores")
 

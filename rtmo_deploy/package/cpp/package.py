@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
@@ -23,7 +24,7 @@ from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.model_files import files_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
 
     from rtmo_deploy.artifact import Artifact
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 MODES = (DecodeMode.ONNX, DecodeMode.FIXED)
 
 
-def package_cpp(model: Path, folder: Path, *, force: bool = False) -> SourceFolder:
+def package_cpp(model: str | os.PathLike[str], folder: str | os.PathLike[str], *, force: bool = False) -> SourceFolder:
     """Write a C++ program (CMake) that letterboxes images, runs a model and prints people, with the model.
 
     Args:
@@ -44,6 +45,7 @@ def package_cpp(model: Path, folder: Path, *, force: bool = False) -> SourceFold
         UsageError: The folder is in use.
         SetupError: It cannot be written.
     """
+    model, folder = Path(model), Path(folder)
     artifact = read_artifact(model)
     what = "the C++ program"
     content: dict[str, bytes | Path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
@@ -25,7 +26,7 @@ from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.runtime.thresholds import require_count
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
 
     from rtmo_deploy.artifact import Artifact
 
@@ -34,7 +35,9 @@ _WHAT = "Gst-nvinfer"
 _BUILT = ("fp32", "fp16")
 
 
-def package_deepstream(model: Path, folder: Path, *, batch: int | None = None, force: bool = False) -> SourceFolder:
+def package_deepstream(
+    model: str | os.PathLike[str], folder: str | os.PathLike[str], *, batch: int | None = None, force: bool = False
+) -> SourceFolder:
     """Write Gst-nvinfer's settings for a model, the source of a parser, an example application, and the model.
 
     Args:
@@ -50,6 +53,7 @@ def package_deepstream(model: Path, folder: Path, *, batch: int | None = None, f
     """
     if batch is not None:
         require_count(batch=batch)
+    model, folder = Path(model), Path(folder)
     artifact = read_artifact(model)
     require_decoded(artifact, _WHAT, [DecodeMode.FIXED], "--static")
     content: dict[str, bytes | Path]

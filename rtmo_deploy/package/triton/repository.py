@@ -29,6 +29,7 @@ from rtmo_deploy.runtime.model_files import files_of
 from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     import jinja2
@@ -72,7 +73,11 @@ class TritonRepository:
 
 
 def write_triton(
-    model: Path, folder: Path, options: TritonOptions | None = None, *, force: bool = False
+    model: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    options: TritonOptions | None = None,
+    *,
+    force: bool = False,
 ) -> TritonRepository:
     """Write a model repository, whole or not at all.
 
@@ -87,6 +92,7 @@ def write_triton(
         UsageError: An option does not fit the model, or the folder holds other things.
         SetupError: The folder cannot be written.
     """
+    folder = Path(folder)
     artifact = read_artifact(model)
     plan = plan_for(artifact, options or TritonOptions())
     sources = list(files_of(artifact.path))

@@ -32,7 +32,7 @@ _SIZE_SPREAD, _COLOUR_SPREAD = 0.08, 0.2
 _SIZE_DRIFT: Final = 0.02
 #: No part of the cost counts for more than this.
 _CAP: Final = 8.0
-#: Whoever was not seen for longer was hidden, and must have the same colours.
+#: Whoever was not seen for longer, and not in the frame before, was hidden, and must have the same colours.
 _HIDDEN_FROM_S: Final = 0.4
 #: As many keypoints the box counts for where positions are compared.
 _BOX_WEIGHT: Final = 3.0
@@ -113,7 +113,7 @@ class Tracker:
         now["shown"] *= ((_covers(now, now) > _COVERED).sum(1) <= 1)[:, None]  # each covers itself
         first = self._tracks is None
         tracks = now[:0] if self._tracks is None else self._tracks
-        self._time = time_s
+        before, self._time = self._time, time_s
         row_of = np.full(len(now), -1)
 
         predicted = _predicted(tracks, time_s)
@@ -121,7 +121,7 @@ class Tracker:
         sure = poses.scores >= _SURE * self.score
         cost, offsets = _costs(predicted, now, sigmas, time_s)
         gap = time_s - tracks["seen"]
-        reach, hidden = gap <= self.hidden_s, (gap > _HIDDEN_FROM_S)[:, None]
+        reach, hidden = gap <= self.hidden_s, ((gap > _HIDDEN_FROM_S) & (tracks["seen"] < before))[:, None]
         unknown = now["shown"].sum(1) < _SEEN
         # Nobody comes back as a weak or second detection of somebody. Who has left is known again by colours only; of
         # several who are hidden, somebody whose colours are not seen yet could be any.

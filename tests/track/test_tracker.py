@@ -55,6 +55,12 @@ def test_a_newcomer_is_named_at_the_second_sight_and_a_single_sight_never():
     assert ids_of([(0.0, here), (0.1, both), (0.3, here), (0.4, both)]) == [[1], [1, -1], [1], [1, -1]]
 
 
+@pytest.mark.parametrize("gap_s", [0.1, 0.5, 1.5])
+def test_who_stays_half_outside_the_image_keeps_the_id_in_slow_videos(gap_s):
+    edge = people((640, 700), (100, 300))  # without an image no colours are seen
+    assert ids_of([(t * gap_s, edge) for t in range(5)]) == [[1, 2]] * 5
+
+
 def test_weak_detections_go_on_and_do_not_start():
     weak = people((100, 300), score=0.2)
     assert ids_of([(0.0, weak), (0.1, weak)]) == [[-1], [-1]]

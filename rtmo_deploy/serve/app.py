@@ -37,6 +37,9 @@ _DRAW_THR: Final = 0.5
 _PARTS, _PART_BYTES = 8, 64 * 1024
 _FILE: Final = {"type": "string", "format": "binary"}
 _BASE64: Final = {"type": "string", "description": "The bytes of the file in base64."}
+#: What the addresses of images and of cameras take.
+_PREDICT: Final = ("score_thr", "nms_thr", "kpt_thr", "max_people", "draw")
+_STREAM: Final = ("score_thr", "track", "smooth")
 
 
 def _body(**kinds: Any) -> dict[str, Any]:
@@ -232,6 +235,7 @@ def _add_images(app: Any, service: Service) -> None:
         draw: bool = False,
     ) -> Response:
         start = time.perf_counter()
+        _require_known(request.query_params, _PREDICT)
         thresholds: Any = {"score_thr": score_thr, "nms_thr": nms_thr, "max_people": max_people}
         if not draw:
             thresholds["kpt_thr"] = kpt_thr
@@ -274,6 +278,7 @@ def _add_images(app: Any, service: Service) -> None:
         track: bool = False,
         smooth: bool = False,
     ) -> None:
+        _require_known(socket.query_params, _STREAM)
         await follow(socket, service, score_thr, track=track or smooth, smooth=smooth)
 
     app.add_api_websocket_route("/stream", stream)
@@ -304,6 +309,24 @@ def _add_page(app: Any, service: Service, *, auth: bool) -> None:
     app.add_api_route("/metrics", metrics, summary="Figures for Prometheus", **text)
 
 
+def _require_known(query: Any, names: tuple[str, ...]) -> None:
+    """Refuse a query with parameters that nobody reads, or with one twice."""
+    given = [name for name, _ in query.multi_items()]
+    for name in given:
+        if name not in names:
+            raise RefusedError(400, f"There is no parameter '{name[:100]}'.", f"There are {', '.join(names)}.")
+        if given.count(name) > 1:
+            raise RefusedError(400, f"The parameter {name} is given {given.count(name)} times.", "Give it once.")
+
+
+def _require_none(names: Any) -> None:
+    """Refuse parameters in the body."""
+    for name in _PREDICT:
+        if name in names:
+            remedy = f"Give it in the address: /predict?{name}=VALUE."
+            raise RefusedError(400, f"The parameter {name} is not read from the body.", remedy)
+
+
 def _image_of(body: bytes, headers: Any) -> bytes:
     """The bytes of the image file in a request: raw, in a form, or in JSON as base64. It may take a while."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -321,10 +344,13 @@ def _image_of(body: bytes, headers: Any) -> bytes:
     text = document.get("image") if isinstance(document, dict) else None
     if not isinstance(text, str):
         raise RefusedError(400, "The JSON has no image.", 'Send {"image": "..."} with the file in base64.')
+    _require_none(document)
+    text = "".join(text.split())  # base64 as e-mail has it comes in lines
     try:
         return base64.b64decode(text.partition("base64,")[2] if text.startswith("data:") else text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RefusedError(400, f"The image is not in base64: {error}.") from error
+        remedy = "Encode it with letters, digits, '+' and '/', and '=' at the end."
+        raise RefusedError(400, f"The image is not in base64: {error}.", remedy) from error
 
 
 async def _file_in(body: bytes, headers: Any) -> bytes:
@@ -341,7 +367,9 @@ async def _file_in(body: bytes, headers: Any) -> bytes:
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
-        raise RefusedError(400, f"The form cannot be read: {error}.") from error
+        finding = f"The form cannot be read: {str(error).rstrip('.')}."
+        raise RefusedError(400, finding, "Send one image as a file.") from error
+    _require_none(form)
     files = [value for value in form.values() if isinstance(value, UploadFile)]
     if len(files) != 1:
         raise RefusedError(400, f"The form has {len(files)} files.", "Send one image as a file.")

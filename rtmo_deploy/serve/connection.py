@@ -205,6 +205,11 @@ class _Stream(_Read, _Socket):
         self.close_timer = self.loop.call_later(_DEAF_S, self.transport.close)  # without one it is closed at once
         self._close_when_silent()
 
+    async def send(self, message: Any) -> None:
+        """Send; a refusal ends the handshake, which uvicorn would call unfinished."""
+        await super().send(message)
+        self.handshake_complete = self.handshake_complete or (self.initial_response is not None and self.close_sent)
+
     def pause_writing(self) -> None:
         """Answers to pings wait for nobody: read no more until they are read."""
         super().pause_writing()

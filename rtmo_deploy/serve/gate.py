@@ -63,8 +63,8 @@ class Gate:
         """One request or connection."""
         if scope["type"] == "http":
             await self._request(scope, receive, send)
-        elif scope["type"] == "websocket" and (refused := self._refusal(scope)) is not None:
-            await _send(refused, scope, send)
+        elif scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -118,13 +118,44 @@ class Gate:
             return []
         return [(b"access-control-allow-origin", origin), (b"vary", b"origin"), *_SHARED]
 
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "websocket.accept":
+                self._count(scope, 101)
+            elif message["type"] == "websocket.http.response.start":
+                self._note(scope, message["status"], _name(dict(scope["headers"])), start)
+            await send(message)
+
+        refused = self._refusal(scope)
+        if refused is not None:
+            await _send(refused, scope, answer)
+        else:
+            await self._app(scope, receive, answer)
+
+    def _count(self, scope: Scope, status: int) -> str:
+        route = getattr(scope.get("route"), "path", "other")
+        self._service.metrics.requests.labels(route, status).inc()
+        return route
+
+    def _note(self, scope: Scope, status: int, name: str, start: float, **more: Any) -> None:
+        """Count and log an answer."""
+        route = self._count(scope, status)
+        if status < 400 and _QUIET.fullmatch(scope["path"]):
+            return
+        client = scope["client"][0] if scope.get("client") else ""
+        facts = {"id": name, "client": client, "method": "GET", "route": route, "status": status}
+        milliseconds = round((time.perf_counter() - start) * 1000, 1)
+        LOG.info("request", extra={"told": {**facts, "ms": milliseconds, **more}})
+
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        name = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        name = _name(headers)
         body = _Body(self, scope, receive)
-        told = scope.setdefault("state", {}).setdefault("told", {})
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # uvicorn leaves the body out
+        told = asked.setdefault("state", {}).setdefault("told", {})
         status = 499  # the client went away before an answer
         answered = False  # in place of the application, whose answer does not fit
 
@@ -160,19 +191,19 @@ class Gate:
                 await forward({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT})
                 await forward({"type": "http.response.body"})
             else:
-                await self._app(scope, body.receive, answer)
+                await self._app(asked, body.receive, answer)
+        except asyncio.CancelledError:  # the time in which what was accepted is answered is over
+            if status != 499 or self._service.forced:
+                raise
+            body.abandon()
+            self._service.metrics.rejected.labels("drain").inc()
+            await _send(refusal_of(BusyError("drain", 5)), scope, forward)
         except Exception:
             status = 500
             raise
         finally:
             self._held -= body.held
-            route = getattr(scope.get("route"), "path", "other")
-            milliseconds = (time.perf_counter() - start) * 1000
-            self._service.metrics.requests.labels(route, status).inc()
-            if status >= 400 or not _QUIET.fullmatch(scope["path"]):
-                client = scope["client"][0] if scope.get("client") else ""
-                facts = {"id": name, "client": client, "method": scope["method"], "route": route, "status": status}
-                LOG.info("request", extra={"told": {**facts, "bytes": body.size, "ms": round(milliseconds, 1), **told}})
+            self._note(asked, status, name, start, method=scope["method"], bytes=body.size, **told)
 
     def hold(self, size: int) -> None:
         """Count bytes of a body or an answer; BusyError where all together are too many."""
@@ -183,6 +214,12 @@ class Gate:
     @property
     def options(self) -> ServeOptions:
         return self._options
+
+
+def _name(headers: dict[bytes, bytes]) -> str:
+    """The id of a request: the client's, if it is short and plain."""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if _ID.fullmatch(given) else uuid.uuid4().hex
 
 
 async def _send(refused: RefusedError, scope: Scope, send: Send) -> None:
@@ -212,7 +249,7 @@ class _Body:
         length = headers.get(b"content-length", b"0")
         self.length = int(length) if length.isdigit() else 0  #: As it is announced.
         self._whole = not self.length and b"transfer-encoding" not in headers
-        self._asked = headers.get(b"expect", b"").lower() == b"100-continue"  # and nothing was sent yet
+        self._asked = headers.get(b"expect", b"").lower() == b"100-continue"  # nothing was sent yet: nothing is read
         self._start = time.perf_counter()
         self.size = 0  #: Bytes so far.
         self.held = 0  #: Bytes of it and of its answer.
@@ -249,6 +286,10 @@ class _Body:
     def _too_large(self) -> RefusedError:
         finding = f"The request is larger than {self._gate.options.max_bytes:,} bytes."
         return RefusedError(413, finding, "Send a smaller image.", kind="TooLargeError")
+
+    def abandon(self) -> None:
+        """Read no more of it: there is no time left."""
+        self._asked = True
 
     async def discard(self) -> bool:
         """Read for a moment what is left of a body that nobody wants; whether that was all."""

@@ -84,7 +84,8 @@ class Pipeline(_Model):
             raise UsageError("A request has either 'image' or 'pixels'.")
         (given,) = inputs.values()
         if len(given) > self._service.batcher.most:
-            raise UsageError(f"A request has at most {self._service.batcher.most} images, not {len(given)}.")
+            finding = f"A request has {len(given)} images; one batch has {self._service.batcher.most} at most."
+            raise UsageError(finding, remedy="Send them in several requests, at the same time if you like.")
         images = list(given.ravel()) if given.dtype == object else list(given)
         found = await asyncio.gather(*(self._service.find(slot, image, Wanted()) for image in images))
         poses = [one.poses for one in found]

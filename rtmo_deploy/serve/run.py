@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ _HEAD_S: Final = 10.0
 #: Seconds that a connection may stay idle.
 _IDLE_S: Final = 20
 _BACKLOG: Final = 1024
+_ADDRESS: Final = "Give an address of this machine, as 127.0.0.1 or 0.0.0.0."
 LOG: Final = logging.getLogger("rtmo_deploy.serve")
 
 
@@ -54,8 +56,7 @@ def bind(options: ServeOptions) -> socket.socket:
     try:
         found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        remedy = "Give an address of this machine, as 127.0.0.1 or 0.0.0.0."
-        raise SetupError(f"There is no such address: {error}.", remedy=remedy, where=where) from error
+        raise SetupError(f"There is no such address: {error}.", remedy=_ADDRESS, where=where) from error
     family, kind, number, _, address = found[0]
     sock = socket.socket(family, kind, number)
     try:
@@ -70,7 +71,10 @@ def bind(options: ServeOptions) -> socket.socket:
 
 def _taken(error: OSError, where: str) -> SetupError:
     reason = error.strerror or error
-    return SetupError(f"It cannot be listened on: {reason}.", remedy="Choose another --port.", where=where)
+    absent = error.errno == errno.EADDRNOTAVAIL
+    return SetupError(
+        f"It cannot be listened on: {reason}.", remedy=_ADDRESS if absent else "Choose another --port.", where=where
+    )
 
 
 def serve(
@@ -237,6 +241,8 @@ class _Ending(_Server):
             one.setblocking(False)
             await loop.connect_accepted_socket(self._protocol, one, ssl=self.config.ssl)
         await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
 
     def _protocol(self) -> Any:
         return self.connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)

@@ -229,7 +229,8 @@ class Service:
             remedy = f"Give [images, 3, height, width]; height and width are {words}."
             raise UsageError(f"The tensor is {list(tensor.shape)}.", remedy=remedy)
         if contract.batch is not None and len(tensor) > contract.batch:
-            raise UsageError(f"The model takes {contract.batch} images at a time, not {len(tensor)}.")
+            finding = f"The tensor holds {len(tensor)} images; the model takes {contract.batch} at a time."
+            raise UsageError(finding, remedy="Send them in several requests.")
         if not np.isfinite(tensor).all():
             raise UsageError("The tensor holds numbers that are not finite.", remedy="Values are from 0 to 255.")
 

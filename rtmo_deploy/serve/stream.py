@@ -65,7 +65,8 @@ async def follow(socket: Any, service: Service, score_thr: float | None, *, trac
     finally:
         service.cameras -= 1
         gauge.dec()
-        LOG.info("stream", extra={"told": {"route": "/stream", "frames": camera.frames, "unused": camera.unused}})
+        facts = {"client": socket.client.host if socket.client else "", "route": "/stream"}
+        LOG.info("stream", extra={"told": {**facts, "frames": camera.frames, "unused": camera.unused}})
 
 
 async def _next(socket: Any, service: Service) -> dict[str, Any] | None:

@@ -86,6 +86,25 @@ def test_second_signal_ends_at_once(onnx_n: Path, images: list[bytes], tmp_path:
         start = time.monotonic()
         assert served.process.wait(PATIENCE_S) == 0
         assert time.monotonic() - start < 5
+        assert "Traceback" not in served.log()
+
+
+def test_who_is_not_answered_in_time_is_told(onnx_n: Path, tmp_path: Path) -> None:
+    with (
+        run_server(onnx_n, tmp_path, "--drain-s", "1") as served,
+        socket.create_connection(("127.0.0.1", served.port)) as slow,
+    ):
+        slow.settimeout(PATIENCE_S)
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc")
+        time.sleep(0.3)
+        served.process.send_signal(signal.SIGTERM)
+        answer = read_answer(slow)
+        assert status_of(answer) == 503
+        assert b"about to stop" in answer
+        assert served.process.wait(PATIENCE_S) == 0
+        assert "Traceback" not in served.log()
+        (line,) = [line for line in served.lines() if line.get("route") == "/predict"]
+        assert (line["status"], line["bytes"]) == (503, 3)
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -111,6 +130,7 @@ def test_what_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for options, where in cases:
             with pytest.raises(SetupError) as caught:
                 bind(ServeOptions(**options)).close()
+            assert ("--port" in caught.value.remedy) == ("host" not in options and len(options) == 1)
             assert (caught.value.where, bool(caught.value.remedy)) == (str(where), True)
     for key in ("", " ", "two words", "\N{SNOWMAN}"):
         monkeypatch.setenv("RTMO_DEPLOY_API_KEY", key)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import pytest
 from PIL import Image
 from serving import PATIENCE_S, Served, in_loop
 
@@ -21,8 +22,6 @@ from rtmo_deploy.serve.batcher import Batcher
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
 INFER = "/v2/models/rtmo/infer"
 
@@ -71,6 +70,44 @@ def test_formats_and_ways_to_send(server: Served, estimator: RTMO, images: list[
             assert document["people"] == wanted, name
             assert [document["height"], document["width"]] == list(estimator(data).image_hw)
     assert found > 20
+
+
+@pytest.mark.parametrize("query", ["scorethr=0.5", "score_thr=0.5&score_thr=0.6", "score_thr=0.5&x", "Draw=1"])
+def test_parameters_that_nobody_reads_are_refused(server: Served, images: list[bytes], query: str) -> None:
+    answer = server.post(f"/predict?{query}", images[0])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["remedy"]
+
+
+@pytest.mark.parametrize("name", ["score_thr", "nms_thr", "kpt_thr", "max_people", "draw"])
+def test_parameters_in_the_body_are_refused(server: Served, images: list[bytes], name: str) -> None:
+    encoded = base64.b64encode(images[0]).decode()
+    for body in (
+        {"files": {"image": ("a", images[0])}, "data": {name: "1"}},
+        {"json": {"image": encoded, name: 1}},
+    ):
+        error = server.client.post(f"{server.url}/predict", **body).json()["error"]  # type: ignore[arg-type]
+        assert name in error["message"]
+        assert f"/predict?{name}=" in error["remedy"]
+
+
+def test_base64_in_lines(server: Served, estimator: RTMO, images: list[bytes]) -> None:
+    wanted = expected(estimator, images[0])
+    for text in (base64.encodebytes(images[0]).decode(), base64.encodebytes(images[0]).decode().replace("\n", "\r\n")):
+        answer = server.client.post(f"{server.url}/predict", json={"image": text})
+        assert answer.json()["people"] == wanted
+    for text in ("a", base64.urlsafe_b64encode(b"\xff\xfe" * 6).decode(), "\N{SNOWMAN}"):
+        assert server.client.post(f"{server.url}/predict", json={"image": text}).status_code == 400
+
+
+def test_head_is_get_without_a_body(server: Served) -> None:
+    for path in ("/", "/model", "/metrics", "/v2/health/live", "/nothing", "/predict"):
+        got, head = server.get(path), server.client.head(server.url + path)
+        assert (head.status_code, head.headers["content-type"], head.content) == (
+            got.status_code,
+            got.headers["content-type"],
+            b"",
+        )
 
 
 THRESHOLDS = [

@@ -179,6 +179,24 @@ def test_end_of_the_server(onnx_n: Path, images: list[bytes], tmp_path: Path) ->
     assert "Traceback" not in served.log()
 
 
+def test_refused_streams_are_counted_and_logged(onnx_n: Path, images: list[bytes], tmp_path: Path) -> None:
+    cases = {"?score_thr=2": 400, "?nms_thr=0.5": 400, "?track=1&track=1": 400}
+    with run_server(onnx_n, tmp_path) as served:
+        for query, status in cases.items():
+            with pytest.raises(InvalidStatus) as caught, opened(served, query):
+                pass
+            assert caught.value.response.status_code == status
+        with pytest.raises(InvalidStatus), opened(served, origin="https://evil.example"):  # type: ignore[arg-type]
+            pass
+        with opened(served) as socket:
+            assert ask(socket, images[0])["people"]
+        assert served.metric("rtmo_requests_total", route="/stream", status="400") == len(cases)
+        assert served.metric("rtmo_requests_total", status="403") == 1
+        assert served.metric("rtmo_requests_total", route="/stream", status="101") == 1
+        assert [line["status"] for line in served.lines() if "status" in line] == [400, 400, 400, 403]
+        assert {line["level"] for line in served.lines()} == {"info"}
+
+
 def test_key_and_origin(onnx_n: Path, images: list[bytes], tmp_path: Path) -> None:
     key = "k3y_4f9a/+"
     (tmp_path / "key").write_text(key)

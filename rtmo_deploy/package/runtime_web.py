@@ -72,7 +72,7 @@ def _packed_by_npm(folder: Path) -> Path:
     found = list(folder.glob("*.tgz"))
     if done.returncode or len(found) != 1:
         told = " ".join(done.stderr.split())[-300:] or f"exit code {done.returncode}"
-        raise SetupError(f"npm could not get {_SPEC}: {told}", remedy=_BY_HAND)
+        raise SetupError(f"npm could not get {_SPEC}: {told.rstrip('.')}.", remedy=_BY_HAND)
     return found[0]
 
 

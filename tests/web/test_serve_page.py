@@ -94,6 +94,21 @@ def test_the_key(browser, model, pictures):
         opened.page.close()
 
 
+def test_who_closes_the_question_for_the_key_is_asked_again(browser, model, pictures):
+    with StandIn(model, key="abc").running() as address:
+        opened = Opened(browser, address, ready="asks for a key")
+        for _ in range(2):
+            opened.page.keyboard.press("Escape")
+            opened.wait_for_status("No key was given.")
+            opened.page.set_input_files("#file", pictures[0])
+            opened.wait_for_status("asks for a key")
+        opened.page.get_by_label("API key").fill("abc")
+        opened.page.keyboard.press("Enter")
+        assert opened.results(1)[-1]["people"]
+        assert opened.page.locator("#webcam").is_enabled()
+        opened.page.close()
+
+
 def test_the_webcam(browser, model, pictures):
     server = StandIn(model, unread=[1, 3])
     with server.running() as address:

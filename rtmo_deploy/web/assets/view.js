@@ -4,6 +4,11 @@ const $ = (name) => document.getElementById(name);
 const ANNOUNCE_MS = 2000;
 const DESCRIBED = 20;
 const STAGES = { decode: "decoding", letterbox: "letterbox", queue: "waiting", inference: "inference", total: "in all" };
+const WEBCAM = {
+  NotAllowedError: "The browser was not allowed to use the webcam.",
+  NotFoundError: "This machine has no webcam.",
+  NotReadableError: "The webcam cannot be read. Another program may be using it.",
+};
 
 let engine;
 let model;
@@ -102,15 +107,17 @@ function showModel(now) {
   $("note").hidden = !model.note;
 }
 
-/** The key is kept in memory only. Resolves once it was given. */
+/** The key is kept in memory only. Resolves once it was given; without one, the next image or webcam asks again. */
 function askForKey() {
-  $("key-dialog").showModal();
-  return new Promise((given) => {
+  const dialog = $("key-dialog");
+  dialog.showModal();
+  return new Promise((given, refused) => {
     $("key-form").onsubmit = () => {
       engine.setKey($("key").value);
       $("key").value = "";
       given();
     };
+    dialog.oncancel = () => refused(Object.assign(new Error("No key was given. Choose an image to give it."), { again: true }));
   });
 }
 
@@ -149,7 +156,7 @@ async function open(file) {
   const name = file.name || "the image";
   say(model ? `Looking at ${name} ...` : `Loading the model, then looking at ${name} ...`);
   try {
-    if (!(await ready)) return;
+    if (!(await ready) && !(await (ready = openModel()))) return;
     const image = await decoded(file);
     const result = await authorised(() => engine.find(file, image, options(), model));
     if (mine !== turn) return;
@@ -198,8 +205,7 @@ async function startCamera() {
   } catch (failure) {
     if (camera !== mine) return release(mine);
     stopCamera();
-    const denied = failure.name === "NotAllowedError" ? "The browser was not allowed to use the webcam." : failure.message;
-    say(denied, { bad: true });
+    say(WEBCAM[failure.name] ?? failure.message, { bad: true });
   }
 }
 
@@ -302,7 +308,7 @@ async function openModel() {
     showModel(await authorised(() => engine.open()));
   } catch (failure) {
     turn++;
-    $("file").disabled = true;
+    $("file").disabled = !failure.again;
     say(failure.message, { bad: true });
     $("main").setAttribute("aria-busy", "false");
     return false;

@@ -184,14 +184,7 @@ class Gate:
             await send(message)
 
         try:
-            refused = self._refusal(scope)
-            if refused is not None:
-                await _send(refused, scope, forward)
-            elif scope["method"] == "OPTIONS" and self._sharing(headers):
-                await forward({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT})
-                await forward({"type": "http.response.body"})
-            else:
-                await self._app(asked, body.receive, answer)
+            await self._dispatch(asked, body.receive, answer, forward)
         except asyncio.CancelledError:  # the time in which what was accepted is answered is over
             if status != 499 or self._service.forced:
                 raise
@@ -204,6 +197,17 @@ class Gate:
         finally:
             self._held -= body.held
             self._note(asked, status, name, start, method=scope["method"], bytes=body.size, **told)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, answer: Send, forward: Send) -> None:
+        """Answer a request: by a refusal, as a preflight, or by the application."""
+        refused = self._refusal(scope)
+        if refused is not None:
+            await _send(refused, scope, forward)
+        elif scope["method"] == "OPTIONS" and self._sharing(dict(scope["headers"])):
+            await forward({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT})
+            await forward({"type": "http.response.body"})
+        else:
+            await self._app(scope, receive, answer)
 
     def hold(self, size: int) -> None:
         """Count bytes of a body or an answer; BusyError where all together are too many."""

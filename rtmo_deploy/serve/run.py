@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from rtmo_deploy.data.images import MAX_PIXELS as IMAGES_MAX_PIXELS
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE, variable
-from rtmo_deploy.errors import MissingDependencyError, SetupError
+from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.files import read_bounded
 from rtmo_deploy.serve.options import API_KEY_VARIABLE, LOOPBACK, MAX_CONNECTIONS, MAX_PIXELS, ServeOptions
 
@@ -95,8 +95,10 @@ def serve(
     Raises:
         MissingDependencyError: A package of the extra ``serve`` is missing.
         SetupError: The address is in use, or a file of the key or the certificate cannot be read.
+        UsageError: It is called in another thread than the main one or in an event loop, or the model is closed.
     """
     options = options or ServeOptions()
+    _require_usable(model, options)
     key, context = _prepare(options)
     sock = sock or bind(options)
     pixels = os.environ.get(MAX_PIXELS_VARIABLE) or str(min(MAX_PIXELS, IMAGES_MAX_PIXELS))
@@ -104,6 +106,28 @@ def serve(
         if key is None and options.host not in LOOPBACK:
             LOG.warning("whoever reaches %s can use the model: there is no API key", options.host)
         asyncio.run(_serve(model, options, sock, key, context, on_ready))
+
+
+def _require_usable(model: object, options: object) -> None:
+    """Refuse what only fails later, in other words."""
+    from rtmo_deploy.runtime.estimator import RTMO
+
+    if not isinstance(model, RTMO) or not isinstance(options, ServeOptions):
+        kinds = f"{type(model).__name__} and {type(options).__name__}"
+        raise UsageError(
+            f"serve() takes an RTMO and ServeOptions, not {kinds}.", remedy='Try serve(RTMO("rtmo-s"), ServeOptions()).'
+        )
+    if not hasattr(model, "backend"):
+        raise UsageError("The model is closed.", remedy="Open it again.", where=model.artifact.path.name)
+    if threading.current_thread() is not threading.main_thread() or _in_loop():
+        remedy = "Call it in a program of its own, as 'rtmo-deploy serve' is."
+        raise UsageError("A server that ends on signals runs in the main thread, and in no event loop.", remedy=remedy)
+
+
+def _in_loop() -> bool:
+    with contextlib.suppress(RuntimeError):
+        return bool(asyncio.get_running_loop())
+    return False
 
 
 def _prepare(options: ServeOptions) -> tuple[str | None, ssl.SSLContext | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -139,6 +140,51 @@ def test_what_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for origin in ("example.com", "https://example.com/", "https://Example.com", "*", "null", "http://["):
         with pytest.raises(UsageError):
             ServeOptions(allow_origin=(origin,))
+
+
+BAD_OPTIONS = [
+    {"port": -1}, {"port": 65536}, {"port": "8000"}, {"port": None}, {"queue": 0}, {"max_batch": 1.5}, {"host": None},
+    {"timeout_s": 0}, {"timeout_s": float("nan")}, {"max_bytes": 10}, {"max_streams": -1}, {"drain_s": -1},
+    {"log_format": "xml"}, {"name": 5}, {"name": ""},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS, ids=str)
+def test_options_in_python_are_checked_as_on_the_command_line(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(UsageError) as caught:
+        ServeOptions(**options)
+    assert caught.value.where == f"--{name.replace('_', '-')}"
+    assert caught.value.remedy
+
+
+def test_one_origin_and_a_list_of_them() -> None:
+    origin = "https://a.example"
+    for given in (origin, [origin], (origin,)):
+        assert ServeOptions(allow_origin=given).allow_origin == (origin,)  # type: ignore[arg-type]
+
+
+def test_where_the_server_cannot_run(onnx_n: Path) -> None:
+    caught: list[BaseException] = []
+
+    def fail(*arguments: Any) -> None:
+        with pytest.raises(UsageError) as error:
+            serve(*arguments)
+        caught.append(error.value)
+
+    async def within() -> None:
+        fail(model, ServeOptions(port=0))
+
+    with RTMO(onnx_n) as model:
+        fail(onnx_n)
+        fail(model, {"port": 0})
+        thread = threading.Thread(target=fail, args=(model, ServeOptions(port=0)))
+        thread.start()
+        thread.join()
+        asyncio.run(within())
+    fail(model, ServeOptions(port=0))
+    words = ["takes an RTMO", "not RTMO and dict", "main thread", "no event loop", "closed"]
+    assert [word for word, error in zip(words, caught, strict=True) if word not in str(error)] == []
 
 
 def test_errors_come_before_the_model_is_opened(tmp_path: Path, onnx_n: Path) -> None:

@@ -12,6 +12,8 @@ let ort;
 let session;
 let opened;
 let checked = false;
+let newest = 0;
+let running = Promise.resolve();
 
 async function adapterOf() {
   if (asked.get("backend") === "wasm" || !navigator.gpu) return null;
@@ -124,18 +126,29 @@ async function findIn(canvas, { scoreThr }, decodeMs) {
   return { width, height, people, timings_ms: timings, skeleton: setup.skeleton.name };
 }
 
+/** Does something after all before it: a session runs one image at a time, and WebGPU hangs otherwise. */
+function inTurn(work) {
+  const done = running.then(work);
+  running = done.catch(() => {});
+  return done;
+}
+
 start({
   open: load,
 
   async find(file, image, options) {
     if (!image) throw new Error("This browser cannot read the image. Use JPEG, PNG or WebP.");
-    return findIn(image.canvas, options, image.milliseconds);
+    const mine = ++newest;
+    return inTurn(() => {
+      if (mine !== newest) throw new Error("Another image was chosen.");
+      return findIn(image.canvas, options, image.milliseconds);
+    });
   },
 
   async stream(options) {
     return {
       capacity: 1,
-      find: async (canvas) => ({ ...(await findIn(canvas, options, 0)), shown: canvas }),
+      find: async (canvas) => ({ ...(await inTurn(() => findIn(canvas, options, 0))), shown: canvas }),
       close() {},
     };
   },

@@ -158,6 +158,7 @@ async function open(file) {
   try {
     if (!(await ready) && !(await (ready = openModel()))) return;
     const image = await decoded(file);
+    if (mine !== turn) return;
     const result = await authorised(() => engine.find(file, image, options(), model));
     if (mine !== turn) return;
     lastFile = file;

@@ -84,7 +84,7 @@ class Pipeline(_Model):
             raise UsageError("A request has either 'image' or 'pixels'.")
         (given,) = inputs.values()
         if len(given) > self._service.batcher.most:
-            finding = f"A request has {len(given)} images; one batch has {self._service.batcher.most} at most."
+            finding = f"A request has {len(given)} images; a batch has at most {self._service.batcher.most}."
             raise UsageError(finding, remedy="Send them in several requests, at the same time if you like.")
         images = list(given.ravel()) if given.dtype == object else list(given)
         found = await asyncio.gather(*(self._service.find(slot, image, Wanted()) for image in images))

@@ -128,21 +128,20 @@ def test_nothing_but_usage_errors(data: st.DataObject) -> None:
         nps.array_shapes(max_side=4, min_side=0),
         elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
     ),
-    st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4),
+    nps.arrays(np.int32, st.integers(0, 5)),
     st.booleans(),
     st.booleans(),
 )
-def test_tritonclient_reads_what_is_answered(scores: Any, counts: list[int], one: bool, other: bool) -> None:
+def test_tritonclient_reads_what_is_answered(scores: Any, counts: Any, one: bool, other: bool) -> None:
     from tritonclient.http import InferResult
 
     wanted = Inference("me", {}, {"scores": one, "counts": other})
-    outputs = {"scores": scores, "counts": np.array(counts, np.int32)}
-    body, headers = answer(wanted, outputs, model="m", version="1")
+    body, headers = answer(wanted, {"scores": scores, "counts": counts}, model="m", version="1")
     length = headers.get("inference-header-content-length")
     result = InferResult.from_response_body(body, header_length=None if length is None else int(length))
     np.testing.assert_array_equal(result.as_numpy("scores"), scores)
+    np.testing.assert_array_equal(result.as_numpy("counts"), counts)
     assert result.as_numpy("counts").dtype == np.int32
-    assert result.as_numpy("counts").tolist() == counts
     assert (result.get_response()["id"], result.get_response()["model_version"]) == ("me", "1")
 
 

@@ -19,7 +19,8 @@ from rtmo_deploy.errors import MissingDependencyError, RtmoDeployError, UsageErr
 from rtmo_deploy.files import UnreadableError
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.serve.batcher import BusyError
-from rtmo_deploy.serve.gate import LOG, Gate
+from rtmo_deploy.serve.gate import Gate
+from rtmo_deploy.serve.log import LOG
 from rtmo_deploy.serve.models import VERSION, Pipeline, TensorModel
 from rtmo_deploy.serve.options import MAX_JSON_BYTES, ServeOptions
 from rtmo_deploy.serve.protocol import EXTENSIONS, LENGTH_HEADER, answer, parse_inference

@@ -8,7 +8,6 @@ import binascii
 import contextlib
 import hmac
 import ipaddress
-import logging
 import re
 import time
 import uuid
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from rtmo_deploy.serve.batcher import BusyError
+from rtmo_deploy.serve.log import LOG
 from rtmo_deploy.serve.options import LOOPBACK
 from rtmo_deploy.serve.refusals import RefusedError, refusal_of
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LOG: Final = logging.getLogger("rtmo_deploy.serve")
 #: Paths that need no key: probes, and the page, which asks for it.
 _OPEN: Final = re.compile(r"/|/v2/health/(live|ready)")
 #: Paths whose successes are not logged: they are asked every few seconds.

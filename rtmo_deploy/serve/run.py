@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
-import logging
 import os
 import signal
 import socket
 import ssl
-import sys
 import threading
-from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.data.images import MAX_PIXELS as IMAGES_MAX_PIXELS
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE, variable
 from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.files import read_bounded
+from rtmo_deploy.serve.log import LOG, logging_to_stderr
 from rtmo_deploy.serve.options import API_KEY_VARIABLE, LOOPBACK, MAX_CONNECTIONS, MAX_PIXELS, ServeOptions
 
 if TYPE_CHECKING:
@@ -41,7 +38,6 @@ _HEAD_S: Final = 10.0
 _IDLE_S: Final = 20
 _BACKLOG: Final = 1024
 _ADDRESS: Final = "Give an address of this machine, as 127.0.0.1 or 0.0.0.0."
-LOG: Final = logging.getLogger("rtmo_deploy.serve")
 
 
 def bind(options: ServeOptions) -> socket.socket:
@@ -102,7 +98,7 @@ def serve(
     key, context = _prepare(options)
     sock = sock or bind(options)
     pixels = os.environ.get(MAX_PIXELS_VARIABLE) or str(min(MAX_PIXELS, IMAGES_MAX_PIXELS))
-    with contextlib.closing(sock), variable(MAX_PIXELS_VARIABLE, pixels), _logging(options):
+    with contextlib.closing(sock), variable(MAX_PIXELS_VARIABLE, pixels), logging_to_stderr(options):
         if key is None and options.host not in LOOPBACK:
             LOG.warning("whoever reaches %s can use the model: there is no API key", options.host)
         asyncio.run(_serve(model, options, sock, key, context, on_ready))
@@ -302,81 +298,3 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
             finding, remedy="Both are PEM files, the key without a password.", where=options.tls_cert
         ) from error
     return context
-
-
-class _Lines(logging.Formatter):
-    """One line for each record: JSON, or words."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        super().__init__()
-        self._as_json = as_json
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        told = getattr(record, "told", {})
-        error = self.formatException(record.exc_info) if record.exc_info else None
-        if self._as_json:
-            head = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
-            return json.dumps({**head, **told, **({"error": error} if error else {})}, default=str)
-        words = [f"{name}={_word(value)}" for name, value in told.items()]
-        message = record.getMessage().strip().replace("\r", " ").replace("\n", " ")
-        more = f"\n{error}".replace("\n", "\n    ") if error else ""
-        return " ".join([when, record.levelname.lower(), message, *words]) + more
-
-
-def _word(value: object) -> str:
-    """A value in one word, whatever a client sent."""
-    text = ",".join(f"{name}:{one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
-    return text if text.isprintable() and " " not in text else json.dumps(text)
-
-
-@contextlib.contextmanager
-def _logging(options: ServeOptions) -> Iterator[None]:
-    """While it lasts, the server's log goes to stderr, and so do warnings of every package."""
-    as_json = options.log_format == "json" or (options.log_format == "auto" and not sys.stderr.isatty())
-    with _lines_of_libraries() if as_json else contextlib.nullcontext(sys.stderr) as stream:
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(_Lines(as_json=as_json))
-        levels = {LOG: logging.INFO, logging.getLogger(): logging.WARNING}
-        levels |= {logging.getLogger(name): logging.ERROR for name in ("uvicorn", "asyncio", "python_multipart")}
-        before = [(one, one.level, one.propagate) for one in levels]
-        for one, level in levels.items():
-            one.setLevel(level)
-            one.propagate = False
-            one.addHandler(handler)
-        try:
-            yield
-        finally:
-            for one, level, propagate in before:
-                one.removeHandler(handler)
-                one.setLevel(level)
-                one.propagate = propagate
-
-
-@contextlib.contextmanager
-def _lines_of_libraries() -> Iterator[TextIO]:
-    """A stream to stderr; what libraries print there themselves meanwhile (libjpeg does) is logged instead."""
-    try:
-        number = sys.stderr.fileno()
-    except (OSError, ValueError):
-        yield sys.stderr
-        return
-    sys.stderr.flush()
-    reader, writer = os.pipe()
-    with os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace", buffering=1) as stream:
-        os.dup2(writer, number)
-        os.close(writer)
-
-        def pump() -> None:
-            with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    logging.getLogger("stderr").warning("%s", line.rstrip())
-
-        thread = threading.Thread(target=pump, daemon=True)
-        thread.start()
-        try:
-            yield stream
-        finally:
-            sys.stderr.flush()
-            os.dup2(stream.fileno(), number)
-            thread.join(1)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.data.images import decode_image
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.serve.batcher import BusyError
-from rtmo_deploy.serve.gate import LOG, SUBPROTOCOL
+from rtmo_deploy.serve.gate import SUBPROTOCOL
+from rtmo_deploy.serve.log import LOG
 from rtmo_deploy.serve.refusals import RefusedError, refusal_of
 from rtmo_deploy.serve.service import Wanted
 from rtmo_deploy.track.smoother import Smoother

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,8 +90,7 @@ def connected(address: str | None, *, num_cpus: int, on_note: Callable[[str], No
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     with contextlib.redirect_stdout(_Said(on_note)), contextlib.ExitStack() as stack:
         if address is None:
-            for name, value in (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", secrets.token_hex(32))):
-                stack.enter_context(variable(name, value))  # else Ray keeps a token in the home folder
+            stack.enter_context(variable("RAY_AUTH_TOKEN", _token()))  # else Ray keeps a token in the home folder
             place = {"_temp_dir": str(stack.enter_context(_temporary())), "_node_ip_address": "127.0.0.1"}
             own = {"include_dashboard": False, "object_store_memory": _STORE_BYTES, **place}
             quiet |= {"address": "local", "num_cpus": num_cpus, **own}
@@ -140,6 +140,12 @@ def workers_for(*, threads: int, device: str, gpus_each: float, most: int | None
         raise SetupError(f"Ray has {has}; a run needs {needs}.", remedy=remedy)
     most = room if most is None else most if not own else min(most, room)
     return Workers(most if own else 1, most, threads, num_gpus)
+
+
+@cache
+def _token() -> str:
+    """Of this process: Ray reads its token once, and switches to tokens by itself."""
+    return secrets.token_hex(32)
 
 
 @contextlib.contextmanager

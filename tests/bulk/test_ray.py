@@ -78,7 +78,9 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Pope
 
         def begin(*words: object) -> subprocess.Popen[str]:
             command = [sys.executable, "-m", "rtmo_deploy", "predict", *map(str, words), "--engine", "ray"]
-            begun = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment)
+            own = "--ray-address" not in words  # needs no token of the user's
+            variables = {name: value for name, value in environment.items() if not (own and name.startswith("RAY_AUTH"))}
+            begun = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=variables)
             stack.enter_context(begun)
             stack.callback(begun.kill)
             return begun

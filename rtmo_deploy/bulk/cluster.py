@@ -9,7 +9,10 @@ import math
 import os
 import secrets
 import shutil
+import signal
+import socket
 import tempfile
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,12 +84,14 @@ def connected(address: str | None, *, num_cpus: int, on_note: Callable[[str], No
 
     Raises:
         SetupError: The cluster cannot be reached, or Ray does not start.
-        UsageError: The address is one of Ray Client, over which files are not shared.
+        UsageError: The address is none, or one of Ray Client, over which files are not shared.
     """
     ray = import_ray()
     if address is not None and address.startswith("ray://"):
         remedy = "Call on a node of the cluster with its own address, such as auto, or use 'ray job submit'."
         raise UsageError("Ray Client is not used.", remedy=remedy, where="--ray-address")
+    if address is not None and address != "auto":
+        _require_answer(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     with contextlib.redirect_stdout(_Said(on_note)), contextlib.ExitStack() as stack:
         if address is None:
@@ -99,7 +104,7 @@ def connected(address: str | None, *, num_cpus: int, on_note: Callable[[str], No
         try:
             with _no_native_messages():
                 ray.init(**quiet)
-        except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError) as error:
+        except Exception as error:  # Ray raises bare ones as well
             where = None if address is None else "--ray-address"
             text = str(error).strip().split("\n")[0].rstrip(".")
             remedy = "See that memory and disk are free."
@@ -110,6 +115,50 @@ def connected(address: str | None, *, num_cpus: int, on_note: Callable[[str], No
             yield
         finally:
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray would try for minutes, without a word."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"'{address}' is no address.", remedy="Use HOST:PORT, or auto.", where="--ray-address")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, UnicodeError) as error:
+        remedy = "Check that Ray's head runs there; 'ray start' prints the address."
+        raise SetupError(f"Nothing answers at {address}: {error}.", remedy=remedy, where="--ray-address") from error
+
+
+@contextlib.contextmanager
+def unharmed() -> Iterator[None]:
+    """Within the block, the end of Ray's main processes is an error: Ray would wait, and then end this process, too.
+
+    Raises:
+        SetupError: A process of the Ray that was started here has ended.
+    """
+    node, main = import_ray()._private.worker._global_node, threading.main_thread()
+    over, ended = threading.Event(), list[str]()
+
+    def watch() -> None:
+        while not ended and not over.wait(0.5):
+            ended.extend(name for name, _ in node.dead_processes() if name in {"raylet", "gcs_server"})
+        if ended and main.ident is not None:
+            signal.pthread_kill(main.ident, signal.SIGINT)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if threading.current_thread() is main:
+        thread.start()
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if not ended:
+            raise
+        remedy = "See that memory is free. What was done is kept: the same command goes on with the rest."
+        raise SetupError(f"Ray's process {ended[0]} has ended.", remedy=remedy) from error
+    finally:
+        over.set()
+        if thread.ident is not None:
+            thread.join()
 
 
 def workers_for(*, threads: int, device: str, gpus_each: float, most: int | None, own: bool) -> Workers:

@@ -90,8 +90,11 @@ def _manifest(path: Path) -> pa.Table:
     ids, files = (table.column(name).combine_chunks() for name in ("id", "path"))
     if ids.null_count or files.null_count:
         raise InputDataError("An id or a path is empty.", remedy=remedy, where=path)
-    kind: Any = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
+    plain = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
+    kind: Any = pa.int64() if pa.types.is_integer(plain) else pa.string()
     try:
+        if kind == pa.string():
+            ids = ids.cast(plain).cast(pa.binary())  # what is neither text nor numbers has no such cast
         ids, files = ids.cast(kind), files.cast(pa.string()).cast(pa.binary()).to_pylist()
     except pa.ArrowException as error:
         finding = f"Ids of type {ids.type} with paths of type {files.type} are not read."

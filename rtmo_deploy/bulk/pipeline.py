@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from rtmo_deploy import errors
-from rtmo_deploy.bulk.cluster import Workers, import_ray
+from rtmo_deploy.bulk.cluster import Workers, import_ray, unharmed
 from rtmo_deploy.bulk.run_folder import not_written
 from rtmo_deploy.bulk.worker import Worker
 from rtmo_deploy.errors import RtmoDeployError
@@ -72,7 +72,7 @@ def run(
     most = min(workers.most, -(-images // rows))
     how: dict[str, Any] = {"num_cpus": workers.num_cpus, "num_gpus": workers.num_gpus}
     pool = ray.data.ActorPoolStrategy(min_size=min(workers.least, most), max_size=most, max_tasks_in_flight_per_actor=2)
-    with ray.data.DataContext.current(context), _watched(folder, on_progress), _errors(folder):
+    with ray.data.DataContext.current(context), _watched(folder, on_progress), unharmed(), _errors(folder):
         listed = ray.data.read_parquet(str(folder.todo.relative_to(folder.path)), filesystem=place)
         blocks = listed.repartition(target_num_rows_per_block=rows)
         found = blocks.map_batches(

@@ -81,6 +81,9 @@ def test_a_manifest(tmp_path, kind):
         ({"id": [1, 2]}, "no columns 'id' and 'path'"),
         ({"path": ["a"]}, "no columns 'id' and 'path'"),
         ({"id": [[1], [2]], "path": ["a", "b"]}, "are not read"),
+        ({"id": [1.5, 2], "path": ["a", "b"]}, "Ids of type double"),
+        ({"id": [True, False], "path": ["a", "b"]}, "Ids of type bool"),
+        ({"id": pa.array([1, 2], pa.timestamp("ms")), "path": ["a", "b"]}, "Ids of type timestamp"),
         ({"id": [1, 2], "path": [[1], [2]]}, "are not read"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -78,8 +79,8 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Pope
 
         def begin(*words: object) -> subprocess.Popen[str]:
             command = [sys.executable, "-m", "rtmo_deploy", "predict", *map(str, words), "--engine", "ray"]
-            own = "--ray-address" not in words  # needs no token of the user's
-            variables = {name: value for name, value in environment.items() if not (own and name.startswith("RAY_AUTH"))}
+            left_out = () if "--ray-address" in words else ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+            variables = {name: value for name, value in environment.items() if name not in left_out}
             begun = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=variables)
             stack.enter_context(begun)
             stack.callback(begun.kill)
@@ -122,8 +123,8 @@ def require_all(out: Path, photos: Path, model: Path) -> None:
         assert np.allclose([person["score"] for person in people], poses.scores, atol=1e-4)
 
 
-def workers_below(pid: int) -> set[int]:
-    """Processes that hold a model, below one."""
+def workers_below(pid: int, called: bytes = b"ray::MapWorker") -> set[int]:
+    """Processes that hold a model, or are called otherwise, below one."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -137,7 +138,7 @@ def workers_below(pid: int) -> set[int]:
 
     def is_worker(one: int) -> bool:
         try:
-            return b"ray::MapWorker" in Path(f"/proc/{one}/cmdline").read_bytes()
+            return called in Path(f"/proc/{one}/cmdline").read_bytes().replace(b"\0", b" ")
         except OSError:
             return False
 
@@ -189,6 +190,14 @@ def test_ray_of_its_own_leaves_nothing(onnx_n, photos, environment, start, tmp_p
     stop_in_the_middle(process, tmp_path / "out", signal.SIGINT, 0)
     assert process.returncode == 130
     assert not [*Path(environment["TMPDIR"]).glob("rtmo-*")]
+    process = start(*words, "--rows-per-file", 2)
+    wait_for(lambda: bool(workers_below(process.pid)), process)
+    (raylet,) = workers_below(process.pid, b"raylet/raylet --")
+    os.kill(raylet, signal.SIGKILL)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 5, told
+    assert "Ray's process raylet has ended" in told
+    assert not [*Path(environment["TMPDIR"]).glob("rtmo-*")]
     process = start(*words)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 3, stderr
@@ -224,6 +233,15 @@ def test_a_full_disk(onnx_n, photos, head, start, tmp_path):
         require_all(out, photos, onnx_n)
     finally:
         subprocess.run(["umount", "-l", str(out)], check=True)
+
+
+def test_nobody_answers(onnx_n, pictures, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    words = ["--engine", "ray", "--parquet", str(tmp_path / "out"), "--ray-address", address]
+    result = CliRunner().invoke(app, ["predict", str(onnx_n), str(pictures[0]), *words])
+    assert result.exit_code == 5, result.output
+    assert f"Nothing answers at {address}" in " ".join(result.stderr.split())
 
 
 def test_sockets_have_short_names(monkeypatch, tmp_path):
@@ -276,6 +294,7 @@ def test_no_room_for_a_worker(monkeypatch, there, asked):
         (("--parquet", "out", "--ray-address", "ray://host:1"), "Ray Client is not used"),
         (("--parquet", "out", "--score-thr", "0.001"), "below 0.1"),
         (("--parquet", "s3://bucket/x"), "not to addresses"),
+        (("--parquet", "out", "--ray-address", "nonsense"), "HOST:PORT"),
     ],
 )
 def test_what_makes_no_sense(onnx_n, pictures, tmp_path, monkeypatch, words, said):

@@ -42,6 +42,7 @@ class PoseServer:
         return await asyncio.to_thread(self._answers, images)
 
     def _answers(self, images: list[bytes]) -> list[Answer]:
+        from rtmo_deploy.data.images import TooManyPixelsError
         from rtmo_deploy.errors import InputDataError
 
         try:
@@ -50,7 +51,7 @@ class PoseServer:
             if len(images) > 1:  # the others are good
                 return [answer for image in images for answer in self._answers([image])]
             told = {"type": type(error).__name__, "message": error.finding, "remedy": error.remedy or None}
-            return [(400, {"error": told})]
+            return [(413 if isinstance(error, TooManyPixelsError) else 400, {"error": told})]
 
     def _document(self, poses: Any) -> dict[str, Any]:
         height, width = poses.image_hw

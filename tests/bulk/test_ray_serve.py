@@ -14,6 +14,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -68,6 +69,8 @@ def test_the_example_answers(onnx_n, pictures):
                     *answers, (status, bad) = pool.map(lambda body: post(url, body), bodies)
                 assert status == 400
                 assert set(bad["error"]) == {"type", "message", "remedy"}
+                large = cv2.imencode(".png", np.zeros((8193, 8193), np.uint8))[1].tobytes()
+                assert post(url, large)[0] == 413
                 for (status, document), poses in zip(answers, expected, strict=True):
                     assert status == 200
                     assert (document["schema_version"], document["model"]) == (1, onnx_n.stem)

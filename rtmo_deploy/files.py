@@ -64,6 +64,38 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder beside ``folder`` to write into; it becomes ``folder`` only if the block succeeds.
+
+    A folder that was there is replaced. On any error, KeyboardInterrupt included, it stays, and nothing else does.
+
+    Raises:
+        SetupError: It cannot be written to, or the disk is full.
+    """
+    target = folder.resolve()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as place:
+            made, old = Path(place, "new"), Path(place, "old")
+            made.mkdir()
+            yield made
+            try:
+                if target.exists():
+                    target.replace(old)
+                made.replace(target)
+            except BaseException:
+                if old.exists() and not target.exists():
+                    old.replace(target)
+                raise
+    except OSError as error:
+        raise SetupError(
+            f"The folder could not be written: {error.strerror or error}.",
+            remedy="Check that the folder above it is writable and has space left; nothing was left behind.",
+            where=folder,
+        ) from error
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a regular file, 64 hex digits; OSError where it cannot be opened."""
     with open_regular(path) as stream:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import atomic_write, human_size, sha256_of
+from rtmo_deploy.files import atomic_folder, atomic_write, human_size, sha256_of
 from rtmo_deploy.outputs import require_free
 
 
@@ -146,3 +147,50 @@ def test_what_exists_is_replaced_with_force_alone(tmp_path):
     with pytest.raises(SetupError, match="not a folder"):
         require_free([old / "under" / "x"], [])
     require_free([None, tmp_path / "new" / "deep" / "x"], [])
+
+
+def test_a_folder_appears_whole(tmp_path):
+    folder = tmp_path / "made"
+    with atomic_folder(folder) as made:
+        (made / "a").write_text("1")
+        assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    with atomic_folder(folder) as made:
+        (made / "b").write_text("2")
+    assert [path.name for path in folder.iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def fail_in_a_folder(folder, error):
+    with atomic_folder(folder) as made:
+        (made / "b").write_text("2")
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
+def test_a_folder_that_is_not_finished_changes_nothing(tmp_path, error):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    with pytest.raises(SetupError if error is OSError else error):
+        fail_in_a_folder(folder, error)
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_folder_that_cannot_take_its_place_is_as_it_was(tmp_path, monkeypatch):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    replace = Path.replace
+
+    def refuse(self, target):
+        if self.name == "new":
+            raise OSError(5, "no")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(SetupError, match="could not be written"), atomic_folder(folder) as made:
+        (made / "b").write_text("2")
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.cli.console import stderr
 from rtmo_deploy.cli.progress import download_bar
 from rtmo_deploy.errors import InputDataError, SetupError
 from rtmo_deploy.file_kind import ANNOTATIONS, CHECKPOINT, MODEL, Kind, Wanted, described, likely_kind, require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from rtmo_deploy.cli.options import OpenOptions
 
@@ -40,6 +41,15 @@ def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: Op
         measured = opening.precision == "auto" or is_measured(known, opening.backend, opening.precision)
         precision = None if measured else opening.precision
         choose_backend(known, device, backend=opening.backend, precision=precision, what=path.name)
+    return path
+
+
+def newest_model(kinds: Collection[Kind] | None = None) -> Path:
+    """The newest file of these kinds that was made in this directory; stderr says which."""
+    from rtmo_deploy.cli.workspace import Workspace
+
+    path, entry = Workspace().last(kinds)
+    stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
     return path
 
 

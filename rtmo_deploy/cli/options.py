@@ -124,6 +124,15 @@ def _parameter(kind: type[Any], one: Field[Any], special: Any) -> inspect.Parame
     return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+AnyModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A checkpoint, an exported model or a published model's name. [default: the newest that was made in this "
+        "directory]",
+        show_default=False,
+    ),
+]
 IgnoreCfgOption = Annotated[
     bool,
     typer.Option(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.console import print_facts, print_json, stderr
-from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.console import print_facts, print_json
+from rtmo_deploy.cli.given import find_model, newest_model
 from rtmo_deploy.cli.options import ForceOption, JsonOption
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import ArtifactError, UsageError
@@ -58,19 +58,15 @@ def cpp(
     )
 
 
-def model_and_folder(model: str | None, folder: Path | None, by: str) -> tuple[Path, Path]:
+def model_and_folder(model: str | None, folder: Path | None, by: str, wanted: Wanted = RUNNABLE) -> tuple[Path, Path]:
     """The model's file and the folder to write; with one argument it is the folder, and the model the newest made."""
     if model is None or (folder is None and Path(model).is_file()):
         raise UsageError(
             "The folder to write is missing.", remedy=f"Name it after the model: rtmo-deploy {by} MODEL DIR"
         )
     if folder is not None:
-        return find_model(model, by, RUNNABLE), folder
-    from rtmo_deploy.cli.workspace import Workspace
-
-    path, entry = Workspace().last(RUNNABLE.kinds)
-    stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
-    return path, Path(model)
+        return find_model(model, by, wanted), folder
+    return newest_model(wanted.kinds), Path(model)
 
 
 def print_made(command: str, made: SourceFolder, more: dict[str, str], as_json: bool) -> None:

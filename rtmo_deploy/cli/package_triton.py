@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtmo_deploy.cli.console import print_facts, print_json, stderr
-from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.console import print_facts, print_json
 from rtmo_deploy.cli.options import ForceOption, InputSizeOption, JsonOption, MaxPixelsOption, options_of
+from rtmo_deploy.cli.package_cpp import FolderArgument, model_and_folder
 from rtmo_deploy.cli.progress import status
-from rtmo_deploy.errors import UsageError
-from rtmo_deploy.file_kind import EXPORTED, FORMATS
+from rtmo_deploy.file_kind import EXPORTED
 from rtmo_deploy.package.triton.options import TritonOptions
 
 if TYPE_CHECKING:
@@ -22,14 +20,16 @@ if TYPE_CHECKING:
 
 @options_of(TritonOptions, imgsz=InputSizeOption)
 def triton(
-    words: Annotated[
-        list[str],
+    model: Annotated[
+        str | None,
         typer.Argument(
-            metavar="[MODEL] DIR",
-            help="An ONNX model, an OpenVINO model (.xml) or a TensorRT engine, by default the newest that was made "
-            "here; and the folder to write.",
+            metavar="MODEL",
+            show_default=False,
+            help="An ONNX model, an OpenVINO model (.xml) or a TensorRT engine. [default: the newest that was made in "
+            "this directory]",
         ),
-    ],
+    ] = None,
+    folder: FolderArgument = None,
     *,
     options: TritonOptions,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
@@ -40,29 +40,15 @@ def triton(
 
     The pipeline takes image files or pixels and finds what 'predict' finds. DIR/README.md says how to run it.
     """
-    model, folder = _split(words)
+    path, target = model_and_folder(model, folder, "package triton", EXPORTED)
     with status("writing"):
         from rtmo_deploy.package.triton import write_triton
 
-        made = write_triton(model, folder, options, force=force)
+        made = write_triton(path, target, options, force=force)
     if as_json:
         print_json("package triton", **made.to_dict())
     else:
         _print(made)
-
-
-def _split(words: list[str]) -> tuple[Path, Path]:
-    if len(words) > 2:
-        raise UsageError(f"There are {len(words)} arguments.", remedy="Give a model and a folder.")
-    if len(words) == 2:
-        return find_model(words[0], "package triton", EXPORTED), Path(words[1])
-    if Path(words[0]).is_file():
-        raise UsageError("This is a file, and no folder is named.", remedy="Name the folder to write.", where=words[0])
-    from rtmo_deploy.cli.workspace import Workspace
-
-    path, entry = Workspace().last(list(FORMATS))
-    stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
-    return path, Path(words[0])
 
 
 def _print(made: TritonRepository) -> None:

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from rtmo_deploy.cli.console import log_as_notes, print_error, print_json, print_table, stderr
-from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.given import find_model, newest_model
 from rtmo_deploy.cli.interrupt import Interrupts
-from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
+from rtmo_deploy.cli.options import (
+    AnyModelArgument,
+    ForceOption,
+    IgnoreCfgOption,
+    JsonOption,
+    MaxPixelsOption,
+    OpenOptions,
+    options_of,
+)
 from rtmo_deploy.cli.predict_ray import EngineOptions, predict_ray, require_applying
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.cli.tally import Tally
@@ -95,15 +103,7 @@ class PredictOptions(EngineOptions):
 @options_of(PredictOptions)
 def predict(
     *,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A checkpoint, an exported model or a published model's name. [default: the newest that was made in "
-            "this directory]",
-            show_default=False,
-        ),
-    ] = None,
+    model: AnyModelArgument = None,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -240,9 +240,7 @@ def _split(model: str | None, words: list[str]) -> tuple[str, list[str]]:
             f"'{words[0]}' is not a model, and none was made in this directory.",
             remedy="Name one first, as in 'rtmo-deploy predict rtmo-s photo.jpg'; 'rtmo-deploy models' lists some.",
         )
-    path, entry = Workspace().last()
-    stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
-    return str(path), words
+    return str(newest_model()), words
 
 
 def _require_one_stdout(outputs: Outputs, *, as_json: bool) -> None:

@@ -8,14 +8,19 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import typer
-
-from rtmo_deploy.cli.console import log_as_notes, stderr
+from rtmo_deploy.cli.console import log_as_notes
 from rtmo_deploy.cli.document import SCHEMA_VERSION
-from rtmo_deploy.cli.given import find_model
-from rtmo_deploy.cli.options import IgnoreCfgOption, JsonOption, MaxPixelsOption, OpenOptions, options_of
+from rtmo_deploy.cli.given import find_model, newest_model
+from rtmo_deploy.cli.options import (
+    AnyModelArgument,
+    IgnoreCfgOption,
+    JsonOption,
+    MaxPixelsOption,
+    OpenOptions,
+    options_of,
+)
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.option import option
 from rtmo_deploy.serve.options import ServeOptions
@@ -38,15 +43,7 @@ class _Options(ServeOptions, OpenOptions):
 
 @options_of(_Options)
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A checkpoint, an exported model or a published model's name. [default: the newest that was made in "
-            "this directory]",
-            show_default=False,
-        ),
-    ] = None,
+    model: AnyModelArgument = None,
     *,
     options: _Options,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
@@ -57,13 +54,7 @@ def serve(
 
     POST an image to /predict; tensors go by KServe's protocol to /v2; open / in a browser.
     """
-    if model is None:
-        from rtmo_deploy.cli.workspace import Workspace
-
-        made, entry = Workspace().last()
-        stderr().print(f"MODEL is {made}, made here by {entry.command} on {entry.made}.")
-        model = str(made)
-    path = find_model(model, "serve", opening=options)
+    path = find_model(newest_model() if model is None else model, "serve", opening=options)
     from rtmo_deploy.runtime.estimator import RTMO
     from rtmo_deploy.serve.run import bind
     from rtmo_deploy.serve.run import serve as run

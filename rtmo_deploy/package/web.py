@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +15,15 @@ import onnx
 from rtmo_deploy import web
 from rtmo_deploy.convert.export import export_onnx
 from rtmo_deploy.convert.options import ExportOptions
-from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import atomic_folder, atomic_write
 from rtmo_deploy.package.runtime_web import PACKAGE, VERSION, read_runtime
 from rtmo_deploy.runtime.draw import drawn_colours
 from rtmo_deploy.web.pages import asset
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.precision import CastResult
@@ -141,7 +138,7 @@ def export_web(
     options = web_options(options or ExportOptions())
     require_free_folder(folder, force=force)
     scripts = read_runtime(ort, progress=progress) if page else {}
-    with _made_whole(folder) as made:
+    with atomic_folder(folder) as made:
         result = export_onnx(checkpoint, made / MODEL, options, verify=verify, progress=progress, rewrite=align_groups)
         half = None
         if fp16:
@@ -253,31 +250,3 @@ def _setup(artifact: Artifact, name: str, *, fp16: bool) -> dict[str, Any]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-@contextlib.contextmanager
-def _made_whole(folder: Path) -> Iterator[Path]:
-    """A new folder beside this one, which takes its place if the block succeeds; SetupError if that cannot be done."""
-    folder = folder.absolute()
-    made = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-        yield made
-        made.chmod(folder.parent.stat().st_mode & 0o777)
-        if folder.exists():
-            old = made.with_suffix(".old")
-            folder.rename(old)
-            made.rename(folder)
-            shutil.rmtree(old)
-        else:
-            made.rename(folder)
-    except OSError as error:
-        raise SetupError(
-            f"The folder could not be written: {error.strerror or error}.",
-            remedy="Check that the folder above it is writable and has space left; nothing was left behind.",
-            where=folder,
-        ) from error
-    finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)

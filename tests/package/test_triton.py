@@ -387,4 +387,4 @@ def test_the_command(onnx_n: Path, checkpoint_n: Path, tmp_path: Path, monkeypat
     assert "MODEL is n.onnx" in done.stderr
     Path("file").write_text("")
     assert run(onnx_n, "file").exit_code == 2
-    assert "no folder is named" in run(onnx_n).stderr
+    assert "folder to write is missing" in run(onnx_n).stderr

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import FORMATS
-from rtmo_deploy.files import reading, sha256_of
+from rtmo_deploy.files import atomic_folder, reading, sha256_of
 from rtmo_deploy.package.triton.options import TritonOptions
 from rtmo_deploy.package.triton.plan import Plan, facts, plan_for
 from rtmo_deploy.plain import read_json
@@ -30,7 +28,6 @@ from rtmo_deploy.zoo.records import INPUT_MULTIPLE
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
 
     import jinja2
 
@@ -97,7 +94,7 @@ def write_triton(
     plan = plan_for(artifact, options or TritonOptions())
     sources = list(files_of(artifact.path))
     require_own_folder(folder, sources, force=force)
-    with _published(folder) as made:
+    with atomic_folder(folder) as made:
         _write(made, plan, sources)
         names = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
         hashes = {name: sha256_of(made / name) for name in names}
@@ -131,35 +128,6 @@ def require_own_folder(folder: Path, inputs: list[Path], *, force: bool) -> None
     if not force:
         remedy = "Choose another folder, or replace it with --force."
         raise UsageError("There is a repository already.", remedy=remedy, where=folder)
-
-
-@contextmanager
-def _published(folder: Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``folder`` if the block succeeds; else nothing is left behind."""
-    target = folder.resolve()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-        try:
-            made, old = place / "new", place / "old"
-            made.mkdir()
-            yield made
-            if target.exists():
-                target.replace(old)
-            try:
-                made.replace(target)
-            except OSError:
-                if old.exists():
-                    old.replace(target)
-                raise
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-    except OSError as error:
-        raise SetupError(
-            f"The folder could not be written: {error.strerror or error}.",
-            remedy="Check that it is writable and has space left; nothing was changed.",
-            where=folder,
-        ) from error
 
 
 def _write(folder: Path, plan: Plan, sources: list[Path]) -> None:

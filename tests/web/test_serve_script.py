@@ -20,16 +20,27 @@ def script(tmp_path):
     return made
 
 
-def test_headers_and_an_end_without_a_traceback(script):
+@pytest.fixture
+def interruptible():
+    """Processes that are started can be interrupted, also where this one runs in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_headers_and_an_end_without_a_traceback(script, interruptible):
     command = [sys.executable, str(script), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        address = server.stdout.readline().strip()
-        with urlopen(f"{address}runtime.mjs", timeout=30) as answer:
-            assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
-            assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
-            assert answer.headers["Content-Type"] == "text/javascript"
-        server.send_signal(signal.SIGINT)
-        _, told = server.communicate(timeout=30)
+        try:
+            address = server.stdout.readline().strip()
+            with urlopen(f"{address}runtime.mjs", timeout=30) as answer:
+                assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+                assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+                assert answer.headers["Content-Type"] == "text/javascript"
+            server.send_signal(signal.SIGINT)
+            _, told = server.communicate(timeout=30)
+        finally:
+            server.kill()
     assert server.returncode == 0
     assert "Traceback" not in told
 

@@ -162,7 +162,11 @@ def finished(
                 remedy="Its weights are damaged, or its precision is too low; 'rtmo-deploy validate' tells more.",
                 where=artifact.path,
             )
-    poses = poses_to_original(poses[:max_people], transform)
+    return without_weak_keypoints(poses_to_original(poses[:max_people], transform), kpt_thr)
+
+
+def without_weak_keypoints(poses: Poses, kpt_thr: float | None) -> Poses:
+    """The same, keypoints with a score below ``kpt_thr`` with score 0; all as they are where it is None."""
     if kpt_thr is None:
         return poses
     seen = poses.keypoint_scores >= kpt_thr

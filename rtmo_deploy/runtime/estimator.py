@@ -173,7 +173,7 @@ class RTMO:
     def __repr__(self) -> str:
         if self._closed:
             return f"RTMO({self.artifact.path.name!r}, closed)"
-        precision = _precision(self.backend)
+        precision = precision_of(self.backend)
         return (
             f"RTMO({self.artifact.path.name!r}, backend={self.backend.name!r}, device={self.backend.device!r}, "
             f"{precision=}, input_hw={self.input_hw})"
@@ -434,10 +434,10 @@ def open_model(
         return opened
     if opened is None:
         opened = open_backend(artifact, device, precision=given, **how)
-    _log.info("%s: %s on %s, %s.%s", artifact.path.name, opened.name, opened.device, _precision(opened), why)
+    _log.info("%s: %s on %s, %s.%s", artifact.path.name, opened.name, opened.device, precision_of(opened), why)
     return opened
 
 
-def _precision(backend: Backend) -> str:
+def precision_of(backend: Backend) -> str:
     """What a backend computes in; a backend without facts computes what its artifact says."""
     return str(getattr(backend, "facts", {}).get("runtime_precision") or backend.artifact.precision)

@@ -7,7 +7,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,9 @@ from rtmo_deploy.data.images import Decoded, max_pixels_allowed, read_to_fit
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.media.results import SCHEMA_VERSION, people_of
+from rtmo_deploy.runtime.decode import without_weak_keypoints
 from rtmo_deploy.runtime.draw import drawn_colours
+from rtmo_deploy.runtime.estimator import precision_of
 from rtmo_deploy.runtime.thresholds import decode_for
 from rtmo_deploy.serve.batcher import Batcher
 from rtmo_deploy.serve.metrics import Metrics
@@ -59,10 +61,7 @@ class Wanted:
         """The detections that are wanted, of all that were found."""
         if self.score_thr is not None:
             poses = poses[poses.scores > self.score_thr]
-        poses = poses[: self.max_people]
-        if self.kpt_thr is None:
-            return poses
-        return replace(poses, keypoint_scores=np.where(poses.keypoint_scores >= self.kpt_thr, poses.keypoint_scores, 0))
+        return without_weak_keypoints(poses[: self.max_people], self.kpt_thr)
 
 
 #: Pixels of a decoded image that is kept until the network has run, which may be long: a larger one is decoded again.
@@ -111,13 +110,12 @@ class Service:
     @staticmethod
     def facts(model: RTMO) -> dict[str, str]:
         """What runs, in words."""
-        precision = getattr(model.backend, "facts", {}).get("runtime_precision") or model.artifact.precision
         return {
             "file": model.artifact.path.name,
             "architecture": model.artifact.architecture,
             "backend": model.backend.name,
             "device": model.backend.device,
-            "precision": str(precision),
+            "precision": precision_of(model.backend),
         }
 
     def describe(self) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Format:
 
 
 #: The formats of exported models. A new one is a :class:`Kind` and an entry here, a module that converts to it, and
-#: a backend: see docs/architecture.md.
+#: a backend: see docs/explanation/architecture.md.
 FORMATS: dict[Kind, Format] = {
     Kind.ONNX: Format(
         suffixes=(".onnx",),

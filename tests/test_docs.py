@@ -19,7 +19,7 @@ from rtmo_deploy.data.images import read_image
 from rtmo_deploy.media.video_writer import VideoWriter
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GROUP = typer.main.get_command(app)
 #: README's ``bash`` blocks are run by test_readme.py; of the ``console`` blocks these are run here, in this order.
 RUN = [
@@ -183,7 +183,7 @@ def test_python_examples_that_do_not_run_are_there() -> None:
 
 
 def test_the_places_that_architecture_names_are_there():
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", text))
     assert len(named) > 10
     named = {name for name in named if "NAME" not in name}

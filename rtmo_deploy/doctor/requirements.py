@@ -34,6 +34,8 @@ EXTRAS = {
     "pandas": "data frames of pandas",
     "serve": "the HTTP server",
     "ray": "many images on one machine or a cluster",
+    "sign": "signatures of releases",
+    "docs": "the pages of this documentation",
     "train": "curves and TensorBoard in trainings",
     "test": "this project's tests",
     "dev": "changing this project",
@@ -69,7 +71,7 @@ def requirements(extra: str = "") -> tuple[Requirement, ...]:
         lines = metadata.requires(PROJECT) or []
     except metadata.PackageNotFoundError:
         lines = _checkout_requires()
-    every = [Requirement(line) for line in lines]
+    every = [Requirement(line) for line in sorted(lines)]
     mine = [one for one in every if (one.marker is not None and "extra" in str(one.marker)) == bool(extra)]
     return tuple(one for one in mine if one.marker is None or one.marker.evaluate({"extra": extra}))
 

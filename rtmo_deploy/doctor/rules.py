@@ -360,7 +360,11 @@ def _int8(facts: Facts) -> Told:
             + " ".join(_LOSSY[runtime] for runtime in lossy)
             + (f" Nothing is lost in {exact[0]}." if exact else "")
         )
-        return WARNING, finding, "Run INT8 on a CPU with VNNI, or on a GPU; here float32 is as fast. See docs/cpu.md."
+        return (
+            WARNING,
+            finding,
+            "Run INT8 on a CPU with VNNI, or on a GPU; here float32 is as fast. See docs/explanation/cpu.md.",
+        )
     if exact:
         return FINE, f"Nothing is lost (measured in {' and '.join(exact)})."
     return ABSENT, "Not measured: neither ONNX Runtime nor OpenVINO could be tried."

@@ -183,7 +183,8 @@ ROUNDED: Final = Bounds(
 
 
 #: Of a cast to mixed precision, on well conditioned networks; elsewhere ``AMPLIFICATION`` widens them. About five times
-#: what was measured on a trained rtmo-n at 192 to 320 pixels (twice, of quantised ones); see docs/precision.md.
+#: what was measured on a trained rtmo-n at 192 to 320 pixels (twice, of quantised ones); see
+#: docs/explanation/precision.md.
 CASTS: Final[dict[str, Bounds]] = {
     name: Bounds(
         keypoint_mean_px=mean,

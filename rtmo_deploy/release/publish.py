@@ -21,6 +21,7 @@ from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain, read_json
+from rtmo_deploy.release.documents import DOCUMENTS, SUMMARY, write_documents
 from rtmo_deploy.release.integrity import (
     MANIFEST,
     MAX_BYTES,
@@ -32,7 +33,6 @@ from rtmo_deploy.release.integrity import (
     read_manifest,
 )
 from rtmo_deploy.release.record import ReleaseFile
-from rtmo_deploy.release.report import junit_xml, report_html, summary_markdown
 from rtmo_deploy.release.store import RECORD
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 #: Folders of what a kind of step makes.
 PLACES: Final = {"artifact": "artifacts", "measurement": "latency"}
-REPORTS: Final = ("recipe.yaml", "junit.xml", "summary.md", "report.html")
 STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
 
@@ -82,21 +81,16 @@ def require_no_loss(folder: Path, names: Iterable[str], inputs: Iterable[Path]) 
 
 def known_names(recipe: ReleaseRecipe) -> list[str]:
     """Files of a release that are known before anything is made."""
-    return [*REPORTS, *(f"{PLACES['measurement']}/{section.name}.json" for section in recipe.latency)]
+    return [*DOCUMENTS, *(f"{PLACES['measurement']}/{section.name}.json" for section in recipe.latency)]
 
 
 def publish(release: Release, inputs: Iterable[Path]) -> None:
     """Write a release's folder."""
     folder = release.folder
     files = _step_files(release)
-    texts = {
-        "recipe.yaml": ("recipe", release.recipe_text),
-        "junit.xml": ("junit", junit_xml(release).encode()),
-        "summary.md": ("summary", summary_markdown(release).encode()),
-        "report.html": ("report", report_html(release, files).encode()),
-    }
+    texts = write_documents(release, files)
     files += [
-        ReleaseFile(name, hashlib.sha256(data).hexdigest(), len(data), kind) for name, (kind, data) in texts.items()
+        ReleaseFile(name, hashlib.sha256(data).hexdigest(), len(data), DOCUMENTS[name]) for name, data in texts.items()
     ]
     manifest = (json.dumps(_manifest(release, files), indent=1, allow_nan=False) + "\n").encode()
     hashes = {**{file.path: file.sha256 for file in files}, MANIFEST: hashlib.sha256(manifest).hexdigest()}
@@ -110,7 +104,7 @@ def publish(release: Release, inputs: Iterable[Path]) -> None:
             if file.origin is not None and not (target.is_file() and is_same(target, file.size, file.sha256)):
                 with atomic_write(target) as temporary:
                     shutil.copyfile(file.origin, temporary)
-        for name, (_, data) in texts.items():
+        for name, data in texts.items():
             _write(folder / name, data)
         _write(folder / SUMS, sums.encode())
         _write(folder / MANIFEST, manifest)
@@ -121,7 +115,7 @@ def publish(release: Release, inputs: Iterable[Path]) -> None:
             remedy="Make room or give another --output; run it again to finish it.",
             where=error.filename or folder,
         ) from error
-    _append_step_summary(texts["summary.md"][1])
+    _append_step_summary(texts[SUMMARY])
 
 
 def _step_files(release: Release) -> list[ReleaseFile]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RESERVED = frozenset({SOURCE, "published", "baseline"})
-_REMEDY = "See recipes/ and docs/release.md."
+_REMEDY = "See recipes/ and docs/guides/release.md."
 
 Problem = tuple[Place, str]
 

@@ -178,7 +178,7 @@ def test_folders_that_are_something_else(job, tmp_path):
 
 
 def test_the_example_of_the_docs(job, images, tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "bulk.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "bulk.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(Path("people"))
     with folder.opened(job.asked(), {}):

@@ -1,4 +1,4 @@
-"""docs/rtmlib.md: its Python runs, with a small model in place of rtmo-s."""
+"""docs/guides/rtmlib.md: its Python runs, with a small model in place of rtmo-s."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "rtmlib.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "rtmlib.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 

@@ -30,7 +30,7 @@ THREAD_ORDERS = (0, 1, 2)
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What the kernel puts out; see docs/plugin.md."""
+    """What the kernel puts out; see docs/guides/plugin.md."""
 
     num_dets: NDArray[np.int32]
     boxes: Array

@@ -1,4 +1,4 @@
-"""The program of docs/video.md."""
+"""The program of docs/guides/video.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from clips import clip, read
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "video.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "video.md"
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the checkout")

@@ -46,7 +46,7 @@ def test_every_recipe_here_is_valid():
 
 def test_the_shipped_schema_is_fresh():
     path = ROOT / "recipes" / "release.schema.json"
-    assert json.loads(path.read_text()) == recipe_schema(), "write it again: see docs/release.md"
+    assert json.loads(path.read_text()) == recipe_schema(), "write it again: see docs/guides/release.md"
 
 
 def test_defaults():

@@ -1,7 +1,7 @@
 """rtmlib's interface on this package: ``from rtmo_deploy.compat.rtmlib import RTMO, Body, Custom, PoseTracker``.
 
 Names, signatures, defaults and results are those of rtmlib 0.0.16, also at its import paths below ``tools`` and
-``visualization``. docs/rtmlib.md lists what differs on purpose. Only RTMO is here: the classes of rtmlib's other
+``visualization``. docs/guides/rtmlib.md lists what differs on purpose. Only RTMO is here: the classes of rtmlib's other
 networks can be imported, and say so when they are made.
 """
 

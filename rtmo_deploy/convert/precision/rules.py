@@ -1,6 +1,7 @@
 """What FP16 and BF16 can hold, and which parts of a graph stay in FP32: two tables.
 
-The numbers behind the reasons are in ``docs/precision.md``; ``benchmarks/precision_sensitivity.py`` makes them.
+The numbers behind the reasons are in ``docs/explanation/precision.md``; ``benchmarks/precision_sensitivity.py`` makes
+them.
 """
 
 from __future__ import annotations

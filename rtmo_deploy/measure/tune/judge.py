@@ -42,7 +42,7 @@ class Bound:
     distance_px: float
 
 
-#: By precision; docs/tune.md has the same table.
+#: By precision; docs/guides/tune.md has the same table.
 BOUNDS: Final = {
     "fp32": Bound(0.99, 0.05, 0.05),
     "bf16": Bound(0.97, 0.25, 0.5),

@@ -26,7 +26,7 @@ PLUGIN_VERSION = "1"
 PLUGIN_NAMESPACE = "rtmo"
 #: Domain of the ONNX node; TensorRT's parser takes any, and reads version and namespace from attributes.
 PLUGIN_DOMAIN = "trt.plugins"
-#: Inputs and outputs of the plugin, in order: see docs/plugin.md.
+#: Inputs and outputs of the plugin, in order: see docs/guides/plugin.md.
 INPUTS = ("logits", "boxes", "priors")
 OUTPUTS = ("num_dets", "boxes", "scores", "kept", "work")
 

@@ -1,0 +1,31 @@
+"""What a release's folder holds besides the artifacts: one module per document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rtmo_deploy.release.documents.report import junit_xml, report_html, summary_markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rtmo_deploy.release.record import Release, ReleaseFile
+
+SUMMARY: Final = "summary.md"
+#: Names of the documents that every release has, and what kind of file each is in the manifest.
+DOCUMENTS: Final = {"recipe.yaml": "recipe", "junit.xml": "junit", SUMMARY: "summary", "report.html": "report"}
+
+
+def write_documents(release: Release, files: Sequence[ReleaseFile]) -> dict[str, bytes]:
+    """The content of each of :data:`DOCUMENTS`, by its name.
+
+    Args:
+        release: What was built and measured.
+        files: The artifacts and measurements of the folder.
+    """
+    return {
+        "recipe.yaml": release.recipe_text,
+        "junit.xml": junit_xml(release).encode(),
+        SUMMARY: summary_markdown(release).encode(),
+        "report.html": report_html(release, files).encode(),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -14,6 +15,9 @@ from rtmo_deploy.files import UnreadableError, read_bounded
 
 #: Nesting of lists and objects that JSON may have unless the caller says otherwise.
 MAX_DEPTH = 64
+#: Characters that move the cursor, colour or reorder a terminal's text: all controls but tab and newline, and those of
+#: bidirectional text.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 #: Items that :func:`shorten` names unless told otherwise.
 SHOWN = 3
 
@@ -55,6 +59,11 @@ def shorten(items: Iterable[object], shown: int = SHOWN, *, separator: str = ", 
     texts = [str(item) for item in items]
     more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
     return separator.join(texts[:shown]) + more
+
+
+def visible(text: str) -> str:
+    r"""The text with control characters written as escapes, such as ``\x1b``: names of files may hold them."""
+    return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def counted(number: int, what: str) -> str:

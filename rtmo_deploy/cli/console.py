@@ -34,21 +34,21 @@ def stdout() -> Console:
     It is as wide as COLUMNS says, else as the terminal, else 80 columns. Square brackets and words between colons are
     printed as they are: shapes and paths are full of them.
     """
-    from rich.console import Console
+    from rtmo_deploy.cli.layout import VisibleConsole
 
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     width = max(_NARROWEST, shutil.get_terminal_size().columns)
-    return Console(file=sys.stdout, width=width, height=25, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    return VisibleConsole(
+        file=sys.stdout, width=width, height=25, highlight=False, soft_wrap=True, markup=False, emoji=False
+    )
 
 
 def stderr() -> Console:
     """Console of progress, notes and errors."""
-    from rich.console import Console
+    from rtmo_deploy.cli.layout import Notes, VisibleConsole
 
-    from rtmo_deploy.cli.layout import Notes
-
-    return Console(file=sys.stderr, highlighter=Notes(), soft_wrap=True, markup=False, emoji=False)
+    return VisibleConsole(file=sys.stderr, highlighter=Notes(), soft_wrap=True, markup=False, emoji=False)
 
 
 def print_table(table: Table, *, marked: int | None = None, sections: Collection[int] = ()) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from rich import box
 from rich.cells import cell_len
+from rich.console import Console
 from rich.highlighter import RegexHighlighter
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from rtmo_deploy.plain import visible
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from rich.console import Console, JustifyMethod
+    from rich.console import JustifyMethod
 
     from rtmo_deploy.report.table import Table
 
@@ -43,6 +46,13 @@ class Notes(RegexHighlighter):
     highlights: ClassVar = [r"^(?P<yellow>(Note|Skipped|cfg):)"]
 
 
+class VisibleConsole(Console):
+    """A console that prints control characters of a text as escapes."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(visible(text), **settings)
+
+
 def _cell(text: str) -> Text:
     """A text in the colour of the result that it begins with: passed, failed, not measured ...; and its remedy."""
     cell = Text(text, style=_STYLES.get(re.split(r"[:;,.(]", text.lower(), maxsplit=1)[0].strip(), ""))
@@ -52,6 +62,7 @@ def _cell(text: str) -> Text:
 
 def lay_out_facts(console: Console, facts: Mapping[str, str]) -> None:
     """Print names and values; a word that is too long to stand beside its name goes below it."""
+    facts = {visible(name): visible(text) for name, text in facts.items()}
     longest = _longest(facts)
     beside = max(1, console.width - longest - _GAP)
     for name, text in facts.items():
@@ -104,7 +115,7 @@ def _broken(text: Text, width: int) -> Text:
 
 def _print_line(console: Console, line: str, style: str) -> None:
     if line:
-        console.print(Text(line, style=style), soft_wrap=False, overflow="fold")
+        console.print(Text(visible(line), style=style), soft_wrap=False, overflow="fold")
 
 
 class _Column(NamedTuple):
@@ -116,7 +127,7 @@ class _Column(NamedTuple):
 
     @classmethod
     def of(cls, table: Table, place: int) -> _Column:
-        heading, texts = table.headings[place], [row[place] for row in table.rows]
+        heading, texts = table.headings[place], [visible(row[place]) for row in table.rows]
         natural = max(_longest(text.split("\n")) for text in (heading, *texts))
         numbers = all(_NUMBER.fullmatch(text) for text in texts)
         if numbers:

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.cli.console import stderr
+from rtmo_deploy.plain import visible
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
@@ -104,16 +105,16 @@ def _bar() -> Iterator[Callable[[str], None]]:
         def say(message: str) -> None:
             nonlocal task
             if not isinstance(message, Count):
-                message = Count(message, 0, None, show=lambda _: "")
+                message = Count(visible(message), 0, None, show=lambda _: "")
             if left.restarts(message):
                 bar.remove_task(task)
-                task = bar.add_task(message.what, total=message.total, count="", detail="")
+                task = bar.add_task(visible(message.what), total=message.total, count="", detail="")
             bar.update(
                 task,
                 completed=message.done,
                 total=message.total,
                 count=left.text(message),
-                detail=message.detail,
+                detail=visible(message.detail),
             )
 
         yield say

@@ -18,8 +18,10 @@ from rich.text import Text
 
 from rtmo_deploy.cli import progress
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.console import print_error, print_facts, print_table, stderr
 from rtmo_deploy.cli.help import EXAMPLES
 from rtmo_deploy.cli.layout import lay_out_facts, lay_out_table
+from rtmo_deploy.errors import InputDataError
 from rtmo_deploy.progress import Count
 from rtmo_deploy.report.table import Table
 
@@ -258,3 +260,17 @@ def test_help_pages_fit_and_group_their_options():
     headings = re.findall(r"^(\w+):$", page, flags=re.MULTILINE)
     assert headings == ["Arguments", "Options", "Data", "Runtime", "Output", "Examples"]
     assert page.index("\nRuntime:") < page.index("--device") < page.index("\nOutput:") < page.index("--json")
+
+
+def test_control_characters_are_visible(capsys):
+    name = "a\x1b[31mred\r\x9b\u202e.jpg"
+    print_facts({"file": name, name: "ok"})
+    print_table(Table(name, ("file",), [(name,)], name))
+    print_error(InputDataError("It is damaged.", where=name))
+    stderr().print(f"Note: {name}")
+    with progress.status(name):
+        pass
+    out, err = capsys.readouterr()
+    assert not set(out + err) & set("\x1b\r\x9b\u202e")
+    assert out.count(r"a\x1b[31mred\r\x9b\u202e.jpg") == 5
+    assert err.count(r"a\x1b[31mred\r\x9b\u202e.jpg") == 3

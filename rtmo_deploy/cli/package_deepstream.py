@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rtmo_deploy.cli.options import ForceOption, JsonOption
-from rtmo_deploy.cli.package_cpp import FolderArgument, ModelArgument, model_and_folder, print_made
+from rtmo_deploy.cli.package_arguments import FolderArgument, ModelArgument, model_and_folder, print_made
 from rtmo_deploy.cli.progress import status
 
 

@@ -9,7 +9,7 @@ import typer
 
 from rtmo_deploy.cli.console import print_facts, print_json
 from rtmo_deploy.cli.options import ForceOption, InputSizeOption, JsonOption, MaxPixelsOption, options_of
-from rtmo_deploy.cli.package_cpp import FolderArgument, model_and_folder
+from rtmo_deploy.cli.package_arguments import FolderArgument, model_and_folder
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.file_kind import EXPORTED
 from rtmo_deploy.package.triton.options import TritonOptions

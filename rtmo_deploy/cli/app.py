@@ -49,6 +49,7 @@ _SECTIONS: Final = {
     "Release": {
         "release": ("release", "release", "Build, measure and judge what a recipe asks for."),
         "verify": ("release", "verify", "Compare a release with its manifest, file by file."),
+        "diff": ("diff", "diff", "Compare a release with an earlier one."),
     },
     "Deploy": {
         "serve": ("serve", "serve", "Serve a model over HTTP, with a page for the browser."),

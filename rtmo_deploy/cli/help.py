@@ -54,6 +54,7 @@ EXAMPLES: Final = {
     "tune": ("tune model.onnx", "tune model.onnx --images photos --threads 4"),
     "release": ("release recipe.yaml --dry-run", "release recipe.yaml"),
     "verify": ("verify releases/NAME",),
+    "diff": ("diff releases/old releases/new", "diff old new --md comment.md --html diff.html"),
     "train": (
         "train --init rtmo-s --ann train.json --images train --epochs 30",
         "train recipe.yaml --set optimizer.lr=0.001",

@@ -29,10 +29,20 @@ _WORD, _PROSE = 10, 24
 _LINE = 66
 _NUMBER = re.compile(r"[-+±<>≤≥~]? ?\d[\d.,:x]*(e[-+]?\d+)?( ?(%|px|ms|s|dB|x|[KMG]?i?B))?|-|")
 _STYLES = {
-    **dict.fromkeys(("passed", "ok", "fine", "finished", "they agree", "chosen", "accepted"), "green"),
-    **dict.fromkeys(("failed", "broken", "slower", "they differ", "refused"), "bold red"),
+    **dict.fromkeys(("passed", "ok", "fine", "not worse", "finished", "they agree", "chosen", "accepted"), "green"),
+    **dict.fromkeys(("failed", "broken", "slower", "worse", "they differ", "refused"), "bold red"),
     **dict.fromkeys(
-        ("warning", "not checked", "not measured", "not verified", "skipped", "unavailable", "neither found anybody"),
+        (
+            "warning",
+            "not checked",
+            "not measured",
+            "not verified",
+            "not compared",
+            "incomplete",
+            "skipped",
+            "unavailable",
+            "neither found anybody",
+        ),
         "yellow",
     ),
     **dict.fromkeys(("absent", "not available"), "dim"),

@@ -44,9 +44,9 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "engine": Action(make.engine, ("onnx", *_TRT), on_machine=True),
     "openvino": Action(make.openvino, ("openvino", "onnx", *_ORT)),
     "draw": Action(make.draw, _IMAGES),
-    "annotated": Action(make.annotated),
+    "annotated": Action(make.annotated, revision=2),
     "accuracy": Action(make.accuracy, ("torch", "openvino", *_IMAGES, "faster-coco-eval", *_ORT, *_TRT), revision=4),
-    "parity": Action(make.parity, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=5),
+    "parity": Action(make.parity, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=6),
     "latency": Action(make.latency, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=2, on_machine=True),
 }
 

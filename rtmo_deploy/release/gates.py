@@ -232,7 +232,7 @@ def _baseline(path: Path, artifact: str, facts: Mapping[str, Any]) -> tuple[list
     try:
         known = read_json(path, max_bytes=MAX_BASELINE)
         machine, protocol, there = known["machine"], known["protocol"], str(known["machine"]["fingerprint"])
-        entries = [_known_entry(entry) for entry in known["entries"] if entry["artifact"] == artifact]
+        entries = [known_entry(entry) for entry in known["entries"] if entry["artifact"] == artifact]
     except FileNotFoundError:
         return [], f"there is no {path.name}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -245,7 +245,7 @@ def _baseline(path: Path, artifact: str, facts: Mapping[str, Any]) -> tuple[list
     return entries, ""
 
 
-def _known_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+def known_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What is compared of an earlier release's entry; ValueError or TypeError where it is none."""
     rounds = [float(value) for value in entry["rounds_ms"]]
     interference = entry["interference"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import GateFailedError, InputDataError, UsageError
@@ -13,6 +15,7 @@ from rtmo_deploy.release.record import Job, NotHereError, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.data.coco import CocoKeypoints
@@ -178,7 +181,16 @@ def annotated(job: Job) -> Outcome:
         raise InputDataError(
             "There is no such folder.", remedy="Give the folder of the images.", where=job.files["images"]
         )
-    return Outcome((), {"source": job.files["annotations"].name, "max_images": job.options["max_images"]})
+    annotations, images = job.files["annotations"], job.files["images"]
+    hashes = {"annotations_sha256": sha256_of(annotations), "images_sha256": _names_sha256(images)}
+    return Outcome((), {"source": annotations.name, "max_images": job.options["max_images"], **hashes})
+
+
+def _names_sha256(folder: Path) -> str:
+    """SHA-256 of the names and sizes of a folder's files, by which images are known on another machine."""
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    entries = [[name, path.stat().st_size] for name, path in files]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def dataset_of(made: StepRecord) -> CocoKeypoints:
@@ -251,8 +263,10 @@ def parity(job: Job) -> Outcome:
         sides.append(Side.open(job.model(role), device=device))
     bounds = bounds_for(sides[0].artifact.precision, sides[1].artifact.precision)
     bounds = replace(bounds, **options["bounds"])
+    known = {}
     if "images" in job.files:
         images = ImageSource.in_folder(job.files["images"])
+        known = {"images_sha256": _names_sha256(job.files["images"])}
     else:
         images = ImageSource.synthetic(options["synthetic"])
     report = compare_models(sides[0], sides[1], images, layers="if unexplained", bounds=bounds, progress=job.progress)
@@ -263,7 +277,7 @@ def parity(job: Job) -> Outcome:
     for side in ("a", "b"):
         facts[side].pop("path", None)
     names = tuple(name for entry in shown for name in entry["files"])
-    return Outcome(names, plain({**facts, "shown": shown}), hidden=names)
+    return Outcome(names, plain({**facts, **known, "shown": shown}), hidden=names)
 
 
 def _draw(report: AgreementReport, images: ImageSource, job: Job, count: int) -> list[dict[str, Any]]:
@@ -286,7 +300,6 @@ def _draw(report: AgreementReport, images: ImageSource, job: Job, count: int) ->
 
 def latency(job: Job) -> Outcome:
     """A benchmark of the contenders, each entry with the name that the recipe gives it."""
-    import json
     from pathlib import Path
 
     from rtmo_deploy.measure.bench.options import BenchOptions, Protocol

@@ -1,4 +1,4 @@
-"""Charts as inline SVG that take their colours from the page's style sheet: lines, bars, percentiles, provenance."""
+"""Charts as inline SVG that take their colours from the page's style sheet: lines, bars, ratios, provenance ..."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: The style sheet has the colours ``c0``, ``c1``, ...
 COLOURS = 8
 WIDTH, LEFT, RIGHT = 640, 56, 16
+#: Colours of what was and what is.
+_SIDES = ("c6", "c0")
 _MARKS = ("circle", "square", "diamond", "triangle")
 
 
@@ -103,6 +105,62 @@ def percentiles(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Markup:
         _text(svg, f"{value:g} ms", at(value), bottom + 16, anchor)
     _text(svg, "bar: min to the highest percentile given; dot: median; marks: p90, p95", left, bottom + 36)
     return _done(svg, bottom + 44)
+
+
+def pairs(
+    title: str, rows: Mapping[str, tuple[tuple[float, str], tuple[float, str]]], sides: tuple[str, str]
+) -> Markup:
+    """Two bars for each name, each a value of at least 0 and the text behind it; ``sides`` name them in a legend."""
+    most = max((value for pair in rows.values() for value, _ in pair), default=0.0) or 1.0
+    space, height = 110, 56
+    svg = _svg(title)
+    for row, (name, pair) in enumerate(rows.items()):
+        top = 4 + height * row
+        _text(svg, _short(name, 80), 4, top + 14, "start", "label")
+        for side, (value, text) in enumerate(pair):
+            y, width = top + 19 + 15 * side, value / most * (WIDTH - space)
+            place = {"x": 4, "y": y, "width": round(max(width, 1.0), 1), "height": 12}
+            bar = _add(svg, "rect", **place, class_=f"fill {_SIDES[side]}")
+            _add(bar, "title").text = f"{sides[side]}: {text}"
+            _text(svg, text, round(12 + width, 1), y + 10)
+
+    def mark(svg: ET.Element, index: int, place: tuple[float, float], tooltip: str) -> None:
+        _square(svg, int(_SIDES[index][1:]), place, tooltip)
+
+    return _done(svg, _legend(svg, sides, 24 + height * len(rows), mark))
+
+
+def ratios(title: str, rows: Mapping[str, tuple[float, float, float, bool]], bound: float | None = None) -> Markup:
+    """A dot at the ratio and a bar over its interval for each name, with lines at 1 and at a bound.
+
+    ``rows`` maps names to (ratio, low, high, whether it is bad), all positive.
+    """
+    ends = [end for value, low, high, _ in rows.values() for end in (value, low, high)]
+    marks = [1.0] if bound is None else [1.0, bound]
+    least, most = min([*ends, *marks]), max([*ends, *marks])
+    margin = 0.08 * (most - least) or 0.1
+    least, most = least - margin, most + margin
+    height, bottom = 42, 8 + 42 * len(rows)
+
+    def at(value: float) -> float:
+        return round(20 + (value - least) / (most - least) * (WIDTH - 40), 1)
+
+    svg = _svg(title)
+    for number, value in enumerate(marks):
+        kind = "grid" if value == 1 else "line c1"
+        _add(svg, "line", x1=at(value), x2=at(value), y1=4, y2=bottom, class_=kind)
+        label = "1" if value == 1 else f"bound {value:g}"
+        _text(svg, label, at(value), bottom + 16 + 16 * number, "middle")
+    for row, (name, (value, low, high, bad)) in enumerate(rows.items()):
+        y, colour = 8 + height * row, "c1" if bad else "c0"
+        text = f"{name}: {value:.3f} ({low:.3f} to {high:.3f})"
+        _text(svg, _short(text, 88), 4, y + 12, "start", "label")
+        bar = _add(
+            svg, "rect", x=at(low), y=y + 20, width=max(at(high) - at(low), 1), height=8, rx=4, class_=f"band {colour}"
+        )
+        _add(bar, "title").text = text
+        _add(svg, "circle", cx=at(value), cy=y + 24, r=5, class_=f"dot {colour}")
+    return _done(svg, bottom + 20 + 16 * (len(marks) - 1))
 
 
 def provenance(title: str, nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str]]) -> Markup:

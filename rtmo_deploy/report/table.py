@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SPECIAL = str.maketrans(
-    {letter: f"\\{letter}" for letter in "\\`*_{}[]()#+!|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    {letter: f"\\{letter}" for letter in "\\`*_{}[]()#+!|~"}
+    # GitHub notifies whom a bare @name mentions, also behind a backslash.
+    | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "@<!-- -->"}
 )
 
 

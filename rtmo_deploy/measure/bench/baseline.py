@@ -20,11 +20,13 @@ from rtmo_deploy.runtime.clock import DRAW
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rtmo_deploy.measure.bench.options import BenchOptions
 
 MAX_BYTES = 2**28
+#: Why a ratio has no interval, and is not judged.
+ONE_ROUND = "one round tells nothing of noise"
 #: What must be the same for two numbers to be compared: options, and facts of a contender.
 SAME_OPTIONS = ("protocol", "device", "images", "picture_hw", "spinning")
 SAME_CONTENDER = ("kind", "architecture", "precision", "backend", "device", "compiled", "input_hw")
@@ -193,7 +195,7 @@ def _judge(
 ) -> RowVerdict:
     """One row; ``references`` are those of its case, now and then, on another machine."""
     row = RowVerdict(entry["contender"]["label"], entry["case"])
-    reason = _difference(entry, old) or _busy(entry, old)
+    reason = _difference(entry, old) or busy_reason(entry, old)
     if not reason and references is not None:
         reason = _reference_difference(*references)
     if reason or old is None:
@@ -202,10 +204,9 @@ def _judge(
     for place, reference in enumerate(references or ()):
         if reference is not None:
             times[place] = [mine / other for mine, other in zip(times[place], reference["rounds_ms"], strict=False)]
-    lost = max(float(one["interference"].get("lost", 0.0)) for one in (entry, old))
-    change = independent_ratio(*times).widened(lost)
+    change = widened_ratio(entry, old, *times)
     if change.low is None:
-        return replace(row, change=change, reason="one round tells nothing of noise")
+        return replace(row, change=change, reason=ONE_ROUND)
     slower = change.low > 1 + max_slowdown
     stage, grown = _grown(entry, old) if slower and references is None else ("", None)
     how = "times" if references is None else "ratios to the reference"
@@ -224,7 +225,15 @@ def _grown(entry: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, float
     return (stage, round(growth[stage], 6)) if stage and growth[stage] > 0 else ("", None)
 
 
-def _busy(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
+def widened_ratio(
+    entry: Mapping[str, Any], old: Mapping[str, Any], times: Sequence[float], old_times: Sequence[float]
+) -> Ratio:
+    """The ratio of two runs' times, its interval widened by what other work may explain in the two entries."""
+    lost = max(float(one["interference"].get("lost", 0.0)) for one in (entry, old))
+    return independent_ratio(times, old_times).widened(lost)
+
+
+def busy_reason(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
     """Why a time on a busy machine is not compared; empty if neither was."""
     for document, when in ((entry, "now"), (old or {}, "then")):
         if "interference" not in document:

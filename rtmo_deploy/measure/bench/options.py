@@ -134,7 +134,7 @@ def parse_counts(text: str, name: str, *, least: int = 1) -> tuple[int, ...]:
     return tuple(dict.fromkeys(counts))
 
 
-def parse_share(text: str) -> float:
+def parse_share(text: str, where: str = "--max-slowdown") -> float:
     """``5%`` or ``0.05`` as 0.05.
 
     Raises:
@@ -146,7 +146,7 @@ def parse_share(text: str) -> float:
     except ValueError:
         share = math.nan
     if not 0 <= share <= 10:
-        raise UsageError(f"'{text}' is no share.", remedy="Write 5% or 0.05.", where="--max-slowdown")
+        raise UsageError(f"'{text}' is no share.", remedy="Write 5% or 0.05.", where=where)
     return share
 
 

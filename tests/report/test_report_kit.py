@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from rtmo_deploy.report.charts import bars, lines, percentiles, provenance
+from rtmo_deploy.report.charts import bars, lines, pairs, percentiles, provenance, ratios
 from rtmo_deploy.report.html import number, xml_text
 from rtmo_deploy.report.junit import Case, junit
 from rtmo_deploy.report.table import Table
@@ -25,7 +25,11 @@ TIMES = {"min": 1.0, "p50": 2.0, "p90": 2.5, "p95": None, "p99": None}
         bars("stages", {"a": ({HOSTILE: 1.0, "y": 2.0}, "3"), "b": ({"y": 1.0}, "1")}),
         percentiles(HOSTILE, {HOSTILE: TIMES, "b": {**TIMES, "p95": 3.0, "p99": 4.0}}),
         provenance(HOSTILE, {"source": (HOSTILE, "source"), HOSTILE: ("x", "done")}, [("source", HOSTILE)]),
+        pairs(HOSTILE, {HOSTILE: ((3.0, HOSTILE), (0.0, "0"))}, ("OLD", "NEW")),
+        ratios(HOSTILE, {HOSTILE: (1.5, 1.4, 1.6, True), "b": (0.5, 0.5, 0.5, False)}, 1.05),
         bars("empty", {}),
+        pairs("empty", {}, ("OLD", "NEW")),
+        ratios("empty", {}),
         provenance("empty", {}, []),
     ],
 )
@@ -80,3 +84,7 @@ def test_junit_counts_and_holds_any_text():
 def test_numbers():
     assert [number(value) for value in (3, 0.123456, None, "x")] == ["3", "0.1235", "-", "-"]
     assert number(0.5, ".4f") == "0.5000"
+
+
+def test_nobody_is_mentioned_by_a_table():
+    assert "@somebody" not in "".join(Table("", ("a", "b"), [("@somebody", "x")]).markdown())

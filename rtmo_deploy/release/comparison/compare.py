@@ -271,7 +271,7 @@ def _figures(kind: Kind, old: Mapping[Any, Measured], new: Mapping[Any, Measured
 def _changes(one: ReadRelease, two: ReadRelease, names: Mapping[str, str]) -> Iterator[Change]:
     parts: list[tuple[str, Mapping[str, str], Mapping[str, str]]] = [
         (of, getattr(one, place), getattr(two, place))
-        for of, place in (("release", "facts"), ("source", "source"), ("machine", "machine"), ("versions", "versions"))
+        for of, place in (("source", "source"), ("machine", "machine"), ("versions", "versions"))
     ]
     for name, new_name in names.items():
         model, other = one.models[name], two.models[new_name]

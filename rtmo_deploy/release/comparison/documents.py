@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.files import atomic_write, human_size
 from rtmo_deploy.outputs import require_free
+from rtmo_deploy.plain import counted
 from rtmo_deploy.release.comparison.options import Kind
 from rtmo_deploy.release.comparison.result import Result
 from rtmo_deploy.release.publish import STEP_SUMMARY
 from rtmo_deploy.report.table import Table, markdown_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from markupsafe import Markup
 
@@ -39,15 +40,17 @@ _TITLES: Final = {
     Kind.LATENCY: ("Latency", "section, contender, case"),
     Kind.SIZES: ("Sizes", "artifact"),
 }
+_SIGNS: Final = {"worse": "❌ worse", "not compared": "⚠️ not compared", "not worse": "✅ not worse", "new": "🆕 new"}
 _VERDICTS: Final = {"passed": "✅", "failed": "❌", "incomplete": "⚠️"}
 
 
 def heads(diff: ReleaseDiff) -> dict[str, str]:
     """Name, date, verdict and folder of both releases."""
-    return {
-        side: f"{facts['name']}, made {facts['made']}, {facts['verdict']}, {facts['folder']}"
-        for side, facts in (("OLD", diff.old), ("NEW", diff.new))
-    }
+    return {side: f"{_head(facts)}, {facts['folder']}" for side, facts in (("OLD", diff.old), ("NEW", diff.new))}
+
+
+def _head(facts: Mapping[str, str]) -> str:
+    return f"{facts['name']}, made {facts['made']}, {facts['verdict']}"
 
 
 def tables(diff: ReleaseDiff, *, files: int = _SHOWN_FILES) -> list[Table]:
@@ -77,9 +80,9 @@ def _details(diff: ReleaseDiff, files: int) -> list[Table]:
     ]
     changes = [(one.of, one.name, one.old or "-", one.new or "-") for one in diff.changes]
     changed = [one for one in diff.files if one.status != "unchanged"]
-    left = f"{len(diff.files) - len(changed)} more files are the same in both."
+    left = f"{counted(len(diff.files) - len(changed), 'file')} with the same bytes in both."
     if len(changed) > files:
-        left = f"{len(changed) - files} more changed; --json has them all. {left}"
+        left = f"{len(changed) - files} more differ; --json has them all. {left}"
     return [
         Table("Other figures that differ", ("of", "figure", "OLD", "NEW"), figures, numbers=False),
         Table("Facts that differ", ("of", "fact", "OLD", "NEW"), changes, numbers=False),
@@ -111,15 +114,15 @@ def _markdown(diff: ReleaseDiff, limit: int) -> Iterator[str]:
     yield ""
     yield f"{markdown_text(diff.sentence)}"
     yield ""
-    for side, facts in heads(diff).items():
-        yield f"- **{side}**: {_cell(facts)}"
+    for side, facts in (("OLD", diff.old), ("NEW", diff.new)):
+        yield f"- **{side}**: {_cell(_head(facts))}"
     for note in diff.notes:
         yield f"- {_cell(note)}"
     told = diff.of(Result.WORSE, Result.NOT_COMPARED)
     named = [replace(row, name=f"{row.kind}: {row.name}") for row in told]
     yield from _table(replace(_rows("Worse, or not compared", "what", named), caption=""), limit, bold=True)
     for table in tables(diff, files=10**6):
-        yield from ("", "<details>", f"<summary>{_cell(table.title)} ({len(table.rows)})</summary>")
+        yield from ("", "<details>", f"<summary>{table.title} ({len(table.rows)})</summary>")
         yield from _table(table, limit)
         yield from ("", "</details>")
     if diff.recipe:
@@ -138,6 +141,7 @@ def _table(table: Table, limit: int, *, bold: bool = False) -> Iterator[str]:
     if not table.rows:
         return
     rows = [[cell if len(cell) <= _CELL else f"{cell[: _CELL - 1]}…" for cell in row] for row in table.rows[:limit]]
+    rows = [[_SIGNS.get(cell, cell) for cell in row] for row in rows]
     short = Table(table.title, table.headings, rows, numbers=table.numbers)
     if bold:
         yield from ("", f"**{markdown_text(table.title)}**")

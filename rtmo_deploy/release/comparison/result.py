@@ -72,7 +72,7 @@ class Figure:
 class Change:
     """A fact that differs, such as a version; empty text where one of the two has none."""
 
-    #: ``release``, ``source``, ``machine``, ``versions``, ``artifact NAME`` or a gate.
+    #: ``source``, ``machine``, ``versions``, ``artifact NAME`` or a gate.
     of: str
     name: str
     old: str

@@ -44,11 +44,15 @@ PYTHON_NOT_RUN = {
     "serve.md: from rtmo_deploy import RTMO": "serves until it is stopped; tests/serve do",
     "bulk.md: import polars as pl": "tests/bulk/test_worker.py runs it",
     "doctor.md: def _conda(facts: Facts) -> Told | None:": "a rule, to be written into the file that is named there",
+    "diff.md: from rtmo_deploy.release.comparison import DiffOptions, compare_releases": (
+        "needs two releases; tests/release/test_release_diff.py compares some"
+    ),
     "plugin.md: import tensorrt as trt": "needs TensorRT",
     "tensorrt.md: from pathlib import Path": "needs an engine",
     "tensorrt.md: # torch": "needs an engine and a GPU",
 }
 GPU = "needs a GPU, or TensorRT"
+DIFF = "tests/cli/test_diff_command.py compares two releases"
 DATASET = "needs COCO, and days on a GPU"
 NOT_RUN = {
     "rtmo-deploy export ckpt.pth --format onnx": "tests/test_readme.py runs it",
@@ -79,6 +83,8 @@ NOT_RUN = {
     "rtmo-deploy doctor --timeout 300": "tests/cli/test_doctor_command.py runs it",
     "rtmo-deploy release recipes/quickstart.yaml": "tests/test_readme.py runs it",
     "rtmo-deploy verify releases/quickstart": "tests/cli/test_release_command.py verifies a release",
+    "rtmo-deploy diff releases/before releases/quickstart --html diff.html --md comment.md": DIFF,
+    'rtmo-deploy diff before releases/quickstart --md "$GITHUB_STEP_SUMMARY"': DIFF,
     "pip download --no-deps --dest wheels tensorrt_cu12_bindings==10.4.0": "needs the network",
     "RTMO_DEPLOY_TENSORRT_BINDINGS=wheels pytest tests/convert/test_plugin_tensorrt.py": "needs those wheels",
     "pip install nvidia-cuda-nvrtc-cu12==12.1.105": "needs the network",

@@ -131,7 +131,7 @@ def pairs(
 
 
 def ratios(title: str, rows: Mapping[str, tuple[float, float, float, bool]], bound: float | None = None) -> Markup:
-    """A dot at the ratio and a bar over its interval for each name, with lines at 1 and at a bound.
+    """A dot at the ratio and a bar over its interval for each name, with marks at 1 and at a bound.
 
     ``rows`` maps names to (ratio, low, high, whether it is bad), all positive.
     """
@@ -147,8 +147,9 @@ def ratios(title: str, rows: Mapping[str, tuple[float, float, float, bool]], bou
 
     svg = _svg(title)
     for number, value in enumerate(marks):
-        kind = "grid" if value == 1 else "line c1"
-        _add(svg, "line", x1=at(value), x2=at(value), y1=4, y2=bottom, class_=kind)
+        kind = "line c6" if value == 1 else "line c1"
+        for row in range(len(rows)):
+            _add(svg, "line", x1=at(value), x2=at(value), y1=25 + height * row, y2=39 + height * row, class_=kind)
         label = "1" if value == 1 else f"bound {value:g}"
         _text(svg, label, at(value), bottom + 16 + 16 * number, "middle")
     for row, (name, (value, low, high, bad)) in enumerate(rows.items()):

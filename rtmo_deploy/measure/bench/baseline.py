@@ -195,7 +195,7 @@ def _judge(
 ) -> RowVerdict:
     """One row; ``references`` are those of its case, now and then, on another machine."""
     row = RowVerdict(entry["contender"]["label"], entry["case"])
-    reason = _difference(entry, old) or busy_reason(entry, old)
+    reason = _difference(entry, old) or _busy(entry, old)
     if not reason and references is not None:
         reason = _reference_difference(*references)
     if reason or old is None:
@@ -233,7 +233,7 @@ def widened_ratio(
     return independent_ratio(times, old_times).widened(lost)
 
 
-def busy_reason(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
+def _busy(entry: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
     """Why a time on a busy machine is not compared; empty if neither was."""
     for document, when in ((entry, "now"), (old or {}, "then")):
         if "interference" not in document:

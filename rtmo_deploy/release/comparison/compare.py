@@ -11,7 +11,7 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import human_size
 from rtmo_deploy.plain import counted, shorten
 from rtmo_deploy.release.comparison.options import DiffOptions, Kind
-from rtmo_deploy.release.comparison.reading import read_release
+from rtmo_deploy.release.comparison.reading import clean, read_release
 from rtmo_deploy.release.comparison.result import Change, Figure, FileChange, ReleaseDiff, Result, Row
 
 if TYPE_CHECKING:
@@ -219,12 +219,12 @@ def _latency(one: ReadRelease, two: ReadRelease, names: Mapping[str, str], optio
 
 
 def _ratio(row: Row, old: Measured, new: Measured, most: float) -> Row:
-    from rtmo_deploy.measure.bench.baseline import ONE_ROUND, busy_reason, widened_ratio
+    from rtmo_deploy.measure.bench.baseline import ONE_ROUND, widened_ratio
 
     if old.known_by != new.known_by:
         same = old.data == new.data
         return replace(row, note=f"other machine: {old.data} in OLD, {'another one' if same else new.data} in NEW")
-    reason = _other_terms(old, new) or busy_reason(new.entry, old.entry)
+    reason = _other_terms(old, new) or _busy(old, new)
     if reason:
         return replace(row, note=reason)
     found = widened_ratio(new.entry, old.entry, new.entry["rounds_ms"], old.entry["rounds_ms"])
@@ -235,9 +235,16 @@ def _ratio(row: Row, old: Measured, new: Measured, most: float) -> Row:
     return replace(
         row,
         result=Result.WORSE if found.low > 1 + most else Result.NOT_WORSE,
-        bound=f"at most {most:.1%} slower",
+        bound=f"at most {100 * most:g} % slower",
         note="" if before == now else f"runtime: {before} in OLD, {now} in NEW",
     )
+
+
+def _busy(old: Measured, new: Measured) -> str:
+    """On which side other work disturbed the measurement, and the first thing that told so; empty if on none."""
+    told = {side: one.entry["interference"]["busy"] for side, one in (("OLD", old), ("NEW", new))}
+    sides = [side for side, reasons in told.items() if reasons]
+    return f"busy machine in {' and '.join(sides)}: {clean(told[sides[-1]][0])}" if sides else ""
 
 
 def _sizes(one: ReadRelease, two: ReadRelease, names: Mapping[str, str], options: DiffOptions) -> Iterator[Row]:
@@ -254,8 +261,8 @@ def _sizes(one: ReadRelease, two: ReadRelease, names: Mapping[str, str], options
             continue
         value = other.size / model.size
         result = Result.WORSE if value - 1 > options.max_growth + _ROUNDING else Result.NOT_WORSE
-        bound = f"at most {options.max_growth:.1%} larger"
-        yield replace(row, result=result, value=value, change=f"{value - 1:+.1%}", bound=bound)
+        bound = f"at most {100 * options.max_growth:g} % larger"
+        yield replace(row, result=result, value=value, change=f"{round(value - 1, 3) + 0:+.1%}", bound=bound)
 
 
 def _figures(kind: Kind, old: Mapping[Any, Measured], new: Mapping[Any, Measured]) -> Iterator[Figure]:

@@ -30,8 +30,8 @@ _LIMITS: Final = (200, 100, 50, 20, 8, 3, 0)
 #: Rows of files in the terminal, and on the page.
 _SHOWN_FILES: Final = 30
 _PAGE_FILES: Final = 2000
-#: Characters of a cell in Markdown.
-_CELL: Final = 200
+#: Characters of a cell in the terminal and in Markdown.
+_CELL: Final = 160
 _TITLES: Final = {
     Kind.ARTIFACTS: ("Artifacts", "artifact"),
     Kind.GATES: ("Gates", "gate"),
@@ -54,22 +54,27 @@ def _head(facts: Mapping[str, str]) -> str:
 
 
 def tables(diff: ReleaseDiff, *, files: int = _SHOWN_FILES) -> list[Table]:
-    """A table for each kind that was judged, of other figures, facts and files that differ; none is empty."""
-    found = [_rows(*_TITLES[kind], [row for row in diff.rows if row.kind is kind]) for kind in Kind]
+    """A table for each kind that was judged, of other figures, facts and files that differ; none is empty.
+
+    Long notes are cut off; the page and the JSON document have all of them.
+    """
+    short = [replace(row, note=_cut(row.note)) for row in diff.rows]
+    found = [_rows(*_TITLES[kind], [row for row in short if row.kind is kind]) for kind in Kind]
     return [table for table in (*found, *_details(diff, files)) if table.rows]
 
 
 def _rows(title: str, heading: str, rows: Sequence[Row]) -> Table:
     cells = [
-        (row.name, row.old or "-", row.new or "-", row.change or "-", row.result.value, row.note or "-") for row in rows
+        (row.name, row.result.value, row.old or "-", row.new or "-", row.change or "-", row.note or "-") for row in rows
     ]
     captions = {
         "Latency": "Median of a call. Change: NEW to OLD, with the 95 % interval.",
+        "Parity": "Mean OKS; people that only one of the models finds count 0.",
         "Gates": "A gate is worse if it passed and failed or was blocked now.",
     }
     bounds = dict.fromkeys(row.bound for row in rows if row.bound and row.kind is not Kind.GATES)
     caption = " ".join([captions.get(title, ""), *(f"Bound: {bound}." for bound in bounds)]).strip()
-    return Table(title, (heading, "OLD", "NEW", "change", "result", "note"), cells, caption, numbers=False)
+    return Table(title, (heading, "result", "OLD", "NEW", "change", "note"), cells, caption, numbers=False)
 
 
 def _details(diff: ReleaseDiff, files: int) -> list[Table]:
@@ -140,8 +145,7 @@ def _ticks(line: str) -> list[str]:
 def _table(table: Table, limit: int, *, bold: bool = False) -> Iterator[str]:
     if not table.rows:
         return
-    rows = [[cell if len(cell) <= _CELL else f"{cell[: _CELL - 1]}…" for cell in row] for row in table.rows[:limit]]
-    rows = [[_SIGNS.get(cell, cell) for cell in row] for row in rows]
+    rows = [[_SIGNS.get(cell, _cut(cell)) for cell in row] for row in table.rows[:limit]]
     short = Table(table.title, table.headings, rows, numbers=table.numbers)
     if bold:
         yield from ("", f"**{markdown_text(table.title)}**")
@@ -154,7 +158,11 @@ def _table(table: Table, limit: int, *, bold: bool = False) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    return markdown_text(text if len(text) <= 2 * _CELL else f"{text[: 2 * _CELL]}…")
+    return markdown_text(_cut(text, 2 * _CELL))
+
+
+def _cut(text: str, most: int = _CELL) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def to_html(diff: ReleaseDiff) -> str:
@@ -163,7 +171,12 @@ def to_html(diff: ReleaseDiff) -> str:
 
     told = diff.of(Result.WORSE, Result.NOT_COMPARED)
     groups = [
-        (_rows(*_TITLES[kind], rows), [_MARKS[row.result] for row in rows], _chart(kind, rows, diff))
+        (
+            _rows(*_TITLES[kind], rows),
+            kind not in {Kind.ARTIFACTS, Kind.GATES},
+            [_MARKS[row.result] for row in rows],
+            _chart(kind, rows, diff),
+        )
         for kind in Kind
         if (rows := [row for row in diff.rows if row.kind is kind])
     ]
@@ -171,10 +184,14 @@ def to_html(diff: ReleaseDiff) -> str:
         "diff.html",
         diff=diff,
         heads=heads(diff),
-        told=[f"{row.result}: {row.kind}: {row.name}" for row in told[:_SHOWN_FILES]],
+        told=[_told(row) for row in told[:_SHOWN_FILES]],
         groups=groups,
         details=[table for table in _details(diff, _PAGE_FILES) if table.rows],
     )
+
+
+def _told(row: Row) -> str:
+    return f"{row.result}: {row.kind}: {row.name}" + (f" ({row.change})" if row.change else "")
 
 
 #: Class of a table's row on the page, by which it has its colour.

@@ -23,7 +23,7 @@ class Kind(StrEnum):
     GATES = "gates"
     #: AP of each model.
     ACCURACY = "accuracy"
-    #: Mean OKS of each pair of models.
+    #: Mean OKS of each pair of models; people that only one of them finds count 0.
     PARITY = "parity"
     #: Median time of each contender in each case.
     LATENCY = "latency"
@@ -42,7 +42,7 @@ class DiffOptions:
 
     Attributes:
         max_ap_drop: AP, 0 to 1, that a model may lose.
-        max_oks_drop: Mean OKS, 0 to 1, that a pair of models may lose.
+        max_oks_drop: Mean OKS, 0 to 1, that a pair of models may lose; people of one model only count 0.
         max_slowdown: Share by which a model may be slower, such as 0.05. It counts as slower only if the whole 95 %
             interval of the ratio lies beyond that.
         max_growth: Share by which an artifact may be larger.
@@ -55,7 +55,11 @@ class DiffOptions:
 
     max_ap_drop: float = option(0.005, "How much AP (0 to 1) a model may lose.", metavar="AP", min=0, max=1)
     max_oks_drop: float = option(
-        0.02, "How much mean OKS (0 to 1) a pair of models may lose in parity.", metavar="OKS", min=0, max=1
+        0.03,
+        "How much mean OKS (0 to 1) a pair of models may lose in parity; people of one model only count 0.",
+        metavar="OKS",
+        min=0,
+        max=1,
     )
     max_slowdown: float = option(
         0.05,

@@ -27,7 +27,16 @@ MAX_LINES: Final = 5000
 _GOOD: Final = ("done", "cached")
 #: Of an artifact's record, what is no property of the model itself, or is compared elsewhere.
 _LEFT_OUT: Final = {"parents", "versions", "verified", "schema_version", "skeleton", "companion"}
-_FIGURES: Final = ("matched", "missed", "extra", "oks_min", "keypoint_px_p99", "keypoint_px_max", "score_max")
+_FIGURES: Final = (
+    "matched",
+    "missed",
+    "extra",
+    "oks_mean",
+    "oks_min",
+    "keypoint_px_p99",
+    "keypoint_px_max",
+    "score_max",
+)
 
 
 @dataclass(frozen=True)
@@ -250,7 +259,7 @@ def _accuracy(step: _Step, data: Mapping[str, _Step]) -> Measured:
         known_by.add(json.dumps([made.facts[name] for name in names]))
     terms = {name: clean(facts.get(name)) for name in ("protocol", "images", "people", "skeleton", "sigmas")}
     terms["score threshold"] = clean(step.options.get("score_thr"))
-    figures = {clean(name): _number(value) for name, value in facts["metrics"].items()}
+    figures = {clean(name): _number(value) for name, value in facts["metrics"].items() if name != "AP"}
     return Measured(_number(facts["ap"]), "", figures, clean(made.facts["source"]), frozenset(known_by), terms)
 
 
@@ -271,8 +280,14 @@ def _parity(steps: list[_Step]) -> Iterator[tuple[tuple[str, str, int], Measured
             known_by.add(json.dumps([count, facts["images_sha256"] if folder else source]))
         terms = {"score threshold": clean(facts["bounds"].get("score_thr"))}
         figures = {name: _number(facts["people"].get(name)) for name in _FIGURES}
-        value = _number(facts["people"].get("oks_mean"))
-        yield key, Measured(value, "", figures, source, frozenset(known_by), terms)
+        yield key, Measured(_mean_oks(facts["people"]), "", figures, source, frozenset(known_by), terms)
+
+
+def _mean_oks(people: Mapping[str, Any]) -> float | None:
+    """Mean OKS in which people of one model only count 0; None where there is nobody."""
+    matched, missed, extra = (_number(people.get(name)) or 0.0 for name in ("matched", "missed", "extra"))
+    everybody = matched + missed + extra
+    return (_number(people.get("oks_mean")) or 0.0) * matched / everybody if everybody else None
 
 
 def _latency(step: _Step) -> Iterator[tuple[tuple[str, str, str], Measured]]:

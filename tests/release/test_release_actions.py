@@ -10,7 +10,7 @@ from rtmo_deploy.errors import UsageError
 from rtmo_deploy.release import make
 from rtmo_deploy.release.actions import ACTIONS, Actions
 from rtmo_deploy.release.graph import Step, build_steps
-from rtmo_deploy.release.record import NotHereError, Status, StepRecord
+from rtmo_deploy.release.record import Job, NotHereError, Status, StepRecord
 from rtmo_deploy.release.schema import load_release, parse_release
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +57,22 @@ def test_what_depends_on_the_machine():
     actions = Actions()
     depends = {name for name, step in steps.items() if actions.depends_on_machine(step)}
     assert depends == {"engine", "accuracy:onnx", "parity:onnx:engine", "latency:latency"}
+
+
+def test_annotated_images_are_known_by_content_names_and_sizes(tmp_path):
+    def facts(name, annotations="{}", images=("a", "b")):
+        folder = tmp_path / name
+        (folder / "images" / "below").mkdir(parents=True)
+        (folder / "val.json").write_text(annotations)
+        for number, content in enumerate(images):
+            (folder / f"images/below/{number}.jpg").write_text(content)
+        files = {"annotations": folder / "val.json", "images": folder / "images"}
+        return make.annotated(Job(tmp_path, {"max_images": None}, {}, files, print)).facts
+
+    first = facts("one")
+    assert facts("two") == first
+    assert facts("three", annotations="[]")["annotations_sha256"] != first["annotations_sha256"]
+    assert facts("four", images=("a", "bb"))["images_sha256"] != first["images_sha256"]
 
 
 def test_a_name_is_not_fetched_by_looking(monkeypatch, tmp_path):

@@ -237,7 +237,7 @@ def require_outputs(old: Path, new: Path, html_file: Path | None, md_file: Path 
     outputs = [html_file, None if _is_step_summary(md_file) else md_file]
     for file in outputs:
         for folder in (old, new):
-            if file is not None and folder.resolve() in file.absolute().resolve().parents:
+            if file is not None and Path(os.path.realpath(folder)) in Path(os.path.realpath(file)).parents:
                 raise UsageError(
                     "This is in the folder of a release, where 'verify' takes no other file.",
                     remedy="Give a name outside of it.",

@@ -15,6 +15,7 @@ PACKAGE = Path(rtmo_deploy.__file__).parent
 OPTIONAL = (
     *("onnxruntime", "tensorrt_rtx", "tensorrt", "cuda", "openvino", "matplotlib", "pynvml", "rtmlib"),
     *("fastapi", "starlette", "uvicorn", "websockets", "multipart", "prometheus_client", "ray", "pyarrow"),
+    *("model_signing", "sigstore", "in_toto_attestation", "cryptography", "OpenSSL"),
 )
 #: Required ones that take long to import: only the work itself may do so.
 LAZY = ("supervision", "onnxsim", "requests", "platformdirs", "filelock", "rich.progress", "PIL")

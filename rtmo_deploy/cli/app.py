@@ -48,7 +48,8 @@ _SECTIONS: Final = {
     },
     "Release": {
         "release": ("release", "release", "Build, measure and judge what a recipe asks for."),
-        "verify": ("release", "verify", "Compare a release with its manifest, file by file."),
+        "sign": ("release", "sign", "Sign a release, with a key or an identity."),
+        "verify": ("release", "verify", "Compare a release with its manifest and its signature."),
         "diff": ("diff", "diff", "Compare a release with an earlier one."),
     },
     "Deploy": {

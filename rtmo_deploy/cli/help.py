@@ -52,8 +52,13 @@ EXAMPLES: Final = {
     "parity": ("parity model.onnx model.fp16.onnx", "parity model.pth model.onnx --images photos --show differences"),
     "bench": ("bench model.onnx model.int8.onnx", "bench model.onnx --json", "bench model.onnx --baseline before.json"),
     "tune": ("tune model.onnx", "tune model.onnx --images photos --threads 4"),
-    "release": ("release recipe.yaml --dry-run", "release recipe.yaml"),
-    "verify": ("verify releases/NAME",),
+    "release": ("release recipe.yaml --dry-run", "release recipe.yaml", "release recipe.yaml --sign key.pem"),
+    "sign": ("sign releases/NAME --key key.pem",),
+    "verify": (
+        "verify releases/NAME",
+        "verify releases/NAME --key public.pem",
+        "verify releases/NAME --identity me@example.com --issuer https://accounts.google.com",
+    ),
     "diff": ("diff releases/old releases/new", "diff old new --md comment.md --html diff.html"),
     "train": (
         "train --init rtmo-s --ann train.json --images train --epochs 30",

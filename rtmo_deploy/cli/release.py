@@ -1,7 +1,8 @@
-"""``rtmo-deploy release``: a recipe becomes a folder that can be handed over. ``rtmo-deploy verify`` checks one."""
+"""``rtmo-deploy release``: a recipe becomes a folder to hand over. ``sign`` signs one, and ``verify`` checks one."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rtmo_deploy.release.graph import Step
+    from rtmo_deploy.release.integrity import Verification
     from rtmo_deploy.release.record import Release
+
+_SIGN_HELP = (
+    "PEM file of a private EC key, or 'sigstore' for an identity. Variable RTMO_DEPLOY_SIGN_PASSWORD: its password."
+)
 
 
 def release(
@@ -36,6 +42,9 @@ def release(
     strict: Annotated[
         bool, typer.Option("--strict", help="A gate that could not be measured here is a failure.")
     ] = False,
+    sign_with: Annotated[
+        str | None, typer.Option("--sign", metavar="KEY|sigstore", help=f"Sign the release. {_SIGN_HELP}")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build, measure and judge what a recipe asks for; write artifacts, manifest, hashes and a report.
@@ -49,10 +58,19 @@ def release(
 
         folder = output or Path("releases") / load_release(recipe).name
         require_free([folder / "manifest.json"], [recipe], force=True)
+        password = _password()
         if dry_run:
-            planned = plan_release(recipe, folder, force=from_step)
+            planned = plan_release(recipe, folder, force=from_step, sign=sign_with, password=password)
         else:
-            done = run_release(recipe, folder, force=from_step, strict=strict, progress=progress)
+            done = run_release(
+                recipe,
+                folder,
+                force=from_step,
+                strict=strict,
+                sign=sign_with,
+                password=password,
+                progress=progress,
+            )
     if dry_run:
         _show_plan(planned, folder, as_json=as_json)
         return
@@ -61,34 +79,94 @@ def release(
         raise done.error
 
 
-def verify(
+def sign(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a release.")],
+    key: Annotated[str, typer.Option("--key", metavar="KEY|sigstore", help=_SIGN_HELP)],
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every file of a release with its manifest; exit 6 if one is missing, changed or extra."""
-    if directory.is_file():
-        raise ArtifactError(
-            f"It is {described(directory)}, and 'verify' takes the folder of a release.",
-            remedy="Name the folder that holds manifest.json.",
-            where=directory,
-        )
+    """Compare a release with its manifest, and sign all its files; the signature is its file model.sig."""
+    _require_folder(directory, "sign")
+    from rtmo_deploy.release.signing import sign_release
+
+    with status("signing"):
+        signed = sign_release(directory, key, password=_password())
+    if as_json:
+        print_json("sign", **plain(signed))
+        return
+    by = f"key with SHA-256 {signed.key_sha256}" if signed.key_sha256 else "Sigstore"
+    print_facts(
+        {
+            "release": f"{signed.name} ({signed.verdict} when it was made)",
+            "signed": f"{signed.files} files, by {by}",
+            "signature": str(signed.signature),
+        }
+    )
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a release.")],
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="PEM file of the public key that must have signed it.")
+    ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option("--identity", metavar="NAME", help="Whom Sigstore must have seen signing it: e-mail or CI job."),
+    ] = None,
+    issuer: Annotated[
+        str | None, typer.Option("--issuer", metavar="URL", help="OpenID Connect issuer of the identity.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every file of a release with its manifest, and with what was signed.
+
+    Exit 6 if a file is missing, changed or extra, or if the signature that was asked for is not there or not valid.
+    """
+    _require_folder(directory, "verify")
     from rtmo_deploy.release.integrity import verify_release
 
     with status("comparing"):
-        found = verify_release(directory)
+        found = verify_release(directory, key=key, identity=identity, issuer=issuer)
     if as_json:
         print_json("verify", **plain(found), ok=found.ok)
     else:
-        facts = {
-            "release": f"{found.name} ({found.verdict} when it was made)",
-            "compared": f"{found.checked} files",
-            "result": "passed: every file is as it was made" if found.ok else "failed: not as it was made",
-        }
-        for name in ("changed", "missing", "extra"):
-            if getattr(found, name):
-                facts[name] = ", ".join(getattr(found, name))
-        print_facts(facts)
+        _show_verification(found)
     found.require_ok()
+
+
+def _require_folder(directory: Path, command: str) -> None:
+    if directory.is_file():
+        raise ArtifactError(
+            f"It is {described(directory)}, and '{command}' takes the folder of a release.",
+            remedy="Name the folder that holds manifest.json.",
+            where=directory,
+        )
+
+
+def _password() -> str | None:
+    from rtmo_deploy.release.keys import PASSWORD_VARIABLE
+
+    return os.environ.get(PASSWORD_VARIABLE) or None
+
+
+def _show_verification(found: Verification) -> None:
+    from rtmo_deploy.release.signature import SignatureStatus
+
+    signature = found.signature
+    said = {
+        SignatureStatus.NOT_CHECKED: "signed; signature not checked: give --key, or --identity and --issuer",
+        SignatureStatus.VALID: f"valid: {signature.signer}",
+        SignatureStatus.INVALID: f"not valid: {signature.finding}",
+    }
+    name = f"{found.name} ({found.verdict} when it was made)" if found.name else "not known: the manifest is damaged"
+    facts = {
+        "release": name,
+        "compared": f"{found.checked} files",
+        "signature": said.get(signature.status, "not signed"),
+    }
+    if signature.status is SignatureStatus.VALID and signature.finding:
+        facts["note"] = signature.finding
+    facts["result"] = "passed: every file is as it was made" if found.ok else "failed: not as it was made"
+    print_facts(facts | {kind: ", ".join(names) for kind, names in found.differences.items()})
 
 
 def _show_plan(planned: Sequence[tuple[Step, str]], folder: Path, *, as_json: bool) -> None:
@@ -105,9 +183,13 @@ def _show(done: Release, *, as_json: bool) -> None:
     from collections import Counter
 
     from rtmo_deploy.release.integrity import read_manifest
+    from rtmo_deploy.release.signature import SIGNATURE
 
+    signature = done.folder / SIGNATURE
+    signed = str(signature) if signature.exists() else None
     if as_json:
-        print_json("release", dry_run=False, directory=str(done.folder), manifest=read_manifest(done.folder))
+        manifest = read_manifest(done.folder)
+        print_json("release", dry_run=False, directory=str(done.folder), signature=signed, manifest=manifest)
         return
     if done.gates:
         rows = [
@@ -120,6 +202,7 @@ def _show(done: Release, *, as_json: bool) -> None:
         "steps": ", ".join(f"{count} {name}" for name, count in counts.items()),
         "release": str(done.folder),
         "report": str(done.folder / "report.html"),
+        "signature": signed or "not signed",
     }
     for result in done.results.values():
         if result.message:

@@ -1,18 +1,20 @@
-"""Checks a release's folder: its manifest, and that every file is what the manifest says and nothing else is there."""
+"""Checks a release's folder: every file is what the manifest says and what was signed, and nothing else is there."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
-from rtmo_deploy.files import read_bounded, sha256_of
+from rtmo_deploy.files import UnreadableError, read_bounded, sha256_of
 from rtmo_deploy.plain import read_json, shorten
+from rtmo_deploy.release.signature import SIGNATURE, Signature, SignatureStatus, check_signature, trusted_signer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from typing import NoReturn
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
@@ -21,8 +23,10 @@ SUMS: Final = "SHA256SUMS"
 #: Names of all files that are a release's own; it is there while the folder is written.
 UNFINISHED: Final = ".unfinished"
 #: What a run leaves in the folder that is no part of the release.
-_WORKING: Final = frozenset({".cache", ".lock", UNFINISHED})
+WORKING: Final = frozenset({".cache", ".lock", UNFINISHED})
 SHOWN: Final = 10
+#: The finding on a release of which files, manifest and SHA256SUMS were exchanged together.
+CONSISTENT: Final = "the files agree with the manifest, but not with what was signed"
 _FIELDS: Final = {
     **dict.fromkeys(("name", "verdict", "made", "command", "rtmo_deploy"), str),
     "strict": bool,
@@ -41,12 +45,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     try:
         data = read_json(path, max_bytes=MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
-        unfinished = (folder / ".cache").is_dir() or (folder / UNFINISHED).is_file()
-        raise ArtifactError(
-            "There is no manifest: this release was not finished." if unfinished else "This is no release's folder.",
-            remedy="Run the recipe again: it goes on where it was." if unfinished else "Name the folder of one.",
-            where=path,
-        ) from error
+        raise _no_manifest(folder, name) from error
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
     if not isinstance(data, dict) or type(data.get("schema_version")) is not int:
@@ -67,6 +66,15 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     if len({entry["path"] for entry in data["files"]}) < len(data["files"]):
         raise _damaged(path, "it names a file twice")
     return data
+
+
+def _no_manifest(folder: Path, name: str = MANIFEST) -> ArtifactError:
+    unfinished = (folder / ".cache").is_dir() or os.path.lexists(folder / UNFINISHED)
+    return ArtifactError(
+        "This release was not finished." if unfinished else "This is no release's folder.",
+        remedy="Run the recipe again: it goes on where it was." if unfinished else "Name the folder of one.",
+        where=folder / name,
+    )
 
 
 def _check_entry(entry: Any, where: Path) -> None:
@@ -99,76 +107,169 @@ def _damaged(path: Path, why: str) -> ArtifactError:
 
 @dataclass(frozen=True)
 class Verification:
-    """How a folder compares with its manifest, which gives ``name`` and ``verdict``."""
+    """How a folder compares with its manifest and its signature. A file is in one list at most."""
 
     directory: Path
-    name: str
-    verdict: str
+    #: Of the manifest, as ``verdict``; None if it is damaged, and the signature tells so.
+    name: str | None
+    verdict: str | None
     #: Files that were compared with their hash.
     checked: int
     missing: tuple[str, ...]
     #: Files with other bytes, and why that is known.
     changed: tuple[str, ...]
-    #: Files that the manifest does not know.
+    #: Pairs of files that have each other's bytes.
+    swapped: tuple[tuple[str, str], ...]
+    #: Files that nobody knows; the names of empty folders end with ``/``.
     extra: tuple[str, ...]
+    signature: Signature
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as the manifest says."""
-        return not (self.missing or self.changed or self.extra)
+        """Whether every file is as the manifest says, and, if that was asked for, as it was signed."""
+        return not self.differences and self.signature.status not in {SignatureStatus.INVALID, SignatureStatus.MISSING}
+
+    @property
+    def differences(self) -> dict[str, tuple[str, ...]]:
+        """What is not as it was made, by kind; only the kinds that there are."""
+        swapped = tuple(" and ".join(pair) for pair in self.swapped)
+        kinds = {"changed": self.changed, "swapped": swapped, "missing": self.missing, "extra": self.extra}
+        return {kind: names for kind, names in kinds.items() if names}
 
     def require_ok(self) -> None:
-        """Raise unless everything is as the manifest says."""
-        kinds = {"changed": self.changed, "missing": self.missing, "extra": self.extra}
-        found = [f"{kind}: {shorten(names, SHOWN)}" for kind, names in kinds.items() if names]
-        if found:
-            raise GateFailedError(
-                f"It is not what its manifest says: {'; '.join(found)}.",
-                remedy="Do not use it; get it again, or run the recipe again.",
-                where=self.directory,
-            )
+        """Raise GateFailedError unless :attr:`ok`."""
+        if self.ok:
+            return
+        found = "; ".join(f"{kind}: {shorten(names, SHOWN)}" for kind, names in self.differences.items())
+        status, finding = self.signature.status, self.signature.finding
+        if status is SignatureStatus.MISSING:
+            said = "It is not signed" + (", and not what its manifest says" if found else "")
+        elif status is SignatureStatus.INVALID:
+            said = f"Its signature is not valid: {finding}" + ("; it is not what its manifest says" if found else "")
+        elif status is SignatureStatus.VALID:
+            consistent = "Its files agree with the manifest, but not with what was signed"
+            said = consistent if finding == CONSISTENT else "It is not what was signed"
+        else:
+            said = "It is not what its manifest says"
+        raise GateFailedError(
+            f"{said}: {found}." if found else f"{said}.",
+            remedy="Do not use it; get it again, or run the recipe again.",
+            where=self.directory,
+        )
 
 
-def verify_release(folder: Path) -> Verification:
-    """Compare a folder with its manifest, and the manifest with SHA256SUMS.
+def verify_release(
+    directory: str | os.PathLike[str],
+    *,
+    key: str | os.PathLike[str] | None = None,
+    identity: str | None = None,
+    issuer: str | None = None,
+) -> Verification:
+    """Compare a folder with its manifest, the manifest with SHA256SUMS, and all of them with what was signed.
 
     Symbolic links are followed nowhere: one in the place of a file counts as changed.
 
+    Args:
+        directory: The release's folder.
+        key: PEM file of the public key that must have signed it. Needs no network.
+        identity: Whom Sigstore must have seen signing it instead: an e-mail address, or the URI of a CI job.
+        issuer: URL of the OpenID Connect issuer of ``identity``.
+
     Raises:
-        ArtifactError: The manifest is missing or damaged, or a file cannot be read.
+        ArtifactError: The manifest is missing or damaged, the release was not finished, or a file cannot be read.
+        UsageError: The options do not go together, or the key cannot be used.
+        SetupError: Sigstore's keys cannot be used.
+        MissingDependencyError: A package is not installed.
     """
-    manifest = read_manifest(folder)
-    listed = {entry["path"]: entry for entry in manifest["files"]}
-    missing: list[str] = []
-    changed: list[str] = []
+    folder = Path(directory)
+    trusted = trusted_signer(key, identity, issuer, folder=folder)
+    if os.path.lexists(folder / UNFINISHED):
+        raise _no_manifest(folder)
+    signature, signed = check_signature(folder, trusted)
+    manifest: dict[str, Any] = {}
     try:
-        for name, entry in listed.items():
-            path = folder / name
-            if not os.path.lexists(path):
-                missing.append(name)
-            elif not _is_plain(path, folder) or not is_same(path, entry["size"], entry["sha256"]):
-                changed.append(name)
-        _check_sums(folder, listed, missing, changed)
-        present = {
-            os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
-            for path in folder.rglob("*")
-            if path.is_symlink() or not path.is_dir()
-        }
+        manifest = read_manifest(folder)
+    except ArtifactError:
+        if signed is None:
+            raise  # else it is told as a file that is not what was signed
+    listed = {entry["path"]: entry["sha256"] for entry in manifest.get("files", ())}
+    try:
+        present = _present(folder)
+        found = _digests(folder, {*listed, *(signed or ())})
+        differences = _compared(listed, found, present)
+        if manifest:
+            _check_sums(folder, listed, differences)
     except OSError as error:
         raise ArtifactError(
             f"A file cannot be read: {error.strerror or error}.", remedy="Check who may read it.", where=error.filename
         ) from error
-    known = {*listed, MANIFEST, SUMS}
-    extra = sorted(name for name in present - known if name.split("/")[0] not in _WORKING)
+    expected = listed
+    if signed is not None:
+        against_signed = _compared(signed, found, present)
+        if any(against_signed.values()):
+            if manifest and not any(differences.values()):
+                signature = replace(signature, finding=CONSISTENT)
+            differences, expected = against_signed, signed
+    swapped = _swapped(differences["changed"], expected, found)
     return Verification(
         folder,
-        manifest["name"],
-        manifest["verdict"],
-        len(listed) + 2,
-        tuple(sorted(missing)),
-        tuple(sorted(set(changed))),
-        tuple(extra),
+        manifest.get("name"),
+        manifest.get("verdict"),
+        len({*listed, *(signed or ()), MANIFEST, SUMS}),
+        tuple(sorted(differences["missing"])),
+        tuple(sorted(differences["changed"].difference(*swapped))),
+        tuple(swapped),
+        tuple(sorted(differences["extra"])),
+        signature,
     )
+
+
+def _present(folder: Path) -> set[str]:
+    """Names of everything in the folder that is no folder, and of empty folders, with a ``/`` last."""
+    names = []
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        at = Path(place)
+        if at == folder:
+            folders[:] = [name for name in folders if name not in WORKING]
+            files = [name for name in files if name not in WORKING]
+        elif not folders and not files:
+            names.append(f"{at.relative_to(folder).as_posix()}/")
+        links = [name for name in folders if (at / name).is_symlink()]
+        names += [(at / name).relative_to(folder).as_posix() for name in (*files, *links)]
+    return {os.fsencode(name).decode("utf-8", "backslashreplace") for name in names}
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """SHA-256 of each file that is there; None for what is no regular file, or has a link on the way to it."""
+    found = {}
+    for name in names:
+        path = folder / name
+        if os.path.lexists(path):
+            found[name] = sha256_of(path) if _is_plain(path, folder) else None
+    return found
+
+
+def _compared(
+    expected: Mapping[str, str], found: Mapping[str, str | None], present: Iterable[str]
+) -> dict[str, set[str]]:
+    return {
+        "missing": {name for name in expected if name not in found},
+        "changed": {name for name, digest in expected.items() if name in found and found[name] != digest},
+        "extra": {*present} - {*expected, MANIFEST, SUMS, SIGNATURE},
+    }
+
+
+def _swapped(changed: set[str], expected: Mapping[str, str], found: Mapping[str, str | None]) -> list[tuple[str, str]]:
+    """Pairs of files that have the bytes of each other."""
+    owners = {expected[name]: name for name in changed if name in expected}
+    pairs = [(name, owners.get(str(found.get(name)))) for name in sorted(changed & expected.keys())]
+    return [
+        (name, other) for name, other in pairs if other is not None and name < other and found[other] == expected[name]
+    ]
 
 
 def _is_plain(path: Path, folder: Path) -> bool:
@@ -181,21 +282,26 @@ def is_same(path: Path, size: int, sha256: str) -> bool:
     return path.stat().st_size == size and sha256_of(path) == sha256
 
 
-def _check_sums(folder: Path, listed: Mapping[str, Any], missing: list[str], changed: list[str]) -> None:
+def _check_sums(folder: Path, listed: Mapping[str, str], differences: Mapping[str, set[str]]) -> None:
     """SHA256SUMS must say what the manifest says, and know the manifest itself."""
-    path = folder / SUMS
+    path, changed = folder / SUMS, differences["changed"]
     if not os.path.lexists(path):
-        missing.append(SUMS)
+        differences["missing"].add(SUMS)
         return
     if linked := [name for name in (MANIFEST, SUMS) if not _is_plain(folder / name, folder)]:
-        changed += linked
+        changed.update(linked)
         return
-    found: dict[str, str] = {}
-    for line in read_bounded(path, max_bytes=MAX_BYTES).split(b"\n")[:-1]:
+    try:
+        lines = read_bounded(path, max_bytes=MAX_BYTES).split(b"\n")[:-1]
+    except UnreadableError:  # larger than any that was written
+        changed.add(SUMS)
+        return
+    known: dict[str, str] = {}
+    for line in lines:
         digest, gap, name = line.partition(b"  ")
-        found[name.decode("utf-8", "replace") if gap else ""] = digest.decode("ascii", "replace")
-    own = found.pop(MANIFEST, None)
-    if own is None or found != {name: entry["sha256"] for name, entry in listed.items()}:
-        changed.append(SUMS)
+        known[name.decode("utf-8", "replace") if gap else ""] = digest.decode("ascii", "replace")
+    own = known.pop(MANIFEST, None)
+    if own is None or known != listed:
+        changed.add(SUMS)
     elif own != sha256_of(folder / MANIFEST):
-        changed.append(f"{MANIFEST} (or its line in {SUMS})")
+        changed.add(f"{MANIFEST} (or its line in {SUMS})")

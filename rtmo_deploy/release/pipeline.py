@@ -9,44 +9,54 @@ import re
 import shlex
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.errors import MissingDependencyError, RtmoDeployError, SetupError
+from rtmo_deploy.errors import MissingDependencyError, RtmoDeployError
 from rtmo_deploy.measure.bench.interference import BUSY
 from rtmo_deploy.progress import Count
 from rtmo_deploy.release.actions import Actions
 from rtmo_deploy.release.gates import evaluate_gates
 from rtmo_deploy.release.graph import build_steps, descendants, fingerprint, step_key
+from rtmo_deploy.release.lock import locked
 from rtmo_deploy.release.publish import known_names, publish, require_no_loss, require_own_folder
 from rtmo_deploy.release.recipe import SOURCE
 from rtmo_deploy.release.record import Job, NotHereError, Release, Status, StepRecord
 from rtmo_deploy.release.schema import load_release
+from rtmo_deploy.release.signature import SIGSTORE
+from rtmo_deploy.release.signer import open_signer
 from rtmo_deploy.release.store import Store
 from rtmo_deploy.zoo.locate import cfg_is_ignored, ignoring_cfg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from rtmo_deploy.release.graph import Step
     from rtmo_deploy.release.recipe import ReleaseRecipe
 
 CACHE_NAME: Final = ".cache"
-LOCK_NAME: Final = ".lock"
 
 
 def plan_release(
-    recipe_file: Path, folder: Path, *, force: str | None = None, actions: Actions | None = None
+    recipe_file: Path,
+    folder: Path,
+    *,
+    force: str | None = None,
+    actions: Actions | None = None,
+    sign: str | os.PathLike[str] | None = None,
+    password: str | None = None,
 ) -> list[tuple[Step, str]]:
     """What :func:`run_release` would do: each step and why it would be carried out, empty where a result holds.
 
     Nothing is written, fetched or locked. Errors are those of :func:`run_release`.
     """
     actions = actions or Actions()
+    if sign is not None and sign != SIGSTORE:
+        open_signer(sign, password, folder=folder)
     recipe = load_release(recipe_file)
     steps = build_steps(recipe, recipe_file.parent)
     actions.check(steps)
@@ -80,6 +90,8 @@ def run_release(
     strict: bool = False,
     actions: Actions | None = None,
     command: str | None = None,
+    sign: str | os.PathLike[str] | None = None,
+    password: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Release:
     """Make everything a recipe asks for, judge it, and write the release's folder.
@@ -89,10 +101,15 @@ def run_release(
     ``strict`` what was not measured is a failure; ``command`` is the command line for the manifest, this process's
     own if not given. The release's ``error`` says whether something did not pass.
 
+    With ``sign``, the PEM file of a private key (``password`` opens it) or ``"sigstore"``, the folder is signed, unless
+    the verdict is ``failed``. Without it, the signature of an earlier release goes.
+
     Raises:
-        UsageError: The recipe is wrong, the folder holds other things, or there is no step called ``force``.
+        UsageError: The recipe is wrong, the folder holds other things, there is no step called ``force``, or the key
+            cannot be used.
         InputDataError: A file that the recipe names is not there.
-        SetupError: Another release is at work in the folder, or it cannot be written to.
+        SetupError: Another release is at work in the folder, it cannot be written to, or Sigstore does not sign.
+        MissingDependencyError: A package that signs is not installed.
     """
     actions = actions or Actions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -102,6 +119,7 @@ def run_release(
     require_own_folder(folder)
     inputs = _inputs(recipe, recipe_file, steps, folder)
     require_no_loss(folder, known_names(recipe), inputs)
+    signer = None if sign is None else open_signer(sign, password, folder=folder)
     with locked(folder), ignoring_cfg(recipe.ignore_cfg):
         store = Store(folder / CACHE_NAME)
         store.clean()
@@ -126,7 +144,7 @@ def run_release(
             folder=folder,
         )
         progress("writing the release")
-        publish(release, inputs)
+        publish(release, inputs, signer)
     return release
 
 
@@ -214,26 +232,3 @@ def _key(step: Step, results: Mapping[str, StepRecord], external: Mapping[str, P
     if actions.depends_on_machine(step):
         facts["machine"] = actions.machine()["fingerprint"]
     return step_key(step, inputs, files, facts)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep every other release out of a folder; the system lets go of the lock when a process dies."""
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK_NAME, timeout=0):
-            yield
-    except Timeout as error:
-        raise SetupError(
-            "Another release is at work in this folder.",
-            remedy="Wait for it, or give another --output.",
-            where=folder,
-        ) from error
-    except OSError as error:
-        raise SetupError(
-            f"The folder cannot be used: {error.strerror or error}.",
-            remedy="Give another --output.",
-            where=error.filename or folder,
-        ) from error

@@ -1,13 +1,14 @@
 """Writes the folder of a release: artifacts, reports, manifest and hashes.
 
-While it is written there is no manifest; it comes last. A folder without one is an unfinished release, and running the
-recipe again finishes it. Files of the release before that are no part of the new one go; no other file is touched. So
-that this holds after a kill too, the names of all files that are the releases' own are written down before the first of
-them changes, and what a killed run was writing goes with the next.
+The manifest comes last, and then the signature; until all is there, so is ``.unfinished``. A folder with that file is
+an unfinished release, and running the recipe again finishes it. Files of the release before that are no part of the new
+one go; no other file is touched. So that this holds after a kill too, the names of all files that are the releases' own
+are written down before the first of them changes, and what a killed run was writing goes with the next.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -28,11 +29,13 @@ from rtmo_deploy.release.integrity import (
     SCHEMA_VERSION,
     SUMS,
     UNFINISHED,
+    WORKING,
     is_inside,
     is_same,
     read_manifest,
 )
 from rtmo_deploy.release.record import ReleaseFile
+from rtmo_deploy.release.signature import SIGNATURE
 from rtmo_deploy.release.store import RECORD
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.release.recipe import ReleaseRecipe
     from rtmo_deploy.release.record import Release
+    from rtmo_deploy.release.signer import Signer
 
 #: Folders of what a kind of step makes.
 PLACES: Final = {"artifact": "artifacts", "measurement": "latency"}
@@ -84,8 +88,8 @@ def known_names(recipe: ReleaseRecipe) -> list[str]:
     return [*DOCUMENTS, *(f"{PLACES['measurement']}/{section.name}.json" for section in recipe.latency)]
 
 
-def publish(release: Release, inputs: Iterable[Path]) -> None:
-    """Write a release's folder."""
+def publish(release: Release, inputs: Iterable[Path], signer: Signer | None = None) -> None:
+    """Write a release's folder, and sign it unless it failed."""
     folder = release.folder
     files = _step_files(release)
     texts = write_documents(release, files)
@@ -108,6 +112,8 @@ def publish(release: Release, inputs: Iterable[Path]) -> None:
             _write(folder / name, data)
         _write(folder / SUMS, sums.encode())
         _write(folder / MANIFEST, manifest)
+        if signer is not None and release.verdict != "failed":
+            signer.sign(folder, {**hashes, SUMS: hashlib.sha256(sums.encode()).hexdigest()}, WORKING)
         (folder / UNFINISHED).unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(
@@ -194,7 +200,7 @@ def _manifest(release: Release, files: Sequence[ReleaseFile]) -> dict[str, Any]:
 def _remove_old(folder: Path, wanted: set[str]) -> None:
     """Take the old manifest away, the files that only it names, and what a killed run has left."""
     own = wanted | _written_before(folder)
-    for name in (MANIFEST, SUMS, UNFINISHED, *own):
+    for name in (MANIFEST, SUMS, SIGNATURE, UNFINISHED, *own):
         path = folder / name
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # what atomic_write was writing
             left.unlink(missing_ok=True)
@@ -202,8 +208,12 @@ def _remove_old(folder: Path, wanted: set[str]) -> None:
         (folder / MANIFEST).replace(folder / UNFINISHED)  # from one rename to the next it is known whose the files are
     _write(folder / UNFINISHED, json.dumps(sorted(own)).encode())
     (folder / SUMS).unlink(missing_ok=True)
+    (folder / SIGNATURE).unlink(missing_ok=True)
     for name in own - wanted:
         (folder / name).unlink(missing_ok=True)
+    for place in PLACES.values():
+        with contextlib.suppress(OSError):  # there is none, or it is not empty
+            (folder / place).rmdir()
 
 
 def _written_before(folder: Path) -> set[str]:

@@ -20,7 +20,7 @@ from rtmo_deploy.cli.console import print_json
 
 COMMANDS = [(), ("eval",), ("export",), ("predict",), ("inspect",), ("train",), ("validate",), ("models",)]
 COMMANDS += [(name,) for name in ("cast", "calibrate", "quantize", "build-trt", "parity", "bench", "tune")]
-COMMANDS += [(name,) for name in ("release", "verify", "diff", "doctor")]
+COMMANDS += [(name,) for name in ("release", "sign", "verify", "diff", "doctor")]
 COMMANDS += [("serve",), ("package",), ("package", "cpp"), ("package", "deepstream"), ("package", "triton")]
 COMMANDS += [("data",), ("data", "synth"), ("data", "check")]
 COMMANDS += [("models", name) for name in ("list", "download", "init", "path", "pack")]

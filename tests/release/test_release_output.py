@@ -33,6 +33,7 @@ FILES = [
     "manifest.json",
     "recipe.yaml",
     "report.html",
+    "statement.json",
     "summary.md",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from rtmo_deploy.release.documents.report import junit_xml, report_html, summary_markdown
+from rtmo_deploy.release.documents.statement import statement_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
 
 SUMMARY: Final = "summary.md"
 #: Names of the documents that every release has, and what kind of file each is in the manifest.
-DOCUMENTS: Final = {"recipe.yaml": "recipe", "junit.xml": "junit", SUMMARY: "summary", "report.html": "report"}
+DOCUMENTS: Final = {
+    "recipe.yaml": "recipe",
+    "junit.xml": "junit",
+    SUMMARY: "summary",
+    "report.html": "report",
+    "statement.json": "statement",
+}
 
 
 def write_documents(release: Release, files: Sequence[ReleaseFile]) -> dict[str, bytes]:
@@ -28,4 +35,5 @@ def write_documents(release: Release, files: Sequence[ReleaseFile]) -> dict[str,
         "junit.xml": junit_xml(release).encode(),
         SUMMARY: summary_markdown(release).encode(),
         "report.html": report_html(release, files).encode(),
+        "statement.json": statement_json(release, files).encode(),
     }

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import ArtifactError, SetupError
@@ -116,6 +116,14 @@ def is_portable_name(name: str, longest: int = 60) -> bool:
     """Whether every system can have a file of this name: no path, no device of Windows, no '.' last."""
     plain = re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?", name) is not None
     return plain and len(name) <= longest and name.partition(".")[0].lower() not in _DEVICES
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name with ``/`` is one of a file within the folder, and plainly written."""
+    if not name or not name.isprintable() or "\\" in name or ":" in name:
+        return False
+    parts = PurePosixPath(name)
+    return not parts.is_absolute() and ".." not in parts.parts and str(parts) == name and name != "."
 
 
 _KINDS = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
-from rtmo_deploy.files import UnreadableError, read_bounded, sha256_of
+from rtmo_deploy.files import UnreadableError, is_inside, read_bounded, sha256_of
 from rtmo_deploy.plain import read_json, shorten
 from rtmo_deploy.release.signature import SIGNATURE, Signature, SignatureStatus, check_signature, trusted_signer
 
@@ -87,14 +87,6 @@ def _check_entry(entry: Any, where: Path) -> None:
         raise _damaged(where, f"the hash of {name} is none")
     if type(size) is not int or size < 0:
         raise _damaged(where, f"the size of {name} is none")
-
-
-def is_inside(name: str) -> bool:
-    """Whether a name with ``/`` is one of a file within the folder, and plainly written."""
-    if not name or not name.isprintable() or "\\" in name or ":" in name:
-        return False
-    parts = PurePosixPath(name)
-    return not parts.is_absolute() and ".." not in parts.parts and str(parts) == name and name != "."
 
 
 def _damaged(path: Path, why: str) -> ArtifactError:
@@ -196,7 +188,7 @@ def verify_release(
     try:
         present = _present(folder)
         found = _digests(folder, {*listed, *(signed or ())})
-        differences = _compared(listed, found, present)
+        differences = _compared(listed, found, present - {MANIFEST, SUMS})
         if manifest:
             _check_sums(folder, listed, differences)
     except OSError as error:
@@ -259,7 +251,7 @@ def _compared(
     return {
         "missing": {name for name in expected if name not in found},
         "changed": {name for name, digest in expected.items() if name in found and found[name] != digest},
-        "extra": {*present} - {*expected, MANIFEST, SUMS, SIGNATURE},
+        "extra": {*present} - {*expected, SIGNATURE},
     }
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import atomic_write, is_inside
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.release.documents import DOCUMENTS, SUMMARY, write_documents
@@ -30,7 +30,6 @@ from rtmo_deploy.release.integrity import (
     SUMS,
     UNFINISHED,
     WORKING,
-    is_inside,
     is_same,
     read_manifest,
 )

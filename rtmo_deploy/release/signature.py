@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import UnreadableError, read_bounded
+from rtmo_deploy.files import UnreadableError, is_inside, read_bounded
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.release.keys import fingerprint, hash_of, missing, read_public_key
 from rtmo_deploy.zoo.cache import OFFLINE_VARIABLE, is_offline
@@ -221,8 +221,10 @@ def signed_files(payload: bytes) -> dict[str, str]:
     except (UnreadableError, KeyError, TypeError) as error:
         raise InvalidError("what it signs is no list of files") from error
     for name, algorithm, digest in resources:
-        if not isinstance(name, str) or algorithm != "sha256" or not _SHA256.fullmatch(str(digest)):
-            raise InvalidError("an entry of the list that it signs is no file with its SHA-256")
+        if not isinstance(name, str) or not is_inside(name):
+            raise InvalidError("it lists a name that is no path within the folder")
+        if algorithm != "sha256" or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise InvalidError("it lists a file without its SHA-256")
     if len({name for name, _, _ in resources}) < len(resources):
         raise InvalidError("it lists a file twice")
     return {name: digest for name, _, digest in resources}

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.files import sha256_of
+from rtmo_deploy.files import is_inside, sha256_of
 from rtmo_deploy.plain import plain, read_json
-from rtmo_deploy.release.integrity import is_inside, is_same
+from rtmo_deploy.release.integrity import is_same
 from rtmo_deploy.release.record import FileRecord, Outcome, Status, StepRecord
 
 if TYPE_CHECKING:

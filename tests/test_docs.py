@@ -50,9 +50,13 @@ PYTHON_NOT_RUN = {
     "plugin.md: import tensorrt as trt": "needs TensorRT",
     "tensorrt.md: from pathlib import Path": "needs an engine",
     "tensorrt.md: # torch": "needs an engine and a GPU",
+    "sign.md: from rtmo_deploy.release import sign_release, verify_release": "tests/release/test_sign_guide.py runs it",
+    "sign.md: import base64": "tests/release/test_sign_guide.py runs it",
 }
 GPU = "needs a GPU, or TensorRT"
 DIFF = "tests/cli/test_diff_command.py compares two releases"
+GUIDE = "tests/release/test_sign_guide.py runs it with a small release"
+SIGSTORE = "needs Sigstore; tests/release/test_release_identity.py has one of its own"
 DATASET = "needs COCO, and days on a GPU"
 NOT_RUN = {
     "rtmo-deploy export ckpt.pth --format onnx": "tests/test_readme.py runs it",
@@ -85,6 +89,21 @@ NOT_RUN = {
     "rtmo-deploy verify releases/quickstart": "tests/cli/test_release_command.py verifies a release",
     "rtmo-deploy diff releases/before releases/quickstart --html diff.html --md comment.md": DIFF,
     'rtmo-deploy diff before releases/quickstart --md "$GITHUB_STEP_SUMMARY"': DIFF,
+    "pip install 'rtmo-deploy[sign]'": "needs the network",
+    "openssl ecparam -name prime256v1 -genkey -noout -out key.pem": GUIDE,
+    "openssl ec -in key.pem -pubout -out public.pem": GUIDE,
+    "rtmo-deploy release recipe.yaml -o releases/mine --sign key.pem": "tests/cli/test_release_command.py signs one",
+    "rtmo-deploy sign releases/mine --key key.pem": GUIDE,
+    "rtmo-deploy verify releases/mine --key public.pem": GUIDE,
+    "model_signing verify key releases/mine --signature releases/mine/model.sig --public_key public.pem": GUIDE,
+    "openssl dgst -sha256 -verify public.pem -signature signature.der signed.bin": GUIDE,
+    "rtmo-deploy release recipe.yaml -o releases/mine --sign sigstore": SIGSTORE,
+    "rtmo-deploy sign releases/mine --key sigstore": SIGSTORE,
+    "rtmo-deploy verify releases/mine --identity me@example.com --issuer https://accounts.google.com": SIGSTORE,
+    "rtmo-deploy verify releases/mine --identity https://github.com/OWNER/REPO/.github/workflows/release.yml"
+    "@refs/tags/v1.0 --issuer https://token.actions.githubusercontent.com": SIGSTORE,
+    "rtmo-deploy verify releases/mine --identity https://gitlab.com/GROUP/PROJECT//.gitlab-ci.yml@refs/tags/v1.0 "
+    "--issuer https://gitlab.com": SIGSTORE,
     "pip download --no-deps --dest wheels tensorrt_cu12_bindings==10.4.0": "needs the network",
     "RTMO_DEPLOY_TENSORRT_BINDINGS=wheels pytest tests/convert/test_plugin_tensorrt.py": "needs those wheels",
     "pip install nvidia-cuda-nvrtc-cu12==12.1.105": "needs the network",
@@ -133,7 +152,7 @@ def test_a_command_in_a_block_is_understood(line: str) -> None:
     words = shlex.split(line.partition(" > ")[0])
     start = next((i for i, word in enumerate(words) if word in {"rtmo-deploy", "rtmo_deploy"}), None)
     if start is None:
-        assert words[0] in {"pip", "pytest", "python"} or "=" in words[0], line
+        assert words[0] in {"pip", "pytest", "python", "openssl", "model_signing"} or "=" in words[0], line
         return
     command, arguments = command_of(words[start + 1 :])
     settings = {"help_option_names": ["-h", "--help"]}  # as the application sets; a command keeps what it saw first

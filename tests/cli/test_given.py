@@ -57,6 +57,7 @@ COMMANDS = {
     "train {}": ({"a recipe", "the weights of an OpenVINO model"}, "a recipe", 2),
     "release {}": ({"a recipe", "the weights of an OpenVINO model"}, "a recipe", 2),
     "verify {}": ({"a folder"}, "the folder of a release", 4),
+    "sign {} --key key.pem": ({"a folder"}, "the folder of a release", 4),
     "data check --ann {}": ({"an annotation file", "the weights of an OpenVINO model"}, "an annotation file", 3),
     "eval --ann {} --predictions ann.json": (
         {"an annotation file", "the weights of an OpenVINO model"},
@@ -102,6 +103,9 @@ WRONG = {
     "train --model rtmo-x --ann ann.json --images folder": (2, "there is no architecture 'rtmo-x'"),
     "release nowhere.yaml": (2, "There is no such file."),
     "verify nowhere": (4, "This is no release's folder."),
+    "verify folder --identity me": (2, "An identity is checked together with its issuer."),
+    "verify folder --key photo.jpg": (2, "A public key is needed, and this is no key in PEM."),
+    "sign nowhere --key key.pem": (4, "This is no release's folder."),
     "data check --ann ann.json --images nowhere": (3, "There is no such folder."),
     "models init rtmo-n -o x.onnx": (2, "Give it the suffix .pth or .safetensors."),
     "models pack rtmo-n -o x.onnx": (2, "Give it the suffix .pth or .safetensors."),

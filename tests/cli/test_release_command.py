@@ -11,13 +11,15 @@ import typer
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import _ErrorsToExitCodes
-from rtmo_deploy.cli.release import release, verify
+from rtmo_deploy.cli.release import release, sign, verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
+from release_keys import write_pair
 from release_toys import RECIPE, ToyActions, write_recipe
 
 app = typer.Typer(cls=_ErrorsToExitCodes)
 app.command()(release)
+app.command()(sign)
 app.command()(verify)
 
 
@@ -51,6 +53,41 @@ def test_a_release_and_its_verification(toys, tmp_path):
     Path("releases/toy/manifest.json").write_text("{")
     assert call("verify", "releases/toy").exit_code == 4
     assert call("verify", "nowhere").exit_code == 4
+
+
+def test_a_signed_release(toys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RTMO_DEPLOY_SIGN_PASSWORD", "secret")
+    pair, out = write_pair(tmp_path / "keys", password="secret"), tmp_path / "out"
+    done = call("release", write_recipe(tmp_path), "-o", out, "--sign", pair.private)
+    assert done.exit_code == 0, done.stderr
+    assert str(out / "model.sig") in "".join(done.stdout.split())
+    assert "secret" not in done.stdout + done.stderr + (out / "manifest.json").read_text()
+    signed = json.loads(call("sign", out, "--key", pair.private, "--json").stdout)
+    assert (signed["name"], signed["files"], len(signed["key_sha256"])) == ("toy", 16, 64)
+    assert signed["key_sha256"] in "".join(call("sign", out, "--key", pair.private).stdout.split())
+    found = call("verify", out, "--key", pair.public)
+    assert found.exit_code == 0, found.stderr
+    assert f"valid: key with SHA-256 {signed['key_sha256']}" in " ".join(found.stdout.split())
+    assert "signature not checked: give --key" in " ".join(call("verify", out).stdout.split())
+    (out / "report.html").write_text("x")
+    document = json.loads(call("verify", out, "--key", pair.public, "--json").stdout)
+    assert (document["ok"], document["changed"], document["signature"]["status"]) == (False, ["report.html"], "valid")
+    again = call("release", write_recipe(tmp_path), "-o", out)
+    assert "not signed" in again.stdout
+    found = call("verify", out, "--key", pair.public)
+    assert (found.exit_code, "It is not signed." in found.stderr) == (6, True)
+
+
+def test_wrong_keys_are_usage_errors(toys, tmp_path, monkeypatch):
+    monkeypatch.delenv("RTMO_DEPLOY_SIGN_PASSWORD", raising=False)
+    pair, recipe = write_pair(tmp_path / "keys", password="secret"), write_recipe(tmp_path)
+    for words in (["release", recipe, "--sign", pair.private], ["release", recipe, "--dry-run", "--sign", pair.public]):
+        assert call(*words).exit_code == 2
+    assert not toys.ran
+    call("release", recipe, "-o", tmp_path / "out")
+    assert "RTMO_DEPLOY_SIGN_PASSWORD" in call("sign", tmp_path / "out", "--key", pair.private).stderr
+    for options in (["--key", pair.private], ["--identity", "me"], ["--key", pair.public, "--identity", "me"]):
+        assert call("verify", tmp_path / "out", *options).exit_code == 2
 
 
 def test_json_holds_the_manifest(toys, tmp_path):

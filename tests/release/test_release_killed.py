@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from release_keys import write_pair
 from release_toys import RECIPE, ToyActions, make, write_recipe
 
 from rtmo_deploy.errors import ArtifactError
@@ -32,6 +33,7 @@ from rtmo_deploy.release.integrity import verify_release
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.utime"}
 PLACES = (os.path.join(sys.argv[2], "rtmo_deploy", "release"), os.path.join(sys.argv[2], "rtmo_deploy", "files.py"))
 base, kind, before, after = Path(sys.argv[3]), sys.argv[4], Path(sys.argv[5]).read_text(), Path(sys.argv[6]).read_text()
+sign, key = sys.argv[9:] or (None, None)
 
 
 class Counter:
@@ -62,7 +64,7 @@ def run(folder, text, last):
         sys.addaudithook(counter.audit)
     else:
         sys.settrace(counter.trace)
-    make(folder, text, ToyActions())
+    make(folder, text, ToyActions(), sign=sign)
     sys.settrace(None)
     return counter.count
 
@@ -84,23 +86,23 @@ def forked(folder, text, last):
 
 def looked_at(folder):
     try:
-        found = verify_release(folder / "out")
+        found = verify_release(folder / "out", key=key)
     except ArtifactError as error:
         return "unfinished" if "was not finished" in str(error) else str(error)
     return "whole" if found.ok else str(found)
 
 
-make(base / "warm", RECIPE, ToyActions())  # everything is imported from here on
+make(base / "warm", RECIPE, ToyActions(), sign=sign)  # everything is imported from here on
 chance = random.Random(int(sys.argv[7]))
 for number in range(-1, int(sys.argv[8])):
     folder = base / f"{kind}-{number}"
     if before:
-        make(folder, before, ToyActions())
+        make(folder, before, ToyActions(), sign=sign)
     code, counted = forked(folder, after, 0 if number < 0 else chance.randint(1, total))
     if number < 0:
         total = counted
     left, actions = looked_at(folder), ToyActions()
-    release = make(folder, after, actions)
+    release = make(folder, after, actions, sign=sign)
     print(json.dumps({
         "code": code, "total": total, "left": left, "verdict": release.verdict, "end": looked_at(folder),
         "again": len(actions.ran),
@@ -110,7 +112,7 @@ for number in range(-1, int(sys.argv[8])):
 """
 
 
-def moments(folder, kind, before, after, *, count=10, seed=1):
+def moments(folder, kind, before, after, *, count=10, seed=1, pair=()):
     """What became of each of ``count`` kills; the first entry is of a run that was not killed."""
     driver = folder / "driver.py"
     driver.write_text(DRIVER)
@@ -118,7 +120,7 @@ def moments(folder, kind, before, after, *, count=10, seed=1):
     for name, text in (("before", before), ("after", after)):
         texts.append(folder / f"{name}.yaml")
         texts[-1].write_text(text)
-    command = [sys.executable, driver, Path(__file__).parent, ROOT, folder, kind, *texts, seed, count]
+    command = [sys.executable, driver, Path(__file__).parent, ROOT, folder, kind, *texts, seed, count, *pair]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=environment, check=False, timeout=800
@@ -157,6 +159,19 @@ def test_killed_while_it_replaces_another(tmp_path, kind):
         assert (one["verdict"], one["end"], one["litter"]) == ("passed", "whole", []), one
     if kind == "operation":  # few of the lines are those that write
         assert {one["left"] for one in killed} == {"unfinished", "whole"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_while_it_replaces_a_signed_one(tmp_path):
+    """No moment leaves a release without its signature, or with the signature of another."""
+    pair = write_pair(tmp_path / "keys")
+    _, *killed = moments(tmp_path, "operation", RECIPE, SMALLER, count=12, seed=3, pair=pair)
+    for one in killed:
+        assert one["code"] == -9
+        assert one["left"] in {"unfinished", "whole"}, one
+        assert (one["verdict"], one["end"], one["litter"]) == ("passed", "whole", []), one
+    assert {one["left"] for one in killed} == {"unfinished", "whole"}
 
 
 def test_what_a_kill_left_in_the_folder_goes(tmp_path):

@@ -143,9 +143,12 @@ class Verification:
             said = consistent if finding == CONSISTENT else "It is not what was signed"
         else:
             said = "It is not what its manifest says"
+        unproven = status in {SignatureStatus.MISSING, SignatureStatus.INVALID}
         raise GateFailedError(
             f"{said}: {found}." if found else f"{said}.",
-            remedy="Do not use it; get it again, or run the recipe again.",
+            remedy="Do not use it; get the release, and the key or the identity, from its signer."
+            if unproven
+            else "Do not use it; get it again, or run the recipe again.",
             where=self.directory,
         )
 
@@ -228,7 +231,12 @@ def _present(folder: Path) -> set[str]:
             names.append(f"{at.relative_to(folder).as_posix()}/")
         links = [name for name in folders if (at / name).is_symlink()]
         names += [(at / name).relative_to(folder).as_posix() for name in (*files, *links)]
-    return {os.fsencode(name).decode("utf-8", "backslashreplace") for name in names}
+    return {_printable(os.fsencode(name).decode("utf-8", "backslashreplace")) for name in names}
+
+
+def _printable(name: str) -> str:
+    """A name that does nothing to a terminal; the names in manifests are such."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 def _raise(error: OSError) -> NoReturn:

@@ -59,7 +59,11 @@ def read_private_key(path: str | os.PathLike[str], password: str | None, *, fold
             "The key is encrypted, and there is no password.", remedy=f"Set {PASSWORD_VARIABLE} to it.", where=place
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        wrong = "The password does not open the key, or the key is damaged." if password else "The key is damaged."
+        wrong = (
+            "The password does not open the key, or the key is damaged."
+            if password
+            else "The key is damaged, or not as openssl writes it."
+        )
         remedy = f"Check {PASSWORD_VARIABLE} and the file." if password else _MAKE
         raise UsageError(wrong, remedy=remedy, where=place) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:

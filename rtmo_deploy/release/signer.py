@@ -119,7 +119,13 @@ def _sigstore_config(config: Config) -> Config:
 
 
 def _unsigned(error: Exception) -> SetupError:
+    from requests import RequestException
+    from sigstore.errors import NetworkError
+    from tuf.api.exceptions import DownloadError
+
     reason = " ".join(str(error).split())[:500] or type(error).__name__
+    if isinstance(error, NetworkError) or isinstance(error.__cause__, DownloadError | RequestException):
+        reason = "it cannot be reached"
     return SetupError(
         f"Sigstore does not sign: {reason}.",
         remedy="Check the network and the identity, or sign with a key; what was made is kept.",

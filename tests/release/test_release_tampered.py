@@ -146,6 +146,7 @@ def renamed(folder):
         (lambda folder: (folder / "artifacts" / "more.onnx").write_text("x"), {"extra": ("artifacts/more.onnx",)}),
         (lambda folder: (folder / ".hidden").write_text("x"), {"extra": (".hidden",)}),
         (lambda folder: (folder / "artifacts" / ".cache").write_text("x"), {"extra": ("artifacts/.cache",)}),
+        (lambda folder: (folder / "a\x1b[2J\nb").write_text("x"), {"extra": ("a\\x1b[2J\\nb",)}),
         (lambda folder: (folder / ".gitattributes").write_text("x"), {"extra": (".gitattributes",)}),
         (lambda folder: (folder / "a" / "b").mkdir(parents=True), {"extra": ("a/b/",)}),
         (lambda folder: (folder / "more").symlink_to("/"), {"extra": ("more",)}),

@@ -156,7 +156,7 @@ class Artifact:
     @property
     def note(self) -> str | None:
         """What a user must know before using it, one or two sentences; None for nothing."""
-        return _UNTRAINED if self.untrained else _DOMAINS.get(self.domain or "")
+        return model_note(untrained=self.untrained, domain=self.domain)
 
     def log_note(self) -> None:
         """Log :attr:`note` as a warning, if there is one."""
@@ -241,6 +241,11 @@ class Artifact:
             ) from error
         artifact.log_note()
         return artifact
+
+
+def model_note(*, untrained: bool, domain: str | None) -> str | None:
+    """What a user must know before using such a model, one or two sentences; None for nothing."""
+    return _UNTRAINED if untrained else _DOMAINS.get(domain or "")
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -45,7 +45,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "openvino": Action(make.openvino, ("openvino", "onnx", *_ORT)),
     "draw": Action(make.draw, _IMAGES),
     "annotated": Action(make.annotated, revision=2),
-    "accuracy": Action(make.accuracy, ("torch", "openvino", *_IMAGES, "faster-coco-eval", *_ORT, *_TRT), revision=4),
+    "accuracy": Action(make.accuracy, ("torch", "openvino", *_IMAGES, "faster-coco-eval", *_ORT, *_TRT), revision=6),
     "parity": Action(make.parity, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=6),
     "latency": Action(make.latency, ("torch", "openvino", *_IMAGES, *_ORT, *_TRT), revision=2, on_machine=True),
 }

@@ -245,7 +245,8 @@ def accuracy(job: Job) -> Outcome:
     causes = explain_evaluation(
         estimator, dataset, found.detections, score_thr=options["score_thr"], progress=job.progress
     )
-    return Outcome((), plain({"ap": report["metrics"]["AP"], "device": device, "causes": causes, **report}))
+    about = {"device": device, "domain": dataset.domain, "causes": causes}
+    return Outcome((), plain({"ap": report["metrics"]["AP"], **about, **report}))
 
 
 def parity(job: Job) -> Outcome:

@@ -16,6 +16,9 @@ SOURCE = "source"
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 SIZE = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
 
+#: Addresses that are links in Markdown and valid in CycloneDX as they stand.
+URL = r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/([A-Za-z0-9._~:/?#@!$&'*+,;=-]|%[0-9A-Fa-f]{2})*)?$"
+
 #: Largest loss of AP that is a bound. A larger number was meant as points of 100, and would let everything pass.
 LARGEST_DROP = 0.2
 
@@ -30,6 +33,8 @@ Ap = Annotated[float, Field(ge=0), AfterValidator(lambda value: _fraction(value,
 Drop = Annotated[float, Field(ge=0), AfterValidator(lambda value: _fraction(value, LARGEST_DROP))]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Text = Annotated[str, Field(max_length=200, pattern=r"\S")]
+LongText = Annotated[str, Field(max_length=5000, pattern=r"\S")]
 
 
 class Section(BaseModel):
@@ -283,6 +288,28 @@ class ReportSection(Section):
     pictures: int = Field(2, ge=0, le=20)
 
 
+class CardSection(Section):
+    """What the model card and the bill of materials say that no step measures. All of it is plain text.
+
+    Attributes:
+        license: Licence of the weights: an SPDX identifier or expression, or the name of another licence.
+        authors: Names of people.
+        organization: Who supplies the release.
+        training_data: What the checkpoint was trained on.
+        intended_use: What the models are for.
+        base_model: The model that the checkpoint was fine-tuned from, as on the Hugging Face Hub: organization/name.
+        links: Title to address.
+    """
+
+    license: Text | None = None
+    authors: tuple[Text, ...] = Field((), max_length=100)
+    organization: Text | None = None
+    training_data: LongText | None = None
+    intended_use: LongText | None = None
+    base_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$", max_length=200)
+    links: dict[Text, Annotated[str, Field(pattern=URL, max_length=1000)]] = Field({}, max_length=50)
+
+
 class ReleaseRecipe(Section):
     """Everything a release depends on.
 
@@ -296,6 +323,7 @@ class ReleaseRecipe(Section):
         parity: Pairs of models that must find the same people.
         latency: Benchmarks and bounds on them.
         report: What the report shows.
+        card: What the model card and the bill of materials say that no step measures.
     """
 
     schema_version: Literal[1, 2] = 2
@@ -307,6 +335,7 @@ class ReleaseRecipe(Section):
     parity: tuple[ParitySection, ...] = ()
     latency: tuple[LatencySection, ...] = ()
     report: ReportSection = ReportSection()
+    card: CardSection = CardSection()
 
     def order(self) -> list[str]:
         """Names of the artifacts, each after the one it is made of."""

@@ -90,6 +90,8 @@ class Variant:
     aliases: tuple[str, ...] = ()
     #: The whole SHA-256 of the file (64 hex digits), where it is known; upstream publishes 8 digits.
     sha256: str | None = None
+    #: Licence of the weights, SPDX: that of MMPose, which publishes them.
+    license: str = "Apache-2.0"
 
     @property
     def input_hw(self) -> tuple[int, int]:
@@ -132,6 +134,8 @@ class EmbeddedModel:
     domain: str | None = None
     #: The whole SHA-256 of its checkpoint, 64 hex digits.
     sha256: str | None = None
+    #: Licence of the weights, SPDX: the package's.
+    license: str = "Apache-2.0"
 
     @property
     def path(self) -> Path:

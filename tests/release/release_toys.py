@@ -45,6 +45,26 @@ PIXEL = bytes.fromhex(
     "0000000000000000000009ffc40014100100000000000000000000000000000000ffda0008010100003f0054df"
     "ffd9"
 )
+#: What a toy model says of itself, as ``Artifact.to_dict`` gives it.
+DESCRIBED = {
+    "kind": "onnx",
+    "architecture": "toy",
+    "skeleton": {
+        "name": "two",
+        "keypoints": ["left", "right"],
+        "edges": [],
+        "flip_pairs": [[0, 1]],
+        "sigmas": [0.1] * 2,
+    },
+    "input": {"height": 64, "width": 96, "batch": None, "dynamic_hw": True, "placement": "center", "pad": 114},
+    "decode": {"mode": "onnx", "score_thr": 0.1, "nms_thr": 0.65, "max_dets": None},
+    "precision": "fp32",
+    "target": None,
+    "variant": None,
+    "versions": {"toy": "1"},
+    "domain": None,
+    "untrained": False,
+}
 ERRORS = {
     "model": ModelError("It is damaged.", remedy="Mend it."),
     "setup": SetupError("The disk is full.", remedy="Make room."),
@@ -111,7 +131,9 @@ class ToyActions:
         path = job.files["checkpoint"]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         facts = {"name": path.name, "sha256": digest, "size": path.stat().st_size, "published": None}
-        return Outcome((), {**facts, "kind": "checkpoint", "architecture": "toy"})
+        return Outcome(
+            (), {**facts, "kind": "checkpoint", "precision": "fp32", "architecture": "toy", "artifact": DESCRIBED}
+        )
 
     def _artifact(self, step, job):
         model = job.inputs["model"].main
@@ -120,7 +142,8 @@ class ToyActions:
         text = f"{step.action} {json.dumps(options, sort_keys=True)} {hashlib.sha256(model.read_bytes()).hexdigest()}\n"
         (job.folder / name).write_text(text)
         (job.folder / f"{name}.extra").write_text(f"{text}beside it\n")
-        return Outcome((name, f"{name}.extra"), {"kind": "onnx", "precision": step.name, "decode": "onnx"})
+        facts = {"kind": "onnx", "precision": step.name, "decode": "onnx"}
+        return Outcome((name, f"{name}.extra"), {**facts, "artifact": {**DESCRIBED, "precision": step.name}})
 
     def _draw(self, step, job):
         (job.folder / "annotations.json").write_text(json.dumps(dict(step.options)))
@@ -132,7 +155,8 @@ class ToyActions:
     def _accuracy(self, step, job):
         ap = self.ap[step.inputs["model"]]
         metrics = {"AP": ap, "AP50": 0.8}
-        return Outcome((), {"ap": ap, "metrics": metrics, "protocol": "coco", "images": 4, "people": 9})
+        facts = {"ap": ap, "metrics": metrics, "protocol": "coco", "images": 4, "people": 9, "domain": None}
+        return Outcome((), facts)
 
     def _parity(self, step, job):
         names = [f"001-{side}.jpg" for side in "abd"]

@@ -19,6 +19,7 @@ from rtmo_deploy.release.pipeline import run_release
 
 NASTY = 'Toys & <script>alert("x")</script> ]]> \u0007 "quoted"'
 FILES = [
+    "MODEL_CARD.md",
     "SHA256SUMS",
     "artifacts/toy-fixed.onnx",
     "artifacts/toy-fixed.onnx.extra",
@@ -28,6 +29,7 @@ FILES = [
     "artifacts/toy-int8.onnx.extra",
     "artifacts/toy-onnx.onnx",
     "artifacts/toy-onnx.onnx.extra",
+    "bom.json",
     "junit.xml",
     "latency/cpu.json",
     "manifest.json",

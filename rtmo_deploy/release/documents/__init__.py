@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from rtmo_deploy.release.documents.bom import bom_json
+from rtmo_deploy.release.documents.model_card import model_card
 from rtmo_deploy.release.documents.report import junit_xml, report_html, summary_markdown
 from rtmo_deploy.release.documents.statement import statement_json
 
@@ -20,6 +22,8 @@ DOCUMENTS: Final = {
     SUMMARY: "summary",
     "report.html": "report",
     "statement.json": "statement",
+    "bom.json": "bom",
+    "MODEL_CARD.md": "model card",
 }
 
 
@@ -36,4 +40,6 @@ def write_documents(release: Release, files: Sequence[ReleaseFile]) -> dict[str,
         SUMMARY: summary_markdown(release).encode(),
         "report.html": report_html(release, files).encode(),
         "statement.json": statement_json(release, files).encode(),
+        "bom.json": bom_json(release, files).encode(),
+        "MODEL_CARD.md": model_card(release, files).encode(),
     }

@@ -36,6 +36,9 @@ latency:
     gates:
       - {artifact: onnx, against: source, max_ratio: 1.0}
       - {artifact: onnx, p95_ms: 50}
+card:
+  authors: [Ada]
+  links: {paper: "https://arxiv.org/abs/2312.07526"}
 """
 AP = {"source": 0.6, "onnx": 0.6, "fixed": 0.6, "fp16": 0.599, "int8": 0.59}
 #: A grey image of one pixel.

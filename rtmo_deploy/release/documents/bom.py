@@ -22,15 +22,9 @@ from cyclonedx.spdx import fixup_id, is_expression
 from packageurl import PackageURL
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.release.documents.facts import (
-    accuracies_of,
-    clean,
-    license_of,
-    limitations_of,
-    models_of,
-    origin_of,
-    training_data_of,
-)
+from rtmo_deploy.release.documents import facts
+from rtmo_deploy.release.documents.facts import clean
+from rtmo_deploy.release.recipe import SOURCE
 from rtmo_deploy.zoo.records import Variant
 
 if TYPE_CHECKING:
@@ -41,7 +35,6 @@ if TYPE_CHECKING:
 
 #: Of the properties that CycloneDX has no field for.
 PREFIX = "rtmo-deploy:"
-SOURCE_REF = "source"
 _LICENSE = "Apache-2.0"
 
 
@@ -50,35 +43,29 @@ def bom_json(release: Release, files: Sequence[ReleaseFile]) -> str:
 
     The same release gives the same bytes; the serial number is derived from them.
     """
-    models = models_of(release, files)
+    models = facts.models_of(release, files)
+    parts = {release.source.name: _source(release)} if release.source.good else {}
+    parts |= {model.result.name: _model(release, model) for model in models}
+    companions = {file.path: _file(file, ComponentType.FILE) for model in models for file in model.files[1:]}
     packages, used = _packages(release)
     tools = [package for package in packages.values() if package.name == "rtmo-deploy"]
     root = _root(release)
-    source = _source(release) if release.source.good else None
-    made = [_model(release, model) for model in models]
-    companions = {file.path: _companion(file) for model in models for file in model.files[1:]}
-    components = [*([source] if source else []), *made, *companions.values(), *packages.values()]
     bom = Bom(
-        components=components,
+        components=[*parts.values(), *companions.values(), *packages.values()],
         metadata=BomMetaData(
             component=root,
             timestamp=datetime.fromisoformat(release.started),
             tools=ToolRepository(components=[_package("rtmo-deploy", __version__, "tool:rtmo-deploy")]),
         ),
     )
-    bom.register_dependency(root, [*([source] if source else []), *made, *tools])
-    by_name = {model.result.name: component for model, component in zip(models, made, strict=True)}
-    if source:
-        by_name[release.source.name] = source
+    bom.register_dependency(root, [*parts.values(), *tools])
     for model in models:
         needed = [companions[file.path] for file in model.files[1:]]
-        bom.register_dependency(by_name[model.result.name], [*(by_name[one.name] for one in model.parents), *needed])
+        bom.register_dependency(parts[model.result.name], [*(parts[one.name] for one in model.parents), *needed])
     for tool in tools:
         bom.register_dependency(tool, [packages[one] for one in sorted(used[tool.version or ""])])
     document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
-    cards = {model.files[0].path: _model_card(release, model.result, model.precision) for model in models}
-    if source:
-        cards[SOURCE_REF] = _model_card(release, release.source, release.source.facts["precision"])
+    cards = {part.bom_ref.value: _model_card(release, release.results[name]) for name, part in parts.items()}
     for component in document["components"]:
         if component["bom-ref"] in cards:
             component["modelCard"] = cards[component["bom-ref"]]
@@ -99,37 +86,37 @@ def _root(release: Release) -> Component:
         name=release.recipe.name,
         type=ComponentType.DATA,
         bom_ref="release",
-        description=f"Release of an RTMO pose estimation model. {release.sentence}",
+        description=f"Release of an RTMO pose estimation model. {clean(release.sentence)}",
         authors=[OrganizationalContact(name=clean(name)) for name in card.authors],
         supplier=OrganizationalEntity(name=clean(card.organization)) if card.organization else None,
         licenses=_licenses(release),
         external_references=[own, *links],
-        properties=_properties(verdict=release.verdict, made=release.started),
+        properties=_properties(verdict=release.verdict),
     )
 
 
 def _source(release: Release) -> Component:
     """The checkpoint, which is no file of the release."""
-    facts, origin, base = release.source.facts, origin_of(release), release.recipe.card.base_model
+    source, origin, base = release.source.facts, facts.origin_of(release), release.recipe.card.base_model
     where = []
     if isinstance(origin, Variant):
         where = [ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(origin.url))]
     ancestor = Component(name=base or "", type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="base-model")
     return Component(
-        name=clean(facts["name"]),
+        name=clean(source["name"]),
         type=ComponentType.MACHINE_LEARNING_MODEL,
-        bom_ref=SOURCE_REF,
+        bom_ref=SOURCE,
         description="The checkpoint that the models were made of; it is not part of the release.",
-        hashes=_hashes(facts["sha256"]),
+        hashes=_hashes(source["sha256"]),
         licenses=_licenses(release),
         external_references=where,
         pedigree=Pedigree(ancestors=[ancestor]) if base else None,
-        properties=_properties(size=facts["size"], published_as=origin.name if origin else None),
+        properties=_properties(size=source["size"], published_as=origin.name if origin else None),
     )
 
 
 def _model(release: Release, model: Model) -> Component:
-    file, artifact = model.files[0], model.artifact
+    file = model.files[0]
     ancestors = [
         Component(
             name=_name(parent),
@@ -139,30 +126,21 @@ def _model(release: Release, model: Model) -> Component:
         )
         for parent in model.parents
     ]
+    made_with = ", ".join(f"{name} {version}" for name, version in sorted(model.artifact["versions"].items()))
+    step = {"artifact": model.result.name, "made_by": model.result.step.action, "made_with": made_with}
+    component = _file(file, ComponentType.MACHINE_LEARNING_MODEL, **step)
+    component.licenses, component.pedigree = _licenses(release), Pedigree(ancestors=ancestors)
+    return component
+
+
+def _file(file: ReleaseFile, kind: ComponentType, **properties: str) -> Component:
     return Component(
         name=file.path.rpartition("/")[2],
-        type=ComponentType.MACHINE_LEARNING_MODEL,
+        type=kind,
         bom_ref=file.path,
         hashes=_hashes(file.sha256),
-        licenses=_licenses(release),
         external_references=[ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(file.path))],
-        pedigree=Pedigree(ancestors=ancestors),
-        properties=_properties(
-            size=file.size,
-            artifact=model.result.name,
-            made_by=model.result.step.action,
-            made_with=", ".join(f"{name} {version}" for name, version in sorted(artifact["versions"].items())),
-        ),
-    )
-
-
-def _companion(file: ReleaseFile) -> Component:
-    return Component(
-        name=file.path.rpartition("/")[2],
-        type=ComponentType.FILE,
-        bom_ref=file.path,
-        hashes=_hashes(file.sha256),
-        properties=_properties(size=file.size),
+        properties=_properties(size=file.size, **properties),
     )
 
 
@@ -194,7 +172,7 @@ def _package(name: str, version: str, reference: str | None = None) -> Component
 
 def _licenses(release: Release) -> list[DisjunctiveLicense | LicenseExpression]:
     """Of the weights; empty where nobody has stated one."""
-    found = license_of(release)
+    found = facts.license_of(release)
     if found is None:
         return []
     known = fixup_id(found.name)
@@ -216,11 +194,11 @@ def _properties(**values: Any) -> list[Property]:
     return [Property(name=f"{PREFIX}{name}", value=str(value)) for name, value in known.items()]
 
 
-def _model_card(release: Release, result: StepRecord, precision: str) -> dict[str, Any]:
+def _model_card(release: Release, result: StepRecord) -> dict[str, Any]:
     artifact = result.facts["artifact"]
-    data, use = training_data_of(release), release.recipe.card.intended_use
+    data, use = facts.training_data_of(release), release.recipe.card.intended_use
     considerations: dict[str, Any] = {"useCases": [clean(use)]} if use else {}
-    considerations["technicalLimitations"] = limitations_of(release)
+    considerations["technicalLimitations"] = facts.limitations_of(release)
     parameters = {
         "approach": {"type": "supervised"},
         "task": "pose estimation",
@@ -229,8 +207,8 @@ def _model_card(release: Release, result: StepRecord, precision: str) -> dict[st
         "datasets": [{"type": "dataset", "name": "training data", "description": data}] if data else [],
         **_inputs_and_outputs(artifact),
     }
-    facts = {
-        "precision": precision,
+    more = {
+        "precision": facts.precision_of(result),
         "keypoints": ", ".join(map(clean, artifact["skeleton"]["keypoints"])),
         "score-threshold": artifact["decode"]["score_thr"],
         "nms-threshold": artifact["decode"]["nms_thr"],
@@ -239,7 +217,7 @@ def _model_card(release: Release, result: StepRecord, precision: str) -> dict[st
         "modelParameters": parameters,
         "quantitativeAnalysis": {"performanceMetrics": [*_accuracy(release, result), *_parity(release, result)]},
         "considerations": considerations,
-        "properties": [{"name": f"{PREFIX}{name}", "value": str(value)} for name, value in facts.items()],
+        "properties": [{"name": f"{PREFIX}{name}", "value": str(value)} for name, value in more.items()],
     }
 
 
@@ -257,7 +235,7 @@ def _inputs_and_outputs(artifact: Mapping[str, Any]) -> dict[str, list[dict[str,
 
 
 def _accuracy(release: Release, result: StepRecord) -> Iterable[dict[str, str]]:
-    for one in accuracies_of(release):
+    for one in facts.accuracies_of(release):
         if one.model == result.name:
             for name, value in one.metrics.items():
                 yield {"type": name, "value": f"{value:.4f}", "slice": f"{one.data} ({one.scope})"}

@@ -40,12 +40,6 @@ class Model:
         described: Mapping[str, Any] = self.result.facts["artifact"]
         return described
 
-    @property
-    def precision(self) -> str:
-        """``fp16``, or ``int8 for onnxruntime``."""
-        target = self.artifact["target"]
-        return str(self.artifact["precision"]) + (f" for {target}" if target else "")
-
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -77,6 +71,12 @@ def models_of(release: Release, files: Sequence[ReleaseFile]) -> list[Model]:
             parents = tuple(one for one in made if one.step.kind in {"source", "artifact"})
             found.append(Model(result, tuple(known[file.name] for file in result.files), parents))
     return found
+
+
+def precision_of(result: StepRecord) -> str:
+    """``fp16``, or ``int8 for onnxruntime``."""
+    artifact = result.facts["artifact"]
+    return str(artifact["precision"]) + (f" for {artifact['target']}" if artifact["target"] else "")
 
 
 def origin_of(release: Release) -> Variant | EmbeddedModel | None:

@@ -19,6 +19,7 @@ from rtmo_deploy.release.documents.facts import (
     limitations_of,
     models_of,
     origin_of,
+    precision_of,
     training_data_of,
 )
 from rtmo_deploy.release.gates import case_of
@@ -98,7 +99,8 @@ def _front_matter(release: Release, models: Sequence[Model]) -> dict[str, Any]:
     if found is not None and found.name.lower() in _HUB_LICENSES:
         front["license"] = found.name.lower()
     elif found is not None:
-        front |= {"license": "other", "license_name": _line(found.name)}
+        # The Hub takes small letters, digits, dots and dashes.
+        front |= {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", found.name.lower()).strip("-")}
     kinds = {str(model.artifact["kind"]) for model in models}
     front |= {"library_name": "rtmo-deploy", "tags": ["rtmo", "pose-estimation", *sorted(kinds)], "pipeline_tag": TASK}
     if card.base_model is not None:
@@ -136,7 +138,7 @@ def _files(models: Sequence[Model]) -> _Markdown:
     for model in models:
         for file in model.files:
             own = file is model.files[0]
-            what = (str(model.artifact["kind"]), model.precision) if own else ("companion", "")
+            what = (str(model.artifact["kind"]), precision_of(model.result)) if own else ("companion", "")
             rows.append((file.path, *what, human_size(file.size), file.sha256))
     return _table(("file", "kind", "precision", "size", "SHA-256"), rows)
 

@@ -94,6 +94,8 @@ def test_every_import_is_a_dependency():
         "PIL": "pillow",
         "google": "onnx",
         "yaml": "pyyaml",
+        "cyclonedx": "cyclonedx-python-lib",
+        "packageurl": "packageurl-python",
         "tensorrt_rtx": "tensorrt-rtx-cu12",
         "cuda": "cuda-bindings",
         "pynvml": "nvidia-ml-py",
@@ -158,6 +160,7 @@ def test_the_wheel(tmp_path):
     for data in (
         "data/calibration_sets/*.json",
         "report/templates/*",
+        "release/documents/templates/*",
         "*/plugins/rtmo_decode.*",
         "zoo/weights/*",
         "package/*/sources/*",

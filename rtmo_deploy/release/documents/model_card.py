@@ -127,20 +127,20 @@ def _result(accuracy: Accuracy, model: Model) -> dict[str, Any]:
     }
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers: bool = False) -> _Markdown:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> _Markdown:
     """Empty where there are no rows."""
     cleaned = [tuple(map(clean, row)) for row in rows]
-    return _Markdown("\n".join(Table("", head, cleaned, numbers=numbers).markdown()) if rows else "")
+    return _Markdown("\n".join(Table("", head, cleaned, numbers=False).markdown()) if rows else "")
 
 
 def _files(models: Sequence[Model]) -> _Markdown:
-    rows = []
+    rows = {}  # by path: models can share a companion
     for model in models:
         for file in model.files:
             own = file is model.files[0]
             what = (str(model.artifact["kind"]), precision_of(model.result)) if own else ("companion", "")
-            rows.append((file.path, *what, human_size(file.size), file.sha256))
-    return _table(("file", "kind", "precision", "size", "SHA-256"), rows)
+            rows[file.path] = (file.path, *what, human_size(file.size), file.sha256)
+    return _table(("file", "kind", "precision", "size", "SHA-256"), list(rows.values()))
 
 
 def _use(models: Sequence[Model]) -> dict[str, Any] | None:
@@ -193,7 +193,7 @@ def _accuracy(release: Release) -> _Markdown:
     if published:
         figures = (number(published["metrics"].get(name), ".4f") for name in _METRICS)
         rows.append(("source, as published", *figures, published["dataset"]))
-    return _table(("model", *_METRICS, "data"), rows, numbers=True)
+    return _table(("model", *_METRICS, "data"), rows)
 
 
 def _parity(release: Release) -> _Markdown:
@@ -207,8 +207,8 @@ def _parity(release: Release) -> _Markdown:
         for one in release.of("parity")
         if one.good
     ]
-    head = ("models", "verdict", "matched", "missed", "extra", "mean OKS", "99 % of keypoints", "worst", "images")
-    return _table(head, rows, numbers=True)
+    head = ("models", "verdict", "matched", "missed", "extra", "mean OKS", "keypoints p99, px", "worst, px", "images")
+    return _table(head, rows)
 
 
 def _latency(result: StepRecord) -> _Markdown:
@@ -216,7 +216,7 @@ def _latency(result: StepRecord) -> _Markdown:
     for entry in result.facts["entries"]:
         times = (number(entry["total_ms"][name], ".2f") for name in ("p50", "p95"))
         rows.append((str(entry["artifact"]), str(entry["contender"]["backend"]), case_of(entry), *times))
-    return _table(("model", "runtime", "case", "p50, ms", "p95, ms"), rows, numbers=True)
+    return _table(("model", "runtime", "case", "p50, ms", "p95, ms"), rows)
 
 
 def _paragraphs(text: str) -> _Markdown:

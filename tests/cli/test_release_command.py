@@ -63,7 +63,7 @@ def test_a_signed_release(toys, tmp_path, monkeypatch):
     assert str(out / "model.sig") in "".join(done.stdout.split())
     assert "secret" not in done.stdout + done.stderr + (out / "manifest.json").read_text()
     signed = json.loads(call("sign", out, "--key", pair.private, "--json").stdout)
-    assert (signed["name"], signed["files"], len(signed["key_sha256"])) == ("toy", 16, 64)
+    assert (signed["name"], signed["files"], len(signed["key_sha256"])) == ("toy", 18, 64)
     assert signed["key_sha256"] in "".join(call("sign", out, "--key", pair.private).stdout.split())
     found = call("verify", out, "--key", pair.public)
     assert found.exit_code == 0, found.stderr

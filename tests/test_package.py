@@ -191,6 +191,7 @@ def test_the_sdist(tmp_path):
         "README.md",
         "CHANGELOG.md",
         "LICENSE",
+        "mkdocs.yml",
         "rtmo_deploy/py.typed",
         "tests/golden.py",
     } <= names

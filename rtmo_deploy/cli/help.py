@@ -88,8 +88,8 @@ EXAMPLES: Final = {
 class HelpCommand(TyperCommand):
     """A command whose help page has its options in groups, and examples."""
 
-    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Write arguments, and options by group."""
+    def sections(self, ctx: Context) -> dict[str, list[tuple[str, str]]]:
+        """Arguments and options by heading: each with its names and what it does."""
         sections: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", "Options", *_GROUPS)}
         shown = [(parameter, parameter.get_help_record(ctx)) for parameter in self.get_params(ctx)]
         few = len(shown) <= _FEW
@@ -98,10 +98,13 @@ class HelpCommand(TyperCommand):
                 continue
             group = "Options" if few else _GROUP_OF.get(parameter.name or "", "Options")
             sections["Arguments" if parameter.param_type_name == "argument" else group].append(record)
-        for name, records in sections.items():
-            if records:
-                with formatter.section(name):
-                    formatter.write_dl(records)
+        return {name: records for name, records in sections.items() if records}
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write arguments, and options by group."""
+        for name, records in self.sections(ctx).items():
+            with formatter.section(name):
+                formatter.write_dl(records)
 
     def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the examples."""

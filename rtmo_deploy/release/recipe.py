@@ -46,8 +46,9 @@ class Section(BaseModel):
 class SyntheticSection(Section):
     """Synthetic people."""
 
-    images: int = Field(60, gt=0, le=100_000)
-    seed: int = Field(4000, ge=0, lt=2**31)
+    images: int = Field(60, gt=0, le=100_000)  #: Number of images.
+    seed: int = Field(4000, ge=0, lt=2**31)  #: Seed of the images.
+    #: Least and greatest number of people in an image.
     people: tuple[Annotated[int, Field(ge=0, le=60)], Annotated[int, Field(ge=0, le=60)]] = (1, 6)
 
     @model_validator(mode="after")
@@ -60,10 +61,10 @@ class SyntheticSection(Section):
 class DataSection(Section):
     """Annotated images: synthetic ones, or a file in COCO's format."""
 
-    synthetic: SyntheticSection | None = None
-    annotations: Path | None = None
-    images: Path | None = None
-    max_images: Count | None = None
+    synthetic: SyntheticSection | None = None  #: Synthetic people, instead of files.
+    annotations: Path | None = None  #: Annotation file in COCO's format.
+    images: Path | None = None  #: Folder of its images.
+    max_images: Count | None = None  #: Take only the first so many images; null for all.
 
     @model_validator(mode="after")
     def _one_kind(self) -> DataSection:
@@ -85,7 +86,7 @@ class _Made(Section):
 class ExportArtifact(_Made):
     """``export``: the checkpoint becomes an ONNX model; fields are the command's options."""
 
-    make: Literal["export"]
+    make: Literal["export"]  #: The step.
     decode: Literal["onnx", "fixed", "raw"] = "onnx"
     imgsz: tuple[Side, Side] | None = None
     static: bool = False
@@ -110,21 +111,22 @@ class ExportArtifact(_Made):
 class CastArtifact(_Made):
     """``cast``: a float32 ONNX model becomes FP16 or BF16."""
 
-    make: Literal["cast"]
-    precision: Literal["fp16", "bf16"] = "fp16"
+    make: Literal["cast"]  #: The step.
+    precision: Literal["fp16", "bf16"] = "fp16"  #: Precision of the result.
 
 
 class QuantizeArtifact(_Made):
     """``quantize``: a float32 ONNX model becomes an INT8 one."""
 
-    make: Literal["quantize"]
+    make: Literal["quantize"]  #: The step.
     target: Literal["tensorrt", "openvino", "onnxruntime"] | None = None
+    #: Images that the ranges come from: a folder, a named set, or a calibration file.
     calibration: str = Field("synthetic", min_length=1)
     count: Count | None = None
     method: Literal["entropy", "percentile", "minmax", "mse"] = "mse"
-    max_ap_drop: Drop | None = None
-    bias_correction: bool = True
-    judge: DataSection | None = None
+    max_ap_drop: Drop | None = None  #: Revert layers to FP32 until the loss of AP on `judge` is at most this, 0 to 0.2.
+    bias_correction: bool = True  #: Correct each channel's bias by the mean error of its 8-bit form.
+    judge: DataSection | None = None  #: Annotated images for `max_ap_drop`.
 
     @model_validator(mode="after")
     def _judged(self) -> QuantizeArtifact:
@@ -136,24 +138,25 @@ class QuantizeArtifact(_Made):
 class EngineArtifact(_Made):
     """``engine``: an ONNX model becomes a TensorRT engine. Its precision is the model's."""
 
-    make: Literal["engine"]
+    make: Literal["engine"]  #: The step.
     backend: Literal["auto", "tensorrt", "tensorrt-rtx"] = "auto"
-    plugin: bool = False
+    plugin: bool = False  #: Decode with the plugin RTMODecode.
     min: str | None = Field(None, pattern=SIZE)
     opt: str | None = Field(None, pattern=SIZE)
     max: str | None = Field(None, pattern=SIZE)
+    #: Compute capabilities that the engine is built for; empty for the backend's default.
     compute_capability: tuple[Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")], ...] = ()
     version_compatible: bool = False
     hardware_compatible: bool = False
     opt_level: int | None = Field(None, ge=0, le=5)
-    timeout: float | None = Field(None, gt=0)
+    timeout: float | None = Field(None, gt=0)  #: Most seconds of the build.
 
 
 class OpenvinoArtifact(_Made):
     """``openvino``: an ONNX model becomes OpenVINO's .xml and .bin."""
 
-    make: Literal["openvino"]
-    compress_fp16: bool = False
+    make: Literal["openvino"]  #: The step.
+    compress_fp16: bool = False  #: Store weights in FP16.
 
 
 Artifact = Annotated[
@@ -164,9 +167,10 @@ Artifact = Annotated[
 class AccuracyGate(Section):
     """A bound on AP, which runs from 0 to 1: one point of 100 is 0.01."""
 
-    artifact: str
-    ap_min: Ap | None = None
-    ap_drop_max: Drop | None = None
+    artifact: str  #: What is judged.
+    ap_min: Ap | None = None  #: Least AP, 0 to 1.
+    ap_drop_max: Drop | None = None  #: Largest loss of AP, 0 to 0.2.
+    #: What the loss is measured against: `source` (the default), an artifact, or `published`.
     against: str | None = None
 
     @model_validator(mode="after")
@@ -181,36 +185,36 @@ class AccuracyGate(Section):
 class AccuracySection(Section):
     """AP of the source and of artifacts."""
 
-    data: DataSection
-    measure: tuple[str, ...] | None = ()
-    device: str = "cpu"
-    batch: int = Field(8, gt=0, le=4096)
-    score_thr: float = Field(0.1, ge=0, le=1)
-    gates: tuple[AccuracyGate, ...] = ()
+    data: DataSection  #: What AP is measured on.
+    measure: tuple[str, ...] | None = ()  #: Artifacts to judge besides those in gates; null judges all.
+    device: str = "cpu"  #: Device, such as `cpu` or `cuda:0`.
+    batch: int = Field(8, gt=0, le=4096)  #: Images in one run of the network.
+    score_thr: float = Field(0.1, ge=0, le=1)  #: Detections below this score do not count.
+    gates: tuple[AccuracyGate, ...] = ()  #: The bounds.
 
 
 class ParityBounds(Section):
     """Bounds instead of those that follow from the precisions; null keeps those."""
 
-    keypoint_p99_px: float | None = Field(None, ge=0)
-    keypoint_max_px: float | None = Field(None, ge=0)
-    oks_mean: float | None = Field(None, ge=0, le=1)
-    box_px: float | None = Field(None, ge=0)
-    score: float | None = Field(None, ge=0, le=1)
-    unmatched: float | None = Field(None, ge=0, le=1)
-    score_thr: float | None = Field(None, ge=0, le=1)
+    keypoint_p99_px: float | None = Field(None, ge=0)  #: Largest 99th percentile of the distance of keypoints.
+    keypoint_max_px: float | None = Field(None, ge=0)  #: Largest distance of a keypoint.
+    oks_mean: float | None = Field(None, ge=0, le=1)  #: Least mean OKS.
+    box_px: float | None = Field(None, ge=0)  #: Largest distance of a box's side.
+    score: float | None = Field(None, ge=0, le=1)  #: Largest difference of a score.
+    unmatched: float | None = Field(None, ge=0, le=1)  #: Largest share of people in one model only.
+    score_thr: float | None = Field(None, ge=0, le=1)  #: People above this score count.
 
 
 class ParitySection(Section):
     """Two models that must find the same people; a gate of its own."""
 
-    a: str = "source"
-    b: str
-    images: Path | None = None
-    synthetic: int | None = Field(None, gt=0, le=10_000)
-    bounds: ParityBounds = ParityBounds()
-    device_a: str = "cpu"
-    device_b: str = "cpu"
+    a: str = "source"  #: The reference.
+    b: str  #: What is compared with it.
+    images: Path | None = None  #: Folder of images.
+    synthetic: int | None = Field(None, gt=0, le=10_000)  #: Number of synthetic images, instead of a folder.
+    bounds: ParityBounds = ParityBounds()  #: Bounds that replace the defaults.
+    device_a: str = "cpu"  #: Where the reference runs.
+    device_b: str = "cpu"  #: Where the other one runs.
 
     @model_validator(mode="after")
     def _sensible(self) -> ParitySection:
@@ -256,7 +260,7 @@ class LatencySection(Section):
         name: What it is called in reports and file names.
         contenders: Artifacts and ``source`` (PyTorch).
         protocol: ``e2e`` from file to people, or ``v100``, as MMDeploy's profiler measured.
-        device: Where.
+        device: Device, such as ``cpu`` or ``cuda:0``.
         threads: Of a CPU runtime.
         people: The sweep; empty for images with any number.
         batch: The sweep of batches.
@@ -284,8 +288,8 @@ class LatencySection(Section):
 class ReportSection(Section):
     """The report."""
 
-    title: str | None = None
-    pictures: int = Field(2, ge=0, le=20)
+    title: str | None = None  #: Title of the report; null for the recipe's name.
+    pictures: int = Field(2, ge=0, le=20)  #: Number of compared images that it shows for each parity.
 
 
 class CardSection(Section):

@@ -62,13 +62,13 @@ class Recipe(Section):
     sync_norms: bool = True
     #: Epochs from one AP to the next; in the plain epochs at the end every one is judged.
     val_interval: int = Field(20, gt=0)
-    model: ModelSection
-    data: DataSection
-    augment: AugmentSection = AugmentSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    schedule: ScheduleSection = ScheduleSection()
-    loss: LossSection = LossSection()
-    second_stage: SecondStageSection = SecondStageSection()
+    model: ModelSection  #: The network.
+    data: DataSection  #: What is learned from and what is judged with.
+    augment: AugmentSection = AugmentSection()  #: Augmentation.
+    optimizer: OptimizerSection = OptimizerSection()  #: AdamW.
+    schedule: ScheduleSection = ScheduleSection()  #: Learning rate over epochs.
+    loss: LossSection = LossSection()  #: Weights of the loss terms.
+    second_stage: SecondStageSection = SecondStageSection()  #: What the loss changes to at `schedule.switch`.
 
     @field_validator("name")
     @classmethod

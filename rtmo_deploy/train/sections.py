@@ -48,13 +48,13 @@ class Section(BaseModel):
 class ModelSection(Section):
     """The network."""
 
-    architecture: str | None = None
-    deepen: float | None = Field(None, gt=0, le=4)
-    widen: float | None = Field(None, ge=1 / 64, le=4)
-    hidden_dim: int = Field(256, ge=32, le=2048, multiple_of=32)
-    init: str | None = None
-    ignore_cfg: bool = False
-    calm: bool = False
+    architecture: str | None = None  #: Name of an architecture, such as `rtmo-s`; or null with `deepen` and `widen`.
+    deepen: float | None = Field(None, gt=0, le=4)  #: Depth of the network as a factor, instead of an architecture.
+    widen: float | None = Field(None, ge=1 / 64, le=4)  #: Width of the network as a factor, instead of an architecture.
+    hidden_dim: int = Field(256, ge=32, le=2048, multiple_of=32)  #: Channels of the transformer encoder.
+    init: str | None = None  #: Checkpoint to begin with: a file or a model's name; null for random weights.
+    ignore_cfg: bool = False  #: Do not follow the config inside that checkpoint.
+    calm: bool = False  #: Begin with attention weights scaled by 0.2, so that the encoder changes little at first.
 
     @field_validator("architecture")
     @classmethod
@@ -74,7 +74,7 @@ class ModelSection(Section):
 class SyntheticSource(Section):
     """Synthetic people; see :class:`rtmo_deploy.data.synthetic.SyntheticPeople`."""
 
-    type: Literal["synthetic"]
+    type: Literal["synthetic"]  #: The kind of data set.
     images: int = Field(gt=0, le=10_000_000)  #: Images in an epoch.
     seed: Seed = 0  #: Seed of the images.
     fresh: bool = False  #: Draw new images every epoch.
@@ -82,15 +82,15 @@ class SyntheticSource(Section):
     people: Annotated[tuple[Count, Count], AfterValidator(_ordered)] = (0, 6)  #: Least and greatest number of people.
     #: Least and greatest height of a figure as a share of the image's.
     height: Annotated[tuple[Share, Share] | None, AfterValidator(_ordered)] = None
-    truncated: float = Field(0.2, ge=0, le=1)  #: As in the generator's options.
-    clutter: float = Field(1.0, ge=0, le=10)
-    occluded: float = Field(0.3, ge=0, le=1)
+    truncated: float = Field(0.2, ge=0, le=1)  #: Share of the people who are cut by the image's border.
+    clutter: float = Field(1.0, ge=0, le=10)  #: Density of things that are not people, 1 for the usual, 0 for none.
+    occluded: float = Field(0.3, ge=0, le=1)  #: Share of the images in which things are put in front of people.
 
 
 class CocoSource(Section):
     """An annotation file in COCO's format and the folder of its images."""
 
-    type: Literal["coco"]
+    type: Literal["coco"]  #: The kind of data set.
     annotations: Path  #: The JSON file; a relative path is looked up from the recipe's folder.
     images: Path  #: The folder; likewise.
     #: Share of the images that an epoch takes; above 1, images come several times.
@@ -123,12 +123,13 @@ Source = Annotated[SyntheticSource | CocoSource, Field(discriminator="type")]
 class DataSection(Section):
     """What is learned from and what is judged with."""
 
-    train: tuple[Source, ...] = Field(min_length=1)
-    val: Source | None = None
+    train: tuple[Source, ...] = Field(min_length=1)  #: What is learned from.
+    val: Source | None = None  #: What AP is measured on; null for nothing.
+    #: What the keypoints are; null for what the first training set says.
     skeleton: Literal["coco-17", "crowdpose-14"] | None = None
-    sigmas: tuple[float, ...] | None = None
-    flip_pairs: Mapping | None = None
-    metric: Literal["coco", "crowdpose"] = "coco"
+    sigmas: tuple[float, ...] | None = None  #: OKS sigma of each keypoint, instead of the skeleton's.
+    flip_pairs: Mapping | None = None  #: Pairs of keypoints, by index or name, that swap when an image is mirrored.
+    metric: Literal["coco", "crowdpose"] = "coco"  #: Whose rules AP follows.
 
     @field_validator("sigmas")
     @classmethod
@@ -149,11 +150,13 @@ class AugmentSection(Section):
 
     #: ``coco`` and ``crowdpose`` are the published pipelines; ``none`` only letterboxes.
     preset: Literal["coco", "crowdpose", "none"] = "coco"
-    mosaic: float | None = Field(None, ge=0, le=1)  #: Probabilities, instead of the preset's.
+    mosaic: float | None = Field(None, ge=0, le=1)  #: Probability of a mosaic of four images, instead of the preset's.
+    #: Probability that another image is blended in, instead of the preset's.
     mixup: float | None = Field(None, ge=0, le=1)
-    flip: float | None = Field(None, ge=0, le=1)
-    shift: float | None = Field(None, ge=0, le=1)  #: Random affine, instead of the preset's.
-    rotate: float | None = Field(None, ge=0, le=360)
+    flip: float | None = Field(None, ge=0, le=1)  #: Probability that an image is mirrored, instead of the preset's.
+    shift: float | None = Field(None, ge=0, le=1)  #: Furthest move, a share of the input's sides, instead of the preset's.
+    rotate: float | None = Field(None, ge=0, le=360)  #: Largest turn either way, degrees, instead of the preset's.
+    #: Smallest and largest enlargement, instead of the preset's.
     scale: Annotated[tuple[Share, Share] | None, AfterValidator(_ordered)] = None
     #: Largest change of hue, saturation and value, instead of the preset's.
     hsv: tuple[Hue, Level, Level] | None = None
@@ -210,6 +213,7 @@ class LossSection(Section):
     bbox_aux: Weight = 1.0  #: L1 loss on raw box predictions, in the plain epochs at the end.
     overlaps_power: float = Field(0.5, gt=0, le=10)  #: The classification target is the OKS to this power.
     keypoint_center: bool = True  #: See :func:`rtmo_deploy.train.assign.assign`.
+    #: Fewest cells that each person is assigned to; above 1 for a training from random weights.
     least_cells: int = Field(1, ge=1, le=10)
     heatmap: Weight = 0.0  #: Heatmaps of all keypoints, learned along and not shipped.
 
@@ -217,7 +221,8 @@ class LossSection(Section):
 class SecondStageSection(Section):
     """What the loss changes to at ``schedule.switch``; the coordinate classifier then teaches the proxy."""
 
-    mle: Weight = 5.0
-    oks: Weight = 10.0
-    cls: Weight | None = None
+    mle: Weight = 5.0  #: Weight of the likelihood.
+    oks: Weight = 10.0  #: Weight of the OKS loss.
+    cls: Weight | None = None  #: Weight of the classification; null keeps it.
+    #: Power of the OKS in the classification target; null keeps it.
     overlaps_power: float | None = Field(None, gt=0, le=10)

@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from comments import comments_of
 
+#: A Python session that is a paragraph of its own.
+_SESSION = re.compile(r"(\A|\n\n)(>>> (?:.+\n)+)")
 _ROLE = re.compile(r":\w+:`~?([^`]+)`")
 
 
@@ -23,20 +25,19 @@ class Descriptions(Extension):
         super().__init__()
         self._found: dict[Path, dict[str, str]] = {}
 
-    def on_attribute(self, *, attr: Attribute, **_: Any) -> None:
-        """An attribute without a docstring has its comment."""
-        path = attr.filepath
-        if attr.docstring is None and isinstance(path, Path):
+    def on_object(self, *, obj: Object, **_: Any) -> None:
+        """Describe an attribute by its comment; turn roles into links and Python sessions into blocks of code."""
+        if isinstance(obj, Attribute) and obj.docstring is None and isinstance(obj.filepath, Path):
+            path = obj.filepath
             if path not in self._found:
                 self._found[path] = comments_of(path.read_text(encoding="utf-8"))
-            text = self._found[path].get(attr.path.removeprefix(f"{attr.module.path}."))
+            text = self._found[path].get(obj.path.removeprefix(f"{obj.module.path}."))
             if text:
-                attr.docstring = Docstring(text, lineno=attr.lineno, endlineno=attr.endlineno, parent=attr)
-
-    def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Roles become links, or code where their target is not in the pages."""
+                obj.docstring = Docstring(text, lineno=obj.lineno, endlineno=obj.endlineno, parent=obj)
         if obj.docstring is not None:
-            obj.docstring.value = _ROLE.sub(lambda role: _link(obj, role[1]), obj.docstring.value)
+            text = _ROLE.sub(lambda role: _link(obj, role[1]), obj.docstring.value)
+            text = re.sub(r"(?<=\w)::$", ":", text, flags=re.MULTILINE)
+            obj.docstring.value = _SESSION.sub(r"\1```pycon\n\2```\n", text + "\n").rstrip("\n")
 
 
 def _link(obj: Object, name: str) -> str:

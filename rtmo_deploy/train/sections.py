@@ -154,7 +154,9 @@ class AugmentSection(Section):
     #: Probability that another image is blended in, instead of the preset's.
     mixup: float | None = Field(None, ge=0, le=1)
     flip: float | None = Field(None, ge=0, le=1)  #: Probability that an image is mirrored, instead of the preset's.
-    shift: float | None = Field(None, ge=0, le=1)  #: Furthest move, a share of the input's sides, instead of the preset's.
+    shift: float | None = Field(
+        None, ge=0, le=1
+    )  #: Furthest move, a share of the input's sides, instead of the preset's.
     rotate: float | None = Field(None, ge=0, le=360)  #: Largest turn either way, degrees, instead of the preset's.
     #: Smallest and largest enlargement, instead of the preset's.
     scale: Annotated[tuple[Share, Share] | None, AfterValidator(_ordered)] = None

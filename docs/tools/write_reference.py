@@ -225,7 +225,8 @@ def _type(values: dict[str, Any]) -> str:
             return f"{len(values['prefixItems'])} values, each {_type(values['prefixItems'][0])}"
         return f"list of {_type(values['items'])}"
     if kind == "object":
-        return f"names, each with {_type(values['additionalProperties'])}"
+        inner = values.get("additionalProperties") or next(iter(values["patternProperties"].values()))
+        return f"names, each with {_type(inner)}"
     names = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
     words = "path" if values.get("format") == "path" else names[str(kind)]
     return ", ".join([words, *_bounds(values)])

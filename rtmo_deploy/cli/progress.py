@@ -14,7 +14,7 @@ from rtmo_deploy.progress import Count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rtmo_deploy.zoo.download import ProgressCallback
+    from rtmo_deploy.zoo.transfer import ProgressCallback
 
 #: Seconds between two lines of one count in a log.
 EVERY_S = 5.0

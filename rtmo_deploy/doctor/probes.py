@@ -250,12 +250,14 @@ def _working(tell: Tell) -> None:
 
 def _cache(tell: Tell) -> None:
     from rtmo_deploy.errors import SetupError
-    from rtmo_deploy.zoo import VARIANTS
-    from rtmo_deploy.zoo.cache import cache_dir, download_url, is_offline
+    from rtmo_deploy.zoo.cache import cache_dir, is_offline
+    from rtmo_deploy.zoo.hub import endpoint
+    from rtmo_deploy.zoo.sources import mirrors
 
     try:
         is_offline()
-        download_url(next(iter(VARIANTS.values())))
+        mirrors()
+        endpoint()
     except SetupError as error:
         tell(setting=f"{error.where}: {error.finding}")
     path = cache_dir()

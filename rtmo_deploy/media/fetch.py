@@ -7,8 +7,9 @@ from typing import Final
 
 from rtmo_deploy.data.images import MAX_BYTES
 from rtmo_deploy.errors import InputDataError
-from rtmo_deploy.zoo.cache import OFFLINE_VARIABLE, is_offline, without_credentials
-from rtmo_deploy.zoo.download import failure_of
+from rtmo_deploy.zoo.address import without_credentials
+from rtmo_deploy.zoo.cache import OFFLINE_VARIABLE, is_offline
+from rtmo_deploy.zoo.transfer import failure_of
 
 _WAIT_S: Final = 10.0  # for the connection, and between two parts
 _WHOLE_S: Final = 120.0

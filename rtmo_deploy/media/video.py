@@ -22,7 +22,7 @@ from rtmo_deploy.data.images import TooManyPixelsError, max_pixels_allowed
 from rtmo_deploy.errors import InputDataError, MissingDependencyError, SetupError
 from rtmo_deploy.files import open_regular, reading
 from rtmo_deploy.media.frame import Event, Frame
-from rtmo_deploy.zoo.cache import without_credentials
+from rtmo_deploy.zoo.address import without_credentials
 
 if TYPE_CHECKING:
     import threading

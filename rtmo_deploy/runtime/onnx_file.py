@@ -15,6 +15,7 @@ from rtmo_deploy.file_kind import ONNX, Kind, require
 from rtmo_deploy.files import read_bounded, reading
 from rtmo_deploy.runtime.contract import DEFAULT_SIDE, TensorSpec, by_graph, noted
 from rtmo_deploy.runtime.onnx_check import check_graph, load_weights, takes
+from rtmo_deploy.runtime.sdk_files import follow_sdk_files
 from rtmo_deploy.zoo.skeletons import guessed_from_count
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _foreign_artifact(path: Path, model: onnx.ModelProto, shape: Signature) -> A
         )
     source, joints = shape.inputs[0], keypoints[2]
     sides = source.fixed if len(source.shape) == 4 else (None,) * 4
-    return Artifact(
+    found = Artifact(
         path=path,
         kind=Kind.ONNX,
         architecture="unknown",
@@ -159,6 +160,7 @@ def _foreign_artifact(path: Path, model: onnx.ModelProto, shape: Signature) -> A
         decode=DecodeContract(DecodeMode.ONNX, junk_rows=True, **_baked_thresholds(model)),
         producer="mmdeploy",
     )
+    return follow_sdk_files(found)
 
 
 def _baked_thresholds(model: onnx.ModelProto) -> dict[str, Any]:

@@ -1,14 +1,11 @@
-"""Where published checkpoints are kept on this computer, how they are trusted, and the settings of fetching them.
+"""Where fetched models are kept on this computer, and how they are trusted.
 
-Three environment variables govern it; they are read at each call, never at import:
+Two environment variables govern it; they are read at each call, never at import:
 
 ``RTMO_DEPLOY_CACHE``
     The folder the checkpoints are kept in, instead of the user's cache folder.
 ``RTMO_DEPLOY_OFFLINE``
     ``1``, ``true``, ``yes`` or ``on``: use what is in the cache, and never the network.
-``RTMO_DEPLOY_MIRROR``
-    An ``http://`` or ``https://`` prefix that takes the place of everything before the file's name in a
-    published URL.
 
 Trust on first use: upstream publishes 8 hex digits of each SHA-256. They tell a damaged file, but a forger needs
 minutes to match them. So the whole SHA-256 is recorded beside a file at its first use, and a change is refused.
@@ -21,19 +18,18 @@ import json
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import DownloadError, SetupError
 from rtmo_deploy.files import UnreadableError, atomic_write
 from rtmo_deploy.plain import read_json
 from rtmo_deploy.zoo.records import VARIANTS, Variant
 
-#: A secret in the query of an address, behind its name.
-_SECRET = re.compile("([?&][^=&#]*(?:pass|pwd|token|secret|key|sig|auth)[^=&#]*=)[^&#]+", re.IGNORECASE)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CACHE_VARIABLE = "RTMO_DEPLOY_CACHE"
 OFFLINE_VARIABLE = "RTMO_DEPLOY_OFFLINE"
-MIRROR_VARIABLE = "RTMO_DEPLOY_MIRROR"
 
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"", "0", "false", "no", "off"})
@@ -55,6 +51,19 @@ def cached_path(variant: Variant) -> Path:
     return cache_dir() / variant.file_name
 
 
+@contextlib.contextmanager
+def cache_errors(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with files of the cache into a SetupError."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"The cache cannot be used: {error.strerror or error}.",
+            remedy=f"Make the folder writable, free some space, or set {CACHE_VARIABLE} to another folder.",
+            where=error.filename or path,
+        ) from error
+
+
 def is_offline() -> bool:
     """Whether ``RTMO_DEPLOY_OFFLINE`` forbids the network; SetupError where it is neither yes nor no."""
     value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
@@ -65,36 +74,6 @@ def is_offline() -> bool:
             where=OFFLINE_VARIABLE,
         )
     return value in _YES
-
-
-def download_url(variant: Variant) -> str:
-    """The published URL of ``variant``, or its place below ``RTMO_DEPLOY_MIRROR``; SetupError if that is no prefix."""
-    return mirrored(variant.url)
-
-
-def mirrored(url: str) -> str:
-    """A published URL, or its place below ``RTMO_DEPLOY_MIRROR``; SetupError if that is no prefix."""
-    mirror = os.environ.get(MIRROR_VARIABLE, "").strip()
-    if not mirror:
-        return url
-    try:
-        parts = urlsplit(mirror)
-        _ = parts.port  # raises where it is not a number
-        is_prefix = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
-    except ValueError:
-        is_prefix = False
-    if not is_prefix:
-        raise SetupError(
-            "It does not hold a prefix of the form https://host/path/.",
-            remedy=f"Correct or unset it; for a local folder of checkpoints, set {CACHE_VARIABLE} instead.",
-            where=MIRROR_VARIABLE,
-        )
-    return f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[-1]}"
-
-
-def without_credentials(url: str) -> str:
-    """``https://user:secret@host/path?token=secret`` -> ``https://host/path?token=***``, fit for a message or a log."""
-    return _SECRET.sub(r"\1***", re.sub("(?<=//)[^/?#]*@", "", url, count=1))
 
 
 def identify_published(sha256: str) -> Variant | None:
@@ -113,27 +92,32 @@ def record_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.sha256.json")
 
 
-def _recorded(path: Path) -> str | None:
+def record_of(path: Path) -> dict[str, str]:
+    """What was recorded of the cached file ``path`` at its first use: ``sha256``, ``url`` and more; else nothing.
+
+    Raises:
+        DownloadError: The record is damaged.
+    """
     record = record_path(path)
     try:
         content = read_json(record, max_bytes=_MAX_RECORD)
     except FileNotFoundError:
-        return None
+        return {}
     except UnreadableError:
         content = None
     digest = content.get("sha256") if isinstance(content, dict) else None
-    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+    if not isinstance(content, dict) or not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
         raise DownloadError(
             "The record of a downloaded file's SHA-256 is damaged.",
             remedy="Delete it to trust the file anew at its next use.",
             where=record,
         )
-    return digest
+    return {key: value for key, value in content.items() if isinstance(value, str)}
 
 
 def require_trusted(path: Path, sha256: str, *, pinned: str | None, what: str) -> None:
     """Refuse a file whose hash differs from the one that is known or was recorded at the first download."""
-    known = pinned or _recorded(path)
+    known = pinned or record_of(path).get("sha256")
     if known in (None, sha256):
         return
     if pinned:
@@ -146,10 +130,18 @@ def require_trusted(path: Path, sha256: str, *, pinned: str | None, what: str) -
     )
 
 
-def trust(path: Path, sha256: str, url: str) -> None:
-    """Record the hash of a cached file at its first use; a cache that cannot be written to keeps no records."""
+def trust(path: Path, sha256: str, url: str, *, anew: bool = False, **more: str) -> None:
+    """Record the hash of a cached file at its first use; a cache that cannot be written to keeps no records.
+
+    Args:
+        path: The file.
+        sha256: Its hash.
+        url: Where it comes from, without credentials.
+        anew: Replace the record that is there.
+        **more: What else is recorded, such as the commit.
+    """
     record = record_path(path)
-    if not record.exists():
+    if anew or not record.exists():
         with contextlib.suppress(SetupError), atomic_write(record) as temporary:
-            text = json.dumps({"schema_version": 1, "file": path.name, "sha256": sha256, "url": url}, indent=2)
-            temporary.write_text(text + "\n", encoding="utf-8")
+            content = {"schema_version": 1, "file": path.name, "sha256": sha256, "url": url, **more}
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

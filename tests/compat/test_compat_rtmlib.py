@@ -295,7 +295,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, model: Path) -> list[str]:
         asked.append(url)
         return model
 
-    monkeypatch.setattr(rtmo_module, "fetch_onnx", fetch)
+    monkeypatch.setattr(rtmo_module, "locate_model", fetch)
     return asked
 
 

@@ -21,18 +21,18 @@ import pytest
 import rtmo_deploy.zoo
 from rtmo_deploy.errors import CheckpointError, DownloadError, SetupError, UsageError
 from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
+from rtmo_deploy.zoo.address import without_credentials
 from rtmo_deploy.zoo.cache import (
     cache_dir,
     cached_path,
-    download_url,
     identify_published,
     is_offline,
     record_path,
-    without_credentials,
 )
-from rtmo_deploy.zoo.download import fetch, fetch_onnx
-from rtmo_deploy.zoo.locate import resolve_checkpoint
+from rtmo_deploy.zoo.download import fetch
+from rtmo_deploy.zoo.locate import locate_model, resolve_checkpoint
 from rtmo_deploy.zoo.records import published
+from rtmo_deploy.zoo.sources import published_sources
 
 PAYLOAD = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(40_000))  # 1.28 MB
 DIGITS = hashlib.sha256(PAYLOAD).hexdigest()[:8]
@@ -126,7 +126,7 @@ def cache(monkeypatch, tmp_path):
         if name.lower().endswith("_proxy") or name.startswith("RTMO_DEPLOY_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("RTMO_DEPLOY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rtmo_deploy.zoo.download._FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("rtmo_deploy.zoo.transfer._FIRST_PAUSE_S", 0.0)
     return tmp_path / "cache"
 
 
@@ -394,12 +394,13 @@ def test_a_mirror_takes_the_place_of_the_published_address(server, monkeypatch, 
 
 def test_the_published_address_of_a_real_record(monkeypatch):
     record = VARIANTS["rtmo-m-crowdpose"]
-    assert download_url(record) == record.url
-    monkeypatch.setenv("RTMO_DEPLOY_MIRROR", "https://mirror.example:8443/rtmo")
-    assert (
-        download_url(record)
-        == "https://mirror.example:8443/rtmo/rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth"
-    )
+    assert [source.url for source in published_sources(record.url)] == [record.url]
+    monkeypatch.setenv("RTMO_DEPLOY_MIRROR", "https://mirror.example:8443/rtmo, http://other/")
+    assert [source.url for source in published_sources(record.url)] == [
+        "https://mirror.example:8443/rtmo/rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth",
+        "http://other/rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth",
+        record.url,
+    ]
 
 
 @pytest.mark.parametrize("mirror", ["/srv/models", "ftp://host/", "https://", "https://[bad/", "http://h:x/"])
@@ -682,21 +683,21 @@ def zipped(**files):
 
 def test_an_onnx_file_is_fetched_once(server, onnx_bytes, cache):
     server.payload = onnx_bytes
-    path = fetch_onnx(f"{server.url}models/small.onnx")
+    path = locate_model(f"{server.url}models/small.onnx")
     assert path.name == "small.onnx"
     assert path.is_relative_to(cache)
     assert path.read_bytes() == onnx_bytes
-    assert fetch_onnx(f"{server.url}models/small.onnx") == path
+    assert locate_model(f"{server.url}models/small.onnx") == path
     assert server.paths() == ["/models/small.onnx"]
     # Another model of the same name is another file.
-    assert fetch_onnx(f"{server.url}other/small.onnx") != path
+    assert locate_model(f"{server.url}other/small.onnx") != path
 
 
 def test_the_model_inside_a_zip(server, onnx_bytes):
     server.payload = zipped(sdk__detail_json=b"{}", sdk__other_onnx=b"other", sdk__end2end_onnx=onnx_bytes)
-    path = fetch_onnx(f"{server.url}rtmo.zip?version=2")
+    path = locate_model(f"{server.url}rtmo.zip?version=2")
     assert path.read_bytes() == onnx_bytes
-    assert sorted(one.suffix for one in path.parent.iterdir()) == [".json", ".lock", ".onnx"]
+    assert visible(path.parent) == ["detail.json", "rtmo.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -707,29 +708,27 @@ def test_the_model_inside_a_zip(server, onnx_bytes):
 @pytest.mark.parametrize("suffix", ["zip", "onnx"])
 def test_what_is_no_onnx_model_is_not_kept(server, onnx_bytes, payload, suffix):
     server.payload = payload
-    with pytest.raises(DownloadError, match="no ONNX model"):
-        fetch_onnx(f"{server.url}m.{suffix}")
+    with pytest.raises(DownloadError, match=r"no ONNX model|not a checkpoint|damaged"):
+        locate_model(f"{server.url}m.{suffix}")
     server.payload = zipped(a_onnx=onnx_bytes) if suffix == "zip" else onnx_bytes
-    assert fetch_onnx(f"{server.url}m.{suffix}").read_bytes() == onnx_bytes
+    assert locate_model(f"{server.url}m.{suffix}").read_bytes() == onnx_bytes
 
 
 def test_a_changed_onnx_file_is_refused(server, onnx_bytes):
     server.payload = onnx_bytes
-    path = fetch_onnx(f"{server.url}m.onnx")
+    path = locate_model(f"{server.url}m.onnx")
     path.write_bytes(onnx_bytes + b"\0")
     with pytest.raises(DownloadError, match="has changed"):
-        fetch_onnx(f"{server.url}m.onnx")
+        locate_model(f"{server.url}m.onnx")
 
 
 def test_an_address_offline_or_of_something_else(server, onnx_bytes, monkeypatch):
     server.payload = onnx_bytes
-    with pytest.raises(DownloadError, match=r"\.onnx nor in \.zip"):
-        fetch_onnx(f"{server.url}m.pth")
-    path = fetch_onnx(f"{server.url}m.onnx")
+    path = locate_model(f"{server.url}m.onnx")
     monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "1")
-    assert fetch_onnx(f"{server.url}m.onnx") == path
+    assert locate_model(f"{server.url}m.onnx") == path
     with pytest.raises(DownloadError, match="forbids the network"):
-        fetch_onnx(f"http://user:secret@{server.url.removeprefix('http://')}n.onnx")
+        locate_model(f"http://user:secret@{server.url.removeprefix('http://')}n.onnx")
     assert len(server.requests) == 1
 
 
@@ -737,18 +736,19 @@ def test_openmmlabs_onnx_files_come_from_the_mirror(server, onnx_bytes, monkeypa
     monkeypatch.setenv("RTMO_DEPLOY_MIRROR", f"{server.url}mirror")
     server.payload = zipped(end2end_onnx=onnx_bytes)
     record = published("rtmo-s")
-    assert fetch_onnx(record.onnx_url).read_bytes() == onnx_bytes
+    assert locate_model(record.onnx_url).read_bytes() == onnx_bytes
     assert server.paths() == [f"/mirror/{Path(record.file_name).stem}.zip"]
 
 
 def test_the_copy_is_fetched_where_openmmlab_has_none(server, onnx_bytes, monkeypatch, caplog):
-    monkeypatch.setattr("rtmo_deploy.zoo.download.BASE_URL", f"{server.url}openmmlab/")
-    monkeypatch.setattr("rtmo_deploy.zoo.download._ONNX_COPIES", f"{server.url}copies/")
+    for module in ("sources", "download"):
+        monkeypatch.setattr(f"rtmo_deploy.zoo.{module}.BASE_URL", f"{server.url}openmmlab/")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
     server.payload = zipped(end2end_onnx=onnx_bytes)
     server.statuses = [404]
-    assert fetch_onnx(f"{server.url}openmmlab/onnx_sdk/m.zip").read_bytes() == onnx_bytes
-    assert server.paths() == ["/openmmlab/onnx_sdk/m.zip", "/copies/onnx_sdk/m.zip"]
+    assert locate_model(f"{server.url}openmmlab/onnx_sdk/m.zip").read_bytes() == onnx_bytes
+    assert server.paths() == ["/openmmlab/onnx_sdk/m.zip", "/Tau-J/RTMPose/resolve/main/rtmo/onnx_sdk/m.zip"]
     assert "Trying" in caplog.text
     server.statuses = [404, 403]
-    with pytest.raises(DownloadError, match="403"):
-        fetch_onnx(f"{server.url}openmmlab/onnx_sdk/n.zip")
+    with pytest.raises(DownloadError, match=r"none of 2 addresses.*404.*403"):
+        locate_model(f"{server.url}openmmlab/onnx_sdk/n.zip")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +16,12 @@ from rtmo_deploy.runtime.backends import BACKENDS, open_backend
 from rtmo_deploy.runtime.decode import coordinates_of, outputs_to_poses
 from rtmo_deploy.runtime.estimator import read_artifact
 from rtmo_deploy.runtime.letterbox import Placement, letterbox
-from rtmo_deploy.zoo.download import fetch_onnx
 from rtmo_deploy.zoo.locate import locate_model
 from rtmo_deploy.zoo.records import require_input_size
 from rtmo_deploy.zoo.skeletons import COCO_17
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
@@ -39,9 +38,9 @@ class RTMO:
     latest of them found.
 
     Args:
-        onnx_model: An ONNX file, as here or MMDeploy exported it; the address of one, or of OpenMMLab's ``.zip`` around
-            one. Besides what rtmlib takes: a checkpoint, an OpenVINO model, a TensorRT engine, a name such as
-            ``rtmo-s``.
+        onnx_model: An ONNX file, as here or MMDeploy exported it, or OpenMMLab's ``.zip`` around one; or the address
+            of one of them. Besides what rtmlib takes: a checkpoint, an OpenVINO model, a TensorRT engine, a name such
+            as ``rtmo-s``.
         model_input_size: Height and width that images are scaled into, multiples of 32.
         mean: Subtracted from the image's values, with ``std``; RTMO's models take neither.
         std: What the values are then divided by.
@@ -73,8 +72,7 @@ class RTMO:
         *,
         strict_compat: bool = False,
     ) -> None:
-        name = os.fspath(onnx_model)
-        path = fetch_onnx(name) if name.lower().startswith(("http://", "https://")) else locate_model(name)
+        path = locate_model(onnx_model)
         self._artifact = read_artifact(path)
         self._runs = open_backend(self._artifact, device, backend=_backend_for(self._artifact, backend))
         self._coordinates = coordinates_of(self._artifact)

@@ -1,0 +1,146 @@
+"""Takes the model out of the .zip archives in which OpenMMLab publishes ONNX exports (MMDeploy's SDK).
+
+Beside ``end2end.onnx`` lie ``deploy.json``, ``pipeline.json`` and ``detail.json``. Nothing else is unpacked, and no
+name in an archive becomes the name of a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.file_kind import Kind, kind_of
+from rtmo_deploy.files import atomic_folder, human_size, is_portable_name, sha256_of
+from rtmo_deploy.zoo.cache import cache_dir, cache_errors, require_trusted, trust
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SDK_FILES = ("deploy.json", "pipeline.json", "detail.json")
+_MODEL = "end2end.onnx"
+_MAX_MEMBERS = 10_000
+_MAX_MODEL_BYTES = 2**31 - 1  # protobuf reads no larger message
+_MAX_JSON_BYTES = 1 << 20
+_MAX_RATIO, _FREE_BYTES = 100, 1 << 26  # weights hardly shrink; below so many bytes it does not matter
+_REMEDY = "Give the .zip as OpenMMLab publishes it, or unpack it and give the .onnx file."
+
+
+def unpacked(archive: Path) -> Path:
+    """The ONNX model in a .zip archive, unpacked into the cache; there it lies in a folder named by the archive's hash.
+
+    Raises:
+        ArtifactError: The archive is damaged, encrypted or too large, holds no model or several, or is not to be
+            trusted.
+        DownloadError: The unpacked file has changed.
+        SetupError: The cache cannot be written to.
+    """
+    with cache_errors(archive):
+        sha256 = sha256_of(archive)
+        name = archive.stem if is_portable_name(archive.stem, 120) else "model"
+        folder = cache_dir("unpacked") / sha256[:32]
+        path = folder / f"{name}.onnx"
+        if not path.is_file():
+            with atomic_folder(folder) as made:
+                _unpack(archive, made, path.name)
+                trust(made / path.name, sha256_of(made / path.name), archive.name)
+        require_trusted(path, sha256_of(path), pinned=None, what="The unpacked file")
+    return path
+
+
+def require_model(archive: Path) -> None:
+    """Check that a .zip archive holds one ONNX model, without unpacking it; ArtifactError if it does not."""
+    with _opened(archive) as opened:
+        _model(_checked(opened, archive), archive)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a .zip archive, also an empty one; a checkpoint of PyTorch's is none."""
+    try:
+        kind = kind_of(path)
+    except OSError:
+        return False
+    return kind is Kind.ZIP or (kind is Kind.UNKNOWN and path.suffix.lower() == ".zip")
+
+
+def _unpack(archive: Path, folder: Path, name: str) -> None:
+    with _opened(archive) as opened:
+        members = _checked(opened, archive)
+        model = _model(members, archive)
+        _copy(opened, model, folder / name, _MAX_MODEL_BYTES, archive)
+        beside = {str(PurePosixPath(model.filename).with_name(one)): one for one in SDK_FILES}
+        for member in members:
+            if member.filename in beside:
+                _copy(opened, member, folder / beside[member.filename], _MAX_JSON_BYTES, archive)
+    if kind_of(folder / name) is not Kind.ONNX:
+        raise _wrong(f"'{model.filename}' in it is no ONNX model.", archive)
+
+
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            yield opened
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        raise _wrong("It is damaged, or is no .zip archive.", archive, "Copy or download it again.") from error
+
+
+def _checked(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
+    members = [one for one in opened.infolist() if not one.is_dir()]
+    if len(members) > _MAX_MEMBERS:
+        raise _wrong(f"It has {len(members)} files.", archive)
+    for member in members:
+        place = PurePosixPath(member.filename.replace("\\", "/"))
+        if place.is_absolute() or ".." in place.parts or ":" in member.filename:
+            raise _wrong(f"It holds '{member.filename}', which lies outside of the archive.", archive)
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise _wrong(f"It holds '{member.filename}', which is a link.", archive)
+    return members
+
+
+def _model(members: list[zipfile.ZipInfo], archive: Path) -> zipfile.ZipInfo:
+    """The only ONNX model; of several the only one that MMDeploy named."""
+    models = [one for one in members if one.filename.lower().endswith(".onnx")]
+    named = [one for one in models if PurePosixPath(one.filename).name == _MODEL]
+    found = named if len(named) == 1 else models
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(_few(found))
+        raise _wrong(f"It holds {len(found)} ONNX models: {names}.", archive, "Unpack it and give one of them.")
+    nested = [one for one in members if one.filename.lower().endswith(".zip")]
+    if nested:
+        raise _wrong(
+            f"It holds no ONNX model, but other archives: {', '.join(_few(nested))}.",
+            archive,
+            "Unpack it and give one of them.",
+        )
+    raise _wrong("It holds no ONNX model.", archive)
+
+
+def _few(members: list[zipfile.ZipInfo]) -> Iterator[str]:
+    yield from (f"'{one.filename}'" for one in members[:3])
+    if len(members) > 3:
+        yield "..."
+
+
+def _copy(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, most: int, archive: Path) -> None:
+    if member.flag_bits & 1:
+        raise _wrong("It is encrypted.", archive, "Unpack it with its password and give the .onnx file.")
+    if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise _wrong("It is compressed by another method than Deflate.", archive)
+    size = member.file_size
+    if size > most or (size > _FREE_BYTES and size > _MAX_RATIO * member.compress_size):
+        packed_size = human_size(member.compress_size)
+        raise _wrong(f"'{member.filename}' in it has {human_size(size)}, packed into {packed_size}.", archive)
+    with opened.open(member) as packed, target.open("wb") as stream:
+        shutil.copyfileobj(packed, stream)  # zipfile gives no more than file_size bytes
+
+
+def _wrong(finding: str, archive: Path, remedy: str = _REMEDY) -> ArtifactError:
+    return ArtifactError(finding, remedy=remedy, where=archive)

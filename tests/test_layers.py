@@ -17,6 +17,7 @@ FLOORS = (
 )
 #: Single files that every floor may use and that use no floor.
 FOUNDATION = (
+    "address",
     "poses",
     "artifact",
     "child",

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtmo_deploy.address import is_file_address, local_path
 from rtmo_deploy.errors import InputDataError, MissingDependencyError, UsageError
 from rtmo_deploy.files import UnreadableError, open_regular
 from rtmo_deploy.media.sources import ADDRESS, find_sources
@@ -101,6 +102,7 @@ def _manifest(path: Path) -> pa.Table:
         raise InputDataError(finding, remedy=remedy, where=path) from error
     folder = os.path.abspath(path.parent)  # noqa: PTH100 - without following links
     names = [os.fsdecode(file) for file in files]
+    names = [str(local_path(name, InputDataError)) if is_file_address(name) else name for name in names]
     names = [name if ADDRESS.match(name) else os.path.join(folder, name) for name in names]  # noqa: PTH118
     return _table(ids, names, path)
 

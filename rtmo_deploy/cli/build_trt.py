@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rtmo_deploy.address import is_address, local_path
 from rtmo_deploy.cli.calibrate import report_skipped
 from rtmo_deploy.cli.console import print_facts, print_json, record_made, stderr
-from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.given import beside, find_model
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, options_of
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.cli.quantize import QuantizeOptions, judged, open_calibration, open_judge, require_calibration
@@ -184,7 +185,10 @@ def _locate(model: str | None, precision: str | None) -> tuple[Path, str]:
         stderr().print(f"MODEL is {path}, made here by {entry.command} on {entry.made}.")
         return path, ""
     path = find_model(model, "build-trt", BUILDABLE)
-    return path, "" if path == Path(model) else model
+    if path == local_path(model):
+        return path, ""
+    own = is_address(model) or Path(model).is_file()  # an archive's name, or an address's
+    return path, str(beside(model, path).with_suffix("")) if own else model
 
 
 def _make(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rtmo_deploy.cli.console import print_facts, print_json, stderr
-from rtmo_deploy.cli.given import find_model, require_data
+from rtmo_deploy.cli.given import beside, find_model, require_data
 from rtmo_deploy.cli.options import ForceOption, JsonOption, MaxPixelsOption, ThreadsOption
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import UsageError
@@ -30,7 +30,7 @@ IMAGES = "Images. [default: the set's own; of a folder, 256]"
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of images; with --set, of that set's images.")
     ] = None,
@@ -58,11 +58,11 @@ def calibrate(
     if set_name is None and ann is not None:
         raise UsageError("--ann belongs to a named set.", remedy="Give --set coco-train2017 with it.")
     require_suffix(output, ".json")
-    find_model(model, "calibrate", ONNX)
+    file = find_model(model, "calibrate", ONNX)
     require_data("calibrate", ann=[ann], images=[images])
     name = set_name or (images and images.name) or "folder"
-    path = output or model.with_suffix(f".{name}-{method}.calibration.json")
-    require_free([path], files_of(model, ann, images), force=force)
+    path = output or beside(model, file).with_suffix(f".{name}-{method}.calibration.json")
+    require_free([path], files_of(file, model, ann, images), force=force)
     with status("reading the model") as progress:
         from rtmo_deploy.convert.quantize import Method, open_source
         from rtmo_deploy.convert.quantize import calibrate as measure
@@ -73,10 +73,10 @@ def calibrate(
         else:
             assert images is not None
             chosen = folder_images(images, count)
-        made = measure(open_source(model, target), chosen, method=Method(method), threads=threads, progress=progress)
+        made = measure(open_source(file, target), chosen, method=Method(method), threads=threads, progress=progress)
         made.save(path)
     report_skipped(made)
-    _show(model, path, made, as_json=as_json)
+    _show(file, path, made, as_json=as_json)
 
 
 def report_skipped(made: Calibration) -> None:

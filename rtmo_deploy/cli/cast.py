@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtmo_deploy.cli.console import print_facts, print_json, print_table
-from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.given import beside, find_model
 from rtmo_deploy.cli.options import ForceOption, JsonOption
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import UsageError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def cast(
     model: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="MODEL.onnx", help="A float32 model as export wrote it, or an INT8 one as quantize wrote it."
         ),
@@ -49,13 +49,13 @@ def cast(
         raise UsageError(what, remedy="Give one of them.")
     precision = "fp16" if fp16 else "bf16"
     require_suffix(output, ".onnx")
-    find_model(model, "cast", ONNX)
-    target = output or model.with_name(f"{model.stem}.{precision}.onnx")
-    require_free([target], files_of(model), force=force)
+    source = find_model(model, "cast", ONNX)
+    target = output or beside(model, source).with_suffix(f".{precision}.onnx")
+    require_free([target], files_of(source, model), force=force)
     with status("loading") as progress:
         from rtmo_deploy.convert.precision import cast_onnx
 
-        result = cast_onnx(model, target, precision, verify=not no_verify, progress=progress)
+        result = cast_onnx(source, target, precision, verify=not no_verify, progress=progress)
     if as_json:
         print_json("cast", **_as_dict(result))
     else:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rtmo_deploy.address import is_address, local_path
 from rtmo_deploy.cli.console import print_facts, print_json, print_table, record_made, stderr
-from rtmo_deploy.cli.given import find_model
+from rtmo_deploy.cli.given import beside, find_model
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, InputSizeOption, JsonOption, options_of
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import MissingDependencyError, UsageError
-from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, ONNX, Format, Kind, likely_kind
+from rtmo_deploy.file_kind import BUILDABLE, CHECKPOINT, FORMATS, Format, Kind, Wanted, likely_kind
 from rtmo_deploy.files import human_size
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.report.table import Table
@@ -109,19 +110,18 @@ def export(
     _refuse(_given(context), dict.fromkeys(("fp16", "no_page", "ort"), "which is no folder for browsers"), format_name)
     kind = _format(format_name, checkpoint, output)
     _check_names(_FORMATS[kind], output, options, dump_info=dump_info)
-    if kind is not Kind.ONNX and likely_kind(Path(checkpoint)) is Kind.ONNX:
-        _require_no_onnx_options(context)
-        source = find_model(checkpoint, "export", ONNX)
-        target = output or source.with_suffix(_FORMATS[kind].suffixes[0])
-        require_free([target, *_FORMATS[kind].files_beside(target)], files_of(source), force=force)
-        _convert(kind, source, target, verify=not no_verify, as_json=as_json)
-        return
     path = None
-    if os.path.isfile(checkpoint):  # noqa: PTH113 - a name that no file can have is none
-        path = find_model(checkpoint, "export", CHECKPOINT)
-    target = output or (path.with_suffix(".onnx") if path else Path(f"{checkpoint}.onnx"))
+    if is_address(checkpoint) or os.path.isfile(checkpoint):  # noqa: PTH113 - a name that no file can have is none
+        path = find_model(checkpoint, "export", CHECKPOINT if kind is Kind.ONNX else _convertible(checkpoint))
+    if path is not None and kind is not Kind.ONNX and likely_kind(path) is Kind.ONNX:
+        _require_no_onnx_options(context)
+        target = output or beside(checkpoint, path).with_suffix(_FORMATS[kind].suffixes[0])
+        require_free([target, *_FORMATS[kind].files_beside(target)], files_of(path, checkpoint), force=force)
+        _convert(kind, path, target, verify=not no_verify, as_json=as_json)
+        return
+    target = output or (beside(checkpoint, path).with_suffix(".onnx") if path else Path(f"{checkpoint}.onnx"))
     outputs = _outputs(target, kind, options, dump_info=dump_info)
-    require_free(outputs, [checkpoint], force=force)
+    require_free(outputs, files_of(path, checkpoint), force=force)
     path = path or find_model(checkpoint, "export", CHECKPOINT)  # a published model is downloaded only now
     loaded, result, infos = _export(path, outputs[0], options, ema=ema, verify=not no_verify, dump_info=dump_info)
     if kind is not Kind.ONNX:
@@ -129,6 +129,14 @@ def export(
         _convert(kind, outputs[0], converted, verify=not no_verify, as_json=as_json)
     else:
         _report(loaded, result, infos, as_json=as_json)
+
+
+def _convertible(given: str) -> Wanted:
+    """What a format that is made of ONNX models takes: such a model too, if it can be one."""
+    from rtmo_deploy.zoo.archive import is_archive
+
+    path = local_path(given)
+    return BUILDABLE if is_address(given) or is_archive(path) or likely_kind(path) is Kind.ONNX else CHECKPOINT
 
 
 def _format(name: str, checkpoint: str, output: Path | None) -> Kind:
@@ -206,8 +214,9 @@ def _web(
     from rtmo_deploy.package.web import export_web, require_free_folder, web_options
 
     chosen = web_options(options, asked=asked)
-    named = Path(checkpoint)
-    folder = output or (named.with_suffix(".web") if named.is_file() else Path(f"{checkpoint}.web"))
+    found = is_address(checkpoint)
+    named = beside(checkpoint, find_model(checkpoint, "export", CHECKPOINT)) if found else Path(checkpoint)
+    folder = output or (named.with_suffix(".web") if found or named.is_file() else Path(f"{checkpoint}.web"))
     require_free_folder(folder, force=how["force"])
     path = find_model(checkpoint, "export", CHECKPOINT)
     with status("reading the checkpoint") as progress:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.address import local_path, without_credentials
 from rtmo_deploy.cli.console import stderr
 from rtmo_deploy.cli.progress import download_bar
 from rtmo_deploy.errors import InputDataError, SetupError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: OpenOptions | None = None) -> Path:
-    """The file of a model that is given as a path or by name; a bar shows its download.
+    """The file of a model that is given as a path, an address or by name; a bar shows its download.
 
     With ``opening``, also that a runtime can be had that opens it so.
     """
@@ -30,7 +31,7 @@ def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: Op
     require_device(device)
     from rtmo_deploy.zoo.locate import locate_model
 
-    with download_bar(os.fspath(text)) as fetched:
+    with download_bar(without_credentials(os.fspath(text))) as fetched:
         path = locate_model(text, wanted=wanted, by=by, progress=fetched)
     if opening is not None:
         from rtmo_deploy.runtime.backends import choose_backend
@@ -42,6 +43,15 @@ def find_model(text: str | Path, by: str, wanted: Wanted = MODEL, *, opening: Op
         precision = None if measured else opening.precision
         choose_backend(known, device, backend=opening.backend, precision=precision, what=path.name)
     return path
+
+
+def beside(given: str | Path, path: Path) -> Path:
+    """The path after which outputs are named: beside the file that was given, an archive's too; else in this directory.
+
+    ``path`` is what :func:`find_model` found, which may lie in the cache.
+    """
+    file = local_path(given)
+    return file.with_name(path.name) if file.is_file() else Path(path.name)
 
 
 def newest_model(kinds: Collection[Kind] | None = None) -> Path:

@@ -29,7 +29,13 @@ models_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="A published model; 'rtmo-deploy models' lists them.")]
+_Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|ADDRESS",
+        help="A published model, which 'rtmo-deploy models' lists; or https://, hf://OWNER/REPOSITORY/PATH[@REVISION].",
+    ),
+]
 
 _NOTE = (
     "V100 ms: as published, for one V100, ONNX Runtime, batch 1; what it includes was never stated.\n"
@@ -86,46 +92,68 @@ def list_models(as_json: JsonOption = False) -> None:
     console.print(_NOTE, soft_wrap=False)
 
 
-@models_app.command(cls=HelpCommand, short_help="Download a checkpoint into the cache, and check it.")
+@models_app.command(cls=HelpCommand, short_help="Download a model into the cache, and check it.")
 def download(
     name: _Name,
     force: Annotated[bool, typer.Option("--force", help="Download it even if it is there already.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Download a published checkpoint into the cache, and print its path.
+    """Download a published checkpoint, or the model at an address, into the cache, and print its path.
 
-    It is checked for damage, not for forgery: 8 hex digits of its SHA-256 are published. The whole SHA-256 of the first
-    download is recorded beside the file, and a file that differs from it is refused later.
+    A published one is checked for damage, not for forgery: 8 hex digits of its SHA-256 are published. The whole SHA-256
+    of the first download is recorded beside the file, and a file that differs from it is refused later. An address may
+    end in #sha256= and the 64 hex digits that are expected.
     """
-    from rtmo_deploy.zoo.download import fetch
+    from rtmo_deploy.address import is_address, without_credentials
+    from rtmo_deploy.zoo.cache import record_of
+    from rtmo_deploy.zoo.download import fetch, fetch_address
     from rtmo_deploy.zoo.records import published
 
-    record = published(name)
-    with download_bar(record.name) as progress:
-        path = fetch(record, progress=progress, force=force)
+    record = None if is_address(name) else published(name)
+    shown = record.name if record else without_credentials(name)
+    with download_bar(shown) as progress:
+        if record:
+            path = fetch(record, progress=progress, force=force)
+        else:
+            path = fetch_address(name, progress=progress, force=force)
+    known = record_of(path)
     if as_json:
-        size = path.stat().st_size
-        print_json("models download", name=record.name, path=str(path), sha256=sha256_of(path), size_bytes=size)
+        facts = {"sha256": sha256_of(path), "size_bytes": path.stat().st_size}
+        print_json(
+            "models download",
+            name=shown,
+            path=str(path),
+            **facts,
+            url=known.get("url"),
+            commit=known.get("commit"),
+        )
     else:
         typer.echo(path)
+        if "url" in known:
+            stderr().print(f"From {known['url']}.", soft_wrap=True)
 
 
-@models_app.command(cls=HelpCommand, short_help="Print where a checkpoint is kept.")
+@models_app.command(cls=HelpCommand, short_help="Print where a model is kept.")
 def path(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A published model; without it, the cache folder.")
+        str | None,
+        typer.Argument(metavar="[NAME|ADDRESS]", help="A published model, or an address; else the cache folder."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print where a checkpoint is kept, whether it is there yet or not."""
+    """Print where a model is kept, whether it is there yet or not."""
+    from rtmo_deploy.address import is_remote
     from rtmo_deploy.zoo import EMBEDDED
     from rtmo_deploy.zoo.cache import cache_dir, cached_path
+    from rtmo_deploy.zoo.download import cached_address
     from rtmo_deploy.zoo.records import published
 
     if name is None:
         where = cache_dir()
     elif name.lower() in EMBEDDED:
         where = EMBEDDED[name.lower()].path
+    elif is_remote(name):
+        where = cached_address(name)
     else:
         where = cached_path(published(name))
     if as_json:
@@ -224,6 +252,7 @@ def _embedded_dict(record: EmbeddedModel) -> dict[str, Any]:
 
 def _as_dict(record: Variant) -> dict[str, Any]:
     from rtmo_deploy.zoo.cache import cached_path
+    from rtmo_deploy.zoo.sources import published_sources
 
     where = cached_path(record)
     return {
@@ -239,6 +268,7 @@ def _as_dict(record: Variant) -> dict[str, Any]:
         "score_thr": record.score_thr,
         "nms_thr": record.nms_thr,
         "url": record.url,
+        "sources": [source.shown for source in published_sources(record.url)],
         "file_name": record.file_name,
         "sha256_prefix": record.sha256_prefix,
         "cached": where.is_file(),

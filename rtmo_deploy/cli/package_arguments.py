@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rtmo_deploy.address import is_address
 from rtmo_deploy.cli.console import print_facts, print_json
 from rtmo_deploy.cli.given import find_model, newest_model
 from rtmo_deploy.errors import ArtifactError, UsageError
@@ -37,7 +38,7 @@ FolderArgument = Annotated[
 
 def model_and_folder(model: str | None, folder: Path | None, by: str, wanted: Wanted = RUNNABLE) -> tuple[Path, Path]:
     """The model's file and the folder to write; with one argument it is the folder, and the model the newest made."""
-    if model is None or (folder is None and Path(model).is_file()):
+    if model is None or (folder is None and (is_address(model) or Path(model).is_file())):
         raise UsageError(
             "The folder to write is missing.", remedy=f"Name it after the model: rtmo-deploy {by} MODEL DIR"
         )

@@ -10,7 +10,7 @@ import typer
 
 from rtmo_deploy.cli.calibrate import IMAGES, METHODS, MethodName, TargetName, report_skipped
 from rtmo_deploy.cli.console import print_facts, print_json, print_table
-from rtmo_deploy.cli.given import find_model, require_data
+from rtmo_deploy.cli.given import beside, find_model, require_data
 from rtmo_deploy.cli.options import ForceOption, IgnoreCfgOption, JsonOption, MaxPixelsOption, options_of
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import GateFailedError, UsageError
@@ -74,7 +74,7 @@ class QuantizeOptions:
 @options_of(QuantizeOptions)
 def quantize(
     *,
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="The float32 model.")],
     options: QuantizeOptions,
     max_pixels: MaxPixelsOption = None,  # noqa: ARG001 - its callback has acted
     force: ForceOption = False,
@@ -86,11 +86,11 @@ def quantize(
     With --max-ap-drop layers revert to FP32 until the loss is within it; if it cannot be met, nothing is written.
     """
     budget, plot = options.max_ap_drop, options.plot
-    find_model(model, "quantize", ONNX)
+    file = find_model(model, "quantize", ONNX)
     require_data("quantize", ann=[options.ann], images=[options.images])
     require_calibration(options.calib)
-    target = options.output or model.with_suffix(".int8.onnx")
-    require_free([target, plot], files_of(model, options.calib, options.ann, options.images), force=force)
+    target = options.output or beside(model, file).with_suffix(".int8.onnx")
+    require_free([target, plot], files_of(file, model, options.calib, options.ann, options.images), force=force)
     with status("reading the model") as progress:
         from rtmo_deploy.convert.quantize import open_source, quantize_onnx, require_budget
 
@@ -99,7 +99,7 @@ def quantize(
             from rtmo_deploy.convert.quantize.search import require_matplotlib
 
             require_matplotlib()
-        source = open_source(model, options.target)
+        source = open_source(file, options.target)
         calibration = open_calibration(source, options, progress)
         result = quantize_onnx(
             source,
@@ -117,14 +117,14 @@ def quantize(
         from rtmo_deploy.convert.quantize.search import plot_frontier
 
         network = result.macs.network
-        plot_frontier(plot, found, network, baseline_ap=baseline_ap, max_ap_drop=budget, title=model.name)
-    _show(model, result, as_json=as_json)
+        plot_frontier(plot, found, network, baseline_ap=baseline_ap, max_ap_drop=budget, title=file.name)
+    _show(file, result, as_json=as_json)
     if found is not None and not found.met:
         raise GateFailedError(
             f"No part of the model in 8 bits loses at most {budget:g} AP; the least loss is "
             f"{found.chosen.ap_drop:.4f}.",
             remedy="Nothing was written. Allow more, calibrate with other images, or judge by more of them.",
-            where=model,
+            where=file,
         )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def tune(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model, or an OpenVINO model (.xml).")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX model, or an OpenVINO model (.xml).")],
     images: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of sample images; the first 24 count. [default: 12 synthetic ones]"),

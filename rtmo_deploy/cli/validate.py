@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def validate(
     file: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="FILE",
             help="An ONNX model, whoever made it; an OpenVINO model (.xml); or a TensorRT engine (.engine, .plan).",
@@ -34,19 +33,19 @@ def validate(
     An OpenVINO model's weights and an engine's bytes are compared with their SHA-256; an engine is loaded only if they
     match, in a process of its own. What this machine cannot check is reported as "not checked".
     """
-    find_model(file, "validate", EXPORTED)
-    known = FORMATS[likely_kind(file)]
+    path = find_model(file, "validate", EXPORTED)
+    known = FORMATS[likely_kind(path)]
     with status("validating"):
-        report: ValidationReport = Format.load(known.validator)(file)
+        report: ValidationReport = Format.load(known.validator)(path)
     if as_json:
-        print_json("validate", path=str(file), **report.to_dict())
+        print_json("validate", path=str(path), **report.to_dict())
     else:
         rows = [(check.name, check.result, check.detail) for check in report.checks]
-        print_table(Table(str(file), ("check", "result", "finding"), rows, numbers=False))
+        print_table(Table(str(path), ("check", "result", "finding"), rows, numbers=False))
     failed = next((check for check in report.checks if check.failed), None)
     if failed is not None:
         detail = failed.detail.rstrip(".")
-        raise ArtifactError(f"It does not pass {failed.name}: {detail}.", remedy=known.remedy, where=file)
+        raise ArtifactError(f"It does not pass {failed.name}: {detail}.", remedy=known.remedy, where=path)
     skipped = [check.name for check in report.checks if check.ok is None]
     if not as_json:
         left_out = f", {len(skipped)} not checked here" if skipped else ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from rtmo_deploy.address import without_credentials
 from rtmo_deploy.data.images import MAX_BYTES
 from rtmo_deploy.errors import InputDataError
-from rtmo_deploy.zoo.address import without_credentials
 from rtmo_deploy.zoo.cache import OFFLINE_VARIABLE, is_offline
 from rtmo_deploy.zoo.transfer import failure_of
 

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
+from rtmo_deploy.address import is_file_address, local_path
 from rtmo_deploy.data.images import IMAGE_SUFFIXES, find_files, read_to_fit, require_image
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.file_kind import Kind, kind_of
@@ -58,9 +59,9 @@ def find_sources(
 
     Args:
         given: Files; folders and glob patterns (files in them with the suffix of an image or a video, hidden ones left
-            out); addresses (rtsp, rtmp, http(s), udp, tcp, srt, rtp); a camera's index (``0``) or ``/dev/video0``;
-            a ``.txt`` file with one of these on each line (one that begins with ``#`` is a comment; paths start at the
-            file's folder); ``-`` for such lines on standard input.
+            out); addresses (file, rtsp, rtmp, http(s), udp, tcp, srt, rtp); a camera's index (``0``) or
+            ``/dev/video0``; a ``.txt`` file with one of these on each line (one that begins with ``#`` is a comment;
+            paths start at the file's folder); ``-`` for such lines on standard input.
         recursive: Whether to search folders in folders. Links to folders are not followed.
 
     Returns:
@@ -74,8 +75,8 @@ def find_sources(
     failures: list[InputDataError] = []
     several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
     for item in given if several else [given]:  # type: ignore[union-attr]
-        name = _name(item)
         try:
+            name = _name(item)
             listed = _listed(name)
         except InputDataError as error:
             failures.append(error)
@@ -147,21 +148,25 @@ def open_source(
 def _listed(name: str) -> list[str] | None:
     """The sources that a list names; None where it is no list."""
     if name == "-":
-        return _lines(sys.stdin)
+        return [str(local_path(line, InputDataError)) if is_file_address(line) else line for line in _lines(sys.stdin)]
     if not _is_list(name):
         return None
     path = Path(name)
     damaged, remedy = "a list of sources: UTF-8 text, one on each line", "Check its permissions, and that it is text."
     with reading(path, InputDataError, damaged=damaged, remedy=remedy):
         lines = read_bounded(path, max_bytes=_LIST_BYTES).decode("utf-8-sig").splitlines()
-    return [line if ADDRESS.match(line) or line.isdecimal() else str(path.parent / line) for line in _lines(lines)]
+    return [line if ADDRESS.match(line) or line.isdecimal() else _beside(path, line) for line in _lines(lines)]
+
+
+def _beside(path: Path, line: str) -> str:
+    return str(local_path(line, InputDataError) if is_file_address(line) else path.parent / line)
 
 
 def _name(given: object) -> str:
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
     if isinstance(given, str | os.PathLike) and isinstance(name := os.fspath(given), str):
-        return name
+        return str(local_path(name, InputDataError)) if is_file_address(name) else name
     remedy = "Give paths, patterns, addresses or the index of a camera; call the model with images that are at hand."
     raise UsageError(f"A {type(given).__name__} is not a source.", remedy=remedy)
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import cv2
 import numpy as np
 
+from rtmo_deploy.address import without_credentials
 from rtmo_deploy.data.images import TooManyPixelsError, max_pixels_allowed
 from rtmo_deploy.errors import InputDataError, MissingDependencyError, SetupError
 from rtmo_deploy.files import open_regular, reading
 from rtmo_deploy.media.frame import Event, Frame
-from rtmo_deploy.zoo.address import without_credentials
 
 if TYPE_CHECKING:
     import threading

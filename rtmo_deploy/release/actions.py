@@ -69,23 +69,30 @@ class Actions:
         name = step.options.get("source") if step.action == "source" else None
         if name is None:
             return step.files
+        from rtmo_deploy.address import is_address, is_remote
+        from rtmo_deploy.file_kind import CHECKPOINT
         from rtmo_deploy.files import human_size
         from rtmo_deploy.progress import Count
         from rtmo_deploy.zoo import EMBEDDED
         from rtmo_deploy.zoo.cache import cached_path
+        from rtmo_deploy.zoo.download import cached_address
         from rtmo_deploy.zoo.download import fetch as fetched
+        from rtmo_deploy.zoo.locate import locate_model
         from rtmo_deploy.zoo.records import published
 
+        def told(done: int, total: int | None) -> None:
+            progress(Count(f"downloading {name}", done, total, show=human_size))
+
+        if is_address(name):
+            if is_remote(name) and not fetch and not cached_address(name).is_file():
+                return None
+            return {"checkpoint": locate_model(name, wanted=CHECKPOINT, by="release", progress=told)}
         embedded = EMBEDDED.get(name.lower())
         if embedded is not None:
             return {"checkpoint": embedded.path}
         record = published(name)
         if not fetch and not cached_path(record).is_file():
             return None
-
-        def told(done: int, total: int | None) -> None:
-            progress(Count(f"downloading {name}", done, total, show=human_size))
-
         return {"checkpoint": fetched(record, progress=told)}
 
     def run(self, step: Step, job: Job) -> Outcome:

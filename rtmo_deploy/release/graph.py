@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from rtmo_deploy.address import is_address
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.files import reading, sha256_of
 from rtmo_deploy.recipe_findings import close_name
@@ -37,8 +38,8 @@ class Step:
 
 def build_steps(recipe: ReleaseRecipe, folder: Path) -> list[Step]:
     """The steps of a recipe, each after those it takes files of; relative paths are meant from ``folder``."""
-    # A model's name has neither dots nor slashes; everything else is a file.
-    named = all(letter.isalnum() or letter == "-" for letter in recipe.source)
+    # A model's name has neither dots nor slashes; everything else is a file or an address.
+    named = is_address(recipe.source) or all(letter.isalnum() or letter == "-" for letter in recipe.source)
     files = {} if named else {"checkpoint": folder / recipe.source}
     steps = [Step(SOURCE, "source", {"source": recipe.source if named else None}, {}, files, "source")]
     steps += [step for name in recipe.order() for step in _artifact_steps(recipe, name, folder)]

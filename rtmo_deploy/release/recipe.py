@@ -320,7 +320,8 @@ class ReleaseRecipe(Section):
     Attributes:
         schema_version: 2. AP ran from 0 to 100 in version 1: a recipe of version 1 is taken only without bounds on AP.
         name: What files are called: letters, digits, ``.``, ``_``, ``-``.
-        source: A checkpoint (a relative path is looked up from the recipe's folder), or a model's name.
+        source: A checkpoint (a relative path is looked up from the recipe's folder), its address (``https://``,
+            ``hf://``, ``file://``), or a model's name.
         ignore_cfg: Do not follow the config inside the checkpoint: take the published models' settings.
         artifacts: What is made, by name.
         accuracy: AP and bounds on it.

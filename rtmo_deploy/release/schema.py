@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from rtmo_deploy.address import is_address, without_credentials
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import PORTABLE_NAME, is_portable_name
 from rtmo_deploy.recipe_findings import Place, close_name, findings, located
@@ -62,7 +63,7 @@ def _problems(recipe: ReleaseRecipe) -> list[Problem]:
     """What no section can know by itself: names that are not there, cycles, bounds that cannot be measured."""
     wrong = [*_wrong_names(recipe), *_points(recipe)]
     wrong = wrong or [*_wrong_references(recipe), *_wrong_published(recipe)]
-    return wrong or list(_wrong_origins(recipe))
+    return wrong or [*_wrong_source(recipe), *_wrong_origins(recipe)]
 
 
 def _points(recipe: ReleaseRecipe) -> list[Problem]:
@@ -144,6 +145,11 @@ def _wrong_published(recipe: ReleaseRecipe) -> Iterator[Problem]:
             yield place, f"nobody has published figures of '{recipe.source}'"
         elif data.synthetic is not None or data.max_images is not None:
             yield place, "published figures are of a whole published data set, and 'data' is not one"
+
+
+def _wrong_source(recipe: ReleaseRecipe) -> Iterator[Problem]:
+    if is_address(recipe.source) and without_credentials(recipe.source) != recipe.source:
+        yield ("source",), "it holds a password or a token, and the recipe is published with the release"
 
 
 def _wrong_origins(recipe: ReleaseRecipe) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 
+from rtmo_deploy.address import is_file_address, local_path
 from rtmo_deploy.data.images import MAX_BYTES, decode_image, pillow_pixels, read_image
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.media.fetch import fetch_image
@@ -42,7 +43,7 @@ def to_bgr(image: ImageLike, color: Color | None = None) -> NDArray[np.uint8]:
     Args:
         image: One of:
 
-            * a path, or an http(s) address (fetched with a timeout, at most 512 MiB);
+            * a path, a file:// address, or an http(s) address (fetched with a timeout, at most 512 MiB);
             * the bytes of an image file, or a binary file open for reading: every format of
               :func:`rtmo_deploy.data.images.read_image`, by the same checks;
             * a Pillow image of any mode but ``F`` and ``I``: upright by its EXIF, alpha dropped, 16 bits to 8;
@@ -68,7 +69,9 @@ def kept_of(image: ImageLike, color: Color | None = None) -> Kept:
         raise UsageError(f"There is no order of channels '{color}'.", remedy="Use 'bgr' or 'rgb'.")
     if isinstance(image, str | os.PathLike):
         name = os.fspath(image)
-        return fetch_image(name) if isinstance(name, str) and _ADDRESS.match(name) else image
+        if isinstance(name, str) and _ADDRESS.match(name):
+            return fetch_image(name)
+        return local_path(image, InputDataError) if is_file_address(name) else image
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, np.ndarray):

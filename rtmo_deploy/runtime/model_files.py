@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.address import is_remote, local_path
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError
 from rtmo_deploy.file_kind import FORMATS, Kind, kind_of_suffix
 from rtmo_deploy.files import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
 
@@ -21,16 +22,16 @@ GENERATIONS = 8
 def files_of(*inputs: str | Path | None) -> Iterator[Path]:
     """The files of some inputs: each itself, and of a model its external data, weights, record and companion.
 
-    A published name or a file that cannot be read stands for itself.
+    A published name or a file that cannot be read stands for itself, a file on another computer for nothing.
     """
     from rtmo_deploy.runtime.estimator import read_artifact
     from rtmo_deploy.runtime.onnx_check import external_files
     from rtmo_deploy.runtime.onnx_file import read_graph
 
     for one in inputs:
-        if one is None:
+        if one is None or is_remote(one):
             continue
-        path = Path(one)
+        path = local_path(one)
         yield path
         known = FORMATS.get(kind_of_suffix(path))
         if known is None:

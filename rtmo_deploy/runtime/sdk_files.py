@@ -47,10 +47,13 @@ def follow_sdk_files(artifact: Artifact) -> Artifact:
         grey = {float(value) for value in steps.get("Pad", {}).get("pad_val", {}).get("img", ())}
         if len(grey) == 1 and 0 <= min(grey) <= 255:
             contract = replace(contract, pad=int(min(grey)))
-        for name in ("score_thr", "nms_thr"):
-            value = parameters[0].get(name) if parameters else None
-            if value is not None:
-                decode = replace(decode, **{name: _share(value)})
+        if parameters:
+            score_thr, nms_thr = (parameters[0].get(name) for name in ("score_thr", "nms_thr"))
+            decode = replace(
+                decode,
+                score_thr=decode.score_thr if score_thr is None else _share(score_thr),
+                nms_thr=decode.nms_thr if nms_thr is None else _share(nms_thr),
+            )
     return replace(artifact, input=contract, decode=decode)
 
 

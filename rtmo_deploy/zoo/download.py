@@ -18,10 +18,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from rtmo_deploy.address import is_remote, split_hash, without_credentials
 from rtmo_deploy.errors import ArtifactError, DownloadError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, Kind, kind_of
 from rtmo_deploy.files import is_portable_name, sha256_of
-from rtmo_deploy.zoo.address import is_remote, split_hash, without_credentials
 from rtmo_deploy.zoo.archive import require_model
 from rtmo_deploy.zoo.cache import (
     OFFLINE_VARIABLE,
@@ -142,7 +142,7 @@ def fetch_address(address: str, *, progress: ProgressCallback | None = None, for
     """
     if not is_remote(address):
         raise UsageError("It is not an http(s):// or hf:// address.", remedy="Check it.", where=address)
-    variant = next((one for one in VARIANTS.values() if one.url == address), None)
+    variant = _variant_at(address)
     if variant is not None:
         return fetch(variant, progress=progress, force=force)
     url, pinned = split_hash(address)
@@ -151,7 +151,9 @@ def fetch_address(address: str, *, progress: ProgressCallback | None = None, for
 
 def cached_address(address: str) -> Path:
     """Where the file at an address lies once it is fetched; the file need not exist yet."""
-    url, _ = split_hash(address)
+    variant, url = _variant_at(address), split_hash(address)[0]
+    if variant is not None:
+        return cached_path(variant)
     if url.lower().startswith("hf://"):
         name = PurePosixPath(HubFile.parse(url).path).name
     else:
@@ -159,6 +161,10 @@ def cached_address(address: str) -> Path:
     # Other models of other places may have the same name.
     folder = cache_dir("addresses") / hashlib.sha256(without_credentials(url).encode()).hexdigest()[:16]
     return folder / (name if is_portable_name(name, 200) else "model")
+
+
+def _variant_at(address: str) -> Variant | None:
+    return next((one for one in VARIANTS.values() if one.url == address), None)
 
 
 def _path_of(url: str) -> str:

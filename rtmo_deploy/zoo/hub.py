@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
+from rtmo_deploy.address import is_prefix, without_credentials
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.zoo.address import is_prefix
 from rtmo_deploy.zoo.transfer import Source
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class HubFile:
         parts = rest.removeprefix(kind).split("/")
         names = all(_NAME.fullmatch(part) for part in parts[:2]) and len(parts) > 2
         if not names or {"", ".", ".."} & set(parts) or (mark and not re.fullmatch(r"[\w./-]+", revision)):
-            raise UsageError("It is not the address of a file on the Hub.", remedy=_FORM, where=address)
+            raise UsageError(
+                "It is not the address of a file on the Hub.", remedy=_FORM, where=without_credentials(address)
+            )
         return cls(kind + "/".join(parts[:2]), "/".join(parts[2:]), revision or "main")
 
     def source(self) -> HubSource:

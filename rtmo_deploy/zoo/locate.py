@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from rtmo_deploy.address import is_address, is_file_address, local_path, split_hash
 from rtmo_deploy.environment import variable
 from rtmo_deploy.errors import ArtifactError, CheckpointError, SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, MODEL, Kind, Wanted, require
 from rtmo_deploy.files import reading, sha256_of
-from rtmo_deploy.zoo.address import is_address, is_file_address, local_path, split_hash
 from rtmo_deploy.zoo.archive import is_archive, unpacked
 from rtmo_deploy.zoo.records import EMBEDDED, is_known, published
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from rtmo_deploy.address import is_prefix, without_credentials
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.zoo.address import is_prefix, without_credentials
 from rtmo_deploy.zoo.cache import CACHE_VARIABLE
 from rtmo_deploy.zoo.hub import HubFile
 from rtmo_deploy.zoo.records import BASE_URL

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from rtmo_deploy.address import without_credentials
 from rtmo_deploy.errors import DownloadError
 from rtmo_deploy.files import human_size
-from rtmo_deploy.zoo.address import without_credentials
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 import rtmo_deploy.zoo
+from rtmo_deploy.address import without_credentials
 from rtmo_deploy.errors import CheckpointError, DownloadError, SetupError, UsageError
 from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
-from rtmo_deploy.zoo.address import without_credentials
 from rtmo_deploy.zoo.cache import (
     cache_dir,
     cached_path,

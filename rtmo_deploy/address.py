@@ -46,21 +46,22 @@ def local_path(name: str | os.PathLike[str], error: type[RtmoDeployError] = Usag
     if not is_file_address(name):
         return Path(name)
     text, _ = split_hash(os.fspath(name))
+    shown = without_credentials(text)
     try:
         parts = urlsplit(text)
     except ValueError as cause:
-        raise error("The address cannot be understood.", remedy="Write file:///folder/name.", where=name) from cause
+        raise error("The address cannot be understood.", remedy="Write file:///folder/name.", where=shown) from cause
     if parts.netloc.lower() not in {"", "localhost"}:
         raise error(
-            f"A file:// address names a file on this computer, and this one is on the host '{parts.netloc}'.",
+            f"A file:// address names a file on this computer, and this one is on the host '{parts.hostname}'.",
             remedy="Write file:///folder/name, with three slashes.",
-            where=name,
+            where=shown,
         )
     if parts.query or parts.fragment or not parts.path.strip("/"):
         raise error(
             "It is not the address of a file.",
             remedy="Write file:///folder/name; in names, ? is %3F and # is %23.",
-            where=name,
+            where=shown,
         )
     return Path(url2pathname(parts.path))
 

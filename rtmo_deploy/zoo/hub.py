@@ -117,7 +117,7 @@ class HubSource(Source):
         token = (
             f"the token in {TOKEN_VARIABLE} does not open it"
             if self.auth() is not None
-            else f"for one that you have access to, set {TOKEN_VARIABLE}"
+            else f"for one that you may read, set {TOKEN_VARIABLE}"
         )
         return f"the Hub answered {status}: {why}; {token}"
 

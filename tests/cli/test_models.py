@@ -19,7 +19,8 @@ from rtmo_deploy.cli.app import app
 from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
 from rtmo_deploy.zoo.cache import record_path
 
-PAYLOAD = bytes(range(256)) * 400
+#: Begins as an ONNX file does.
+PAYLOAD = b"\x08\x08\x12\x04toy!" + bytes(range(256)) * 400
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
 
 
@@ -145,6 +146,10 @@ def test_the_listing_as_json(cache):
         "nms_thr": 0.65,
         "url": "https://download.openmmlab.com/mmpose/v1/projects/rtmo/"
         "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth",
+        "sources": [
+            "https://download.openmmlab.com/mmpose/v1/projects/rtmo/"
+            "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth"
+        ],
         "file_name": "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth",
         "sha256_prefix": "0eaf670d",
         "cached": False,
@@ -164,7 +169,9 @@ def test_download_prints_the_path_and_nothing_else(toy, cache):
     result = run("download", "toy")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{cache / toy.file_name}\n"
-    assert re.fullmatch(r"downloading toy-body7: .* of 100\.0 KiB \.\.\.\n", result.stderr)
+    assert re.fullmatch(
+        rf"downloading toy-body7: .* of 100\.0 KiB \.\.\.\nFrom {re.escape(toy.url)}\.\n", result.stderr
+    )
     assert (cache / toy.file_name).read_bytes() == PAYLOAD
 
 
@@ -177,7 +184,11 @@ def test_download_as_json(toy, cache):
         "path": str(cache / toy.file_name),
         "sha256": SHA256,
         "size_bytes": len(PAYLOAD),
+        "url": toy.url,
+        "commit": None,
     }
+    address = toy.url.replace("256x256", "copy")
+    assert run_json("download", address, "--json")["path"] == run_json("path", address, "--json")["path"]
 
 
 def test_a_file_that_differs_from_the_first_download_is_refused(toy, cache):

@@ -33,6 +33,7 @@ RUN = [
     "rtmo-deploy predict rtmo-s.onnx photos/ walk.mp4 --coco people.json --jsonl people.jsonl",
     "rtmo-deploy predict rtmo-s walk.mp4 --jsonl -",
     "rtmo-deploy predict rtmo-s walk.mp4 --track --smooth --save-video tracked.mp4 --jsonl tracked.jsonl",
+    "rtmo-deploy models path rtmo-s",
     "rtmo-deploy data synth scenes --video hide --seconds 1",
     "rtmo-deploy package cpp rtmo-s.onnx people",
     "rtmo-deploy export rtmo-s.pth --decode fixed --static -o static.onnx",
@@ -82,6 +83,8 @@ NOT_RUN = {
     "rtmo-deploy predict /nfs/rtmo-s.onnx /nfs/photos --engine ray --parquet /nfs/people --ray-address auto": (
         "tests/bulk/test_ray.py runs it on a cluster"
     ),
+    "rtmo-deploy models download rtmo-s": "needs the network; tests/cli/test_models.py downloads",
+    "rtmo-deploy predict hf://OWNER/REPOSITORY/rtmo-s.onnx@v1.0 photo.jpg": "tests/zoo/test_hub.py has a Hub",
     "rtmo-deploy doctor": "tests/cli/test_doctor_command.py runs it",
     "rtmo-deploy doctor --json > machine.json": "tests/cli/test_doctor_command.py runs it",
     "rtmo-deploy doctor --timeout 300": "tests/cli/test_doctor_command.py runs it",

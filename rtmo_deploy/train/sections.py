@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rtmo_deploy.address import is_address, without_credentials
 from rtmo_deploy.zoo import ARCHITECTURES
 
 Side = Annotated[int, Field(gt=0, le=8192)]
@@ -62,6 +63,13 @@ class ModelSection(Section):
         if name is not None and name not in ARCHITECTURES:
             raise ValueError(f"there is no architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
         return name
+
+    @field_validator("init")
+    @classmethod
+    def _no_secret(cls, init: str | None) -> str | None:
+        if init is not None and is_address(init) and without_credentials(init) != init:
+            raise ValueError("it holds a password or a token, and the recipe is written to the run's folder")
+        return init
 
     @model_validator(mode="after")
     def _one_of_both(self) -> ModelSection:

@@ -98,8 +98,8 @@ def _required(path: Path, wanted: Wanted, by: str) -> Path:
         takes = f"and '{by}' takes {wanted.words}" if by else f"not {wanted.words}"
         raise wanted.error(
             f"It is a .zip archive, in which exported models are published, {takes}.",
-            remedy="It need not be exported: predict, eval and serve take it as it is, and cast, quantize and "
-            "build-trt make FP16, INT8 and engines of it. Of a checkpoint in a .zip, give the file itself.",
+            remedy="It need not be exported: predict, eval and serve take it as it is. FP16, INT8 and engines are made "
+            "of the checkpoint; 'rtmo-deploy models' lists the published ones.",
             where=path,
         )
     require(path, wanted, by)

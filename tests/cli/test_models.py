@@ -146,10 +146,7 @@ def test_the_listing_as_json(cache):
         "nms_thr": 0.65,
         "url": "https://download.openmmlab.com/mmpose/v1/projects/rtmo/"
         "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth",
-        "sources": [
-            "https://download.openmmlab.com/mmpose/v1/projects/rtmo/"
-            "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth"
-        ],
+        "sources": [VARIANTS["rtmo-m-crowdpose"].url],
         "file_name": "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth",
         "sha256_prefix": "0eaf670d",
         "cached": False,

@@ -12,6 +12,7 @@ from rtmo_deploy.release.actions import ACTIONS, Actions
 from rtmo_deploy.release.graph import Step, build_steps
 from rtmo_deploy.release.record import Job, NotHereError, Status, StepRecord
 from rtmo_deploy.release.schema import load_release, parse_release
+from rtmo_deploy.zoo import EMBEDDED
 
 ROOT = Path(__file__).parents[2]
 HEAD = "name: toy\nsource: rtmo-s\nartifacts:\n  onnx: {make: export}\n"
@@ -82,6 +83,18 @@ def test_a_name_is_not_fetched_by_looking(monkeypatch, tmp_path):
     assert Actions().locate(step, fetch=False) is None
     with pytest.raises(UsageError, match="no published model called 'rtmo-x'"):
         Actions().locate(Step("source", "source", {"source": "rtmo-x"}), fetch=False)
+
+
+def test_a_source_may_have_an_address(monkeypatch, tmp_path):
+    monkeypatch.setenv("RTMO_DEPLOY_CACHE", str(tmp_path / "cache"))
+    path = EMBEDDED["rtmo-n"].path
+    for address in (path.as_uri(), "hf://owner/repository/best.pth@v1"):
+        step = build_steps(parse_release(HEAD.replace("rtmo-s", address), where=Path("r.yaml")), Path())[0]
+        assert (step.options, step.files) == ({"source": address}, {})
+        assert Actions().locate(step, fetch=False) == ({"checkpoint": path} if address.startswith("file") else None)
+    with pytest.raises(UsageError, match=r"password or a token") as caught:
+        parse_release(HEAD.replace("rtmo-s", "https://me:hunter2@host/best.pth"), where=Path("r.yaml"))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_engine_is_never_judged_on_the_cpu(monkeypatch):

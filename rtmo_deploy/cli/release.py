@@ -35,6 +35,10 @@ def release(
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Folder of the release. [default: releases/NAME]"),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", metavar="CKPT", help="Checkpoint or model name instead of the recipe's source."),
+    ] = None,
     from_step: Annotated[
         str | None, typer.Option("--from", metavar="STEP", help="Run again this step and all that depends on it.")
     ] = None,
@@ -60,11 +64,12 @@ def release(
         require_free([folder / "manifest.json"], [recipe], force=True)
         password = _password()
         if dry_run:
-            planned = plan_release(recipe, folder, force=from_step, sign=sign_with, password=password)
+            planned = plan_release(recipe, folder, source=source, force=from_step, sign=sign_with, password=password)
         else:
             done = run_release(
                 recipe,
                 folder,
+                source=source,
                 force=from_step,
                 strict=strict,
                 sign=sign_with,

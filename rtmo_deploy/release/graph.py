@@ -36,11 +36,15 @@ class Step:
     kind: Literal["source", "artifact", "data", "measurement"] = "artifact"
 
 
-def build_steps(recipe: ReleaseRecipe, folder: Path) -> list[Step]:
-    """The steps of a recipe, each after those it takes files of; relative paths are meant from ``folder``."""
+def build_steps(recipe: ReleaseRecipe, folder: Path, *, checkpoint: Path | None = None) -> list[Step]:
+    """The steps of a recipe, each after those it takes files of; relative paths are meant from ``folder``.
+
+    ``checkpoint`` is the file of the source, where it is not the recipe that names it.
+    """
     # A model's name has neither dots nor slashes; everything else is a file or an address.
-    named = is_address(recipe.source) or all(letter.isalnum() or letter == "-" for letter in recipe.source)
-    files = {} if named else {"checkpoint": folder / recipe.source}
+    word = is_address(recipe.source) or all(letter.isalnum() or letter == "-" for letter in recipe.source)
+    named = checkpoint is None and word
+    files = {} if named else {"checkpoint": checkpoint or folder / recipe.source}
     steps = [Step(SOURCE, "source", {"source": recipe.source if named else None}, {}, files, "source")]
     steps += [step for name in recipe.order() for step in _artifact_steps(recipe, name, folder)]
     steps += _accuracy_steps(recipe, folder)

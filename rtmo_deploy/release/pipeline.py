@@ -5,16 +5,19 @@ What is cached is taken; a step that failed blocks only those that need it.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.errors import MissingDependencyError, RtmoDeployError
+from rtmo_deploy.address import is_address
+from rtmo_deploy.errors import CheckpointError, MissingDependencyError, RtmoDeployError
 from rtmo_deploy.measure.bench.interference import BUSY
 from rtmo_deploy.progress import Count
 from rtmo_deploy.release.actions import Actions
@@ -29,11 +32,10 @@ from rtmo_deploy.release.signature import SIGSTORE
 from rtmo_deploy.release.signer import open_signer
 from rtmo_deploy.release.store import Store
 from rtmo_deploy.zoo.locate import cfg_is_ignored, ignoring_cfg
+from rtmo_deploy.zoo.records import is_known
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from rtmo_deploy.release.graph import Step
     from rtmo_deploy.release.recipe import ReleaseRecipe
@@ -45,6 +47,7 @@ def plan_release(
     recipe_file: Path,
     folder: Path,
     *,
+    source: str | None = None,
     force: str | None = None,
     actions: Actions | None = None,
     sign: str | os.PathLike[str] | None = None,
@@ -57,8 +60,7 @@ def plan_release(
     actions = actions or Actions()
     if sign is not None and sign != SIGSTORE:
         open_signer(sign, password, folder=folder)
-    recipe = load_release(recipe_file)
-    steps = build_steps(recipe, recipe_file.parent)
+    recipe, steps = _read(recipe_file, source)
     actions.check(steps)
     store = Store(folder / CACHE_NAME)
     forced = descendants(steps, force) if force is not None else set()
@@ -86,6 +88,7 @@ def run_release(
     recipe_file: Path,
     folder: Path,
     *,
+    source: str | None = None,
     force: str | None = None,
     strict: bool = False,
     actions: Actions | None = None,
@@ -97,24 +100,26 @@ def run_release(
     """Make everything a recipe asks for, judge it, and write the release's folder.
 
     Results of earlier runs that still hold are taken from ``<folder>/.cache``. A run that was killed goes on where it
-    was when it is called again. The step ``force`` is carried out again, with all that takes its files; with
-    ``strict`` what was not measured is a failure; ``command`` is the command line for the manifest, this process's
-    own if not given. The release's ``error`` says whether something did not pass.
+    was when it is called again. ``source``, a file or a model's name, replaces the recipe's source; a relative path is
+    meant from the working directory, and a file is taken before a model of that name. The step ``force`` is carried out
+    again, with all that takes its files; with ``strict`` what was not measured is a failure; ``command`` is the command
+    line for the manifest, this process's own if not given. The release's ``error`` says whether something did not pass.
 
     With ``sign``, the PEM file of a private key (``password`` opens it) or ``"sigstore"``, the folder is signed, unless
     the verdict is ``failed``. Without it, the signature of an earlier release goes.
 
     Raises:
-        UsageError: The recipe is wrong, the folder holds other things, there is no step called ``force``, or the key
-            cannot be used.
+        UsageError: The recipe is wrong, the folder holds other things, there is no step called ``force``, ``source``
+            cannot be used with the recipe's gates, or the key cannot be used.
+        CheckpointError: ``source`` is neither a file nor a model's name.
         InputDataError: A file that the recipe names is not there.
         SetupError: Another release is at work in the folder, it cannot be written to, or Sigstore does not sign.
         MissingDependencyError: A package that signs is not installed.
     """
     actions = actions or Actions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    recipe, recipe_text = load_release(recipe_file), recipe_file.read_bytes()
-    steps = build_steps(recipe, recipe_file.parent)
+    recipe, steps = _read(recipe_file, source)
+    recipe_text = recipe_file.read_bytes()
     actions.check(steps)
     require_own_folder(folder)
     inputs = _inputs(recipe, recipe_file, steps, folder)
@@ -146,6 +151,22 @@ def run_release(
         progress("writing the release")
         publish(release, inputs, signer)
     return release
+
+
+def _read(recipe_file: Path, source: str | None) -> tuple[ReleaseRecipe, list[Step]]:
+    """The recipe and its steps; another ``source`` than the recipe's is looked up before anything is made."""
+    recipe = load_release(recipe_file, source=source)
+    checkpoint = None
+    if source is not None and not is_address(source):
+        if os.path.isfile(source):  # noqa: PTH113 - a name that no file can have is none
+            checkpoint = Path(source)
+        elif not is_known(source):
+            raise CheckpointError(
+                "There is no such file, and no model of this name.",
+                remedy="Check the path from the working directory; 'rtmo-deploy models' lists the names.",
+                where=source,
+            )
+    return recipe, build_steps(recipe, recipe_file.parent, checkpoint=checkpoint)
 
 
 def _inputs(recipe: ReleaseRecipe, recipe_file: Path, steps: Sequence[Step], folder: Path) -> list[Path]:

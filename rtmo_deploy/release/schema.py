@@ -28,17 +28,17 @@ _REMEDY = "See recipes/ and docs/guides/release.md."
 Problem = tuple[Place, str]
 
 
-def load_release(path: Path) -> ReleaseRecipe:
-    """Read and check a recipe; relative paths in it are meant from its folder.
+def load_release(path: Path, *, source: str | None = None) -> ReleaseRecipe:
+    """Read and check a recipe; relative paths in it are meant from its folder. ``source`` replaces its source.
 
     Raises:
         UsageError: The file cannot be read, is no YAML, has a field that is missing, unknown or wrong, or names an
             artifact that is not there; the message gives line and column, and what may have been meant.
     """
-    return parse_release(read_recipe_text(path), where=path)
+    return parse_release(read_recipe_text(path), where=path, source=source)
 
 
-def parse_release(text: str, *, where: Path) -> ReleaseRecipe:
+def parse_release(text: str, *, where: Path, source: str | None = None) -> ReleaseRecipe:
     """A recipe from YAML text; as :func:`load_release`, with ``where`` as its place."""
     root, values = parse_recipe_text(text, where=where, remedy=_REMEDY)
     try:
@@ -46,6 +46,8 @@ def parse_release(text: str, *, where: Path) -> ReleaseRecipe:
     except ValidationError as error:
         found = "; ".join(findings(error, root, ReleaseRecipe))
         raise UsageError(f"The recipe is wrong: {found}.", remedy=_REMEDY, where=where) from None
+    if source is not None:
+        recipe = recipe.model_copy(update={"source": source})
     wrong = [located(root, place, said) for place, said in _problems(recipe)]
     if wrong:
         raise UsageError(f"The recipe is wrong: {'; '.join(wrong)}.", remedy=_REMEDY, where=where)

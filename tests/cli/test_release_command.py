@@ -137,3 +137,37 @@ def test_a_wrong_recipe(toys, tmp_path):
     assert "line 7, column 3: artifacts.fp16: 'make' must be one of" in done.stderr
     assert call("release", "nothing.yaml").exit_code == 2
     assert not Path("releases").exists()
+
+
+def test_another_source_than_the_recipes(toys, tmp_path, monkeypatch):
+    recipe = write_recipe(tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pth").write_bytes(b"other weights")
+    assert call("release", recipe, "-o", "out").exit_code == 0
+    toys.ran.clear()
+    plan = json.loads(call("release", recipe, "-o", "out", "--source", "mine.pth", "--dry-run", "--json").stdout)
+    assert not any(step["cached"] for step in plan["steps"] if step["name"] in {"source", "onnx", "fp16"})
+    assert call("release", recipe, "-o", "out", "--source", "mine.pth").exit_code == 0
+    assert "onnx" in toys.ran
+    source = json.loads(Path("out/manifest.json").read_text())["source"]
+    assert (source["given"], source["name"], source["size"]) == ("mine.pth", "mine.pth", 13)
+    # A file is taken before a model of that name, as by the other commands.
+    Path("rtmo-n").write_bytes(b"weights in a file")
+    assert call("release", recipe, "-o", "out", "--source", "rtmo-n").exit_code == 0
+    assert json.loads(Path("out/manifest.json").read_text())["source"]["size"] == 17
+    # The same gates as if the recipe said so.
+    published = RECIPE.replace("against: onnx", "against: published")
+    path = write_recipe(tmp_path / "published", published)
+    assert call("release", path, "-o", "other", "--source", "rtmo-n").exit_code == 2
+
+
+def test_another_source_that_is_not_there(toys, tmp_path):
+    recipe = write_recipe(tmp_path)
+    for name in ("nowhere.pth", "rtmo-q", "", "a" * 5000):
+        done = call("release", recipe, "-o", tmp_path / "out", "--source", name)
+        assert done.exit_code == 4, name
+        assert "no such file" in done.stderr
+    assert toys.ran == []
+    assert not (tmp_path / "out").exists()
+    done = call("release", recipe, "-o", tmp_path, "--source", tmp_path / "ckpt.pth")
+    assert done.exit_code == 2  # the folder holds the input

@@ -21,8 +21,13 @@ INPUTS = yaml.safe_load(SPEC)["spec"]["inputs"]
 PAGE = (ROOT / "docs" / "guides" / "ci.md").read_text("utf-8")
 WORKFLOWS = sorted((ROOT / "docs" / "ci").glob("github-*.yml"))
 PIPELINES = sorted((ROOT / "docs" / "ci").glob("gitlab-*.yml"))
+CLI = ROOT / "rtmo_deploy" / "cli"
+needs_diff = pytest.mark.skipif(not (CLI / "diff.py").is_file(), reason="needs the command diff")
+needs_sign = pytest.mark.skipif(
+    '"--sign"' not in (CLI / "release.py").read_text("utf-8"), reason="needs release --sign"
+)
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
-#: `rtmo-deploy` with the toy steps of tests/release; TOY_AP gives AP, and `diff` and `--sign` are noted down only.
+#: `rtmo-deploy` with the toy steps of tests/release, set by $TOYS; notes down its arguments and the key.
 PROGRAM = """\
 import json, os, sys
 from pathlib import Path
@@ -30,21 +35,12 @@ sys.path.insert(0, {folder!r})
 from release_toys import ToyActions
 import rtmo_deploy.release.pipeline as pipeline
 pipeline.Actions = lambda: ToyActions(**json.loads(os.environ.get("TOYS", "{{}}")))
-arguments = sys.argv[1:]
-log = {{"arguments": list(arguments), "env": "RTMO_DEPLOY_SIGN_KEY" in os.environ}}
-signed = [word for word in arguments if word.startswith("--sign=")]
-if signed and {unsigned!r}:
-    arguments.remove(signed[0])
-    key = Path(signed[0].partition("=")[2])
-    if key.is_file():
-        log["key"] = [str(key), key.read_text(), oct(key.stat().st_mode & 0o777)]
+log = {{"arguments": sys.argv[1:], "env": "RTMO_DEPLOY_SIGN_KEY" in os.environ}}
+for key in (Path(word[7:]) for word in sys.argv[1:] if word.startswith("--sign=")):
+    log["key"] = [str(key), key.read_text(), oct(key.stat().st_mode & 0o777)]
 with open(os.environ["TOY_LOG"], "a") as stream:
     print(json.dumps(log), file=stream)
-if arguments[0] == "diff" and {no_diff!r}:
-    Path(arguments[1].removeprefix("--md=")).write_text("worse, it says\\n")
-    sys.exit(int(os.environ.get("DIFF_CODE", "0")))
 from rtmo_deploy.cli import main
-sys.argv[1:] = arguments
 sys.exit(main())
 """
 #: A `python3` whose environments have the program above, and a pip that notes down what it is told.
@@ -241,14 +237,7 @@ class Runner:
         self.files = {name: folder / name for name in ("PATH", "ENV", "STEP_SUMMARY")}
         self.log, self.pip = folder / "log", folder / "pip"
         program = folder / "program.py"
-        names = sorted((ROOT / "rtmo_deploy" / "cli").glob("*.py"))
-        program.write_text(
-            PROGRAM.format(
-                folder=str(ROOT / "tests" / "release"),
-                unsigned="--sign" not in (ROOT / "rtmo_deploy" / "cli" / "release.py").read_text("utf-8"),
-                no_diff=all(path.name != "diff.py" for path in names),
-            )
-        )
+        program.write_text(PROGRAM.format(folder=str(ROOT / "tests" / "release")))
         bin_folder = folder / "bin"
         bin_folder.mkdir()
         (bin_folder / "python3").write_text(PYTHON.format(python=sys.executable, program=program))
@@ -363,13 +352,12 @@ def test_action_a_release_that_passes(runner: Runner) -> None:
 
 
 def test_action_a_gate_that_fails(runner: Runner) -> None:
-    code, outputs = runner.action(recipe="release.yaml", TOYS='{"ap": {"fp16": 0.1}}', compare_with="old")
+    code, outputs = runner.action(recipe="release.yaml", TOYS='{"ap": {"fp16": 0.1}}')
     assert code == 6
     assert outputs["verdict"] == "failed"
     assert (runner.workspace / outputs["report"]).is_file()
     assert "Upload the release" in dict(runner.used)
     assert "Save finished steps" in dict(runner.used)
-    assert runner.calls("diff")
     assert re.search(r"::error title=Gate failed%3A accuracy%3A fp16%2C .*::bound: .*; measured: ", runner.said)
 
 
@@ -421,43 +409,37 @@ def test_action_inputs_are_never_run(runner: Runner) -> None:
         recipe=f"{HOSTILE}.yaml",
         model=f"{HOSTILE}.pth",
         output=f"out {HOSTILE}\nx",
-        compare_with=HOSTILE,
         extras=HOSTILE,
         version=HOSTILE,
+        artifact=HOSTILE,
     )
     assert code == 0, runner.said
     assert outputs["directory"] == f"out {HOSTILE}\nx"
     assert (runner.workspace / outputs["report"]).is_file()
     assert not list(runner.workspace.rglob("owned"))
     assert f"rtmo-deploy[{HOSTILE}]=={HOSTILE}" in runner.pip.read_text().splitlines()
-    (call,) = runner.calls("diff")
-    assert call["arguments"][-2:] == [HOSTILE, f"out {HOSTILE}\nx"]
 
 
+@needs_diff
 def test_action_a_comparison(runner: Runner) -> None:
-    if not runner_has("diff"):
-        code, outputs = runner.action(recipe="release.yaml", compare_with="old", DIFF_CODE="6")
-        assert (code, outputs["verdict"]) == (6, "passed")
-        assert Path(outputs["comparison"]).read_text() == "worse, it says\n"
-        assert runner.files["STEP_SUMMARY"].read_text().endswith("worse, it says\n")
-        assert "::error title=rtmo-deploy diff::The release is worse" in runner.said
-        return
-    assert runner.action(recipe="release.yaml", output="old")[0] == 0
-    code, outputs = runner.action(recipe="release.yaml", compare_with="old", TOYS='{"ap": {"onnx": 0.7}}')
+    assert runner.action(recipe="release.yaml", output=HOSTILE)[0] == 0
+    code, outputs = runner.action(recipe="release.yaml", compare_with=HOSTILE, TOYS='{"ap": {"onnx": 0.7}}')
     assert code == 0, runner.said
-    before = Path(outputs["comparison"]).read_text("utf-8")
-    assert runner.files["STEP_SUMMARY"].read_text("utf-8").endswith(before)
-    code, outputs = runner.action(
-        recipe="release.yaml", compare_with="old", output="new", TOYS='{"ap": {"onnx": 0.55, "int8": 0.54}}'
-    )
+    comparison = Path(outputs["comparison"]).read_text("utf-8")
+    assert comparison
+    assert runner.files["STEP_SUMMARY"].read_text("utf-8").endswith(comparison)
+    assert not list(runner.workspace.rglob("owned"))
+    worse = '{"ap": {"onnx": 0.55, "int8": 0.54}}'
+    code, outputs = runner.action(recipe="release.yaml", compare_with=HOSTILE, output="new", TOYS=worse)
     assert (code, outputs["verdict"]) == (6, "passed"), runner.said
     assert "::error title=rtmo-deploy diff::The release is worse" in runner.said
+    assert "Upload the release" in dict(runner.used)
     code, outputs = runner.action(recipe="release.yaml", compare_with="nowhere")
     assert code not in {0, 6}
-    assert outputs["verdict"] == "passed"
-    assert outputs["comparison"] == ""
+    assert (outputs["verdict"], outputs["comparison"]) == ("passed", "")
 
 
+@needs_sign
 def test_action_signed_by_a_key(runner: Runner, tmp_path: Path) -> None:
     pem = private_key(tmp_path / "key.pem")
     code, outputs = runner.action(recipe="release.yaml", sign="env", RTMO_DEPLOY_SIGN_KEY=pem)
@@ -468,10 +450,8 @@ def test_action_signed_by_a_key(runner: Runner, tmp_path: Path) -> None:
     given = next(word for word in call["arguments"] if word.startswith("--sign=")).partition("=")[2]
     assert not Path(given).exists()
     assert Path(given).is_relative_to(runner.temp)
-    if "key" in call:
-        assert call["key"] == [given, f"{pem}\n", "0o600"]
-    else:
-        assert (runner.workspace / outputs["signature"]).is_file()
+    assert call["key"] == [given, f"{pem}\n", "0o600"]
+    assert (runner.workspace / outputs["signature"]).is_file()
     assert pem.splitlines()[1] not in runner.said
     code, outputs = runner.action(recipe="release.yaml", sign=str(tmp_path / "key.pem"))
     assert code == 0, runner.said
@@ -514,12 +494,22 @@ def test_component_verdicts(runner: Runner) -> None:
 def test_component_inputs_are_never_run(runner: Runner) -> None:
     shutil.move(runner.workspace / "release.yaml", runner.workspace / f"{HOSTILE}.yaml")
     given = {"recipe": f"{HOSTILE}.yaml", "output": f"out/{HOSTILE}", "version": HOSTILE, "extras": HOSTILE}
-    assert runner.component(**given, model="ckpt.pth", compare_with=HOSTILE) == (2 if runner_has("diff") else 0)
+    assert runner.component(**given, model="ckpt.pth") == 0, runner.said
     assert (runner.workspace / "out" / HOSTILE / "report.html").is_file()
     assert not list(runner.workspace.rglob("owned"))
     assert runner.pip.read_text().splitlines()[-1] == f"rtmo-deploy[{HOSTILE}]=={HOSTILE}"
 
 
+@needs_diff
+def test_component_a_comparison(runner: Runner) -> None:
+    assert runner.component(output="old") == 0, runner.said
+    worse = {"TOYS": '{"ap": {"onnx": 0.55, "int8": 0.54}}'}
+    assert runner.component(compare_with="old", environment=worse) == 6, runner.said
+    assert (runner.workspace / "dist" / "release.diff.md").is_file()
+    assert (runner.workspace / "dist" / "release.env").read_text() == "RTMO_VERDICT=passed\n"
+
+
+@needs_sign
 @pytest.mark.parametrize("as_file", [False, True])
 def test_component_signed_by_a_key(runner: Runner, tmp_path: Path, as_file: bool) -> None:
     pem = private_key(tmp_path / "key.pem")
@@ -527,16 +517,10 @@ def test_component_signed_by_a_key(runner: Runner, tmp_path: Path, as_file: bool
     assert runner.component(sign="env", environment={"RTMO_DEPLOY_SIGN_KEY": key}) == 0, runner.said
     (call,) = runner.calls("release")
     assert not call["env"]
-    if "key" in call:
-        assert call["key"][1].strip() == pem.strip()
-        assert call["key"][2] == "0o600"
+    assert call["key"][1].strip() == pem.strip()
+    assert call["key"][2] == "0o600"
     assert list(runner.temp.iterdir()) == []
     assert runner.component(sign="env") == 2
-
-
-def runner_has(command: str) -> bool:
-    """Whether the program has a command."""
-    return (ROOT / "rtmo_deploy" / "cli" / f"{command}.py").is_file()
 
 
 def private_key(path: Path) -> str:

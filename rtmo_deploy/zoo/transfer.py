@@ -203,7 +203,7 @@ class Transfer:
         return ""
 
     def _write(self, answer: requests.Response, start: int) -> int:
-        read = getattr(answer.raw, "read1", answer.raw.read)  # urllib3 1 waits for a whole chunk
+        read = answer.raw.read1  # read waits for a whole chunk
         done, mark, since = start, start, time.monotonic()
         with self._part.open("ab" if start else "wb") as stream:
             while chunk := read(_CHUNK_BYTES, decode_content=True):

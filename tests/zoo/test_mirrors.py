@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -173,7 +174,8 @@ def test_bytes_that_trickle_are_given_up(web, toy, monkeypatch, caplog):
 @pytest.mark.parametrize("form", ["seconds", "date", "too long"])
 def test_the_last_address_is_waited_for_as_it_asks(web, toy, monkeypatch, form):
     waited = []
-    monkeypatch.setattr("rtmo_deploy.zoo.transfer.time.sleep", waited.append)
+    clock = SimpleNamespace(sleep=waited.append, monotonic=time.monotonic)
+    monkeypatch.setattr("rtmo_deploy.zoo.transfer.time", clock)
     after = {"seconds": "7", "date": email.utils.formatdate(time.time() + 9, usegmt=True), "too long": "3600"}[form]
     good = web.routes[f"/own/{NAME}"]
 

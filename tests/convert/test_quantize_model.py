@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tracemalloc
 from dataclasses import replace
@@ -181,6 +182,26 @@ def test_an_int8_model_is_not_quantised_again(source, calibration, tmp_path):
     quantize_onnx(source, calibration, output)
     with pytest.raises(ArtifactError, match="quantised already"):
         open_source(output)
+
+
+def test_a_graph_of_an_opset_without_scales_for_channels_is_refused_at_once(tmp_path):
+    make = onnx.helper
+    outputs = {"dets": (5,), "keypoints": (17, 3)}  # as MMDeploy's graph has them, of opset 11
+    nodes, weights = [], []
+    for name, shape in outputs.items():
+        weights += [
+            numpy_helper.from_array(np.ones((math.prod(shape), 3, 1, 1), np.float32), f"{name}.weight"),
+            numpy_helper.from_array(np.array([0, -1, *shape], np.int64), f"{name}.shape"),
+        ]
+        nodes.append(make.make_node("Conv", ["input", f"{name}.weight"], [f"{name}.map"], f"/{name}/Conv"))
+        nodes.append(make.make_node("Reshape", [f"{name}.map", f"{name}.shape"], [name], f"/{name}/Reshape"))
+    infos = [make.make_tensor_value_info(name, 1, ["batch", "people", *shape]) for name, shape in outputs.items()]
+    size = make.make_tensor_value_info("input", 1, ["batch", 3, 64, 64])
+    graph = make.make_graph(nodes, "old", [size], infos, weights)
+    path = tmp_path / "end2end.onnx"
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 11)], ir_version=7), path)
+    with pytest.raises(ArtifactError, match="of opset 11"):
+        open_source(path)
 
 
 def test_the_companion_of_a_raw_graph_goes_along(exported, tmp_path):

@@ -33,6 +33,8 @@ _USUAL_DEPTH = 2
 #: ``/neck/projector/cls.0``: parts of a projector are too different to go together.
 _DEEPER = {"projector"}
 _DECODING = RULES[0].name
+#: The first operator set whose QuantizeLinear has a scale for each channel.
+_PER_CHANNEL = 13
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,13 @@ def open_source(path: str | os.PathLike[str], target: str | None = None) -> Sour
         raise ArtifactError(
             f"This model is {precision} already; its float32 form is needed.",
             remedy="Quantise the file it was made from; casts to fp16 come after the quantisation.",
+            where=path,
+        )
+    opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
+    if opset < _PER_CHANNEL:
+        raise ArtifactError(
+            f"It is of opset {opset}; weights with a scale for each channel need {_PER_CHANNEL}.",
+            remedy="Export the checkpoint with 'rtmo-deploy export'.",
             where=path,
         )
     inputs = signature(model).inputs

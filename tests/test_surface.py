@@ -23,12 +23,13 @@ def options() -> dict[str, list[str]]:
     """Names of the options and arguments of every command."""
     found = {}
 
-    def walk(name: str, command: Any) -> None:
-        context = command.make_context(name, ["--help"], resilient_parsing=True)
+    def walk(name: str, command: Any, parent: Any = None) -> None:
+        # With its parent: a command remembers the names of its help option.
+        context = command.make_context(name, ["--help"], parent=parent, resilient_parsing=True)
         found[name] = sorted({option for one in command.get_params(context) for option in one.opts} - {"--help", "-h"})
         if hasattr(command, "list_commands"):
             for inner in command.list_commands(context):
-                walk(f"{name} {inner}".strip(), command.get_command(context, inner))
+                walk(f"{name} {inner}".strip(), command.get_command(context, inner), context)
 
     walk("", typer.main.get_command(app))
     return found

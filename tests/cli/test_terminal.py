@@ -246,7 +246,7 @@ def test_every_command_has_examples_that_it_understands():
             assert len(f"  rtmo-deploy {example}") <= 80
             words = shlex.split(example)[len(name.split()) :]
             assert example.startswith(name)
-            found[name].make_context(name, words)  # a usage error would be raised
+            found[name].make_context(name, words, help_option_names=["-h", "--help"])  # a usage error would be raised
 
 
 def test_help_pages_fit_and_group_their_options():

@@ -11,7 +11,11 @@ The names below are loaded on first use, so that ``import rtmo_deploy`` costs ne
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses an older Python; a checkout on its path does not
+    raise ImportError(f"rtmo-deploy needs Python 3.11 or newer; this is Python {sys.version.split()[0]}.")
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.lazy import lazy_exports

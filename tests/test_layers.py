@@ -28,6 +28,7 @@ FOUNDATION = (
     "machine",
     "option",
     "outputs",
+    "packages",
     "plain",
     "progress",
     "recipe_findings",

@@ -54,6 +54,7 @@ def documents(checkpoint: Path, model: Path, image: Path, folder: Path) -> dict[
         "parity": ["parity", model, model, "--synthetic", "1", "--imgsz", "256"],
         "models": ["models", "list"],
         "data": ["data", "synth", folder / "people", "--images", "1"],
+        "version": ["--version"],
         "error": ["inspect", folder / "nothing.onnx"],
     }
     found = {}

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from rtmo_deploy.cli.document import collected, model_notes, put_error
+from rtmo_deploy.cli.document import asked_for, collected, model_notes, put, put_error
 from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.options import join_sizes
-from rtmo_deploy.errors import RtmoDeployError
+from rtmo_deploy.errors import RtmoDeployError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from typer._click import Command, Context, HelpFormatter
+    from typer._click.shell_completion import CompletionItem
 
 _EPILOG = """Start with 'rtmo-deploy doctor'. Help of a command: 'rtmo-deploy COMMAND --help'.
 
@@ -82,11 +83,16 @@ class _ErrorsToExitCodes(TyperGroup):
             with model_notes(_note):
                 return super().invoke(ctx)
         except RtmoDeployError as error:
-            from rtmo_deploy.cli.console import print_error
+            raise _told(error) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            from rtmo_deploy.doctor.requirements import unfit
 
-            print_error(error)
-            put_error(type(error).__name__, error.exit_code, error.finding, remedy=error.remedy, where=error.where)
-            raise typer.Exit(error.exit_code) from None
+            reason = unfit(error)
+            if reason is None:
+                raise
+            raise _told(reason) from None
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, join_sizes(args))
@@ -104,6 +110,15 @@ class _ErrorsToExitCodes(TyperGroup):
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
             code = 1
         sys.exit(code)
+
+
+def _told(error: RtmoDeployError) -> typer.Exit:
+    """Print an error; the exception that ends the command."""
+    from rtmo_deploy.cli.console import print_error
+
+    print_error(error)
+    put_error(type(error).__name__, error.exit_code, error.finding, remedy=error.remedy, where=error.where)
+    return typer.Exit(error.exit_code)
 
 
 def _exit_code(main: Callable[..., Any]) -> int:
@@ -158,6 +173,15 @@ class _Root(_ErrorsToExitCodes):
         super().__init__(**attributes)
         self.commands = _LazyCommands()  # type: ignore[assignment]  # nothing is added to it
 
+    def shell_complete(self, ctx: Context, incomplete: str) -> list[CompletionItem]:
+        """The commands' names, without importing any of them, and the options."""
+        from typer._click.core import Command as Base
+        from typer._click.shell_completion import CompletionItem
+
+        names = [name for name in _COMMANDS if name.startswith(incomplete)]
+        options = Base.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=_COMMANDS[name][2]) for name in names), *options]
+
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002 - of the base class
         longest = max(map(len, _COMMANDS))
         for heading, commands in _SECTIONS.items():
@@ -177,19 +201,32 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        from rtmo_deploy._version import __version__
+def _print_version(context: typer.Context, asked: bool) -> None:
+    if not asked or context.resilient_parsing:
+        return
+    from rtmo_deploy.doctor.about import read_about
 
-        typer.echo(f"rtmo-deploy {__version__}")
-        raise typer.Exit
+    about = read_about()
+    if asked_for():
+        put("version", about.to_dict())
+    else:
+        typer.echo("\n".join(about.lines()))
+    raise typer.Exit
 
 
 @app.callback()
 def _root(
+    *,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+        typer.Option(
+            "--version",
+            help="Print the version and what a bug report needs, and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: print JSON.")] = False,
 ) -> None:
-    pass
+    if as_json and not version:
+        raise UsageError("--json stands behind the command.", remedy="Write: rtmo-deploy COMMAND --json")

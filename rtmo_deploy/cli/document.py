@@ -41,6 +41,11 @@ def collected(arguments: Sequence[str]) -> Iterator[None]:
             _write(document)
 
 
+def asked_for() -> bool:
+    """Whether ``--json`` is among the arguments of the command that runs."""
+    return bool(_open)
+
+
 def put(command: str, fields: dict[str, Any]) -> None:
     """Print the result of a command; inside :func:`collected`, when the command has ended."""
     document = {"schema_version": SCHEMA_VERSION, "command": command, **fields}

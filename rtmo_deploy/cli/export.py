@@ -51,7 +51,13 @@ def export(
     ],
     *,
     format_name: Annotated[
-        str, typer.Option("--format", metavar="|".join([*_FORMATS, WEB]), help="What to write; web is a folder.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="|".join([*_FORMATS, WEB]),
+            help="What to write; web is a folder.",
+            autocompletion=lambda: [*_FORMATS, WEB],
+        ),
     ] = Kind.ONNX.value,
     options: ExportOptions,
     output: Annotated[

@@ -29,11 +29,19 @@ models_app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _names() -> list[str]:
+    from rtmo_deploy.zoo import EMBEDDED, VARIANTS
+
+    return [*EMBEDDED, *VARIANTS]
+
+
 _Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME|ADDRESS",
         help="A published model, which 'rtmo-deploy models' lists; or https://, hf://OWNER/REPOSITORY/PATH[@REVISION].",
+        autocompletion=_names,
     ),
 ]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from rtmo_deploy import packages
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion, write_companion
-from rtmo_deploy.errors import ArtifactError, MissingDependencyError, ParityError, UsageError
+from rtmo_deploy.errors import ArtifactError, ParityError, UsageError
 from rtmo_deploy.files import atomic_write, sha256_of
 from rtmo_deploy.measure import ValidationReport, validate_model
 from rtmo_deploy.plain import shorten
@@ -71,8 +71,7 @@ def derived(source: Artifact, output: Path, *packages: str, **changes: Any) -> A
 
 def require_onnxruntime(what: str) -> None:
     """Say, before any work, that a verification needs ONNX Runtime; ``what`` is verified."""
-    if find_spec("onnxruntime") is None:
-        raise MissingDependencyError("onnxruntime", purpose=f"Verifying the {what} (--no-verify skips it)", extra="cpu")
+    packages.require_onnxruntime(f"Verifying the {what} (--no-verify skips it)")
 
 
 def require_parity(failures: Sequence[str], finding: str, *, remedy: str, where: Path) -> None:

@@ -6,8 +6,25 @@ import is probed in a child process, so that nothing installed can keep the rest
 
 from __future__ import annotations
 
-from rtmo_deploy.doctor.collecting import TIMEOUT_S, collect
-from rtmo_deploy.doctor.facts import Facts, Report, Row, Verdict
-from rtmo_deploy.doctor.rules import judge
+from typing import TYPE_CHECKING
+
+from rtmo_deploy.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from rtmo_deploy.doctor.collecting import TIMEOUT_S, collect
+    from rtmo_deploy.doctor.facts import Facts, Report, Row, Verdict
+    from rtmo_deploy.doctor.rules import judge
 
 __all__ = ["TIMEOUT_S", "Facts", "Report", "Row", "Verdict", "collect", "judge"]
+
+_HOME = {
+    "TIMEOUT_S": "collecting",
+    "Facts": "facts",
+    "Report": "facts",
+    "Row": "facts",
+    "Verdict": "facts",
+    "collect": "collecting",
+    "judge": "rules",
+}
+
+__getattr__ = lazy_exports(__name__, _HOME)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -20,8 +19,9 @@ from packaging.utils import canonicalize_name
 from rtmo_deploy._version import __version__
 from rtmo_deploy.child import Child, exit_name, python_command
 from rtmo_deploy.doctor.facts import Driver, Facts, Folder, Gpu, Processor, Software, Trouble
-from rtmo_deploy.doctor.requirements import EXTRAS, ONNXRUNTIMES, OPENCVS, PROJECT, requirements
+from rtmo_deploy.doctor.requirements import EXTRAS, PROJECT, requirements
 from rtmo_deploy.errors import SetupError
+from rtmo_deploy.packages import ONNXRUNTIMES, OPENCVS, is_whole
 from rtmo_deploy.progress import Count
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def collect(
     """
     started = time.monotonic()
     distributions = _distributions()
-    installed = {name: _is_installed(name.replace("-", "_")) for name in _SOFTWARE}
+    installed = {name: is_whole(name.replace("-", "_")) for name in _SOFTWARE}
     probes = {name: ("trt", name) if name.startswith("tensorrt") else (name,) for name in _SOFTWARE if installed[name]}
     if "cuda-bindings" in distributions:
         probes["bindings"] = ("bindings",)
@@ -267,12 +267,3 @@ def _distributions() -> dict[str, str]:
         if name in wanted or name.startswith(("nvidia-cu", "nvidia-cudnn", "tensorrt")):
             found.setdefault(name, str(distribution.version))
     return dict(sorted(found.items()))
-
-
-def _is_installed(module: str) -> bool:
-    """Whether a module is there, without importing it. A folder of nothing but type stubs has no origin."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ValueError:  # something stands in its place that was not imported
-        return False
-    return spec is not None and spec.origin is not None

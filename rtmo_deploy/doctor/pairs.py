@@ -9,7 +9,8 @@ import re
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.doctor.facts import Verdict
-from rtmo_deploy.doctor.requirements import ONNXRUNTIMES, OPENCVS, install_line, release_of
+from rtmo_deploy.doctor.requirements import install_line, release_of
+from rtmo_deploy.packages import ONNXRUNTIMES, OPENCVS
 from rtmo_deploy.runtime.trt_api import TRT_VARIANTS, gpu_problem
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from rtmo_deploy.errors import MissingDependencyError
+from rtmo_deploy.errors import MissingDependencyError, SetupError
+from rtmo_deploy.packages import ONNXRUNTIMES, OPENCVS, broken_onnxruntime, broken_opencv, installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -42,15 +43,6 @@ EXTRAS = {
 }
 #: Extras of no use without an NVIDIA GPU.
 NVIDIA_EXTRAS = frozenset({"gpu", "trt", "pycuda"})
-#: Distributions that all bring the module ``onnxruntime``, and those that all bring ``cv2``.
-ONNXRUNTIMES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    *(f"onnxruntime-{kind}" for kind in ("directml", "openvino", "qnn", "silicon", "training", "rocm")),
-    "ort-nightly",
-    "ort-nightly-gpu",
-)
-OPENCVS = tuple(f"opencv-{kind}" for kind in ("python", "python-headless", "contrib-python", "contrib-python-headless"))
 #: Other distributions that bring the same module, and serve as well.
 _ALTERNATIVES = {
     "onnxruntime": ONNXRUNTIMES[2:],
@@ -113,6 +105,35 @@ def shortfall(wanted: Iterable[Requirement], distributions: Mapping[str, str]) -
         if release and not requirement.specifier.contains(release, prereleases=True):
             outside.append(f"{found} is {distributions[found]}, not {bounds_of(requirement)}")
     return missing, outside
+
+
+def unfit(error: Exception) -> SetupError | None:
+    """The error of an environment in which something failed that is no error of this project; None if it is fit.
+
+    Modules that were overwritten or removed in part, and required packages in versions that are not supported.
+    """
+    told = f"It failed with {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}."
+    for broken in (broken_opencv(), broken_onnxruntime()):
+        if broken is not None:
+            return SetupError(f"{told} {broken.finding}", remedy=broken.remedy)
+    wanted = requirements()
+    names = [name for one in wanted for name in (canonicalize_name(one.name), *_ALTERNATIVES.get(one.name, ()))]
+    missing, outside = shortfall(wanted, installed(tuple(dict.fromkeys(names))))
+    if not missing and not outside:
+        return None
+    lost = [*(f"{name} is not installed" for name in missing), *outside]
+    return SetupError(
+        f"{told} In this environment {'; '.join(lost)}.",
+        remedy=f"Install what is supported: {mend(wanted, missing, outside)}",
+    )
+
+
+def mend(wanted: Iterable[Requirement], missing: Iterable[str], outside: Iterable[str]) -> str:
+    """The command that installs requirements named by :func:`shortfall`."""
+    names = {*missing, *(line.partition(" ")[0] for line in outside)}
+    fitting = [one for one in wanted if names & {canonicalize_name(one.name), *_ALTERNATIVES.get(one.name, ())}]
+    lines = [f"'{one.name}{bounds_of(one)}'" for one in fitting]
+    return f"pip install {' '.join(lines)}"
 
 
 def release_of(version: str | None) -> tuple[int, ...]:

@@ -11,14 +11,15 @@ from rtmo_deploy.doctor.probes import COMPILED
 from rtmo_deploy.doctor.requirements import (
     EXTRAS,
     NVIDIA_EXTRAS,
-    ONNXRUNTIMES,
     TESTED_PYTHON,
     bounds_of,
     install_line,
+    mend,
     requirements,
     shortfall,
 )
 from rtmo_deploy.files import human_size
+from rtmo_deploy.packages import ONNXRUNTIMES
 
 if TYPE_CHECKING:
     from rtmo_deploy.doctor.facts import Facts, Folder, Gpu, Software, Trouble
@@ -118,7 +119,7 @@ def _required(facts: Facts) -> Told:
         return _troubled(facts.imports_trouble, "Make a fresh environment and install rtmo-deploy there.")
     if outside:
         finding = f"Not the versions this release was made for: {'; '.join(outside)}."
-        return WARNING, finding, "pip install --upgrade rtmo-deploy"
+        return WARNING, finding, mend(requirements(), (), outside)
     return FINE, f"All {len(wanted)} are there; those with compiled code can be imported."
 
 

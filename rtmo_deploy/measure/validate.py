@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from rtmo_deploy.artifact import PREFIX, read_companion
-from rtmo_deploy.errors import ArtifactError, MissingDependencyError, SetupError
+from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.files import human_size, sha256_of
+from rtmo_deploy.packages import require_onnxruntime
 from rtmo_deploy.runtime.contract import compare, differences
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact, signature
 from rtmo_deploy.runtime.openvino_file import ir_artifact, read_ir, weights_path
@@ -150,12 +151,11 @@ def _check_structure(model: onnx.ModelProto) -> Iterator[Check]:
 
 
 def _check_runs(model: onnx.ModelProto, path: Path) -> Iterator[Check]:
-    try:
-        import onnxruntime as ort
+    require_onnxruntime("Validating an ONNX model")
+    import onnxruntime as ort
 
-        from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("onnxruntime", purpose="Validating an ONNX model", extra="cpu") from error
+    from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
+
     try:
         session = open_session(
             model.SerializeToString(), where=path, config=EXACT if _has_16_bit_scales(model) else None

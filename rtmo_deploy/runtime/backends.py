@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rtmo_deploy.artifact import Target
 from rtmo_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.packages import require_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +94,8 @@ def open_backend(
     Raises:
         UsageError: No such backend or device, it does not run this kind of artifact, or has no such precision.
         MissingDependencyError: Its package is not installed.
-        SetupError: The device cannot be used. A CPU is never taken in silence in a GPU's place.
+        SetupError: Its package was overwritten or removed in part, or the device cannot be used. A CPU is never taken
+            in silence in a GPU's place.
     """
     record = choose_backend(
         artifact.kind, device, backend=backend, precision=precision, target=artifact.target, what=artifact.path.name
@@ -136,8 +138,10 @@ def choose_backend(
             f"The backend {record.name} cannot be asked for {precision}: it computes what the graph says.",
             remedy=f"Leave the precision away, or choose among: {others}.",
         )
-    if importlib.util.find_spec(record.package) is None:
-        extra = "gpu" if place != "cpu" and record.extra == "cpu" else record.extra
+    extra = "gpu" if place != "cpu" and record.extra == "cpu" else record.extra
+    if record.package == "onnxruntime":
+        require_onnxruntime(f"Running {what or kind}", extra)
+    elif importlib.util.find_spec(record.package) is None:
         raise MissingDependencyError(record.package, purpose=f"Running {what or kind}", extra=extra)
     return record
 

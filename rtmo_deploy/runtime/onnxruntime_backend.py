@@ -13,6 +13,7 @@ import numpy as np
 from rtmo_deploy.artifact import Target
 from rtmo_deploy.errors import ArtifactError, SetupError
 from rtmo_deploy.machine import usable_cores
+from rtmo_deploy.packages import require_onnxruntime
 from rtmo_deploy.runtime.clock import DOWNLOAD, UPLOAD, graph_stage
 
 if TYPE_CHECKING:
@@ -171,8 +172,9 @@ def open_session(
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` of a file or a serialised model.
 
-    SetupError where the GPU cannot be used; the CPU is not taken in its place.
+    SetupError where ONNX Runtime is not whole or the GPU cannot be used; the CPU is not taken in its place.
     """
+    require_onnxruntime("Running an ONNX model", "cpu" if device == "cpu" else "gpu")
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -61,7 +61,7 @@ def collected(monkeypatch, **changes):
     """Facts of a machine on which everything is installed and answers as given."""
     import rtmo_deploy.doctor.collecting as module
 
-    monkeypatch.setattr(module, "_is_installed", lambda _: True)
+    monkeypatch.setattr(module, "is_whole", lambda _: True)
     monkeypatch.setattr(module, "_distributions", lambda: {"cuda-bindings": "12.9", "onnxruntime-gpu": "1.24.0"})
     answers = ANSWERS | {name.replace("__", " "): answer for name, answer in changes.items()}
     told = []
@@ -141,25 +141,12 @@ def test_a_driver_that_is_not_there(monkeypatch):
 
 
 def test_the_list_of_what_is_installed():
-    from rtmo_deploy.doctor.collecting import _distributions, _is_installed
+    from rtmo_deploy.doctor.collecting import _distributions
 
     found = _distributions()
     assert {"numpy", "onnx", "typer"} <= set(found)
     assert "hypothesis" in found
     assert "setuptools" not in found
-    assert _is_installed("json")
-    assert not _is_installed("no_such_module")
-
-
-def test_a_folder_of_type_stubs_is_not_installed(tmp_path, monkeypatch):
-    from rtmo_deploy.doctor.collecting import _is_installed
-
-    (tmp_path / "only_types").mkdir()
-    (tmp_path / "only_types/__init__.pyi").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    assert not _is_installed("only_types")
-    monkeypatch.setitem(sys.modules, "in_its_place", object())
-    assert not _is_installed("in_its_place")
 
 
 @pytest.mark.skipif(not PYPROJECT.is_file(), reason="needs the checkout")

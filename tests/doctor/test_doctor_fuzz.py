@@ -12,7 +12,8 @@ from packaging.utils import canonicalize_name
 from rtmo_deploy.doctor import Facts, Verdict, judge
 from rtmo_deploy.doctor.collecting import SAFE_PROVIDERS
 from rtmo_deploy.doctor.facts import Driver, Folder, Gpu, Processor, Software, Trouble
-from rtmo_deploy.doctor.requirements import EXTRAS, ONNXRUNTIMES, OPENCVS, TESTED_PYTHON, requirements, shortfall
+from rtmo_deploy.doctor.requirements import EXTRAS, TESTED_PYTHON, requirements, shortfall
+from rtmo_deploy.packages import ONNXRUNTIMES, OPENCVS
 
 WORDS = st.text(max_size=12)
 SAID = st.text(min_size=1, max_size=12).filter(str.strip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from types import SimpleNamespace
 
@@ -39,8 +40,10 @@ def test_each_artifact_finds_its_backend(artifacts, opened):
 @pytest.mark.parametrize("installed", [True, False])
 @pytest.mark.parametrize("target", [None, *Target])
 def test_what_was_quantised_for_openvino_runs_there_where_it_is(monkeypatch, target, installed):
+    whole = importlib.util.find_spec("onnxruntime")
+
     def find_spec(name):
-        return None if name == "openvino" and not installed else name
+        return None if name == "openvino" and not installed else whole
 
     monkeypatch.setattr("importlib.util.find_spec", find_spec)
 
@@ -102,6 +105,7 @@ def test_a_wrong_input_is_refused(opened, artifacts, name, images):
 @pytest.mark.parametrize(("device", "extra"), [("cpu", "cpu"), ("cuda", "gpu"), ("cuda:1", "gpu")])
 def test_a_missing_package_is_answered_with_the_line_that_installs_it(artifacts, monkeypatch, device, extra):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr("rtmo_deploy.packages.installed", lambda _: {})
     with pytest.raises(MissingDependencyError) as caught:
         open_backend(artifacts["onnxruntime"], device)
     assert str(caught.value).endswith(f"Install it with: pip install 'rtmo-deploy[{extra}]'")

@@ -55,7 +55,8 @@ class About:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {name: plain(value) for name, value in vars(self).items()}
+        packages = [{"name": name, "version": version} for name, version in self.packages.items()]
+        return {**{name: plain(value) for name, value in vars(self).items()}, "packages": packages}
 
     def lines(self) -> list[str]:
         """For people; the first is the package's name and version alone."""

@@ -151,7 +151,7 @@ def test_the_version_for_programs(arguments):
     result = run(*arguments)
     document = json.loads(result.stdout)
     assert (result.exit_code, document["command"], document["version"]) == (0, "version", __version__)
-    assert document["packages"]["numpy"] == metadata.version("numpy")
+    assert {"name": "numpy", "version": metadata.version("numpy")} in document["packages"]
     assert set(document["extras"]) <= set(EXTRAS)
 
 

@@ -194,6 +194,9 @@ def test_the_sdist(tmp_path):
         "mkdocs.yml",
         "rtmo_deploy/py.typed",
         "tests/golden.py",
+        "docker/serve.Dockerfile",
+        ".dockerignore",
+        ".ci/run",
     } <= names
     made = {name for name in names if name.endswith((".pth", ".onnx", ".engine", ".pyc"))}
     assert made == {f"rtmo_deploy/zoo/weights/{name}.pth" for name in EMBEDDED}

@@ -46,7 +46,8 @@ def export(
         str,
         typer.Argument(
             metavar="CKPT",
-            help="A .pth or .safetensors file, or a published model's name; for openvino also an .onnx file.",
+            help="A .pth or .safetensors file, its address (https://, hf://) or a published model's name; for openvino "
+            "also an .onnx file.",
         ),
     ],
     *,

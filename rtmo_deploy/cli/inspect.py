@@ -22,7 +22,8 @@ def inspect(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A checkpoint, an ONNX or OpenVINO (.xml) model, a TensorRT engine, or a published model's name.",
+            help="A checkpoint, an ONNX or OpenVINO (.xml) model, a TensorRT engine, an address (https://, hf://), or "
+            "a published model's name.",
         ),
     ],
     ema: Annotated[bool, typer.Option("--ema", help="Look at the checkpoint's ema_state_dict.")] = False,

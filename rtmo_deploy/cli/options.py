@@ -128,8 +128,8 @@ AnyModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="A checkpoint, an exported model or a published model's name. [default: the newest that was made in this "
-        "directory]",
+        help="A checkpoint, an exported model, its address (https://, hf://) or a published model's name. [default: "
+        "the newest that was made in this directory]",
         show_default=False,
     ),
 ]

@@ -90,8 +90,9 @@ class RTMO:
     opens its file again.
 
     Args:
-        model: A file (checkpoint, ONNX model, OpenVINO ``.xml``, TensorRT engine), or a name such as ``rtmo-s``, whose
-            checkpoint is fetched if need be; or an opened backend, to which only ``input_hw`` and ``reduce`` apply.
+        model: A file (checkpoint, ONNX model or a ``.zip`` around one, OpenVINO ``.xml``, TensorRT engine); an address
+            (``https://``, ``hf://OWNER/REPOSITORY/PATH[@REVISION]``, ``file://``) or a name such as ``rtmo-s``, which
+            are fetched if need be; or an opened backend, to which only ``input_hw`` and ``reduce`` apply.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes cuda:0 where the runtime can use it, else cpu. The
             choice and its reason are logged (``rtmo_deploy``, INFO).
         backend: ``torch``, ``onnxruntime``, ``openvino`` or ``tensorrt``; ``auto`` takes what fits the file, or with a

@@ -8,12 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.given import beside
 from rtmo_deploy.cli.options import join_sizes, parse_input_size, parse_size
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.runtime.estimator import read_artifact
@@ -294,3 +296,27 @@ def test_nobody_reads_the_document() -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_outputs_are_named_beside_what_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    archive, cached = tmp_path / "sub" / "rtmo-s.zip", tmp_path / "cache" / "rtmo-s.onnx"
+    archive.write_bytes(b"PK")
+    assert beside(str(archive), cached) == archive.with_name("rtmo-s.onnx")
+    assert beside(archive.as_uri(), cached) == archive.with_name("rtmo-s.onnx")
+    assert beside("sub/rtmo-s.zip", cached) == Path("sub/rtmo-s.onnx")
+    for elsewhere in ("https://host/models/rtmo-s.onnx", "hf://o/r/rtmo-s.onnx", "rtmo-s"):
+        assert beside(elsewhere, cached) == Path("rtmo-s.onnx")
+
+
+def test_an_archive_is_cast_beside_itself_and_not_exported(tmp_path, monkeypatch, onnx_n):
+    monkeypatch.setenv("RTMO_DEPLOY_CACHE", str(tmp_path / "cache"))
+    archive = tmp_path / "mine.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.write(onnx_n, "end2end.onnx")
+    done = CliRunner().invoke(app, ["cast", archive.as_uri(), "--fp16", "--no-verify"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "mine.fp16.onnx").is_file()
+    done = CliRunner().invoke(app, ["export", str(archive)])
+    assert (done.exit_code, "It need not be exported" in done.stderr) == (4, True)

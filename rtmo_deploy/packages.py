@@ -30,9 +30,11 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
-        except (metadata.PackageNotFoundError, KeyError):  # KeyError: what a broken installation leaves behind
+            version: str | None = metadata.version(name)
+        except (metadata.PackageNotFoundError, KeyError, OSError):  # what a broken installation leaves behind
             continue
+        if version:
+            found[name] = version
     return found
 
 

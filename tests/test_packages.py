@@ -81,6 +81,13 @@ def test_none(alone):
     assert packages.broken_opencv() is None
 
 
+def test_a_record_without_content_is_none(alone):
+    (alone / "onnxruntime_gpu-1.0.dist-info").mkdir()
+    record(alone, "onnxruntime", "1.20.0")
+    module(alone, "onnxruntime")
+    packages.require_onnxruntime("Testing")
+
+
 def test_two_opencvs(alone):
     record(alone, "opencv-python", "4.12.0")
     record(alone, "opencv-python-headless", "4.11.0")

@@ -60,7 +60,7 @@ USES = {
     "openvino": (("cpu",), ("export rtmo-n --format openvino -o ov.xml", "predict ov.xml image.png --json")),
     "trt-rtx": (
         ("cpu",),
-        ("build-trt model.onnx --backend tensorrt-rtx --dry-run", "import tensorrt_rtx, cuda.bindings"),
+        ("export rtmo-n --decode fixed -o fixed.onnx", "build-trt fixed.onnx --backend tensorrt-rtx --dry-run"),
     ),
     "polygraphy": ((), ("import polygraphy.comparator",)),
     "video": (("cpu",), (FRAMES,)),

@@ -7,6 +7,7 @@ removing either takes them away.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from functools import cache
 
 from rtmo_deploy.errors import MissingDependencyError, SetupError
@@ -83,7 +84,8 @@ def _broken(module: str, names: tuple[str, ...], wanted: str) -> SetupError | No
             f"{listed} are installed and share the module {module}: what was installed last has overwritten the other.",
             remedy=f"Keep one: pip uninstall -y {' '.join(found)} && pip install {wanted}",
         )
-    if is_whole(module) or (not found and importlib.util.find_spec(module) is None):
+    blocked = sys.modules.get(module, module) is None  # Python's way to forbid an import
+    if blocked or is_whole(module) or (not found and importlib.util.find_spec(module) is None):
         return None
     what = f"pip's record of {listed} is there" if found else "its folder is left"
     return SetupError(

@@ -105,7 +105,6 @@ def test_a_wrong_input_is_refused(opened, artifacts, name, images):
 @pytest.mark.parametrize(("device", "extra"), [("cpu", "cpu"), ("cuda", "gpu"), ("cuda:1", "gpu")])
 def test_a_missing_package_is_answered_with_the_line_that_installs_it(artifacts, monkeypatch, device, extra):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr("rtmo_deploy.packages.installed", lambda _: {})
     with pytest.raises(MissingDependencyError) as caught:
         open_backend(artifacts["onnxruntime"], device)
     assert str(caught.value).endswith(f"Install it with: pip install 'rtmo-deploy[{extra}]'")

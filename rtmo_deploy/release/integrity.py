@@ -292,7 +292,7 @@ def _check_sums(folder: Path, listed: Mapping[str, str], differences: Mapping[st
         changed.update(linked)
         return
     try:
-        lines = read_bounded(path, max_bytes=MAX_BYTES).split(b"\n")[:-1]
+        *lines, rest = read_bounded(path, max_bytes=MAX_BYTES).split(b"\n")
     except UnreadableError:  # larger than any that was written
         changed.add(SUMS)
         return
@@ -300,8 +300,9 @@ def _check_sums(folder: Path, listed: Mapping[str, str], differences: Mapping[st
     for line in lines:
         digest, gap, name = line.partition(b"  ")
         known[name.decode("utf-8", "replace") if gap else ""] = digest.decode("ascii", "replace")
+    whole = not rest and len(known) == len(lines)  # nothing after the last line, and no file twice
     own = known.pop(MANIFEST, None)
-    if own is None or known != listed:
+    if not whole or own is None or known != listed:
         changed.add(SUMS)
     elif own != sha256_of(folder / MANIFEST):
         changed.add(f"{MANIFEST} (or its line in {SUMS})")

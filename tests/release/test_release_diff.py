@@ -234,10 +234,18 @@ def test_nothing_in_common_is_no_pass(old, copied):
     assert compare_releases(copied, old, DiffOptions(strict=True)).error is not None
 
 
+def swap(folder):
+    first, second = folder / "artifacts/toy-fp16.onnx", folder / "artifacts/toy-int8.onnx"
+    first.rename(folder / "between")
+    second.rename(first)
+    (folder / "between").rename(second)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (lambda folder: (folder / "artifacts/toy-int8.onnx").write_text("other"), "artifacts/toy-int8.onnx"),
+        (swap, "swapped: artifacts/toy-fp16.onnx and artifacts/toy-int8.onnx"),
         (lambda folder: (folder / "recipe.yaml").unlink(), "missing: recipe.yaml"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "damaged"),
         (lambda folder: (folder / "manifest.json").rename(folder / ".unfinished"), "not finished"),

@@ -71,6 +71,15 @@ def test_a_flipped_byte(folder, pair, name):
         assert name in said
 
 
+@pytest.mark.parametrize("more", ["more", f"{'0' * 64}  report.html", f"{'0' * 64}  report.html\n"])
+@pytest.mark.parametrize("first", [False, True])
+def test_lines_that_are_added_to_the_sums(folder, pair, more, first):
+    text = (folder / "SHA256SUMS").read_text()
+    write(folder / "SHA256SUMS", (f"{more}{text}" if first else f"{text}{more}").encode())
+    assert verify_release(folder).changed == ("SHA256SUMS",)
+    assert "It is not what was signed: changed: SHA256SUMS." in refused(folder, pair)[1]
+
+
 def test_a_flipped_byte_of_the_signature(folder, pair):
     data = (folder / "model.sig").read_bytes()
     for at in [*range(0, 300, 3), *range(300, len(data) - 250, 97), *range(len(data) - 250, len(data))]:

@@ -133,9 +133,9 @@ def read_release(path: str | os.PathLike[str]) -> ReadRelease:
         )
     manifest, found = read_manifest(folder), verify_release(folder)
     remedy = "Get it again, or run the recipe again."
-    wrong = {"changed": found.changed, "missing": found.missing}
-    if any(wrong.values()):
-        told = "; ".join(f"{kind}: {shorten(names, SHOWN)}" for kind, names in wrong.items() if names)
+    wrong = {kind: names for kind, names in found.differences.items() if kind != "extra"}
+    if wrong:
+        told = "; ".join(f"{kind}: {shorten(names, SHOWN)}" for kind, names in wrong.items())
         raise ArtifactError(
             f"It is not what its manifest says, so the figures may be of something else: {clean(told)}.",
             remedy=remedy,

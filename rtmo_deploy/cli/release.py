@@ -162,15 +162,17 @@ def _show_verification(found: Verification) -> None:
         SignatureStatus.VALID: f"valid: {signature.signer}",
         SignatureStatus.INVALID: f"not valid: {signature.finding}",
     }
-    name = f"{found.name} ({found.verdict} when it was made)" if found.name else "not known: the manifest is damaged"
-    facts = {
-        "release": name,
+    facts = {"release": "not known: the manifest is damaged"}
+    if found.name is not None:
+        facts = {"release": f"{found.name} ({found.verdict} when it was made)", "made": str(found.made)}
+    facts |= {
         "compared": f"{found.checked} files",
         "signature": said.get(signature.status, "not signed"),
     }
     if signature.status is SignatureStatus.VALID and signature.finding:
         facts["note"] = signature.finding
-    facts["result"] = "passed: every file is as it was made" if found.ok else "failed: not as it was made"
+    failed = "not as it was made" if found.differences else "the signature that was asked for is not there or not valid"
+    facts["result"] = "passed: every file is as it was made" if found.ok else f"failed: {failed}"
     print_facts(facts | {kind: ", ".join(names) for kind, names in found.differences.items()})
 
 

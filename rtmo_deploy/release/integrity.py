@@ -59,8 +59,8 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     for field_name, kind in _FIELDS.items():
         if not isinstance(data.get(field_name), kind):
             raise _damaged(path, f"'{field_name}' is missing or no {kind.__name__}")
-    if not (data["name"] + data["verdict"]).isprintable():
-        raise _damaged(path, "its name or its verdict is no text")
+    if not (data["name"] + data["verdict"] + data["made"]).isprintable():
+        raise _damaged(path, "its name, its verdict or its date is no text")
     for entry in data["files"]:
         _check_entry(entry, path)
     if len({entry["path"] for entry in data["files"]}) < len(data["files"]):
@@ -102,9 +102,11 @@ class Verification:
     """How a folder compares with its manifest and its signature. A file is in one list at most."""
 
     directory: Path
-    #: Of the manifest, as ``verdict``; None if it is damaged, and the signature tells so.
+    #: Of the manifest, as ``verdict`` and ``made``; None if it is damaged, and the signature tells so.
     name: str | None
     verdict: str | None
+    #: UTC, ISO 8601.
+    made: str | None
     #: Files that were compared with their hash.
     checked: int
     missing: tuple[str, ...]
@@ -210,6 +212,7 @@ def verify_release(
         folder,
         manifest.get("name"),
         manifest.get("verdict"),
+        manifest.get("made"),
         len({*listed, *(signed or ()), MANIFEST, SUMS}),
         tuple(sorted(differences["missing"])),
         tuple(sorted(differences["changed"].difference(*swapped))),

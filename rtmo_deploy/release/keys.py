@@ -81,6 +81,10 @@ def read_public_key(path: str | os.PathLike[str], *, folder: Path) -> EllipticCu
             remedy="Give the public key, in PEM, as 'openssl ec -in key.pem -pubout' writes it.",
             where=place,
         )
+    if data.count(b"-----BEGIN ") > 1:
+        raise UsageError(
+            "The file holds more than one key or certificate.", remedy="Give a file with one public key.", where=place
+        )
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric import ec

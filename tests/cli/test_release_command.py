@@ -67,15 +67,20 @@ def test_a_signed_release(toys, tmp_path, monkeypatch):
     assert signed["key_sha256"] in "".join(call("sign", out, "--key", pair.private).stdout.split())
     found = call("verify", out, "--key", pair.public)
     assert found.exit_code == 0, found.stderr
-    assert f"valid: key with SHA-256 {signed['key_sha256']}" in " ".join(found.stdout.split())
+    said = " ".join(found.stdout.split())
+    assert f"valid: key with SHA-256 {signed['key_sha256']}" in said
+    made = json.loads((out / "manifest.json").read_text())["made"]
+    assert f"made {made}" in said
     assert "signature not checked: give --key" in " ".join(call("verify", out).stdout.split())
     (out / "report.html").write_text("x")
     document = json.loads(call("verify", out, "--key", pair.public, "--json").stdout)
     assert (document["ok"], document["changed"], document["signature"]["status"]) == (False, ["report.html"], "valid")
+    assert document["made"] == made
     again = call("release", write_recipe(tmp_path), "-o", out)
     assert "not signed" in again.stdout
     found = call("verify", out, "--key", pair.public)
     assert (found.exit_code, "It is not signed." in found.stderr) == (6, True)
+    assert "result failed: the signature that was asked for is" in " ".join(found.stdout.split())
 
 
 def test_wrong_keys_are_usage_errors(toys, tmp_path, monkeypatch):

@@ -359,7 +359,10 @@ def test_a_signature_file_that_is_none(folder, pair):
 
 def test_keys_and_options_that_check_nothing(folder, pair, tmp_path):
     (tmp_path / "text").write_text("key")
+    other = write_pair(tmp_path / "keys")
+    (tmp_path / "two").write_text(other.public.read_text() + pair.public.read_text())
     for options, said in [
+        ({"key": tmp_path / "two"}, "more than one key"),
         ({"key": pair.private}, "this is a private key"),
         ({"key": tmp_path / "text"}, "this is no key in PEM"),
         ({"key": tmp_path / "nothing"}, "No such file"),

@@ -46,8 +46,12 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
         data = read_json(path, max_bytes=MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _no_manifest(folder, name) from error
+    except UnreadableError as error:
+        raise _damaged(path, str(error)) from error
     except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
+        raise ArtifactError(
+            f"It cannot be read: {error.strerror or error}.", remedy="Check who may read it.", where=path
+        ) from error
     if not isinstance(data, dict) or type(data.get("schema_version")) is not int:
         raise _damaged(path, "it has no schema version")
     if data["schema_version"] > SCHEMA_VERSION:

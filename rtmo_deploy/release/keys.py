@@ -121,7 +121,7 @@ def missing(error: ImportError, purpose: str) -> MissingDependencyError:
 
 
 def _read(path: Path, folder: Path, remedy: str) -> bytes:
-    with reading(path, UsageError, remedy=_MAKE):
+    with reading(path, UsageError, remedy="Check its path, and who may read it."):
         data = read_bounded(path, max_bytes=_MAX_BYTES)
     if path.resolve().is_relative_to(folder.resolve()):
         raise UsageError("The key lies in the release's folder.", remedy=remedy, where=path)

@@ -145,6 +145,7 @@ def test_the_serial_number_follows_from_the_content(tmp_path):
         ("apache-2.0", {}, {"license": {"id": "Apache-2.0"}}, {"license": "apache-2.0"}),
         ("MIT OR Apache-2.0", {}, {"expression": "MIT OR Apache-2.0"}, {"license": "other"}),
         ("Ours alone", {}, {"license": {"name": "Ours alone"}}, {"license": "other", "license_name": "ours-alone"}),
+        ("許諾", {}, {"license": {"name": "許諾"}}, {"license": "other", "license_name": "other"}),
         (None, {"sha256": EMBEDDED["rtmo-n"].sha256}, {"license": {"id": "Apache-2.0"}}, {"license": "apache-2.0"}),
         (
             None,

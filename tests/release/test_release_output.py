@@ -295,6 +295,15 @@ def test_a_manifest_that_is_no_json(folder, text):
         verify_release(folder)
 
 
+def test_a_manifest_that_one_may_not_read_is_not_called_damaged(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("rtmo_deploy.plain.read_bounded", refuse)  # root may read everything
+    with pytest.raises(ArtifactError, match=r"cannot be read: Permission denied\. Check who may read it"):
+        verify_release(folder)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "report.html", "artifacts/toy-onnx.onnx"])
 def test_no_fifo_or_device_of_a_release_is_read(folder, name):
     path = folder / name

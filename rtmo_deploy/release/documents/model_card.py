@@ -99,8 +99,9 @@ def _front_matter(release: Release, models: Sequence[Model]) -> dict[str, Any]:
     if found is not None and found.name.lower() in _HUB_LICENSES:
         front["license"] = found.name.lower()
     elif found is not None:
-        # The Hub takes small letters, digits, dots and dashes.
-        front |= {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", found.name.lower()).strip("-")}
+        # The Hub takes small letters, digits, dots and dashes, and no empty name.
+        name = re.sub(r"[^a-z0-9.]+", "-", found.name.lower()).strip("-")
+        front |= {"license": "other", "license_name": name or "other"}
     kinds = {str(model.artifact["kind"]) for model in models}
     front |= {"library_name": "rtmo-deploy", "tags": ["rtmo", "pose-estimation", *sorted(kinds)], "pipeline_tag": TASK}
     if card.base_model is not None:

@@ -169,6 +169,8 @@ def _show_verification(found: Verification) -> None:
         "compared": f"{found.checked} files",
         "signature": said.get(signature.status, "not signed"),
     }
+    if found.working:
+        facts["not compared"] = f"{', '.join(found.working)}: working files, no part of the release"
     if signature.status is SignatureStatus.VALID and signature.finding:
         facts["note"] = signature.finding
     failed = "not as it was made" if found.differences else "the signature that was asked for is not there or not valid"

@@ -120,6 +120,8 @@ class Verification:
     swapped: tuple[tuple[str, str], ...]
     #: Files that nobody knows; the names of empty folders end with ``/``.
     extra: tuple[str, ...]
+    #: Working files that are there, such as ``.cache``; nothing in them is compared.
+    working: tuple[str, ...]
     signature: Signature
 
     @property
@@ -222,6 +224,7 @@ def verify_release(
         tuple(sorted(differences["changed"].difference(*swapped))),
         tuple(swapped),
         tuple(sorted(differences["extra"])),
+        tuple(sorted(name for name in WORKING if os.path.lexists(folder / name))),
         signature,
     )
 

@@ -71,6 +71,7 @@ def test_a_signed_release(toys, tmp_path, monkeypatch):
     assert f"valid: key with SHA-256 {signed['key_sha256']}" in said
     made = json.loads((out / "manifest.json").read_text())["made"]
     assert f"made {made}" in said
+    assert "not compared .cache, .lock: working files" in said
     assert "signature not checked: give --key" in " ".join(call("verify", out).stdout.split())
     (out / "report.html").write_text("x")
     document = json.loads(call("verify", out, "--key", pair.public, "--json").stdout)

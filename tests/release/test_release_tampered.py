@@ -224,6 +224,16 @@ def test_without_its_signature(folder, pair):
     assert "It is not signed, and not what its manifest says: extra: .hidden." in refused(folder, pair)[1]
 
 
+def test_what_lies_in_working_files_is_not_compared_and_named(folder, pair):
+    (folder / ".lock").unlink(missing_ok=True)
+    assert verify_release(folder, key=pair.public).working == ()
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "toy.onnx").write_text("x")
+    (folder / ".lock").symlink_to("/nowhere")
+    found = verify_release(folder, key=pair.public)
+    assert (found.ok, found.working) == (True, (".cache", ".lock"))
+
+
 def test_a_release_that_is_being_written(folder, pair):
     (folder / UNFINISHED).write_text("[]")
     with pytest.raises(ArtifactError, match="not finished"):

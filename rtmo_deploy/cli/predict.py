@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -219,14 +220,8 @@ def _consume(
 
 def _split(model: str | None, words: list[str]) -> tuple[str, list[str]]:
     """The model and the sources; without a model among them, the newest that was made here."""
-    from rtmo_deploy.file_kind import MODEL, kind_of_suffix, likely_kind
-    from rtmo_deploy.zoo.records import is_known
-
-    if model is None and words:
-        file = Path(words[0])
-        named = is_known(words[0]) and not os.path.isfile(file)  # noqa: PTH113 - False for a name that no file can have
-        if named or kind_of_suffix(file, likely_kind(file)) in MODEL.kinds:
-            model, words = words[0], words[1:]
+    if model is None and words and _names_model(words[0]):
+        model, words = words[0], words[1:]
     if not words:
         raise UsageError("There is nothing to find people in.", remedy="Name images, folders, videos or addresses.")
     if model is not None:
@@ -241,6 +236,21 @@ def _split(model: str | None, words: list[str]) -> tuple[str, list[str]]:
             remedy="Name one first, as in 'rtmo-deploy predict rtmo-s photo.jpg'; 'rtmo-deploy models' lists some.",
         )
     return str(newest_model()), words
+
+
+def _names_model(word: str) -> bool:
+    """Whether a word is a model's name, file, archive or address, and no source."""
+    from rtmo_deploy.address import is_remote, local_path
+    from rtmo_deploy.file_kind import MODEL, kind_of_suffix, likely_kind
+    from rtmo_deploy.zoo.archive import is_archive
+    from rtmo_deploy.zoo.records import is_known
+
+    if re.match("hf://|[^#]*#sha256=", word, re.IGNORECASE):
+        return True
+    file = Path(re.split("[?#]", word)[0]) if is_remote(word) else local_path(word, InputDataError)
+    if is_known(word) and not os.path.isfile(file):  # noqa: PTH113 - False for a name that no file can have
+        return True
+    return is_archive(file) or file.suffix.lower() == ".zip" or kind_of_suffix(file, likely_kind(file)) in MODEL.kinds
 
 
 def _require_one_stdout(outputs: Outputs, *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -241,7 +242,9 @@ def test_events_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert tally.document()["events"] == {"broken": 6, "lost": 3, "reconnected": 3, "dropped": 3}
 
 
-def test_which_is_the_model(onnx_n: Path, checkpoint_n: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_which_is_the_model(
+    onnx_n: Path, checkpoint_n: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(pictures[3], tmp_path / "rtmo-s")  # a file of a published name
     for words in (("photo.png",), ("rtmo-s",)):
         result = run(*words)
@@ -263,6 +266,17 @@ def test_which_is_the_model(onnx_n: Path, checkpoint_n: Path, pictures: list[Pat
     assert result.exit_code == 0, result.output
     assert "MODEL is newest.onnx, made here by export on " in result.stderr
     assert "2 images" in result.stderr
+    with zipfile.ZipFile("published.zip", "w") as packed:
+        packed.write("newest.onnx", "end2end.onnx")
+    shutil.copy("published.zip", "packed")
+    for word in ("published.zip", "packed", Path("packed").resolve().as_uri(), Path("newest.onnx").resolve().as_uri()):
+        result = run(word, pictures[3])
+        assert result.exit_code == 0, result.output
+        assert "MODEL is" not in result.stderr
+    monkeypatch.setenv("RTMO_DEPLOY_OFFLINE", "1")
+    for word in ("hf://a/b/c.onnx@v1.0", "https://h/a.onnx?raw=1", "http://h/a.zip", f"https://h/a#sha256={'0' * 64}"):
+        result = run(word, pictures[3])
+        assert (result.exit_code, "is not in the cache" in " ".join(result.stderr.split())) == (5, True), result.output
     (tmp_path / "rtmo-n").mkdir()  # a folder does not hide a model
     result = run("rtmo-n", pictures[3], "--json")
     assert result.exit_code == 0, result.output

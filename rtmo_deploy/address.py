@@ -23,7 +23,12 @@ _SECRET = re.compile("([?&][^=&#]*(?:pass|pwd|token|secret|key|sig|auth)[^=&#]*=
 
 def without_credentials(url: str) -> str:
     """``https://user:secret@host/path?token=secret`` -> ``https://host/path?token=***``, fit for a message or a log."""
-    return _SECRET.sub(r"\1***", re.sub("(?<=//)[^/?#]*@", "", url, count=1))
+    return _SECRET.sub(r"\1***", without_user(url))
+
+
+def without_user(url: str) -> str:
+    """``https://user:secret@host/path?token=secret`` -> ``https://host/path?token=secret``."""
+    return re.sub("(?<=//)[^/?#]*@", "", url, count=1)
 
 
 def is_address(name: str | os.PathLike[str]) -> bool:

@@ -32,7 +32,7 @@ _REMEDY = "Give the .zip as OpenMMLab publishes it, or unpack it and give the .o
 
 
 def unpacked(archive: Path) -> Path:
-    """The ONNX model in a .zip archive, unpacked into the cache; there it lies in a folder named by the archive's hash.
+    """The ONNX model in a .zip archive, unpacked into the cache; its folder has the archive's hash and name.
 
     Raises:
         ArtifactError: The archive is damaged, encrypted or too large, holds no model or several, or is not to be
@@ -43,7 +43,7 @@ def unpacked(archive: Path) -> Path:
     with cache_errors(archive):
         sha256 = sha256_of(archive)
         name = archive.stem if is_portable_name(archive.stem, 120) else "model"
-        folder = cache_dir("unpacked") / sha256[:32]
+        folder = cache_dir("unpacked") / f"{sha256[:32]}-{name}"  # a copy's name leaves the first one's file alone
         path = folder / f"{name}.onnx"
         if not path.is_file():
             with atomic_folder(folder) as made:
@@ -91,7 +91,8 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _checked(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
-    members = [one for one in opened.infolist() if not one.is_dir()]
+    # macOS adds a folder of files that have the names of the others.
+    members = [one for one in opened.infolist() if not (one.is_dir() or one.filename.startswith("__MACOSX/"))]
     if len(members) > _MAX_MEMBERS:
         raise _wrong(f"It has {len(members)} files.", archive)
     for member in members:

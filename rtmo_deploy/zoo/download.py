@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from rtmo_deploy.address import is_remote, split_hash, without_credentials
+from rtmo_deploy.address import is_remote, split_hash, without_credentials, without_user
 from rtmo_deploy.errors import ArtifactError, DownloadError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, Kind, kind_of
 from rtmo_deploy.files import is_portable_name, sha256_of
@@ -158,8 +158,8 @@ def cached_address(address: str) -> Path:
         name = PurePosixPath(HubFile.parse(url).path).name
     else:
         name = unquote(PurePosixPath(_path_of(url)).name)
-    # Other models of other places may have the same name.
-    folder = cache_dir("addresses") / hashlib.sha256(without_credentials(url).encode()).hexdigest()[:16]
+    # Other models of other places may have the same name; a query may choose the model.
+    folder = cache_dir("addresses") / hashlib.sha256(without_user(url).encode()).hexdigest()[:16]
     return folder / (name if is_portable_name(name, 200) else "model")
 
 

@@ -84,8 +84,14 @@ class HubSource(Source):
     """A file's address on the Hub."""
 
     def auth(self) -> Any:
-        """The token, for ``requests``; None without one."""
+        """The token, for ``requests``; None without one. SetupError where no header can hold it."""
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if token and not re.fullmatch("[!-~]+", token):
+            raise SetupError(
+                "It holds blanks, line breaks or letters that no token has.",
+                remedy="Copy the token again, or unset it.",
+                where=TOKEN_VARIABLE,
+            )
         return _token(token) if token else None
 
     def facts(self, answers: list[requests.Response]) -> dict[str, str]:

@@ -170,7 +170,7 @@ class Transfer:
         return ""
 
     def _continues(self, answer: requests.Response, start: int) -> bool:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        match = _range(answer)
         if match is None or int(match[1]) != start or _encoded(answer):
             return False
         return match[2] == "*" or self._total in {None, int(match[2])}
@@ -189,6 +189,9 @@ class Transfer:
         self.facts = self.source.facts([*answer.history, answer])
         length, encoded = answer.headers.get("Content-Length", ""), _encoded(answer)
         self._total = start + int(length) if length.isdecimal() and not encoded else None
+        part = _range(answer) if answer.status_code == 206 else None
+        if part is not None and part[2] != "*":
+            self._total = int(part[2])
         # What If-Range may hold (RFC 9110, 13.1.5): a strong ETag, else the date.
         etag = answer.headers.get("ETag", "")
         self._validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
@@ -226,6 +229,11 @@ class Transfer:
         return DownloadError(f"{why[0].upper()}{why[1:]}.", where=self.source.shown)
 
 
+def _range(answer: requests.Response) -> re.Match[str] | None:
+    """The first byte and the whole file's size ("*" where that is not said) of an answer that holds a part."""
+    return re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+
+
 def _encoded(answer: requests.Response) -> bool:
     return answer.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}
 
@@ -250,9 +258,18 @@ def failure_of(error: Exception, connect_s: float = 10.0, read_s: float = 10.0) 
     import urllib3
 
     known, lower = requests.exceptions, urllib3.exceptions
+    cause = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in cause:
+        return (
+            "the server's TLS certificate was not accepted; REQUESTS_CA_BUNDLE names a file of certificates to accept"
+        )
+    if "SOCKS" in cause:
+        return "the proxy is a SOCKS proxy, which needs the package PySocks"
+    if isinstance(error, known.ConnectionError) and "Failed to resolve" in cause:
+        return "the name of the host is not known, or there is no network"
     reasons: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-        ((known.SSLError, lower.SSLError), "the server's TLS certificate was not accepted"),
-        ((known.ProxyError,), "the proxy could not be used"),
+        ((known.SSLError, lower.SSLError), "no TLS connection could be made; the server may speak http"),
+        ((known.ProxyError, known.InvalidProxyURL), "the proxy could not be used"),
         ((known.ConnectTimeout,), f"no connection was made within {connect_s:.0f} s"),
         ((known.ReadTimeout, lower.ReadTimeoutError), f"nothing came for {read_s:.0f} s"),
         ((known.ChunkedEncodingError, lower.ProtocolError), "the connection was cut"),

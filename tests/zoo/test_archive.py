@@ -52,6 +52,16 @@ def test_the_model_and_its_settings_are_unpacked_once(pack):
         locate_model(archive)
 
 
+def test_copies_of_an_archive_keep_their_files(pack):
+    paths = [locate_model(pack([("end2end.onnx", ONNX)], name)) for name in ("one.zip", "two.zip")]
+    assert [path.name for path in paths] == ["one.onnx", "two.onnx"]
+    assert all(path.read_bytes() == ONNX for path in paths)
+
+
+def test_what_macos_adds_is_no_model(pack):
+    assert locate_model(pack([("m.onnx", ONNX), ("__MACOSX/._m.onnx", b"x")])).read_bytes() == ONNX
+
+
 def test_of_several_models_mmdeploys_is_taken(pack):
     assert locate_model(pack([("a.onnx", b"x"), ("end2end.onnx", ONNX)])).read_bytes() == ONNX
 

@@ -163,3 +163,12 @@ def test_an_endpoint_that_is_no_address(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "hub.example")
     with pytest.raises(SetupError, match="HF_ENDPOINT"):
         HubFile("o/r", "b.pth").source()
+
+
+@pytest.mark.parametrize("token", ["hf_one\nhf_two", "hf_é", "hf one"])
+def test_a_token_that_is_none_is_refused_and_not_told(hub, monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(SetupError, match="HF_TOKEN") as caught:
+        fetch_address("hf://a/b/c.onnx")
+    assert token not in str(caught.value)
+    assert not hub.asked

@@ -258,3 +258,45 @@ def test_openmmlabs_archives_have_a_copy_on_the_hub(monkeypatch):
         f"https://hub.example/Tau-J/RTMPose/resolve/main/rtmo/onnx_sdk/{record.onnx_url.rsplit('/', 1)[1]}",
     ]
     assert [source.url for source in sources_of(record.url)] == [record.url]
+
+
+@pytest.mark.parametrize("etag", ['"one"', None])
+def test_a_part_is_not_taken_for_the_whole(web, etag):
+    headers = {"ETag": etag} if etag else {}
+    web.gives("/m.onnx", ONNX, **headers)
+    good = web.routes["/m.onnx"]
+
+    def part(request):
+        request.send_response(206)
+        size = {"Content-Length": "1000", "Content-Range": f"bytes 0-999/{len(ONNX)}"}
+        for name, value in {**size, **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(ONNX[:1000])
+        web.routes["/m.onnx"] = good
+
+    web.routes["/m.onnx"] = part
+    assert fetch_address(f"{web.url}/m.onnx").read_bytes() == ONNX
+    assert web.headers[-1].get("Range") == ("bytes=1000-" if etag else None)
+
+
+def test_a_query_chooses_the_model(web):
+    web.gives("/m.onnx", ONNX)
+    first, second = (fetch_address(f"{web.url}/m.onnx?keypoints={number}") for number in (17, 26))
+    assert first != second
+    assert len(web.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "variables", "expected"),
+    [
+        ("http://nothing.invalid/m.onnx", {}, "name of the host is not known"),
+        ("http://nothing.invalid/m.onnx", {"http_proxy": "socks5://127.0.0.1:9"}, "needs the package PySocks"),
+        ("https{}/m.onnx", {}, "no TLS connection could be made"),
+    ],
+)
+def test_the_reason_is_told(web, monkeypatch, address, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DownloadError, match=expected):
+        fetch_address(address.format(web.url.removeprefix("http")))

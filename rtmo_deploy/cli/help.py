@@ -57,7 +57,7 @@ EXAMPLES: Final = {
     "verify": (
         "verify releases/NAME",
         "verify releases/NAME --key public.pem",
-        "verify releases/NAME --identity me@example.com --issuer https://accounts.google.com",
+        "verify releases/NAME --identity EMAIL --issuer URL",
     ),
     "diff": ("diff releases/old releases/new", "diff old new --md comment.md --html diff.html"),
     "train": (

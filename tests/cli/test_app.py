@@ -196,7 +196,8 @@ def test_an_error_is_one_paragraph_on_stderr(tmp_path, arguments, code):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_commands_are_loaded(number):
     script = f"""
-import os, sys, time, types
+import os, signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 loading = types.ModuleType("rtmo_deploy.cli.app")
 loading.__getattr__ = lambda name: (os.kill(os.getpid(), {int(number)}), time.sleep(30))
 sys.modules["rtmo_deploy.cli.app"] = loading

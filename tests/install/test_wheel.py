@@ -53,6 +53,19 @@ from rtmo_deploy import RTMO
 poses = RTMO("model.onnx")("image.png")
 print(poses.to_dataframe("{}"))
 """
+SIGN = """
+import subprocess, sys
+from pathlib import Path
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from rtmo_deploy.release import verify_release
+key = ec.generate_private_key(ec.SECP256R1())
+Path("key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+Path("public.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+Path("tiny.yaml").write_text("name: tiny\\nsource: rtmo-n\\nartifacts: {onnx: {make: export}}\\n")
+subprocess.run([sys.executable, "-m", "rtmo_deploy", "release", "tiny.yaml", "--sign", "key.pem"], check=True)
+verify_release("releases/tiny", key="public.pem").require_ok()
+"""
 PREDICT = "predict model.onnx image.png --json"
 #: What is done with an extra: the other extras it needs, and commands or programs.
 USES = {
@@ -69,7 +82,7 @@ USES = {
     "train": ((), ("import matplotlib.pyplot", "from torch.utils.tensorboard import SummaryWriter")),
     "serve": (("cpu",), (SERVE,)),
     "ray": (("cpu",), ("predict model.onnx image.png --engine ray --parquet people",)),
-    "sign": ((), ("import model_signing.signing",)),
+    "sign": (("cpu",), (SIGN,)),
     "docs": ((), ("import mkdocs, mkdocstrings, material",)),
 }
 #: Those of no use, or that cannot be installed, without a GPU; and those for developers, which CI installs.

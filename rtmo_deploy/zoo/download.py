@@ -87,7 +87,8 @@ class _Wanted:
         if facts.get("sha256", sha256) != sha256:
             return f"What came is damaged: its SHA-256 is {sha256}, and the Hub's is {facts['sha256']}."
         if not self.digits and kind_of(part) not in _KINDS:
-            return f"What came is {kind_of(part).article}, not a checkpoint, an ONNX model or a .zip around one."
+            page = " Give the address of the file itself, not of its page." if kind_of(part) is Kind.HTML else ""
+            return f"What came is {kind_of(part).article}, not a checkpoint, an ONNX model or a .zip around one.{page}"
         if kind_of(part) is Kind.ZIP:
             try:
                 require_model(part)

@@ -39,7 +39,7 @@ _ERRORS = {
 class HubFile:
     """A file in a repository."""
 
-    repository: str  #: ``owner/name``; of a data set ``datasets/owner/name``.
+    repository: str  #: ``owner/name``; of a data set ``datasets/owner/name``, of a Space ``spaces/owner/name``.
     path: str
     revision: str = "main"  #: A branch, a tag or a commit.
 
@@ -52,7 +52,7 @@ class HubFile:
         """
         rest, mark, revision = address[len("hf://") :].rpartition("@")
         rest, revision = (unquote(rest), unquote(revision)) if mark else (unquote(revision), "")
-        kind = "datasets/" if rest.startswith("datasets/") else ""
+        kind = next((one for one in ("datasets/", "spaces/") if rest.startswith(one)), "")
         parts = rest.removeprefix(kind).split("/")
         names = all(_NAME.fullmatch(part) for part in parts[:2]) and len(parts) > 2
         if not names or {"", ".", ".."} & set(parts) or (mark and not re.fullmatch(r"[\w./-]+", revision)):

@@ -143,6 +143,7 @@ def test_the_form_of_an_address():
     assert HubFile.parse("hf://o/r/b.pth@v1.0") == HubFile("o/r", "b.pth", "v1.0")
     assert HubFile.parse("hf://o/r/b%40x%20y.pth@refs/pr/1") == HubFile("o/r", "b@x y.pth", "refs/pr/1")
     assert HubFile.parse("hf://datasets/o/r/b.zip") == HubFile("datasets/o/r", "b.zip", "main")
+    assert HubFile.parse("hf://spaces/o/r/b.zip") == HubFile("spaces/o/r", "b.zip", "main")
     place = HubFile("o/r", "b@x y.pth", "refs/pr/1").source().url
     assert place == "https://huggingface.co/o/r/resolve/refs%2Fpr%2F1/b%40x%20y.pth"
 

@@ -716,7 +716,7 @@ def test_what_is_no_onnx_model_is_not_kept(server, onnx_bytes, payload, suffix):
 
 def test_the_address_of_a_page_is_told_from_that_of_the_file(server):
     server.payload = b"<!DOCTYPE html><html>"
-    with pytest.raises(DownloadError, match="HTML page.* Give the address of the file itself"):
+    with pytest.raises(DownloadError, match=r"HTML page.* Give the address of the file itself"):
         locate_model(f"{server.url}blob/main/m.onnx")
 
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 #: How the address of a model begins.
 _MODEL = re.compile("(https?|hf|file)://", re.IGNORECASE)
 _FILE = re.compile("file://", re.IGNORECASE)
+#: User and password that hold what separates the parts of an address; a port is digits.
+_UNQUOTED = re.compile(r"(?<=://)(?!\[)[^/?#@:]*:(?!\d*([/?#]|$)).*@")
 #: A secret in the query of an address, behind its name.
 _SECRET = re.compile("([?&][^=&#]*(?:pass|pwd|token|secret|key|sig|auth)[^=&#]*=)[^&#]+", re.IGNORECASE)
 
 
 def without_credentials(url: str) -> str:
     """``https://user:secret@host/path?token=secret`` -> ``https://host/path?token=***``, fit for a message or a log."""
-    return _SECRET.sub(r"\1***", without_user(url))
+    return _SECRET.sub(r"\1***", _UNQUOTED.sub("", without_user(url)))
 
 
 def without_user(url: str) -> str:

@@ -105,3 +105,18 @@ def test_what_is_no_address():
     assert not is_address(Path("https:/h/m.onnx"))
     assert not is_address("rtsp://h/x")
     assert without_credentials("hf://o/r/m.onnx@main") == "hf://o/r/m.onnx@main"
+
+
+@pytest.mark.parametrize("password", ["ab/cd==", "a#b", "a?b", "a/b@c", "a:b/c"])
+def test_passwords_that_are_not_quoted_are_not_shown(password):
+    assert without_credentials(f"https://me:{password}@host/m.onnx") == "https://host/m.onnx"
+
+
+@pytest.mark.parametrize("address", ["http://h:80/a@b", "http://[::1]:80/a@b", "http://h:/a@b", "https://h/a:b@c"])
+def test_an_at_sign_in_the_path_is_no_password(address):
+    assert without_credentials(address) == address
+
+
+def test_an_address_of_another_kind_is_told_from_a_path():
+    with pytest.raises(UsageError, match="s3:// is not an address that models are read from"):
+        locate_model("s3://bucket/m.onnx")

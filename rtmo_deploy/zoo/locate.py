@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rtmo_deploy.address import is_address, is_file_address, local_path, split_hash
+from rtmo_deploy.address import is_address, is_file_address, local_path, split_hash, without_credentials
 from rtmo_deploy.environment import variable
 from rtmo_deploy.errors import ArtifactError, CheckpointError, SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, MODEL, Kind, Wanted, require
@@ -59,6 +60,12 @@ def locate_model(
     name = os.fspath(model)
     if is_address(name):
         return _required(_file_at(name, progress), wanted, by)
+    if re.match(r"\w[\w+.-]*://", name):
+        raise UsageError(
+            f"{name.partition(':')[0]}:// is not an address that models are read from.",
+            remedy="Download the file, or give its http://, https://, hf:// or file:// address.",
+            where=without_credentials(name),
+        )
     path = Path(model)
     # os.path: a name that no file can have is none.
     named = not os.path.isfile(name) and is_known(name)  # noqa: PTH113

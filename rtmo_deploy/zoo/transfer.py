@@ -146,8 +146,11 @@ class Transfer:
         try:
             with session.get(self.source.url, stream=True, **how) as answer:
                 return self._refusal(answer, start) or self._take(answer, start)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
-            return failure_of(error, *self._timeouts)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            why = failure_of(error, *self._timeouts)
+            if isinstance(error, (requests.TooManyRedirects, ValueError)):  # an address that is none is a ValueError
+                raise _GivenUpError(why) from error
+            return why
         except OSError:
             self._part.unlink(missing_ok=True)
             raise
@@ -277,7 +280,7 @@ def failure_of(error: Exception, connect_s: float = 10.0, read_s: float = 10.0) 
         ((known.ConnectionError,), "the server could not be reached or the connection was cut"),
         ((known.TooManyRedirects,), "the server redirected in circles"),
         ((known.InvalidSchema, known.MissingSchema), "the server redirected to something that is not http(s)"),
-        ((known.InvalidURL, UnicodeError), "the address is not valid"),
+        ((ValueError,), "the address is not valid"),
     )
     found = (text for kinds, text in reasons if isinstance(error, kinds))
     return next(found, f"the request failed ({type(error).__name__})")

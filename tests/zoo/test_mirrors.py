@@ -300,3 +300,12 @@ def test_the_reason_is_told(web, monkeypatch, address, variables, expected):
         monkeypatch.setenv(name, value)
     with pytest.raises(DownloadError, match=expected):
         fetch_address(address.format(web.url.removeprefix("http")))
+
+
+@pytest.mark.parametrize("to", ["/m.onnx", "file:///etc/passwd", "http://[oops/"])
+def test_what_cannot_pass_is_not_tried_again(web, to):
+    web.redirects("/m.onnx", to)
+    with pytest.raises(DownloadError) as caught:
+        fetch_address(f"{web.url}/m.onnx")
+    assert "failed 4 times" not in str(caught.value)
+    assert len(web.asked) == (11 if to == "/m.onnx" else 1)

@@ -14,10 +14,10 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from rtmo_deploy.errors import ArtifactError
+from rtmo_deploy.errors import ArtifactError, DownloadError
 from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import atomic_folder, human_size, is_portable_name, sha256_of
-from rtmo_deploy.zoo.cache import cache_dir, cache_errors, require_trusted, trust
+from rtmo_deploy.zoo.cache import cache_dir, cache_errors, record_of, trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def unpacked(archive: Path) -> Path:
     Raises:
         ArtifactError: The archive is damaged, encrypted or too large, holds no model or several, or is not to be
             trusted.
-        DownloadError: The unpacked file has changed.
+        DownloadError: An unpacked file has changed.
         SetupError: The cache cannot be written to.
     """
     with cache_errors(archive):
@@ -48,9 +48,19 @@ def unpacked(archive: Path) -> Path:
         if not path.is_file():
             with atomic_folder(folder) as made:
                 _unpack(archive, made, path.name)
-                trust(made / path.name, sha256_of(made / path.name), archive.name)
-        require_trusted(path, sha256_of(path), pinned=None, what="The unpacked file")
+                trust(made / path.name, sha256_of(made / path.name), archive.name, anew=True, **_hashes(made))
+        record, found = record_of(path), _hashes(folder) | {"sha256": sha256_of(path)}
+    if record and any(found.get(one) != record.get(one) for one in ("sha256", *SDK_FILES)):
+        raise DownloadError(
+            "A file that was unpacked here has changed since. It is not used.",
+            remedy=f"Delete this folder, and {archive.name} is unpacked again.",
+            where=folder,
+        )
     return path
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {one: sha256_of(folder / one) for one in SDK_FILES if (folder / one).is_file()}
 
 
 def require_model(archive: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import struct
 import zipfile
@@ -47,9 +48,16 @@ def test_the_model_and_its_settings_are_unpacked_once(pack):
     before = path.stat().st_mtime_ns
     assert locate_model(str(archive)) == path
     assert path.stat().st_mtime_ns == before
-    path.write_bytes(ONNX + b"!")
-    with pytest.raises(DownloadError, match="The unpacked file has changed"):
-        locate_model(archive)
+    for file, change in (
+        (path, ONNX + b"!"),
+        (path.with_name("deploy.json"), b"[]"),
+        (path.with_name("detail.json"), b""),
+    ):
+        file.write_bytes(change)
+        with pytest.raises(DownloadError, match=r"has changed since.* Delete this folder"):
+            locate_model(archive)
+        shutil.rmtree(path.parent)
+        assert locate_model(archive).read_bytes() == ONNX
 
 
 def test_copies_of_an_archive_keep_their_files(pack):

@@ -81,15 +81,20 @@ def prune(cache: Path, keys: set[str]) -> str:
 
 def ending(code: int, error: dict[str, Any]) -> str:
     """The annotation of a run that ended with an error."""
-    said = " ".join(filter(None, (error.get("where"), error.get("message"), error.get("remedy"))))
+    where = f"{error['where']}:" if error.get("where") else None
+    said = " ".join(filter(None, (where, error.get("message"), error.get("remedy"))))
     return annotate("rtmo-deploy release", f"{MEANING.get(code, 'it ended')} (exit code {code}). {said}")
 
 
 def main(file: str, code: int, refused: str = "") -> None:
     """Write everything; ``refused`` says why the program was not run."""
-    text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else ""
-    document = json.loads(text) if text.strip() else {"error": {"message": refused or "The log says why."}}
+    try:
+        document = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError):  # the program was not run, or was killed before it had written all
+        document = {"error": {"message": refused or "The log says why."}}
     error = document.get("error", {})
+    if "manifest" not in document:
+        code = code or 1  # nothing without a release is a success
     set_output("exit-code", code)
     if "manifest" not in document:
         set_output("verdict", "error")

@@ -23,6 +23,11 @@ case $INPUT_STRICT in
     false) ;;
     *) refuse "The input strict is '$INPUT_STRICT'. Give true or false." ;;
 esac
+case $INPUT_OUTPUT in
+    "" | [~!#]* | *[*?[]* | *$'\n'*)
+        refuse "The input output is '$INPUT_OUTPUT'. Give the path of a folder, without * ? [ and line breaks, and without ~ ! # at its start: cache and artifact read them as patterns."
+        ;;
+esac
 case $INPUT_CACHE in
     true | false) ;;
     *) refuse "The input cache is '$INPUT_CACHE'. Give true or false." ;;

@@ -110,7 +110,7 @@ def test_the_component_is_what_the_schema_says(tmp_path: Path) -> None:
     check("gitlab-ci", tmp_path / "job.yml")
     for one in INPUTS.values():
         assert one.keys() <= {"description", "default", "regex", "type"}
-    for value in ('"', "a\\", "a\nscript: [touch owned]"):
+    for value in ('"', "a\\", "a\nscript: [touch owned]", "", "out/", "out/$CI_COMMIT_TAG", "out/*", "out/[1]"):
         with pytest.raises(ValueError, match="refused"):
             job(output=value)
 
@@ -386,6 +386,10 @@ def test_action_wrong_inputs(runner: Runner) -> None:
         ({"recipe": "release.yaml", "strict": "yes"}, "The input strict is 'yes'. Give true or false."),
         ({"recipe": "release.yaml", "cache": ""}, "The input cache is ''. Give true or false."),
         ({"recipe": "release.yaml", "sign": "env"}, "RTMO_DEPLOY_SIGN_KEY is empty"),
+        ({"recipe": "release.yaml", "output": ""}, "The input output is ''."),
+        ({"recipe": "release.yaml", "output": "~/release"}, "The input output is '~/release'."),
+        ({"recipe": "release.yaml", "output": "dist/[1]"}, "The input output is 'dist/[1]'."),
+        ({"recipe": "release.yaml", "output": "dist\n/etc"}, "The input output is 'dist%0A/etc'."),
     ):
         runner.used.clear()
         runner.said = ""
@@ -395,6 +399,21 @@ def test_action_wrong_inputs(runner: Runner) -> None:
         assert re.search(f"::error title=rtmo-deploy release::the recipe or an .*{re.escape(said)}", runner.said)
         assert "Upload the release" not in dict(runner.used)
     assert runner.calls("diff") == []
+
+
+BROKEN = """
+import os, signal, sys
+print('{"manifest": {"verd')
+if os.environ.get("SIGNALLED"):
+    os.kill(os.getppid(), signal.SIGTERM)
+"""
+
+
+def test_action_a_program_that_ends_early(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(BROKEN)
+    code, outputs = runner.action(recipe="release.yaml")
+    assert (code, outputs["verdict"]) == (1, "error"), runner.said
+    assert "::error title=rtmo-deploy release::it failed (exit code 1). The log says why." in runner.said
 
 
 def test_action_a_model_that_is_not_there(runner: Runner) -> None:
@@ -408,13 +427,13 @@ def test_action_inputs_are_never_run(runner: Runner) -> None:
     code, outputs = runner.action(
         recipe=f"{HOSTILE}.yaml",
         model=f"{HOSTILE}.pth",
-        output=f"out {HOSTILE}\nx",
+        output=f"out {HOSTILE}",
         extras=HOSTILE,
         version=HOSTILE,
         artifact=HOSTILE,
     )
     assert code == 0, runner.said
-    assert outputs["directory"] == f"out {HOSTILE}\nx"
+    assert outputs["directory"] == f"out {HOSTILE}"
     assert (runner.workspace / outputs["report"]).is_file()
     assert not list(runner.workspace.rglob("owned"))
     assert f"rtmo-deploy[{HOSTILE}]=={HOSTILE}" in runner.pip.read_text().splitlines()
@@ -491,11 +510,20 @@ def test_component_verdicts(runner: Runner) -> None:
     assert (runner.workspace / artifacts["reports"]["dotenv"]).is_file()
 
 
+@pytest.mark.parametrize(("signalled", "code"), [("", 1), ("1", 143)])
+def test_component_a_program_that_ends_early(runner: Runner, tmp_path: Path, signalled: str, code: int) -> None:
+    (tmp_path / "program.py").write_text(BROKEN)
+    assert runner.component(environment={"SIGNALLED": signalled}) == code, runner.said
+    assert (runner.workspace / "dist" / "release.env").read_text() == "RTMO_VERDICT=error\n"
+    assert list(runner.temp.iterdir()) == []
+
+
 def test_component_inputs_are_never_run(runner: Runner) -> None:
     shutil.move(runner.workspace / "release.yaml", runner.workspace / f"{HOSTILE}.yaml")
-    given = {"recipe": f"{HOSTILE}.yaml", "output": f"out/{HOSTILE}", "version": HOSTILE, "extras": HOSTILE}
+    out = f"out/{HOSTILE.replace('$', '')}"
+    given = {"recipe": f"{HOSTILE}.yaml", "output": out, "version": HOSTILE, "extras": HOSTILE}
     assert runner.component(**given, model="ckpt.pth") == 0, runner.said
-    assert (runner.workspace / "out" / HOSTILE / "report.html").is_file()
+    assert (runner.workspace / out / "report.html").is_file()
     assert not list(runner.workspace.rglob("owned"))
     assert runner.pip.read_text().splitlines()[-1] == f"rtmo-deploy[{HOSTILE}]=={HOSTILE}"
 
@@ -521,6 +549,7 @@ def test_component_signed_by_a_key(runner: Runner, tmp_path: Path, as_file: bool
     assert call["key"][2] == "0o600"
     assert list(runner.temp.iterdir()) == []
     assert runner.component(sign="env") == 2
+    assert (runner.workspace / "dist" / "release.env").read_text() == "RTMO_VERDICT=error\n"
 
 
 def private_key(path: Path) -> str:

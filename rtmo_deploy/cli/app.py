@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from rtmo_deploy.cli.document import asked_for, collected, model_notes, put, put_error
 from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.options import join_sizes
-from rtmo_deploy.errors import RtmoDeployError, UsageError
+from rtmo_deploy.errors import RtmoDeployError, SetupError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +95,17 @@ class _ErrorsToExitCodes(TyperGroup):
             raise _told(reason) from None
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, join_sizes(args))
+        try:
+            return super().parse_args(ctx, join_sizes(args))
+        except (OSError, RuntimeError) as error:  # no home folder, or one that cannot be written to
+            if "--install-completion" not in args:
+                raise
+            reason = SetupError(
+                f"Completion cannot be installed: {str(getattr(error, 'strerror', None) or error).rstrip('.')}.",
+                remedy="Set HOME to a folder of yours, or print it: _RTMO_DEPLOY_COMPLETE=source_bash rtmo-deploy",
+                where=getattr(error, "filename", None),
+            )
+            raise _told(reason) from None
 
     def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **settings: Any) -> Any:
         """As of the base class; with ``--json`` among the arguments, an error is a JSON document on stdout as well."""

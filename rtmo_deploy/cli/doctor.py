@@ -35,8 +35,7 @@ def doctor(
         _print(report)
     if report.broken:
         names = ", ".join(row.name for row in report.broken)
-        verb = "is" if len(report.broken) == 1 else "are"
-        raise SetupError(f"What is installed {verb} broken: {names}.", remedy="The row of each tells what to do.")
+        raise SetupError(f"What is installed is broken: {names}.", remedy="The row of each tells what to do.")
 
 
 def _print(report: Report) -> None:

@@ -99,6 +99,26 @@ def test_files_are_left_to_the_shell(program):
     assert bash("rtmo-deploy inspect mod", program) <= {""}
 
 
+@pytest.mark.parametrize("home", ["a file", None])
+def test_a_home_that_cannot_be_written_to(home, program, tmp_path):
+    bash = shutil.which("bash")
+    env = {name: value for name, value in program.items() if name not in {"HOME", "USERPROFILE"}}
+    if home is not None:
+        (tmp_path / home).touch()
+        env["HOME"] = str(tmp_path / home)
+    else:  # and a user without an entry in the list of users
+        code = "import pathlib; pathlib.Path.expanduser = lambda self: (_ for _ in ()).throw(RuntimeError('None.'))\n"
+        script = tmp_path / "rtmo-deploy"
+        script.write_text(f"#!{sys.executable}\n{code}from rtmo_deploy.cli import main\nmain()\n")
+        script.chmod(0o755)
+        env["PATH"] = f"{tmp_path}{os.pathsep}{env['PATH']}"
+    command = [bash, "-c", "rtmo-deploy --install-completion; exit $?"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 5
+    assert "Completion cannot be installed: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_list_of_commands_imports_none_of_them(program):
     code = "import sys; sys.argv[0] = 'rtmo-deploy'; from rtmo_deploy.cli import main\n"
     code += "try: main()\nfinally: print(*sys.modules, file=sys.stderr)"

@@ -3,8 +3,12 @@
 set -euo pipefail
 
 comparison=$(mktemp -d "$RUNNER_TEMP/rtmo-diff.XXXXXX")/comparison.md
+# Nothing that the program prints is a workflow command.
+word=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+echo "::stop-commands::$word"
 code=0
-"$RTMO_DEPLOY_HOME/bin/rtmo-deploy" diff "--md=$comparison" -- "$INPUT_COMPARE_WITH" "$INPUT_OUTPUT" || code=$?
+"$RTMO_DEPLOY_HOME/bin/rtmo-deploy" diff "--md=$comparison" -- "$INPUT_COMPARE_WITH" "$INPUT_OUTPUT" 2>&1 || code=$?
+printf '\n::%s::\n' "$word"
 echo "exit-code=$code" >> "$GITHUB_OUTPUT"
 if [ "$code" = 6 ]; then
     echo "::error title=rtmo-deploy diff::The release is worse than the earlier one; the job's summary has the comparison."

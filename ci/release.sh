@@ -45,6 +45,10 @@ case $INPUT_SIGN in
 esac
 unset RTMO_DEPLOY_SIGN_KEY
 
+# Nothing that the program prints is a workflow command.
+word=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+echo "::stop-commands::$word"
 code=0
-"$RTMO_DEPLOY_HOME/bin/rtmo-deploy" release "${arguments[@]}" -- "$INPUT_RECIPE" > "$work/release.json" || code=$?
+{ "$RTMO_DEPLOY_HOME/bin/rtmo-deploy" release "${arguments[@]}" -- "$INPUT_RECIPE" > "$work/release.json"; } 2>&1 || code=$?
+printf '\n::%s::\n' "$word"
 finish "$code"

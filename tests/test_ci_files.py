@@ -439,6 +439,22 @@ def test_action_inputs_are_never_run(runner: Runner) -> None:
     assert f"rtmo-deploy[{HOSTILE}]=={HOSTILE}" in runner.pip.read_text().splitlines()
 
 
+def test_action_what_is_printed_is_no_command(runner: Runner) -> None:
+    (runner.workspace / "release.yaml").write_text('"x\\n::error::from the recipe": 1\n')
+    assert runner.action(recipe="release.yaml")[0] == 2
+    stopped = ""
+    commands = []
+    for line in runner.said.splitlines():
+        if stopped:
+            stopped = "" if line == f"::{stopped}::" else stopped
+        elif line.startswith("::stop-commands::"):
+            stopped = line.removeprefix("::stop-commands::")
+        elif line.startswith("::"):
+            commands.append(line)
+    assert "\n::error::from the recipe" in runner.said
+    assert [line.partition("::the")[0] for line in commands] == ["::error title=rtmo-deploy release"]
+
+
 @needs_diff
 def test_action_a_comparison(runner: Runner) -> None:
     assert runner.action(recipe="release.yaml", output=HOSTILE)[0] == 0

@@ -63,7 +63,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.integers(0, 255, (360, 480, 3), dtype=np.uint8), (0, 0), 9)
-    cv2.imwrite(str(path / "photo.jpg"), picture)
+    made = run("rtmo-deploy data synth people --images 6 --seed 7 --people 1-4 --force", path)  # as in the first line
+    assert made.returncode == 0, made.stderr
     with VideoWriter(path / "walk.mp4") as writer:
         for number in range(5):
             writer.write(np.roll(picture, 8 * number, axis=1), number / 25)
@@ -86,8 +87,8 @@ def test_every_command_runs(folder: Path) -> None:
         else:
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
             assert done.stdout.strip(), command
-    drawn = cv2.imread(str(folder / "vis" / "photo.jpg"))
-    assert drawn.shape == (360, 480, 3)
+    drawn = cv2.imread(str(folder / "drawn" / "000000000001.jpg"))
+    assert drawn.shape == (384, 512, 3)
 
 
 def test_python_snippets_run(folder: Path) -> None:

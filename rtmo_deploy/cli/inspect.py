@@ -135,6 +135,7 @@ def engine_facts(file: Path) -> dict[str, Any]:
 def _common(file: Path, artifact: Artifact, sha256: str | None = None) -> dict[str, Any]:
     from rtmo_deploy.files import sha256_of
 
+    described = artifact.skeleton.to_dict()
     return {
         "path": str(file),
         "sha256": sha256 or sha256_of(file),
@@ -146,6 +147,7 @@ def _common(file: Path, artifact: Artifact, sha256: str | None = None) -> dict[s
         "num_keypoints": len(artifact.skeleton),
         "skeleton": artifact.skeleton.name,
         "skeleton_source": artifact.skeleton.source or None,
+        **{name: described[name] for name in ("keypoints", "edges", "flip_pairs", "sigmas")},
         "input_hw": [artifact.input.height, artifact.input.width],
         "domain": artifact.domain,
         "untrained": artifact.untrained,
@@ -184,6 +186,8 @@ def _text(value: Any) -> str:
             return "failed" if "failed" in states else "passed"
         return ", ".join(f"{key} {text}" for key, text in items.items()) or "-"
     if isinstance(value, list):
+        if value and all(isinstance(item, list) for item in value):
+            return "; ".join("-".join(_text(part) for part in item) for item in value)
         separator = "x" if all(isinstance(item, int) for item in value) else "; "
         return separator.join(_text(item) for item in value) or "-"
     if isinstance(value, bool):

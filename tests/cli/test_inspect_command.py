@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.zoo import COCO_17
 
 
 def run(*arguments):
@@ -80,6 +81,16 @@ def test_the_averaged_weights(checkpoint_n, tmp_path):
     torch.save({"state_dict": state, "ema_state_dict": ema}, tmp_path / "x.pth")
     assert document_of(tmp_path / "x.pth", "--ema")["weights_from"] == "ema_state_dict"
     assert document_of(tmp_path / "x.pth")["has_ema"] is True
+
+
+def test_the_keypoints_and_what_is_known_of_them(checkpoint_n, onnx_n):
+    for file in (checkpoint_n, onnx_n):
+        document, facts = document_of(file), facts_of(file)
+        assert (document["skeleton"], document["keypoints"][:2]) == ("coco-17", ["nose", "left_eye"])
+        assert (document["edges"][0], document["flip_pairs"][0]) == (list(COCO_17.edges[0]), [1, 2])
+        assert document["sigmas"] == list(COCO_17.sigmas)
+        assert facts["keypoints"].startswith("nose; left_eye; right_eye")
+        assert facts["flip pairs"].startswith("1-2; 3-4; 5-6")
 
 
 def test_an_onnx_model(onnx_n, checkpoint_n):

@@ -142,7 +142,9 @@ class CocoReport:
         if not self.ok:
             listed = " ".join(f"{str(finding)[0].upper()}{str(finding)[1:]}" for finding in self.of("error"))
             raise InputDataError(
-                listed, remedy="Correct the file, or read it with strict=False to leave these out.", where=self.file
+                listed,
+                remedy="Correct the file, or name the folder of its images; in Python, strict=False leaves these out.",
+                where=self.file,
             )
 
     def to_dict(self) -> dict[str, Any]:

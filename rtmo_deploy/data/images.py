@@ -480,7 +480,12 @@ def find_files(
             return [path]  # a FIFO or a device too: its reader says what it is
         if source and path.is_dir():
             finding = f"There is no {what} in this folder."
-            remedy = "Search the folders in it as well, or check the suffixes of the files."
+            remedy = "Check the suffixes of the files."
+            if not recursive:
+                remedy = (
+                    "Name the folder in it that holds them, or check the suffixes of the files; with 'predict', "
+                    "--recursive looks into folders in it."
+                )
             files = _known(_files_in(path, on_error, recursive=recursive), suffixes)
         elif glob.has_magic(source):
             finding, remedy = f"No {what} matches this pattern.", "Check it; '**' stands for any depth."

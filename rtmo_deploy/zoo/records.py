@@ -6,6 +6,7 @@ Figures are those of the RTMO page of MMPose (paper: arXiv 2312.07526).
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,9 +33,10 @@ def require_input_size(size_hw: tuple[int, int], *, where: str | None = None) ->
         UsageError: A side is not a positive multiple of 32.
     """
     if any(side < INPUT_MULTIPLE or side % INPUT_MULTIPLE for side in size_hw):
+        nearest = "x".join(str(max(1, math.ceil(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in size_hw)
         raise UsageError(
             f"An input of {size_hw[0]}x{size_hw[1]} pixels is not possible.",
-            remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}.",
+            remedy=f"Height and width must be multiples of {INPUT_MULTIPLE}; the nearest above is {nearest}.",
             where=where,
         )
 

@@ -75,7 +75,7 @@ WRONG = {
     "export rtmo-n --format engine": (2, "rtmo-deploy build-trt rtmo-n --fp16"),
     "export rtmo-n -o x.engine": (2, "rtmo-deploy build-trt rtmo-n --fp16 -o x.engine"),
     "export rtmo-n --format coreml": (2, "Choose onnx, openvino or web."),
-    "export rtmo-n --imgsz 33": (2, "multiples of 32"),
+    "export rtmo-n --imgsz 33": (2, "multiples of 32; the nearest above is 64x64."),
     "export rtmo-n -o photo.jpg/x.onnx": (5, "is not a folder"),
     "export rtmo-nn": (2, "Did you mean 'rtmo-n'?"),
     "inspect rtmo-s": (5, "rtmo-n works: it comes with the package"),

@@ -467,6 +467,7 @@ def test_everything_at_once(tmp_path):
         CocoKeypoints(path, tmp_path / "pictures")
     text = str(caught.value)
     assert "Images 1, 5: the file is not in the image folder." in text
+    assert "name the folder of its images" in text
     assert "Annotations 10, 11, 12, 13, 14, 15, 16, 17, 18, 19 and 10 more: the keypoints are not three" in text
     assert "Annotation 31: the box" in text
     assert "image id" not in text  # mild

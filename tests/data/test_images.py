@@ -602,6 +602,14 @@ def test_a_source_of_nothing(tree: Path, source: str, finding: str) -> None:
     assert caught.value.where == (source or "''")
 
 
+def test_a_folder_without_images_says_where_to_look(tree: Path) -> None:
+    with pytest.raises(InputDataError, match=r"Name the folder in it that holds them.*--recursive"):
+        find_images(["empty"])
+    with pytest.raises(InputDataError) as caught:
+        find_images(["empty"], recursive=True)
+    assert "--recursive" not in str(caught.value)
+
+
 def test_a_closed_folder(tree: Path) -> None:
     closed = tree / "sub" / "deep"
     closed.chmod(0)

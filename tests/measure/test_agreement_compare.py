@@ -88,6 +88,13 @@ def test_equal_models_pass_with_no_error_at_all(pictures):
     assert report.worst(2) == [0, 1]
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(pictures):
+    report = compare_models(
+        side(replace(ARTIFACT, path=Path("work/m.onnx"))), side(replace(ARTIFACT, path=Path("m.onnx"))), pictures
+    )
+    assert report.names == ("work/m.onnx", "m.onnx")
+
+
 def test_a_fixed_batch_is_filled_and_the_filling_thrown_away(pictures):
     one, two = side(), side(replace(ARTIFACT, input=replace(ARTIFACT.input, batch=3)))
     report = compare_models(one, two, pictures, batch=4)

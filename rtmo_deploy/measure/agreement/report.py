@@ -75,7 +75,7 @@ class AgreementReport:
         if one.name != two.name:
             return one.name, two.name
         if one.parent.name != two.parent.name:
-            return f"{one.parent.name}/{one.name}", f"{two.parent.name}/{two.name}"
+            return f"{one.parent.name}/{one.name}".lstrip("/"), f"{two.parent.name}/{two.name}".lstrip("/")
         return f"{one.name} (first)", f"{two.name} (second)"
 
     @property

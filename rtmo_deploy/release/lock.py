@@ -26,12 +26,12 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise SetupError(
             "Another release is at work in this folder.",
-            remedy="Wait for it, or give another --output.",
+            remedy="Wait for it, or use another folder.",
             where=folder,
         ) from error
     except OSError as error:
         raise SetupError(
             f"The folder cannot be used: {error.strerror or error}.",
-            remedy="Give another --output.",
+            remedy="Use another folder.",
             where=error.filename or folder,
         ) from error

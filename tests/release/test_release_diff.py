@@ -132,6 +132,14 @@ def test_artifacts_that_go_and_come(old, tmp_path):
     assert {"added", "removed", "changed", "unchanged"} <= statuses
 
 
+def test_a_signature_that_only_one_has_is_told(old, tmp_path):
+    new = make(tmp_path, RECIPE, ToyActions()).folder
+    assert not [note for note in compare_releases(old, new).notes if "signed" in note]
+    (new / "model.sig").write_text("{}")
+    assert "NEW is signed, OLD is not." in compare_releases(old, new).notes
+    assert "OLD is signed, NEW is not." in compare_releases(new, old).notes
+
+
 def test_artifacts_and_releases_with_other_names(old, tmp_path):
     text = RECIPE.replace("name: toy", "name: other").replace("int8", "small")
     found = compare_releases(old, make(tmp_path, text, ToyActions(ap={"small": 0.5})).folder)

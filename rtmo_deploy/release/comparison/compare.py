@@ -339,6 +339,8 @@ def _notes(one: ReadRelease, two: ReadRelease, names: Mapping[str, str]) -> Iter
             yield f"{side} itself is {release.facts['verdict']}."
         if release.extra:
             yield f"{side} has {counted(len(release.extra), 'file')} that no release wrote: {shorten(release.extra)}."
+    if one.signed != two.signed:
+        yield f"{'OLD' if one.signed else 'NEW'} is signed, {'NEW' if one.signed else 'OLD'} is not."
     if one.facts["name"] != two.facts["name"]:
         yield f"OLD is called {one.facts['name']}, NEW {two.facts['name']}."
     if one.source["sha256"] != two.source["sha256"]:

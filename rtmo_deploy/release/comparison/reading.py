@@ -16,10 +16,13 @@ from rtmo_deploy.measure.bench.baseline import SAME_OPTIONS
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.release.gates import case_of, known_entry
 from rtmo_deploy.release.integrity import MANIFEST, SHOWN, read_manifest, verify_release
+from rtmo_deploy.release.signature import SignatureStatus
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping
+
+    from rtmo_deploy.release.integrity import Verification
 
 #: Bytes and lines of a recipe that is compared line by line.
 MAX_RECIPE: Final = 256 << 10
@@ -116,6 +119,8 @@ class ReadRelease:
     recipe: tuple[str, ...] | None
     #: Files that the manifest does not know.
     extra: tuple[str, ...]
+    #: Whether there is a signature; it is not checked.
+    signed: bool
 
 
 def read_release(path: str | os.PathLike[str]) -> ReadRelease:
@@ -142,7 +147,7 @@ def read_release(path: str | os.PathLike[str]) -> ReadRelease:
             where=folder,
         )
     with reading(folder / MANIFEST, damaged="the manifest of a release", remedy=remedy):
-        return _read(folder, manifest, found.extra)
+        return _read(folder, manifest, found)
 
 
 def clean(text: object) -> str:
@@ -150,7 +155,7 @@ def clean(text: object) -> str:
     return "".join(letter if letter.isprintable() else "�" for letter in " ".join(str(text).split()))
 
 
-def _read(folder: Path, manifest: Mapping[str, Any], extra: tuple[str, ...]) -> ReadRelease:
+def _read(folder: Path, manifest: Mapping[str, Any], found: Verification) -> ReadRelease:
     steps = [_Step.of(step) for step in manifest["steps"]]
     data = {step.name: step for step in steps if step.kind == "data"}
     files = {entry["path"]: entry for entry in manifest["files"]}
@@ -173,7 +178,8 @@ def _read(folder: Path, manifest: Mapping[str, Any], extra: tuple[str, ...]) -> 
         {step.section: f"{step.name}: {step.message}" for step in latency if not step.good},
         files,
         _recipe(folder / "recipe.yaml") if "recipe.yaml" in files else None,
-        extra,
+        found.extra,
+        found.signature.status is not SignatureStatus.NONE,
     )
 
 

@@ -13,10 +13,11 @@ import threading
 
 import pytest
 from safetensors.numpy import load_file
+from toy_variant import toy_variant
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
-from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
+from rtmo_deploy.zoo import EMBEDDED, VARIANTS, EmbeddedModel, architecture, records
 from rtmo_deploy.zoo.cache import record_path
 
 #: Begins as an ONNX file does.
@@ -48,15 +49,7 @@ def toy(monkeypatch):
             self.wfile.write(PAYLOAD)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        record = Variant(
-            name="toy-body7",
-            architecture=architecture("rtmo-n"),
-            skeleton=COCO_17,
-            train_set="body7",
-            accuracy=VARIANTS["rtmo-s-body7"].accuracy,
-            latency_v100_ms=None,
-            url=f"http://127.0.0.1:{httpd.server_address[1]}/toy-256x256-{SHA256[:8]}_20260101.pth",
-        )
+        record = toy_variant(f"http://127.0.0.1:{httpd.server_address[1]}/toy-256x256-{SHA256[:8]}_20260101.pth")
         monkeypatch.setitem(records._BY_NAME, "toy", record)
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from toy_variant import toy_variant
 
 import rtmo_deploy.zoo
 from rtmo_deploy.address import without_credentials
 from rtmo_deploy.errors import CheckpointError, DownloadError, SetupError, UsageError
-from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, Variant, architecture, records
+from rtmo_deploy.zoo import COCO_17, EMBEDDED, VARIANTS, EmbeddedModel, architecture, records
 from rtmo_deploy.zoo.cache import (
     cache_dir,
     cached_path,
@@ -131,16 +132,7 @@ def cache(monkeypatch, tmp_path):
 
 
 def toy(base, digits=DIGITS):
-    return Variant(
-        name="toy-body7",
-        architecture=architecture("rtmo-n"),
-        skeleton=COCO_17,
-        train_set="body7",
-        accuracy=VARIANTS["rtmo-s-body7"].accuracy,
-        latency_v100_ms=None,
-        url=f"{base}toy_1xb1-1e_body7-256x256-{digits}_20260101.pth",
-        aliases=("toy",),
-    )
+    return toy_variant(f"{base}toy_1xb1-1e_body7-256x256-{digits}_20260101.pth", ("toy",))
 
 
 def visible(folder):

@@ -12,9 +12,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from toy_variant import toy_variant
 
 from rtmo_deploy.errors import DownloadError, SetupError
-from rtmo_deploy.zoo import COCO_17, VARIANTS, Variant, architecture
+from rtmo_deploy.zoo import VARIANTS
 from rtmo_deploy.zoo.cache import cached_path, record_path
 from rtmo_deploy.zoo.download import fetch, fetch_address
 from rtmo_deploy.zoo.sources import mirrors, sources_of
@@ -29,15 +30,7 @@ ONNX = b"\x08\x08\x12\x04toy!" + PAYLOAD
 def toy(web):
     """A published model; its own server has it."""
     web.gives(f"/own/{NAME}", PAYLOAD)
-    return Variant(
-        name="toy-body7",
-        architecture=architecture("rtmo-n"),
-        skeleton=COCO_17,
-        train_set="body7",
-        accuracy=VARIANTS["rtmo-s-body7"].accuracy,
-        latency_v100_ms=None,
-        url=f"{web.url}/own/{NAME}",
-    )
+    return toy_variant(f"{web.url}/own/{NAME}")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ ENV PATH=/opt/rtmo-deploy/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 COPY --from=build /opt/rtmo-deploy /opt/rtmo-deploy
-WORKDIR /work
+WORKDIR /data
 USER 10001:10001
 ENTRYPOINT ["rtmo-deploy"]
 CMD ["--help"]

@@ -14,7 +14,6 @@ import platform
 import re
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,12 @@ from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import FORMATS, Kind
 from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded, sha256_of
+from rtmo_deploy.packages import installed
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.poses import Skeleton
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -248,20 +248,9 @@ def model_note(*, untrained: bool, domain: str | None) -> str | None:
     return _UNTRAINED if untrained else _DOMAINS.get(domain or "")
 
 
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def made_with(*packages: str) -> dict[str, str]:
     """What an artifact that is made now records as its versions: this project, Python, and of the packages each one."""
-    return {"rtmo-deploy": __version__, "python": platform.python_version(), **installed_versions(packages)}
+    return {"rtmo-deploy": __version__, "python": platform.python_version(), **installed(packages)}
 
 
 def _target(data: Mapping[str, Any]) -> Target | None:

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import installed_versions
 from rtmo_deploy.errors import RtmoDeployError, UsageError
+from rtmo_deploy.packages import installed
 from rtmo_deploy.release import make
 
 if TYPE_CHECKING:
@@ -135,4 +135,4 @@ def _machine() -> dict[str, Any]:
 
 @lru_cache(maxsize=32)
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    return {"rtmo-deploy": __version__, **installed_versions(packages)}
+    return {"rtmo-deploy": __version__, **installed(packages)}

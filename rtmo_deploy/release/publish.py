@@ -120,7 +120,7 @@ def publish(release: Release, inputs: Iterable[Path], signer: Signer | None = No
             remedy="Make room or give another --output; run it again to finish it.",
             where=error.filename or folder,
         ) from error
-    _append_step_summary(texts[SUMMARY])
+    append_step_summary(texts[SUMMARY].decode(), remedy="Unset it; the release itself is complete.")
 
 
 def _step_files(release: Release) -> list[ReleaseFile]:
@@ -235,17 +235,15 @@ def _write(target: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def _append_step_summary(text: bytes) -> None:
-    """What GitHub shows on the page of a run."""
+def append_step_summary(text: str, *, remedy: str) -> None:
+    """Append to the file that GitHub shows on the page of a run, if there is one; SetupError if it is not writable."""
     name = os.environ.get(STEP_SUMMARY)
     if not name:
         return
     try:
-        with Path(name).open("ab") as stream:
+        with Path(name).open("a", encoding="utf-8", newline="") as stream:
             stream.write(text)
     except OSError as error:
         raise SetupError(
-            f"${STEP_SUMMARY} names a file that cannot be written to: {error.strerror}.",
-            remedy="Unset it; the release itself is complete.",
-            where=name,
+            f"${STEP_SUMMARY} names a file that cannot be written to: {error.strerror}.", remedy=remedy, where=name
         ) from error

@@ -36,6 +36,10 @@ class Status(StrEnum):
     BLOCKED = "blocked"
 
 
+#: Of a step whose result can be used.
+GOOD: Final = (Status.DONE, Status.CACHED)
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """A file that a step made: its path within the step's folder, SHA-256 and bytes."""
@@ -82,7 +86,7 @@ class StepRecord:
     @property
     def good(self) -> bool:
         """Whether its result can be used."""
-        return self.status in {Status.DONE, Status.CACHED}
+        return self.status in GOOD
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from rtmo_deploy.plain import counted, shorten
 from rtmo_deploy.release.comparison.options import DiffOptions, Kind
 from rtmo_deploy.release.comparison.reading import clean, read_release
 from rtmo_deploy.release.comparison.result import Change, Figure, FileChange, ReleaseDiff, Result, Row
+from rtmo_deploy.release.record import GateStatus, Status
 
 if TYPE_CHECKING:
     import os
@@ -114,7 +115,7 @@ def _artifacts(one: ReadRelease, two: ReadRelease, names: Mapping[str, str]) -> 
             yield replace(row, change="unchanged" if model.sha256 == other.sha256 else "other bytes", note=note)
         else:
             # As in a release: what this machine lacks is no failure.
-            result = Result.NOT_COMPARED if other.status == "unavailable" else Result.WORSE
+            result = Result.NOT_COMPARED if other.status == Status.UNAVAILABLE else Result.WORSE
             yield replace(row, result=result, change="not made", note=other.message)
     for name in two.models.keys() - names.values():
         yield Row(Kind.ARTIFACTS, name, Result.NEW, "", _made(two.models[name]))
@@ -135,9 +136,9 @@ def _gates(old: Mapping[str, Gate], new: Mapping[str, Gate]) -> Iterator[Row]:
             continue
         told = ["the bound differs"] if gate.limit != now.limit else []
         row = replace(row, new=now.status, bound=now.bound, note="; ".join([*told, *filter(None, [now.message])]))
-        if "not measured" in (gate.status, now.status):
+        if GateStatus.NOT_MEASURED in (gate.status, now.status):
             row = replace(row, result=Result.NOT_COMPARED)
-        elif gate.status == "passed" != now.status:
+        elif gate.status == GateStatus.PASSED != now.status:
             row = replace(row, result=Result.WORSE)
         yield replace(row, change="" if gate.status == now.status else f"{gate.status}, now {now.status}")
     for name in new:

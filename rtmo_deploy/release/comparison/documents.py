@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rtmo_deploy.errors import SetupError, UsageError
+from rtmo_deploy.errors import UsageError
 from rtmo_deploy.files import atomic_write, human_size
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import counted
 from rtmo_deploy.release.comparison.options import Kind
 from rtmo_deploy.release.comparison.result import Result
-from rtmo_deploy.release.publish import STEP_SUMMARY
+from rtmo_deploy.release.publish import STEP_SUMMARY, append_step_summary
 from rtmo_deploy.report.table import Table, markdown_text
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def write_documents(diff: ReleaseDiff, html_file: Path | None, md_file: Path | N
         if file is None:
             continue
         if file == md_file and _is_step_summary(file):
-            _append(file, text(diff))
+            append_step_summary(text(diff), remedy="Give another file with --md.")
         else:
             with atomic_write(file) as temporary:
                 temporary.write_text(text(diff), encoding="utf-8", newline="")
@@ -263,15 +263,3 @@ def _is_step_summary(file: Path | None) -> bool:
     """Whether this is the file that GitHub shows on the page of a run, to which every program appends."""
     known = os.environ.get(STEP_SUMMARY)
     return bool(file and known) and Path(str(known)).resolve() == Path(str(file)).resolve()
-
-
-def _append(file: Path, text: str) -> None:
-    try:
-        with file.open("a", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-    except OSError as error:
-        raise SetupError(
-            f"${STEP_SUMMARY} names a file that cannot be written to: {error.strerror}.",
-            remedy="Give another file with --md.",
-            where=file,
-        ) from error

@@ -16,6 +16,7 @@ from rtmo_deploy.measure.bench.baseline import SAME_OPTIONS
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.release.gates import case_of, known_entry
 from rtmo_deploy.release.integrity import MANIFEST, SHOWN, read_manifest, verify_release
+from rtmo_deploy.release.record import GOOD
 from rtmo_deploy.release.signature import SignatureStatus
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 #: Bytes and lines of a recipe that is compared line by line.
 MAX_RECIPE: Final = 256 << 10
 MAX_LINES: Final = 5000
-_GOOD: Final = ("done", "cached")
 #: Of an artifact's record, what is no property of the model itself, or is compared elsewhere.
 _LEFT_OUT: Final = {"parents", "versions", "verified", "schema_version", "skeleton", "companion"}
 _FIGURES: Final = (
@@ -58,7 +58,7 @@ class Model:
     @property
     def good(self) -> bool:
         """Whether it was made."""
-        return self.status in _GOOD
+        return self.status in GOOD
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class _Step:
 
     @property
     def good(self) -> bool:
-        return self.status in _GOOD
+        return self.status in GOOD
 
     @property
     def section(self) -> str:

@@ -34,10 +34,11 @@ import cv2
 import numpy as np
 from sample_models import DEFAULT, export, export_mmdeploy_shape, load, quantise
 
-from rtmo_deploy.artifact import Target, installed_versions
+from rtmo_deploy.artifact import Target
 from rtmo_deploy.files import atomic_write
 from rtmo_deploy.machine import read_cpu
 from rtmo_deploy.measure.bench.statistics import paired_ratio
+from rtmo_deploy.packages import installed
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -199,7 +200,7 @@ def report(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     times = measure(running, args.rounds, "one")
     whole = measure(running, max(3, args.rounds // 4), "folder") if files else {}
     cpu, flags = read_cpu()
-    packages = installed_versions(("rtmlib", "onnxruntime", "openvino", "torch"))
+    packages = installed(("rtmlib", "onnxruntime", "openvino", "torch"))
     facts = {
         "model": args.model,
         "name": artifact.architecture,

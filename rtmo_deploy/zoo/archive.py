@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rtmo_deploy.errors import ArtifactError, DownloadError
 from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import atomic_folder, human_size, is_portable_name, sha256_of
+from rtmo_deploy.plain import shorten
 from rtmo_deploy.zoo.cache import cache_dir, cache_errors, record_of, trust
 
 if TYPE_CHECKING:
@@ -122,22 +123,19 @@ def _model(members: list[zipfile.ZipInfo], archive: Path) -> zipfile.ZipInfo:
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(_few(found))
-        raise _wrong(f"It holds {len(found)} ONNX models: {names}.", archive, "Unpack it and give one of them.")
+        raise _wrong(f"It holds {len(found)} ONNX models: {_few(found)}.", archive, "Unpack it and give one of them.")
     nested = [one for one in members if one.filename.lower().endswith(".zip")]
     if nested:
         raise _wrong(
-            f"It holds no ONNX model, but other archives: {', '.join(_few(nested))}.",
+            f"It holds no ONNX model, but other archives: {_few(nested)}.",
             archive,
             "Unpack it and give one of them.",
         )
     raise _wrong("It holds no ONNX model.", archive)
 
 
-def _few(members: list[zipfile.ZipInfo]) -> Iterator[str]:
-    yield from (f"'{one.filename}'" for one in members[:3])
-    if len(members) > 3:
-        yield "..."
+def _few(members: list[zipfile.ZipInfo]) -> str:
+    return shorten(f"'{one.filename}'" for one in members)
 
 
 def _copy(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, most: int, archive: Path) -> None:

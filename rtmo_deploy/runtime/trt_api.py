@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 #: The remedy for a V100.
 VOLTA = (
@@ -91,6 +91,24 @@ class TrtApi:
                 return False
             place = getattr(place, part)
         return True
+
+    def compute_capabilities(self, targets: Sequence[str]) -> list[Any]:
+        """The package's own values of compute capabilities such as ``8.6``.
+
+        Raises:
+            UsageError: It cannot build for one of them.
+        """
+        remedy = "Choose another --compute-capability or --backend."
+        head = f"{self.variant.name} {self.version}"
+        if targets and not self.has("ComputeCapability.__members__"):
+            raise UsageError(f"{head} builds for the GPU of this machine only.", remedy=remedy)
+        known = self.trt.ComputeCapability.__members__ if targets else {}
+        for target in targets:
+            if f"SM{target.replace('.', '')}" not in known:
+                offered = ", ".join(f"{key[2:-1]}.{key[-1]}" for key in known if key.startswith("SM"))
+                finding = f"{head} cannot build for compute capability {target}; it offers {offered}."
+                raise UsageError(finding, remedy=remedy)
+        return [known[f"SM{target.replace('.', '')}"] for target in targets]
 
     def network_flags(self) -> int:
         """Flags of a strongly typed network: the bit is another one in 10.x (1) than in 11.x (0)."""

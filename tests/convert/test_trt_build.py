@@ -19,6 +19,7 @@ from rtmo_deploy.artifact import DecodeMode
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.convert.trt import BuildOptions, build_engine
 from rtmo_deploy.convert.trt.child import make_monitor
+from rtmo_deploy.convert.trt.plan import settle_variant
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
@@ -111,6 +112,8 @@ def test_a_target_that_this_release_does_not_know(tmp_path):
     source = write_toy(tmp_path / "toy.onnx")
     with pytest.raises(UsageError, match=r"cannot build for compute capability 8\.7; it offers"):
         build_engine(source, None, rtx(targets=("8.7",)))
+    with pytest.raises(UsageError, match=r"cannot build for compute capability 8\.7; it offers"):
+        settle_variant(rtx(targets=("8.6", "8.7")))
     assert files(tmp_path) == ["toy.onnx"]
 
 

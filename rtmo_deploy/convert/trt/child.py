@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.child import Child, end_with_parent, error_message, exit_name, open_answers, python_command, revived
-from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError, UsageError
+from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError
 from rtmo_deploy.files import read_bounded
 from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.cuda import find_gpu
@@ -289,22 +289,11 @@ def _configure(api: TrtApi, builder: Any, network: Any, config: Any, job: Job) -
 
 
 def _set_targets(api: TrtApi, config: Any, job: Job) -> None:
-    remedy = "Choose another --compute-capability or --backend."
-    if not api.has("ComputeCapability.__members__"):
-        raise UsageError(f"{job.backend} {api.version} builds for the GPU of this machine only.", remedy=remedy)
-    known = api.trt.ComputeCapability.__members__
-    names = {target: f"SM{target.replace('.', '')}" for target in job.targets}
-    for target, name in names.items():
-        if name not in known:
-            offered = ", ".join(f"{key[2:-1]}.{key[-1]}" for key in known if key.startswith("SM"))
-            raise UsageError(
-                f"{job.backend} {api.version} cannot build for compute capability {target}; it offers {offered}.",
-                remedy=remedy,
-            )
-    config.num_compute_capabilities = len(names)
-    for index, name in enumerate(names.values()):
-        if not config.set_compute_capability(known[name], index):
-            raise _refused(job, "cannot build it", f"TensorRT refuses the compute capability {name}")
+    values = api.compute_capabilities(job.targets)
+    config.num_compute_capabilities = len(values)
+    for index, value in enumerate(values):
+        if not config.set_compute_capability(value, index):
+            raise _refused(job, "cannot build it", f"TensorRT refuses the compute capability {job.targets[index]}")
 
 
 def _load_cache(config: Any, job: Job) -> Any:

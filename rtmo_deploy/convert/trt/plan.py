@@ -207,6 +207,7 @@ def settle_variant(options: BuildOptions) -> tuple[TrtVariant, tuple[str, ...]]:
         api = load_api(variant)
     except SetupError as error:
         return variant, (str(error),)
+    api.compute_capabilities(options.targets)
     if variant.builds_without_gpu:
         return variant, ()
     gpu = find_gpu()

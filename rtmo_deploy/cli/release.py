@@ -11,8 +11,6 @@ import typer
 from rtmo_deploy.cli.console import print_facts, print_json, print_table
 from rtmo_deploy.cli.options import JsonOption
 from rtmo_deploy.cli.progress import status
-from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.file_kind import described
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain
 from rtmo_deploy.report.table import Table
@@ -90,9 +88,10 @@ def sign(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a release with its manifest, and sign all its files; the signature is its file model.sig."""
-    _require_folder(directory, "sign")
+    from rtmo_deploy.release.integrity import require_folder
     from rtmo_deploy.release.signing import sign_release
 
+    require_folder(directory, "'sign' takes the folder of a release")
     with status("signing"):
         signed = sign_release(directory, key, password=_password())
     if as_json:
@@ -126,9 +125,9 @@ def verify(
 
     Exit 6 if a file is missing, changed or extra, or if the signature that was asked for is not there or not valid.
     """
-    _require_folder(directory, "verify")
-    from rtmo_deploy.release.integrity import verify_release
+    from rtmo_deploy.release.integrity import require_folder, verify_release
 
+    require_folder(directory, "'verify' takes the folder of a release")
     with status("comparing"):
         found = verify_release(directory, key=key, identity=identity, issuer=issuer)
     if as_json:
@@ -136,15 +135,6 @@ def verify(
     else:
         _show_verification(found)
     found.require_ok()
-
-
-def _require_folder(directory: Path, command: str) -> None:
-    if directory.is_file():
-        raise ArtifactError(
-            f"It is {described(directory)}, and '{command}' takes the folder of a release.",
-            remedy="Name the folder that holds manifest.json.",
-            where=directory,
-        )
 
 
 def _password() -> str | None:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
+from rtmo_deploy.address import is_file_address
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.packages import installed
 from rtmo_deploy.release import make
@@ -61,6 +62,14 @@ class Actions:
                 make.check_options(step.action, step.options)
             except RtmoDeployError as error:
                 raise UsageError(f"{step.name}: {error.finding}", remedy=error.remedy) from error
+
+    def require_files(self, steps: Sequence[Step]) -> None:
+        """Refuse files from outside that cannot be read, and a source that is no checkpoint; nothing is fetched."""
+        for step in steps:
+            make.require_files(step.files)
+            address = step.options.get("source") if step.action == "source" else None
+            if address is not None and is_file_address(address):
+                self.locate(step, fetch=False)
 
     def locate(
         self, step: Step, *, fetch: bool, progress: Callable[[str], None] = lambda _: None

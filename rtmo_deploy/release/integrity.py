@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
+from rtmo_deploy.file_kind import described
 from rtmo_deploy.files import UnreadableError, is_inside, read_bounded, sha256_of
 from rtmo_deploy.plain import read_json, shorten
 from rtmo_deploy.release.signature import SIGNATURE, Signature, SignatureStatus, check_signature, trusted_signer
@@ -25,6 +27,9 @@ UNFINISHED: Final = ".unfinished"
 #: What a run leaves in the folder that is no part of the release.
 WORKING: Final = frozenset({".cache", ".lock", UNFINISHED})
 SHOWN: Final = 10
+#: What a process that was killed leaves of a signature.
+PART_OF_SIGNATURE: Final = f".{SIGNATURE}.*.part"
+_OWN: Final = (MANIFEST, SUMS)
 #: The finding on a release of which files, manifest and SHA256SUMS were exchanged together.
 CONSISTENT: Final = "the files agree with the manifest, but not with what was signed"
 _FIELDS: Final = {
@@ -33,6 +38,18 @@ _FIELDS: Final = {
     **dict.fromkeys(("recipe", "source", "machine"), dict),
     **dict.fromkeys(("steps", "gates", "files"), list),
 }
+
+
+def require_folder(path: Path, taken: str) -> None:
+    """Refuse a file in the place of a release's folder; ``taken`` is a clause that says what is taken."""
+    if not path.is_file():
+        return
+    owner = next((one for one in (path.parent, path.parent.parent) if all((one / name).is_file() for name in _OWN)), "")
+    raise ArtifactError(
+        f"It is a file of a release, and {taken}." if owner else f"It is {described(path)}, and {taken}.",
+        remedy=f"Give the folder: {owner}" if owner else f"Name the folder that holds {MANIFEST}.",
+        where=path,
+    )
 
 
 def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
@@ -152,13 +169,12 @@ class Verification:
         else:
             said = "It is not what its manifest says"
         unproven = status in {SignatureStatus.MISSING, SignatureStatus.INVALID}
-        raise GateFailedError(
-            f"{said}: {found}." if found else f"{said}.",
-            remedy="Do not use it; get the release, and the key or the identity, from its signer."
-            if unproven
-            else "Do not use it; get it again, or run the recipe again.",
-            where=self.directory,
-        )
+        remedy = "Do not use it; get it again, or run the recipe again."
+        if unproven:
+            remedy = "Do not use it; get the release, and the key or the identity, from its signer."
+        elif self.differences.keys() == {"extra"} and all(fnmatch(name, PART_OF_SIGNATURE) for name in self.extra):
+            remedy = "Signing it was interrupted, or is under way: sign it again, or remove what was left."
+        raise GateFailedError(f"{said}: {found}." if found else f"{said}.", remedy=remedy, where=self.directory)
 
 
 def verify_release(

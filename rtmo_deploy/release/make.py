@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import GateFailedError, InputDataError, UsageError
-from rtmo_deploy.files import sha256_of
+from rtmo_deploy.files import open_regular, reading, sha256_of
 from rtmo_deploy.plain import plain
 from rtmo_deploy.progress import Count
 from rtmo_deploy.release.record import Job, NotHereError, Outcome
@@ -62,6 +62,26 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
                 f"'{options['calibration']}' is no calibration set, and no folder beside the recipe.",
                 remedy=f"Sets are: {', '.join(named_sets())}.",
             )
+    for device in (options.get("device"), *options.get("devices", ())):
+        if device is not None:
+            from rtmo_deploy.runtime.backends import parse_device
+
+            parse_device(device)
+
+
+def require_files(files: Mapping[str, Path]) -> None:
+    """Refuse files from outside that cannot be read, and a checkpoint that is another kind of file."""
+    from rtmo_deploy.file_kind import CHECKPOINT
+    from rtmo_deploy.zoo.locate import locate_model
+
+    for role, path in files.items():
+        with reading(path, InputDataError, remedy="The recipe names it; relative paths are meant from its folder."):
+            if path.is_dir():
+                next(path.iterdir(), None)
+            else:
+                open_regular(path).close()
+        if role == "checkpoint":
+            locate_model(path, wanted=CHECKPOINT, by="release")
 
 
 def cast(job: Job) -> Outcome:

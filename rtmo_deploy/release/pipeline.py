@@ -62,6 +62,7 @@ def plan_release(
         open_signer(sign, password, folder=folder)
     recipe, steps = _read(recipe_file, source)
     actions.check(steps)
+    actions.require_files(steps)
     store = Store(folder / CACHE_NAME)
     forced = descendants(steps, force) if force is not None else set()
     known: dict[str, StepRecord] = {}
@@ -111,8 +112,8 @@ def run_release(
     Raises:
         UsageError: The recipe is wrong, the folder holds other things, there is no step called ``force``, ``source``
             cannot be used with the recipe's gates, or the key cannot be used.
-        CheckpointError: ``source`` is neither a file nor a model's name.
-        InputDataError: A file that the recipe names is not there.
+        CheckpointError: ``source`` is neither a file nor a model's name, or the source is no checkpoint.
+        InputDataError: A file that the recipe names is not there, or cannot be read.
         SetupError: Another release is at work in the folder, it cannot be written to, or Sigstore does not sign.
         MissingDependencyError: A package that signs is not installed.
     """
@@ -121,6 +122,7 @@ def run_release(
     recipe, steps = _read(recipe_file, source)
     recipe_text = recipe_file.read_bytes()
     actions.check(steps)
+    actions.require_files(steps)
     require_own_folder(folder)
     inputs = _inputs(recipe, recipe_file, steps, folder)
     require_no_loss(folder, known_names(recipe), inputs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import ArtifactError, SetupError
@@ -16,7 +18,6 @@ from rtmo_deploy.zoo.cache import OFFLINE_VARIABLE, is_offline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from model_signing.hashing import PathLike
@@ -51,13 +52,14 @@ class Signer:
 
         names = Files()  # type: ignore[no-untyped-call]
         listed = names.set_ignored_paths(paths=[*ignored, SIGNATURE], ignore_git_paths=False)
+        with tempfile.TemporaryDirectory() as place:  # elsewhere: a kill leaves the release as it was
+            made = Path(place, SIGNATURE)
+            self._write(self._config.set_hashing_config(listed), folder, made)
+            data = made.read_bytes()
+        if signed_files(base64.b64decode(parse_json(data)["dsseEnvelope"]["payload"])) != dict(files):
+            raise ArtifactError("A file changed while the release was signed.", remedy="Sign it again.", where=folder)
         with atomic_write(folder / SIGNATURE) as temporary:
-            self._write(self._config.set_hashing_config(listed), folder, temporary)
-            bundle = parse_json(temporary.read_bytes())
-            if signed_files(base64.b64decode(bundle["dsseEnvelope"]["payload"])) != dict(files):
-                raise ArtifactError(
-                    "A file changed while the release was signed.", remedy="Sign it again.", where=folder
-                )
+            temporary.write_bytes(data)
         return None if self.key is None else fingerprint(self.key)
 
     def _write(self, config: Config, folder: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import GateFailedError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.release.integrity import MANIFEST, SUMS, WORKING, read_manifest, verify_release
+from rtmo_deploy.release.integrity import MANIFEST, PART_OF_SIGNATURE, SUMS, WORKING, read_manifest, verify_release
 from rtmo_deploy.release.lock import LOCK_NAME, locked
 from rtmo_deploy.release.signature import SIGNATURE
 from rtmo_deploy.release.signer import open_signer
@@ -55,7 +55,7 @@ def sign_release(
     signer = open_signer(key, password, folder=folder)
     # Where there is no lock, as in a copy, no run has ever been.
     with locked(folder) if (folder / LOCK_NAME).exists() else nullcontext():
-        for left in folder.glob(f".{SIGNATURE}.*.part"):  # of a kill
+        for left in folder.glob(PART_OF_SIGNATURE):
             left.unlink(missing_ok=True)
         found = verify_release(folder)
         found.require_ok()

@@ -102,6 +102,9 @@ class ToyActions:
     def check(self, steps):
         pass
 
+    def require_files(self, steps):
+        pass
+
     def locate(self, step, *, fetch, progress=lambda _: None):
         return step.files
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from rtmo_deploy.errors import UsageError
+from rtmo_deploy.errors import CheckpointError, InputDataError, UsageError
 from rtmo_deploy.release import make
 from rtmo_deploy.release.actions import ACTIONS, Actions
 from rtmo_deploy.release.graph import Step, build_steps
+from rtmo_deploy.release.pipeline import plan_release, run_release
 from rtmo_deploy.release.record import Job, NotHereError, Status, StepRecord
 from rtmo_deploy.release.schema import load_release, parse_release
 from rtmo_deploy.zoo import EMBEDDED
@@ -117,3 +120,34 @@ def test_ratios():
     value, low, high = Actions().ratio([2.0, 2.2, 2.1], [1.0, 1.1, 1.05], paired=True)
     assert value == pytest.approx(2.0)
     assert low <= value <= high
+
+
+REFUSED = {
+    "exported": ("toy.onnx", {}, CheckpointError, "It is an ONNX model, and 'release' takes a checkpoint"),
+    "exported at an address": ("toy.onnx", {"as_uri": True}, CheckpointError, "It is an ONNX model, and 'release'"),
+    "archive": ("toy.zip", {}, CheckpointError, r"It is a \.zip archive, in which exported models are published"),
+    "no file": ("toy.pth", {}, InputDataError, "No such file or directory"),
+    "no images": ("good.pth", {"images": "nowhere"}, InputDataError, "nowhere: It cannot be read"),
+    "no device": ("good.pth", {"device": "gpu"}, UsageError, "accuracy:source: There is no device 'gpu'"),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "error", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_can_be_known_is_refused_before_anything_is_touched(tmp_path, name, change, error, said):
+    (tmp_path / "toy.onnx").write_bytes(b"\x08\x08\x12\x04test" + bytes(200))
+    with zipfile.ZipFile(tmp_path / "toy.zip", "w") as archive:
+        archive.write(tmp_path / "toy.onnx", "20230831/end2end.onnx")
+    shutil.copy(EMBEDDED["rtmo-n"].path, tmp_path / "good.pth")
+    (tmp_path / "val.json").write_text("{}")
+    (tmp_path / "images").mkdir()
+    source = (tmp_path / name).as_uri() if change.get("as_uri") else name
+    data = f"{{annotations: val.json, images: {change.get('images', 'images')}}}"
+    device = change.get("device", "cpu")
+    text = HEAD.replace("rtmo-s", source)
+    text += f"accuracy: {{data: {data}, measure: [source], device: {device}}}\n"
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(text)
+    for run in (plan_release, run_release):
+        with pytest.raises(error, match=said):
+            run(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ import pytest
 from release_toys import RECIPE, ToyActions, make
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError, UsageError
-from rtmo_deploy.release.integrity import read_manifest, verify_release
+from rtmo_deploy.release.integrity import read_manifest, require_folder, verify_release
 from rtmo_deploy.release.pipeline import run_release
 
 NASTY = 'Toys & <script>alert("x")</script> ]]> \u0007 "quoted"'
@@ -383,3 +383,13 @@ def test_a_step_record_that_was_edited_is_not_used(folder, change):
     actions = ToyActions()
     assert make(folder.parent, actions=actions).verdict == "passed"
     assert len(actions.ran) == 12
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "report.html", "artifacts/toy-onnx.onnx"])
+def test_a_file_of_a_release_is_named_as_such(folder, name):
+    with pytest.raises(ArtifactError, match="It is a file of a release, and 'x' takes") as caught:
+        require_folder(folder / name, "'x' takes a folder")
+    assert caught.value.remedy == f"Give the folder: {folder}"
+    other = folder.parent / "ckpt.pth"
+    with pytest.raises(ArtifactError, match="It is a text file, and 'x' takes"):
+        require_folder(other, "'x' takes a folder")

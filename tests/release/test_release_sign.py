@@ -16,7 +16,7 @@ from release_keys import Pair, write_pair
 from release_toys import ToyActions, make, write_recipe
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError, MissingDependencyError, SetupError, UsageError
-from rtmo_deploy.release import SignatureStatus, sign_release, verify_release
+from rtmo_deploy.release import SignatureStatus, sign_release, signer, verify_release
 from rtmo_deploy.release.integrity import UNFINISHED
 from rtmo_deploy.release.pipeline import plan_release
 
@@ -196,7 +196,6 @@ def test_a_file_that_changes_while_it_is_signed(folder, pair, monkeypatch):
 
 def test_a_run_that_dies_before_it_signs_is_unfinished(folder, pair, monkeypatch):
     """Everything is written but the signature: no release that lacks it, but one to be finished."""
-    from rtmo_deploy.release import signer
 
     def die(*_):
         raise KeyboardInterrupt
@@ -221,6 +220,36 @@ def test_a_copy_is_signed_without_a_lock_being_left(folder, pair, tmp_path, monk
     assert sign_release(".", pair.private).files == len(signed_names(folder))
     assert {path.name for path in copy.iterdir() if path.name.startswith(".")} == set()
     assert verify_release(copy, key=pair.public).ok
+
+
+def test_signing_that_is_killed_leaves_the_release_as_it_was(folder, pair, tmp_path, monkeypatch):
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    other = write_pair(tmp_path / "keys", "other")
+    seen = []
+
+    def killed(self, config, place, target):
+        seen.append(sorted(path.relative_to(folder) for path in folder.rglob("*")))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signer.Signer, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sign_release(folder, other.private)
+    assert seen == [before]
+    assert verify_release(folder, key=pair.public).ok
+
+
+def test_what_is_left_of_interrupted_signing_is_called_that(folder, pair):
+    (folder / ".model.sig.abc.part").write_text("{")
+    for key in (None, pair.public):
+        with pytest.raises(GateFailedError, match="Signing it was interrupted"):
+            verify_release(folder, key=key).require_ok()
+    (folder / "notes.txt").write_text("x")
+    with pytest.raises(GateFailedError, match="Do not use it; get it again"):
+        verify_release(folder).require_ok()
+    (folder / "notes.txt").unlink()
+    sign_release(folder, pair.private)
+    assert verify_release(folder, key=pair.public).ok
 
 
 def test_a_release_at_work_is_not_signed(folder, pair):

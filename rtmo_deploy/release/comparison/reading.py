@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError
-from rtmo_deploy.file_kind import described
 from rtmo_deploy.files import human_size, read_bounded, reading
 from rtmo_deploy.measure.bench.baseline import SAME_OPTIONS
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.release.gates import case_of, known_entry
-from rtmo_deploy.release.integrity import MANIFEST, SHOWN, read_manifest, verify_release
+from rtmo_deploy.release.integrity import MANIFEST, SHOWN, read_manifest, require_folder, verify_release
 from rtmo_deploy.release.record import GOOD
 from rtmo_deploy.release.signature import SignatureStatus
 
@@ -130,12 +129,7 @@ def read_release(path: str | os.PathLike[str]) -> ReadRelease:
         ArtifactError: It is no release, is unfinished, damaged or of a newer version, or a file is changed or missing.
     """
     folder = Path(path)
-    if folder.is_file():
-        raise ArtifactError(
-            f"It is {described(folder)}, and a release is a folder.",
-            remedy=f"Name the folder that holds {MANIFEST}.",
-            where=folder,
-        )
+    require_folder(folder, "a release is a folder")
     manifest, found = read_manifest(folder), verify_release(folder)
     remedy = "Get it again, or run the recipe again."
     wrong = {kind: names for kind, names in found.differences.items() if kind != "extra"}

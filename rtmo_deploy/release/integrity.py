@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -172,7 +172,7 @@ class Verification:
         remedy = "Do not use it; get it again, or run the recipe again."
         if unproven:
             remedy = "Do not use it; get the release, and the key or the identity, from its signer."
-        elif self.differences.keys() == {"extra"} and all(fnmatch(name, PART_OF_SIGNATURE) for name in self.extra):
+        elif self.differences.keys() == {"extra"} and all(fnmatch.fnmatch(name, PART_OF_SIGNATURE) for name in self.extra):
             remedy = "Signing it was interrupted, or is under way: sign it again, or remove what was left."
         raise GateFailedError(f"{said}: {found}." if found else f"{said}.", remedy=remedy, where=self.directory)
 
@@ -215,6 +215,8 @@ def verify_release(
     try:
         present = _present(folder)
         found = _digests(folder, {*listed, *(signed or ())})
+        # What another process was signing with when the names were read, and is in place by now.
+        present -= {name for name in fnmatch.filter(present, PART_OF_SIGNATURE) if not os.path.lexists(folder / name)}
         differences = _compared(listed, found, present - {MANIFEST, SUMS})
         if manifest:
             _check_sums(folder, listed, differences)

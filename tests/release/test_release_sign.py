@@ -16,7 +16,7 @@ from release_keys import Pair, write_pair
 from release_toys import ToyActions, make, write_recipe
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError, MissingDependencyError, SetupError, UsageError
-from rtmo_deploy.release import SignatureStatus, sign_release, signer, verify_release
+from rtmo_deploy.release import SignatureStatus, integrity, sign_release, signer, verify_release
 from rtmo_deploy.release.integrity import UNFINISHED
 from rtmo_deploy.release.pipeline import plan_release
 
@@ -249,6 +249,19 @@ def test_what_is_left_of_interrupted_signing_is_called_that(folder, pair):
         verify_release(folder).require_ok()
     (folder / "notes.txt").unlink()
     sign_release(folder, pair.private)
+    assert verify_release(folder, key=pair.public).ok
+
+
+def test_signing_that_ends_while_files_are_compared_is_no_difference(folder, pair, monkeypatch):
+    part = folder / ".model.sig.abc.part"
+    part.write_text("{")
+    digests = integrity._digests
+
+    def ended(*given):
+        part.unlink()
+        return digests(*given)
+
+    monkeypatch.setattr(integrity, "_digests", ended)
     assert verify_release(folder, key=pair.public).ok
 
 

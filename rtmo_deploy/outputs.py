@@ -25,6 +25,8 @@ def require_free(
     """
     written: set[str] = set()
     for output in (output for output in outputs if output is not None):
+        if str(output) == "-":
+            raise UsageError("This output is a file, and - stands for stdout.", remedy="Name a file.", where=output)
         place = os.path.realpath(output)
         if place in written:
             raise UsageError("Two outputs have this name.", remedy="Give each output a name of its own.", where=output)

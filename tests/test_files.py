@@ -147,6 +147,8 @@ def test_what_exists_is_replaced_with_force_alone(tmp_path):
     with pytest.raises(SetupError, match="not a folder"):
         require_free([old / "under" / "x"], [])
     require_free([None, tmp_path / "new" / "deep" / "x"], [])
+    with pytest.raises(UsageError, match="stands for stdout"):
+        require_free([Path("-")], [])
 
 
 def test_a_folder_appears_whole(tmp_path):

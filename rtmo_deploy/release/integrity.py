@@ -90,6 +90,8 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
 
 
 def _no_manifest(folder: Path, name: str = MANIFEST) -> ArtifactError:
+    if not os.path.lexists(folder):
+        return ArtifactError("There is no such folder.", remedy="Check the path.", where=folder)
     unfinished = (folder / ".cache").is_dir() or os.path.lexists(folder / UNFINISHED)
     return ArtifactError(
         "This release was not finished." if unfinished else "This is no release's folder.",
@@ -172,7 +174,7 @@ class Verification:
         remedy = "Do not use it; get it again, or run the recipe again."
         if unproven:
             remedy = "Do not use it; get the release, and the key or the identity, from its signer."
-        elif self.differences.keys() == {"extra"} and all(fnmatch.fnmatch(name, PART_OF_SIGNATURE) for name in self.extra):
+        elif self.differences == {"extra": tuple(fnmatch.filter(self.extra, PART_OF_SIGNATURE))}:
             remedy = "Signing it was interrupted, or is under way: sign it again, or remove what was left."
         raise GateFailedError(f"{said}: {found}." if found else f"{said}.", remedy=remedy, where=self.directory)
 

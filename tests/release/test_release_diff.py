@@ -259,7 +259,7 @@ def swap(folder):
         (lambda folder: (folder / "manifest.json").rename(folder / ".unfinished"), "not finished"),
         (lambda folder: rewrite(folder, lambda manifest: manifest.update(schema_version=9)), "schema version 9"),
         (lambda folder: rewrite(folder, lambda manifest: manifest["steps"].append({})), "damaged"),
-        (shutil.rmtree, "no release's folder"),
+        (shutil.rmtree, "There is no such folder"),
     ],
 )
 def test_what_is_no_whole_release_is_refused(old, copied, change, told):

@@ -385,6 +385,12 @@ def test_a_step_record_that_was_edited_is_not_used(folder, change):
     assert len(actions.ran) == 12
 
 
+def test_a_folder_that_is_not_there_is_called_that(tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path / "no" / "where"):
+        with pytest.raises(ArtifactError, match="There is no such folder"):
+            verify_release(path)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "report.html", "artifacts/toy-onnx.onnx"])
 def test_a_file_of_a_release_is_named_as_such(folder, name):
     with pytest.raises(ArtifactError, match="It is a file of a release, and 'x' takes") as caught:

@@ -173,7 +173,7 @@ def test_only_a_whole_release_is_signed(folder, pair, tmp_path):
     with pytest.raises(ArtifactError, match="not finished"):
         sign_release(folder, pair.private)
     with pytest.raises(ArtifactError, match="no release's folder"):
-        sign_release(tmp_path / "keys", pair.private)
+        sign_release(tmp_path, pair.private)
     assert (folder / "model.sig").read_bytes() == before
 
 

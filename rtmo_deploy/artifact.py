@@ -126,6 +126,14 @@ class Parent:
     name: str
     sha256: str
 
+    @classmethod
+    def of(cls, name: str, sha256: str) -> Parent:
+        """A file that an artifact is made from; what metadata does not take in a name becomes ``_``."""
+        if is_file_name(name):
+            return cls(name, sha256)
+        name = "".join(one if one.isprintable() and one not in "/:\\" else "_" for one in name)
+        return cls(name if is_file_name(name) else f"_{name}", sha256)
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -281,7 +289,7 @@ def _check(artifact: Artifact) -> None:
     texts += [("a keypoint's name", name) for name in (skeleton.name, *skeleton.keypoints)]
     for parent in (*artifact.parents, *([artifact.companion] if artifact.companion else [])):
         texts += [("a parent's name", parent.name), ("a parent's hash", parent.sha256)]
-        if not _is_file_name(parent.name):
+        if not is_file_name(parent.name):
             raise ValueError(f"{parent.name!r} is no file name")
     for name, text in texts:
         optional = text is None and name in {"variant", "domain"}
@@ -289,8 +297,11 @@ def _check(artifact: Artifact) -> None:
             raise ValueError(f"{name} is no short text: {text!r}")
 
 
-def _is_file_name(name: str) -> bool:
-    """It is looked for beside the file: a path could lead anywhere. A device's name leads elsewhere on Windows."""
+def is_file_name(name: str) -> bool:
+    """Whether metadata may name such a file.
+
+    It is looked for beside the file: a path could lead anywhere. A device's name leads elsewhere on Windows.
+    """
     if not name or not name.isprintable() or len(name.encode()) > 255 or name in {".", ".."}:
         return False
     return PurePath(name).name == PureWindowsPath(name).name == name and not _RESERVED.match(name)

@@ -163,6 +163,22 @@ def test_a_companion_lies_beside_the_file_and_nowhere_else(name):
         Artifact.from_metadata(PATH, metadata)
 
 
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [
+        ("best é (2): 'x' <b>.pth", None),
+        ("run:3\\best\nof\u3000all.pth", "run_3_best_of_all.pth"),
+        ("a:b.pth", "a_b.pth"),
+        ("x\udcff.pth", "x_.pth"),
+        ("con.pth", "_con.pth"),
+    ],
+)
+def test_a_parent_may_have_any_name(name, recorded):
+    parent = Parent.of(name, "ab")
+    assert parent == Parent(recorded or name, "ab")
+    assert Artifact.from_metadata(PATH, replace(FULL, parents=(parent,)).to_metadata()).parents == (parent,)
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "torch", "unheard-of"])
 def test_other_kinds_of_files_are_no_artifacts(kind):
     with pytest.raises(ArtifactError, match=f"damaged .*{kind}"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.artifact import Artifact, DecodeMode, InputContract, Parent, check_contracts, made_with
+from rtmo_deploy.artifact import Artifact, DecodeMode, InputContract, Parent, check_contracts, is_file_name, made_with
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.convert.step import (
     ExportResult,
@@ -76,7 +76,7 @@ def export_onnx(
         second = trace_coordinates(checkpoint.model, options.opset)
         second.producer_name, second.producer_version = "rtmo-deploy", __version__
         companion = second.SerializeToString()
-        files.append(output.with_name(f"{output.stem}.dcc.onnx"))
+        files.append(_companion_path(output))
         artifact = replace(artifact, companion=Parent(files[1].name, hashlib.sha256(companion).hexdigest()))
     validation, verification = None, None
     if verify:
@@ -98,6 +98,10 @@ def export_onnx(
     )
 
 
+def _companion_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.dcc.onnx")
+
+
 def _describe(checkpoint: LoadedCheckpoint, output: Path, options: ExportOptions) -> Artifact:
     height, width = options.imgsz or checkpoint.input_hw
     taken = checkpoint.taken
@@ -115,11 +119,17 @@ def _describe(checkpoint: LoadedCheckpoint, output: Path, options: ExportOptions
         ),
         decode=options.contract(score_thr=taken.score_thr, nms_thr=taken.nms_thr, pre_topk=taken.pre_topk),
         variant=checkpoint.variant.name if checkpoint.variant else None,
-        parents=(Parent(checkpoint.path.name, checkpoint.sha256),),
+        parents=(Parent.of(checkpoint.path.name, checkpoint.sha256),),
         versions=made_with("torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
         domain=checkpoint.domain,
         untrained=checkpoint.untrained,
     )
+    if artifact.decode.mode is DecodeMode.RAW and not is_file_name(_companion_path(output).name):
+        raise UsageError(
+            "No model can name a companion called so.",
+            remedy="Give the output another name: of printable characters, without \\ and :.",
+            where=_companion_path(output),
+        )
     try:
         check_contracts(artifact.input, artifact.decode)
     except ValueError as error:  # no command would read the model

@@ -65,7 +65,7 @@ def read_source(path: Path, output: Path) -> Source:
 
 def derived(source: Artifact, output: Path, *packages: str, **changes: Any) -> Artifact:
     """What the model at ``output`` is, which is made of ``source`` with these packages and is not verified yet."""
-    parents = (Parent(source.path.name, sha256_of(source.path)),)
+    parents = (Parent.of(source.path.name, sha256_of(source.path)),)
     return replace(source, path=output, versions=made_with(*packages), verified=None, parents=parents, **changes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -32,13 +33,12 @@ from rtmo_deploy.model import RTMO, NetworkSpec, initialise, save_checkpoint
 from rtmo_deploy.runtime import PoseEstimator
 from rtmo_deploy.runtime.decode import open_coordinates, outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox
-from rtmo_deploy.runtime.onnx_file import signature
+from rtmo_deploy.runtime.onnx_file import read_onnx_artifact, signature
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
 from rtmo_deploy.zoo import ARCHITECTURES, skeleton_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -511,6 +511,15 @@ def test_a_model_that_no_command_would_read_is_not_exported(
     with pytest.raises(UsageError, match="No such model can be exported"):
         export_onnx(checkpoint, tmp_path / "m.onnx", ExportOptions(**wrong))
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_metadata_cannot_hold(checkpoint: LoadedCheckpoint, tmp_path: Path) -> None:
+    named = replace(checkpoint, path=Path("run\\3\nbest.pth"))
+    output = tmp_path / "m\n.onnx"
+    export_onnx(named, output, ExportOptions(imgsz=(64, 64)), verify=False)
+    assert read_onnx_artifact(output).parents[0].name == "run_3_best.pth"
+    with pytest.raises(UsageError, match="No model can name a companion"):
+        export_onnx(checkpoint, output, ExportOptions(imgsz=(64, 64), decode=DecodeMode.RAW), verify=False)
 
 
 @pytest.mark.parametrize("decode", DECODES)

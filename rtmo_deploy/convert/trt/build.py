@@ -104,7 +104,7 @@ def build_engine(
             kind=Kind.ENGINE,
             input=_engine_input(plan.artifact.input, plan.profiles),
             precision=plan.precision,
-            parents=(*plan.artifact.parents, Parent(source.name, onnx_sha256)),
+            parents=(*plan.artifact.parents, Parent.of(source.name, onnx_sha256)),
             versions={**plan.artifact.versions, plan.variant.name: done["version"]},
             verified={"engine": f"{audit.sentence()}, by {audit.how}"},
         )

@@ -23,6 +23,7 @@ from rtmo_deploy.progress import Count
 from rtmo_deploy.release.actions import Actions
 from rtmo_deploy.release.gates import evaluate_gates
 from rtmo_deploy.release.graph import build_steps, descendants, fingerprint, step_key
+from rtmo_deploy.release.integrity import MANIFEST
 from rtmo_deploy.release.lock import locked
 from rtmo_deploy.release.publish import known_names, publish, require_no_loss, require_own_folder
 from rtmo_deploy.release.recipe import SOURCE
@@ -108,6 +109,9 @@ def run_release(
 
     With ``sign``, the PEM file of a private key (``password`` opens it) or ``"sigstore"``, the folder is signed, unless
     the verdict is ``failed``. Without it, the signature of an earlier release goes.
+
+    A source that cannot be read or fetched is an error where a release is in the folder already, which stays; where
+    there is none, it is the failure of a release.
 
     Raises:
         UsageError: The recipe is wrong, the folder holds other things, there is no step called ``force``, ``source``
@@ -213,6 +217,8 @@ def _run_step(
             result = replace(result, message=f"ratios {BUSY}")
         say(f"{result.status} ({result.seconds:.1f} s)")
     except RtmoDeployError as error:
+        if step.kind == "source" and (store.folder.parent / MANIFEST).exists():
+            raise  # nothing can be made, and the earlier release stays
         absent = isinstance(error, NotHereError | MissingDependencyError)
         # Files are named as the release has them, not as they lie in the cache.
         message = re.sub(rf"{re.escape(str(store.folder))}/[^/\s]+/", "", str(error))

@@ -291,3 +291,14 @@ def test_two_processes_in_one_folder(tmp_path):
     said, _ = first.communicate("", timeout=300)
     assert said.endswith("finished passed\n")
     assert verify_release(tmp_path / "out").ok
+
+
+def test_a_release_stays_when_the_next_source_cannot_be_read(tmp_path):
+    make(tmp_path)
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "out").glob("[!.]*/*"))}
+    broken = ToyActions(fail={"source": "model"})
+    with pytest.raises(ModelError, match="It is damaged"):
+        make(tmp_path, RECIPE.replace("name: toy", "name: toy2"), broken, force="source")
+    assert before
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "out").glob("[!.]*/*"))} == before
+    assert verify_release(tmp_path / "out").ok

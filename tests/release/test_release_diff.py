@@ -242,6 +242,11 @@ def test_nothing_in_common_is_no_pass(old, copied):
     assert compare_releases(copied, old, DiffOptions(strict=True)).error is not None
 
 
+def in_points(manifest):
+    (made,) = (step for step in manifest["steps"] if step["name"] == "accuracy:fp16")
+    made["facts"]["ap"] = 59.9
+
+
 def swap(folder):
     first, second = folder / "artifacts/toy-fp16.onnx", folder / "artifacts/toy-int8.onnx"
     first.rename(folder / "between")
@@ -259,6 +264,7 @@ def swap(folder):
         (lambda folder: (folder / "manifest.json").rename(folder / ".unfinished"), "not finished"),
         (lambda folder: rewrite(folder, lambda manifest: manifest.update(schema_version=9)), "schema version 9"),
         (lambda folder: rewrite(folder, lambda manifest: manifest["steps"].append({})), "damaged"),
+        (lambda folder: rewrite(folder, in_points), "AP runs from 0 to 1, and this is 59.9"),
         (shutil.rmtree, "There is no such folder"),
     ],
 )

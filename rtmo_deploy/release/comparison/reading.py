@@ -260,7 +260,10 @@ def _accuracy(step: _Step, data: Mapping[str, _Step]) -> Measured:
     terms = {name: clean(facts.get(name)) for name in ("protocol", "images", "people", "skeleton", "sigmas")}
     terms["score threshold"] = clean(step.options.get("score_thr"))
     figures = {clean(name): _number(value) for name, value in facts["metrics"].items() if name != "AP"}
-    return Measured(_number(facts["ap"]), "", figures, clean(made.facts["source"]), frozenset(known_by), terms)
+    ap = _number(facts["ap"])
+    if ap is not None and not -1 <= ap <= 1:  # -1: there was nobody to find
+        raise ValueError(f"AP runs from 0 to 1, and this is {ap:g}")
+    return Measured(ap, "", figures, clean(made.facts["source"]), frozenset(known_by), terms)
 
 
 def _parity(steps: list[_Step]) -> Iterator[tuple[tuple[str, str, int], Measured]]:

@@ -132,6 +132,18 @@ def test_artifacts_that_go_and_come(old, tmp_path):
     assert {"added", "removed", "changed", "unchanged"} <= statuses
 
 
+@pytest.mark.parametrize(("why", "result"), [("model", Result.WORSE), ("absent", Result.NEW)])
+def test_a_new_artifact_that_could_not_be_made(old, tmp_path, why, result):
+    text = RECIPE.replace("  onnx: {make: export}\n", "  onnx: {make: export}\n  more: {make: cast, from: fixed}\n")
+    text = text.replace("    - {artifact: fp16,", "    - {artifact: more, ap_drop_max: 0.005}\n    - {artifact: fp16,")
+    new = make(tmp_path, text, ToyActions(fail={"more": why})).folder
+    found = compare_releases(old, new)
+    gate = ("gates", "accuracy: more, AP lost against source")
+    assert {("artifacts", "more"), gate} <= rows(found, result)
+    assert (found.verdict == "failed") == (result is Result.WORSE)
+    assert all(row.note for row in found.of(Result.WORSE))
+
+
 def test_a_signature_that_only_one_has_is_told(old, tmp_path):
     new = make(tmp_path, RECIPE, ToyActions()).folder
     assert not [note for note in compare_releases(old, new).notes if "signed" in note]

@@ -118,7 +118,10 @@ def _artifacts(one: ReadRelease, two: ReadRelease, names: Mapping[str, str]) -> 
             result = Result.NOT_COMPARED if other.status == Status.UNAVAILABLE else Result.WORSE
             yield replace(row, result=result, change="not made", note=other.message)
     for name in two.models.keys() - names.values():
-        yield Row(Kind.ARTIFACTS, name, Result.NEW, "", _made(two.models[name]))
+        model = two.models[name]
+        fine = model.good or model.status == Status.UNAVAILABLE
+        note = "" if model.good else model.message
+        yield Row(Kind.ARTIFACTS, name, Result.NEW if fine else Result.WORSE, "", _made(model), note=note)
 
 
 def _made(model: Model | None) -> str:
@@ -141,9 +144,11 @@ def _gates(old: Mapping[str, Gate], new: Mapping[str, Gate]) -> Iterator[Row]:
         elif gate.status == GateStatus.PASSED != now.status:
             row = replace(row, result=Result.WORSE)
         yield replace(row, change="" if gate.status == now.status else f"{gate.status}, now {now.status}")
-    for name in new:
+    for name, gate in new.items():
         if name not in old:
-            yield Row(Kind.GATES, name, Result.NEW, "", new[name].status, bound=new[name].bound, note=new[name].message)
+            fine = gate.status in (GateStatus.PASSED, GateStatus.NOT_MEASURED)
+            result = Result.NEW if fine else Result.WORSE
+            yield Row(Kind.GATES, name, result, "", gate.status, bound=gate.bound, note=gate.message)
 
 
 def _judged(

@@ -1,6 +1,8 @@
-"""A published model that nobody published, for downloads from servers of the tests."""
+"""A published model that nobody published and an ONNX model, for downloads from servers of the tests."""
 
 from __future__ import annotations
+
+import onnx
 
 from rtmo_deploy.zoo import COCO_17, VARIANTS, Variant, architecture
 
@@ -17,3 +19,10 @@ def toy_variant(url: str, aliases: tuple[str, ...] = ()) -> Variant:
         url=url,
         aliases=aliases,
     )
+
+
+def toy_onnx(payload: bytes) -> bytes:
+    """A file that is an ONNX model; its only weights are these bytes."""
+    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.UINT8, dims=[len(payload)], raw_data=payload)
+    graph = onnx.helper.make_graph([], "toy", [], [], [weights])
+    return onnx.helper.make_model(graph).SerializeToString()

@@ -37,6 +37,7 @@ from rtmo_deploy.zoo.hub import HubFile
 from rtmo_deploy.zoo.records import BASE_URL, VARIANTS
 from rtmo_deploy.zoo.sources import MIRROR_VARIABLE, published_sources, sources_of
 from rtmo_deploy.zoo.transfer import Transfer
+from rtmo_deploy.zoo.whole import is_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,10 +87,13 @@ class _Wanted:
             return f"What came is another file: {differs}. A proxy or a mirror may have sent it."
         if facts.get("sha256", sha256) != sha256:
             return f"What came is damaged: its SHA-256 is {sha256}, and the Hub's is {facts['sha256']}."
-        if not self.digits and kind_of(part) not in _KINDS:
-            page = " Give the address of the file itself, not of its page." if kind_of(part) is Kind.HTML else ""
-            return f"What came is {kind_of(part).article}, not a checkpoint, an ONNX model or a .zip around one.{page}"
-        if kind_of(part) is Kind.ZIP:
+        kind = kind_of(part)
+        if not self.digits and kind not in _KINDS:
+            page = " Give the address of the file itself, not of its page." if kind is Kind.HTML else ""
+            return f"What came is {kind.article}, not a checkpoint, an ONNX model or a .zip around one.{page}"
+        if not self.digits and is_cut(part, kind):
+            return f"What came is the beginning of {kind.article}, or is damaged."
+        if kind is Kind.ZIP:
             try:
                 require_model(part)
             except ArtifactError as error:
@@ -156,9 +160,8 @@ def cached_address(address: str) -> Path:
     if variant is not None:
         return cached_path(variant)
     if url.lower().startswith("hf://"):
-        name = PurePosixPath(HubFile.parse(url).path).name
-    else:
-        name = unquote(PurePosixPath(_path_of(url)).name)
+        url = HubFile.parse(url).source().url  # another Hub may have another file of that name
+    name = unquote(PurePosixPath(_path_of(url)).name)
     # Other models of other places may have the same name; a query may choose the model.
     folder = cache_dir("addresses") / hashlib.sha256(without_user(url).encode()).hexdigest()[:16]
     return folder / (name if is_portable_name(name, 200) else "model")

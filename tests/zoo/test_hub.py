@@ -8,6 +8,7 @@ import json
 import threading
 
 import pytest
+from toy_variant import toy_onnx
 
 from rtmo_deploy.errors import DownloadError, SetupError, UsageError
 from rtmo_deploy.zoo.cache import record_path
@@ -15,7 +16,7 @@ from rtmo_deploy.zoo.download import fetch_address
 from rtmo_deploy.zoo.hub import HubFile
 from rtmo_deploy.zoo.locate import locate_model
 
-ONNX = b"\x08\x08\x12\x04toy!" + bytes(range(256)) * 500
+ONNX = toy_onnx(bytes(range(256)) * 500)
 SHA256 = hashlib.sha256(ONNX).hexdigest()
 COMMITS = ["a" * 40, "b" * 40]
 PLACE = "/owner/poses/resolve/main/models/toy.onnx"
@@ -90,7 +91,7 @@ def test_a_branch_that_went_on_is_taken_when_asked_for(hub, cdn):
     address = "hf://owner/poses/models/toy.onnx"
     large(hub, cdn[0])
     path = fetch_address(address)
-    newer = ONNX + b"newer"
+    newer = toy_onnx(b"newer")
     hub.gives(PLACE, newer, X_Repo_Commit=COMMITS[1])
     assert fetch_address(address).read_bytes() == ONNX
     assert fetch_address(address, force=True).read_bytes() == newer
@@ -99,6 +100,19 @@ def test_a_branch_that_went_on_is_taken_when_asked_for(hub, cdn):
     hub.gives(PLACE, ONNX, X_Repo_Commit=COMMITS[1])
     with pytest.raises(DownloadError, match="has changed"):  # the same commit has one content
         fetch_address(address, force=True)
+
+
+def test_another_hub_may_have_another_file_of_that_name(hub, monkeypatch):
+    address = "hf://owner/poses/models/toy.onnx"
+    hub.gives(PLACE, ONNX)
+    hub.gives(f"/company{PLACE}", toy_onnx(b"the company's"))
+    path = fetch_address(address)
+    assert fetch_address(f"{address}@main") == path
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/company")
+    assert fetch_address(address).read_bytes() == toy_onnx(b"the company's")
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    assert fetch_address(address).read_bytes() == ONNX
+    assert hub.asked == [PLACE, f"/company{PLACE}"]
 
 
 def test_the_token_goes_to_no_other_host_and_into_no_message(hub, web, monkeypatch, caplog):

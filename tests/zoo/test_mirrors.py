@@ -12,7 +12,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from toy_variant import toy_variant
+from toy_variant import toy_onnx, toy_variant
 
 from rtmo_deploy.errors import DownloadError, SetupError
 from rtmo_deploy.zoo import VARIANTS
@@ -22,8 +22,7 @@ from rtmo_deploy.zoo.sources import mirrors, sources_of
 
 PAYLOAD = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(20_000))  # 640 kB
 NAME = f"toy-256x256-{hashlib.sha256(PAYLOAD).hexdigest()[:8]}_20260101.pth"
-#: Begins as an ONNX file does.
-ONNX = b"\x08\x08\x12\x04toy!" + PAYLOAD
+ONNX = toy_onnx(PAYLOAD)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ WORKDIR /models
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+    CMD ["python", "-c", "import http.client, sys; server = http.client.HTTPConnection('127.0.0.1', 8000, timeout=4); server.request('GET', '/v2/health/ready'); sys.exit(server.getresponse().status != 200)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["rtmo-deploy", "serve", "--host", "0.0.0.0", "--port", "8000"]
 CMD ["/models/model.onnx"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -41,6 +44,29 @@ def test_what_is_copied_is_not_ignored(path):
     copied = {name for line in lines if line[:1] == ["COPY"] and "--from=build" not in line for name in line[1:-1]}
     assert copied == admitted
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_health_check_asks_no_proxy():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            self.send_response(statuses[self.path])
+            self.end_headers()
+
+    statuses = {}
+    text = (ROOT / "docker" / "serve.Dockerfile").read_text(encoding="utf-8")
+    command = json.loads(text.partition("HEALTHCHECK")[2].partition("CMD ")[2].partition("\n")[0])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        probe = [sys.executable, *(word.replace("8000", str(served.server_port)) for word in command[1:])]
+        proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY"), "http://127.0.0.1:1")
+        for status, code in ((200, 0), (503, 1)):
+            statuses["/v2/health/ready"] = status
+            done = subprocess.run(probe, env=proxies, capture_output=True, text=True, check=False)
+            assert done.returncode == code, done.stderr
+        served.shutdown()
 
 
 def buildah(*arguments):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 1 << 20
 _DAMAGED = "what MMDeploy writes"
-_REMEDY = "Delete it to go by the model alone, or fetch the model anew."
+_REMEDY = "To go by the model alone, copy it into a folder without this file. Or fetch both anew."
 
 
 def follow_sdk_files(artifact: Artifact) -> Artifact:

@@ -19,6 +19,7 @@ from rtmo_deploy.file_kind import Kind, kind_of
 from rtmo_deploy.files import atomic_folder, human_size, is_portable_name, sha256_of
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.zoo.cache import cache_dir, cache_errors, record_of, trust
+from rtmo_deploy.zoo.whole import is_cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,12 +85,15 @@ def _unpack(archive: Path, folder: Path, name: str) -> None:
         members = _checked(opened, archive)
         model = _model(members, archive)
         _copy(opened, model, folder / name, _MAX_MODEL_BYTES, archive)
-        beside = {str(PurePosixPath(model.filename).with_name(one)): one for one in SDK_FILES}
+        beside = {_place(model).with_name(one): one for one in SDK_FILES}
         for member in members:
-            if member.filename in beside:
-                _copy(opened, member, folder / beside[member.filename], _MAX_JSON_BYTES, archive)
-    if kind_of(folder / name) is not Kind.ONNX:
-        raise _wrong(f"'{model.filename}' in it is no ONNX model.", archive)
+            if (place := _place(member)) in beside:
+                _copy(opened, member, folder / beside[place], _MAX_JSON_BYTES, archive)
+    deploy, pipeline, _ = (folder / one for one in SDK_FILES)
+    if pipeline.exists() and not deploy.exists():  # it would not be followed: deploy.json names the model
+        raise _wrong(f"It holds {pipeline.name} without {deploy.name}, which names the model.", archive)
+    if kind_of(folder / name) is not Kind.ONNX or is_cut(folder / name, Kind.ONNX):
+        raise _wrong(f"'{model.filename}' in it is no ONNX model, or is cut short.", archive)
 
 
 @contextlib.contextmanager
@@ -107,7 +111,7 @@ def _checked(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
     if len(members) > _MAX_MEMBERS:
         raise _wrong(f"It has {len(members)} files.", archive)
     for member in members:
-        place = PurePosixPath(member.filename.replace("\\", "/"))
+        place = _place(member)
         if place.is_absolute() or ".." in place.parts or ":" in member.filename:
             raise _wrong(f"It holds '{member.filename}', which lies outside of the archive.", archive)
         if stat.S_ISLNK(member.external_attr >> 16):
@@ -115,10 +119,15 @@ def _checked(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
     return members
 
 
+def _place(member: zipfile.ZipInfo) -> PurePosixPath:
+    """The path in the archive; programs on Windows have written backslashes."""
+    return PurePosixPath(member.filename.replace("\\", "/"))
+
+
 def _model(members: list[zipfile.ZipInfo], archive: Path) -> zipfile.ZipInfo:
     """The only ONNX model; of several the only one that MMDeploy named."""
     models = [one for one in members if one.filename.lower().endswith(".onnx")]
-    named = [one for one in models if PurePosixPath(one.filename).name == _MODEL]
+    named = [one for one in models if _place(one).name == _MODEL]
     found = named if len(named) == 1 else models
     if len(found) == 1:
         return found[0]

@@ -8,13 +8,14 @@ import struct
 import zipfile
 
 import pytest
+from toy_variant import toy_onnx
 
 from rtmo_deploy.errors import ArtifactError, CheckpointError, DownloadError
 from rtmo_deploy.file_kind import CHECKPOINT
 from rtmo_deploy.zoo.cache import cache_dir
 from rtmo_deploy.zoo.locate import locate_model
 
-ONNX = b"\x08\x08\x12\x04toy!" + bytes(1000)
+ONNX = toy_onnx(bytes(1000))
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,14 @@ def test_the_model_and_its_settings_are_unpacked_once(pack):
         assert locate_model(archive).read_bytes() == ONNX
 
 
+@pytest.mark.parametrize("name", ["sdk\\{}", "./sdk/{}", "{}"])
+def test_settings_are_found_as_windows_and_others_write_paths(pack, name):
+    members = [("deploy.json", b"{}"), ("end2end.onnx", ONNX), ("other.onnx", b"x")]
+    path = locate_model(pack([(name.format(member), content) for member, content in members]))
+    assert path.read_bytes() == ONNX
+    assert (path.parent / "deploy.json").read_bytes() == b"{}"
+
+
 def test_copies_of_an_archive_keep_their_files(pack):
     paths = [locate_model(pack([("end2end.onnx", ONNX)], name)) for name in ("one.zip", "two.zip")]
     assert [path.name for path in paths] == ["one.onnx", "two.onnx"]
@@ -83,6 +92,8 @@ def test_of_several_models_mmdeploys_is_taken(pack):
         ([], "It holds no ONNX model"),
         ([("inner.zip", b"PK")], "It holds no ONNX model, but other archives: 'inner.zip'"),
         ([("end2end.onnx", b"<html>")], "'end2end.onnx' in it is no ONNX model"),
+        ([("end2end.onnx", ONNX[:-100])], "'end2end.onnx' in it is no ONNX model, or is cut short"),
+        ([("end2end.onnx", ONNX), ("pipeline.json", b"{}")], r"It holds pipeline\.json without deploy\.json"),
         ([("../../evil.onnx", ONNX)], r"It holds '\.\./\.\./evil\.onnx', which lies outside"),
         ([("/etc/evil.onnx", ONNX)], "which lies outside"),
         ([("C:\\evil.onnx", ONNX)], "which lies outside"),
@@ -90,7 +101,7 @@ def test_of_several_models_mmdeploys_is_taken(pack):
         ([("end2end.onnx", bytes(80 << 20))], r"has 80\.0 MiB, packed into"),
         ([(f"{n}.txt", b"") for n in range(10_001)], "It has 10001 files"),
     ],
-    ids=str.split("several twice no empty nested html up absolute drive backslash bomb many"),
+    ids=str.split("several twice no empty nested html cut half up absolute drive backslash bomb many"),
 )
 def test_what_is_no_archive_of_one_model_is_refused_and_leaves_nothing(pack, members, expected):
     with pytest.raises(ArtifactError, match=expected):

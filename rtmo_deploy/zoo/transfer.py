@@ -176,6 +176,8 @@ class Transfer:
         match = _range(answer)
         if match is None or int(match[1]) != start or _encoded(answer):
             return False
+        if self._validator is not None and _validator(answer) not in {None, self._validator}:
+            return False  # another file, of a server that does not know If-Range
         return match[2] == "*" or self._total in {None, int(match[2])}
 
     def _start_again(self, why: str) -> str:
@@ -195,9 +197,7 @@ class Transfer:
         part = _range(answer) if answer.status_code == 206 else None
         if part is not None and part[2] != "*":
             self._total = int(part[2])
-        # What If-Range may hold (RFC 9110, 13.1.5): a strong ETag, else the date.
-        etag = answer.headers.get("ETag", "")
-        self._validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
+        self._validator = _validator(answer)
         try:
             done = self._write(answer, start)
         except Exception:
@@ -230,6 +230,12 @@ class Transfer:
 
     def _error(self, why: str) -> DownloadError:
         return DownloadError(f"{why[0].upper()}{why[1:]}.", where=self.source.shown)
+
+
+def _validator(answer: requests.Response) -> str | None:
+    """What If-Range may hold (RFC 9110, 13.1.5): a strong ETag, else the date."""
+    etag = answer.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
 
 
 def _range(answer: requests.Response) -> re.Match[str] | None:

@@ -216,6 +216,32 @@ def test_an_unknown_file_is_continued_only_if_the_server_vouches_for_it(web, eta
     assert web.headers[-1].get("Range") == ("bytes=300000-" if etag else None)
 
 
+def test_the_part_of_a_file_that_has_changed_is_not_joined(web):
+    changed = toy_onnx(PAYLOAD[::-1])
+    assert len(changed) == len(ONNX)
+
+    def cut(request):
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(ONNX)))
+        request.send_header("ETag", '"one"')
+        request.end_headers()
+        request.wfile.write(ONNX[:300_000])
+        web.routes["/m.onnx"] = ignores_if_range
+
+    def ignores_if_range(request):
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        request.send_response(206 if start else 200)
+        request.send_header("ETag", '"two"')
+        request.send_header("Content-Length", str(len(changed) - start))
+        if start:
+            request.send_header("Content-Range", f"bytes {start}-{len(changed) - 1}/{len(changed)}")
+        request.end_headers()
+        request.wfile.write(changed[start:])
+
+    web.routes["/m.onnx"] = cut
+    assert fetch_address(f"{web.url}/m.onnx").read_bytes() == changed
+
+
 def test_a_pinned_hash_is_checked_and_kept_to(web):
     address, sha256 = f"{web.url}/m.onnx", hashlib.sha256(ONNX).hexdigest()
     web.gives("/m.onnx", ONNX[:-1])

@@ -76,7 +76,7 @@ def test_other_colours_are_refused(pipeline, step, values):
 
 @pytest.mark.parametrize("value", [2, -1, "much", True, [0.1]])
 def test_damaged_files_are_refused(pipeline, value):
-    with pytest.raises(ArtifactError, match="not what MMDeploy writes.* copy it into a folder without this file"):
+    with pytest.raises(ArtifactError, match=r"not what MMDeploy writes.* copy it into a folder without this file"):
         read_artifact(pipeline("params", score_thr=value))
 
 

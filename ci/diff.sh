@@ -17,5 +17,5 @@ elif [ "$code" != 0 ]; then
 fi
 if [ -f "$comparison" ]; then
     echo "comparison=$comparison" >> "$GITHUB_OUTPUT"
-    cat "$comparison" >> "$GITHUB_STEP_SUMMARY"
+    if [ -n "${GITHUB_STEP_SUMMARY:-}" ]; then cat "$comparison" >> "$GITHUB_STEP_SUMMARY"; fi
 fi

@@ -13,15 +13,14 @@ import threading
 
 import pytest
 from safetensors.numpy import load_file
-from toy_variant import toy_variant
+from toy_variant import toy_onnx, toy_variant
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
 from rtmo_deploy.zoo import EMBEDDED, VARIANTS, EmbeddedModel, architecture, records
 from rtmo_deploy.zoo.cache import record_path
 
-#: Begins as an ONNX file does.
-PAYLOAD = b"\x08\x08\x12\x04toy!" + bytes(range(256)) * 400
+PAYLOAD = toy_onnx(bytes(range(256)) * 400)
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
 
 

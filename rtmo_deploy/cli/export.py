@@ -114,7 +114,12 @@ def export(
             as_json=as_json,
         )
         return
-    _refuse(_given(context), dict.fromkeys(("fp16", "no_page", "ort"), "which is no folder for browsers"), format_name)
+    if fp16:
+        raise UsageError(
+            f"--fp16 does not apply to --format {format_name}: it exports FP32.",
+            remedy="Leave it away, and cast the ONNX model afterwards: rtmo-deploy cast MODEL.onnx --fp16",
+        )
+    _refuse(_given(context), dict.fromkeys(("no_page", "ort"), "which is no folder for browsers"), format_name)
     kind = _format(format_name, checkpoint, output)
     _check_names(_FORMATS[kind], output, options, dump_info=dump_info)
     path = None

@@ -175,8 +175,10 @@ def open_judge(source: SourceModel, options: QuantizeOptions, progress: Callable
 
     if options.ann is not None and options.images is not None:
         from rtmo_deploy.data.coco import CocoKeypoints
+        from rtmo_deploy.measure.accuracy.run import common_skeleton
 
         dataset: PoseDataset = CocoKeypoints(options.ann, options.images, max_images=options.max_images)
+        common_skeleton(source.artifact.skeleton, dataset.skeleton, told=False)  # given annotations must fit
     else:
         from rtmo_deploy.data.synthetic import SyntheticOptions, SyntheticPeople
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -169,6 +170,24 @@ def test_models_and_sets_that_are_none(model, tmp_path):
     points = run(model, "--max-ap-drop", 0.5)
     assert points.exit_code == 2
     assert "one point of 100 is 0.01" in points.stderr
+
+
+def test_annotations_that_are_given_fit_the_model(model, tmp_path):
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+    data = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],
+        "annotations": [person | {"keypoints": [5, 5, 2] * 6, "num_keypoints": 6}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (tmp_path / "six.json").write_text(json.dumps(data))
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((64, 64, 3), np.uint8))
+    target = tmp_path / "x.onnx"
+    result = run(
+        model, "--calib", tmp_path, "--ann", tmp_path / "six.json", "--images", tmp_path, "-o", target, "--count", 1
+    )
+    assert result.exit_code == 2, result.output
+    assert "The model finds 17 keypoints" in " ".join(result.stderr.split())
+    assert not target.exists()
 
 
 def test_a_calibration_file_that_is_given_is_of_this_model_or_refused(model, tmp_path, monkeypatch):

@@ -158,7 +158,9 @@ def test_options_that_do_not_apply(checkpoint_n, tmp_path, arguments, named):
 def test_its_options_apply_to_no_file(checkpoint_n, option):
     result = CliRunner().invoke(app, ["export", str(checkpoint_n), *option])
     assert result.exit_code == 2
-    assert f"{option[0]} does not apply to --format onnx" in " ".join(result.stderr.split())
+    told = " ".join(result.stderr.split())
+    assert f"{option[0]} does not apply to --format onnx" in told
+    assert ("rtmo-deploy cast MODEL.onnx --fp16" in told) == (option == ["--fp16"])
 
 
 def test_a_folder_is_replaced_when_asked(bare, checkpoint_n):

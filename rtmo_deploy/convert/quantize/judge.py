@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy.artifact import MODEL_LOG, Target, read_companion, write_companion
 from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.convert.step import write_metadata
-from rtmo_deploy.errors import ModelError, UsageError
+from rtmo_deploy.errors import InputDataError, ModelError, UsageError
 from rtmo_deploy.measure.accuracy import Detections, judge
+from rtmo_deploy.measure.accuracy.run import common_skeleton
 from rtmo_deploy.measure.comparison import compare_people, sigmas_of
 from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.estimator import PoseEstimator
@@ -87,7 +88,7 @@ class Judge:
         self._target = target
         #: Runtime, how it computes 8 bits, and whether these are the target's own.
         self.how, self.native, self._opening = _judged_in(target)
-        self._fits = _same_keypoints(dataset.skeleton, artifact.skeleton)
+        self._fits = _same_keypoints(artifact.skeleton, dataset.skeleton)
         self._truth: GroundTruth | None = None
         reference = {"backend": "onnxruntime"}
         self._reference = self._people(artifact.path, reference, "judging the float32 model", progress)
@@ -174,7 +175,10 @@ def _judged_in(target: Target) -> tuple[str, bool, Mapping[str, str]]:
     return f"{name}, in 8 bits", True, here
 
 
-def _same_keypoints(one: Skeleton, two: Skeleton) -> bool:
-    """Whether two conventions have the same keypoints in the same order, as far as they name them."""
-    unnamed = type(one).generic(len(two)).keypoints
-    return len(one) == len(two) and (one.keypoints == two.keypoints or unnamed in (one.keypoints, two.keypoints))
+def _same_keypoints(model: Skeleton, data: Skeleton) -> bool:
+    """Whether a model and annotations have the same keypoints in the same order, as far as they name them."""
+    try:
+        common_skeleton(model, data, told=False)
+    except (UsageError, InputDataError):
+        return False
+    return True

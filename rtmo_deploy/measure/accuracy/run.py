@@ -102,7 +102,7 @@ def evaluate_model(
         SetupError: The journal cannot be written.
     """
     journal = None if journal is None else Path(journal)
-    skeleton, remark = _common_skeleton(estimator.artifact.skeleton, dataset.skeleton, told=told)
+    skeleton, remark = common_skeleton(estimator.artifact.skeleton, dataset.skeleton, told=told)
     choose_sigmas(sigmas, skeleton)  # before hours of work, not after
     require_people(dataset.ground_truth())
     choose_protocol(protocol, skeleton, dataset.ground_truth())
@@ -188,8 +188,13 @@ def _facts(estimator: PoseEstimator, dataset: CocoKeypoints, size: int, score_th
     }
 
 
-def _common_skeleton(model: Skeleton, data: Skeleton, *, told: bool) -> tuple[Skeleton, tuple[str, ...]]:
-    """The skeleton to judge with, and remarks: the dataset's, or the model's where the dataset names no keypoints."""
+def common_skeleton(model: Skeleton, data: Skeleton, *, told: bool) -> tuple[Skeleton, tuple[str, ...]]:
+    """The skeleton to judge with, and remarks: the dataset's, or the model's where the dataset names no keypoints.
+
+    Raises:
+        UsageError: The two have another number of keypoints, or the same in another order.
+        InputDataError: They have different keypoints.
+    """
     if len(model) != len(data):
         raise UsageError(
             f"The model finds {len(model)} keypoints ('{model.name}'), the annotations have {len(data)} "

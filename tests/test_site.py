@@ -56,6 +56,15 @@ def test_comments_become_descriptions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert comments.without_roles("See :class:`~a.B` and ``c``.") == "See `a.B` and `c`."
 
 
+def test_the_description_of_a_page_is_its_first_paragraph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    first_paragraph = importlib.import_module("page_data").first_paragraph
+    said = "With `--fp16` a [model](a.md) is cast, and **nothing** else\nis changed in the file."
+    plain = "With --fp16 a model is cast, and nothing else is changed in the file."
+    assert first_paragraph(f"# T\n\n```sh\nA\n\nB\n```\n\nShort.\n\n| A |\n\n{said}\n\nMore.") == plain
+    assert first_paragraph("# Title\n\n- A list\n") == ""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^()\s]+)\)", prose(page)):

@@ -159,7 +159,7 @@ def _schema(schema: dict[str, Any], title: str) -> str:
         section = known[name]
         model = _model(name, title)
         about = inspect.cleandoc(model.__doc__ or "").partition("\n\n")[0]
-        lines = [f"### {name}", "", _prose(about), ""]
+        lines = [f"## {name}", "", _prose(about), ""]
         described = _descriptions(model)
         rows = []
         for field, values in section.get("properties", {}).items():

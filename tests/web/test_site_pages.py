@@ -74,18 +74,20 @@ def test_the_pages_are_there(site):
 @pytest.mark.slow
 def test_every_page_fits_a_phone_and_fetches_nothing_from_elsewhere(site, address, playwright, tmp_path):
     places = sorted(path.relative_to(site).parent.as_posix() for path in site.rglob("index.html"))
-    titles = {}
+    titles, descriptions = {}, {}
     with chromium(playwright, tmp_path, viewport={"width": 390, "height": 800}) as context:
         opened = Opened(context, address, ready=None)
         for place in places:
             opened.page.goto(f"{address}{place}/" if place != "." else address)
             assert opened.page.evaluate(CUT_OFF) == [], place
             titles.setdefault(opened.page.title(), []).append(place)
-            assert opened.page.locator("meta[name=description]").get_attribute("content")
+            description = opened.page.locator("meta[name=description]").get_attribute("content")
+            descriptions.setdefault(description, []).append(place)
             assert opened.page.locator("h1").count() == 1, place
         assert opened.problems == []
         assert not [url for url in opened.requests if not url.startswith(address)]
     assert not [where for where in titles.values() if len(where) > 1]
+    assert not [where for where in descriptions.values() if len(where) > 1]
 
 
 @needs_chromium
@@ -99,6 +101,16 @@ def test_search_finds_a_page_by_the_keyboard(address, playwright, tmp_path):
         opened.page.keyboard.press("ArrowDown")
         opened.page.keyboard.press("Enter")
         opened.page.wait_for_url("**h=letterbox**")
+        assert opened.problems == []
+
+
+@needs_chromium
+def test_search_finds_an_option(address, playwright, tmp_path):
+    with chromium(playwright, tmp_path) as context:
+        opened = Opened(context, address, ready=None)
+        opened.page.keyboard.press("/")
+        opened.page.keyboard.type("--max-ap-drop")
+        opened.page.locator(".md-search-result__link").first.wait_for()
         assert opened.problems == []
 
 

@@ -11,7 +11,7 @@ from rtmo_deploy.files import UnreadableError, open_regular, read_bounded
 from rtmo_deploy.plain import parse_json, read_json
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -185,6 +185,15 @@ def test_custom_keypoints_need_a_sigma(tmp_path):
     assert made["metrics"]["AP"] == pytest.approx(1)
 
 
+#: The command, which comes no farther than to the image 30: it is not done before it is killed.
+WAITING = """
+import sys, time
+from rtmo_deploy.cli import main
+sys.addaudithook(lambda event, told: event == "open" and str(told[0]).endswith("30.png") and time.sleep(600))
+main()
+"""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 @pytest.mark.slow
 def test_killed_and_called_again(onnx_n, annotated, tmp_path):
@@ -197,17 +206,20 @@ def test_killed_and_called_again(onnx_n, annotated, tmp_path):
         shutil.copy(annotated / f"{n % 5 + 1}.png", folder / f"{n}.png")
     (folder / "people.json").write_text(json.dumps({**made, "images": images}))
     saved, journal = tmp_path / "found.json", tmp_path / ".found.json.journal"
-    command = [sys.executable, "-m", "rtmo_deploy", "eval", str(onnx_n), "--ann", str(folder / "people.json")]
-    command += ["--images", str(folder), "--batch", "1", "--threads", "1", "--save", str(saved), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["eval", str(onnx_n), "--ann", str(folder / "people.json")]
+    words += ["--images", str(folder), "--batch", "1", "--threads", "1", "--save", str(saved), "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 4):
         assert time.monotonic() < deadline
-        assert process.poll() is None, "it was done before it could be killed"
+        assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not saved.exists()
+    command = [sys.executable, "-m", "rtmo_deploy", *words]
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     resumed = json.loads(again.stdout)["resumed"]
     assert resumed >= 4

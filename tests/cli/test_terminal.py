@@ -166,7 +166,8 @@ def test_the_width_is_that_of_columns_of_the_terminal_or_80():
 
 
 COUNTING = START + (
-    "import time; from rtmo_deploy.progress import Count\n"
+    "import time; from rtmo_deploy.cli import progress; from rtmo_deploy.progress import Count\n"
+    "progress.EVERY_S = 600\n"
     "with status('reading') as say:\n"
     "    for n in range(1, 201):\n"
     "        say(Count('detecting', n, 200, f'{n}.jpg')); time.sleep(0.003)\n"

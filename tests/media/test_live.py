@@ -134,14 +134,15 @@ def test_nobody_answers(kind):
     assert "Check the address" in caught.value.remedy
 
 
-def test_stop_does_not_wait_for_a_silent_server():
+def test_stop_does_not_wait_for_a_silent_server(monkeypatch):
+    monkeypatch.setattr("rtmo_deploy.media.video._TIMEOUT_S", 60)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         stop = threading.Event()
         frames = opened(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/live", [], stop)
         threading.Timer(0.3, stop.set).start()
         began = time.monotonic()
         assert list(frames) == []
-        assert time.monotonic() - began < 8  # the timeout of an address is 10 s
+        assert time.monotonic() - began < 30  # the timeout of the address is 60 s
 
 
 def test_a_silent_server_is_left_after_the_timeout(monkeypatch):
@@ -210,7 +211,7 @@ def test_a_camera(monkeypatch):
 
 
 def test_a_server_that_falls_silent_is_lost(stream_data, monkeypatch):
-    monkeypatch.setattr("rtmo_deploy.media.video._TIMEOUT_S", 0.5)
+    monkeypatch.setattr("rtmo_deploy.media.video._TIMEOUT_S", (60, 0.5))  # to open it, and to wait for data
 
     def serve(connection):
         http("video/mp2t", [stream_data])(connection)
@@ -219,8 +220,9 @@ def test_a_server_that_falls_silent_is_lost(stream_data, monkeypatch):
     events, stop = [], threading.Event()
     with Server(serve) as server:
         frames = opened(f"http://127.0.0.1:{server.port}/live", events, stop)
-        while [event.kind for event in events] != ["lost", "reconnected"]:
+        while "reconnected" not in [event.kind for event in events]:
             next(frames)
         stop.set()
         assert list(frames) == []
+    assert [event.kind for event in events][:2] == ["lost", "reconnected"]
     assert "it is opened again" in events[0].message.lower()

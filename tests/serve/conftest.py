@@ -23,9 +23,16 @@ for _package in ("fastapi", "uvicorn", "websockets", "prometheus_client"):
 
 @pytest.fixture(scope="session")
 def server(onnx_n: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with short time limits."""
+    """A server with long time limits: a machine that stands still for seconds is no late request."""
     folder = tmp_path_factory.mktemp("server")
-    with run_server(onnx_n, folder, "--timeout-s", "2", "--max-pixels", "1000000") as served:
+    with run_server(onnx_n, folder, "--timeout-s", "60", "--max-pixels", "1000000") as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def hasty(onnx_n: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with short time limits."""
+    with run_server(onnx_n, tmp_path_factory.mktemp("hasty"), "--timeout-s", "1") as served:
         yield served
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 #: Seconds that a server may take for anything that is not the point of a test.
@@ -44,10 +44,10 @@ class Served:
     def get(self, path: str, **more: Any) -> httpx.Response:
         return self.client.get(self.url + path, **more)
 
-    def raw(self, data: bytes, *, wait_s: float = 15.0) -> bytes:
-        """What the server sends to these bytes, until it closes, is silent, or has sent the body it announced."""
+    def raw(self, data: bytes) -> bytes:
+        """What the server sends to these bytes, until it closes, is silent, or has sent all that it announced."""
         with socket.create_connection(("127.0.0.1", self.port)) as sock:
-            sock.settimeout(wait_s)
+            sock.settimeout(PATIENCE_S)
             with contextlib.suppress(OSError):
                 sock.sendall(data)
             return read_answer(sock)
@@ -67,6 +67,13 @@ class Served:
 
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def processor_s(self) -> float:
+        """Seconds of a processor it has taken: other work on the machine does not count."""
+        import psutil
+
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def log(self) -> str:
         return (self.folder / "stderr").read_text()
 
@@ -76,10 +83,7 @@ class Served:
 
     def is_well(self, image: bytes) -> None:
         """Nothing is left behind, and a good request is answered."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self.metric("rtmo_requests_in_flight") and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert self.metric("rtmo_requests_in_flight") == 0
+        wait_until(lambda: self.metric("rtmo_requests_in_flight") == 0)
         assert self.metric("rtmo_queue_depth") == 0
         assert self.post("/predict", image).status_code == 200
         assert self.get("/v2/health/live").status_code == 200
@@ -90,6 +94,14 @@ class Served:
         return self.process.wait(PATIENCE_S)
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    """Look again and again, however long a machine stands still."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def read_answer(sock: socket.socket) -> bytes:
     data = b""
     with contextlib.suppress(OSError):
@@ -97,7 +109,7 @@ def read_answer(sock: socket.socket) -> bytes:
             data += got
             head, end, body = data.partition(b"\r\n\r\n")
             lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-            if end and lengths and len(body) >= int(lengths[0].split(b":")[1]):
+            if end and (status_of(head) == 101 or (lengths and len(body) >= int(lengths[0].split(b":")[1]))):
                 break
     return data
 
@@ -108,9 +120,11 @@ def status_of(answer: bytes) -> int:
 
 
 @contextlib.contextmanager
-def run_server(model: Path, folder: Path, *arguments: str, **environment: str) -> Iterator[Served]:
+def run_server(
+    model: Path, folder: Path, *arguments: str, program: Sequence[str] = ("-m", "rtmo_deploy"), **environment: str
+) -> Iterator[Served]:
     """Serve a model from a process of its own."""
-    command = [sys.executable, "-m", "rtmo_deploy", "serve", str(model), "--port", "0", "--device", "cpu", *arguments]
+    command = [sys.executable, *program, "serve", str(model), "--port", "0", "--device", "cpu", *arguments]
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             command,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
 import pytest
-from serving import Served, read_answer, run_server, status_of
+from serving import PATIENCE_S, Served, read_answer, run_server, status_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +65,12 @@ def _well(server: Served, images: list[bytes]) -> Iterator[None]:
     assert server.rss() - before < 300 * 2**20
 
 
+def wait_until_well(hasty: Served, image: bytes) -> None:
+    """Nothing is left behind; a good request is late where a machine stands still for the short time limit."""
+    wait_until(lambda: hasty.metric("rtmo_requests_in_flight") == hasty.metric("rtmo_queue_depth") == 0)
+    wait_until(lambda: hasty.post("/predict", image).status_code == 200)
+
+
 HEADS = {
     "length of 5000 digits": b"Content-Length: " + b"9" * 5000,
     "negative length": b"Content-Length: -1",
@@ -110,13 +116,12 @@ def test_bad_paths_and_hosts(server: Served, path: str, host: bytes) -> None:
     assert b"location:" not in answer.lower()
 
 
-def test_length_that_promises_more(server: Served, images: list[bytes]) -> None:
-    start = time.monotonic()
-    answer = server.raw(
+def test_length_that_promises_more(hasty: Served, images: list[bytes]) -> None:
+    answer = hasty.raw(
         b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (len(images[0]) + 5) + images[0]
     )
     assert status_of(answer) == 408
-    assert time.monotonic() - start < 8
+    wait_until_well(hasty, images[0])
 
 
 def test_length_that_promises_less(server: Served, images: list[bytes]) -> None:
@@ -137,14 +142,16 @@ def test_huge_length_is_refused_before_a_byte_is_read(server: Served, length: in
     ("body", "status"),
     [(b"zz\r\n", 400), (b"-1\r\nabc", 400), (b"ffffffffffffffff\r\nabc", 408), (b"5\r\nabc", 408), (b"0\r\n\r\n", 400)],
 )
-def test_bad_chunks(server: Served, body: bytes, status: int) -> None:
-    answer = server.raw(b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+def test_bad_chunks(server: Served, hasty: Served, images: list[bytes], body: bytes, status: int) -> None:
+    asked = hasty if status == 408 else server
+    answer = asked.raw(b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
     assert status_of(answer) == status
+    wait_until_well(asked, images[0])
 
 
 def test_chunks_without_end_are_counted(server: Served) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE_S)
         sock.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         piece = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
         sent = 0
@@ -156,10 +163,11 @@ def test_chunks_without_end_are_counted(server: Served) -> None:
         assert sent < 150 * 2**20
 
 
-def test_silence_and_drip(server: Served, images: list[bytes]) -> None:
-    """Clients that send one byte at a time hold nobody up, and are let go."""
+@contextlib.contextmanager
+def dripping(port: int) -> Iterator[list[socket.socket]]:
+    """Connections of clients that send one byte at a time."""
     starts = (b"", b"POST /predict HT", b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n")
-    socks = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(8 * len(starts))]
+    socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(8 * len(starts))]
     ended = threading.Event()
 
     def drip() -> None:
@@ -170,21 +178,29 @@ def test_silence_and_drip(server: Served, images: list[bytes]) -> None:
 
     for sock, start in zip(socks, starts * 8, strict=True):
         sock.sendall(start)
-    dripping = threading.Thread(target=drip)
-    dripping.start()
+    thread = threading.Thread(target=drip)
+    thread.start()
     try:
-        assert server.post("/predict", images[0]).status_code == 200
-        deadline = time.monotonic() + 15
+        yield socks
+    finally:
+        ended.set()
+        thread.join()
+        for sock in socks:
+            sock.close()
+
+
+def test_silence_and_drip(server: Served, hasty: Served, images: list[bytes]) -> None:
+    """Clients that send one byte at a time hold nobody up, and are let go."""
+    with dripping(hasty.port) as socks:
+        with dripping(server.port):
+            assert server.post("/predict", images[0]).status_code == 200
+        deadline = time.monotonic() + PATIENCE_S
         for sock in socks:
             sock.settimeout(max(0.1, deadline - time.monotonic()))
             answer = read_answer(sock)
             assert status_of(answer) in {0, 400, 408}, answer
         assert time.monotonic() < deadline  # the server has closed them all
-    finally:
-        ended.set()
-        dripping.join()
-        for sock in socks:
-            sock.close()
+    wait_until_well(hasty, images[0])
 
 
 def test_idle_connections(server: Served, images: list[bytes]) -> None:
@@ -198,15 +214,12 @@ def test_idle_connections(server: Served, images: list[bytes]) -> None:
     finally:
         for sock in socks:
             sock.close()
-    deadline = time.monotonic() + 20
-    while status_of(server.raw(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")) != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: status_of(server.raw(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")) == 200)
 
 
 def test_half_closed_client_gets_its_answer(server: Served, images: list[bytes]) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE_S)
         sock.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(images[0]) + images[0])
         sock.shutdown(socket.SHUT_WR)
         answer = read_answer(sock)
@@ -218,7 +231,7 @@ def test_pipelined_requests_are_answered_in_order(server: Served, images: list[b
     one = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(images[0]) + images[0]
     bad = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE_S)
         sock.sendall(one + bad + one)
         data = b""
         while data.count(b"HTTP/1.1 ") < 3:
@@ -346,10 +359,10 @@ FORMS = {
 
 @pytest.mark.parametrize(("kind", "body"), FORMS.values(), ids=FORMS)
 def test_bad_forms(server: Served, kind: str, body: bytes) -> None:
-    start = time.monotonic()
+    before = server.processor_s()
     answer = server.post("/predict", body, headers={"content-type": kind.encode("latin-1")})  # type: ignore[dict-item]
     assert answer.status_code == 400, answer.text
-    assert time.monotonic() - start < 10
+    assert server.processor_s() - before < 10
 
 
 BASE64 = {
@@ -490,7 +503,7 @@ def test_bad_handshakes(server: Served, name: str) -> None:
 
 def test_deflate_is_not_agreed_to(server: Served) -> None:
     head = b"Sec-WebSocket-Extensions: permessage-deflate\r\n" + UPGRADE
-    answer = server.raw(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n", wait_s=1)
+    answer = server.raw(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n")
     assert status_of(answer) == 101
     assert b"permessage-deflate" not in answer
 

@@ -276,20 +276,26 @@ def test_full_queue_and_late_answers(
 
     from rtmo_deploy.serve.service import Service
 
-    gate, run = threading.Event(), Service._run
+    runs, gate, run = threading.Event(), threading.Event(), Service._run
 
     def held(self: Service, key: Any, payloads: Any) -> Any:
+        runs.set()
         assert gate.wait(PATIENCE_S)
         return run(self, key, payloads)
 
     monkeypatch.setattr(Service, "_run", held)
 
     async def ask() -> tuple[list[Any], str]:
-        async with within(queue=3, max_batch=1, timeout_s=0.5) as here:
-            tasks = [asyncio.create_task(here.client.post("/predict", content=images[0])) for _ in range(8)]
-            await asyncio.sleep(1.5)
+        async with within(queue=3, max_batch=1, timeout_s=PATIENCE_S) as here:
+            first = asyncio.create_task(here.client.post("/predict", content=images[0]))
+            while not runs.is_set():
+                await asyncio.sleep(0.01)
+            here.service.batcher.timeout_s = 0.5
+            answers = await asyncio.gather(*[here.client.post("/predict", content=images[0]) for _ in range(7)])
+            assert not first.done()
+            here.service.batcher.timeout_s = PATIENCE_S
             gate.set()
-            answers = await asyncio.gather(*tasks)
+            answers.append(await first)
             answers.append(await here.client.post("/predict", content=images[0]))
             return answers, (await here.client.get("/metrics")).text
 

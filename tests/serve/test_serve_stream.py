@@ -7,14 +7,14 @@ import contextlib
 import json
 import signal
 import threading
-import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
 from golden import golden_model
-from serving import PATIENCE_S, Served, run_server, status_of
+from serving import PATIENCE_S, Served, run_server, status_of, wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -25,11 +25,13 @@ from rtmo_deploy.track import Tracker
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 def opened(served: Served, query: str = "", **more: Any) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{served.port}/stream{query}", max_size=None, compression=None, **more)
+    address = f"ws://127.0.0.1:{served.port}/stream{query}"
+    return connect(address, max_size=None, compression=None, open_timeout=PATIENCE_S, **more)
 
 
 def ask(socket: ClientConnection, frame: bytes | str) -> dict[str, Any]:
@@ -53,33 +55,66 @@ def test_answers_are_those_of_the_library_in_order(server: Served, estimator: RT
         assert answer["people"] == json.loads(json.dumps(people_of(estimator(image, score_thr=0.3))))
 
 
-def test_ids_are_those_of_the_tracker(images: list[bytes], tmp_path: Path) -> None:
-    """The same frames, a twentieth of a second apart, by a model that is sure enough to give ids."""
-    path = tmp_path / "sure.pth"
-    model = golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17), bias=(0, 0))
-    save_checkpoint(path, model, skeleton=COCO_17, input_hw=(256, 256))
+#: A server whose cameras see the time that stands in a file, in seconds.
+CLOCKED = """
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from rtmo_deploy.cli import main
+from rtmo_deploy.serve import stream
+clock = lambda: float(Path({clock!r}).read_text())
+stream.time = SimpleNamespace(monotonic=clock, perf_counter=time.perf_counter)
+main()
+"""
+
+
+@dataclass
+class Clocked:
+    """A server of a model that is sure enough to give ids."""
+
+    served: Served
+    model: Path
+    clock: Path
+
+    def ask(self, socket: ClientConnection, frame: bytes, seconds: float) -> Any:
+        """The people of a frame at this time."""
+        self.clock.write_text(str(seconds))
+        return ask(socket, frame)["people"]
+
+
+@pytest.fixture(scope="module")
+def clocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clocked]:
+    folder = tmp_path_factory.mktemp("clocked")
+    model, clock = folder / "sure.pth", folder / "clock"
+    network = golden_model(NetworkSpec.of(ARCHITECTURES["rtmo-n"], 17), bias=(0, 0))
+    save_checkpoint(model, network, skeleton=COCO_17, input_hw=(256, 256))
+    clock.write_text("0")
+    with run_server(model, folder, program=("-c", CLOCKED.format(clock=str(clock)))) as served:
+        yield Clocked(served, model, clock)
+
+
+def test_ids_are_those_of_the_tracker(clocked: Clocked, images: list[bytes]) -> None:
+    """The same frames, a twentieth of a second apart."""
     sent, tracker, wanted = frames(images[4], 12), Tracker(), []
-    with RTMO(path, device="cpu") as estimator:
+    with RTMO(clocked.model, device="cpu") as estimator:
         for number, frame in enumerate(sent):
             pixels = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
             wanted.append(people_of(tracker.update(estimator(frame), number / 20, pixels)))
-    with run_server(path, tmp_path) as server, opened(server, "?track=1") as socket:
-        answers = []
-        for frame in sent:
-            start = time.monotonic()
-            answers.append(ask(socket, frame)["people"])
-            time.sleep(max(0, 0.05 - (time.monotonic() - start)))
+    clocked.clock.write_text("0")
+    with opened(clocked.served, "?track=1") as socket:
+        answers = [clocked.ask(socket, frame, number / 20) for number, frame in enumerate(sent)]
     ids = [[person.get("track_id") for person in people] for people in answers]
     assert ids == [[person.get("track_id") for person in people] for people in wanted]
     assert len({one for people in ids for one in people if one is not None}) > 2
 
 
-def test_smooth_is_smoother(server: Served, images: list[bytes]) -> None:
-    sent = [images[0]] * 4
-    with opened(server, "?smooth=1") as smooth, opened(server, "?track=1") as plain:
-        for frame in sent:
-            one, other = ask(smooth, frame), ask(plain, frame)
-        assert [person["track_id"] for person in one["people"]] == [person["track_id"] for person in other["people"]]
+def test_smooth_is_smoother(clocked: Clocked, images: list[bytes]) -> None:
+    clocked.clock.write_text("0")
+    with opened(clocked.served, "?smooth=1") as smooth, opened(clocked.served, "?track=1") as plain:
+        for number in range(4):
+            one = clocked.ask(smooth, images[0], number / 20)
+            other = clocked.ask(plain, images[0], number / 20)
+        assert [person["track_id"] for person in one] == [person["track_id"] for person in other]
 
 
 def test_bad_frames_do_not_end_a_stream(server: Served, images: list[bytes]) -> None:
@@ -119,8 +154,9 @@ def test_pings_without_a_reader_take_no_memory(server: Served, images: list[byte
     )
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(handshake)
-        sock.settimeout(3)
+        sock.settimeout(PATIENCE_S)
         assert status_of(sock.recv(1000)) == 101
+        sock.settimeout(3)
         sent = 0
         with contextlib.suppress(TimeoutError):
             for _ in range(400):
@@ -141,9 +177,7 @@ def test_too_many_streams(onnx_n: Path, images: list[bytes], tmp_path: Path) -> 
             assert caught.value.rcvd is not None
             assert caught.value.rcvd.code == 1013
             assert ask(first, images[0])["people"]
-        deadline = time.monotonic() + 10
-        while served.metric("rtmo_streams") and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: served.metric("rtmo_streams") == 0)
         with opened(served) as again:
             assert ask(again, images[0])["people"]
         assert served.metric("rtmo_rejections_total", reason="streams") == 1
@@ -163,15 +197,12 @@ def test_end_of_the_server(onnx_n: Path, images: list[bytes], tmp_path: Path) ->
                     answers.append(json.loads(socket.recv(PATIENCE_S)))
             codes.append(socket.protocol.close_code)
 
-    with run_server(onnx_n, tmp_path) as served:
+    with run_server(onnx_n, tmp_path, "--drain-s", "600") as served:
         threads = [threading.Thread(target=run, args=(served,), kwargs={"busy": number < 3}) for number in range(4)]
         for thread in threads:
             thread.start()
-        while len(answers) < 6:
-            time.sleep(0.05)
-        start = time.monotonic()
+        wait_until(lambda: len(answers) >= 6)
         assert served.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - start < 10
         for thread in threads:
             thread.join()
     assert codes == [1012] * 4

@@ -7,7 +7,6 @@ import lzma
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -212,12 +211,14 @@ def test_killed_and_called_again(onnx_n, annotated, tmp_path):
         [sys.executable, "-c", WAITING, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 4):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > 4):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
     assert not saved.exists()
     command = [sys.executable, "-m", "rtmo_deploy", *words]
     again = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -15,15 +15,16 @@ import cv2
 import numpy as np
 import pytest
 from golden import golden_model
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from rtmo_deploy.measure import structured_images
 from rtmo_deploy.model import NetworkSpec, load_checkpoint, save_checkpoint
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
 
-# The same examples in every run; HYPOTHESIS_PROFILE=search looks for new ones.
-settings.register_profile("steady", derandomize=True)
-settings.register_profile("search")
+# The same examples in every run; HYPOTHESIS_PROFILE=search looks for new ones. No time counts: a machine stands still
+# now and then.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", settings.get_profile("search"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 _CHECKOUT = Path(__file__).resolve().parent.parent

@@ -43,7 +43,10 @@ NOBODY = -9.0
 MARGIN = 1e-5
 # The same scenes on every run: what they compare is arithmetic, and each is a few milliseconds of it.
 SCENES = settings(
-    max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

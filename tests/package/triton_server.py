@@ -29,7 +29,7 @@ class Server(NamedTuple):
 
     def get(self, path: str) -> Any:
         """The JSON that a path answers."""
-        with urllib.request.urlopen(f"http://{self.http}/v2/{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.http}/v2/{path}", timeout=60) as answer:
             return json.load(answer)
 
     def load(self, model: str) -> None:
@@ -44,7 +44,7 @@ class Server(NamedTuple):
     def status(self, path: str) -> int:
         """HTTP status of a path."""
         try:
-            with urllib.request.urlopen(f"http://{self.http}/v2/{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{self.http}/v2/{path}", timeout=60) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code

@@ -22,11 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fuzz"))
 from mutators import mutate
 
 
-def ask(served: Served, image: bytes, seconds: float, told: Counter[Any], times: list[float]) -> None:
-    """One client that asks again as soon as it has an answer; after a 503 it waits a little."""
+def ask(served: Served, image: bytes, seconds: float, least: int, told: Counter[Any], times: list[float]) -> None:
+    """One client that asks again as soon as it has an answer; after a 503 it waits a little.
+
+    It goes on for longer where all have not yet had ``least`` good answers, as on a machine that stood still.
+    """
     end = time.monotonic() + seconds
     with httpx.Client(timeout=PATIENCE_S, verify=False) as client:
-        while time.monotonic() < end:
+        while time.monotonic() < end or (told[200] < least and time.monotonic() < end + PATIENCE_S):
             start = time.monotonic()
             try:
                 status: Any = client.post(f"{served.url}/predict", content=image).status_code
@@ -43,9 +46,11 @@ def under_load(
     served: Served, image: bytes, clients: int, seconds: float
 ) -> tuple[Counter[Any], list[float], list[int]]:
     """Statuses, seconds of the good answers, and the server's memory over time."""
-    told: Counter[Any] = Counter()
+    told: Counter[Any] = Counter({200: 0, 503: 0})
     times: list[float] = []
-    threads = [threading.Thread(target=ask, args=(served, image, seconds, told, times)) for _ in range(clients)]
+    threads = [
+        threading.Thread(target=ask, args=(served, image, seconds, clients + 1, told, times)) for _ in range(clients)
+    ]
     memory = []
     for thread in threads:
         thread.start()

@@ -39,7 +39,7 @@ def chromium(playwright, folder, *, frames=(), flags=(), **how):
     context = playwright.chromium.launch_persistent_context(
         Path(folder) / "profile", executable_path=CHROMIUM, args=given, **how
     )
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     context.add_init_script(
         "window.found = []; document.addEventListener('people', event => window.found.push(event.detail));"
     )

@@ -33,12 +33,12 @@ def test_headers_and_an_end_without_a_traceback(script, interruptible):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         try:
             address = server.stdout.readline().strip()
-            with urlopen(f"{address}runtime.mjs", timeout=30) as answer:
+            with urlopen(f"{address}runtime.mjs", timeout=60) as answer:
                 assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
                 assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
                 assert answer.headers["Content-Type"] == "text/javascript"
             server.send_signal(signal.SIGINT)
-            _, told = server.communicate(timeout=30)
+            _, told = server.communicate(timeout=60)
         finally:
             server.kill()
     assert server.returncode == 0
@@ -49,7 +49,7 @@ def test_a_port_that_cannot_be_had(script):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for port in (str(taken.getsockname()[1]), "web", "70000"):
             command = [sys.executable, str(script), port]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode == 1
             assert "Traceback" not in done.stderr
             assert "python serve.py 8001" in done.stderr

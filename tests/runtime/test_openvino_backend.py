@@ -366,6 +366,8 @@ class Text(str):
 )
 def test_another_precision_than_asked_for_is_found_out(little, monkeypatch, asked, compiled, words):
     monkeypatch.setattr(openvino_backend, "_core", lambda: Core(["FP32", "BF16"], compiled))
+    for limit in openvino_backend.ISA_LIMITS:
+        monkeypatch.delenv(limit, raising=False)
     with pytest.raises(SetupError, match=words):
         load(little, "cpu", 1, asked)
 

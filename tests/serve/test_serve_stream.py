@@ -76,9 +76,15 @@ class Clocked:
     model: Path
     clock: Path
 
+    def set(self, seconds: float) -> None:
+        """Make it this time. The server may read it at any moment: the file is whole at each."""
+        part = self.clock.with_name("part")
+        part.write_text(str(seconds))
+        part.replace(self.clock)
+
     def ask(self, socket: ClientConnection, frame: bytes, seconds: float) -> Any:
         """The people of a frame at this time."""
-        self.clock.write_text(str(seconds))
+        self.set(seconds)
         return ask(socket, frame)["people"]
 
 
@@ -100,7 +106,7 @@ def test_ids_are_those_of_the_tracker(clocked: Clocked, images: list[bytes]) -> 
         for number, frame in enumerate(sent):
             pixels = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
             wanted.append(people_of(tracker.update(estimator(frame), number / 20, pixels)))
-    clocked.clock.write_text("0")
+    clocked.set(0)
     with opened(clocked.served, "?track=1") as socket:
         answers = [clocked.ask(socket, frame, number / 20) for number, frame in enumerate(sent)]
     ids = [[person.get("track_id") for person in people] for people in answers]
@@ -109,7 +115,7 @@ def test_ids_are_those_of_the_tracker(clocked: Clocked, images: list[bytes]) -> 
 
 
 def test_smooth_is_smoother(clocked: Clocked, images: list[bytes]) -> None:
-    clocked.clock.write_text("0")
+    clocked.set(0)
     with opened(clocked.served, "?smooth=1") as smooth, opened(clocked.served, "?track=1") as plain:
         for number in range(4):
             one = clocked.ask(smooth, images[0], number / 20)

@@ -50,7 +50,8 @@ def observed(others, *, steal=0, switches=0, own=1.0, cpu=0.005):
         (observed(2), ""),
         (observed(40), "other processes used 20%"),
         (observed(0, steal=10), "a hypervisor took 5%"),
-        (observed(0, switches=500), "500 involuntary"),
+        (observed(10, switches=500), "500 involuntary"),
+        (observed(2, switches=500), ""),
         (observed(0, cpu=0.003), "waited for a core in 40%"),
     ],
 )

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 BUSY: Final = "not measured: machine busy"
 #: Bounds: share of all cores' time that other processes used; share that a hypervisor gave to others; share of the spin
 #: loop's time in which it waited for a core; 90th percentile of the spin loop's time over its 10th, less one;
-#: involuntary context switches of the contenders, a second of their core time.
+#: involuntary context switches of the contenders, a second of their core time, where others used more than ``SOME``:
+#: with less, a contender's own threads are more than the cores, as OpenCV's beside those of the runtime.
 OTHERS: Final = 0.08
+SOME: Final = 0.03
 STEAL: Final = 0.02
 WAITING: Final = 0.08
 SPREAD: Final = 0.35
@@ -51,12 +53,13 @@ class Interference:
     @property
     def reasons(self) -> list[str]:
         """Why the machine counts as busy, each with its bound; empty if it does not."""
+        alone = self.others is not None and self.others <= SOME
         told = (
             (self.others, OTHERS, "other processes used {:.0%} of the cores (bound {:.0%})"),
             (self.steal, STEAL, "a hypervisor took {:.0%} of the cores' time (bound {:.0%})"),
             (self.waiting, WAITING, "a spin loop waited for a core in {:.0%} of its time (bound {:.0%})"),
             (self.spread, SPREAD, "a spin loop's time varied by {:.0%} (bound {:.0%})"),
-            (self.switches, SWITCHES, "{:.0f} involuntary context switches a second (bound {:.0f})"),
+            (None if alone else self.switches, SWITCHES, "{:.0f} involuntary context switches a second (bound {:.0f})"),
         )
         return [text.format(value, bound) for value, bound, text in told if value is not None and not value <= bound]
 

@@ -271,9 +271,9 @@ class OnnxDecode(_Decode):
 
 def _by_image(rows: Tensor, image: Tensor, images: Tensor, min_rows: int) -> Tensor:
     """``(n, C)`` rows, best first over the batch, of images ``(n, 1)`` to ``(B, N, C)``: best first, zeros below."""
-    member = one_hot(image, images)  # (n, 1, B)
-    place = (members_before(member) * member).sum(dim=2)
-    most = member.sum(dim=0).amax(dim=1)
+    member = one_hot(image, images)  # (B, n, 1)
+    place = (members_before(member) * member).sum(dim=0)
+    most = member.sum(dim=1).amax(dim=0)
     if min_rows:
         most = most.maximum(torch.tensor([min_rows]))
     return scatter_rows(rows, torch.cat([image, place], dim=1), most, images)

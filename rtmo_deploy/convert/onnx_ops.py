@@ -149,16 +149,20 @@ def arange(count: int, *, step: int = 1) -> Tensor:
     return torch.arange(0, count, step).to(torch.float32)
 
 
-@_written_as(lambda g, index, images: g.op("OneHot", index, _sides(g, images, 0), _constant(g, [0, 1]), axis_i=-1))
+@_written_as(lambda g, index, images: g.op("OneHot", index, _sides(g, images, 0), _constant(g, [0, 1]), axis_i=0))
 def one_hot(index: Tensor, images: Tensor) -> Tensor:
-    """``(...)`` image numbers to ``(..., B)`` int64, where B is the batch size of ``images``."""
-    return (index[..., None] == torch.arange(images.shape[0])).to(torch.int64)
+    """``(n, 1)`` image numbers to ``(B, n, 1)`` int64, where B is the batch size of ``images``.
+
+    The new axis is the first: ONNX Runtime before 1.27 divides by the size of the axes before it, and crashes where
+    that is 0.
+    """
+    return (index == torch.arange(images.shape[0])[:, None, None]).to(torch.int64)
 
 
-@_written_as(lambda g, member: g.op("CumSum", member, _constant(g, 0), exclusive_i=1))
+@_written_as(lambda g, member: g.op("CumSum", member, _constant(g, 1), exclusive_i=1))
 def members_before(member: Tensor) -> Tensor:
-    """Exclusive cumulative sum along the first axis."""
-    return member.cumsum(dim=0) - member
+    """Exclusive cumulative sum along the second axis."""
+    return member.cumsum(dim=1) - member
 
 
 def split(x: Tensor, sizes: Sequence[int], *, dim: int) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ removing either takes them away.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from functools import cache
@@ -49,7 +50,7 @@ def is_whole(module: str) -> bool:
 
 
 def require_onnxruntime(purpose: str, extra: str = "cpu") -> None:
-    """Refuse an environment without a whole ONNX Runtime, or with two.
+    """Refuse an environment without an ONNX Runtime that can be imported, or with two.
 
     Args:
         purpose: Begins the sentence: "Running model.onnx".
@@ -57,13 +58,22 @@ def require_onnxruntime(purpose: str, extra: str = "cpu") -> None:
 
     Raises:
         MissingDependencyError: It is not installed.
-        SetupError: Several distributions have overwritten each other, or its files are gone.
+        SetupError: Several distributions have overwritten each other, its files are gone, or it cannot be imported.
     """
     broken = broken_onnxruntime(extra)
     if broken is not None:
         raise broken
     if not is_whole("onnxruntime"):
         raise MissingDependencyError("onnxruntime", purpose=purpose, extra=extra)
+    try:
+        importlib.import_module("onnxruntime")
+    except (ImportError, OSError) as error:  # built for another NumPy, or a system library is missing
+        name, version = next(iter(installed(ONNXRUNTIMES).items()), ("onnxruntime", ""))
+        raise SetupError(
+            f"{name} {version} cannot be imported ({' '.join(str(error).split()) or type(error).__name__}).",
+            remedy="'rtmo-deploy doctor' tells more. Install it anew: "
+            f"pip install --upgrade --force-reinstall --no-deps {name}",
+        ) from error
 
 
 def broken_onnxruntime(extra: str = "cpu") -> SetupError | None:

@@ -37,7 +37,8 @@ def alone(tmp_path, monkeypatch):
     """An environment that has only what is in this folder."""
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     for name in ("onnxruntime", "cv2"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, name, None)  # is put back, or taken out again, after the test
+        del sys.modules[name]
     return tmp_path
 
 
@@ -79,6 +80,17 @@ def test_none(alone):
     with pytest.raises(MissingDependencyError, match="Testing needs the package 'onnxruntime', which is not installed"):
         packages.require_onnxruntime("Testing")
     assert packages.broken_opencv() is None
+
+
+@pytest.mark.parametrize(("why", "told"), [("DLL load\nfailed", "DLL load failed"), ("", "ImportError")])
+def test_one_that_cannot_be_imported(alone, why, told):
+    record(alone, "onnxruntime-gpu", "1.18.0")
+    module(alone, "onnxruntime")
+    (alone / "onnxruntime" / "__init__.py").write_text(f"raise ImportError({why!r})", encoding="utf-8")
+    with pytest.raises(SetupError) as caught:
+        packages.require_onnxruntime("Testing", "gpu")
+    assert caught.value.finding == f"onnxruntime-gpu 1.18.0 cannot be imported ({told})."
+    assert caught.value.remedy.endswith("--no-deps onnxruntime-gpu")
 
 
 def test_a_record_without_content_is_none(alone):

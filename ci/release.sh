@@ -24,8 +24,8 @@ case $INPUT_STRICT in
     *) refuse "The input strict is '$INPUT_STRICT'. Give true or false." ;;
 esac
 case $INPUT_OUTPUT in
-    "" | [~!#]* | *[*?[]* | *$'\n'*)
-        refuse "The input output is '$INPUT_OUTPUT'. Give the path of a folder, without * ? [ and line breaks, and without ~ ! # at its start: cache and artifact read them as patterns."
+    "" | [~!#]* | *[*?[\\]* | *$'\n'* | [[:space:]]* | *[[:space:]])
+        refuse "The input output is '$INPUT_OUTPUT'. Give the path of a folder, without * ? [ \\ and line breaks, without ~ ! # at its start, and without blanks at its ends: cache and artifact would take another folder."
         ;;
 esac
 case $INPUT_CACHE in

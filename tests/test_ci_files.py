@@ -390,6 +390,9 @@ def test_action_wrong_inputs(runner: Runner) -> None:
         ({"recipe": "release.yaml", "output": "~/release"}, "The input output is '~/release'."),
         ({"recipe": "release.yaml", "output": "dist/[1]"}, "The input output is 'dist/[1]'."),
         ({"recipe": "release.yaml", "output": "dist\n/etc"}, "The input output is 'dist%0A/etc'."),
+        ({"recipe": "release.yaml", "output": "dist "}, "The input output is 'dist '."),
+        ({"recipe": "release.yaml", "output": " dist"}, "The input output is ' dist'."),
+        ({"recipe": "release.yaml", "output": "dist\\a"}, "The input output is 'dist\\a'."),
     ):
         runner.used.clear()
         runner.said = ""

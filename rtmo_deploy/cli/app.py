@@ -98,11 +98,14 @@ class _ErrorsToExitCodes(TyperGroup):
         try:
             return super().parse_args(ctx, join_sizes(args))
         except (OSError, RuntimeError) as error:  # no home folder, or one that cannot be written to
-            if "--install-completion" not in args:
+            code = getattr(error, "exit_code", None)  # of Typer: 0 after help, 1 where it knows no such shell
+            if "--install-completion" not in args or code == 0:
                 raise
+            why = str(getattr(error, "strerror", None) or error).rstrip(".")
             reason = SetupError(
-                f"Completion cannot be installed: {str(getattr(error, 'strerror', None) or error).rstrip('.')}.",
-                remedy="Set HOME to a folder of yours, or print it: _RTMO_DEPLOY_COMPLETE=source_bash rtmo-deploy",
+                f"Completion cannot be installed: {'the shell is not supported' if code else why}.",
+                remedy=f"{'Call it from bash, zsh or fish' if code else 'Set HOME to a folder of yours'}, or print it: "
+                "_RTMO_DEPLOY_COMPLETE=source_bash rtmo-deploy",
                 where=getattr(error, "filename", None),
             )
             raise _told(reason) from None

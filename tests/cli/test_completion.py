@@ -119,6 +119,17 @@ def test_a_home_that_cannot_be_written_to(home, program, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_shell_that_is_not_supported(program, tmp_path):
+    env = {**program, "HOME": str(tmp_path)}
+    command = ["sh", "-c", "rtmo-deploy --install-completion; exit $?"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 5
+    assert "the shell is not supported. Call it from bash, zsh or fish, or print it: " in done.stderr
+    command[-1] = "rtmo-deploy --help --install-completion; exit $?"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_list_of_commands_imports_none_of_them(program):
     code = "import sys; sys.argv[0] = 'rtmo-deploy'; from rtmo_deploy.cli import main\n"
     code += "try: main()\nfinally: print(*sys.modules, file=sys.stderr)"

@@ -278,7 +278,10 @@ def failure_of(error: Exception, connect_s: float = 10.0, read_s: float = 10.0) 
         return "the name of the host is not known, or there is no network"
     reasons: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
         ((known.SSLError, lower.SSLError), "no TLS connection could be made; the server may speak http"),
-        ((known.ProxyError, known.InvalidProxyURL), "the proxy could not be used"),
+        (
+            (known.ProxyError, known.InvalidProxyURL, lower.ProxySchemeUnknown),
+            "the proxy could not be used; HTTP_PROXY and HTTPS_PROXY name it, and NO_PROXY the hosts without one",
+        ),
         ((known.ConnectTimeout,), f"no connection was made within {connect_s:.0f} s"),
         ((known.ReadTimeout, lower.ReadTimeoutError), f"nothing came for {read_s:.0f} s"),
         ((known.ChunkedEncodingError, lower.ProtocolError), "the connection was cut"),

@@ -320,6 +320,8 @@ def test_a_query_chooses_the_model(web):
     [
         ("http://nothing.invalid/m.onnx", {}, "name of the host is not known"),
         ("http://nothing.invalid/m.onnx", {"http_proxy": "socks5://127.0.0.1:9"}, "needs the package PySocks"),
+        ("http://nothing.invalid/m.onnx", {"http_proxy": "http://127.0.0.1:9"}, "HTTP_PROXY and HTTPS_PROXY name it"),
+        ("http://nothing.invalid/m.onnx", {"http_proxy": "other://proxy"}, "HTTP_PROXY and HTTPS_PROXY name it"),
         ("https{}/m.onnx", {}, "no TLS connection could be made"),
     ],
 )

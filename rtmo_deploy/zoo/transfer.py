@@ -261,6 +261,9 @@ def _retry_after(answer: requests.Response) -> float | None:
     return max(0.0, (when - dt.datetime.now(dt.UTC)).total_seconds())
 
 
+_PROXY = "the proxy could not be used; HTTP_PROXY and HTTPS_PROXY name it, and NO_PROXY the hosts without one"
+
+
 def failure_of(error: Exception, connect_s: float = 10.0, read_s: float = 10.0) -> str:
     """What a failed request comes down to. The exception's own text is long and may hold a password."""
     import requests
@@ -274,14 +277,13 @@ def failure_of(error: Exception, connect_s: float = 10.0, read_s: float = 10.0) 
         )
     if "SOCKS" in cause:
         return "the proxy is a SOCKS proxy, which needs the package PySocks"
+    if isinstance(error, known.InvalidURL) and cause.startswith("Proxy URL"):
+        return _PROXY
     if isinstance(error, known.ConnectionError) and "Failed to resolve" in cause:
         return "the name of the host is not known, or there is no network"
     reasons: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
         ((known.SSLError, lower.SSLError), "no TLS connection could be made; the server may speak http"),
-        (
-            (known.ProxyError, known.InvalidProxyURL, lower.ProxySchemeUnknown),
-            "the proxy could not be used; HTTP_PROXY and HTTPS_PROXY name it, and NO_PROXY the hosts without one",
-        ),
+        ((known.ProxyError, known.InvalidProxyURL), _PROXY),
         ((known.ConnectTimeout,), f"no connection was made within {connect_s:.0f} s"),
         ((known.ReadTimeout, lower.ReadTimeoutError), f"nothing came for {read_s:.0f} s"),
         ((known.ChunkedEncodingError, lower.ProtocolError), "the connection was cut"),

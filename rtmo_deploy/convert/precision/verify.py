@@ -66,6 +66,7 @@ _BOUNDS: Final = {
 }
 #: Prefix of the outputs that tell magnitudes.
 PEAK = "peak of "
+_FLAT, _ZERO = "peaks.flat", "peaks.zero"
 #: Operators that move values and round none; what they are given is rounded already.
 _MOVES = frozenset(
     {"Expand", "Flatten", "Identity", "Pad", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze"}
@@ -85,6 +86,11 @@ def emulated(model: onnx.ModelProto, cast_type: CastType, *, peaks: bool = True)
         if tensor.data_type == cast_type.onnx:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
     nodes: list[onnx.NodeProto] = []
+    if peaks:
+        nodes = [
+            onnx.helper.make_node("Constant", [], [_FLAT], name=_FLAT, value_ints=[-1]),
+            onnx.helper.make_node("Constant", [], [_ZERO], name=_ZERO, value_floats=[0.0]),
+        ]
     for node in graph.node:
         nodes.append(node)
         if node.op_type == "Cast" and attribute(node, "to") == cast_type.onnx:
@@ -111,9 +117,13 @@ def _rounding(
     ]
     if peaks:
         magnitude, peak = f"{name}.magnitude", f"{PEAK}{node.name}" + (f" output {place}" if place else "")
+        flat, filled = f"{name}.flat", f"{name}.filled"
+        # A 0 is added, since older ONNX Runtimes refuse the maximum of nothing: where nobody was found.
         nodes += [
             onnx.helper.make_node("Abs", [exact], [magnitude], name=f"{node.name}.{place}.abs"),
-            onnx.helper.make_node("ReduceMax", [magnitude], [peak], name=f"{node.name}.{place}.max", keepdims=0),
+            onnx.helper.make_node("Reshape", [magnitude, _FLAT], [flat], name=f"{node.name}.{place}.flat"),
+            onnx.helper.make_node("Concat", [flat, _ZERO], [filled], name=f"{node.name}.{place}.fill", axis=0),
+            onnx.helper.make_node("ReduceMax", [filled], [peak], name=f"{node.name}.{place}.max", keepdims=0),
         ]
         graph.output.append(onnx.helper.make_tensor_value_info(peak, TensorProto.FLOAT, []))
     return nodes

@@ -46,18 +46,15 @@ class SourceFolder:
 
 def rendered(package: str, values: Mapping[str, Any]) -> dict[str, bytes]:
     """The files in ``sources`` of a package by name; names in ``.j2`` are templates, filled with ``values``."""
-    import jinja2
+    from rtmo_deploy.report.template import environment
 
-    environment = jinja2.Environment(  # noqa: S701 - no HTML
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
     found = {}
     for source in files(package).joinpath("sources").iterdir():
         if not source.is_file():
             continue
         content = source.read_bytes()
         if source.name.endswith(_TEMPLATE):
-            content = environment.from_string(content.decode()).render(**values).encode()
+            content = environment().from_string(content.decode()).render(**values).encode()
         found[source.name.removesuffix(_TEMPLATE)] = content
     return found
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import re
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
+from rtmo_deploy.report.template import environment
+
+if TYPE_CHECKING:
+    import jinja2
 
 #: Characters that XML 1.0 does not have, not even escaped.
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -30,17 +33,10 @@ def render(template: str, **values: Any) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rtmo_deploy.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    environment.filters["number"] = number
-    return environment
+    made = environment("rtmo_deploy.report", autoescape=True)
+    made.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    made.filters["number"] = number
+    return made
 
 
 def number(value: Any, form: str = ".4g") -> str:

@@ -10,11 +10,14 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import jinja2
 from markupsafe import Markup
+
+from rtmo_deploy.report.template import environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import jinja2
 
 _ASSETS: Final = files("rtmo_deploy.web") / "assets"
 #: Scripts of each page, in their order, and the sentence below its title.
@@ -88,7 +91,4 @@ def _hashes(pattern: str, html: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(asset("page.html"))
+    return environment(autoescape=True).from_string(asset("page.html").removesuffix("\n"))

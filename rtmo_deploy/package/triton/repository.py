@@ -172,16 +172,9 @@ def _put(path: Path, text: str) -> None:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    import jinja2
+    from rtmo_deploy.report.template import environment
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rtmo_deploy.package.triton"),
-        autoescape=False,  # noqa: S701 - no markup
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["quoted"] = json.dumps  # as text format of protobuf, too, writes a string
-    environment.filters["line"] = lambda text: " ".join(str(text).split())
-    return environment
+    made = environment("rtmo_deploy.package.triton")
+    made.filters["quoted"] = json.dumps  # as text format of protobuf, too, writes a string
+    made.filters["line"] = lambda text: " ".join(str(text).split())
+    return made

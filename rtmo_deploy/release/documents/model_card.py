@@ -6,7 +6,6 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-import jinja2
 import yaml
 
 from rtmo_deploy._version import __version__
@@ -25,10 +24,13 @@ from rtmo_deploy.release.documents.facts import (
 from rtmo_deploy.release.gates import case_of
 from rtmo_deploy.report.html import number
 from rtmo_deploy.report.table import Table, markdown_text
+from rtmo_deploy.report.template import environment
 from rtmo_deploy.zoo.records import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import jinja2
 
     from rtmo_deploy.release.documents.facts import Accuracy, Model
     from rtmo_deploy.release.record import Release, ReleaseFile, StepRecord
@@ -81,16 +83,12 @@ def model_card(release: Release, files: Sequence[ReleaseFile]) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(  # noqa: S701 - Markdown: finalize escapes
-        loader=jinja2.PackageLoader("rtmo_deploy.release.documents"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, _Markdown) else markdown_text(clean(str(value))),
-    )
-    environment.filters["safe"] = _Markdown
-    return environment.get_template("MODEL_CARD.md.j2")
+    def escaped(value: object) -> str:
+        return value if isinstance(value, _Markdown) else markdown_text(clean(str(value)))
+
+    made = environment("rtmo_deploy.release.documents", finalize=escaped)
+    made.filters["safe"] = _Markdown
+    return made.get_template("MODEL_CARD.md.j2")
 
 
 def _front_matter(release: Release, models: Sequence[Model]) -> dict[str, Any]:

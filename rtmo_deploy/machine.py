@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rtmo_deploy.files import human_size
 from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
@@ -199,6 +200,18 @@ def first_pairs(file: Path) -> dict[str, str]:
     """``name: value`` lines of the first paragraph."""
     lines = (_read(file) or "").split("\n\n")[0].splitlines()
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def module_version(file: Path) -> str | None:
+    """``NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun May ...`` -> ``580.65.06``."""
+    words = first_pairs(file).get("NVRM version", "").split()
+    return next((word for word in words if word[:1].isdigit() and "." in word), None)
+
+
+def described_cpu(name: str, cores: int | None, cores_total: int | None, memory: int | None) -> str:
+    """``AMD EPYC 7B13, 2 of 8 cores, 31.4 GiB of memory``; the memory is in bytes."""
+    text = f"{name}, {cores} of {cores_total} cores" if cores != cores_total else f"{name}, {cores} cores"
+    return f"{text}, {human_size(memory)} of memory" if memory else text
 
 
 def _read(path: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ from packaging.utils import canonicalize_name
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.doctor.requirements import EXTRAS, requirements, shortfall
-from rtmo_deploy.files import human_size
-from rtmo_deploy.machine import first_pairs, read_cpu, read_gpus, usable_cores
+from rtmo_deploy.machine import described_cpu, first_pairs, module_version, read_machine
 from rtmo_deploy.packages import ONNXRUNTIMES, OPENCVS, installed
 from rtmo_deploy.plain import plain
 
@@ -60,13 +58,11 @@ class About:
 
     def lines(self) -> list[str]:
         """For people; the first is the package's name and version alone."""
-        cores = f"{self.cores} of {self.cores_total} cores" if self.cores != self.cores_total else f"{self.cores} cores"
-        memory = f", {human_size(self.memory)} of memory" if self.memory else ""
         driver = f"driver {self.gpu_driver}" if self.gpu_driver else "no NVIDIA driver found"
         rows = {
             "Python": self.python,
             "system": f"{self.os}, {self.kernel} {self.machine}",
-            "CPU": f"{self.cpu}, {cores}{memory}",
+            "CPU": described_cpu(self.cpu, self.cores, self.cores_total, self.memory),
             "GPU": ", ".join([*self.gpus, driver]),
             "packages": ", ".join(f"{name} {version}" for name, version in self.packages.items()),
             "extras": ", ".join(self.extras) or "none",
@@ -76,23 +72,21 @@ class About:
 
 def read_about(root: Path = Path("/")) -> About:
     """Read this machine; ``proc`` is in ``root``."""
-    cpu, _ = read_cpu(root)
-    memory = first_pairs(root / "proc/meminfo").get("MemTotal", "").partition(" ")[0]  # KiB
+    machine = read_machine(root)
     wanted = {canonicalize_name(one.name) for extra in EXTRAS for one in requirements(extra)}
     versions = installed((*_TOLD, *sorted(wanted.difference(_TOLD))))
-    gpus = read_gpus()
     return About(
         version=__version__,
         python=f"{platform.python_version()} ({platform.python_implementation()})",
         os=_system(),
         kernel=f"{platform.system()} {platform.release()}",
         machine=platform.machine(),
-        cpu=cpu,
-        cores=usable_cores(),
-        cores_total=os.cpu_count() or 1,
-        memory=int(memory) * 1024 if memory.isdecimal() else None,
-        gpus=tuple(gpu.name for gpu in gpus) or _gpus_of(root / "proc/driver/nvidia/gpus"),
-        gpu_driver=(gpus[0].driver if gpus else None) or _driver_of(root / "proc/driver/nvidia/version"),
+        cpu=machine.cpu,
+        cores=machine.cores,
+        cores_total=machine.cores_total,
+        memory=machine.memory,
+        gpus=machine.gpus or _gpus_of(root / "proc/driver/nvidia/gpus"),
+        gpu_driver=machine.gpu_driver or module_version(root / "proc/driver/nvidia/version"),
         packages={name: versions[name] for name in _TOLD if name in versions},
         extras=tuple(extra for extra in EXTRAS if extra not in _UNTOLD and _is_complete(extra, versions)),
     )
@@ -118,9 +112,3 @@ def _gpus_of(folder: Path) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(name for name in found if name)
-
-
-def _driver_of(file: Path) -> str | None:
-    """``NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 ...`` -> ``550.54.14``."""
-    words = first_pairs(file).get("NVRM version", "").split()
-    return next((word for word in words if word[:1].isdigit() and "." in word), None)

@@ -146,12 +146,14 @@ def _packages(tell: Tell) -> None:
 def _driver(tell: Tell) -> None:
     import ctypes
 
+    from rtmo_deploy.machine import module_version
+
     tell(card=_nvidia_card(Path("/sys/bus/pci/devices")))
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return
-    tell(there=True, version=_module_version(Path("/proc/driver/nvidia/version")))
+    tell(there=True, version=module_version(Path("/proc/driver/nvidia/version")))
     number = ctypes.c_int()
     if not cuda.cuDriverGetVersion(ctypes.byref(number)):
         tell(cuda=[number.value // 1000, number.value % 1000 // 10])
@@ -214,15 +216,6 @@ def _nvidia_card(devices: Path) -> bool | None:
             if vendor == "0x10de" and kind.startswith("0x03"):
                 return True
     return False
-
-
-def _module_version(file: Path) -> str | None:
-    """``NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  ...`` -> ``580.65.06``."""
-    try:
-        words = file.read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        return None
-    return next((word for word in words if word[:1].isdigit() and word.replace(".", "").isdigit()), None)
 
 
 def _machine(tell: Tell) -> None:

@@ -19,6 +19,7 @@ from rtmo_deploy.doctor.requirements import (
     shortfall,
 )
 from rtmo_deploy.files import human_size
+from rtmo_deploy.machine import described_cpu
 from rtmo_deploy.packages import ONNXRUNTIMES
 
 if TYPE_CHECKING:
@@ -332,8 +333,7 @@ def _processor(facts: Facts) -> Told:
     cpu = facts.cpu
     if cpu.trouble is not None and cpu.cores is None:
         return _troubled(cpu.trouble, "Nothing else depends on it; bench would not know the machine.")
-    cores = f"{cpu.cores} of {cpu.cores_total} cores" if cpu.cores != cpu.cores_total else f"{cpu.cores} cores"
-    text = f"{cpu.name}, {cores}{f', {human_size(cpu.memory)} of memory' if cpu.memory else ''}."
+    text = f"{described_cpu(cpu.name, cpu.cores, cpu.cores_total, cpu.memory)}."
     if cpu.quota is not None and cpu.cores is not None and cpu.quota < cpu.cores:
         finding = f"{text} A container's limit gives it the time of {cpu.quota:g}: more threads than that stall."
         return WARNING, finding, f"Use --threads {max(1, int(cpu.quota))}."

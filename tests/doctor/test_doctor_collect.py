@@ -20,9 +20,10 @@ import rtmo_deploy
 from rtmo_deploy.doctor import collect as collect_facts
 from rtmo_deploy.doctor import judge
 from rtmo_deploy.doctor.collecting import _reason
-from rtmo_deploy.doctor.probes import PROBES, TINY_NETWORK, _module_version, _nvidia_card, _quota
+from rtmo_deploy.doctor.probes import PROBES, TINY_NETWORK, _nvidia_card, _quota
 from rtmo_deploy.doctor.requirements import EXTRAS, TESTED_PYTHON, bounds_of, install_line, requirements
 from rtmo_deploy.doctor.rules import KERNEL_BEGINS, KERNEL_CUDA
+from rtmo_deploy.machine import module_version
 from rtmo_deploy.runtime.plugins.kernel import kernel_record
 
 PACKAGE = Path(rtmo_deploy.__file__).parent
@@ -311,11 +312,11 @@ def test_graphics_cards(tmp_path):
 
 def test_the_version_of_the_kernel_module(tmp_path):
     file = tmp_path / "version"
-    assert _module_version(file) is None
+    assert module_version(file) is None
     file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\nGCC 13")
-    assert _module_version(file) == "535.183.01"
+    assert module_version(file) == "535.183.01"
     file.write_text("nonsense")
-    assert _module_version(file) is None
+    assert module_version(file) is None
 
 
 def test_the_limit_of_a_container(tmp_path):

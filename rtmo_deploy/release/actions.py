@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
-from rtmo_deploy.address import is_file_address
+from rtmo_deploy.address import is_address, is_file_address, is_remote
 from rtmo_deploy.errors import RtmoDeployError, UsageError
 from rtmo_deploy.packages import installed
 from rtmo_deploy.release import make
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from rtmo_deploy.measure.bench.statistics import Ratio
     from rtmo_deploy.release.graph import Step
     from rtmo_deploy.release.record import Job, Outcome
 
@@ -78,7 +79,6 @@ class Actions:
         name = step.options.get("source") if step.action == "source" else None
         if name is None:
             return step.files
-        from rtmo_deploy.address import is_address, is_remote
         from rtmo_deploy.file_kind import CHECKPOINT
         from rtmo_deploy.files import human_size
         from rtmo_deploy.progress import Count
@@ -125,14 +125,11 @@ class Actions:
         """This machine; ``fingerprint`` is the same for machines whose times can be compared."""
         return _machine()
 
-    def ratio(
-        self, times: Sequence[float], others: Sequence[float], *, paired: bool
-    ) -> tuple[float, float | None, float | None]:
-        """How many times as long, and the ends of the 95 % interval; ``paired`` where both took turns."""
+    def ratio(self, times: Sequence[float], others: Sequence[float], *, paired: bool) -> Ratio:
+        """How many times as long, with the 95 % interval; ``paired`` where both took turns."""
         from rtmo_deploy.measure.bench.statistics import independent_ratio, paired_ratio
 
-        found = (paired_ratio if paired else independent_ratio)(times, others)
-        return found.value, found.low, found.high
+        return (paired_ratio if paired else independent_ratio)(times, others)
 
 
 @lru_cache(maxsize=1)

@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from rtmo_deploy.measure.bench.statistics import Ratio
     from rtmo_deploy.release.actions import Actions
     from rtmo_deploy.release.recipe import AccuracyGate, LatencyGate, LatencySection, ReleaseRecipe
     from rtmo_deploy.release.record import StepRecord
 
-#: A ratio and the ends of its interval.
-Ratio = tuple[float, float | None, float | None]
 #: The step that judges the source.
 SOURCE_AP = f"accuracy:{SOURCE}"
 MAX_BASELINE = 64 << 20
@@ -195,14 +194,17 @@ def _ratio(
     ratios = []
     for case, entry, other in pairs:
         ratio = actions.ratio(entry["rounds_ms"], other["rounds_ms"], paired=gate.against is not None)
-        ratios.append((_widened(ratio, entry, other), case))
-    (value, low, high), case = max(ratios, key=lambda ratio: _certain(ratio[0]))
-    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+        # Other work, though little, may explain as much.
+        lost = max(float(one["interference"]["lost"]) for one in (entry, other))
+        ratios.append((ratio.widened(lost), case))
+    ratio, case = max(ratios, key=lambda one: _certain(one[0]))
+    value = ratio.value
+    interval = "" if ratio.low is None or ratio.high is None else f" ({ratio.low:.3f} to {ratio.high:.3f})"
     blank = replace(blank, measured=f"{value:.3f}{interval}, {case}")
     assert gate.max_ratio is not None
     if math.isnan(value):
         return replace(blank, status=GateStatus.FAILED, message="not a number")
-    if not _certain((value, low, high)) <= gate.max_ratio:
+    if not _certain(ratio) <= gate.max_ratio:
         why = "the whole interval is above the bound"
         return replace(blank, status=GateStatus.FAILED, value=value, message=why)
     note = "" if value <= gate.max_ratio else "the value is above the bound, the interval reaches below it"
@@ -210,15 +212,8 @@ def _ratio(
 
 
 def _certain(ratio: Ratio) -> float:
-    lowest = ratio[0] if ratio[1] is None else ratio[1]
+    lowest = ratio.value if ratio.low is None else ratio.low
     return math.inf if math.isnan(lowest) else lowest
-
-
-def _widened(ratio: Ratio, *pair: Mapping[str, Any]) -> Ratio:
-    """An interval that also covers what little other work there was."""
-    value, low, high = ratio
-    lost = max(float(entry["interference"]["lost"]) for entry in pair)
-    return value, None if low is None else low * (1 - lost), None if high is None else high / (1 - lost)
 
 
 def _busy(blank: GateResult, entries: Sequence[Mapping[str, Any]]) -> GateResult | None:

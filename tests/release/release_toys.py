@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from rtmo_deploy.errors import MissingDependencyError, ModelError, SetupError
+from rtmo_deploy.measure.bench.statistics import Ratio
 from rtmo_deploy.release.pipeline import run_release
 from rtmo_deploy.release.record import NotHereError, Outcome
 
@@ -122,7 +123,7 @@ class ToyActions:
 
     def ratio(self, times, others, *, paired):
         value = math.exp(sum(map(math.log, times)) / len(times) - sum(map(math.log, others)) / len(others))
-        return value, value * 0.95, value * 1.05
+        return Ratio(value, value * 0.95, value * 1.05)
 
     def run(self, step, job):
         self.ran.append(step.name)

@@ -117,9 +117,9 @@ def test_without_torch_there_is_no_gpu(monkeypatch):
 
 
 def test_ratios():
-    value, low, high = Actions().ratio([2.0, 2.2, 2.1], [1.0, 1.1, 1.05], paired=True)
-    assert value == pytest.approx(2.0)
-    assert low <= value <= high
+    ratio = Actions().ratio([2.0, 2.2, 2.1], [1.0, 1.1, 1.05], paired=True)
+    assert ratio.value == pytest.approx(2.0)
+    assert ratio.low <= ratio.value <= ratio.high
 
 
 REFUSED = {

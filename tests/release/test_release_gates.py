@@ -8,6 +8,7 @@ import os
 import pytest
 from release_toys import RECIPE, ToyActions, make
 
+from rtmo_deploy.measure.bench.statistics import Ratio
 from rtmo_deploy.release.gates import _baseline
 
 NAN = float("nan")
@@ -179,7 +180,7 @@ def test_a_busy_machine_passes_no_gate(tmp_path, bound):
 def test_latency(tmp_path, gate, slow, status, note):
     if slow != slow:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ToyActions, "ratio", lambda *_, **__: (NAN, None, None))
+            patch.setattr(ToyActions, "ratio", lambda *_, **__: Ratio(NAN, None, None))
             found, _ = only(tmp_path, LATENCY + gate + "\n")
     else:
         found, _ = only(tmp_path, LATENCY + gate + "\n", slow=slow)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import ArtifactError, GateFailedError
 from rtmo_deploy.file_kind import described
-from rtmo_deploy.files import UnreadableError, is_inside, read_bounded, sha256_of
+from rtmo_deploy.files import UnreadableError, is_inside, read_bounded, reading, sha256_of
 from rtmo_deploy.plain import read_json, shorten
 from rtmo_deploy.release.signature import SIGNATURE, Signature, SignatureStatus, check_signature, trusted_signer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import NoReturn
+
+    from rtmo_deploy.release.signature import Trusted
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
@@ -59,16 +61,13 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
         ArtifactError: It is not there, is damaged, or is of a newer release.
     """
     path = folder / name
-    try:
-        data = read_json(path, max_bytes=MAX_BYTES)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _no_manifest(folder, name) from error
-    except UnreadableError as error:
-        raise _damaged(path, str(error)) from error
-    except OSError as error:
-        raise ArtifactError(
-            f"It cannot be read: {error.strerror or error}.", remedy="Check who may read it.", where=path
-        ) from error
+    with reading(path, remedy="Check who may read it."):
+        try:
+            data = read_json(path, max_bytes=MAX_BYTES)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _no_manifest(folder, name) from error
+        except UnreadableError as error:
+            raise _damaged(path, str(error)) from error
     if not isinstance(data, dict) or type(data.get("schema_version")) is not int:
         raise _damaged(path, "it has no schema version")
     if data["schema_version"] > SCHEMA_VERSION:
@@ -203,7 +202,11 @@ def verify_release(
         MissingDependencyError: A package is not installed.
     """
     folder = Path(directory)
-    trusted = trusted_signer(key, identity, issuer, folder=folder)
+    return verified(folder, trusted_signer(key, identity, issuer, folder=folder))[0]
+
+
+def verified(folder: Path, trusted: Trusted | None = None) -> tuple[Verification, dict[str, Any]]:
+    """What :func:`verify_release` finds, and the manifest: empty if it is damaged, and the signature tells so."""
     if os.path.lexists(folder / UNFINISHED):
         raise _no_manifest(folder)
     signature, signed = check_signature(folder, trusted)
@@ -234,7 +237,7 @@ def verify_release(
                 signature = replace(signature, finding=CONSISTENT)
             differences, expected = against_signed, signed
     swapped = _swapped(differences["changed"], expected, found)
-    return Verification(
+    verification = Verification(
         folder,
         manifest.get("name"),
         manifest.get("verdict"),
@@ -247,6 +250,7 @@ def verify_release(
         tuple(sorted(name for name in WORKING if os.path.lexists(folder / name))),
         signature,
     )
+    return verification, manifest
 
 
 def _present(folder: Path) -> set[str]:

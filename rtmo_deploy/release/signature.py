@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import UnreadableError, is_inside, read_bounded
+from rtmo_deploy.errors import SetupError, UsageError
+from rtmo_deploy.files import UnreadableError, is_inside, read_bounded, reading
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.release.keys import fingerprint, hash_of, missing, read_public_key
 from rtmo_deploy.zoo.cache import OFFLINE_VARIABLE, is_offline
@@ -109,19 +109,16 @@ def check_signature(folder: Path, trusted: Trusted | None) -> tuple[Signature, d
         return Signature(SignatureStatus.NOT_CHECKED if there else SignatureStatus.NONE), None
     if not there:
         return Signature(SignatureStatus.MISSING, finding="it is not signed"), None
-    try:
-        data, bundle = _read(path)
-        if trusted.key is not None:
-            payload, signer, note = *_payload_by_key(bundle, trusted.key), None
-        else:
-            payload, signer, note = _payload_by_identity(data, bundle, trusted)
-        return Signature(SignatureStatus.VALID, signer, note), signed_files(payload)
-    except InvalidError as error:
-        return Signature(SignatureStatus.INVALID, finding=str(error)), None
-    except OSError as error:
-        raise ArtifactError(
-            f"It cannot be read: {error.strerror or error}.", remedy="Check who may read it.", where=path
-        ) from error
+    with reading(path, remedy="Check who may read it."):
+        try:
+            data, bundle = _read(path)
+            if trusted.key is not None:
+                payload, signer, note = *_payload_by_key(bundle, trusted.key), None
+            else:
+                payload, signer, note = _payload_by_identity(data, bundle, trusted)
+            return Signature(SignatureStatus.VALID, signer, note), signed_files(payload)
+        except InvalidError as error:
+            return Signature(SignatureStatus.INVALID, finding=str(error)), None
 
 
 def _read(path: Path) -> tuple[bytes, Any]:

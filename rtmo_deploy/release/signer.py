@@ -63,12 +63,11 @@ class Signer:
         return None if self.key is None else fingerprint(self.key)
 
     def _write(self, config: Config, folder: Path, target: Path) -> None:
-        if self.key is not None:
-            config.sign(folder, target)
-            return
         try:
             config.sign(folder, target)
         except Exception as error:  # what Sigstore's parts raise has no base in common
+            if self.key is not None:
+                raise
             raise _unsigned(error) from error
 
 

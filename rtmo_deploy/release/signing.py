@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import GateFailedError
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.release.integrity import MANIFEST, PART_OF_SIGNATURE, SUMS, WORKING, read_manifest, verify_release
+from rtmo_deploy.release.integrity import MANIFEST, PART_OF_SIGNATURE, SUMS, WORKING, read_manifest, verified
 from rtmo_deploy.release.lock import LOCK_NAME, locked
 from rtmo_deploy.release.signature import SIGNATURE
 from rtmo_deploy.release.signer import open_signer
@@ -57,9 +57,8 @@ def sign_release(
     with locked(folder) if (folder / LOCK_NAME).exists() else nullcontext():
         for left in folder.glob(PART_OF_SIGNATURE):
             left.unlink(missing_ok=True)
-        found = verify_release(folder)
+        found, manifest = verified(folder)
         found.require_ok()
-        manifest = read_manifest(folder)
         if manifest["verdict"] == "failed":
             raise GateFailedError(
                 "A release that failed is not signed.", remedy="Its report says what did not pass.", where=folder

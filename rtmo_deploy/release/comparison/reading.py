@@ -14,7 +14,7 @@ from rtmo_deploy.files import human_size, read_bounded, reading
 from rtmo_deploy.measure.bench.baseline import SAME_OPTIONS
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.release.gates import case_of, known_entry
-from rtmo_deploy.release.integrity import MANIFEST, SHOWN, read_manifest, require_folder, verify_release
+from rtmo_deploy.release.integrity import MANIFEST, SHOWN, require_folder, verified
 from rtmo_deploy.release.record import GOOD
 from rtmo_deploy.release.signature import SignatureStatus
 
@@ -130,7 +130,7 @@ def read_release(path: str | os.PathLike[str]) -> ReadRelease:
     """
     folder = Path(path)
     require_folder(folder, "a release is a folder")
-    manifest, found = read_manifest(folder), verify_release(folder)
+    found, manifest = verified(folder)
     remedy = "Get it again, or run the recipe again."
     wrong = {kind: names for kind, names in found.differences.items() if kind != "extra"}
     if wrong:
@@ -146,7 +146,11 @@ def read_release(path: str | os.PathLike[str]) -> ReadRelease:
 
 def clean(text: object) -> str:
     """A text on one line, without control characters."""
-    return "".join(letter if letter.isprintable() else "�" for letter in " ".join(str(text).split()))
+    return _printable(" ".join(str(text).split()))
+
+
+def _printable(line: str) -> str:
+    return "".join(letter if letter.isprintable() else "�" for letter in line)
 
 
 def _read(folder: Path, manifest: Mapping[str, Any], found: Verification) -> ReadRelease:
@@ -277,10 +281,8 @@ def _parity(steps: list[_Step]) -> Iterator[tuple[tuple[str, str, int], Measured
             continue
         facts, count = step.facts, step.options.get("synthetic")
         source = clean(facts["source"])
-        folder = step.options.get("synthetic") is None
-        known_by = {f"key {step.key}"}
-        if not folder or "images_sha256" in facts:
-            known_by.add(json.dumps([count, facts["images_sha256"] if folder else source]))
+        images = facts.get("images_sha256") if count is None else source
+        known_by = {f"key {step.key}", *([json.dumps([count, images])] if images else [])}
         terms = {"score threshold": clean(facts["bounds"].get("score_thr"))}
         figures = {name: _number(facts["people"].get(name)) for name in _FIGURES}
         yield key, Measured(_mean_oks(facts["people"]), "", figures, source, frozenset(known_by), terms)
@@ -316,5 +318,4 @@ def _recipe(path: Path) -> tuple[str, ...] | None:
     if path.stat().st_size > MAX_RECIPE:
         return None
     lines = read_bounded(path, max_bytes=MAX_RECIPE).decode("utf-8", "replace").splitlines()
-    shown = ("".join(one if one.isprintable() else "�" for one in line.expandtabs()) for line in lines)
-    return None if len(lines) > MAX_LINES else tuple(shown)
+    return None if len(lines) > MAX_LINES else tuple(_printable(line.expandtabs()) for line in lines)

@@ -57,7 +57,7 @@ def require_own_folder(folder: Path) -> None:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     except OSError as error:
         raise SetupError(f"It cannot be looked into: {error.strerror}.", where=folder) from error
-    ours = names <= {".cache", ".lock"} or UNFINISHED in names or any(folder.glob(f".cache/*/{RECORD}"))
+    ours = names <= WORKING or UNFINISHED in names or any(folder.glob(f".cache/*/{RECORD}"))
     if not ours and not _written_before(folder):
         raise UsageError(
             f"The folder holds other things ('{min(names)}' for one).",

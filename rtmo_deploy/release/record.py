@@ -122,8 +122,7 @@ class Job:
     def model(self, role: str = "model") -> Path:
         """The file that another step made."""
         path = self.inputs[role].main
-        if path is None:
-            raise UsageError("It was to be made of something that is no file.", remedy="Please report this.")
+        assert path is not None  # artifacts and the source are files
         return path
 
 

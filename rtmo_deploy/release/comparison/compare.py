@@ -283,8 +283,7 @@ def _figures(kind: Kind, old: Mapping[Any, Measured], new: Mapping[Any, Measured
 
 def _changes(one: ReadRelease, two: ReadRelease, names: Mapping[str, str]) -> Iterator[Change]:
     parts: list[tuple[str, Mapping[str, str], Mapping[str, str]]] = [
-        (of, getattr(one, place), getattr(two, place))
-        for of, place in (("source", "source"), ("machine", "machine"), ("versions", "versions"))
+        (of, getattr(one, of), getattr(two, of)) for of in ("source", "machine", "versions")
     ]
     for name, new_name in names.items():
         model, other = one.models[name], two.models[new_name]

@@ -41,6 +41,8 @@ _TITLES: Final = {
     Kind.SIZES: ("Sizes", "artifact"),
 }
 _SIGNS: Final = {"worse": "❌ worse", "not compared": "⚠️ not compared", "not worse": "✅ not worse", "new": "🆕 new"}
+#: Class of a table's row on the page, by which it has its colour; others are ``row`` alone.
+_MARKS: Final = {Result.WORSE: "row failed", Result.NOT_COMPARED: "row not"}
 _VERDICTS: Final = {"passed": "✅", "failed": "❌", "incomplete": "⚠️"}
 
 
@@ -117,7 +119,7 @@ def to_markdown(diff: ReleaseDiff) -> str:
 def _markdown(diff: ReleaseDiff, limit: int) -> Iterator[str]:
     yield f"## {_VERDICTS[diff.verdict]} {_cell(diff.new['name'])} against the release before: {diff.verdict}"
     yield ""
-    yield f"{markdown_text(diff.sentence)}"
+    yield markdown_text(diff.sentence)
     yield ""
     for side, facts in (("OLD", diff.old), ("NEW", diff.new)):
         yield f"- **{side}**: {_cell(_head(facts))}"
@@ -174,7 +176,7 @@ def to_html(diff: ReleaseDiff) -> str:
         (
             _rows(*_TITLES[kind], rows),
             kind not in {Kind.ARTIFACTS, Kind.GATES},
-            [_MARKS[row.result] for row in rows],
+            [_MARKS.get(row.result, "row") for row in rows],
             _chart(kind, rows, diff),
         )
         for kind in Kind
@@ -184,24 +186,13 @@ def to_html(diff: ReleaseDiff) -> str:
         "diff.html",
         diff=diff,
         heads=heads(diff),
-        told=[_told(row) for row in told[:_SHOWN_FILES]],
+        told=[
+            f"{row.result}: {row.kind}: {row.name}" + (f" ({row.change})" if row.change else "")
+            for row in told[:_SHOWN_FILES]
+        ],
         groups=groups,
         details=[table for table in _details(diff, _PAGE_FILES) if table.rows],
     )
-
-
-def _told(row: Row) -> str:
-    return f"{row.result}: {row.kind}: {row.name}" + (f" ({row.change})" if row.change else "")
-
-
-#: Class of a table's row on the page, by which it has its colour.
-_MARKS: Final = {
-    Result.WORSE: "row failed",
-    Result.NOT_COMPARED: "row not",
-    Result.NOT_WORSE: "row",
-    Result.NEW: "row",
-    Result.NOT_JUDGED: "row",
-}
 
 
 def _chart(kind: Kind, rows: Sequence[Row], diff: ReleaseDiff) -> Markup | str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -146,14 +147,14 @@ def _file(file: ReleaseFile, kind: ComponentType, **properties: str) -> Componen
 
 def _packages(release: Release) -> tuple[dict[str, Component], dict[str, set[str]]]:
     """Packages that the steps used, by reference; and by version of rtmo-deploy, the references that went with it."""
-    found = {component.bom_ref.value or "": component for component in [_package("rtmo-deploy", __version__)]}
-    used: dict[str, set[str]] = {__version__: set()}
-    for result in release.results.values():
-        own = result.versions.get("rtmo-deploy", __version__)
-        components = [_package(name, version) for name, version in {**result.versions, "rtmo-deploy": own}.items()]
-        found |= {component.bom_ref.value or "": component for component in components}
-        others = {component.bom_ref.value or "" for component in components if component.name != "rtmo-deploy"}
-        used[own] = used.get(own, set()) | others
+    found: dict[str, Component] = {}
+    used: dict[str, set[str]] = {}
+    for installed in ({}, *(result.versions for result in release.results.values())):
+        versions = {"rtmo-deploy": __version__, **installed}
+        components = {str(one.purl): one for one in starmap(_package, versions.items())}
+        found |= components
+        others = {reference for reference, one in components.items() if one.name != "rtmo-deploy"}
+        used.setdefault(versions["rtmo-deploy"], set()).update(others)
     return dict(sorted(found.items())), used
 
 

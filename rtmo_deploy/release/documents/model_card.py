@@ -114,11 +114,14 @@ def _front_matter(release: Release, models: Sequence[Model]) -> dict[str, Any]:
 
 
 def _result(accuracy: Accuracy, model: Model) -> dict[str, Any]:
-    name = f"{accuracy.data} ({accuracy.scope}{', synthetic' if accuracy.synthetic else ''})"
+    name = clean(f"{accuracy.data} ({accuracy.scope}{', synthetic' if accuracy.synthetic else ''})")
     shown = [metric for metric in _METRICS if metric in accuracy.metrics]
     return {
         "task": {"type": TASK, "name": "Multi-person pose estimation"},
-        "dataset": {"type": "synthetic" if accuracy.synthetic else "coco-keypoints", "name": _line(name)},
+        "dataset": {
+            "type": "synthetic" if accuracy.synthetic else "coco-keypoints",
+            "name": " ".join(clean(name).split()),
+        },
         "metrics": [
             {"type": metric, "name": f"{metric}, {model.files[0].path}", "value": round(accuracy.metrics[metric], 4)}
             for metric in shown
@@ -223,7 +226,3 @@ def _paragraphs(text: str) -> _Markdown:
     parts = [markdown_text(part) for part in re.split(r"\n\s*\n", clean(text)) if part.strip()]
     # "-", "=" and "1." mean something only where a line begins.
     return _Markdown("\n\n".join(re.sub(r"^(\d*)([-=.:])", r"\1\\\2", part) for part in parts))
-
-
-def _line(text: str) -> str:
-    return " ".join(clean(text).split())

@@ -45,17 +45,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "RTMO": "runtime",
-    "Artifact": "artifact",
-    "Event": "media.frame",
-    "ExportOptions": "convert",
-    "Frame": "media.frame",
-    "PoseEstimator": "runtime",
-    "Poses": "poses",
-    "RtmoDeployError": "errors",
-    "Skeleton": "poses",
-    "export_onnx": "convert",
-    "load_checkpoint": "model",
+    "runtime": ("RTMO", "PoseEstimator"),
+    "artifact": ("Artifact",),
+    "media.frame": ("Event", "Frame"),
+    "convert": ("ExportOptions", "export_onnx"),
+    "poses": ("Poses", "Skeleton"),
+    "errors": ("RtmoDeployError",),
+    "model": ("load_checkpoint",),
 }
 
 __getattr__ = lazy_exports(__name__, _HOME)

@@ -6,11 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 
-def lazy_exports(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package: ``home`` has for each exported name its module within ``package``."""
+def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package: ``modules`` has the names that it exports, by their module in ``package``."""
+    home = {name: module for module, names in modules.items() for name in names}
 
     def load(name: str) -> Any:
         if name not in home:

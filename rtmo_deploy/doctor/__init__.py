@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TIMEOUT_S", "Facts", "Report", "Row", "Verdict", "collect", "judge"]
 
-_HOME = {
-    "TIMEOUT_S": "collecting",
-    "Facts": "facts",
-    "Report": "facts",
-    "Row": "facts",
-    "Verdict": "facts",
-    "collect": "collecting",
-    "judge": "rules",
-}
+_HOME = {"collecting": ("TIMEOUT_S", "collect"), "facts": ("Facts", "Report", "Row", "Verdict"), "rules": ("judge",)}
 
 __getattr__ = lazy_exports(__name__, _HOME)

@@ -31,17 +31,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "Bounds": "bounds",
-    "Case": "verify",
-    "Check": "validate",
-    "Figures": "comparison",
-    "ValidationReport": "validate",
-    "VerificationReport": "verify",
-    "compare_people": "comparison",
-    "compare_tensors": "tensors",
-    "structured_images": "verify",
-    "validate_model": "validate",
-    "validate_onnx": "validate",
+    "bounds": ("Bounds",),
+    "verify": ("Case", "VerificationReport", "structured_images"),
+    "validate": ("Check", "ValidationReport", "validate_model", "validate_onnx"),
+    "comparison": ("Figures", "compare_people"),
+    "tensors": ("compare_tensors",),
 }
 
 __getattr__ = lazy_exports(__name__, _HOME)

@@ -15,14 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["Event", "Frame", "Source", "VideoInfo", "VideoWriter", "find_sources", "open_source", "video_info"]
 
 _HOME = {
-    "Event": "frame",
-    "Frame": "frame",
-    "Source": "sources",
-    "VideoInfo": "video",
-    "VideoWriter": "video_writer",
-    "find_sources": "sources",
-    "open_source": "sources",
-    "video_info": "video",
+    "frame": ("Event", "Frame"),
+    "sources": ("Source", "find_sources", "open_source"),
+    "video": ("VideoInfo", "video_info"),
+    "video_writer": ("VideoWriter",),
 }
 
 __getattr__ = lazy_exports(__name__, _HOME)

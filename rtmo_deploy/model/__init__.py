@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("LoadedCheckpoint", "initial_checkpoint", "load_checkpoint", "save_checkpoint"), "checkpoint"),
-    **dict.fromkeys(("Detections", "HeadOutputs"), "head"),
-    **dict.fromkeys(("NetworkSpec", "recognise"), "spec"),
-    **dict.fromkeys(("RTMO", "initialise"), "rtmo"),
+    "checkpoint": ("LoadedCheckpoint", "initial_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "head": ("Detections", "HeadOutputs"),
+    "spec": ("NetworkSpec", "recognise"),
+    "rtmo": ("RTMO", "initialise"),
 }
 
 # PyTorch is loaded only where a network is needed: who reads a recipe needs none.

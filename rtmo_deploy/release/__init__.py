@@ -16,11 +16,8 @@ __all__ = ["Signature", "SignatureStatus", "SignedRelease", "Verification", "sig
 __getattr__ = lazy_exports(
     __name__,
     {
-        "Signature": "signature",
-        "SignatureStatus": "signature",
-        "SignedRelease": "signing",
-        "Verification": "integrity",
-        "sign_release": "signing",
-        "verify_release": "integrity",
+        "integrity": ("Verification", "verify_release"),
+        "signature": ("Signature", "SignatureStatus"),
+        "signing": ("SignedRelease", "sign_release"),
     },
 )

@@ -28,16 +28,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "RTMO": "runtime.estimator",
-    "Backend": "runtime.backends",
-    "PoseEstimator": "runtime.estimator",
-    "Thresholds": "runtime.thresholds",
-    "draw_poses": "runtime.draw",
-    "find_images": "data.images",
-    "open_backend": "runtime.backends",
-    "read_artifact": "runtime.estimator",
-    "read_image": "data.images",
-    "to_bgr": "runtime.inputs",
+    "runtime.estimator": ("RTMO", "PoseEstimator", "read_artifact"),
+    "runtime.backends": ("Backend", "open_backend"),
+    "runtime.thresholds": ("Thresholds",),
+    "runtime.draw": ("draw_poses",),
+    "data.images": ("find_images", "read_image"),
+    "runtime.inputs": ("to_bgr",),
 }
 
 __getattr__ = lazy_exports("rtmo_deploy", _HOME)

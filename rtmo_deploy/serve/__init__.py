@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["ServeOptions", "serve"]
 
-__getattr__ = lazy_exports(__name__, {"ServeOptions": "options", "serve": "run"})
+__getattr__ = lazy_exports(__name__, {"options": ("ServeOptions",), "run": ("serve",)})

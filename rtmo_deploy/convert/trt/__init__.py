@@ -18,4 +18,4 @@ if TYPE_CHECKING:
 
 __all__ = ["BuildOptions", "BuildResult", "build_engine", "plan_build"]
 
-__getattr__ = lazy_exports(__name__, dict.fromkeys(__all__, "build"))
+__getattr__ = lazy_exports(__name__, {"build": __all__})

@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("BaselineReport", "RowVerdict", "compare_with_baseline", "load_baseline"), "baseline"),
-    **dict.fromkeys(("BenchOptions", "Case", "Contender", "Protocol", "Spinning"), "options"),
-    **dict.fromkeys(("BenchResult", "Entry"), "result"),
-    **dict.fromkeys(("Ratio", "Summary"), "statistics"),
-    "run_bench": "run",
+    "baseline": ("BaselineReport", "RowVerdict", "compare_with_baseline", "load_baseline"),
+    "options": ("BenchOptions", "Case", "Contender", "Protocol", "Spinning"),
+    "result": ("BenchResult", "Entry"),
+    "statistics": ("Ratio", "Summary"),
+    "run": ("run_bench",),
 }
 
 __getattr__ = lazy_exports(__name__, _HOME)

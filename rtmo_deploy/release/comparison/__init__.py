@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Change", "DiffOptions", "Figure", "FileChange", "Kind", "ReleaseDiff", "Result", "Row", "compare_releases"]
 
 _HOME = {
-    "compare_releases": "compare",
-    **dict.fromkeys(("DiffOptions", "Kind"), "options"),
-    **dict.fromkeys(("Change", "Figure", "FileChange", "ReleaseDiff", "Result", "Row"), "result"),
+    "compare": ("compare_releases",),
+    "options": ("DiffOptions", "Kind"),
+    "result": ("Change", "Figure", "FileChange", "ReleaseDiff", "Result", "Row"),
 }
 
 __getattr__ = lazy_exports(__name__, _HOME)

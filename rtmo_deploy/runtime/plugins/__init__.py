@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 
 __all__ = ["PluginForm", "network_flags", "register_plugin"]
 
-__getattr__ = lazy_exports(__name__, dict.fromkeys(__all__, "registration"))
+__getattr__ = lazy_exports(__name__, {"registration": __all__})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.file_kind import FORMATS, Kind
-from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded, sha256_of
+from rtmo_deploy.files import UnreadableError, read_bounded, sha256_of, write_whole
 from rtmo_deploy.packages import installed
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.poses import Skeleton
@@ -380,5 +380,4 @@ def write_companion(artifact: Artifact, content: bytes | None, output: Path) -> 
     refuse_companion(artifact, output)
     path = output.with_name(artifact.companion.name)
     if not path.exists():
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
+        write_whole(path, content)

@@ -64,6 +64,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file by :func:`atomic_write`; text in UTF-8, with its own line ends."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder beside ``folder`` to write into; it becomes ``folder`` only if the block succeeds.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import atomic_write, reading
+from rtmo_deploy.files import atomic_write, reading, write_whole
 from rtmo_deploy.plain import counted, read_json
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ class RunFolder:
 
     def _record(self, asked: dict[str, Any], facts: dict[str, Any], *, finished: bool) -> None:
         document = {"schema_version": SCHEMA_VERSION, "asked": asked, **facts, "finished": finished}
-        with atomic_write(self.path / RECORD) as temporary:
-            temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_whole(self.path / RECORD, json.dumps(document, indent=2) + "\n")
 
     def files(self) -> list[Path]:
         """The files of results, sorted."""

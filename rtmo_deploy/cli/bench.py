@@ -21,7 +21,7 @@ from rtmo_deploy.cli.options import (
 from rtmo_deploy.cli.progress import status
 from rtmo_deploy.errors import GateFailedError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import write_whole
 from rtmo_deploy.measure.bench.options import BenchOptions, parse_share
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.runtime.model_files import files_of
@@ -127,8 +127,7 @@ def _write(result: BenchResult, report: BaselineReport | None, reports: dict[str
     for kind, file in reports.items():
         if file is not None:
             text = to_csv(result) if kind == "csv" else (to_html if kind == "html" else to_markdown)(result, report)
-            with atomic_write(file) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="")
+            write_whole(file, text)
             stderr().print(f"{file} was written.")
 
 

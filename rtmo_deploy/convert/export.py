@@ -16,13 +16,13 @@ from rtmo_deploy.convert.step import (
     require_onnxruntime,
     require_parity,
     require_valid,
-    write_bytes,
     write_metadata,
     write_model,
 )
 from rtmo_deploy.convert.trace import trace_coordinates, trace_network
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
+from rtmo_deploy.files import write_whole
 
 if TYPE_CHECKING:
     import os
@@ -86,7 +86,7 @@ def export_onnx(
         artifact = replace(artifact, verified=reports)
     progress("writing")
     if companion is not None:
-        write_bytes(files[1], companion)
+        write_whole(files[1], companion)
     return ExportResult(
         artifact=artifact,
         files=tuple(files),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import DecodeMode
-from rtmo_deploy.convert.step import write_bytes
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def dump_sdk_info(artifact: Artifact) -> list[Path]:
     contents = {"deploy": _deploy(artifact), "pipeline": _pipeline(artifact), "detail": _detail(artifact)}
     written = [artifact.path.with_name(f"{name}.json") for name in contents]
     for path, content in zip(written, contents.values(), strict=True):
-        write_bytes(path, (json.dumps(content, indent=4) + "\n").encode())
+        write_whole(path, json.dumps(content, indent=4) + "\n")
     return written
 
 

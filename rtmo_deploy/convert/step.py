@@ -11,7 +11,7 @@ from rtmo_deploy import packages
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import Artifact, Parent, made_with, read_companion, refuse_companion, write_companion
 from rtmo_deploy.errors import ArtifactError, ParityError, UsageError
-from rtmo_deploy.files import atomic_write, sha256_of
+from rtmo_deploy.files import sha256_of, write_whole
 from rtmo_deploy.measure import ValidationReport, validate_model
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.runtime.onnx_file import load_onnx, onnx_artifact
@@ -107,11 +107,5 @@ def write_model(model: onnx.ModelProto, artifact: Artifact, companion: bytes | N
     write_metadata(model, artifact)
     write_companion(artifact, companion, artifact.path)
     content = model.SerializeToString()
-    write_bytes(artifact.path, content)
+    write_whole(artifact.path, content)
     return len(content)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; SetupError if that cannot be done."""
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)

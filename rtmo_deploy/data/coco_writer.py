@@ -10,7 +10,7 @@ import cv2
 
 from rtmo_deploy.data.sample import Sample
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,8 +70,7 @@ def write_coco(
         "categories": [category_of(skeleton)],
     }
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     labelled = sum(annotation["num_keypoints"] for annotation in annotations)
     return Written(path, len(images), len(annotations), labelled)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy.data.coco_writer import ANNOTATIONS_NAME, Written, write_coco
 from rtmo_deploy.data.sample import Sample
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import write_whole
 from rtmo_deploy.media.video_writer import VideoWriter
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def write_video(
             done = write_coco(
                 folder / ANNOTATIONS_NAME, frames(), video.skeleton, info={**(info or {}), **about}, more=more
             )
-        with atomic_write(folder / MOT_NAME) as temporary:
-            temporary.write_text("".join(mot), encoding="ascii")
+        write_whole(folder / MOT_NAME, "".join(mot))
     except OSError as error:
         raise SetupError(
             f"The video could not be written: {error.strerror or error}.",

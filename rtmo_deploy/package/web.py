@@ -16,7 +16,7 @@ from rtmo_deploy import web
 from rtmo_deploy.convert.export import export_onnx
 from rtmo_deploy.convert.options import ExportOptions
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import atomic_folder, atomic_write
+from rtmo_deploy.files import atomic_folder, write_whole
 from rtmo_deploy.package.runtime_web import PACKAGE, VERSION, read_runtime
 from rtmo_deploy.runtime.draw import drawn_colours
 from rtmo_deploy.web.pages import asset
@@ -156,8 +156,7 @@ def export_web(
             }
         contents = {name: text.encode() for name, text in texts.items()}
         for name, content in (contents | {f"runtime/{name}": content for name, content in scripts.items()}).items():
-            with atomic_write(made / name) as temporary:
-                temporary.write_bytes(content)
+            write_whole(made / name, content)
         files = tuple(sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file()))
         size = sum((made / path).stat().st_size for path in files)
     return WebExport(

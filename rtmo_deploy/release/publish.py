@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write, is_inside
+from rtmo_deploy.files import atomic_write, is_inside, write_whole
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain, read_json
 from rtmo_deploy.release.documents import DOCUMENTS, SUMMARY, write_documents
@@ -108,9 +108,9 @@ def publish(release: Release, inputs: Iterable[Path], signer: Signer | None = No
                 with atomic_write(target) as temporary:
                     shutil.copyfile(file.origin, temporary)
         for name, data in texts.items():
-            _write(folder / name, data)
-        _write(folder / SUMS, sums.encode())
-        _write(folder / MANIFEST, manifest)
+            write_whole(folder / name, data)
+        write_whole(folder / SUMS, sums.encode())
+        write_whole(folder / MANIFEST, manifest)
         if signer is not None and release.verdict != "failed":
             signer.sign(folder, {**hashes, SUMS: hashlib.sha256(sums.encode()).hexdigest()}, WORKING)
         (folder / UNFINISHED).unlink(missing_ok=True)
@@ -205,7 +205,7 @@ def _remove_old(folder: Path, wanted: set[str]) -> None:
             left.unlink(missing_ok=True)
     if (folder / MANIFEST).is_file():
         (folder / MANIFEST).replace(folder / UNFINISHED)  # from one rename to the next it is known whose the files are
-    _write(folder / UNFINISHED, json.dumps(sorted(own)).encode())
+    write_whole(folder / UNFINISHED, json.dumps(sorted(own)).encode())
     (folder / SUMS).unlink(missing_ok=True)
     (folder / SIGNATURE).unlink(missing_ok=True)
     for name in own - wanted:
@@ -228,11 +228,6 @@ def _written_before(folder: Path) -> set[str]:
         if isinstance(listed, list):
             names |= {one for one in listed if isinstance(one, str) and is_inside(one)}
     return names
-
-
-def _write(target: Path, data: bytes) -> None:
-    with atomic_write(target) as temporary:
-        temporary.write_bytes(data)
 
 
 def append_step_summary(text: str, *, remedy: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import ArtifactError, SetupError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import write_whole
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.release.keys import fingerprint, missing, read_private_key
 from rtmo_deploy.release.signature import SIGNATURE, SIGSTORE, signed_files
@@ -58,8 +58,7 @@ class Signer:
             data = made.read_bytes()
         if signed_files(base64.b64decode(parse_json(data)["dsseEnvelope"]["payload"])) != dict(files):
             raise ArtifactError("A file changed while the release was signed.", remedy="Sign it again.", where=folder)
-        with atomic_write(folder / SIGNATURE) as temporary:
-            temporary.write_bytes(data)
+        write_whole(folder / SIGNATURE, data)
         return None if self.key is None else fingerprint(self.key)
 
     def _write(self, config: Config, folder: Path, target: Path) -> None:

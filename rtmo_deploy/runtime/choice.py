@@ -19,7 +19,7 @@ from rtmo_deploy.artifact import PREFIX, Artifact, Target, made_with
 from rtmo_deploy.child import Child, python_command
 from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError
 from rtmo_deploy.file_kind import Kind
-from rtmo_deploy.files import UnreadableError, atomic_write, read_bounded, sha256_of
+from rtmo_deploy.files import UnreadableError, read_bounded, sha256_of, write_whole
 from rtmo_deploy.machine import read_cpu, usable_cores
 from rtmo_deploy.plain import parse_json, plain, read_json, shorten
 from rtmo_deploy.zoo.cache import cache_dir
@@ -278,8 +278,7 @@ def keep_decision(key: Mapping[str, Any], decision: Decision) -> None:
     others = [one for one in read_decisions(key) if one.samples != decision.samples]
     kept = [plain(one) for one in [*others, decision][-KEPT:]]
     content = {"schema_version": SCHEMA_VERSION, "key": dict(key), "decisions": kept}
-    with atomic_write(decision_file(key)) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(decision_file(key), json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import write_whole
 from rtmo_deploy.runtime.letterbox import check_image
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
             where=path,
         )
     encoded = cv2.imencode(suffix, image, parameters)[1]
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+    write_whole(path, encoded.tobytes())
 
 
 class _Style(NamedTuple):

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import PORTABLE_NAME, atomic_write, is_portable_name
+from rtmo_deploy.files import PORTABLE_NAME, is_portable_name, write_whole
 from rtmo_deploy.recipe_findings import findings, suggestion
 from rtmo_deploy.train.sections import (
     AugmentSection,
@@ -181,8 +181,7 @@ def parse_recipe(text: str, *, where: Path) -> Recipe:
 def save_recipe(path: Path, recipe: Recipe) -> None:
     """Write a recipe as YAML, every field of it."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def published_recipe(

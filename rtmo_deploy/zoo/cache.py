@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import DownloadError, SetupError
-from rtmo_deploy.files import UnreadableError, atomic_write
+from rtmo_deploy.files import UnreadableError, write_whole
 from rtmo_deploy.plain import read_json
 from rtmo_deploy.zoo.records import VARIANTS, Variant
 
@@ -142,6 +142,6 @@ def trust(path: Path, sha256: str, url: str, *, anew: bool = False, **more: str)
     """
     record = record_path(path)
     if anew or not record.exists():
-        with contextlib.suppress(SetupError), atomic_write(record) as temporary:
-            content = {"schema_version": 1, "file": path.name, "sha256": sha256, "url": url, **more}
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        content = {"schema_version": 1, "file": path.name, "sha256": sha256, "url": url, **more}
+        with contextlib.suppress(SetupError):
+            write_whole(record, json.dumps(content, indent=2) + "\n")

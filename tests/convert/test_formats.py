@@ -74,7 +74,8 @@ CONVERT = """
 import onnx
 
 from rtmo_deploy.artifact import Artifact, Kind
-from rtmo_deploy.convert.step import ExportResult, derived, read_source, write_bytes, write_metadata
+from rtmo_deploy.convert.step import ExportResult, derived, read_source, write_metadata
+from rtmo_deploy.files import write_whole
 from rtmo_deploy.measure import Check, ValidationReport
 
 
@@ -83,7 +84,7 @@ def convert(source, output, *, verify, progress):
     artifact = derived(read.artifact, output, "onnx", kind=Kind.TINY)
     progress("writing")
     write_metadata(read.model, artifact)
-    write_bytes(output, b"TINY" + read.model.SerializeToString())
+    write_whole(output, b"TINY" + read.model.SerializeToString())
     return ExportResult(artifact, (output,), output.stat().st_size, 0.0)
 
 

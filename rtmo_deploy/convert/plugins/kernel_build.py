@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rtmo_deploy.errors import SetupError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import write_whole
 from rtmo_deploy.runtime.plugins.kernel import PTX_PATH, RECORD_PATH, KernelRecord
 
 SOURCE_PATH = Path(__file__).with_name("rtmo_decode.cu")
@@ -52,8 +52,7 @@ def write_kernel() -> KernelRecord:
     ptx, record = build_kernel()
     text = json.dumps(asdict(record), indent=2) + "\n"
     for path, content in ((PTX_PATH, ptx), (RECORD_PATH, text.encode())):
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
+        write_whole(path, content)
     return record
 
 

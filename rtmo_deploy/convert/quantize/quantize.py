@@ -13,8 +13,9 @@ from rtmo_deploy.convert.quantize.insert import insert
 from rtmo_deploy.convert.quantize.placement import place
 from rtmo_deploy.convert.quantize.search import SearchResult, search
 from rtmo_deploy.convert.quantize.source_model import blocks_of
-from rtmo_deploy.convert.step import derived, write_bytes, write_metadata
+from rtmo_deploy.convert.step import derived, write_metadata
 from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.files import write_whole
 from rtmo_deploy.measure import validate_model
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def quantize_onnx(
     progress("writing")
     write_companion(source.artifact, companion, output)
     content = model.SerializeToString()
-    write_bytes(output, content)
+    write_whole(output, content)
     return replace(result, artifact=artifact, size=len(content))
 
 

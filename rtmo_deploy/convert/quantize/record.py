@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rtmo_deploy.artifact import Target
 from rtmo_deploy.convert.quantize.ranges import Method, Range
 from rtmo_deploy.errors import ArtifactError, InputDataError
-from rtmo_deploy.files import atomic_write, reading
+from rtmo_deploy.files import reading, write_whole
 from rtmo_deploy.plain import plain, read_json
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ class Calibration:
         path = Path(path)
         document = {"schema_version": SCHEMA_VERSION, **plain(self)}
         document["sha256"] = _digest(document)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(document, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:

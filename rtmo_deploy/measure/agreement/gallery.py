@@ -14,7 +14,7 @@ import numpy as np
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import write_whole
 from rtmo_deploy.measure.agreement.causes import moved
 from rtmo_deploy.measure.bounds import WORKING_SCORE
 from rtmo_deploy.progress import Count
@@ -106,8 +106,7 @@ def write_gallery(
         panels = [(jpeg(panel, _JPEG_QUALITY), words) for panel, words in zip(drawn, captions, strict=True)]
         cards.append({"name": image.name, "told": _told(image), "file": name, "panels": panels})
     target = folder / "index.html"
-    with atomic_write(target) as temporary:
-        temporary.write_text(_page(report, cards, times), encoding="utf-8")
+    write_whole(target, _page(report, cards, times))
     return target
 
 

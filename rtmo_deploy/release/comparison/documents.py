@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.files import atomic_write, human_size
+from rtmo_deploy.files import human_size, write_whole
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import counted
 from rtmo_deploy.release.comparison.options import Kind
@@ -245,8 +245,7 @@ def write_documents(diff: ReleaseDiff, html_file: Path | None, md_file: Path | N
         if file == md_file and _is_step_summary(file):
             append_step_summary(text(diff), remedy="Give another file with --md.")
         else:
-            with atomic_write(file) as temporary:
-                temporary.write_text(text(diff), encoding="utf-8", newline="")
+            write_whole(file, text(diff))
         yield file
 
 

@@ -9,7 +9,7 @@ import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from rtmo_deploy.errors import UsageError
@@ -171,28 +171,35 @@ _ON_COCO = (
     (RTMO_M, "body7", "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.pth", 0.726, 0.899, 0.790, 0.763, 0.926),
     (RTMO_L, "body7", "rtmo-l_16xb16-600e_body7-640x640-b37118ce_20231211.pth", 0.748, 0.911, 0.813, 0.786, 0.939),
 )
-# Architecture, training set, file; AP, AP50, AP75 and AP of easy, medium and hard images on CrowdPose test.
+# The same, with AP of easy, medium and hard images, on CrowdPose test, of which no AR is given.
 _ON_CROWDPOSE = (
     (
         *(RTMO_S, "CrowdPose", "rtmo-s_8xb32-700e_crowdpose-640x640-79f81c0d_20231211.pth"),
-        *(0.673, 0.882, 0.729, 0.737, 0.682, 0.591),
+        *(0.673, 0.882, 0.729, None, None, 0.737, 0.682, 0.591),
     ),
     (  # "rrtmo" is how the file is really called upstream.
         *(RTMO_M, "CrowdPose", "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth"),
-        *(0.711, 0.897, 0.771, 0.774, 0.719, 0.634),
+        *(0.711, 0.897, 0.771, None, None, 0.774, 0.719, 0.634),
     ),
     (
         *(RTMO_L, "CrowdPose", "rtmo-l_16xb16-700e_crowdpose-640x640-1008211f_20231211.pth"),
-        *(0.732, 0.907, 0.793, 0.792, 0.741, 0.653),
+        *(0.732, 0.907, 0.793, None, None, 0.792, 0.741, 0.653),
     ),
     (
         *(RTMO_L, "body7 -> CrowdPose", "rtmo-l_16xb16-700e_body7-crowdpose-640x640-5bafdc11_20231219.pth"),
-        *(0.838, 0.947, 0.893, 0.888, 0.847, 0.772),
+        *(0.838, 0.947, 0.893, None, None, 0.888, 0.847, 0.772),
     ),
 )
 
 
-def _variant(arch: Architecture, train_set: str, skeleton: Skeleton, accuracy: PublishedAccuracy, file: str) -> Variant:
+def _variant(
+    dataset: Literal["COCO val2017", "CrowdPose test"],
+    skeleton: Skeleton,
+    arch: Architecture,
+    train_set: str,
+    file: str,
+    *figures: Any,
+) -> Variant:
     train_name = train_set.lower().replace(" -> ", "-")
     # The bare name means the body7 model: the most accurate of its size, and the only one that rtmo-t has.
     aliases = (arch.name,) if train_set == "body7" else ()
@@ -201,7 +208,7 @@ def _variant(arch: Architecture, train_set: str, skeleton: Skeleton, accuracy: P
         architecture=arch,
         skeleton=skeleton,
         train_set=train_set,
-        accuracy=accuracy,
+        accuracy=PublishedAccuracy(dataset, *figures),
         latency_v100_ms=_LATENCY_V100_MS.get(arch.name) if skeleton is COCO_17 else None,
         url=BASE_URL + file,
         aliases=aliases,
@@ -209,20 +216,8 @@ def _variant(arch: Architecture, train_set: str, skeleton: Skeleton, accuracy: P
 
 
 _RECORDS = (
-    *(
-        _variant(arch, train_set, COCO_17, PublishedAccuracy("COCO val2017", ap, ap50, ap75, ar=ar, ar50=ar50), file)
-        for arch, train_set, file, ap, ap50, ap75, ar, ar50 in _ON_COCO
-    ),
-    *(
-        _variant(
-            arch,
-            train_set,
-            CROWDPOSE_14,
-            PublishedAccuracy("CrowdPose test", ap, ap50, ap75, ap_easy=easy, ap_medium=medium, ap_hard=hard),
-            file,
-        )
-        for arch, train_set, file, ap, ap50, ap75, easy, medium, hard in _ON_CROWDPOSE
-    ),
+    *(_variant("COCO val2017", COCO_17, *row) for row in _ON_COCO),
+    *(_variant("CrowdPose test", CROWDPOSE_14, *row) for row in _ON_CROWDPOSE),
 )
 
 VARIANTS: dict[str, Variant] = {record.name: record for record in _RECORDS}

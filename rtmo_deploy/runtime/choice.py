@@ -22,7 +22,7 @@ from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import UnreadableError, read_bounded, sha256_of, write_whole
 from rtmo_deploy.machine import read_cpu, usable_cores
 from rtmo_deploy.plain import parse_json, plain, read_json, shorten
-from rtmo_deploy.zoo.cache import cache_dir
+from rtmo_deploy.zoo.cache import cache_dir, waiting_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -284,27 +284,18 @@ def keep_decision(key: Mapping[str, Any], decision: Decision) -> None:
 @contextlib.contextmanager
 def tuning_alone() -> Iterator[None]:
     """Keep other processes of this user from tuning: they would measure each other. Waits for one that does."""
-    from filelock import FileLock, Timeout
-
     folder = cache_dir("tune")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+    with contextlib.ExitStack() as held:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.warning("Another process is tuning a model; waiting for it.")
-            lock.acquire()
-    except OSError as error:
-        raise SetupError(
-            f"The cache folder cannot be used: {error.strerror or error}.",
-            remedy="Set RTMO_DEPLOY_CACHE to a folder that can be written to.",
-            where=folder,
-        ) from error
-    try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(waiting_lock(folder / ".lock", "Another process is tuning a model"))
+        except OSError as error:
+            raise SetupError(
+                f"The cache folder cannot be used: {error.strerror or error}.",
+                remedy="Set RTMO_DEPLOY_CACHE to a folder that can be written to.",
+                where=folder,
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 class Choice(NamedTuple):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -27,6 +28,8 @@ from rtmo_deploy.zoo.records import VARIANTS, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "RTMO_DEPLOY_CACHE"
 OFFLINE_VARIABLE = "RTMO_DEPLOY_OFFLINE"
@@ -62,6 +65,26 @@ def cache_errors(path: Path) -> Iterator[None]:
             remedy=f"Make the folder writable, free some space, or set {CACHE_VARIABLE} to another folder.",
             where=error.filename or path,
         ) from error
+
+
+@contextlib.contextmanager
+def waiting_lock(file: Path, others: str) -> Iterator[None]:
+    """Keep other processes out, by a lock that the system releases when a process ends; waits for one that holds it.
+
+    ``others`` is a clause that says what that one is doing.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.warning("%s; waiting for it.", others)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_offline() -> bool:

@@ -9,7 +9,6 @@ there.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from rtmo_deploy.zoo.cache import (
     record_of,
     require_trusted,
     trust,
+    waiting_lock,
 )
 from rtmo_deploy.zoo.hub import HubFile
 from rtmo_deploy.zoo.records import BASE_URL, VARIANTS
@@ -40,7 +40,7 @@ from rtmo_deploy.zoo.transfer import Transfer
 from rtmo_deploy.zoo.whole import is_cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from rtmo_deploy.zoo.records import Variant
@@ -200,7 +200,7 @@ def _obtain(
             _log.warning("%s is damaged (%s); it is fetched again.", path, differs)
         known = sources()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        with waiting_lock(path.with_name(f".{path.name}.lock"), f"Another process is fetching {path.name}"):
             # Another process may have fetched it while this one waited.
             if force or not path.is_file() or wanted.differs(_sha256(path)):
                 _download(wanted, known, progress)
@@ -269,23 +269,6 @@ def _offline(wanted: _Wanted, found: str) -> DownloadError:
         remedy=f"Without the network, rtmo-n works: it comes with the package. Or unset {OFFLINE_VARIABLE}, or put "
         f"{wanted.url} there yourself: {wanted.path}",
     )
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Keep other processes from fetching ``path``. The system releases the lock when a process ends."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _log.warning("Another process is fetching %s; waiting for it.", path.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _sha256(path: Path) -> str:

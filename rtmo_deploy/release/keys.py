@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -134,6 +135,6 @@ def _kind(data: bytes) -> str:
 
 def _other_key(key: object, path: Path) -> UsageError:
     curve = getattr(getattr(key, "curve", None), "name", None)
-    kind = f"an EC key of the curve {curve}" if curve else type(key).__name__.strip("_").removesuffix("Key")
-    kind = kind if curve else f"of the kind {kind.removesuffix('Private').removesuffix('Public')}"
+    name = re.sub("(Private|Public)?Key$", "", type(key).__name__.strip("_"))
+    kind = f"an EC key of the curve {curve}" if curve else f"of the kind {name}"
     return UsageError(f"Keys are EC keys of P-256, P-384 or P-521, and this one is {kind}.", remedy=_MAKE, where=path)

@@ -197,11 +197,9 @@ def draw(job: Job) -> Outcome:
 
 def annotated(job: Job) -> Outcome:
     """Somebody's annotated images: that they are there; each measurement reads them itself."""
-    if not job.files["images"].is_dir():
-        raise InputDataError(
-            "There is no such folder.", remedy="Give the folder of the images.", where=job.files["images"]
-        )
     annotations, images = job.files["annotations"], job.files["images"]
+    if not images.is_dir():
+        raise InputDataError("There is no such folder.", remedy="Give the folder of the images.", where=images)
     hashes = {"annotations_sha256": sha256_of(annotations), "images_sha256": _names_sha256(images)}
     return Outcome((), {"source": annotations.name, "max_images": job.options["max_images"], **hashes})
 

@@ -199,23 +199,22 @@ def _chart(kind: Kind, rows: Sequence[Row], diff: ReleaseDiff) -> Markup | str:
     """What was and what is of AP and sizes, the ratios of latency; empty where nothing was compared."""
     from rtmo_deploy.report.charts import pairs, ratios
 
-    known = [row for row in rows if row.value is not None]
     if kind is Kind.LATENCY:
         times = {
             row.name: (row.value, row.low, row.high, row.result is Result.WORSE)
-            for row in known
+            for row in rows
             if row.value is not None and row.low is not None and row.high is not None
         }
         bound = 1 + diff.options.max_slowdown
         return ratios("Time of NEW, as a multiple of OLD's", times, bound) if times else ""
-    if kind not in {Kind.ACCURACY, Kind.SIZES} or not known:
+    if kind not in {Kind.ACCURACY, Kind.SIZES}:
         return ""
     bars = {
         row.name: ((row.old_value, row.old), (row.new_value, row.new))
-        for row in known
-        if row.old_value is not None and row.new_value is not None
+        for row in rows
+        if row.value is not None and row.old_value is not None and row.new_value is not None
     }
-    return pairs(_TITLES[kind][0], bars, ("OLD", "NEW"))
+    return pairs(_TITLES[kind][0], bars, ("OLD", "NEW")) if bars else ""
 
 
 def require_outputs(old: Path, new: Path, html_file: Path | None, md_file: Path | None, *, force: bool = False) -> None:

@@ -94,11 +94,11 @@ def parse_json(text: str | bytes, *, max_depth: int = MAX_DEPTH, unique_keys: bo
     return document
 
 
-def read_json(path: Path, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
+def read_json(path: Path, *, max_bytes: int) -> Any:
     """Parse a JSON file with :func:`read_bounded` and :func:`parse_json`."""
     data = read_bounded(path, max_bytes=max_bytes)
     try:
-        return parse_json(data, max_depth=max_depth)
+        return parse_json(data)
     except UnreadableError:
         from rtmo_deploy.file_kind import Kind, kind_of  # which is built on this module
 

@@ -70,9 +70,9 @@ class About:
         return [f"rtmo-deploy {self.version}", *(f"{name:9} {text}" for name, text in rows.items())]
 
 
-def read_about(root: Path = Path("/")) -> About:
-    """Read this machine; ``proc`` is in ``root``."""
-    machine = read_machine(root)
+def read_about() -> About:
+    """Read this machine."""
+    machine, nvidia = read_machine(), Path("/proc/driver/nvidia")
     wanted = {canonicalize_name(one.name) for extra in EXTRAS for one in requirements(extra)}
     versions = installed((*_TOLD, *sorted(wanted.difference(_TOLD))))
     return About(
@@ -85,16 +85,15 @@ def read_about(root: Path = Path("/")) -> About:
         cores=machine.cores,
         cores_total=machine.cores_total,
         memory=machine.memory,
-        gpus=machine.gpus or _gpus_of(root / "proc/driver/nvidia/gpus"),
-        gpu_driver=machine.gpu_driver or module_version(root / "proc/driver/nvidia/version"),
+        gpus=machine.gpus or _gpus_of(nvidia / "gpus"),
+        gpu_driver=machine.gpu_driver or module_version(nvidia / "version"),
         packages={name: versions[name] for name in _TOLD if name in versions},
-        extras=tuple(extra for extra in EXTRAS if extra not in _UNTOLD and _is_complete(extra, versions)),
+        extras=tuple(
+            extra
+            for extra in EXTRAS
+            if extra not in _UNTOLD and requirements(extra) and not shortfall(requirements(extra), versions)[0]
+        ),
     )
-
-
-def _is_complete(extra: str, versions: Mapping[str, str]) -> bool:
-    wanted = requirements(extra)
-    return bool(wanted) and not shortfall(wanted, versions)[0]
 
 
 def _system() -> str:

@@ -110,7 +110,7 @@ class Actions:
 
     def versions(self, action: str) -> Mapping[str, str]:
         """Packages that its results depend on."""
-        return _versions(ACTIONS[action].packages)
+        return {"rtmo-deploy": __version__, **installed(ACTIONS[action].packages)}
 
     def revision(self, action: str) -> int:
         """See :class:`Action`."""
@@ -137,8 +137,3 @@ def _machine() -> dict[str, Any]:
     from rtmo_deploy.machine import read_machine
 
     return read_machine().to_dict()
-
-
-@lru_cache(maxsize=32)
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    return {"rtmo-deploy": __version__, **installed(packages)}

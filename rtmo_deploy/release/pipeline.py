@@ -61,9 +61,7 @@ def plan_release(
     actions = actions or Actions()
     if sign is not None and sign != SIGSTORE:
         open_signer(sign, password, folder=folder)
-    recipe, steps = _read(recipe_file, source)
-    actions.check(steps)
-    actions.require_files(steps)
+    recipe, steps = _read(recipe_file, source, actions)
     store = Store(folder / CACHE_NAME)
     forced = descendants(steps, force) if force is not None else set()
     known: dict[str, StepRecord] = {}
@@ -123,10 +121,8 @@ def run_release(
     """
     actions = actions or Actions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    recipe, steps = _read(recipe_file, source)
+    recipe, steps = _read(recipe_file, source, actions)
     recipe_text = recipe_file.read_bytes()
-    actions.check(steps)
-    actions.require_files(steps)
     require_own_folder(folder)
     inputs = _inputs(recipe, recipe_file, steps, folder)
     require_no_loss(folder, known_names(recipe), inputs)
@@ -159,8 +155,8 @@ def run_release(
     return release
 
 
-def _read(recipe_file: Path, source: str | None) -> tuple[ReleaseRecipe, list[Step]]:
-    """The recipe and its steps; another ``source`` than the recipe's is looked up before anything is made."""
+def _read(recipe_file: Path, source: str | None, actions: Actions) -> tuple[ReleaseRecipe, list[Step]]:
+    """The recipe and its steps, checked; another ``source`` than the recipe's is looked up before anything is made."""
     recipe = load_release(recipe_file, source=source)
     checkpoint = None
     if source is not None and not is_address(source):
@@ -172,7 +168,10 @@ def _read(recipe_file: Path, source: str | None) -> tuple[ReleaseRecipe, list[St
                 remedy="Check the path from the working directory; 'rtmo-deploy models' lists the names.",
                 where=source,
             )
-    return recipe, build_steps(recipe, recipe_file.parent, checkpoint=checkpoint)
+    steps = build_steps(recipe, recipe_file.parent, checkpoint=checkpoint)
+    actions.check(steps)
+    actions.require_files(steps)
+    return recipe, steps
 
 
 def _inputs(recipe: ReleaseRecipe, recipe_file: Path, steps: Sequence[Step], folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import atomic_folder, atomic_write, human_size, sha256_of
+from rtmo_deploy.files import atomic_folder, atomic_write, human_size, sha256_of, write_whole
 from rtmo_deploy.outputs import require_free
 
 
@@ -84,6 +84,16 @@ def test_it_has_the_permissions_of_an_ordinary_file(tmp_path, umask, mode):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x.bin").stat().st_mode) == mode
+
+
+def test_a_content_is_written_as_it_is(tmp_path):
+    for content in ("Größe\r\n\n", b"\xff\x00\r\n"):
+        write_whole(tmp_path / "file", content)
+        assert (tmp_path / "file").read_bytes() == (content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "file", "\ud800")
+    assert (tmp_path / "file").read_bytes() == b"\xff\x00\r\n"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_hash(tmp_path):

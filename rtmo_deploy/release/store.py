@@ -70,15 +70,14 @@ class Store:
     ) -> StepRecord:
         """Turn a working folder into the stored result of a step; one that was there goes."""
         try:
-            paths = [work / name for name in outcome.files]
             record: dict[str, Any] = {
                 "schema_version": SCHEMA_VERSION,
                 "key": key,
                 "step": step.name,
                 "action": step.action,
                 "files": [
-                    {"name": name, "sha256": sha256_of(path), "size": path.stat().st_size}
-                    for name, path in zip(outcome.files, paths, strict=True)
+                    {"name": name, "sha256": sha256_of(work / name), "size": (work / name).stat().st_size}
+                    for name in outcome.files
                 ],
                 "hidden": list(outcome.hidden),
                 "facts": plain(outcome.facts),
@@ -87,8 +86,8 @@ class Store:
             }
             text = json.dumps({**record, "digest": _digest(record)}, indent=1, allow_nan=False)
             (work / RECORD).write_text(text + "\n", encoding="utf-8")
-            for path in [*paths, work / RECORD]:
-                with path.open("rb") as stream:
+            for name in (*outcome.files, RECORD):
+                with (work / name).open("rb") as stream:
                     os.fsync(stream.fileno())
             place = self.folder / key
             if place.exists():

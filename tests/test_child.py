@@ -49,7 +49,9 @@ def test_lines_that_are_no_objects_are_output():
 @pytest.mark.parametrize("hold", ["sys.stdout", "sys.stderr"])
 def test_a_grandchild_that_holds_the_pipe_is_not_waited_for(monkeypatch, hold):
     monkeypatch.setattr(child, "GRACE_S", 0.3)
-    code = f"import subprocess\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(61)'], stdout={hold})\n"
+    code = (
+        f"import subprocess\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(61)'], stdout={hold})\n"
+    )
     started = time.monotonic()
     with run(code) as found:
         assert found.receive(60) is None

@@ -15,6 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from rtmo_deploy.cli.app import app
+from rtmo_deploy.cli.help import EXAMPLES
 from rtmo_deploy.cli.options import join_sizes
 from rtmo_deploy.data.images import read_image
 from rtmo_deploy.media.video_writer import VideoWriter
@@ -124,6 +125,13 @@ NOT_RUN = {
 }
 
 
+#: Help pages whose examples run here, in this order, in one folder with what they name.
+HELP_RUN = ("export", "cast", "build-trt", "predict", "inspect", "validate", "eval", "package triton", "package cpp")
+HELP_RUN += ("package deepstream", "data synth", "data check", "models init")
+#: Parts of examples that need a network, a camera, a GPU, an engine or minutes.
+HELP_NOT_RUN = ("openvino", "build-trt rtmo-s", "--int8", "rtsp:", "ray", "model.engine", "--images 100")
+
+
 def fenced(kind: str, pages: Sequence[Path] = PAGES) -> list[str]:
     """Commands of the blocks of one kind, of the pages, without comments."""
     blocks = [
@@ -212,6 +220,30 @@ def test_the_commands_run(checkpoint_n: Path, onnx_n: Path, tmp_path: Path, monk
             exec(compile(example, start, "exec"), {})
     for name in [name for name in sys.modules if name.partition(".")[0] == "rtmlib"]:
         del sys.modules[name]  # a page shows how to put a module in its place
+
+
+def test_the_examples_of_help_pages_run(
+    checkpoint_n: Path, onnx_n: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(checkpoint_n, "model.pth")
+    shutil.copy(checkpoint_n, "rtmo-s")
+    shutil.copy(onnx_n, "model.onnx")
+    made = CliRunner().invoke(app, shlex.split("data synth made --images 2 --seed 7 --people 2 --size 256"))
+    assert made.exit_code == 0, made.output
+    for name in ("train", "val"):
+        shutil.copytree("made/images", name)
+        shutil.copy("made/annotations.json", f"{name}.json")
+    shutil.copytree("made/images", "photos")
+    shutil.copy(next(Path("photos").iterdir()), "photo.jpg")
+    with VideoWriter("walk.mp4") as writer:
+        for number in range(3):
+            writer.write(np.roll(read_image("photo.jpg"), 4 * number, axis=1), number / 25)
+    for example in (example for name in HELP_RUN for example in EXAMPLES[name]):
+        if any(part in example for part in HELP_NOT_RUN):
+            continue
+        done = CliRunner().invoke(app, shlex.split(example))
+        assert done.exit_code in ({0, 5} if "--dry-run" in example else {0}), f"{example}\n{done.output}"
 
 
 def test_python_examples_that_do_not_run_are_there() -> None:

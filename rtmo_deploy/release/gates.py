@@ -218,7 +218,7 @@ def _certain(ratio: Ratio) -> float:
 
 def _busy(blank: GateResult, entries: Sequence[Mapping[str, Any]]) -> GateResult | None:
     """The gate's result where other work disturbed one of the measurements too much."""
-    reasons = dict.fromkeys(why for entry in entries for why in entry["interference"]["busy"])
+    reasons = max((entry["interference"]["busy"] for entry in entries), key=len, default=())
     return _unmeasured(blank, f"machine busy: {'; '.join(reasons)}") if reasons else None
 
 

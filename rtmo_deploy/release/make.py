@@ -59,8 +59,8 @@ def check_options(action: str, options: Mapping[str, Any]) -> None:
 
         if options["calibration"] not in named_sets():
             raise UsageError(
-                f"'{options['calibration']}' is no calibration set, and no folder beside the recipe.",
-                remedy=f"Sets are: {', '.join(named_sets())}.",
+                f"'{options['calibration']}' is neither a folder nor a calibration set.",
+                remedy=f"Relative paths start at the recipe's folder. Sets are: {', '.join(named_sets())}.",
             )
     for device in (options.get("device"), *options.get("devices", ())):
         if device is not None:

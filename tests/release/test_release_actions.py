@@ -43,7 +43,7 @@ def test_the_quickstart_can_be_carried_out():
     ("text", "finding"),
     [
         ("  bad: {make: export, decode: fixed, max_dets: 400}\n", "bad: max_dets is 400"),
-        ("  bad: {make: quantize, from: onnx, calibration: pictures}\n", "bad: 'pictures' is no calibration set"),
+        ("  bad: {make: quantize, from: onnx, calibration: pictures}\n", "bad: 'pictures' is neither a folder nor a"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_anything_is_made(text, finding):

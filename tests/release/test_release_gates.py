@@ -9,7 +9,8 @@ import pytest
 from release_toys import RECIPE, ToyActions, make
 
 from rtmo_deploy.measure.bench.statistics import Ratio
-from rtmo_deploy.release.gates import _baseline
+from rtmo_deploy.release.gates import _baseline, _busy
+from rtmo_deploy.release.record import GateResult, GateStatus
 
 NAN = float("nan")
 
@@ -29,6 +30,14 @@ def only(folder, section, **options):
 
 ACCURACY = "accuracy:\n  data: {synthetic: {images: 4}}\n  gates:\n    - "
 LATENCY = "latency:\n  - contenders: [source, onnx]\n    gates:\n      - "
+
+
+def test_a_busy_gate_gives_the_reasons_of_its_busiest_case_once():
+    cases = [{"interference": {"busy": reasons}} for reasons in (["cores 56%"], [], ["cores 55%", "364 switches"])]
+    found = _busy(GateResult("latency: cpu", "latency", GateStatus.PASSED, "at most 1"), cases)
+    assert found is not None
+    assert found.message == "machine busy: cores 55%; 364 switches"
+    assert _busy(found, cases[1:2]) is None
 
 
 @pytest.mark.parametrize(

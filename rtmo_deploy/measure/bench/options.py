@@ -191,7 +191,8 @@ class BenchOptions:
     protocol: Protocol = option(
         Protocol.E2E,
         "e2e: from the file to the poses, stage by stage, and drawing beside it. v100: what MMDeploy's profiler "
-        "measures: the network alone, batch 1, 10 calls unmeasured and 100 measured.",
+        "measures: the network alone, batch 1, 10 calls unmeasured and 100 measured, of PyTorch too: minutes on a "
+        "slow or busy CPU; --no-reference is shorter.",
     )
     images: Path | None = option(None, "Images. [default: synthetic ones]", metavar="DIR")
     seconds: float = option(5.0, "Measured seconds for each model in each case.", "--duration", metavar="S")

@@ -47,7 +47,8 @@ class BuildOptions:
     Attributes:
         precision: What the model must be and the engine is audited for: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None
             for whatever the model is.
-        min, opt, max: Sizes, one a profile; empty for the default ones.
+        min, opt, max: Sizes, one a profile, each a :class:`~rtmo_deploy.runtime.engine_file.Shape` of batch, height and
+            width; empty for the default ones.
         targets: Compute capabilities, such as ``8.6``; empty for the backend's default.
         workspace: Bytes of scratch memory that a kernel may use; None for all there is.
         timeout: Seconds after which the build is given up; None for never.

@@ -90,14 +90,18 @@ def test_every_page_fits_a_phone_and_fetches_nothing_from_elsewhere(site, addres
     assert not [where for where in descriptions.values() if len(where) > 1]
 
 
+def search(opened, text):
+    """Type a search; returns when there is a result."""
+    opened.page.keyboard.press("/")
+    opened.page.keyboard.type(text)
+    opened.page.locator(".md-search-result__link").first.wait_for()
+
+
 @needs_chromium
 def test_search_finds_a_page_by_the_keyboard(address, playwright, tmp_path):
     with chromium(playwright, tmp_path) as context:
         opened = Opened(context, address, ready=None)
-        opened.page.keyboard.press("/")
-        opened.page.keyboard.type("letterbox")
-        result = opened.page.locator(".md-search-result__link").first
-        result.wait_for()
+        search(opened, "letterbox")
         opened.page.keyboard.press("ArrowDown")
         opened.page.keyboard.press("Enter")
         opened.page.wait_for_url("**h=letterbox**")
@@ -108,9 +112,7 @@ def test_search_finds_a_page_by_the_keyboard(address, playwright, tmp_path):
 def test_search_finds_an_option(address, playwright, tmp_path):
     with chromium(playwright, tmp_path) as context:
         opened = Opened(context, address, ready=None)
-        opened.page.keyboard.press("/")
-        opened.page.keyboard.type("--max-ap-drop")
-        opened.page.locator(".md-search-result__link").first.wait_for()
+        search(opened, "--max-ap-drop")
         assert opened.problems == []
 
 

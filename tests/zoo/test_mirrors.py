@@ -40,6 +40,23 @@ def silent():
         yield listening
 
 
+def cut_once(web, path, part, size, then=None, **headers):
+    """The first answer at ``path`` announces ``size`` bytes and ends after ``part``; ``then`` gives the next ones."""
+
+    def cut(request):
+        request.send_response(200)
+        for name, value in {"Content-Length": str(size), **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(part)
+        if then is None:
+            del web.routes[path]
+        else:
+            web.routes[path] = then
+
+    web.routes[path] = cut
+
+
 def files(path):
     return sorted(one.name for one in path.parent.iterdir() if not one.name.startswith("."))
 
@@ -91,15 +108,7 @@ def test_a_mirror_that_sends_something_else_is_passed_over(web, toy, monkeypatch
 
 
 def test_a_part_of_one_mirror_is_continued_from_the_next(web, toy, monkeypatch):
-    def cut(request):
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(PAYLOAD)))
-        request.send_header("ETag", '"of a"')
-        request.end_headers()
-        request.wfile.write(PAYLOAD[:200_000])
-        del web.routes[f"/a/{NAME}"]
-
-    web.routes[f"/a/{NAME}"] = cut
+    cut_once(web, f"/a/{NAME}", PAYLOAD[:200_000], len(PAYLOAD), ETag='"of a"')
     monkeypatch.setenv("RTMO_DEPLOY_MIRROR", f"{web.url}/a")
     assert fetch(toy).read_bytes() == PAYLOAD
     assert web.headers[-1]["Range"] == "bytes=200000-"
@@ -107,14 +116,7 @@ def test_a_part_of_one_mirror_is_continued_from_the_next(web, toy, monkeypatch):
 
 
 def test_a_part_of_another_file_is_found_at_the_end(web, toy, monkeypatch, caplog):
-    def cut(request):
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(PAYLOAD)))
-        request.end_headers()
-        request.wfile.write(b"<html>" * 10_000)
-        del web.routes[f"/a/{NAME}"]
-
-    web.routes[f"/a/{NAME}"] = cut
+    cut_once(web, f"/a/{NAME}", b"<html>" * 10_000, len(PAYLOAD))
     monkeypatch.setenv("RTMO_DEPLOY_MIRROR", f"{web.url}/a")
     assert fetch(toy).read_bytes() == PAYLOAD
     assert "the parts do not fit together" in caplog.text
@@ -211,17 +213,7 @@ def test_what_came_compressed_is_taken_as_what_it_is(web):
 def test_an_unknown_file_is_continued_only_if_the_server_vouches_for_it(web, etag):
     headers = {"ETag": etag} if etag else {}
     web.gives("/m.onnx", ONNX, **headers)
-    good = web.routes["/m.onnx"]
-
-    def cut(request):
-        request.send_response(200)
-        for name, value in {"Content-Length": str(len(ONNX)), **headers}.items():
-            request.send_header(name, value)
-        request.end_headers()
-        request.wfile.write(ONNX[:300_000])
-        web.routes["/m.onnx"] = good
-
-    web.routes["/m.onnx"] = cut
+    cut_once(web, "/m.onnx", ONNX[:300_000], len(ONNX), web.routes["/m.onnx"], **headers)
     assert fetch_address(f"{web.url}/m.onnx").read_bytes() == ONNX
     assert web.headers[-1].get("Range") == ("bytes=300000-" if etag else None)
 
@@ -229,14 +221,6 @@ def test_an_unknown_file_is_continued_only_if_the_server_vouches_for_it(web, eta
 def test_the_part_of_a_file_that_has_changed_is_not_joined(web):
     changed = toy_onnx(PAYLOAD[::-1])
     assert len(changed) == len(ONNX)
-
-    def cut(request):
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(ONNX)))
-        request.send_header("ETag", '"one"')
-        request.end_headers()
-        request.wfile.write(ONNX[:300_000])
-        web.routes["/m.onnx"] = ignores_if_range
 
     def ignores_if_range(request):
         start = int(request.headers.get("Range", "bytes=0-")[6:-1])
@@ -248,7 +232,7 @@ def test_the_part_of_a_file_that_has_changed_is_not_joined(web):
         request.end_headers()
         request.wfile.write(changed[start:])
 
-    web.routes["/m.onnx"] = cut
+    cut_once(web, "/m.onnx", ONNX[:300_000], len(ONNX), ignores_if_range, ETag='"one"')
     assert fetch_address(f"{web.url}/m.onnx").read_bytes() == changed
 
 

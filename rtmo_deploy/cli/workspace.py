@@ -6,7 +6,6 @@ A recorded file that was moved or changed since is noticed, and never taken in a
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import ArtifactError, SetupError, UsageError
-from rtmo_deploy.files import atomic_write, reading, sha256_of
+from rtmo_deploy.files import reading, sha256_of, write_whole
 from rtmo_deploy.plain import read_json
 
 if TYPE_CHECKING:
@@ -154,8 +153,7 @@ class Workspace:
 
     def _write(self, entries: list[Entry]) -> None:
         document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "made": [asdict(entry) for entry in entries]}
-        with atomic_write(self.file) as temporary:
-            temporary.write_text(json.dumps(document, indent=1) + os.linesep, encoding="utf-8")
+        write_whole(self.file, json.dumps(document, indent=1) + "\n")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

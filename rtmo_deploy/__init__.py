@@ -44,7 +44,7 @@ __all__ = [
     "load_checkpoint",
 ]
 
-_HOME = {
+_MODULES = {
     "runtime": ("RTMO", "PoseEstimator"),
     "artifact": ("Artifact",),
     "media.frame": ("Event", "Frame"),
@@ -54,4 +54,4 @@ _HOME = {
     "model": ("load_checkpoint",),
 }
 
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

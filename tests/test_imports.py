@@ -61,7 +61,7 @@ def test_the_blocking_works():
 def test_public_names_are_there():
     for name in rtmo_deploy.__all__:
         assert getattr(rtmo_deploy, name) is not None
-    lazy = {name for names in rtmo_deploy._HOME.values() for name in names}
+    lazy = {name for names in rtmo_deploy._MODULES.values() for name in names}
     assert lazy | {"__version__"} == set(rtmo_deploy.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = rtmo_deploy.nothing

@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "RunFolder", "find_images", "run"]
 
-_HOME = {"job": ("Job",), "run_folder": ("RunFolder",), "manifest": ("find_images",), "pipeline": ("run",)}
+_MODULES = {"job": ("Job",), "run_folder": ("RunFolder",), "manifest": ("find_images",), "pipeline": ("run",)}
 
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

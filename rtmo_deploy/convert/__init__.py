@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportOptions", "ExportResult", "export_onnx"]
 
-_HOME = {"step": ("ExportResult",), "export": ("export_onnx",)}
+_MODULES = {"step": ("ExportResult",), "export": ("export_onnx",)}
 
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

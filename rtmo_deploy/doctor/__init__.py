@@ -17,6 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TIMEOUT_S", "Facts", "Report", "Row", "Verdict", "collect", "judge"]
 
-_HOME = {"collecting": ("TIMEOUT_S", "collect"), "facts": ("Facts", "Report", "Row", "Verdict"), "rules": ("judge",)}
+_MODULES = {"collecting": ("TIMEOUT_S", "collect"), "facts": ("Facts", "Report", "Row", "Verdict"), "rules": ("judge",)}
 
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -30,7 +30,7 @@ __all__ = [
     "validate_onnx",
 ]
 
-_HOME = {
+_MODULES = {
     "bounds": ("Bounds",),
     "verify": ("Case", "VerificationReport", "structured_images"),
     "validate": ("Check", "ValidationReport", "validate_model", "validate_onnx"),
@@ -38,4 +38,4 @@ _HOME = {
     "tensors": ("compare_tensors",),
 }
 
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "Frame", "Source", "VideoInfo", "VideoWriter", "find_sources", "open_source", "video_info"]
 
-_HOME = {
+_MODULES = {
     "frame": ("Event", "Frame"),
     "sources": ("Source", "find_sources", "open_source"),
     "video": ("VideoInfo", "video_info"),
     "video_writer": ("VideoWriter",),
 }
 
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

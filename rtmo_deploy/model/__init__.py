@@ -25,7 +25,7 @@ __all__ = [
     "save_checkpoint",
 ]
 
-_HOME = {
+_MODULES = {
     "checkpoint": ("LoadedCheckpoint", "initial_checkpoint", "load_checkpoint", "save_checkpoint"),
     "head": ("Detections", "HeadOutputs"),
     "spec": ("NetworkSpec", "recognise"),
@@ -33,4 +33,4 @@ _HOME = {
 }
 
 # PyTorch is loaded only where a network is needed: who reads a recipe needs none.
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -27,7 +27,7 @@ __all__ = [
     "to_bgr",
 ]
 
-_HOME = {
+_MODULES = {
     "runtime.estimator": ("RTMO", "PoseEstimator", "read_artifact"),
     "runtime.backends": ("Backend", "open_backend"),
     "runtime.thresholds": ("Thresholds",),
@@ -36,4 +36,4 @@ _HOME = {
     "runtime.inputs": ("to_bgr",),
 }
 
-__getattr__ = lazy_exports("rtmo_deploy", _HOME)
+__getattr__ = lazy_exports("rtmo_deploy", _MODULES)

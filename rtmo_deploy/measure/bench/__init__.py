@@ -33,7 +33,7 @@ __all__ = [
     "run_bench",
 ]
 
-_HOME = {
+_MODULES = {
     "baseline": ("BaselineReport", "RowVerdict", "compare_with_baseline", "load_baseline"),
     "options": ("BenchOptions", "Case", "Contender", "Protocol", "Spinning"),
     "result": ("BenchResult", "Entry"),
@@ -41,4 +41,4 @@ _HOME = {
     "run": ("run_bench",),
 }
 
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TritonOptions", "TritonRepository", "write_triton"]
 
-_HOME = {"options": ("TritonOptions",), "repository": ("TritonRepository", "write_triton")}
+_MODULES = {"options": ("TritonOptions",), "repository": ("TritonRepository", "write_triton")}
 
-__getattr__ = lazy_exports("rtmo_deploy.package.triton", _HOME)
+__getattr__ = lazy_exports("rtmo_deploy.package.triton", _MODULES)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "DiffOptions", "Figure", "FileChange", "Kind", "ReleaseDiff", "Result", "Row", "compare_releases"]
 
-_HOME = {
+_MODULES = {
     "compare": ("compare_releases",),
     "options": ("DiffOptions", "Kind"),
     "result": ("Change", "Figure", "FileChange", "ReleaseDiff", "Result", "Row"),
 }
 
-__getattr__ = lazy_exports(__name__, _HOME)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -48,13 +48,13 @@ def rendered(package: str, values: Mapping[str, Any]) -> dict[str, bytes]:
     """The files in ``sources`` of a package by name; names in ``.j2`` are templates, filled with ``values``."""
     from rtmo_deploy.report.template import environment
 
-    found = {}
+    found, templates = {}, environment()
     for source in files(package).joinpath("sources").iterdir():
         if not source.is_file():
             continue
         content = source.read_bytes()
         if source.name.endswith(_TEMPLATE):
-            content = environment().from_string(content.decode()).render(**values).encode()
+            content = templates.from_string(content.decode()).render(**values).encode()
         found[source.name.removesuffix(_TEMPLATE)] = content
     return found
 

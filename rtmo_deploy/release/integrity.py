@@ -222,7 +222,7 @@ def verified(folder: Path, trusted: Trusted | None = None) -> tuple[Verification
         found = _digests(folder, {*listed, *(signed or ())})
         # What another process was signing with when the names were read, and is in place by now.
         present -= {name for name in fnmatch.filter(present, PART_OF_SIGNATURE) if not os.path.lexists(folder / name)}
-        differences = _compared(listed, found, present - {MANIFEST, SUMS})
+        differences = _compared(listed, found, present.difference(_OWN))
         if manifest:
             _check_sums(folder, listed, differences)
     except OSError as error:
@@ -242,7 +242,7 @@ def verified(folder: Path, trusted: Trusted | None = None) -> tuple[Verification
         manifest.get("name"),
         manifest.get("verdict"),
         manifest.get("made"),
-        len({*listed, *(signed or ()), MANIFEST, SUMS}),
+        len({*listed, *(signed or ()), *_OWN}),
         tuple(sorted(differences["missing"])),
         tuple(sorted(differences["changed"].difference(*swapped))),
         tuple(swapped),

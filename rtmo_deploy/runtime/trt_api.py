@@ -103,12 +103,13 @@ class TrtApi:
         if targets and not self.has("ComputeCapability.__members__"):
             raise UsageError(f"{head} builds for the GPU of this machine only.", remedy=remedy)
         known = self.trt.ComputeCapability.__members__ if targets else {}
-        for target in targets:
-            if f"SM{target.replace('.', '')}" not in known:
+        names = [f"SM{target.replace('.', '')}" for target in targets]
+        for target, name in zip(targets, names, strict=True):
+            if name not in known:
                 offered = ", ".join(f"{key[2:-1]}.{key[-1]}" for key in known if key.startswith("SM"))
                 finding = f"{head} cannot build for compute capability {target}; it offers {offered}."
                 raise UsageError(finding, remedy=remedy)
-        return [known[f"SM{target.replace('.', '')}"] for target in targets]
+        return [known[name] for name in names]
 
     def network_flags(self) -> int:
         """Flags of a strongly typed network: the bit is another one in 10.x (1) than in 11.x (0)."""

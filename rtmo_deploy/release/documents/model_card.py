@@ -115,13 +115,11 @@ def _front_matter(release: Release, models: Sequence[Model]) -> dict[str, Any]:
 
 def _result(accuracy: Accuracy, model: Model) -> dict[str, Any]:
     name = clean(f"{accuracy.data} ({accuracy.scope}{', synthetic' if accuracy.synthetic else ''})")
+    kind = "synthetic" if accuracy.synthetic else "coco-keypoints"
     shown = [metric for metric in _METRICS if metric in accuracy.metrics]
     return {
         "task": {"type": TASK, "name": "Multi-person pose estimation"},
-        "dataset": {
-            "type": "synthetic" if accuracy.synthetic else "coco-keypoints",
-            "name": " ".join(clean(name).split()),
-        },
+        "dataset": {"type": kind, "name": " ".join(name.split())},
         "metrics": [
             {"type": metric, "name": f"{metric}, {model.files[0].path}", "value": round(accuracy.metrics[metric], 4)}
             for metric in shown

@@ -22,7 +22,7 @@ from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import UnreadableError, read_bounded, sha256_of, write_whole
 from rtmo_deploy.machine import read_cpu, usable_cores
 from rtmo_deploy.plain import parse_json, plain, read_json, shorten
-from rtmo_deploy.zoo.cache import cache_dir, waiting_lock
+from rtmo_deploy.zoo.cache import cache_dir, cache_errors, waiting_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -250,15 +250,17 @@ def decision_file(key: Mapping[str, Any]) -> Path:
 
 
 def read_decisions(key: Mapping[str, Any]) -> list[Decision]:
-    """The decisions of a key, the newest last; none where there are none, or, which is logged, the file is damaged."""
+    """The decisions of a key, the newest last; none where there are none, or, which is logged, the file is damaged.
+
+    SetupError where the cache cannot be read.
+    """
     path = decision_file(key)
     try:
-        return _parsed(read_json(path, max_bytes=_MAX_BYTES), key)
-    except FileNotFoundError:
-        return []
+        with cache_errors(path), contextlib.suppress(FileNotFoundError):
+            return _parsed(read_json(path, max_bytes=_MAX_BYTES), key)
     except (UnreadableError, KeyError, TypeError, ValueError, AttributeError) as error:
         _log.warning("%s is damaged (%s); the model is tuned again.", path, error)
-        return []
+    return []
 
 
 def _parsed(content: Any, key: Mapping[str, Any]) -> list[Decision]:
@@ -286,15 +288,9 @@ def tuning_alone() -> Iterator[None]:
     """Keep other processes of this user from tuning: they would measure each other. Waits for one that does."""
     folder = cache_dir("tune")
     with contextlib.ExitStack() as held:
-        try:
+        with cache_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(waiting_lock(folder / ".lock", "Another process is tuning a model"))
-        except OSError as error:
-            raise SetupError(
-                f"The cache folder cannot be used: {error.strerror or error}.",
-                remedy="Set RTMO_DEPLOY_CACHE to a folder that can be written to.",
-                where=folder,
-            ) from error
         yield
 
 

@@ -31,7 +31,7 @@ from rtmo_deploy.convert.quantize.placement import candidates, place
 from rtmo_deploy.convert.quantize.ranges import Range, quantize_weight
 from rtmo_deploy.convert.quantize.source_model import blocks_of
 from rtmo_deploy.data import People, Sample
-from rtmo_deploy.errors import ArtifactError, InputDataError, UsageError
+from rtmo_deploy.errors import ArtifactError, InputDataError, SetupError, UsageError
 from rtmo_deploy.measure import compare_people, structured_images
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.estimator import PoseEstimator, read_artifact
@@ -331,6 +331,14 @@ def test_a_cache_is_used_for_what_it_was_made_of_and_nothing_else(source, tmp_pa
     assert measured() == (first, False)
     assert Calibration.load(path) == first
     assert measured()[1]
+
+
+def test_a_cache_that_is_no_folder_is_named_before_the_work(source, tmp_path):
+    (tmp_path / "cache").write_text("")
+    scenes = Scenes(1)
+    with pytest.raises(SetupError, match="The cache cannot be used"):
+        calibrate(source, scenes, cache=tmp_path / "cache")
+    assert scenes.reads == 0
 
 
 def broken_model(kind, path, model):

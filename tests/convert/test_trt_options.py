@@ -69,6 +69,12 @@ def test_what_is_given_stands_and_the_rest_bends(given_shapes, expected):
     assert make_profiles(options, InputContract(192, 192)) == tuple(profile(*texts) for texts in expected)
 
 
+def test_a_size_may_be_a_plain_tuple():
+    assert make_profiles(BuildOptions(opt=((4, 1408, 1408),)), InputContract(192, 192)) == (
+        profile("1x192x192", "4x1408x1408", "8x1408x1408"),
+    )
+
+
 side = st.integers(1, 50).map(lambda n: 32 * n)
 shape = st.builds(Shape, st.integers(1, 64), side, side)
 

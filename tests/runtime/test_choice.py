@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -125,6 +126,13 @@ def test_a_tuning_that_fails_is_an_error(model, monkeypatch):
         monkeypatch.setattr(choice, "python_command", lambda *_, script=script: (sys.executable, "-c", script))
         with pytest.raises(kind, match=r"It could not be tuned: it is broken\."):
             RTMO(model, **AUTO)
+
+
+def test_a_cache_that_is_no_folder_is_named(model, tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(SetupError, match="The cache cannot be used") as raised:
+        RTMO(model, **AUTO)
+    assert tmp_path / "cache" in Path(raised.value.where).parents
 
 
 def test_what_is_not_measured(model, checkpoint_n, monkeypatch):

@@ -27,6 +27,7 @@ from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.letterbox import Placement as Letterbox
 from rtmo_deploy.runtime.letterbox import letterbox, to_tensor
 from rtmo_deploy.runtime.onnxruntime_backend import EXACT, open_session, run_session
+from rtmo_deploy.zoo.cache import cache_errors
 
 if TYPE_CHECKING:
     import os
@@ -73,6 +74,7 @@ def calibrate(
     Raises:
         InputDataError: None of the images can be used.
         ArtifactError: The model does not run on them, or puts out something that is not finite.
+        SetupError: The cache cannot be used.
     """
     cache = None if cache is None else Path(cache)
     contract = source.artifact.input
@@ -91,6 +93,9 @@ def calibrate(
             known = Calibration.load(path)
             if known.source.key() == about.key() and known.ranges.keys() >= source.placement.edges.keys():
                 return known
+    if path is not None:
+        with cache_errors(path.parent):  # before the work
+            path.parent.mkdir(parents=True, exist_ok=True)
     skipped: list[tuple[str, str]] = []
     inputs = network_inputs(images, contract, skipped, "measuring ranges", progress)
     histograms = measure_histograms(source.model, source.placement, inputs, where=source.path, threads=threads)

@@ -134,7 +134,10 @@ def make_profiles(options: BuildOptions, contract: InputContract) -> tuple[Profi
     By default one: batches of 1 to 8 and sides of 320 (the model's own if that is smaller) to 1280 (its own if that is
     larger), tuned for one image of its own size. What the model has fixed stays fixed.
     """
+    from rtmo_deploy.runtime.engine_file import Shape
+
     given = {"--min": options.min, "--opt": options.opt, "--max": options.max}
+    given = {name: tuple(Shape(*shape) for shape in shapes) for name, shapes in given.items()}
     count = max([1, *(len(shapes) for shapes in given.values())])
     for name, shapes in given.items():
         if shapes and len(shapes) != count:

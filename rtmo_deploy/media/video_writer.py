@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -52,6 +54,25 @@ _log = logging.getLogger(__name__)
 
 #: Suffixes of the videos that can be written.
 WRITABLE_VIDEO_SUFFIXES: Final = frozenset(_FORMATS)
+
+
+@contextlib.contextmanager
+def _usual_scheduling() -> Iterator[None]:
+    """Undo that SVT-AV1, run by root, makes its threads and the one that opens it real-time (SCHED_FIFO).
+
+    All other programs would wait for them.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    tasks, own = Path("/proc/self/task"), threading.get_native_id()
+    before, policy, param = set(tasks.iterdir()) - {tasks / str(own)}, os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for task in set(tasks.iterdir()) - before:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setscheduler(int(task.name), policy, param)
 
 
 class VideoWriter:
@@ -208,7 +229,8 @@ class VideoWriter:
         context.colorspace, context.color_range = _MATRIX, _RANGE
         try:
             self._sound = self._sound_of(output) if sound else self._sound
-            output.start_encoding()
+            with _usual_scheduling():
+                output.start_encoding()
         except BaseException:
             with contextlib.suppress(av.FFmpegError):
                 output.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -72,6 +74,14 @@ def test_frames_and_their_times_are_kept(tmp_path, name, codec, named, apart):
     with VideoWriter(tmp_path / f"colour{name}", codec=codec) as writer:
         writer.write(smooth)
     assert differs(read(tmp_path / f"colour{name}")[0][0].image, smooth) < 3
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root: SVT-AV1 does it for root alone")
+def test_av1_does_not_run_before_all_other_programs(tmp_path):
+    with VideoWriter(tmp_path / "a.mkv", codec="av1") as writer:
+        writer.write(image(0, (64, 48)))
+        policies = {os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+    assert policies == {os.SCHED_OTHER}
 
 
 @given(steps=st.lists(st.integers(1, 10**6), min_size=1, max_size=30), base=st.sampled_from([600, 12800, 90000, 1001]))

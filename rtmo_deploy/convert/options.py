@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.option import option
+from rtmo_deploy.option import option, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,8 +67,7 @@ class ExportOptions:
     rounds: int = 16  #: Rounds of the ``fixed`` suppression, even; see :class:`rtmo_deploy.convert.decode.FixedDecode`.
 
     def __post_init__(self) -> None:
-        if self.decode not in ("onnx", "fixed", "raw"):
-            raise UsageError(f"There is no decode mode '{self.decode}'.", remedy="Choose onnx, fixed or raw.")
+        settle(self)
         foreign, why = _FOREIGN.get(self.decode, ((), ""))
         for name in foreign:
             if getattr(self, name) is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the command line reads the types
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.option import option, require_valid
+from rtmo_deploy.option import option, settle
 
 #: Where the API key may stand instead of a file.
 API_KEY_VARIABLE: Final = "RTMO_DEPLOY_API_KEY"
@@ -52,9 +52,7 @@ class ServeOptions:
     )
 
     def __post_init__(self) -> None:
-        require_valid(self, ServeOptions)
-        given: Any = self.allow_origin
-        object.__setattr__(self, "allow_origin", (given,) if isinstance(given, str) else tuple(given))
+        settle(self)
         if not self.name.isascii() or not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
             raise UsageError(
                 f"A model cannot be called '{self.name}'.",

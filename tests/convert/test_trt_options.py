@@ -293,7 +293,7 @@ def test_other_files_and_names_are_refused(tmp_path):
     path = write_toy(tmp_path / "m.onnx")
     with pytest.raises(UsageError, match=r"suffix \.engine"):
         plan_build(path, tmp_path / "m.onnx", BuildOptions(backend="tensorrt-rtx"))
-    with pytest.raises(UsageError, match="no TensorRT called 'trt'"):
+    with pytest.raises(UsageError, match="backend is 'trt'"):
         plan_build(path, None, BuildOptions(backend="trt"))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - settle reads the types
 from typing import TYPE_CHECKING, Any, Literal
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.option import option
+from rtmo_deploy.option import option, settle
 from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
@@ -80,14 +80,15 @@ class BuildOptions:
     timeout: float | None = option(None, "Give up after this long.", metavar="SECONDS")
 
     def __post_init__(self) -> None:
+        from rtmo_deploy.runtime.engine_file import Shape
+
+        settle(self, Shape=Shape)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise UsageError(f"There is no precision '{self.precision}'.", remedy=f"Choose {', '.join(PRECISIONS)}.")
         for target in self.targets:
             if not re.fullmatch(r"[0-9]{1,2}\.[0-9]", target):
                 raise UsageError(f"'{target}' is no compute capability.", remedy="Write it as in 8.6 or 12.0.")
         object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))
-        if self.timing_cache is not None:
-            object.__setattr__(self, "timing_cache", Path(self.timing_cache))
         if self.opt_level is not None and not 0 <= self.opt_level <= 5:
             raise UsageError(f"There is no optimisation level {self.opt_level}.", remedy="Choose 0 to 5.")
         for name, value in {"workspace": self.workspace, "timeout": self.timeout}.items():
@@ -134,10 +135,7 @@ def make_profiles(options: BuildOptions, contract: InputContract) -> tuple[Profi
     By default one: batches of 1 to 8 and sides of 320 (the model's own if that is smaller) to 1280 (its own if that is
     larger), tuned for one image of its own size. What the model has fixed stays fixed.
     """
-    from rtmo_deploy.runtime.engine_file import Shape
-
     given = {"--min": options.min, "--opt": options.opt, "--max": options.max}
-    given = {name: tuple(Shape(*shape) for shape in shapes) for name, shapes in given.items()}
     count = max([1, *(len(shapes) for shapes in given.values())])
     for name, shapes in given.items():
         if shapes and len(shapes) != count:

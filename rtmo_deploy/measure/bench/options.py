@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - settle reads the types
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
-from rtmo_deploy.option import option
+from rtmo_deploy.option import option, settle
 from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
@@ -212,10 +212,16 @@ class BenchOptions:
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "models", tuple(map(Path, self.models)))
-        for name in ("images", "reference"):
-            given = getattr(self, name)
-            object.__setattr__(self, name, None if given is None else Path(given))
+        settle(self)
+        for name, counts, least in (
+            ("batch", self.batches, 1),
+            ("people", self.people, 0),
+            ("threads", self.threads, 1),
+        ):
+            for count in counts:
+                if count is not None and not least <= count <= LIMITS[name]:
+                    remedy = f"Give numbers from {least} to {LIMITS[name]}."
+                    raise UsageError(f"{name} has {count}.", remedy=remedy, where=f"--{name}")
         for name, value in {"duration": self.seconds, "warm-up": self.warmup_s}.items():
             if not math.isfinite(value) or value < 0 or (name == "duration" and value == 0):
                 raise UsageError(f"A {name} of {value:g} s is not possible.", remedy="Give positive seconds.")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rtmo_deploy.option import option
+from rtmo_deploy.option import option, settle
 
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """How Triton runs a model. None stands for the model's own value."""
+    """How Triton runs a model. None stands for the model's own value.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
 
     backend: Literal["auto", "onnxruntime", "tensorrt", "openvino", "python"] = option(
         "auto",
@@ -29,3 +33,6 @@ class TritonOptions:
     nms_thr: float | None = option(None, "Suppress overlaps above this IoU. [default: the model's]", min=0, max=1)
     kpt_thr: float | None = option(None, "Keypoints below this score get score 0.", min=0, max=1)
     max_people: int | None = option(None, "Keep only the best so many people of an image.", min=1, metavar="N")
+
+    def __post_init__(self) -> None:
+        settle(self)

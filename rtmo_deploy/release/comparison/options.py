@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure.bench.options import parse_share
-from rtmo_deploy.option import option, require_valid
+from rtmo_deploy.option import option, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ class DiffOptions:
     strict: bool = option(False, "What could not be compared is a failure.")
 
     def __post_init__(self) -> None:
-        require_valid(self, DiffOptions)
+        settle(self)
         for one in self.ignore:
             if one not in {*Kind}:
                 raise UsageError(

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from rtmo_deploy.errors import RtmoDeployError
 from rtmo_deploy.measure import validate_onnx
 from rtmo_deploy.measure.bench import BenchOptions, load_baseline
 from rtmo_deploy.model import initial_checkpoint, save_checkpoint
+from rtmo_deploy.release.pipeline import plan_release
+from rtmo_deploy.release.schema import load_release
 from rtmo_deploy.runtime import find_images, read_artifact, read_image
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
 
@@ -42,8 +45,19 @@ def exported():
                     yield f"{package}.{name}.{method}", function
 
 
+def documented():
+    """Functions that a page of the Python reference names one by one."""
+    pages = Path(__file__).parents[1].glob("docs/reference/python/*.md")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    for name in re.findall(r"^::: (\S+)", text, re.MULTILINE):
+        module, _, function = name.rpartition(".")
+        value = getattr(importlib.import_module(module), function)
+        if inspect.isfunction(value):
+            yield name, value
+
+
 def test_no_exported_function_takes_only_a_path():
-    functions = dict(exported())
+    functions = dict(exported()) | dict(documented())
     assert {"rtmo_deploy.load_checkpoint", "rtmo_deploy.convert.trt.build_engine"} <= set(functions)
     kept = {"rtmo_deploy.Artifact.from_metadata"}
     found = [
@@ -59,6 +73,9 @@ def test_models_by_string(tmp_path):
     def at(name):
         return str(tmp_path / name)
 
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+    assert load_release(str(recipe)).name == "quickstart"
+    assert plan_release(str(recipe), at("release"), source="rtmo-n")
     initial_checkpoint(at("i.pth"), ARCHITECTURES["rtmo-n"], skeleton=COCO_17, seed=0)
     loaded = load_checkpoint(at("i.pth"))
     assert loaded.path == tmp_path / "i.pth"

@@ -23,6 +23,8 @@ from rtmo_deploy.convert.trace import trace_coordinates, trace_network
 from rtmo_deploy.errors import UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import write_whole
+from rtmo_deploy.model import LoadedCheckpoint
+from rtmo_deploy.outputs import require_free
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
     from rtmo_deploy.measure import ValidationReport
     from rtmo_deploy.measure.verify import VerificationReport
-    from rtmo_deploy.model import LoadedCheckpoint
 
 
 def export_onnx(
@@ -55,13 +56,19 @@ def export_onnx(
         rewrite: Changes the traced model in place, before it is verified.
 
     Raises:
-        UsageError: The input, batch or number of detections is larger than any command reads.
+        UsageError: The input, batch or number of detections is larger than any command reads, or the output is the
+            checkpoint's file.
         ArtifactError: The exported model is not well formed.
         ParityError: It does not compute what PyTorch computes. Nothing is written.
         MissingDependencyError: ONNX Runtime is not installed.
         SetupError: The file cannot be written.
     """
+    given: object = checkpoint
+    if not isinstance(given, LoadedCheckpoint):
+        remedy = "Give what load_checkpoint reads: export_onnx(load_checkpoint(path), output)."
+        raise UsageError(f"A {type(given).__name__} is not a loaded checkpoint.", remedy=remedy)
     output = Path(output)
+    require_free([output], [checkpoint.path], force=True)
     started = time.monotonic()
     options = options or ExportOptions()
     if verify:

@@ -45,10 +45,10 @@ CACHE_NAME: Final = ".cache"
 
 
 def plan_release(
-    recipe_file: Path,
-    folder: Path,
+    recipe_file: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
-    source: str | None = None,
+    source: str | os.PathLike[str] | None = None,
     force: str | None = None,
     actions: Actions | None = None,
     sign: str | os.PathLike[str] | None = None,
@@ -58,7 +58,7 @@ def plan_release(
 
     Nothing is written, fetched or locked. Errors are those of :func:`run_release`.
     """
-    actions = actions or Actions()
+    recipe_file, folder, actions = Path(recipe_file), Path(folder), actions or Actions()
     if sign is not None and sign != SIGSTORE:
         open_signer(sign, password, folder=folder)
     recipe, steps = _read(recipe_file, source, actions)
@@ -85,10 +85,10 @@ def plan_release(
 
 
 def run_release(
-    recipe_file: Path,
-    folder: Path,
+    recipe_file: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
-    source: str | None = None,
+    source: str | os.PathLike[str] | None = None,
     force: str | None = None,
     strict: bool = False,
     actions: Actions | None = None,
@@ -119,7 +119,7 @@ def run_release(
         SetupError: Another release is at work in the folder, it cannot be written to, or Sigstore does not sign.
         MissingDependencyError: A package that signs is not installed.
     """
-    actions = actions or Actions()
+    recipe_file, folder, actions = Path(recipe_file), Path(folder), actions or Actions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     recipe, steps = _read(recipe_file, source, actions)
     recipe_text = recipe_file.read_bytes()
@@ -155,8 +155,11 @@ def run_release(
     return release
 
 
-def _read(recipe_file: Path, source: str | None, actions: Actions) -> tuple[ReleaseRecipe, list[Step]]:
+def _read(
+    recipe_file: Path, source: str | os.PathLike[str] | None, actions: Actions
+) -> tuple[ReleaseRecipe, list[Step]]:
     """The recipe and its steps, checked; another ``source`` than the recipe's is looked up before anything is made."""
+    source = None if source is None else os.fspath(source)
     recipe = load_release(recipe_file, source=source)
     checkpoint = None
     if source is not None and not is_address(source):

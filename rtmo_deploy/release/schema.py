@@ -6,6 +6,7 @@ are not taken.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -19,8 +20,8 @@ from rtmo_deploy.yaml_file import parse_recipe_text, read_recipe_text
 from rtmo_deploy.zoo import EMBEDDED, VARIANTS
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
-    from pathlib import Path
 
 RESERVED = frozenset({SOURCE, "published", "baseline"})
 _REMEDY = "See recipes/ and docs/guides/release.md."
@@ -28,13 +29,14 @@ _REMEDY = "See recipes/ and docs/guides/release.md."
 Problem = tuple[Place, str]
 
 
-def load_release(path: Path, *, source: str | None = None) -> ReleaseRecipe:
+def load_release(path: str | os.PathLike[str], *, source: str | None = None) -> ReleaseRecipe:
     """Read and check a recipe; relative paths in it are meant from its folder. ``source`` replaces its source.
 
     Raises:
         UsageError: The file cannot be read, is no YAML, has a field that is missing, unknown or wrong, or names an
             artifact that is not there; the message gives line and column, and what may have been meant.
     """
+    path = Path(path)
     return parse_release(read_recipe_text(path), where=path, source=source)
 
 

@@ -29,13 +29,13 @@ from rtmo_deploy.convert.sdk_info import dump_sdk_info
 from rtmo_deploy.errors import ArtifactError, UsageError
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure import compare_people, structured_images, validate_model
-from rtmo_deploy.model import RTMO, NetworkSpec, initialise, save_checkpoint
+from rtmo_deploy.model import RTMO, NetworkSpec, initial_checkpoint, initialise, load_checkpoint, save_checkpoint
 from rtmo_deploy.runtime import PoseEstimator
 from rtmo_deploy.runtime.decode import open_coordinates, outputs_to_poses
 from rtmo_deploy.runtime.letterbox import Placement, letterbox
 from rtmo_deploy.runtime.onnx_file import read_onnx_artifact, signature
 from rtmo_deploy.runtime.onnxruntime_backend import open_session, run_session
-from rtmo_deploy.zoo import ARCHITECTURES, skeleton_for
+from rtmo_deploy.zoo import ARCHITECTURES, COCO_17, skeleton_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -517,6 +517,21 @@ def test_a_model_that_no_command_would_read_is_not_exported(
     with pytest.raises(UsageError, match="No such model can be exported"):
         export_onnx(checkpoint, tmp_path / "m.onnx", ExportOptions(**wrong))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_checkpoint_is_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "n.pth"
+    initial_checkpoint(file, ARCHITECTURES["rtmo-n"], skeleton=COCO_17, seed=0)
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="one of the inputs"):
+        export_onnx(load_checkpoint(file), file, verify=False)
+    assert file.read_bytes() == before
+
+
+def test_a_path_is_not_a_loaded_checkpoint(tmp_path: Path) -> None:
+    path: Any = tmp_path / "n.pth"
+    with pytest.raises(UsageError, match=r"load_checkpoint\(path\)"):
+        export_onnx(path, tmp_path / "n.onnx")
 
 
 def test_names_that_metadata_cannot_hold(checkpoint: LoadedCheckpoint, tmp_path: Path) -> None:

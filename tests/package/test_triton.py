@@ -388,3 +388,8 @@ def test_the_command(onnx_n: Path, checkpoint_n: Path, tmp_path: Path, monkeypat
     Path("file").write_text("")
     assert run(onnx_n, "file").exit_code == 2
     assert "folder to write is missing" in run(onnx_n).stderr
+
+
+def test_a_checkpoint_is_exported_first(checkpoint_n: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="Export it first"):
+        write_triton(checkpoint_n, tmp_path / "repository")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.file_kind import FORMATS
+from rtmo_deploy.file_kind import EXPORTED, FORMATS, require
 from rtmo_deploy.files import atomic_folder, reading, sha256_of
 from rtmo_deploy.package.triton.options import TritonOptions
 from rtmo_deploy.package.triton.plan import Plan, facts, plan_for
@@ -90,6 +90,7 @@ def write_triton(
         SetupError: The folder cannot be written.
     """
     folder = Path(folder)
+    require(Path(model), EXPORTED)
     artifact = read_artifact(model)
     plan = plan_for(artifact, options or TritonOptions())
     sources = list(files_of(artifact.path))

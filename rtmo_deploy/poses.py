@@ -10,11 +10,12 @@ import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import numpy as np
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.option import converted
 from rtmo_deploy.plain import plain
 from rtmo_deploy.sides import side_of
 
@@ -33,7 +34,11 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What the keypoints of a model mean."""
+    """What the keypoints of a model mean.
+
+    Raises:
+        ValueError: The parts do not fit together.
+    """
 
     name: str  #: Name of the convention, such as ``coco-17``.
     keypoints: tuple[str, ...]  #: Name of each keypoint, in the order of the model's output.
@@ -48,6 +53,11 @@ class Skeleton:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        for name, hint in _TYPES.items():
+            try:
+                object.__setattr__(self, name, converted(getattr(self, name), hint))
+            except (TypeError, ValueError):
+                raise ValueError(f"{self.name}: {name} is {getattr(self, name)!r}") from None
         count = len(self.keypoints)
         for what, pairs in (("edge", self.edges), ("flip pair", self.flip_pairs)):
             for pair in pairs:
@@ -131,6 +141,10 @@ class Skeleton:
         )
 
 
+#: Lists of a skeleton's fields become tuples: it is compared and hashed.
+_TYPES = get_type_hints(Skeleton)
+
+
 def _pairs(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((int(first), int(second)) for first, second in rows)
 
@@ -139,6 +153,8 @@ def as_float32(record: object, **shapes: tuple[int, ...]) -> None:
     """Make these fields of a frozen record float32 arrays, or ValueError where one has another shape."""
     for name, shape in shapes.items():
         array = np.asarray(getattr(record, name), dtype=np.float32)
+        if array.shape == (0,):  # an empty list has no other dimensions
+            array = array.reshape(shape) if 0 in shape else array
         if array.shape != shape:
             raise ValueError(f"{type(record).__name__}.{name} has shape {array.shape}, expected {shape}")
         object.__setattr__(record, name, array)
@@ -146,7 +162,11 @@ def as_float32(record: object, **shapes: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Poses:
-    """The detections of one image, best first; without any, ``N = 0``: there is never a made-up row."""
+    """The detections of one image, best first; without any, ``N = 0``: there is never a made-up row.
+
+    Raises:
+        ValueError: An array has another shape, or ``image_hw`` or ``track_ids`` are no whole numbers.
+    """
 
     boxes: NDArray[np.float32]  #: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original image.
     scores: NDArray[np.float32]  #: ``(N,)`` float32, 0 to 1, the person's score.
@@ -170,10 +190,17 @@ class Poses:
             self, boxes=(count, 4), scores=(count,), keypoints=(count, joints, 2), keypoint_scores=(count, joints)
         )
         if self.track_ids is not None:
-            ids = np.asarray(self.track_ids, np.int64)
+            ids = np.asarray(self.track_ids)
             if ids.shape != (count,):
                 raise ValueError(f"Poses.track_ids has shape {ids.shape}, expected {(count,)}")
-            object.__setattr__(self, "track_ids", ids)
+            if count and ids.dtype.kind not in "iu":
+                raise ValueError(f"Poses.track_ids is {ids.dtype}, expected whole numbers")
+            object.__setattr__(self, "track_ids", ids.astype(np.int64, copy=False))
+        if self.image_hw is not None:
+            try:
+                object.__setattr__(self, "image_hw", converted(self.image_hw, tuple[int, int]))
+            except (TypeError, ValueError):
+                raise ValueError(f"Poses.image_hw is {self.image_hw!r}, expected (height, width)") from None
 
     def __repr__(self) -> str:
         best = f", best score {self.scores[0]:.2f}" if len(self) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,13 @@ class TestSkeleton:
         with pytest.raises(ValueError, match=words):
             Skeleton("x", ("a", "b"), **fields)
 
+    def test_lists_are_as_good_as_tuples(self):
+        lists = Skeleton("x", ["a", "b"], [[0, 1]], np.array([[0, 1]]), np.array([0.5, 0.25]))
+        assert lists == Skeleton("x", ("a", "b"), ((0, 1),), ((0, 1),), (0.5, 0.25))
+        assert len({lists, Skeleton.from_dict(lists.to_dict())}) == 1
+        with pytest.raises(ValueError, match="x: edges is"):
+            Skeleton("x", ("a", "b"), edges=((0, 1, 1),))
+
     @pytest.mark.parametrize(
         "data",
         [{}, {"name": "x"}, {"name": "x", "keypoints": 5}, {"name": "x", "keypoints": ["a"], "edges": [[0]]}],
@@ -89,6 +97,17 @@ class TestPoses:
             Poses(**arrays, skeleton=TWO)
         with pytest.raises(ValueError, match=r"Poses\.keypoints has shape"):
             Poses(**{name: getattr(some(3), name) for name in arrays}, skeleton=COCO_17)
+
+    def test_lists_of_nobody(self):
+        assert Poses([], [], [], [], TWO).keypoints.shape == (0, 2, 2)
+
+    @pytest.mark.parametrize(
+        "more", [{"image_hw": (5,)}, {"image_hw": "5x5"}, {"track_ids": [1.5, 2, 3]}, {"track_ids": [1]}]
+    )
+    def test_other_numbers_are_refused(self, more):
+        with pytest.raises(ValueError, match=f"Poses.{next(iter(more))}"):
+            replace(some(3), **more)
+        assert replace(some(3), image_hw=np.array([4, 5])).image_hw == (4, 5)
 
     def test_nobody(self):
         nobody = Poses.empty(COCO_17)

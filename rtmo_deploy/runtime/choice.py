@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rtmo_deploy.artifact import PREFIX, Artifact, Target, made_with
 from rtmo_deploy.child import Child, python_command
-from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError
+from rtmo_deploy.errors import ArtifactError, RtmoDeployError, SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import UnreadableError, read_bounded, sha256_of, write_whole
 from rtmo_deploy.machine import read_cpu, usable_cores
@@ -321,9 +321,12 @@ def choose(
         input_hw: Height and width of the network input; the model's own if not given.
 
     Raises:
+        UsageError: There is no such precision.
         ArtifactError: Nothing that is asked for finds the same people as the model in ONNX Runtime.
         SetupError: It could not be measured, or the decision could not be kept.
     """
+    if precision not in (None, "auto", *_RANKS):
+        raise UsageError(f"There is no precision '{precision}'.", remedy=f"Use auto, {', '.join(_RANKS)}.")
     key = key_of(artifact, threads=threads, input_hw=input_hw)
     decisions = read_decisions(key)
     if not decisions:

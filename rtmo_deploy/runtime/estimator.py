@@ -11,9 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, overload
 
+from rtmo_deploy.artifact import Artifact
 from rtmo_deploy.data.images import read_to_fit
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, FORMATS, MODEL, Format, Kind, likely_kind, require
+from rtmo_deploy.option import converted
 from rtmo_deploy.runtime.backends import Backend, open_backend, parse_device
 from rtmo_deploy.runtime.choice import choose, is_measured
 from rtmo_deploy.runtime.decode import coordinates_of, finished, outputs_to_poses
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.data.images import Decoded
     from rtmo_deploy.media.frame import Event, Frame
     from rtmo_deploy.media.sources import Given, Source
@@ -130,14 +131,13 @@ class RTMO:
             require_count(threads=threads)
         self._closed = False
         self._reopen: Callable[[], RTMO] | None = None
-        self.backend: Backend
         if isinstance(model, str | os.PathLike):
             how: dict[str, Any] = {"backend": backend, "threads": threads, "precision": precision}
             artifact = read_artifact(locate_model(model), trust=trust)
-            self.backend = open_model(artifact, device, input_hw=input_hw, **how)
+            self._backend = open_model(artifact, device, input_hw=input_hw, **how)
             self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, reduce=reduce, **how)
-        elif hasattr(model, "artifact"):
-            self.backend = model
+        elif hasattr(model, "name") and isinstance(getattr(model, "artifact", None), Artifact):
+            self._backend = model
         else:
             raise UsageError(
                 f"A {type(model).__name__} is not a model.",
@@ -147,9 +147,11 @@ class RTMO:
         contract = self.artifact.input
         own = (contract.height, contract.width)
         if input_hw is not None:
-            if not (isinstance(input_hw, list | tuple) and len(input_hw) == 2 and {*map(type, input_hw)} == {int}):
-                raise UsageError(f"input_hw is {input_hw!r}.", remedy="Give two whole numbers: (height, width).")
-            input_hw = (input_hw[0], input_hw[1])
+            try:
+                input_hw = converted(input_hw, tuple[int, int])
+            except (TypeError, ValueError):
+                remedy = "Give two whole numbers: (height, width)."
+                raise UsageError(f"input_hw is {input_hw!r}.", remedy=remedy) from None
         if input_hw not in {None, own} and not contract.dynamic_hw:
             raise UsageError(
                 f"{self.artifact.path.name} takes images of {own[0]}x{own[1]} only.",
@@ -189,7 +191,7 @@ class RTMO:
     def close(self) -> None:
         """Give the runtime's memory back, once running calls are done; a later call is a UsageError."""
         self._closed = True
-        backend = self.__dict__.pop("backend", None)
+        backend = self.__dict__.pop("_backend", None)
         if self._reopen is not None and hasattr(backend, "close"):
             backend.close()
         self.coordinates = None
@@ -264,7 +266,7 @@ class RTMO:
                 image.
         """
         one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Mapping)
-        if one or not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
+        if one or hasattr(images, "read") or not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
             raise UsageError("predict takes several images.", remedy="Give a list, or call the model with the image.")
         require_count(batch=batch)
         decode_for(self.artifact, **thresholds)
@@ -281,17 +283,18 @@ class RTMO:
         """Letterbox an image; one on a GPU stays there where the runtime takes it."""
         if self.fit_hw is not None and isinstance(image, str | os.PathLike | bytes):
             return self.place(read_to_fit(image, self.fit_hw))
-        if not is_tensor(image) or self._opened.name != "torch" or max(image.shape) > WARP_LIMIT:
+        if not is_tensor(image) or self.backend.name != "torch" or max(image.shape) > WARP_LIMIT:
             return self.place(pixels_of(image))
         from rtmo_deploy.runtime.torch_letterbox import letterbox_tensor
 
         return Placed(*letterbox_tensor(image, self.input_hw, Placement(self.artifact.input.placement)))
 
     @property
-    def _opened(self) -> Backend:
+    def backend(self) -> Backend:
+        """The runtime that it runs in; UsageError once it is closed."""
         if self._closed:
             raise UsageError("The model is closed.", remedy="Open it again.", where=self.artifact.path.name)
-        return self.backend
+        return self._backend
 
     def place(self, image: NDArray[np.uint8] | Decoded) -> Placed:
         """Letterbox an image, ``(h, w, 3)`` uint8 BGR, as the model takes it; or one decoded at a reduced scale."""
@@ -301,7 +304,12 @@ class RTMO:
         """The network's input for letterboxed images, ``(B, 3, H, W)`` float32; on a GPU if all of them are.
 
         A model with a fixed batch size is fed its last image again to fill the batch.
+
+        Raises:
+            UsageError: There is none, or one was not letterboxed with :meth:`place`.
         """
+        if not placed or not all(isinstance(one, Placed) for one in placed):
+            raise UsageError("These are no letterboxed images.", remedy="Give what place() returns, or call the model.")
         canvases: list[Any] = [one.canvas for one in placed]
         if all(map(is_tensor, canvases)):
             import torch
@@ -312,7 +320,7 @@ class RTMO:
 
     def detect(self, placed: Sequence[Placed], **thresholds: Unpack[Thresholds]) -> list[Poses]:
         """People in letterboxed images, at most as many as the model takes at a time; see :meth:`predict`."""
-        run: Any = self._opened
+        run: Any = self.backend
         decode = decode_for(self.artifact, **thresholds)
         tensor = self.tensor(placed)
         own = self.artifact.kind is not Kind.CHECKPOINT or decode == self.artifact.decode
@@ -391,7 +399,7 @@ class RTMO:
         from rtmo_deploy.media.frame import Event
         from rtmo_deploy.media.sources import find_sources
 
-        self._opened  # noqa: B018 - a closed model says so
+        self.backend  # noqa: B018 - a closed model says so
         sources, failures = find_sources(given, recursive=recursive)
         for error in failures:
             if on_event is None:

@@ -65,7 +65,7 @@ def to_bgr(image: ImageLike, color: Color | None = None) -> NDArray[np.uint8]:
 
 def kept_of(image: ImageLike, color: Color | None = None) -> Kept:
     """What is kept of an image in order to see it again: its path, the bytes of its file, or its pixels."""
-    if color not in {None, "bgr", "rgb"}:
+    if color not in (None, "bgr", "rgb"):
         raise UsageError(f"There is no order of channels '{color}'.", remedy="Use 'bgr' or 'rgb'.")
     if isinstance(image, str | os.PathLike):
         name = os.fspath(image)
@@ -83,6 +83,8 @@ def kept_of(image: ImageLike, color: Color | None = None) -> Kept:
     if hasattr(image, "read"):
         try:
             data: object = image.read(MAX_BYTES + 1)
+        except UnicodeDecodeError:
+            data = None
         except (OSError, ValueError) as error:  # ValueError: it is closed
             raise InputDataError(f"The file cannot be read: {error}.", remedy="Open it again.") from error
         if not isinstance(data, bytes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -27,6 +28,13 @@ def require_count(**numbers: Any) -> None:
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < 1:
             raise UsageError(f"{name} is {number!r}.", remedy="It must be a whole number, 1 or more.")
+
+
+def require_number(**numbers: Any) -> None:
+    """UsageError unless each is a finite number."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number):
+            raise UsageError(f"{name} is {number!r}.", remedy="It must be a number.")
 
 
 def decode_for(

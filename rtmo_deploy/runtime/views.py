@@ -11,9 +11,11 @@ import numpy as np
 
 from rtmo_deploy.errors import MissingDependencyError, SetupError, UsageError
 from rtmo_deploy.media.results import keypoint_columns
+from rtmo_deploy.plain import plain
 from rtmo_deploy.poses import Poses
 from rtmo_deploy.runtime.draw import draw_poses, write_image
 from rtmo_deploy.runtime.inputs import pixels_of, to_bgr
+from rtmo_deploy.runtime.thresholds import require_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +35,7 @@ def plot(
     labels: bool = True,
 ) -> NDArray[np.uint8]:
     """See :meth:`Poses.plot`."""
+    require_number(score_thr=score_thr, kpt_thr=kpt_thr)
     drawn = poses[poses.scores > score_thr]
     return draw_poses(_image(poses, image), drawn, keypoint_thr=kpt_thr, boxes=boxes, labels=labels)
 
@@ -75,6 +78,7 @@ def png(poses: Poses) -> bytes | None:
 
 def crop(poses: Poses, image: Any, margin: float) -> list[NDArray[np.uint8]]:
     """See :meth:`Poses.crop`."""
+    require_number(margin=margin)
     pixels = _image(poses, image)
     size = np.tile(poses.boxes[:, 2:] - poses.boxes[:, :2], 2) * margin * [-1, -1, 1, 1]
     height, width = pixels.shape[:2]
@@ -88,8 +92,8 @@ def to_coco(poses: Poses, image_id: int | str, category_id: int) -> list[dict[st
     points = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], axis=-1)
     return [
         {
-            "image_id": image_id,
-            "category_id": category_id,
+            "image_id": plain(image_id),
+            "category_id": plain(category_id),
             "keypoints": points[row].ravel().tolist(),
             "score": float(poses.scores[row]),
             "bbox": sizes[row].tolist(),
@@ -159,6 +163,8 @@ def to_detections(poses: Poses) -> Any:
 
 def from_supervision(key_points: Any, skeleton: Skeleton) -> Poses:
     """See :meth:`Poses.from_supervision`."""
+    if not hasattr(key_points, "xy"):
+        raise UsageError(f"A {type(key_points).__name__} has no keypoints.", remedy="Give a supervision.KeyPoints.")
     count, joints = len(key_points), len(skeleton)
     xy = np.asarray(key_points.xy, np.float32).reshape(count, -1, 2) if count else np.zeros((0, joints, 2), np.float32)
     if xy.shape[1] != joints:

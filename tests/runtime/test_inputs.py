@@ -172,6 +172,12 @@ def test_bytes_that_are_no_image(given):
         to_bgr(given)
 
 
+def test_a_file_opened_as_text(tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    with (tmp_path / "a.png").open(encoding="utf-8") as file, pytest.raises(UsageError, match="binary mode"):
+        to_bgr(file)
+
+
 def test_a_closed_file(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
     with (tmp_path / "a.png").open("rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import io
 import logging
 import pickle
 import shutil
@@ -197,6 +198,8 @@ class TestLife:
         assert repr(model) == "RTMO('n.onnx', closed)"
         with pytest.raises(UsageError, match="closed"):
             model(pictures[0])
+        with pytest.raises(UsageError, match="closed"):
+            _ = model.backend
         model.close()
 
     def test_an_opened_backend_is_its_owner_s_to_close(self, models, pictures):
@@ -245,7 +248,7 @@ class TestDevice:
             RTMO(onnx_n, device="cuda")
 
 
-@pytest.mark.parametrize("given", [None, 5, {}, {"a": 1}, "a.jpg", b"", Image.new("RGB", (2, 2))])
+@pytest.mark.parametrize("given", [None, 5, {}, {"a": 1}, "a.jpg", b"", io.BytesIO(), Image.new("RGB", (2, 2))])
 def test_what_is_not_several_images(models, given):
     with pytest.raises(UsageError, match="several images"):
         models["onnx"].predict(given)
@@ -263,6 +266,24 @@ def test_what_is_no_model(given):
         RTMO(given)
 
 
+def test_a_model_or_a_checkpoint_is_no_backend(models, checkpoint_n):
+    for given in (models["onnx"], load_checkpoint(checkpoint_n)):
+        with pytest.raises(UsageError, match="is not a model"):
+            RTMO(given)
+
+
+def test_letterboxed_images(models, pictures):
+    model = models["onnx"]
+    for given in ([], [read_image(pictures[0])]):
+        with pytest.raises(UsageError, match="place"):
+            model.detect(given)
+
+
+def test_a_precision_that_there_is_not(onnx_n):
+    with pytest.raises(UsageError, match="no precision 'FP32'"):
+        RTMO(onnx_n, device="cpu", precision="FP32")
+
+
 @pytest.mark.parametrize("how", [{"threads": 0}, {"threads": "2"}, {"device": 0}, {"device": None}])
 def test_options_of_other_types(onnx_n, how):
     with pytest.raises(UsageError):
@@ -278,6 +299,7 @@ def test_what_is_to_be_known_of_a_model_is_said_once(caplog):
 
 def test_sizes_of_other_types(onnx_n):
     assert RTMO(onnx_n, input_hw=[64, 96]).input_hw == (64, 96)
+    assert RTMO(onnx_n, input_hw=np.array([64, 96])).input_hw == (64, 96)
     for size in (64, (64,), "64", (64.0, 64), ("64", 64), (True, 64)):
         with pytest.raises(UsageError, match="input_hw is"):
             RTMO(onnx_n, input_hw=size)

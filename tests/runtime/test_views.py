@@ -63,6 +63,15 @@ class TestImages:
         with pytest.raises(InputDataError, match="cannot be opened"):
             some(source=path).plot()
 
+    @pytest.mark.parametrize("value", [None, "0.5", float("nan")])
+    def test_thresholds_are_numbers(self, value):
+        poses = some(source=IMAGE)
+        for draw in (lambda: poses.plot(score_thr=value), lambda: poses.plot(kpt_thr=value)):
+            with pytest.raises(UsageError, match="_thr is"):
+                draw()
+        with pytest.raises(UsageError, match="margin is"):
+            poses.crop(margin=value)
+
     def test_without_an_image(self):
         poses = some()
         assert poses._repr_png_() is None
@@ -108,7 +117,7 @@ class TestForms:
     def test_json_and_coco(self):
         poses = some()
         assert json.loads(poses.to_json()) == json.loads(json.dumps(poses.to_dict()))
-        entries = json.loads(json.dumps(poses.to_coco(7, category_id=3)))
+        entries = json.loads(json.dumps(poses.to_coco(np.int64(7), category_id=3)))
         assert {(entry["image_id"], entry["category_id"]) for entry in entries} == {(7, 3)}
         for entry, person in zip(entries, poses, strict=True):
             points = np.reshape(entry["keypoints"], (17, 3))
@@ -175,6 +184,10 @@ class TestSupervision:
         assert detections.tracker_id.tolist() == [4, -1, 5]
         assert (sv.BoxAnnotator().annotate(IMAGE.copy(), detections) != IMAGE).any()
         assert len(some(0).to_detections()) == len(some(0).to_supervision()) == 0
+
+    def test_boxes_have_no_keypoints(self):
+        with pytest.raises(UsageError, match="Detections has no keypoints"):
+            Poses.from_supervision(some().to_detections(), COCO_17)
 
     def test_key_points_of_another_model(self):
         sv = pytest.importorskip("supervision")

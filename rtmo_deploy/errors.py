@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ def located(where: object) -> Iterator[None]:
             error.where = str(where)
             error.args = (f"{error.where}: {error}",)
         raise
+
+
+def refuse_path(value: object, instead: str) -> None:
+    """UsageError where a path is given in place of what is read from it; ``instead`` is the call that reads it."""
+    if isinstance(value, str | os.PathLike):
+        raise UsageError(f"{os.fspath(value)!r} is a path, and what it holds is needed.", remedy=f"Give {instead}.")
 
 
 class TrainingError(RtmoDeployError):

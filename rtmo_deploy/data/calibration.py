@@ -14,6 +14,7 @@ import hashlib
 import importlib.resources
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 import numpy as np
@@ -24,8 +25,8 @@ from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.files import sha256_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -96,11 +97,12 @@ def parse_record(text: str, *, where: object) -> SetRecord:
         ) from error
 
 
-def folder_images(folder: Path, count: int | None = None) -> CalibrationImages:
+def folder_images(folder: str | os.PathLike[str], count: int | None = None) -> CalibrationImages:
     """At most ``count`` (256) images of a folder and the folders in it, evenly spaced in the order of their names.
 
     An InputDataError where there is no such folder, or no image in it.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise InputDataError("There is no such folder.", remedy="Give a folder of images.", where=folder)
     found = find_images([folder], recursive=True)

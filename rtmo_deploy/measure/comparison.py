@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from rtmo_deploy.data.sample import AREA_OF_BOX
+from rtmo_deploy.errors import UsageError
 from rtmo_deploy.plain import plain
 
 if TYPE_CHECKING:
@@ -311,9 +312,22 @@ def compare_people(
         boxes: See :func:`match_people`.
         input_hw: Height and width of the network input, pixels. Detections whose keypoints lie, in the reference, more
             than its longer side outside of it are left out of the pixels: a network that is not trained yet makes such.
+
+    Raises:
+        UsageError: They are of other numbers of images or keypoints.
     """
+    if len(reference) != len(other):
+        raise UsageError(
+            f"There are poses of {len(reference)} images, and of {len(other)}.",
+            remedy="Give one Poses for each image, in the same order.",
+        )
     compared, wild = [], 0
     for one, two in zip(reference, other, strict=True):
+        if len(one.skeleton) != len(two.skeleton):
+            raise UsageError(
+                f"Poses of {len(one.skeleton)} keypoints cannot be compared with those of {len(two.skeleton)}.",
+                remedy="Compare models of the same keypoints.",
+            )
         image = compare_image("", one, two, sigmas_of(one.skeleton), counted=-math.inf, boxes=boxes)
         if input_hw is not None:
             keypoints, margin = one.keypoints[image.pairs[:, 0]], max(input_hw)

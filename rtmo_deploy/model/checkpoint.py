@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import MODEL_LOG, Artifact, DecodeContract, DecodeMode, InputContract
-from rtmo_deploy.errors import CheckpointError, located
+from rtmo_deploy.errors import CheckpointError, UsageError, located
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.model.dcc import DCC
@@ -50,7 +50,7 @@ class LoadedCheckpoint:
     path: Path
     sha256: str
     #: In eval mode, float32, on the CPU.
-    model: RTMO
+    model: RTMO = field(repr=False)
     #: As the file, its ``dataset_meta`` or its hash say; a generic skeleton where none does.
     skeleton: Skeleton
     #: The published checkpoint that the file is, by its hash; None otherwise.
@@ -58,7 +58,7 @@ class LoadedCheckpoint:
     #: Settings, input size and thresholds, and where each was taken from.
     taken: Taken
     #: What else was read from the file.
-    contents: CheckpointContents
+    contents: CheckpointContents = field(repr=False)
     #: Tensors that only training uses and the file lacks; they are those of an untrained network.
     absent: tuple[str, ...] = ()
 
@@ -190,12 +190,23 @@ def save_checkpoint(
         meta: More facts, of plain JSON types.
 
     Raises:
-        UsageError: Another suffix.
+        UsageError: Another suffix, a height or width that is no multiple of 32, or a skeleton of other keypoints.
         SetupError: The file cannot be written.
     """
+    given: object = model
+    if not isinstance(given, RTMO):
+        raise UsageError(
+            f"A {type(given).__name__} is not a network.", remedy="Give load_checkpoint(path).model, or another RTMO."
+        )
+    if len(skeleton) != model.spec.num_keypoints:
+        raise UsageError(
+            f"The skeleton {skeleton.name} has {len(skeleton)} keypoints, and the network {model.spec.num_keypoints}.",
+            remedy="Give the skeleton that it was trained with.",
+        )
     path = Path(path)
     known = model.spec.architecture
     size = input_hw or (known.input_hw if known else DEFAULT_INPUT_HW)
+    require_input_size(size)
     own = _record(model.spec, skeleton, size) | {**(thresholds or {}), **(meta or {})}
     write_checkpoint(path, model.state_dict(), {"rtmo_deploy": own})
 

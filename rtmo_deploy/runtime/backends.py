@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rtmo_deploy.artifact import Target
-from rtmo_deploy.errors import ArtifactError, MissingDependencyError, UsageError
+from rtmo_deploy.errors import ArtifactError, MissingDependencyError, UsageError, refuse_path
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.packages import require_onnxruntime
 
@@ -97,6 +97,7 @@ def open_backend(
         SetupError: Its package was overwritten or removed in part, or the device cannot be used. A CPU is never taken
             in silence in a GPU's place.
     """
+    refuse_path(artifact, "read_artifact(path)")
     record = choose_backend(
         artifact.kind, device, backend=backend, precision=precision, target=artifact.target, what=artifact.path.name
     )

@@ -105,9 +105,11 @@ class Tracker:
             time and not in the video's first frame.
 
         Raises:
-            UsageError: Time goes back, the skeleton changes, or a number is not finite.
+            UsageError: Time goes back, the skeleton changes, a number is not finite, or the image is of another kind.
         """
         self._check(poses, time_s)
+        if image is not None and (getattr(image, "ndim", 0) != 3 or image.shape[2] != 3 or image.dtype != np.uint8):
+            raise UsageError("The image is no uint8 array (h, w, 3) in BGR order.", remedy="Read it with read_image.")
         now = _observed(poses, time_s, image)
         sigmas = np.array(poses.skeleton.sigmas or (_SIGMA,) * len(poses.skeleton))
         now["shown"] *= ((_covers(now, now) > _COVERED).sum(1) <= 1)[:, None]  # each covers itself

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.option import converted
 from rtmo_deploy.zoo.skeletons import COCO_17, CROWDPOSE_14
 
 if TYPE_CHECKING:
@@ -30,8 +31,14 @@ def require_input_size(size_hw: tuple[int, int], *, where: str | None = None) ->
     """Refuse a height and width, in pixels, that no network takes; ``where`` is what the error names.
 
     Raises:
-        UsageError: A side is not a positive multiple of 32.
+        UsageError: It is not two whole numbers, or a side is not a positive multiple of 32.
     """
+    try:
+        converted(size_hw, tuple[int, int])
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"The input size is {size_hw!r}.", remedy="Give two whole numbers: (height, width).", where=where
+        ) from None
     if any(side < INPUT_MULTIPLE or side % INPUT_MULTIPLE for side in size_hw):
         nearest = "x".join(str(max(1, math.ceil(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in size_hw)
         raise UsageError(
@@ -294,5 +301,5 @@ def architecture(name: str) -> Architecture:
 
 def _did_you_mean(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f"Did you mean '{close[0]}'? " if close else ""
+    hint = f"Did you mean '{close[0]}'? " if close and close[0] != name.lower() else ""
     return f"{hint}Known names: {', '.join(sorted(known))}."

@@ -293,6 +293,21 @@ def test_what_makes_no_sense(source, calibration, tmp_path):
             quantize_onnx(source, calibration, tmp_path / "x.onnx", max_ap_drop=odd)
 
 
+def test_paths_are_read_first(source, calibration, tmp_path):
+    for call, wanted in (
+        (lambda: calibrate("model.onnx", Scenes(1)), r"open_source\(path\)"),
+        (lambda: calibrate(source, tmp_path), r"folder_images\(path\)"),
+        (lambda: quantize_onnx(source, "calibration.json", tmp_path / "x.onnx"), r"Calibration\.load\(path\)"),
+    ):
+        with pytest.raises(UsageError, match=wanted):
+            call()
+
+
+def test_results_are_short_in_a_console(source, calibration):
+    assert len(repr(source)) < 5000
+    assert len(repr(calibration)) < 2000
+
+
 def test_a_calibration_of_another_model_is_refused(source, calibration, tmp_path):
     other = replace(calibration, source=replace(calibration.source, model_sha256="0" * 64))
     with pytest.raises(ArtifactError, match="another model"):
@@ -317,6 +332,10 @@ def test_a_cache_is_used_for_what_it_was_made_of_and_nothing_else(source, tmp_pa
     first, known = measured()
     assert not known
     assert measured() == (first, True)
+    assert measured(method="minmax") == (first, True)  # as text, it is the same method
+    assert calibrate(small, Scenes(1), method="minmax", threads=1) == first
+    with pytest.raises(UsageError, match="no method 'max'"):
+        measured(method="max")
     assert not measured(scenes=Scenes(2))[1]
     assert not measured(method=Method.PERCENTILE)[1]
     assert not measured(about=replace(small, sha256="1" * 64))[1]

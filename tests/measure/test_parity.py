@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtmo_deploy.errors import UsageError
 from rtmo_deploy.measure import Case, Figures, compare_people
 from rtmo_deploy.measure.bounds import EXACT
 from rtmo_deploy.measure.tensors import TensorError, compare_tensors
@@ -144,7 +145,7 @@ def test_pictures_are_added_up_and_must_be_as_many():
     found = compare_people([people, people[:2], people[:0]], [people, moved(people, box=2.0), people[:1]])
     assert (found.matched, found.missed, found.extra) == (6, 0, 3)
     assert found.box_px_max == pytest.approx(2.0, abs=1e-3)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(UsageError, match="1 images, and of 0"):
         compare_people([people], [])
 
 
@@ -218,3 +219,11 @@ def test_people_with_equal_scores_may_change_places():
         scores = np.array([0.5, 0.5 - gap], np.float32)
         pair = Poses(people.boxes, scores, people.keypoints, people.keypoint_scores, people.skeleton)
         assert compare_people([pair], [pair[[1, 0]]]).in_order is same
+
+
+def test_other_images_or_keypoints_are_refused():
+    people = crowd(2)
+    with pytest.raises(UsageError, match="poses of 1 images, and of 0"):
+        compare_people([people], [])
+    with pytest.raises(UsageError, match="keypoints cannot be compared"):
+        compare_people([people], [Poses.empty(Skeleton.generic(9))])

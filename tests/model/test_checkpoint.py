@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import lzma
 from pathlib import Path
+from typing import Any
 
 import golden
 import pytest
 import torch
 
-from rtmo_deploy.errors import CheckpointError
+from rtmo_deploy.errors import CheckpointError, UsageError
 from rtmo_deploy.model import NetworkSpec, load_checkpoint, save_checkpoint
 from rtmo_deploy.poses import Skeleton
 from rtmo_deploy.zoo import ARCHITECTURES, COCO_17
@@ -39,6 +40,24 @@ def test_round_trip_keeps_weights_and_facts(tmp_path: Path) -> None:
         assert loaded.spec.num_keypoints == 5
         assert loaded.contents.meta["rtmo_deploy"]["epoch"] == 3
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.model.state_dict().items())
+
+
+def test_what_would_not_load_is_not_written(tmp_path: Path) -> None:
+    path, model = tmp_path / "x.pth", golden.golden_model(SPEC, (-2, -1))
+    save_checkpoint(path, model, skeleton=COCO_17)
+    loaded = load_checkpoint(path)
+    assert len(repr(loaded)) < 10_000
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (model, {"skeleton": Skeleton.generic(3)}, "3 keypoints, and the network 17"),
+        (model, {"skeleton": COCO_17, "input_hw": (320,)}, "two whole numbers"),
+        (model, {"skeleton": COCO_17, "input_hw": "320x320"}, "two whole numbers"),
+        (model, {"skeleton": COCO_17, "input_hw": (33, 32)}, "multiples of 32"),
+        (loaded, {"skeleton": COCO_17}, r"load_checkpoint\(path\)\.model"),
+    ]
+    for given, more, says in wrong:
+        with pytest.raises(UsageError, match=says):
+            save_checkpoint(tmp_path / "y.pth", given, **more)
+    assert not (tmp_path / "y.pth").exists()
 
 
 def test_the_file_loads_where_only_torch_is(tmp_path: Path) -> None:

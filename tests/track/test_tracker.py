@@ -219,6 +219,12 @@ def test_frames_of_another_video_are_refused():
     assert tracker.update(people((100, 300)), 0.5).track_ids.tolist() == [1]
 
 
+@pytest.mark.parametrize("image", [np.zeros((400, 400), np.uint8), np.zeros((400, 400, 3)), "frame.jpg"])
+def test_images_of_another_kind_are_refused(image):
+    with pytest.raises(UsageError, match="no uint8 array"):
+        Tracker().update(people((100, 300)), 0.0, image)
+
+
 @pytest.mark.parametrize("values", [{"score": 2}, {"hidden_s": 0}, {"hidden_s": 3, "memory_s": 2}, {"score": np.nan}])
 def test_settings_that_make_no_sense(values):
     with pytest.raises(UsageError, match="A tracker cannot have"):

@@ -21,7 +21,7 @@ from rtmo_deploy.convert.graph import GraphView, with_outputs
 from rtmo_deploy.convert.quantize.insert import Additions
 from rtmo_deploy.convert.quantize.ranges import PERCENTILE, Histogram, Method, Range, range_of
 from rtmo_deploy.convert.quantize.record import Calibration, Source
-from rtmo_deploy.errors import ArtifactError, InputDataError, RtmoDeployError
+from rtmo_deploy.errors import ArtifactError, InputDataError, RtmoDeployError, UsageError, refuse_path
 from rtmo_deploy.plain import shorten
 from rtmo_deploy.progress import Count
 from rtmo_deploy.runtime.letterbox import Placement as Letterbox
@@ -72,11 +72,16 @@ def calibrate(
         progress: Told of each step.
 
     Raises:
+        UsageError: There is no such method.
         InputDataError: None of the images can be used.
         ArtifactError: The model does not run on them, or puts out something that is not finite.
         SetupError: The cache cannot be used.
     """
-    cache = None if cache is None else Path(cache)
+    refuse_path(source, "open_source(path)")
+    refuse_path(images, "folder_images(path)")
+    if method not in {*Method}:
+        raise UsageError(f"There is no method '{method}'.", remedy=f"Choose {', '.join(Method)}.")
+    method, cache = Method(method), None if cache is None else Path(cache)
     contract = source.artifact.input
     about = Source(
         model_sha256=source.sha256,

@@ -14,7 +14,7 @@ from rtmo_deploy.convert.quantize.placement import place
 from rtmo_deploy.convert.quantize.search import SearchResult, search
 from rtmo_deploy.convert.quantize.source_model import blocks_of
 from rtmo_deploy.convert.step import derived, write_metadata
-from rtmo_deploy.errors import ArtifactError, UsageError
+from rtmo_deploy.errors import ArtifactError, UsageError, refuse_path
 from rtmo_deploy.files import write_whole
 from rtmo_deploy.measure import validate_model
 
@@ -146,6 +146,8 @@ def quantize_onnx(
             none; or a budget is given, and no average precision to lose.
         SetupError: The file cannot be written.
     """
+    refuse_path(source, "open_source(path)")
+    refuse_path(calibration, "Calibration.load(path)")
     output = Path(output)
     require_budget(max_ap_drop)
     if output.resolve() == source.path.resolve():

@@ -57,11 +57,11 @@ class Calibration:
     source: Source
     used: int  #: Images that were.
     skipped: tuple[tuple[str, str], ...]  #: Names of those that could not be read, and why.
-    ranges: Mapping[str, Range]  #: Of each tensor that may get a Q/DQ pair.
+    ranges: Mapping[str, Range] = field(repr=False)  #: Of each tensor that may get a Q/DQ pair.
     #: For each convolution, by name, what 8 bits take from the mean of each of its outputs.
-    shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     #: For each convolution, by name, the signal-to-noise ratio that 8 bits leave it alone, in dB.
-    noise_db: Mapping[str, float] = field(default_factory=dict)
+    noise_db: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def require_model(self, sha256: str, target: Target, where: object) -> None:
         """Raise an ArtifactError if it is of another model, for another runtime, or by another version of the code."""

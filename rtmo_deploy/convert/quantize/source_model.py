@@ -6,7 +6,7 @@ The layers of a block revert to FP32 together.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,10 +77,10 @@ class SourceModel:
 
     path: Path
     sha256: str  #: Of the file.
-    model: onnx.ModelProto
+    model: onnx.ModelProto = field(repr=False)
     artifact: Artifact
-    view: GraphView
-    placement: Placement  #: Where Q/DQ pairs go if all of it is quantised.
+    view: GraphView = field(repr=False)
+    placement: Placement = field(repr=False)  #: Where Q/DQ pairs go if all of it is quantised.
     macs: MacCount
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy._version import __version__
 from rtmo_deploy.artifact import Artifact, DecodeMode
-from rtmo_deploy.errors import InputDataError, UsageError
+from rtmo_deploy.errors import InputDataError, UsageError, refuse_path
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.accuracy.detections import Detections, Journal
@@ -101,6 +101,8 @@ def evaluate_model(
         UsageError: It has other keypoints than the dataset, or there are no sigmas.
         SetupError: The journal cannot be written.
     """
+    refuse_path(estimator, "RTMO(path)")
+    refuse_path(dataset, "CocoKeypoints(path, images)")
     journal = None if journal is None else Path(journal)
     skeleton, remark = common_skeleton(estimator.artifact.skeleton, dataset.skeleton, told=told)
     choose_sigmas(sigmas, skeleton)  # before hours of work, not after

@@ -10,7 +10,7 @@ import numpy as np
 
 from rtmo_deploy.data.images import find_images, read_image
 from rtmo_deploy.data.synthetic import GENERATOR_VERSION, SyntheticOptions, SyntheticPeople
-from rtmo_deploy.errors import RtmoDeployError, UsageError
+from rtmo_deploy.errors import RtmoDeployError, UsageError, refuse_path
 from rtmo_deploy.file_kind import Kind
 from rtmo_deploy.files import sha256_of
 from rtmo_deploy.measure.agreement.causes import find_causes
@@ -196,6 +196,9 @@ def compare_models(
         InputDataError: An image cannot be read.
         ModelError: One of them cannot be run.
     """
+    refuse_path(one, "Side.open(path)")
+    refuse_path(two, "Side.open(path)")
+    refuse_path(images, "ImageSource.in_folder(path)")
     if batch < 1:
         raise UsageError(f"A batch of {batch} images is not possible.", remedy="Give a positive number.")
     first, second = one.artifact.skeleton, two.artifact.skeleton

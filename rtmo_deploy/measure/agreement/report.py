@@ -59,7 +59,7 @@ class AgreementReport:
     input_hw: tuple[int, int]
     source: str
     people: Figures
-    images: tuple[ImageComparison, ...]
+    images: tuple[ImageComparison, ...] = field(repr=False)
     tensors: Mapping[str, TensorError]
     bounds: Bounds
     layers: LayerReport | None = None

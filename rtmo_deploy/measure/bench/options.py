@@ -213,6 +213,11 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         settle(self)
+        object.__setattr__(self, "batches", tuple(dict.fromkeys(self.batches)))
+        object.__setattr__(self, "people", tuple(dict.fromkeys(self.people)))
+        object.__setattr__(self, "threads", tuple(dict.fromkeys(self.threads)) or (None,))
+        if self.pictures < 1:
+            raise UsageError(f"pictures is {self.pictures}.", remedy="Give 1 or more.")
         for name, counts, least in (
             ("batch", self.batches, 1),
             ("people", self.people, 0),

@@ -136,7 +136,7 @@ class RTMO:
             artifact = read_artifact(locate_model(model), trust=trust)
             self._backend = open_model(artifact, device, input_hw=input_hw, **how)
             self._reopen = partial(RTMO, model, device=device, input_hw=input_hw, trust=trust, reduce=reduce, **how)
-        elif hasattr(model, "name") and isinstance(getattr(model, "artifact", None), Artifact):
+        elif isinstance(getattr(model, "artifact", None), Artifact) and not hasattr(model, "predict"):
             self._backend = model
         else:
             raise UsageError(

@@ -15,6 +15,9 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     try:
+        from rtmo_deploy.cli.streams import prepare
+
+        prepare()
         from rtmo_deploy.cli.app import app
 
         app()

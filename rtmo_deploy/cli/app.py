@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from functools import cache, partial
@@ -15,6 +14,7 @@ from typer.core import TyperGroup
 from rtmo_deploy.cli.document import asked_for, collected, model_notes, put, put_error
 from rtmo_deploy.cli.help import HelpCommand
 from rtmo_deploy.cli.options import join_sizes
+from rtmo_deploy.cli.streams import drop_stdout, stdout_failure
 from rtmo_deploy.errors import RtmoDeployError, SetupError, UsageError
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ class _ErrorsToExitCodes(TyperGroup):
             raise _told(error) from None
         except (typer.Exit, typer.Abort):
             raise
+        except MemoryError as error:
+            finding = f"The memory does not suffice{f' ({error})' if str(error) else ''}."
+            remedy = "Work with smaller or fewer inputs at a time, or raise the limit of the process or container."
+            raise _told(SetupError(finding, remedy=remedy)) from None
         except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             from rtmo_deploy.doctor.requirements import unfit
 
@@ -114,14 +118,27 @@ class _ErrorsToExitCodes(TyperGroup):
         """As of the base class; with ``--json`` among the arguments, an error is a JSON document on stdout as well."""
         given = list(sys.argv[1:] if args is None else args)
         main = partial(super().main, args, *more, **settings)
-        if not standalone_mode or "--json" not in given:
-            return main(standalone_mode=standalone_mode)
+        if not standalone_mode:
+            return main(standalone_mode=False)
         try:
+            if "--json" not in given:
+                return main()
             with collected(given):
                 code = _exit_code(main)
-        except BrokenPipeError:  # nobody reads the document; the interpreter must not try to write it once more
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        except BrokenPipeError:  # nobody reads the document
+            drop_stdout()
             code = 1
+        except OSError:
+            if (why := stdout_failure()) is None:
+                raise
+            drop_stdout()
+            code = _told(
+                SetupError(
+                    f"The result could not be written: {why.strerror or why}.",
+                    remedy="Free some space, or send it somewhere else; files that were written are complete.",
+                    where="stdout",
+                )
+            ).exit_code
         sys.exit(code)
 
 

@@ -81,8 +81,10 @@ def bench(
     if baseline is not None and before is not None:
         bound = DEFAULT_SLOWDOWN if max_slowdown is None else max_slowdown
         report = compare_with_baseline(result.to_dict(), before, bound, file=baseline.name)
-    _show(result, report, as_json=as_json)
-    _write(result, report, reports)
+    try:
+        _show(result, report, as_json=as_json)
+    finally:  # even if nobody reads stdout
+        _write(result, report, reports)
     if report is not None:
         _gate(report)
 

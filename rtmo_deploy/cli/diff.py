@@ -44,9 +44,11 @@ def diff(
     require_outputs(old, new, html_file, md_file, force=force)
     with status("comparing"):
         found = compare_releases(old, new, options)
-    _show(found, as_json=as_json)
-    for file in write_documents(found, html_file, md_file):
-        stderr().print(f"{file} was written.")
+    try:
+        _show(found, as_json=as_json)
+    finally:  # even if nobody reads stdout
+        for file in write_documents(found, html_file, md_file):
+            stderr().print(f"{file} was written.")
     if found.error is not None:
         raise found.error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from rtmo_deploy.cli.options import (
 )
 from rtmo_deploy.cli.predict_ray import EngineOptions, predict_ray, require_applying
 from rtmo_deploy.cli.progress import status
+from rtmo_deploy.cli.streams import drop_stdout
 from rtmo_deploy.cli.tally import Tally
 from rtmo_deploy.errors import InputDataError, UsageError
 from rtmo_deploy.option import option
@@ -214,7 +214,7 @@ def _consume(
     except KeyboardInterrupt:
         stderr().print("Interrupted: what was done so far is kept.")
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it must not be written at exit
+        drop_stdout()
         stderr().print("Nobody reads stdout any more: what was done so far is kept.")
 
 

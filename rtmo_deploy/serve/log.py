@@ -51,6 +51,7 @@ def logging_to_stderr(options: ServeOptions) -> Iterator[None]:
     as_json = options.log_format == "json" or (options.log_format == "auto" and not sys.stderr.isatty())
     with _lines_of_libraries() if as_json else contextlib.nullcontext(sys.stderr) as stream:
         handler = logging.StreamHandler(stream)
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # noqa: ARG005 - a report is a line too
         handler.setFormatter(_Lines(as_json=as_json))
         levels = {LOG: logging.INFO, logging.getLogger(): logging.WARNING}
         levels |= {logging.getLogger(name): logging.ERROR for name in ("uvicorn", "asyncio", "python_multipart")}
@@ -78,20 +79,22 @@ def _lines_of_libraries() -> Iterator[TextIO]:
         return
     sys.stderr.flush()
     reader, writer = os.pipe()
-    with os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace", buffering=1) as stream:
-        os.dup2(writer, number)
-        os.close(writer)
+    stream = os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    os.dup2(writer, number)
+    os.close(writer)
 
-        def pump() -> None:
-            with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    logging.getLogger("stderr").warning("%s", line.rstrip())
+    def pump() -> None:
+        with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                logging.getLogger("stderr").warning("%s", line.rstrip())
 
-        thread = threading.Thread(target=pump, daemon=True)
-        thread.start()
-        try:
-            yield stream
-        finally:
-            sys.stderr.flush()
-            os.dup2(stream.fileno(), number)
-            thread.join(1)
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        yield stream
+    finally:
+        sys.stderr.flush()
+        os.dup2(stream.fileno(), number)
+        thread.join(1)
+        with contextlib.suppress(OSError):  # what a full disk did not take
+            stream.close()

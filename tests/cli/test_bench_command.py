@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import sys
 
@@ -62,6 +63,18 @@ def test_what_makes_no_sense_is_said_before_anything_is_measured(model, argument
     assert result.exit_code == 2, result.output
     assert words in " ".join(result.stderr.split())
     assert result.stdout == ""
+
+
+def test_nobody_reads_stdout(model, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "")
+
+    monkeypatch.setattr("rtmo_deploy.measure.bench.run_bench", lambda *_, **__: None)
+    monkeypatch.setattr("rtmo_deploy.measure.bench.report.to_markdown", lambda *_: "measured")
+    monkeypatch.setattr("rtmo_deploy.cli.bench.find_model", lambda *_: model)
+    monkeypatch.setattr("rtmo_deploy.cli.bench._show", broken)
+    assert run(model, "--md", tmp_path / "b.md").exit_code == 1
+    assert (tmp_path / "b.md").read_text() == "measured"
 
 
 def test_with_no_model_and_nothing_built(tmp_path, monkeypatch):

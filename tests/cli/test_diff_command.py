@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -39,6 +40,15 @@ def test_a_worse_release(pair, tmp_path, monkeypatch):
     assert call(*reversed(pair)).exit_code == 0
     assert call(*pair, "--html", html).exit_code == 2
     assert call(*pair, "--html", html, "--force", "--max-ap-drop", "0.1", "--ignore", "gates").exit_code == 0
+
+
+def test_nobody_reads_stdout(pair, tmp_path, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError(errno.EPIPE, "")
+
+    monkeypatch.setattr("rtmo_deploy.cli.diff.print_facts", broken)
+    assert call(*reversed(pair), "--html", tmp_path / "diff.html").exit_code == 1
+    assert (tmp_path / "diff.html").exists()
 
 
 def test_json(pair):

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,9 +22,6 @@ from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.runtime.estimator import RTMO
 from rtmo_deploy.serve import ServeOptions, serve
 from rtmo_deploy.serve.run import bind
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def load(url: str, image: bytes, told: list[Any], *, keep: bool) -> None:
@@ -253,3 +251,18 @@ def test_key_is_asked_for_and_never_told(onnx_n: Path, images: list[bytes], tmp_
         assert "Traceback" not in served.log()
         requests = [line for line in served.log().splitlines() if " request " in line]
         assert all("status=" in line for line in requests)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_ends_nothing() -> None:
+    script = """
+import logging, os, sys
+from rtmo_deploy.serve import ServeOptions
+from rtmo_deploy.serve.log import LOG, logging_to_stderr
+with logging_to_stderr(ServeOptions(log_format="json")):
+    LOG.error("one")
+    os.write(2, b"of a library\\n")
+"""
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run([sys.executable, "-c", script], stderr=full, check=False, timeout=PATIENCE_S)
+    assert done.returncode == 0

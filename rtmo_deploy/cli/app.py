@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from functools import cache, partial
@@ -80,6 +81,7 @@ class _ErrorsToExitCodes(TyperGroup):
 
     def invoke(self, ctx: Context) -> Any:
         try:
+            _require_directory()
             with model_notes(_note):
                 return super().invoke(ctx)
         except RtmoDeployError as error:
@@ -140,6 +142,17 @@ class _ErrorsToExitCodes(TyperGroup):
                 )
             ).exit_code
         sys.exit(code)
+
+
+def _require_directory() -> None:
+    """Refuse to work where the working directory was removed: importing PyTorch would end the process."""
+    try:
+        os.getcwd()  # noqa: PTH109 - the quicker one
+    except OSError as error:
+        raise SetupError(
+            f"The working directory cannot be used: {error.strerror or error}.",
+            remedy="It was probably removed; change to one that exists.",
+        ) from error
 
 
 def _told(error: RtmoDeployError) -> typer.Exit:

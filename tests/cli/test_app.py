@@ -193,6 +193,17 @@ def test_an_error_is_one_paragraph_on_stderr(tmp_path, arguments, code):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no working directory can be removed there")
+def test_a_working_directory_that_was_removed(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = run("models", "init", "rtmo-n", "-o", "n.pth")
+    assert done.exit_code == 5
+    assert done.stderr.startswith("Error: The working directory cannot be used: No such file or directory.")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_commands_are_loaded(number):
     script = f"""

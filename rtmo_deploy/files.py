@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -100,6 +101,29 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             remedy="Check that the folder above it is writable and has space left; nothing was left behind.",
             where=folder,
         ) from error
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give a folder for files that are needed within the block only; TMPDIR says where.
+
+    Raises:
+        SetupError: It cannot be made, or the disk is full.
+    """
+    remedy = "Set TMPDIR to a folder that is writable and has space left."
+    try:
+        made = tempfile.TemporaryDirectory(prefix="rtmo-deploy-")
+    except OSError as error:
+        raise SetupError(f"No temporary folder can be made: {error.strerror or error}.", remedy=remedy) from error
+    with made as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                raise
+            raise SetupError(
+                f"A temporary file could not be written: {error.strerror}.", remedy=remedy, where=name
+            ) from error
 
 
 def sha256_of(path: Path) -> str:

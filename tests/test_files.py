@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import atomic_folder, atomic_write, human_size, sha256_of, write_whole
+from rtmo_deploy.files import atomic_folder, atomic_write, human_size, sha256_of, temporary_folder, write_whole
 from rtmo_deploy.outputs import require_free
 
 
@@ -206,3 +208,15 @@ def test_a_folder_that_cannot_take_its_place_is_as_it_was(tmp_path, monkeypatch)
         (made / "b").write_text("2")
     assert [path.name for path in folder.iterdir()] == ["a"]
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_temporary_folder_that_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SetupError, match="Set TMPDIR"), temporary_folder():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), temporary_folder() as folder:
+        (folder / "no" / "such").read_bytes()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(SetupError, match="No temporary folder can be made: No such file"), temporary_folder():
+        pass

@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import os
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import ArtifactError, SetupError
-from rtmo_deploy.files import write_whole
+from rtmo_deploy.files import temporary_folder, write_whole
 from rtmo_deploy.plain import parse_json
 from rtmo_deploy.release.keys import fingerprint, missing, read_private_key
 from rtmo_deploy.release.signature import SIGNATURE, SIGSTORE, signed_files
@@ -18,6 +16,7 @@ from rtmo_deploy.zoo.cache import OFFLINE_VARIABLE, is_offline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from model_signing.hashing import PathLike
@@ -52,8 +51,8 @@ class Signer:
 
         names = Files()  # type: ignore[no-untyped-call]
         listed = names.set_ignored_paths(paths=[*ignored, SIGNATURE], ignore_git_paths=False)
-        with tempfile.TemporaryDirectory() as place:  # elsewhere: a kill leaves the release as it was
-            made = Path(place, SIGNATURE)
+        with temporary_folder() as place:  # elsewhere: a kill leaves the release as it was
+            made = place / SIGNATURE
             self._write(self._config.set_hashing_config(listed), folder, made)
             data = made.read_bytes()
         if signed_files(base64.b64decode(parse_json(data)["dsseEnvelope"]["payload"])) != dict(files):

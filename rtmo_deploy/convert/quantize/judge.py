@@ -7,16 +7,15 @@ their OKS and the ratio of their scores are reported as well.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.artifact import MODEL_LOG, Target, read_companion, write_companion
 from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.convert.step import write_metadata
 from rtmo_deploy.errors import InputDataError, ModelError, UsageError
+from rtmo_deploy.files import temporary_folder
 from rtmo_deploy.measure.accuracy import Detections, judge
 from rtmo_deploy.measure.accuracy.run import common_skeleton
 from rtmo_deploy.measure.comparison import compare_people, sigmas_of
@@ -25,6 +24,7 @@ from rtmo_deploy.runtime.estimator import PoseEstimator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import onnx
 
@@ -100,8 +100,8 @@ class Judge:
         Raises:
             ModelError: It does not run, or puts out something that is not a number.
         """
-        with tempfile.TemporaryDirectory(prefix="rtmo-deploy-") as folder:
-            path = Path(folder) / self.artifact.path.name
+        with temporary_folder() as folder:
+            path = folder / self.artifact.path.name
             marked = copy_of(model)
             write_metadata(marked, replace(self.artifact, path=path, precision="int8", target=self._target))
             path.write_bytes(marked.SerializeToString())

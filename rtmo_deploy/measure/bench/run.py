@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.errors import UsageError
+from rtmo_deploy.files import temporary_folder
 from rtmo_deploy.machine import MachineWatch, gpu_of, read_machine, warnings_of
 from rtmo_deploy.measure.bench.interference import Observer
 from rtmo_deploy.measure.bench.options import V100_ITERATIONS, V100_WARMUP, BenchOptions, Case, Contender, Protocol
@@ -62,7 +61,7 @@ def run_bench(
     machine, watch = read_machine(), MachineWatch()
     contenders, batches, notes = plan_contenders(options)
     entries: list[Entry] = []
-    with tempfile.TemporaryDirectory(prefix="rtmo-bench-") as folder:
+    with temporary_folder() as folder:
         sets: list[ImageSet] = []
         for case in [Case(batch, threads) for batch in batches for threads in options.threads]:
             with contextlib.ExitStack() as stack:
@@ -74,7 +73,7 @@ def run_bench(
                 _require_one_size([seat.opened for seat in seats])
                 if not sets:  # only now: models that cannot be opened should be told first
                     progress("preparing images")
-                    sets = image_sets(options, Path(folder))
+                    sets = image_sets(options, folder)
                 entries += _measure(seats, sets, case, options, watch, progress)
     load = watch.load()
     warnings = [*notes, *warnings_of(machine, load, options.device), *_notes(entries, sets, options)]

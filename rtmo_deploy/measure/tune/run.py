@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import statistics
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rtmo_deploy.artifact import Target
 from rtmo_deploy.errors import RtmoDeployError, SetupError
 from rtmo_deploy.file_kind import Kind
-from rtmo_deploy.files import sha256_of
+from rtmo_deploy.files import sha256_of, temporary_folder
 from rtmo_deploy.machine import MachineWatch, read_cpu, read_machine, warnings_of
 from rtmo_deploy.measure.bench.options import Contender
 from rtmo_deploy.measure.bench.worker import WorkerProcess
@@ -38,6 +36,7 @@ from rtmo_deploy.runtime.estimator import read_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.poses import Poses
@@ -101,7 +100,7 @@ def tune(
         SetupError: A package is missing, or the cache cannot be written to.
     """
     artifact = read_artifact(path)
-    with tempfile.TemporaryDirectory() as folder, tuning_alone():
+    with temporary_folder() as folder, tuning_alone():
         key = key_of(artifact, threads=options.threads, input_hw=options.input_hw)
         chosen = _chosen_images(options)
         samples = _fingerprint(chosen)
@@ -109,7 +108,7 @@ def tune(
         if known:
             decision = known[-1]
         else:
-            images = _synthetic(Path(folder)) if chosen is None else chosen
+            images = _synthetic(folder) if chosen is None else chosen
             source = counted(len(images), "synthetic image" if chosen is None else "image")
             trials, facts = _measure(artifact, options, images, progress, start)
             facts |= {name: key[name] for name in ("cpu", "flags", "versions", "input_hw")} | {"images": source}

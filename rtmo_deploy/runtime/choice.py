@@ -255,11 +255,11 @@ def read_decisions(key: Mapping[str, Any]) -> list[Decision]:
     SetupError where the cache cannot be read.
     """
     path = decision_file(key)
-    try:
-        with cache_errors(path), contextlib.suppress(FileNotFoundError):
+    with cache_errors(path), contextlib.suppress(FileNotFoundError):
+        try:
             return _parsed(read_json(path, max_bytes=_MAX_BYTES), key)
-    except (UnreadableError, KeyError, TypeError, ValueError, AttributeError) as error:
-        _log.warning("%s is damaged (%s); the model is tuned again.", path, error)
+        except (UnreadableError, KeyError, TypeError, ValueError, AttributeError) as error:
+            _log.warning("%s is damaged (%s); the model is tuned again.", path, error)
     return []
 
 

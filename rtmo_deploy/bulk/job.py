@@ -9,7 +9,7 @@ from typing import Any
 
 from rtmo_deploy.environment import MAX_PIXELS_VARIABLE
 from rtmo_deploy.files import sha256_of
-from rtmo_deploy.zoo.locate import IGNORE_CFG
+from rtmo_deploy.zoo.locate import IGNORE_CFG, cfg_is_ignored
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Job:
         options = {name: value for name, value in self.opening.items() if name in {"backend", "input_hw", "precision"}}
         thresholds = {"score_thr": self.score_thr, "max_people": self.max_people}
         read = {"reduce_jpeg": self.reduce, "max_pixels": self.environment.get(MAX_PIXELS_VARIABLE)}
-        asked = {**options, **thresholds, **read, "ignore_cfg": self.environment.get(IGNORE_CFG) == "1"}
+        asked = {**options, **thresholds, **read, "ignore_cfg": cfg_is_ignored(self.environment)}
         return {"model": sorted(self.files.values()), **{name: _plain(value) for name, value in asked.items()}}
 
 

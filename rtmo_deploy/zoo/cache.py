@@ -21,6 +21,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmo_deploy.environment import is_yes
 from rtmo_deploy.errors import DownloadError, SetupError
 from rtmo_deploy.files import UnreadableError, write_whole
 from rtmo_deploy.plain import read_json
@@ -34,8 +35,6 @@ _log = logging.getLogger(__name__)
 CACHE_VARIABLE = "RTMO_DEPLOY_CACHE"
 OFFLINE_VARIABLE = "RTMO_DEPLOY_OFFLINE"
 
-_YES = frozenset({"1", "true", "yes", "on"})
-_NO = frozenset({"", "0", "false", "no", "off"})
 _MAX_RECORD = 1 << 16
 
 
@@ -89,14 +88,7 @@ def waiting_lock(file: Path, others: str) -> Iterator[None]:
 
 def is_offline() -> bool:
     """Whether ``RTMO_DEPLOY_OFFLINE`` forbids the network; SetupError where it is neither yes nor no."""
-    value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
-    if value not in _YES | _NO:
-        raise SetupError(
-            f"'{value}' is neither yes nor no.",
-            remedy="Set it to 1 to forbid the network, or to 0 to allow it.",
-            where=OFFLINE_VARIABLE,
-        )
-    return value in _YES
+    return is_yes(OFFLINE_VARIABLE, "forbid the network")
 
 
 def identify_published(sha256: str) -> Variant | None:

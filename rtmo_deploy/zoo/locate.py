@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rtmo_deploy.address import is_address, is_file_address, local_path, split_hash, without_credentials
-from rtmo_deploy.environment import variable
+from rtmo_deploy.environment import is_yes, variable
 from rtmo_deploy.errors import ArtifactError, CheckpointError, SetupError, UsageError
 from rtmo_deploy.file_kind import CHECKPOINT, MODEL, Kind, Wanted, require
 from rtmo_deploy.files import reading, sha256_of
@@ -17,6 +17,7 @@ from rtmo_deploy.zoo.archive import is_archive, unpacked
 from rtmo_deploy.zoo.records import EMBEDDED, is_known, published
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     from rtmo_deploy.zoo.transfer import ProgressCallback
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 IGNORE_CFG: Final = "RTMO_DEPLOY_IGNORE_CFG"
 
 
-def cfg_is_ignored() -> bool:
-    """Whether the environment says that configs inside checkpoints are not followed."""
-    return os.environ.get(IGNORE_CFG) == "1"
+def cfg_is_ignored(variables: Mapping[str, str] | None = None) -> bool:
+    """Whether the environment says that configs inside checkpoints are not followed; SetupError as ``is_yes``."""
+    return is_yes(IGNORE_CFG, "ignore the config inside checkpoints", variables)
 
 
 def ignoring_cfg(ignore: bool = True) -> AbstractContextManager[None]:

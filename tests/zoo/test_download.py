@@ -31,7 +31,7 @@ from rtmo_deploy.zoo.cache import (
     record_path,
 )
 from rtmo_deploy.zoo.download import fetch
-from rtmo_deploy.zoo.locate import locate_model, resolve_checkpoint
+from rtmo_deploy.zoo.locate import cfg_is_ignored, locate_model, resolve_checkpoint
 from rtmo_deploy.zoo.records import published
 from rtmo_deploy.zoo.sources import published_sources
 
@@ -750,3 +750,11 @@ def test_the_copy_is_fetched_where_openmmlab_has_none(server, onnx_bytes, monkey
     server.statuses = [404, 403]
     with pytest.raises(DownloadError, match=r"none of 2 addresses.*404.*403"):
         locate_model(f"{server.url}openmmlab/onnx_sdk/n.zip")
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", True), ("TRUE", True), ("0", False), ("", False)])
+def test_whether_configs_are_ignored(monkeypatch, value, expected):
+    monkeypatch.setenv("RTMO_DEPLOY_IGNORE_CFG", value)
+    assert cfg_is_ignored() is expected
+    with pytest.raises(SetupError, match="RTMO_DEPLOY_IGNORE_CFG: 'perhaps' is neither"):
+        cfg_is_ignored({"RTMO_DEPLOY_IGNORE_CFG": "perhaps"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -132,14 +133,12 @@ def measured(monkeypatch):
 @pytest.mark.parametrize("rhythm", ["while True: pass", PULSES], ids=["always", "in pulses"])
 def test_a_load_is_noticed_or_covered(measured, rhythm):
     """With a busy process for each core a ratio is refused, or its interval covers the quiet one."""
-    load = [subprocess.Popen([sys.executable, "-c", rhythm]) for _ in range(os.cpu_count() or 1)]
-    try:
+    with contextlib.ExitStack() as load:
+        for _ in range(os.cpu_count() or 1):
+            process = load.enter_context(subprocess.Popen([sys.executable, "-c", rhythm]))
+            load.callback(process.kill)
         time.sleep(0.1)
         found = measured()
-    finally:
-        for process in load:
-            process.kill()
-            process.wait()
     if found.ratio is None:
         assert found.interference.reasons
     else:

@@ -208,11 +208,20 @@ def _temporary() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        for _ in range(100):  # a process of Ray that is about to end may still write there
+        for _ in range(100):  # a process of Ray that is about to end, or has just begun, may still write there
             shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
+            if not _is_named(folder) and not folder.exists():
                 break
             time.sleep(0.1)
+
+
+def _is_named(folder: Path) -> bool:
+    """Whether the command line of a process names a folder; on Linux only."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.fsencode(folder) in file.read_bytes():
+                return True
+    return False
 
 
 @contextlib.contextmanager

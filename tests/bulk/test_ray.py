@@ -181,6 +181,17 @@ def test_nothing_is_lost_and_nothing_twice(onnx_n, photos, head, start, tmp_path
     assert stamps == {file: file.stat().st_mtime_ns for file in out.glob("results/*")}
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_the_folder_of_a_process_that_has_just_begun_goes_too():
+    script = "import os, sys, time; print(flush=True); time.sleep(1); os.makedirs(sys.argv[1])"
+    with module._temporary() as folder:
+        late = subprocess.Popen([sys.executable, "-c", script, str(folder / "logs")], stdout=-1)
+        late.stdout.readline()
+    assert late.communicate() == (b"", None)
+    assert late.returncode == 0
+    assert not folder.exists()
+
+
 @pytest.mark.slow
 def test_ray_of_its_own_leaves_nothing(onnx_n, photos, environment, start, tmp_path):
     """What cannot be read is a row; stdout is the result alone; Ray's files and processes go, after Ctrl-C as well."""

@@ -50,7 +50,7 @@ def model(tmp_path):
         (("--protocol", "v200"), "v200"),
         (("--images", "d", "--people", "1"), "--people makes its own"),
         (("--duration", "0"), "duration of 0"),
-        (("--duration", "nan"), "duration of nan"),
+        (("--duration", "nan"), "seconds is nan"),
         (("--rounds", "0"), "--rounds"),
         (("--no-reference", "--compile"), "leaves PyTorch out"),
         (("--spinning", "wild"), "wild"),

@@ -240,9 +240,9 @@ def test_what_is_no_share(text):
     ("options", "words"),
     [
         ({"seconds": 0.0}, "duration of 0 s"),
-        ({"seconds": float("nan")}, "duration of nan"),
+        ({"seconds": float("nan")}, "seconds is nan"),
         ({"warmup_s": -1.0}, "warm-up of -1"),
-        ({"rounds": 0}, "0 rounds"),
+        ({"rounds": 0}, "rounds is 0"),
         ({"images": Path("d"), "people": (1,)}, "--people makes its own"),
         ({"protocol": Protocol.V100, "people": (1,)}, "does not sweep people"),
         ({"protocol": Protocol.V100, "batches": (2,)}, "is at batch 1"),

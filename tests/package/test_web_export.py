@@ -163,8 +163,8 @@ def test_its_options_apply_to_no_file(checkpoint_n, option):
     assert ("rtmo-deploy cast MODEL.onnx --fp16" in told) == (option == ["--fp16"])
 
 
-def test_a_folder_is_replaced_when_asked(bare, checkpoint_n):
-    _, folder = bare
+def test_a_folder_is_replaced_when_asked(bare, checkpoint_n, tmp_path):
+    folder = shutil.copytree(bare[1], tmp_path / "made")
     with pytest.raises(UsageError, match="--force"):
         require_free_folder(folder, force=False)
     (folder / "onnx" / "left.onnx").write_text("old")

@@ -62,16 +62,16 @@ def _usual_scheduling() -> Iterator[None]:
 
     All other programs would wait for them.
     """
-    if sys.platform != "linux":
+    tasks, own = Path("/proc/self/task"), threading.get_native_id()
+    if sys.platform != "linux" or not tasks.is_dir():
         yield
         return
-    tasks, own = Path("/proc/self/task"), threading.get_native_id()
     before, policy, param = set(tasks.iterdir()) - {tasks / str(own)}, os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         yield
     finally:
         for task in set(tasks.iterdir()) - before:
-            with contextlib.suppress(ProcessLookupError):  # it has ended
+            with contextlib.suppress(OSError):  # it has ended
                 os.sched_setscheduler(int(task.name), policy, param)
 
 

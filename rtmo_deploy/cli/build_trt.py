@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,13 +19,13 @@ from rtmo_deploy.cli.quantize import QuantizeOptions, judged, open_calibration, 
 from rtmo_deploy.convert.trt.options import BuildOptions
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import BUILDABLE, Kind
-from rtmo_deploy.files import atomic_write, human_size
+from rtmo_deploy.files import atomic_write, human_size, temporary_folder
 from rtmo_deploy.outputs import require_free
 from rtmo_deploy.plain import plain
 from rtmo_deploy.runtime.model_files import files_of, find_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from rtmo_deploy.artifact import Artifact
     from rtmo_deploy.convert.quantize import QuantizeResult
@@ -211,7 +209,7 @@ def _make(
             "cost less accuracy."
         )
     chosen = QuantizeOptions(calib=calib or "synthetic")
-    with _scratch() as folder:
+    with temporary_folder() as folder:
         model, quantised = make_onnx(
             plan,
             folder,
@@ -232,18 +230,6 @@ def _make(
         with atomic_write(kept) as temporary:
             shutil.copyfile(model, temporary)
     return result, kept, quantised
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="rtmo-deploy-")
-    except OSError as error:
-        raise SetupError(
-            f"There is no room for temporary files: {error.strerror or error}.", remedy="Set TMPDIR to another folder."
-        ) from error
-    with folder as name:
-        yield Path(name)
 
 
 def _show_plan(plan: BuildPlan, *, as_json: bool) -> None:

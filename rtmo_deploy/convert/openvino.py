@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmo_deploy.artifact import Artifact, write_companion
@@ -22,7 +20,7 @@ from rtmo_deploy.convert.graph import copy_of
 from rtmo_deploy.convert.step import ExportResult, Source, derived, read_source, require_onnxruntime, require_parity
 from rtmo_deploy.errors import SetupError, UsageError
 from rtmo_deploy.file_kind import Kind
-from rtmo_deploy.files import atomic_write
+from rtmo_deploy.files import atomic_write, temporary_folder
 from rtmo_deploy.measure.bounds import CASTS, EXACT, ROUNDED
 from rtmo_deploy.measure.verify import VerificationReport, verify
 from rtmo_deploy.runtime.openvino_backend import compile_model, import_openvino, parse_model, require_no_plugin
@@ -30,6 +28,7 @@ from rtmo_deploy.runtime.openvino_file import SECTION, metadata_fields, weights_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -175,8 +174,8 @@ def _shift_openvino(model: Any, shifts: Mapping[str, float]) -> None:
 
 def _save(graph: Any, *, compress_fp16: bool) -> tuple[bytes, bytes]:
     ov = import_openvino(_PURPOSE)
-    with tempfile.TemporaryDirectory(prefix="rtmo-deploy-") as folder:
-        path = Path(folder) / "model.xml"
+    with temporary_folder() as folder:
+        path = folder / "model.xml"
         try:
             ov.save_model(graph, path, compress_to_fp16=compress_fp16)
             return path.read_bytes(), weights_path(path).read_bytes()

@@ -7,12 +7,11 @@ import hashlib
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rtmo_deploy.errors import SetupError, UsageError
-from rtmo_deploy.files import UnreadableError, read_bounded
+from rtmo_deploy.files import UnreadableError, read_bounded, temporary_folder
 
 if TYPE_CHECKING:
     import os
@@ -55,8 +54,8 @@ def read_runtime(
         source = Path(source)
         return _checked(_from_folder(source) if source.is_dir() else _from_package(source), source)
     progress(f"getting {_SPEC} with npm")
-    with tempfile.TemporaryDirectory() as folder:
-        package = _packed_by_npm(Path(folder))
+    with temporary_folder() as folder:
+        package = _packed_by_npm(folder)
         return _checked(_from_package(package), package)
 
 

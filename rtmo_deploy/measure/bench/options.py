@@ -228,10 +228,8 @@ class BenchOptions:
                     remedy = f"Give numbers from {least} to {LIMITS[name]}."
                     raise UsageError(f"{name} has {count}.", remedy=remedy, where=f"--{name}")
         for name, value in {"duration": self.seconds, "warm-up": self.warmup_s}.items():
-            if not math.isfinite(value) or value < 0 or (name == "duration" and value == 0):
+            if value < 0 or (name == "duration" and value == 0):
                 raise UsageError(f"A {name} of {value:g} s is not possible.", remedy="Give positive seconds.")
-        if self.rounds < 1:
-            raise UsageError(f"{self.rounds} rounds are not possible.", remedy="Give 2 or more; one has no interval.")
         v100 = self.protocol is Protocol.V100
         if v100 and self.people:
             finding = "--protocol v100 does not sweep people: it stops at the network's output."
